@@ -1,0 +1,1 @@
+"""The process around a node: configuration, handlers, files, logs and signals."""

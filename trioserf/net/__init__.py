@@ -1,0 +1,1 @@
+"""The gossip's sockets: UDP packets and TCP streams behind one small protocol."""

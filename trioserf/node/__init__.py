@@ -1,0 +1,1 @@
+"""A cluster member as Trio tasks around one state object."""

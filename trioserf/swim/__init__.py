@@ -1,0 +1,1 @@
+"""Membership as plain objects: SWIM and Lifeguard without sockets, clocks or tasks."""

@@ -1,0 +1,1 @@
+"""Bytes to messages and back: the gossip wire of memberlist and Serf."""
