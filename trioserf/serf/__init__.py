@@ -1,1 +1,1 @@
-"""Serf's layer as plain objects: clocks, intents, events, queries, coordinates, keys, snapshots."""
+"""Serf's layer as plain objects: clocks, intents, events, queries, coordinates, snapshots."""
