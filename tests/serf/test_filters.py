@@ -1,0 +1,244 @@
+"""Filters of events and of members; the tables were checked against the real program."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserf.errors import InvalidFilter
+from trioserf.serf.events import (
+    MEMBER_EVENT_KINDS,
+    SUSPICION_EVENT_KINDS,
+    Event,
+    MemberEvent,
+    MemberEventKind,
+    QueryReceived,
+    UserEventReceived,
+)
+from trioserf.serf.filters import EventFilter, anchored, compiled, found, tag_matches
+from trioserf.serf.messages import TagFilter
+
+
+def user(name: str) -> UserEventReceived:
+    return UserEventReceived(1, name, b"", coalesce=False)
+
+
+def query(name: str) -> QueryReceived:
+    return QueryReceived(1, 1, 1, name, b"", "asker", 1.0)
+
+
+def member(kind: MemberEventKind) -> MemberEvent:
+    return MemberEvent(kind, ())
+
+
+# --- events ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", [EventFilter()]),
+        ("*", [EventFilter("*")]),
+        ("member-join", [EventFilter("member-join")]),
+        ("user", [EventFilter("user")]),
+        ("user:", [EventFilter("user")]),
+        ("user:deploy", [EventFilter("user", "deploy")]),
+        ("user:a:b", [EventFilter("user", "a:b")]),
+        ("user: deploy ", [EventFilter("user", " deploy ")]),
+        ("query:*", [EventFilter("query", "*")]),
+        (
+            "member-join,user:deploy,query:load,*",
+            [
+                EventFilter("member-join"),
+                EventFilter("user", "deploy"),
+                EventFilter("query", "load"),
+                EventFilter(),
+            ],
+        ),
+        ("member-suspect", [EventFilter("member-suspect")]),
+        ("member-recovered", [EventFilter("member-recovered")]),
+    ],
+)
+def test_reads_event_filters(text: str, expected: list[EventFilter]) -> None:
+    assert EventFilter.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"),
+    [
+        ("foo", "'foo'"),
+        ("User", "'User'"),
+        ("member-join, user", "' user'"),
+        ("member-join,,user", "''"),
+        (",", "''"),
+        ("*,foo", "'foo'"),
+        ("user:a,b", "'b'"),
+        ("member-join:x", "'member-join:x'"),
+        ("*:x", "'\\*:x'"),
+        ("dropped", "'dropped'"),
+    ],
+)
+def test_refuses_what_is_no_event_filter(text: str, culprit: str) -> None:
+    with pytest.raises(
+        InvalidFilter, match=f"^{culprit} is no event filter; expected .*user:NAME"
+    ):
+        EventFilter.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "event", "wanted"),
+    [
+        *[("", member(kind), True) for kind in MEMBER_EVENT_KINDS],
+        *[("*", member(kind), True) for kind in MEMBER_EVENT_KINDS],
+        *[("*", member(kind), False) for kind in SUSPICION_EVENT_KINDS],
+        *[("", member(kind), False) for kind in SUSPICION_EVENT_KINDS],
+        *[(kind, member(kind), True) for kind in SUSPICION_EVENT_KINDS],
+        ("*", user("deploy"), True),
+        ("*", query("load"), True),
+        ("member-join", member("member-join"), True),
+        ("member-join", member("member-leave"), False),
+        ("member-join", user("member-join"), False),
+        ("user", user("deploy"), True),
+        ("user", query("deploy"), False),
+        ("user:deploy", user("deploy"), True),
+        ("user:deploy", user("deploy2"), False),
+        ("user:deploy", user(""), False),
+        ("user:deploy", query("deploy"), False),
+        ("query", query("load"), True),
+        ("query:load", query("load"), True),
+        ("query:load", query("Load"), False),
+        ("query:*", query("load"), False),
+        ("query:*", query("*"), True),
+        ("query:load", user("load"), False),
+    ],
+)
+def test_chooses_events(text: str, event: Event, wanted: bool) -> None:
+    assert any(f.matches(event) for f in EventFilter.parse(text)) is wanted
+
+
+@pytest.mark.parametrize("text", ["*", "user", "user:a:b", "query:x", "member-suspect"])
+def test_event_filters_spell_themselves(text: str) -> None:
+    assert ",".join(map(str, EventFilter.parse(text))) == text
+
+
+@given(st.text())
+def test_any_text_is_a_filter_or_an_error(text: str) -> None:
+    try:
+        filters = EventFilter.parse(text)
+    except InvalidFilter:
+        return
+    assert EventFilter.parse(",".join(map(str, filters))) == filters
+
+
+# --- tags of queries ---
+
+
+@pytest.mark.parametrize(
+    ("tag", "expr", "matches"),
+    [
+        ("role", "b", True),  # anywhere
+        ("role", "^b", False),
+        ("role", "^xby$", True),
+        ("role", "", True),
+        ("role", "X", False),
+        ("role", "(?i)X", True),
+        ("role", r"\bxby\b", True),
+        ("role", "(?P<letter>[a-c])", True),
+        ("role", "a|y", True),
+        ("missing", "", True),
+        ("missing", "^$", True),
+        ("missing", ".", False),
+        ("lines", "^b", False),  # without (?m), ^ and $ are the ends of the text
+        ("lines", "a$", False),
+        ("lines", "(?m)^b", True),
+        ("lines", "a.b", False),
+        ("lines", "(?s)a.b", True),
+        ("town", "^Z.rich$", True),  # a dot is a character, not a byte
+        ("town", r"^\w+$", False),  # and \w is ASCII
+        ("town", r"^\pL+$", True),
+        ("town", "(?i)ZÜ", True),
+        ("town", "ü", True),
+    ],
+)
+def test_tag_filters_search_as_go_does(tag: str, expr: str, matches: bool) -> None:
+    tags = {"role": "xby", "lines": "a\nb", "town": "Zürich"}
+    assert tag_matches(TagFilter(tag, expr), tags) is matches
+
+
+def test_bytes_that_are_not_utf8_are_replacement_characters_one_each() -> None:
+    tags = {"t": b"a\xe2\x82z".decode("utf-8", "surrogateescape")}
+    assert tag_matches(TagFilter("t", "^a..z$"), tags)
+    assert tag_matches(TagFilter("t", "^a\ufffd{2}z$"), tags)
+    assert not tag_matches(TagFilter("t", "^a.z$"), tags)
+
+
+@pytest.mark.parametrize(
+    ("expr", "reason"),
+    [
+        ("(", "missing"),
+        ("a)", "unexpected"),
+        ("a**", "bad repetition operator"),
+        ("a{1001}", "invalid repetition size"),
+        ("[b-a]", "invalid character class range"),
+        ("(?=a)", "invalid perl operator"),
+        ("(?<!a)b", "invalid"),
+        (r"(a)\1", "invalid escape sequence"),
+        (r"\8", "invalid escape sequence"),
+        (r"\C", "invalid escape sequence"),
+        ("\\", "trailing"),
+        ("a\udcff", "invalid UTF-8"),
+        ("((a{100}){100}){100}", "invalid repetition size"),
+    ],
+)
+def test_refuses_what_go_refuses(
+    expr: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidFilter, match=f"is no regular expression: .*{reason}"):
+        tag_matches(TagFilter("role", expr), {})
+    assert capfd.readouterr() == ("", "")  # the library would love to tell stderr
+
+
+def test_an_escaped_backslash_before_c_is_no_byte() -> None:
+    assert found(compiled(r"\\C"), r"a\C")
+
+
+def test_expressions_are_compiled_once_and_forgotten_at_last() -> None:
+    assert compiled("once") is compiled("once")
+    first = compiled("first")
+    for i in range(300):
+        compiled(f"number {i}")
+    assert compiled("first") is not first
+
+
+# --- anchors ---
+
+
+@pytest.mark.parametrize(
+    ("expr", "names"),
+    [
+        ("a|b", {"a", "ab", "b"}),  # ^a or b$
+        ("(a|b)", {"a", "b"}),
+        ("a", {"a"}),
+        ("", set[str]()),
+        (".*", {"a", "ab", "b", "ba"}),
+        ("(?i)AB", {"ab"}),
+        ("al|failed", set[str]()),
+        ("x|b", {"ab", "b"}),
+    ],
+)
+def test_anchors_embrace_the_expression_as_it_is(expr: str, names: set[str]) -> None:
+    assert {name for name in ("a", "ab", "b", "ba") if found(anchored(expr), name)} == names
+
+
+@pytest.mark.parametrize("expr", ["(", ")a("])
+def test_anchors_heal_nothing(expr: str) -> None:
+    with pytest.raises(InvalidFilter):
+        anchored(expr)
+
+
+@given(st.text(), st.text())
+def test_any_expression_finds_or_fails(expr: str, text: str) -> None:
+    try:
+        pattern = compiled(expr)
+    except InvalidFilter:
+        return
+    found(pattern, text)
