@@ -1,0 +1,239 @@
+"""Coalescing, step by step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserf.serf.coalesce import EventCoalescer, MemberCoalescer, UserCoalescer
+from trioserf.serf.events import (
+    MEMBER_EVENT_KINDS,
+    SUSPICION_EVENT_KINDS,
+    Event,
+    MemberEvent,
+    MemberEventKind,
+    QueryReceived,
+    UserEventReceived,
+)
+from trioserf.serf.member import Member
+from trioserf.serf.messages import Status
+from trioserf.swim.address import Address
+
+
+def member(name: str, **tags: str) -> Member:
+    return Member(name, Address("10.0.0.1", 7946), tags, Status.ALIVE)
+
+
+def event(kind: MemberEventKind, *names: str) -> MemberEvent:
+    return MemberEvent(kind, tuple(map(member, names)))
+
+
+def user(name: str, ltime: int, payload: bytes = b"", *, coalesce: bool = True) -> Event:
+    return UserEventReceived(ltime, name, payload, coalesce)
+
+
+QUERY = QueryReceived(1, 1, 1, "load", b"", "asker", 1.0)
+
+
+def told(events: list[Event]) -> list[tuple[str, list[str]]]:
+    assert all(isinstance(e, MemberEvent) for e in events)
+    return [(e.kind, [m.name for m in e.members]) for e in events if isinstance(e, MemberEvent)]
+
+
+# --- time ---
+
+
+@pytest.mark.parametrize("coalescer", [MemberCoalescer(), EventCoalescer()])
+def test_a_burst_ends_with_silence(coalescer: MemberCoalescer | EventCoalescer) -> None:
+    assert coalescer.flush(100.0) == []
+    assert coalescer.feed(event("member-join", "a"), 100.0)
+    assert coalescer.deadline == 101.0
+    assert coalescer.feed(event("member-join", "b"), 100.5)
+    assert coalescer.deadline == 101.5
+    assert coalescer.flush(101.4) == []
+    assert told(coalescer.flush(101.5)) == [("member-join", ["a", "b"])]
+    assert coalescer.deadline is None
+    assert coalescer.flush(102.0) == []
+
+
+def test_a_burst_ends_after_its_period_though_it_goes_on() -> None:
+    coalescer = UserCoalescer(period=3.0, quiet=1.0)
+    for step in range(5):
+        coalescer.feed(user("deploy", step + 1), 10.0 + step * 0.7)
+    assert coalescer.deadline == 13.0
+    assert coalescer.flush(13.0) == [user("deploy", 5)]
+    coalescer.feed(user("deploy", 6), 13.1)  # the next burst has its own period
+    assert coalescer.deadline == 14.1
+
+
+def test_an_overdue_burst_ends_at_once() -> None:
+    coalescer = MemberCoalescer()
+    coalescer.feed(event("member-join", "a"), 0.0)
+    coalescer.feed(event("member-join", "b"), 50.0)
+    assert coalescer.deadline == 3.0
+    assert told(coalescer.flush(50.0)) == [("member-join", ["a", "b"])]
+
+
+def test_draining_does_not_wait() -> None:
+    coalescer = EventCoalescer()
+    coalescer.feed(event("member-join", "a"), 0.0)
+    coalescer.feed(user("deploy", 1), 0.0)
+    assert coalescer.drain() == [event("member-join", "a"), user("deploy", 1)]
+    assert coalescer.deadline is None
+
+
+# --- members ---
+
+
+def flushed(coalescer: MemberCoalescer, *events: MemberEvent) -> list[tuple[str, list[str]]]:
+    for e in events:
+        assert coalescer.feed(e, 0.0)
+    return told(coalescer.flush(1.0))
+
+
+def test_one_event_per_kind_with_all_its_members() -> None:
+    assert flushed(
+        MemberCoalescer(),
+        event("member-join", "a", "b"),
+        event("member-leave", "c"),
+        event("member-join", "d"),
+        event("member-failed", "e"),
+        event("member-reap", "f"),
+    ) == [
+        ("member-join", ["a", "b", "d"]),
+        ("member-leave", ["c"]),
+        ("member-failed", ["e"]),
+        ("member-reap", ["f"]),
+    ]
+
+
+def test_the_latest_event_of_a_member_counts() -> None:
+    coalescer = MemberCoalescer()
+    assert flushed(
+        coalescer,
+        event("member-join", "a"),
+        event("member-failed", "a"),
+        event("member-join", "b"),
+    ) == [("member-failed", ["a"]), ("member-join", ["b"])]
+
+
+def test_the_latest_state_of_a_member_is_told() -> None:
+    coalescer = MemberCoalescer()
+    coalescer.feed(MemberEvent("member-update", (member("a", role="old"),)), 0.0)
+    coalescer.feed(MemberEvent("member-update", (member("a", role="new"),)), 0.0)
+    assert coalescer.flush(1.0) == [MemberEvent("member-update", (member("a", role="new"),))]
+
+
+def test_a_flapping_member_that_came_back_is_not_told() -> None:
+    coalescer = MemberCoalescer()
+    assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
+    assert flushed(coalescer, event("member-failed", "a"), event("member-join", "a")) == []
+    assert coalescer.deadline is None
+    # Nothing of it was delivered, so the failure is news later.
+    assert flushed(coalescer, event("member-failed", "a")) == [("member-failed", ["a"])]
+    assert flushed(coalescer, event("member-failed", "a")) == []
+    assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
+
+
+def test_updates_are_always_told() -> None:
+    coalescer = MemberCoalescer()
+    for _ in range(3):
+        assert flushed(coalescer, event("member-update", "a")) == [("member-update", ["a"])]
+    # An update hides which event was told before it.
+    assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
+
+
+def test_reaped_members_are_forgotten_at_last() -> None:
+    coalescer = MemberCoalescer()
+    for i in range(3000):
+        flushed(coalescer, event("member-join", f"n{i}"))
+        flushed(coalescer, event("member-reap", f"n{i}"))
+    assert len(coalescer._delivered) == len(coalescer._reaped) == 1024
+    assert flushed(coalescer, event("member-reap", "n2999")) == []
+    assert flushed(coalescer, event("member-join", "n2999")) == [("member-join", ["n2999"])]
+    assert len(coalescer._reaped) == 1023
+
+
+@pytest.mark.parametrize("kind", SUSPICION_EVENT_KINDS)
+def test_suspicions_pass_members_by(kind: MemberEventKind) -> None:
+    assert not MemberCoalescer().feed(event(kind, "a"), 0.0)
+    assert not EventCoalescer().feed(event(kind, "a"), 0.0)
+
+
+@pytest.mark.parametrize("other", [user("deploy", 1), QUERY])
+def test_the_rest_passes_members_by(other: Event) -> None:
+    coalescer = MemberCoalescer()
+    assert not coalescer.feed(other, 0.0)
+    assert coalescer.deadline is None
+
+
+# --- user events ---
+
+
+def test_the_newest_of_each_name_are_kept_in_order() -> None:
+    coalescer = UserCoalescer()
+    for e in (
+        user("deploy", 2, b"two"),
+        user("other", 1),
+        user("deploy", 5, b"five"),
+        user("deploy", 3, b"three"),
+        user("deploy", 5, b"five too"),
+    ):
+        assert coalescer.feed(e, 0.0)
+    assert coalescer.flush(1.0) == [
+        user("deploy", 5, b"five"),
+        user("deploy", 5, b"five too"),
+        user("other", 1),
+    ]
+
+
+def test_bursts_do_not_remember_each_other() -> None:
+    coalescer = UserCoalescer()
+    coalescer.feed(user("deploy", 5), 0.0)
+    assert coalescer.flush(1.0) == [user("deploy", 5)]
+    coalescer.feed(user("deploy", 4), 2.0)
+    assert coalescer.flush(3.0) == [user("deploy", 4)]
+
+
+@pytest.mark.parametrize(
+    "other", [user("deploy", 1, coalesce=False), QUERY, event("member-join", "a")]
+)
+def test_the_rest_passes_user_events_by(other: Event) -> None:
+    coalescer = UserCoalescer()
+    assert not coalescer.feed(other, 0.0)
+    assert coalescer.deadline is None
+
+
+# --- both ---
+
+
+def test_members_and_user_events_have_bursts_of_their_own() -> None:
+    coalescer = EventCoalescer()
+    assert coalescer.feed(event("member-join", "a"), 0.0)
+    assert coalescer.feed(user("deploy", 1), 0.6)
+    assert not coalescer.feed(QUERY, 0.7)
+    assert not coalescer.feed(user("deploy", 2, coalesce=False), 0.7)
+    assert coalescer.deadline == 1.0
+    assert coalescer.flush(1.0) == [event("member-join", "a")]
+    assert coalescer.deadline == 1.6
+    assert coalescer.flush(1.6) == [user("deploy", 1)]
+    assert coalescer.deadline is None
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(MEMBER_EVENT_KINDS), st.sampled_from("abc"), st.booleans())
+)
+
+
+@given(steps)
+def test_whoever_is_told_ends_up_knowing_the_latest(
+    history: list[tuple[MemberEventKind, str, bool]],
+) -> None:
+    coalescer = MemberCoalescer()
+    latest: dict[str, str] = {}
+    known: dict[str, str] = {}
+    for kind, name, flush in history:
+        coalescer.feed(event(kind, name), 0.0)
+        latest[name] = kind
+        if flush:
+            known |= {n: kind for kind, names in told(coalescer.drain()) for n in names}
+            assert known == latest

@@ -1,0 +1,176 @@
+"""The keyring and its file, as the real program keeps them."""
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserf.errors import TrioserfError
+from trioserf.serf.keyring import (
+    Keyring,
+    KeyringError,
+    dump_keyring,
+    format_key,
+    load_keyring,
+    parse_key,
+)
+
+A, B, C = bytes(32), bytes(16), bytes(23) + b"\x01"
+A64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+B64 = "AAAAAAAAAAAAAAAAAAAAAA=="
+C64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB"
+
+# After installing C and using B, as serf wrote it.
+SERF_FILE = f'[\n  "{B64}",\n  "{A64}",\n  "{C64}"\n]'.encode()
+
+
+def test_the_first_key_is_primary_unless_told_otherwise() -> None:
+    assert Keyring([A, B]).primary == A
+    assert Keyring([A, B], B).keys == (B, A)
+    assert Keyring([A, B], primary=C).keys == (C, A, B)
+    assert Keyring([], primary=C).keys == (C,)
+    assert Keyring([A, B, A, B]).keys == (A, B)
+
+
+def test_a_keyring_is_never_empty() -> None:
+    with pytest.raises(KeyringError, match="at least one key"):
+        Keyring([])
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 17, 23, 25, 31, 33, 64])
+def test_keys_have_three_sizes(size: int) -> None:
+    with pytest.raises(KeyringError, match=f"16, 24 or 32 bytes, not {size}"):
+        Keyring([A, bytes(size)])
+    ring = Keyring([A])
+    with pytest.raises(KeyringError, match=f"16, 24 or 32 bytes, not {size}"):
+        ring.install(bytes(size))
+    assert ring.keys == (A,)
+    assert ring.version == 0
+
+
+def test_installing_using_and_removing() -> None:
+    ring = Keyring([A])
+    ring.install(B)
+    ring.install(C)
+    seen = [ring.keys]
+    ring.use(C)
+    seen.append(ring.keys)
+    ring.remove(A)
+    seen.append(ring.keys)
+    assert seen == [(A, B, C), (C, A, B), (C, B)]
+    assert ring.primary == C
+    assert ring.version == 4
+
+
+def test_what_is_so_already_changes_nothing() -> None:
+    ring = Keyring([A, B])
+    ring.install(B)
+    ring.install(A)
+    ring.use(A)
+    ring.remove(C)
+    ring.remove(b"of no possible size")
+    assert ring.keys == (A, B)
+    assert ring.version == 0
+
+
+def test_the_primary_key_stays() -> None:
+    ring = Keyring([A, B])
+    with pytest.raises(KeyringError, match="primary key cannot be removed"):
+        ring.remove(A)
+    assert ring.keys == (A, B)
+
+
+def test_only_installed_keys_can_be_used() -> None:
+    ring = Keyring([A, B])
+    with pytest.raises(KeyringError, match="not in the keyring; install it first"):
+        ring.use(C)
+    assert ring.primary == A
+
+
+def test_keys_do_not_show() -> None:
+    assert repr(Keyring([A, b"0123456789abcdef"])) == "<Keyring of 2 keys>"
+
+
+def test_errors_are_for_users() -> None:
+    assert issubclass(KeyringError, TrioserfError)
+
+
+def test_spells_and_reads_keys() -> None:
+    assert [format_key(key) for key in (A, B, C)] == [A64, B64, C64]
+    assert [parse_key(text) for text in (A64, B64, C64)] == [A, B, C]
+
+
+@pytest.mark.parametrize("text", ["@@@", "abc", "AAAAAAAAAAAAAAAAAAAAAA", "ä" * 24, f" {B64}"])
+def test_refuses_what_is_not_base64(text: str) -> None:
+    with pytest.raises(KeyringError, match="must be base64") as caught:
+        parse_key(text)
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "AAAA"])
+def test_refuses_base64_of_a_wrong_size(text: str) -> None:
+    with pytest.raises(KeyringError, match="16, 24 or 32 bytes"):
+        parse_key(text)
+
+
+# --- the file ---
+
+
+def test_writes_the_file_as_serf_does() -> None:
+    ring = Keyring([A, B])
+    ring.install(C)
+    ring.use(B)
+    assert dump_keyring(ring) == SERF_FILE
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        (SERF_FILE, (B, A, C)),
+        (f'["{A64}","{B64}"]'.encode(), (A, B)),
+        (f'["{A64}","{A64}"]\n'.encode(), (A,)),
+    ],
+)
+def test_reads_the_file(data: bytes, keys: tuple[bytes, ...]) -> None:
+    assert load_keyring(data).keys == keys
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "Not JSON"),
+        (b"\xff\xfe", "Not JSON"),
+        (f'["{A64}"'.encode(), "Not JSON"),
+        (b"[" * 100_000, "Not JSON"),
+        (b"{}", "Expected a JSON list"),
+        (b"null", "Expected a JSON list"),
+        (f'"{A64}"'.encode(), "Expected a JSON list"),
+        (b"[]", "list of keys is empty"),
+        (b"[1]", "Key 1: expected base64 text"),
+        (f'["{A64}", null]'.encode(), "Key 2: expected base64 text"),
+        (f'["{A64}", "@@"]'.encode(), "Key 2: .*base64"),
+        (b'["AAAA"]', "Key 1: .*16, 24 or 32 bytes, not 3"),
+    ],
+)
+def test_a_bad_file_is_explained_without_showing_keys(data: bytes, reason: str) -> None:
+    with pytest.raises(KeyringError, match=reason) as caught:
+        load_keyring(data)
+    assert "AAAA" not in str(caught.value)
+
+
+keys = st.one_of(*[st.binary(min_size=size, max_size=size) for size in (16, 24, 32)])
+
+
+@given(st.lists(keys, min_size=1, unique=True))
+def test_files_round_trip(some: list[bytes]) -> None:
+    data = dump_keyring(Keyring(some))
+    assert load_keyring(data).keys == tuple(some)
+    assert len(json.loads(data)) == len(some)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_a_keyring_or_an_error(data: bytes) -> None:
+    with contextlib.suppress(KeyringError):
+        load_keyring(data)

@@ -1,0 +1,182 @@
+"""Coalescing: a burst of events becomes few, for handlers that are programs (spec: coalescing).
+
+A burst begins with the first event taken in. It ends when nothing has come for the `quiet` time,
+or at the latest `period` after its beginning; what was gathered is then delivered.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from trioserf.serf.events import (
+    MEMBER_EVENT_KINDS,
+    Event,
+    MemberEvent,
+    MemberEventKind,
+    UserEventReceived,
+)
+from trioserf.serf.member import Member
+
+PERIOD = 3.0
+"""Seconds after which a burst is delivered though it goes on."""
+QUIET = 1.0
+"""Seconds of silence that end a burst."""
+
+_REAPED_KEPT = 1024
+"""Reaped members whose last event is remembered: they may be reaped again, or never come back."""
+
+
+@attrs.define(slots=True)
+class _Window:
+    """The time of a burst."""
+
+    period: float
+    quiet: float
+    _end: float | None = None
+    deadline: float | None = None
+
+    def extend(self, now: float) -> None:
+        if self._end is None:
+            self._end = now + self.period
+        self.deadline = min(self._end, now + self.quiet)
+
+    def due(self, now: float) -> bool:
+        return self.deadline is not None and now >= self.deadline
+
+    def close(self) -> None:
+        self._end = self.deadline = None
+
+
+class MemberCoalescer:
+    """Gathers member events: the latest per member counts, one event per kind is delivered.
+
+    A member whose last delivered event was of the same kind is left out: it went and came back
+    within the burst. Updates are always delivered. Suspicions pass by: who asks for them wants
+    them at once.
+
+    Args:
+        period: seconds a burst may last.
+        quiet: seconds of silence that end it.
+    """
+
+    def __init__(self, period: float = PERIOD, quiet: float = QUIET) -> None:
+        self._window = _Window(period, quiet)
+        self._latest: dict[str, tuple[MemberEventKind, Member]] = {}
+        self._delivered: dict[str, MemberEventKind] = {}
+        self._reaped: dict[str, None] = {}
+
+    @property
+    def deadline(self) -> float | None:
+        """When `flush` has something to do, unless more comes; None while nothing is gathered."""
+        return self._window.deadline
+
+    def feed(self, event: Event, now: float) -> bool:
+        """Take an event in; False if it is not for this coalescer and passes straight through."""
+        if not isinstance(event, MemberEvent) or event.kind not in MEMBER_EVENT_KINDS:
+            return False
+        for member in event.members:
+            self._latest[member.name] = (event.kind, member)
+        self._window.extend(now)
+        return True
+
+    def flush(self, now: float) -> list[Event]:
+        """Give what is due; nothing before the deadline."""
+        return self.drain() if self._window.due(now) else []
+
+    def drain(self) -> list[Event]:
+        """Give what was gathered, due or not."""
+        by_kind: dict[MemberEventKind, list[Member]] = {}
+        for name, (kind, member) in self._latest.items():
+            if kind == "member-update" or self._delivered.get(name) != kind:
+                self._remember(name, kind)
+                by_kind.setdefault(kind, []).append(member)
+        self._latest.clear()
+        self._window.close()
+        return [MemberEvent(kind, tuple(members)) for kind, members in by_kind.items()]
+
+    def _remember(self, name: str, kind: MemberEventKind) -> None:
+        self._delivered[name] = kind
+        if kind != "member-reap":
+            self._reaped.pop(name, None)
+            return
+        self._reaped[name] = None
+        if len(self._reaped) > _REAPED_KEPT:
+            oldest = next(iter(self._reaped))
+            del self._reaped[oldest], self._delivered[oldest]
+
+
+class UserCoalescer:
+    """Gathers those user events that may coalesce: of each name only the newest are delivered.
+
+    Newest is the highest Lamport time; events of the same name and time are all kept.
+
+    Args:
+        period: seconds a burst may last.
+        quiet: seconds of silence that end it.
+    """
+
+    def __init__(self, period: float = PERIOD, quiet: float = QUIET) -> None:
+        self._window = _Window(period, quiet)
+        self._newest: dict[str, list[UserEventReceived]] = {}
+
+    @property
+    def deadline(self) -> float | None:
+        """When `flush` has something to do, unless more comes; None while nothing is gathered."""
+        return self._window.deadline
+
+    def feed(self, event: Event, now: float) -> bool:
+        """Take an event in; False if it is not for this coalescer and passes straight through."""
+        if not isinstance(event, UserEventReceived) or not event.coalesce:
+            return False
+        kept = self._newest.get(event.name)
+        if kept is None or kept[0].ltime < event.ltime:
+            self._newest[event.name] = [event]
+        elif kept[0].ltime == event.ltime:
+            kept.append(event)
+        self._window.extend(now)
+        return True
+
+    def flush(self, now: float) -> list[Event]:
+        """Give what is due; nothing before the deadline."""
+        return self.drain() if self._window.due(now) else []
+
+    def drain(self) -> list[Event]:
+        """Give what was gathered, due or not."""
+        gathered: list[Event] = [event for kept in self._newest.values() for event in kept]
+        self._newest.clear()
+        self._window.close()
+        return gathered
+
+
+class EventCoalescer:
+    """Both coalescers side by side, each with bursts of its own.
+
+    Args:
+        period: seconds a burst may last.
+        quiet: seconds of silence that end it.
+    """
+
+    def __init__(self, period: float = PERIOD, quiet: float = QUIET) -> None:
+        self._members = MemberCoalescer(period, quiet)
+        self._users = UserCoalescer(period, quiet)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `flush` has something to do, unless more comes; None while nothing is gathered."""
+        return min(_known((self._members.deadline, self._users.deadline)), default=None)
+
+    def feed(self, event: Event, now: float) -> bool:
+        """Take an event in; False if it passes straight through."""
+        return self._members.feed(event, now) or self._users.feed(event, now)
+
+    def flush(self, now: float) -> list[Event]:
+        """Give what is due, members first; nothing before the deadline."""
+        return self._members.flush(now) + self._users.flush(now)
+
+    def drain(self) -> list[Event]:
+        """Give what was gathered, due or not."""
+        return self._members.drain() + self._users.drain()
+
+
+def _known(deadlines: Iterable[float | None]) -> Iterator[float]:
+    return (deadline for deadline in deadlines if deadline is not None)

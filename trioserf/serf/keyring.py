@@ -1,0 +1,143 @@
+"""The keyring: AES keys of the cluster, one of which seals while all of them open."""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+
+from trioserf.errors import TrioserfError
+
+KEY_SIZES = (16, 24, 32)
+"""Bytes of a key, for AES-128, AES-192 and AES-256."""
+
+
+class KeyringError(TrioserfError):
+    """A key that cannot be, or a change that the keyring does not allow."""
+
+
+class Keyring:
+    """Keys in use, the primary one first.
+
+    Args:
+        keys: the keys, each of 16, 24 or 32 bytes; those that occur twice are kept once.
+        primary: the one that seals; the first of `keys` if not given.
+
+    Raises:
+        KeyringError: no key at all, or one of a wrong size.
+    """
+
+    def __init__(self, keys: Iterable[bytes], primary: bytes | None = None) -> None:
+        ordered = ([] if primary is None else [primary]) + list(keys)
+        if not ordered:
+            raise KeyringError("A keyring needs at least one key")
+        self._keys = tuple(dict.fromkeys(map(_checked, ordered)))
+        self._version = 0
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """All keys, the primary one first."""
+        return self._keys
+
+    @property
+    def primary(self) -> bytes:
+        """The key that seals."""
+        return self._keys[0]
+
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        return self._version
+
+    def install(self, key: bytes) -> None:
+        """Add a key, behind the others; one that is there already stays where it is.
+
+        Raises:
+            KeyringError: a wrong size.
+        """
+        if _checked(key) not in self._keys:
+            self._change((*self._keys, key))
+
+    def use(self, key: bytes) -> None:
+        """Make an installed key the primary one.
+
+        Raises:
+            KeyringError: it is not installed.
+        """
+        if key not in self._keys:
+            raise KeyringError("The key to use is not in the keyring; install it first")
+        if key != self.primary:
+            self._change((key, *(other for other in self._keys if other != key)))
+
+    def remove(self, key: bytes) -> None:
+        """Forget a key; one that is not there is no fault.
+
+        Raises:
+            KeyringError: it is the primary key.
+        """
+        if key == self.primary:
+            raise KeyringError("The primary key cannot be removed; use another one first")
+        if key in self._keys:
+            self._change(tuple(other for other in self._keys if other != key))
+
+    def _change(self, keys: tuple[bytes, ...]) -> None:
+        self._keys = keys
+        self._version += 1
+
+    def __repr__(self) -> str:
+        """Count the keys and keep them secret."""
+        return f"<Keyring of {len(self._keys)} keys>"
+
+
+def _checked(key: bytes) -> bytes:
+    if len(key) not in KEY_SIZES:
+        raise KeyringError(f"A key has 16, 24 or 32 bytes, not {len(key)}")
+    return key
+
+
+def format_key(key: bytes) -> str:
+    """Spell a key in base64, as users, files and messages do."""
+    return base64.b64encode(key).decode("ascii")
+
+
+def parse_key(text: str) -> bytes:
+    """Read a key in base64.
+
+    Raises:
+        KeyringError: not base64, or of a wrong size; the text itself is not repeated.
+    """
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise KeyringError("A key must be base64 text with padding") from None
+    return _checked(key)
+
+
+def load_keyring(data: bytes) -> Keyring:
+    """Read the content of a keyring file: a JSON list of keys in base64, the primary one first.
+
+    Raises:
+        KeyringError: anything else; the text says what was expected, and shows no key.
+    """
+    try:
+        keys = json.loads(data)
+    except (ValueError, RecursionError):  # its text could quote a key
+        raise KeyringError("Not JSON; expected a list of base64 keys, the primary first") from None
+    if not isinstance(keys, list):
+        raise KeyringError("Expected a JSON list of base64 keys, the primary first")
+    if not keys:
+        raise KeyringError("The list of keys is empty; expected at least one")
+    return Keyring([_listed(place, text) for place, text in enumerate(keys, start=1)])
+
+
+def _listed(place: int, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise KeyringError(f"Key {place}: expected base64 text")
+    try:
+        return parse_key(text)
+    except KeyringError as error:
+        raise KeyringError(f"Key {place}: {error}") from None
+
+
+def dump_keyring(keyring: Keyring) -> bytes:
+    """Give the content of a keyring file, byte for byte as Serf writes it."""
+    return json.dumps([format_key(key) for key in keyring.keys], indent=2).encode("ascii")
