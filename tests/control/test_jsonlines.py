@@ -1,0 +1,567 @@
+import json
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.control.fake_agent import FakeAgent
+from tests.control.world import serving
+from trioserf.control.errors import CODES
+from trioserf.serf.events import MemberEvent
+from trioserf.serf.member import Member
+from trioserf.serf.messages import Status
+from trioserf.swim.address import Address
+
+KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
+
+
+def member(name: str, **tags: str) -> Member:
+    return Member(name, Address("127.0.0.9", 7946), tags, Status.ALIVE)
+
+
+async def test_handshake_names_protocol_version_and_node() -> None:
+    async with serving() as world:
+        reply = await world.wire().ask(command="handshake", seq=1)
+        assert reply.pop("version")
+        assert reply == {"seq": 1, "ok": True, "protocol": 1, "node": "node-a"}
+
+
+@pytest.mark.parametrize(
+    "seq",
+    ["1", "0", "-0", "-7", "1.0", "1e3", "1.50", "12345678901234567890123", '"a"', '""', '"7"',
+     '"é"', "1e999", "0.1000000000000000000001"],
+)  # fmt: skip
+async def test_seq_is_echoed_as_it_came(seq: str) -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.say(f'{{"command":"stop","stop":0,"seq":{seq}}}')
+        assert await wire.line() == f'{{"seq":{seq},"ok":true}}'.encode()
+
+
+async def test_no_seq_no_echo() -> None:
+    async with serving() as world:
+        assert await world.wire().ask(command="stop", stop=1) == {"ok": True}
+
+
+@pytest.mark.parametrize("seq", ["null", "true", "[]", "{}"])
+async def test_a_seq_of_another_type_is_refused(seq: str) -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.say(f'{{"command":"handshake","seq":{seq}}}')
+        reply = await wire.hear()
+        assert reply["error"]["code"] == "bad_request"
+        assert "seq" not in reply
+        assert reply["error"]["message"].startswith("seq:")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"{]", b"{} {}", b"  [1]", b" 7", b" \xff", b'{"command":"\xff"}', b' "x"', b" null",
+     b'{"a":NaN}', b'{"a":' + b"[" * 100_000, b" \xef\xbb\xbf{}", b'{"a":' + b"1" * 5000 + b"}"],
+)  # fmt: skip
+async def test_nonsense_is_answered_and_the_connection_stays(line: bytes) -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.say(line)
+        reply = await wire.hear()
+        assert reply["ok"] is False
+        assert reply["error"]["code"] == "bad_request"
+        assert (await wire.ask(command="handshake"))["ok"]
+
+
+async def test_blank_lines_are_skipped_and_carriage_returns_are_white_space() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.say("", "  \t", '\r\n{"command":"handshake","seq":1}\r')
+        assert (await wire.hear())["seq"] == 1
+
+
+async def test_lines_may_arrive_in_pieces_and_several_at_once() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        for byte in b'{"command":"stop","stop":1,"seq":1}\n{"command":"st':
+            await wire.stream.send_all(bytes([byte]))
+        assert (await wire.hear())["seq"] == 1
+        await wire.say('op","stop":1,"seq":2}\n{"command":"stop","stop":1,"seq":3}')
+        assert [(await wire.hear())["seq"], (await wire.hear())["seq"]] == [2, 3]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b""])
+async def test_a_line_over_a_mebibyte_ends_the_connection(ending: bytes) -> None:
+    async with serving() as world:
+        wire = world.wire()
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with trio.move_on_after(5):
+                    await wire.stream.send_all(b"{" + b" " * (1024 * 1024) + ending)
+                    await wire.stream.send_eof()
+
+            nursery.start_soon(send)
+            assert (await wire.hear())["error"]["code"] == "line_too_long"
+            assert await wire.hear() is None
+
+
+async def test_a_line_of_a_mebibyte_is_taken() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        text = b'{"command":"handshake"}'
+        await wire.say(text + b" " * (1024 * 1024 - len(text)))
+        assert (await wire.hear())["ok"]
+
+
+REQUEST_FAULTS = [
+    ({}, "bad_request", "command:"),
+    ({"command": 7}, "bad_request", "command:"),
+    ({"command": "nonsense"}, "unknown_command", "nonsense"),
+    ({"command": "members", "nome": "x"}, "bad_request", "nome:"),
+    ({"command": "members", "name": 7}, "bad_request", "name:"),
+    ({"command": "members", "tags": {"a": 1}}, "bad_request", "tags.a:"),
+    ({"command": "members", "tags": ["a"]}, "bad_request", "tags:"),
+    ({"command": "members", "name": "(["}, "invalid_filter", "name:"),
+    ({"command": "members", "tags": {"a": "(["}}, "invalid_filter", "tags.a:"),
+    ({"command": "event"}, "bad_request", "name:"),
+    ({"command": "event", "name": "x", "coalesce": 1}, "bad_request", "coalesce:"),
+    ({"command": "event", "name": "x", "coalesce": "true"}, "bad_request", "coalesce:"),
+    ({"command": "event", "name": None}, "bad_request", "name:"),
+    ({"command": "event", "name": "\ud800"}, "bad_request", "name:"),
+    ({"command": "event", "name": "x", "payload": 7}, "bad_request", "payload:"),
+    ({"command": "event", "name": "x", "payload": "\udcff"}, "bad_request", "payload:"),
+    (
+        {"command": "event", "name": "x", "payload": "", "payload_base64": ""},
+        "bad_request",
+        "not both",
+    ),
+    ({"command": "event", "name": "x", "payload_base64": "%"}, "bad_request", "payload_base64:"),
+    ({"command": "event", "name": "x", "payload_base64": "YQ"}, "bad_request", "payload_base64:"),
+    ({"command": "event", "name": "x", "payload": "x" * 600}, "too_large", "512"),
+    ({"command": "query"}, "bad_request", "name:"),
+    ({"command": "query", "name": "x", "timeout": 0}, "bad_request", "timeout:"),
+    ({"command": "query", "name": "x", "timeout": "1s"}, "bad_request", "timeout:"),
+    ({"command": "query", "name": "x", "timeout": True}, "bad_request", "timeout:"),
+    ({"command": "query", "name": "x", "relay_factor": 256}, "bad_request", "relay_factor:"),
+    ({"command": "query", "name": "x", "relay_factor": 1.5}, "bad_request", "relay_factor:"),
+    ({"command": "query", "name": "x", "first": 0}, "bad_request", "first:"),
+    ({"command": "query", "name": "x", "nodes": ["a", 7]}, "bad_request", "nodes[1]:"),
+    ({"command": "query", "name": "_serf_x"}, "bad_request", "_serf_"),
+    ({"command": "query", "name": "x", "payload": "x" * 2000}, "too_large", "1024"),
+    ({"command": "respond", "payload": "x"}, "bad_request", "id:"),
+    ({"command": "respond", "id": -1}, "bad_request", "id:"),
+    ({"command": "respond", "id": 2**64}, "bad_request", "id:"),
+    ({"command": "respond", "id": 99, "payload": "x"}, "no_such_query", "99"),
+    ({"command": "decline", "id": 99}, "no_such_query", "99"),
+    ({"command": "stream", "types": ["nonsense"]}, "invalid_filter", "nonsense"),
+    ({"command": "stream", "types": "user"}, "bad_request", "types:"),
+    ({"command": "monitor", "level": "LOUD"}, "bad_request", "level:"),
+    ({"command": "stop"}, "bad_request", "stop:"),
+    ({"command": "stop", "stop": True}, "bad_request", "stop:"),
+    ({"command": "join"}, "bad_request", "addresses:"),
+    ({"command": "join", "addresses": []}, "bad_request", "addresses:"),
+    ({"command": "join", "addresses": ["x"]}, "join_failed", "x"),
+    ({"command": "leave", "now": True}, "bad_request", "now:"),
+    ({"command": "force-leave"}, "bad_request", "name:"),
+    ({"command": "force-leave", "name": "x"}, "no_such_member", "x"),
+    ({"command": "tags", "set": {"a": None}}, "bad_request", "set.a:"),
+    ({"command": "tags", "set": {"a": "x" * 600}}, "too_large", "512"),
+    ({"command": "keys"}, "bad_request", "action:"),
+    ({"command": "keys", "action": "eat"}, "bad_request", "action:"),
+    ({"command": "keys", "action": "use"}, "bad_request", "key:"),
+    ({"command": "keys", "action": "list", "key": KEY}, "bad_request", "key:"),
+    ({"command": "keys", "action": "use", "key": "YQ=="}, "bad_request", "key:"),
+    ({"command": "keys", "action": "list"}, "key_failed", "1/1"),
+    ({"command": "coordinate", "node": "x"}, "no_such_member", "x"),
+    ({"command": "rtt", "node": "x"}, "no_such_member", "x"),
+    ({"command": "rtt"}, "bad_request", "node:"),
+    ({"command": "event", "name": "crash"}, "internal", "a bug"),
+]
+
+
+@pytest.mark.parametrize(("request_", "code", "word"), REQUEST_FAULTS)
+async def test_faults_have_a_code_and_name_their_place(
+    request_: dict[str, object], code: str, word: str
+) -> None:
+    assert code in CODES
+    async with serving() as world:
+        wire = world.wire()
+        reply = await wire.ask(seq="s", **request_)
+        assert reply["seq"] == "s"
+        assert reply["ok"] is False
+        assert reply["error"]["code"] == code
+        assert word in reply["error"]["message"]
+        assert (await wire.ask(command="handshake"))["ok"]
+        assert world.agent.node.subscriptions == 0
+
+
+async def test_members_are_shown_and_chosen_by_anchored_expressions() -> None:
+    async with serving() as world:
+        world.agent.node.put(member("web-1", role="web", dc="east"))
+        world.agent.node.put(member("web-2", role="webby"))
+        wire = world.wire()
+        shown = (await wire.ask(command="members"))["members"]
+        assert [one["name"] for one in shown] == ["node-a", "web-1", "web-2"]
+        assert shown[1] == {
+            "name": "web-1",
+            "addr": "127.0.0.9",
+            "port": 7946,
+            "tags": {"role": "web", "dc": "east"},
+            "status": "alive",
+            "protocol": {"min": 2, "max": 5, "version": 5},
+        }
+
+        async def names(**how: object) -> list[str]:
+            return [one["name"] for one in (await wire.ask(command="members", **how))["members"]]
+
+        assert await names(name="web") == []
+        assert await names(name="web-.*") == ["web-1", "web-2"]
+        assert await names(tags={"role": "web"}) == ["web-1"]
+        assert await names(tags={"dc": ""}) == ["node-a", "web-2"]
+        assert await names(status="failed") == []
+        assert await names(status="alive", name=".*-2") == ["web-2"]
+
+
+async def test_the_list_of_members_follows_every_change() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        assert len((await wire.ask(command="members", seq=1))["members"]) == 1
+        world.agent.node.put(member("b"))
+        reply = await wire.ask(command="members", seq=2)
+        assert reply["seq"] == 2
+        assert len(reply["members"]) == 2
+
+
+async def test_names_that_are_not_utf8_survive_the_round_trip() -> None:
+    async with serving() as world:
+        world.agent.node.put(member("caf\udce9", x="é\udcff"))
+        wire = world.wire()
+        await wire.say({"command": "members", "name": "caf.", "seq": 1})
+        line = await wire.line()
+        assert rb"caf\udce9" in line
+        (one,) = json.loads(line)["members"]
+        assert one["name"] == "caf\udce9"
+        assert (await wire.ask(command="force-leave", name=one["name"]))["ok"]
+
+
+async def test_text_is_readable_utf8() -> None:
+    async with serving() as world:
+        world.agent.node.put(member("café"))
+        wire = world.wire()
+        await wire.say({"command": "members"})
+        assert "café".encode() in await wire.line()
+
+
+async def test_user_events_are_streamed(autojump_clock: object) -> None:
+    async with serving() as world:
+        watcher, sender = world.wire(), world.wire()
+        assert await watcher.ask(command="stream", seq="s") == {"seq": "s", "ok": True}
+        reply = await sender.ask(command="event", name="deploy", payload="v1é", coalesce=True)
+        assert reply == {"ok": True, "ltime": 1}
+        assert await watcher.hear() == {
+            "seq": "s",
+            "event": "user",
+            "time": "2026-11-23T20:00:00.123Z",
+            "ltime": 1,
+            "name": "deploy",
+            "payload": "v1é",
+            "coalesce": True,
+        }
+        await sender.ask(command="event", name="x", payload_base64="/w==")
+        record = await watcher.hear()
+        assert record["payload_base64"] == "/w=="
+        assert "payload" not in record
+
+
+async def test_member_events_are_streamed_as_they_happen() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.ask(command="stream", types=["member-join", "member-suspect"])
+        for kind in ("member-join", "member-leave", "member-suspect"):
+            world.agent.node.publish(MemberEvent(kind, (member("b"),)))
+        join, suspect = await wire.hear(), await wire.hear()
+        assert join["event"] == "member-join"
+        assert join["members"][0]["name"] == "b"
+        assert suspect["event"] == "member-suspect"
+
+
+async def test_suspicions_are_not_streamed_unless_named() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.ask(command="stream")
+        world.agent.node.publish(MemberEvent("member-suspect", (member("b"),)))
+        world.agent.node.publish(MemberEvent("member-failed", (member("b"),)))
+        assert (await wire.hear())["event"] == "member-failed"
+
+
+async def test_a_query_gives_acks_answers_and_its_end(autojump_clock: object) -> None:
+    async with serving() as world:
+        node = world.agent.node
+        node.answers = {"a": b"0.42", "b": None, "c": b"\xff"}
+        wire = world.wire()
+        assert await wire.ask(command="query", seq=1, name="load") == {"seq": 1, "ok": True}
+        records = [await wire.hear() for _ in range(6)]
+        assert all(record.pop("seq") == 1 for record in records)
+        assert records == [
+            {"type": "ack", "from": "a"},
+            {"type": "response", "from": "a", "payload": "0.42"},
+            {"type": "ack", "from": "b"},
+            {"type": "ack", "from": "c"},
+            {"type": "response", "from": "c", "payload_base64": "/w=="},
+            {"type": "done", "acks": 3, "responses": 2, "expected": 3, "missing": []},
+        ]
+        await wire.ask(
+            command="query", name="q", payload_base64="/w==", nodes=["a"], tags={"x": "y"},
+            timeout=2.5, ack=False, relay_factor=3, first=1,
+        )  # fmt: skip
+        assert node.asked[-1] == {
+            "name": "q", "payload": b"\xff", "nodes": ["a"], "tags": {"x": "y"}, "timeout": 2.5,
+            "ack": False, "relay_factor": 3, "first": 1,
+        }  # fmt: skip
+
+
+async def test_a_stream_may_answer_queries(autojump_clock: object) -> None:
+    async with serving() as world:
+        answerer, asker = world.wire(), world.wire()
+        await answerer.ask(command="stream", types=["query:load"])
+        await asker.ask(command="query", name="load", payload="?", timeout=5)
+        assert (await asker.hear())["type"] == "ack"
+        question = await answerer.hear()
+        assert question == {
+            "event": "query",
+            "time": "2026-11-23T20:00:00.123Z",
+            "id": 1,
+            "ltime": 1,
+            "name": "load",
+            "payload": "?",
+            "from": "node-a",
+            "deadline": "2026-11-23T20:00:05.123Z",
+        }
+        assert await answerer.ask(command="respond", id=1, payload="0.1") == {"ok": True}
+        assert (await asker.hear())["payload"] == "0.1"
+        assert (await asker.hear())["type"] == "done"
+        await asker.ask(command="query", name="load", timeout=5)
+        await answerer.hear()
+        assert await answerer.ask(command="decline", id=2) == {"ok": True}
+        assert (await asker.hear())["type"] == "ack"
+        assert (await asker.hear())["type"] == "done"
+
+
+async def test_a_mere_watcher_holds_no_query_open() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.ask(command="stream", answers=False, types=["query"])
+        await wire.ask(command="query", seq=1, name="load")
+        kinds = {(await wire.hear()).get("type", "event") for _ in range(3)}
+        assert kinds == {"event", "ack", "done"}
+
+
+async def test_requests_overlap(autojump_clock: object) -> None:
+    async with serving() as world:
+        world.agent.node.wait = 10
+        world.agent.node.reachable = {"x"}
+        wire = world.wire()
+        await wire.say({"command": "join", "addresses": ["x", "y"], "seq": 1})
+        assert await wire.ask(command="stop", stop=0, seq=2) == {"seq": 2, "ok": True}
+        assert await wire.hear() == {"seq": 1, "ok": True, "joined": 1}
+        assert trio.current_time() >= 10
+
+
+async def test_a_failed_join_lists_the_causes() -> None:
+    async with serving() as world:
+        reply = await world.wire().ask(command="join", addresses=["x", "y"])
+        assert reply["error"]["causes"] == [
+            {"address": "x", "reason": "connection refused"},
+            {"address": "y", "reason": "connection refused"},
+        ]
+
+
+async def test_a_failed_key_operation_lists_the_answers() -> None:
+    async with serving() as world:
+        reply = await world.wire().ask(command="keys", action="list", seq=1)
+        said = {"node-a": "Keyring is empty (encryption not enabled)"}
+        assert reply["messages"] == said
+        assert (reply["nodes"], reply["responses"], reply["errors"]) == (1, 1, 1)
+
+
+async def test_keys() -> None:
+    async with serving() as world:
+        world.agent.node.keys_held = ["old"]
+        wire = world.wire()
+        assert (await wire.ask(command="keys", action="install", key=KEY))["ok"]
+        assert (await wire.ask(command="keys", action="use", key=KEY))["ok"]
+        assert await wire.ask(command="keys", action="list") == {
+            "ok": True,
+            "messages": {},
+            "keys": {KEY: 1, "old": 1},
+            "primary_keys": {KEY: 1},
+            "nodes": 1,
+            "responses": 1,
+            "errors": 0,
+        }
+
+
+async def test_tags_info_coordinate_and_rtt() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        reply = await wire.ask(command="tags", set={"role": "web", "dc": "x"}, delete=[])
+        assert reply == {"ok": True, "tags": {"role": "web", "dc": "x"}}
+        reply = await wire.ask(command="tags", delete=["dc", "none"])
+        assert reply["tags"] == {"role": "web"}
+        info = await wire.ask(command="info")
+        assert info["serf"] == {"encrypted": False, "members": 1}
+        assert info["tags"] == {"role": "web"}
+        place = (await wire.ask(command="coordinate"))["coordinate"]
+        assert place == {"vec": [0.0] * 8, "error": 1.5, "adjustment": 0.0, "height": 1e-05}
+        assert (await wire.ask(command="coordinate", node="node-a"))["coordinate"] == place
+        assert 0 < (await wire.ask(command="rtt", node="node-a"))["seconds"] < 1e-3
+
+
+async def test_the_log_begins_with_what_was_said_before(autojump_clock: object) -> None:
+    async with serving() as world:
+        logs = world.agent.logs
+        for number in range(600):
+            logs.say("DEBUG" if number % 2 else "WARN", "serf", f"line {number}")
+        wire = world.wire()
+        assert await wire.ask(command="monitor", level="info", seq=1) == {"seq": 1, "ok": True}
+        lines = [await wire.hear() for _ in range(256)]
+        assert lines[0] == {
+            "seq": 1,
+            "log": {
+                "time": "2026-11-23T20:00:00.123Z",
+                "level": "WARN",
+                "source": "serf",
+                "message": "line 88",
+            },
+        }
+        logs.say("ERR", "agent", "late")
+        assert (await wire.hear())["log"]["message"] == "late"
+
+
+async def test_stop_ends_a_stream_and_nothing_of_it_follows() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.ask(command="stream", seq=1)
+        await wire.ask(command="stream", seq="1", types=["user:b"])
+        world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
+        assert (await wire.hear())["seq"] == 1
+        world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
+        replies = [await wire.ask(command="stop", stop=1, seq=2)]
+        while "ok" not in replies[-1]:
+            replies.append(await wire.hear())
+        world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
+        assert await wire.ask(command="event", name="b", seq=3) == {
+            "seq": 3, "ok": True, "ltime": 1,
+        }  # fmt: skip
+        assert (await wire.hear())["seq"] == "1"
+        assert await wire.ask(command="stream", seq=1) == {"seq": 1, "ok": True}
+        assert await wire.ask(command="stop", stop=99, seq=4) == {"seq": 4, "ok": True}
+
+
+async def test_a_seq_names_one_stream() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.ask(command="stream", seq=1)
+        reply = await wire.ask(command="monitor", seq=1)
+        assert reply["error"]["code"] == "bad_request"
+        assert (await wire.ask(command="stream"))["ok"]
+        assert (await wire.ask(command="stream"))["ok"]
+
+
+async def test_end_of_input_lets_requests_finish(autojump_clock: object) -> None:
+    async with serving() as world:
+        world.agent.node.wait = 10
+        world.agent.node.reachable = {"x"}
+        wire = world.wire()
+        await wire.say(
+            {"command": "stream", "seq": "s"},
+            {"command": "join", "addresses": ["x"], "seq": 1},
+            {"command": "query", "name": "q", "seq": 2},
+        )
+        await wire.stream.send_eof()
+        heard = []
+        while (reply := await wire.hear()) is not None:
+            heard.append((reply["seq"], reply.get("type", reply.get("event", "ok"))))
+        assert heard[0] == ("s", "ok")
+        assert {(1, "ok"), (2, "ok"), (2, "ack"), (2, "done")} <= set(heard)
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.server.connections == 0
+        assert world.agent.node.subscriptions == 0
+
+
+async def test_a_request_without_its_newline_is_no_request() -> None:
+    async with serving() as world:
+        wire = world.wire()
+        await wire.stream.send_all(b'{"command":"leave"}')
+        await wire.stream.send_eof()
+        assert await wire.hear() is None
+        assert not world.agent.node.left
+
+
+async def test_leave_is_answered_when_it_is_done_and_then_the_agent_ends(
+    autojump_clock: object,
+) -> None:
+    async with serving() as world:
+        world.agent.leave_takes = 3
+        wire = world.wire()
+        assert await wire.ask(command="leave", seq=1) == {"seq": 1, "ok": True}
+        assert trio.current_time() >= 3
+        with trio.fail_after(1):
+            await world.agent.shutdown.wait()
+
+
+async def test_leave_goes_on_when_its_client_is_lost(autojump_clock: object) -> None:
+    async with serving() as world:
+        world.agent.leave_takes = 3
+        wire = world.wire()
+        await wire.say({"command": "leave"})
+        await trio.testing.wait_all_tasks_blocked()
+        await wire.stream.aclose()
+        with trio.fail_after(10):
+            await world.agent.shutdown.wait()
+        assert world.agent.node.left
+
+
+async def test_leaving_twice_is_an_error_and_the_agent_stays() -> None:
+    async with serving() as world:
+        world.agent.node.left = True
+        wire = world.wire()
+        assert (await wire.ask(command="leave"))["error"]["code"] == "leaving"
+        assert (await wire.ask(command="event", name="x"))["error"]["code"] == "leaving"
+        assert not world.agent.shutdown.is_set()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["command", "seq", "name", "payload", "id", "types", "stop", "junk"]),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.text(),
+            st.lists(st.text()),
+            st.sampled_from(["members", "event", "stream", "stop", "query", "respond", "info"]),
+        ),
+    )
+)
+def test_every_object_gets_a_reply(request_: dict[str, object]) -> None:
+    async def main() -> None:
+        async with serving() as world:
+            wire = world.wire()
+            reply = await wire.ask(**request_)
+            assert reply["ok"] or reply["error"]["code"] in CODES
+            if isinstance(request_.get("seq"), str):
+                assert reply["seq"] == request_["seq"]
+
+    trio.run(main)
+
+
+def test_the_fake_is_what_control_needs() -> None:
+    from trioserf.control.ports import Agent
+
+    def takes(agent: Agent) -> str:
+        return agent.node.name
+
+    async def main() -> None:
+        assert takes(FakeAgent("x")) == "x"
+
+    trio.run(main)

@@ -1,0 +1,117 @@
+"""An agent in memory, a server in front of it, and connections without a network."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import msgpack
+import trio
+import trio.testing
+
+from tests.control.fake_agent import FakeAgent, wall
+from trioserf.control.connection import Limits, Service
+from trioserf.control.server import Server
+
+Pipe = trio.StapledStream[Any, Any]
+
+
+class Wire:
+    """The client's end of a connection, speaking lines."""
+
+    def __init__(self, stream: Pipe) -> None:
+        self.stream = stream
+        self._read = b""
+
+    async def say(self, *requests: dict[str, Any] | str | bytes) -> None:
+        for request in requests:
+            text = json.dumps(request) if isinstance(request, dict) else request
+            data = text.encode() if isinstance(text, str) else text
+            await self.stream.send_all(data + b"\n")
+
+    async def hear(self) -> Any:
+        """The next line as an object; None at the end."""
+        line = await self.line()
+        return json.loads(line) if line else None
+
+    async def line(self) -> bytes:
+        while b"\n" not in self._read:
+            data = await self.stream.receive_some(65536)
+            if not data:
+                assert self._read == b""
+                return b""
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line
+
+    async def ask(self, **request: Any) -> Any:
+        await self.say(request)
+        return await self.hear()
+
+
+class RpcWire:
+    """The client's end of a connection, speaking Serf's RPC."""
+
+    def __init__(self, stream: Pipe) -> None:
+        self.stream = stream
+        self._unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
+
+    async def say(self, *messages: Any) -> None:
+        await self.stream.send_all(
+            b"".join(
+                one if isinstance(one, bytes) else msgpack.packb(one, use_bin_type=True)
+                for one in messages
+            )
+        )
+
+    async def hear(self) -> Any:
+        """The next message; None at the end."""
+        while True:
+            for message in self._unpacker:
+                return message
+            data = await self.stream.receive_some(65536)
+            if not data:
+                return None
+            self._unpacker.feed(bytes(data))
+
+    async def shake(self) -> None:
+        await self.say({"Command": "handshake", "Seq": 0}, {"Version": 1})
+        assert await self.hear() == {"Error": "", "Seq": 0}
+
+    async def ask(self, command: str, seq: int = 7, body: Any = None) -> Any:
+        """Send a request; give its reply's header."""
+        await self.say(*[{"Command": command, "Seq": seq}, body][: 1 + (body is not None)])
+        return await self.hear()
+
+
+@attrs.frozen
+class World:
+    agent: FakeAgent
+    server: Server
+    nursery: trio.Nursery
+
+    def pipe(self) -> Pipe:
+        """Connect; give the client's end."""
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.handle, theirs)
+        return ours
+
+    def wire(self) -> Wire:
+        return Wire(self.pipe())
+
+    async def rpc(self) -> RpcWire:
+        wire = RpcWire(self.pipe())
+        await wire.shake()
+        return wire
+
+
+@asynccontextmanager
+async def serving(auth: str = "", limits: Limits | None = None) -> AsyncIterator[World]:
+    """Serve an agent in memory."""
+    agent = FakeAgent()
+    async with trio.open_nursery() as nursery:
+        yield World(
+            agent, Server(Service(agent, auth, wall, limits or Limits()), nursery), nursery
+        )
+        nursery.cancel_scope.cancel()

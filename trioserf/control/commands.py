@@ -1,0 +1,319 @@
+"""The command table: what may be asked of an agent, whatever the framing.
+
+A `Command` has one result, a `Stream` gives items until it ends or is stopped. The handlers speak
+in domain objects; `show` makes them the JSON objects of the protocol. `handshake`, `auth` and
+`stop` concern the connection itself and have no handler here.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from trioserf.control import params, render
+from trioserf.control.coalescing import Coalesced
+from trioserf.control.errors import ControlError
+from trioserf.control.params import PAYLOAD, Param, Params
+from trioserf.control.patterns import MemberFilter
+from trioserf.control.ports import Agent, KeyAction, KeyResult, WallClock
+from trioserf.serf.coordinate import Coordinate, distance
+from trioserf.serf.filters import EventFilter
+from trioserf.serf.member import Member
+
+STREAM_BUFFER = 1024
+"""Records kept for one stream whose client is slow; enough for a burst, small enough to hold."""
+LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
+
+Items = AbstractAsyncContextManager["Receive"]
+Receive = Callable[[], Awaitable[Any]]
+"""Waits for the next item; raises StopAsyncIteration or trio.EndOfChannel at the end."""
+
+
+@attrs.frozen(slots=True)
+class Command:
+    """A request with one reply.
+
+    `prompt` handlers answer at once and run in the connection's own task, in order; the others
+    wait for the network and overlap.
+    """
+
+    params: Params
+    run: Callable[..., Awaitable[Any]]
+    show: Callable[[Any], render.Record]
+    prompt: bool = False
+
+
+@attrs.frozen(slots=True)
+class Stream:
+    """A request whose reply is followed by records.
+
+    `show` takes an item and the wall clock. A `finite` stream is a request in flight, which ends
+    by itself; the others end with the connection's input.
+    """
+
+    params: Params
+    open: Callable[..., Items]
+    show: Callable[[Any, WallClock], render.Record]
+    finite: bool = False
+
+
+async def members(
+    agent: Agent, name: str, status: str, tags: Mapping[str, str]
+) -> tuple[Member, ...]:
+    """The members whose name, status and tags match."""
+    if not (name or status or tags):
+        return agent.node.members()
+    return MemberFilter.of(name, status, tags).select(agent.node.members())
+
+
+async def event(agent: Agent, name: str, payload: bytes, coalesce: bool) -> int:
+    """Send a user event; gives its Lamport time."""
+    return await agent.node.user_event(name, payload, coalesce=coalesce)
+
+
+async def respond(agent: Agent, id: int, payload: bytes) -> None:  # noqa: A002
+    """Answer a query."""
+    await agent.node.respond(id, payload)
+
+
+async def decline(agent: Agent, id: int) -> None:  # noqa: A002
+    """Say that no answer of ours will follow."""
+    await agent.node.decline(id)
+
+
+async def join(agent: Agent, addresses: Sequence[str], replay: bool) -> int:
+    """Join through these addresses; gives how many could be reached."""
+    return await agent.node.join(addresses, replay=replay)
+
+
+async def leave(agent: Agent) -> None:
+    """Leave the cluster (the connection ends the agent after its reply)."""
+    await agent.leave()
+
+
+async def force_leave(agent: Agent, name: str, prune: bool) -> None:
+    """Declare a failed member as left."""
+    await agent.node.force_leave(name, prune=prune)
+
+
+async def tags(agent: Agent, set: Mapping[str, str], delete: Sequence[str]) -> Mapping[str, str]:  # noqa: A002
+    """Change our tags; gives the new ones."""
+    return await agent.set_tags(set, delete)
+
+
+async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyResult:
+    """Install, use, remove or list encryption keys on every member."""
+    if action == "list" and key is not None:
+        raise params.bad_request("key: not for the action list")
+    if action != "list" and key is None:
+        raise params.bad_request(f"key: required for the action {action}")
+    return await agent.node.keys(action, key)
+
+
+def show_keys(result: KeyResult) -> render.Record:
+    """Show a key operation that succeeded everywhere.
+
+    Raises:
+        ControlError: `key_failed`, with the members' answers, when it did not.
+    """
+    record = render.keys(result)
+    if result.failure is not None:
+        raise ControlError("key_failed", result.failure, record)
+    return record
+
+
+async def info(agent: Agent) -> Mapping[str, Mapping[str, object]]:
+    """The groups of `serf info`."""
+    return agent.info()
+
+
+def place_of(agent: Agent, name: str | None) -> Coordinate:
+    """The coordinate of a member, or our own.
+
+    Raises:
+        ControlError: `no_such_member` when it is unknown.
+    """
+    found = agent.node.coordinate(name)
+    if found is None:
+        raise ControlError("no_such_member", f"no coordinate is known of '{name or 'this node'}'")
+    return found
+
+
+async def coordinate(agent: Agent, node: str | None) -> Coordinate:
+    """The network coordinate of a member."""
+    return place_of(agent, node)
+
+
+async def rtt(agent: Agent, node: str, other: str | None) -> float:
+    """Estimate the round trip between two members (`other`: this node), in seconds."""
+    return distance(place_of(agent, node), place_of(agent, other))
+
+
+def event_filters(words: Sequence[str]) -> list[EventFilter]:
+    """Read the filters of a stream; none at all mean every event that Serf knows.
+
+    Raises:
+        InvalidFilter: a word that is none.
+    """
+    return [one for word in words or ("*",) for one in EventFilter.parse(word)]
+
+
+@asynccontextmanager
+async def stream(
+    agent: Agent, types: Sequence[str], coalesce: bool, answers: bool
+) -> AsyncIterator[Receive]:
+    """Events as they happen."""
+    filters = event_filters(types)
+    with agent.node.subscribe(*filters, answers=answers, buffer=STREAM_BUFFER) as subscription:
+        yield Coalesced(subscription).receive if coalesce else subscription.receive
+
+
+@asynccontextmanager
+async def monitor(agent: Agent, level: str) -> AsyncIterator[Receive]:
+    """The agent's log, beginning with the last 512 lines."""
+    with agent.logs.subscribe(level, buffer=STREAM_BUFFER) as lines:
+        yield lines.receive
+
+
+@asynccontextmanager
+async def query(agent: Agent, name: str, payload: bytes, **options: Any) -> AsyncIterator[Receive]:
+    """Ask the cluster; gives acks, answers and the end."""
+    async with agent.node.query(name, payload, **options) as records:
+        yield records.__anext__
+
+
+def show_query(item: object, wall: WallClock) -> render.Record:
+    """Show one record of a query: its end, an answer or an ack."""
+    del wall
+    record: Any = item
+    match record:
+        case object(acks=acks, responses=responses, expected=expected, missing=missing):
+            return render.query_done(acks, responses, expected, tuple(missing))
+        case object(source=source, payload=payload):
+            return render.query_answer(source, payload)
+        case object(source=source):
+            return render.query_ack(source)
+    raise TypeError(f"no record of a query: {item!r}")
+
+
+def _show_event(item: Any, wall: WallClock) -> render.Record:
+    return render.event(item, wall(), trio.current_time())
+
+
+def _show_log(line: Any, wall: WallClock) -> render.Record:
+    del wall
+    return render.log(line)
+
+
+def _nothing(result: Any) -> render.Record:
+    del result
+    return {}
+
+
+def _named(name: str) -> Callable[[Any], render.Record]:
+    return lambda result: {name: result}
+
+
+def _level(value: object, path: str) -> str:
+    """Accept a log level in any case."""
+    if not isinstance(value, str) or value.upper() not in LOG_LEVELS:
+        raise params.bad_request(f"{path}: expected one of {', '.join(LOG_LEVELS)}")
+    return value.upper()
+
+
+_U64 = params.integer(0, 2**64 - 1)
+
+CONNECTION_PARAMS: Mapping[str, Params] = {
+    "handshake": Params(),
+    "auth": Params(Param("key", params.text)),
+    "stop": Params(Param("stop", params.sequence)),
+}
+"""The commands that the connection answers itself."""
+
+COMMANDS: Mapping[str, Command] = {
+    "members": Command(
+        Params(
+            Param("name", params.text, ""),
+            Param("status", params.text, ""),
+            Param("tags", params.mapping, {}),
+        ),
+        members,
+        lambda found: {"members": [render.member(one) for one in found]},
+        prompt=True,
+    ),
+    "event": Command(
+        Params(Param("name", params.text), *PAYLOAD, Param("coalesce", params.flag, False)),
+        event,
+        _named("ltime"),
+        prompt=True,
+    ),
+    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing),
+    "decline": Command(Params(Param("id", _U64)), decline, _nothing),
+    "join": Command(
+        Params(Param("addresses", params.some_texts), Param("replay", params.flag, False)),
+        join,
+        _named("joined"),
+    ),
+    "leave": Command(Params(), leave, _nothing),
+    "force-leave": Command(
+        Params(Param("name", params.text), Param("prune", params.flag, False)),
+        force_leave,
+        _nothing,
+    ),
+    "tags": Command(
+        Params(Param("set", params.mapping, {}), Param("delete", params.texts, ())),
+        tags,
+        lambda new: {"tags": dict(new)},
+    ),
+    "keys": Command(
+        Params(
+            Param("action", params.one_of("install", "use", "remove", "list")),
+            Param("key", params.key, None),
+        ),
+        keys,
+        show_keys,
+    ),
+    "info": Command(Params(), info, render.groups, prompt=True),
+    "coordinate": Command(
+        Params(Param("node", params.text, None)),
+        coordinate,
+        lambda place: {"coordinate": render.coordinate(place)},
+        prompt=True,
+    ),
+    "rtt": Command(
+        Params(Param("node", params.text), Param("other", params.text, None)),
+        rtt,
+        _named("seconds"),
+        prompt=True,
+    ),
+}
+
+STREAMS: Mapping[str, Stream] = {
+    "stream": Stream(
+        Params(
+            Param("types", params.texts, ()),
+            Param("coalesce", params.flag, False),
+            Param("answers", params.flag, True),
+        ),
+        stream,
+        _show_event,
+    ),
+    "monitor": Stream(Params(Param("level", _level, "INFO")), monitor, _show_log),
+    "query": Stream(
+        Params(
+            Param("name", params.text),
+            *PAYLOAD,
+            Param("nodes", params.texts, ()),
+            Param("tags", params.mapping, {}),
+            Param("timeout", params.seconds, None),
+            Param("ack", params.flag, True),
+            Param("relay_factor", params.integer(0, 255), 0),
+            Param("first", params.integer(1, 2**31), None),
+        ),
+        query,
+        show_query,
+        finite=True,
+    ),
+}

@@ -1,0 +1,49 @@
+"""Choosing members by regular expressions, anchored as Serf anchors them."""
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from trioserf.errors import InvalidFilter
+from trioserf.serf.filters import Pattern, anchored, found
+from trioserf.serf.member import Member
+
+
+def _compiled(expression: str, path: str) -> Pattern:
+    try:
+        return anchored(expression)
+    except InvalidFilter as error:
+        raise InvalidFilter(f"{path}: {error}") from None
+
+
+@attrs.frozen(slots=True)
+class MemberFilter:
+    """Which members are wanted; a tag that a member does not have counts as empty text."""
+
+    name: Pattern | None
+    status: Pattern | None
+    tags: tuple[tuple[str, Pattern], ...]
+
+    @classmethod
+    def of(cls, name: str, status: str, tags: Mapping[str, str]) -> "MemberFilter":
+        """Compile a filter; empty `name` and `status` mean any.
+
+        Raises:
+            InvalidFilter: an expression that cannot be understood; names its parameter.
+        """
+        return cls(
+            _compiled(name, "name") if name else None,
+            _compiled(status, "status") if status else None,
+            tuple((tag, _compiled(what, f"tags.{tag}")) for tag, what in tags.items()),
+        )
+
+    def select(self, members: Iterable[Member]) -> tuple[Member, ...]:
+        """Keep the members that match, in their order."""
+        return tuple(filter(self._matches, members))
+
+    def _matches(self, member: Member) -> bool:
+        if self.name is not None and not found(self.name, member.name):
+            return False
+        if self.status is not None and not found(self.status, member.status_text):
+            return False
+        return all(found(pattern, member.tags.get(tag, "")) for tag, pattern in self.tags)
