@@ -51,7 +51,7 @@ def test_a_burst_ends_with_silence(coalescer: MemberCoalescer | EventCoalescer) 
     assert coalescer.deadline == 101.5
     assert coalescer.flush(101.4) == []
     assert told(coalescer.flush(101.5)) == [("member-join", ["a", "b"])]
-    assert coalescer.deadline is None
+    assert not coalescer.deadline
     assert coalescer.flush(102.0) == []
 
 

@@ -1,0 +1,359 @@
+"""The snapshot's format, against files that the real program wrote and files that broke."""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserf.serf.events import (
+    MEMBER_EVENT_KINDS,
+    SUSPICION_EVENT_KINDS,
+    Event,
+    MemberEvent,
+    MemberEventKind,
+    QueryReceived,
+    UserEventReceived,
+)
+from trioserf.serf.member import Member
+from trioserf.serf.messages import Status
+from trioserf.serf.snapshot import (
+    EMPTY,
+    Clocks,
+    Replayed,
+    SnapshotState,
+    parse,
+)
+from trioserf.swim.address import Address
+
+# What `serf agent -snapshot` (0.8.2) wrote: b joined, three events and a query came, b was killed,
+# came back and left, c joined, then a left.
+SERF_FILE = b"""\
+alive: a 127.13.0.1:7946
+alive: b 127.13.0.2:7946
+clock: 1
+event-clock: 1
+event-clock: 2
+event-clock: 3
+query-clock: 1
+not-alive: b
+alive: b 127.13.0.2:7946
+clock: 2
+not-alive: b
+clock: 3
+alive: c 127.13.0.3:7946
+clock: 4
+leave
+clock: 5
+"""
+BEFORE_LEAVE = SERF_FILE.partition(b"leave")[0]
+A, B, C = "127.13.0.1:7946", "127.13.0.2:7946", "127.13.0.3:7946"
+
+
+def member(name: str, host: str = "10.0.0.1", port: int = 7946) -> Member:
+    return Member(name, Address(host, port), {}, Status.ALIVE)
+
+
+def event(kind: MemberEventKind, *members: Member) -> MemberEvent:
+    return MemberEvent(kind, members)
+
+
+def user(ltime: int) -> UserEventReceived:
+    return UserEventReceived(ltime, "deploy", b"", coalesce=False)
+
+
+def query(ltime: int) -> QueryReceived:
+    return QueryReceived(1, ltime, 1, "load", b"", "asker", 1.0)
+
+
+# --- reading ---
+
+
+def test_reads_what_serf_wrote() -> None:
+    assert parse(BEFORE_LEAVE) == Replayed({"a": A, "c": C}, Clocks(4, 3, 1))
+
+
+def test_leaving_forgets_what_was_before_it() -> None:
+    assert parse(SERF_FILE) == Replayed({}, Clocks(5, 0, 0), left=True)
+
+
+def test_rejoining_overlooks_that_we_left() -> None:
+    # Were it appended to, the next start without rejoining would forget what came before.
+    assert parse(SERF_FILE, rejoin=True) == Replayed(
+        {"a": A, "c": C}, Clocks(5, 3, 1), left=True, clean=False
+    )
+
+
+def test_who_came_after_the_leave_counts() -> None:
+    again = SERF_FILE + b"alive: a 127.13.0.1:7946\nevent-clock: 9\n"
+    assert parse(again) == Replayed({"a": A}, Clocks(5, 9, 0))
+    assert parse(again, rejoin=True) == Replayed({"c": C, "a": A}, Clocks(5, 9, 1))
+
+
+def test_nothing_is_a_snapshot_too() -> None:
+    assert parse(b"") == EMPTY
+
+
+@pytest.mark.parametrize(
+    ("line", "alive"),
+    [
+        (b"alive: x y z 127.0.0.9:7946", {"x y z": "127.0.0.9:7946"}),
+        (b"alive: six [::1]:7946", {"six": "[::1]:7946"}),
+        (b"alive: zone [fe80::1%eth0]:1", {"zone": "[fe80::1%eth0]:1"}),
+        (b"alive: named host.example:65535", {"named": "host.example:65535"}),
+        (b"alive: \xc3\xa9\xff 127.0.0.9:7946", {"é\udcff": "127.0.0.9:7946"}),
+        (b"alive: dos 127.0.0.9:7946\r", {"dos": "127.0.0.9:7946"}),
+        (b"alive:  lead 127.0.0.9:7946", {" lead": "127.0.0.9:7946"}),
+        (b"coordinate: {1 2 3}", {}),
+        (b"coordinate:", {}),
+        (b"# comment", {}),
+        (b"#", {}),
+        (b"", {}),
+        (b"\r", {}),
+        (b"not-alive: never seen", {}),
+    ],
+)
+def test_reads_lines(line: bytes, alive: dict[str, str]) -> None:
+    assert parse(line + b"\n") == Replayed(alive, Clocks())
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"garbage line here", "unknown line 'garbage line here'"),
+        (b"leave now", "unknown line"),
+        (b"clock:5", "unknown line"),
+        (b"Alive: a 127.0.0.1:7946", "unknown line"),
+        (b"clock: abc", "expected a 64-bit number after clock: 'abc'"),
+        (b"event-clock: -4", "expected a 64-bit number after event-clock: '-4'"),
+        (b"query-clock: 18446744073709551616", "expected a 64-bit number after query-clock"),
+        (b"clock: " + b"9" * 5000, "expected a 64-bit number after clock: '9{60}'\\.\\.\\.$"),
+        (b"clock: ", "expected a 64-bit number"),
+        (b"clock: 1_0", "expected a 64-bit number"),
+        ("clock: ٣".encode(), "expected a 64-bit number"),
+        (b"alive: noaddr", "expected NAME ADDRESS:PORT after alive: 'noaddr'"),
+        (b"alive:  127.0.0.1:7946", "expected NAME ADDRESS:PORT"),
+        (b"alive: a 127.0.0.1", "expected NAME ADDRESS:PORT"),
+        (b"alive: a 127.0.0.1:0", "expected NAME ADDRESS:PORT"),
+        (b"alive: a 127.0.0.1:65536", "expected NAME ADDRESS:PORT"),
+        (b"alive: a ::1:7946", "expected NAME ADDRESS:PORT"),
+        (b"alive: a [::1]", "expected NAME ADDRESS:PORT"),
+        (b"alive: a \xff:7946", "expected NAME ADDRESS:PORT"),
+        (b"alive: a :7946", "expected NAME ADDRESS:PORT"),
+        (b"alive: q\0z 127.0.0.1:7946", "NULs in 'alive: q"),
+        (b"\0\0\0\0", "a hole of NULs"),
+    ],
+)
+def test_reports_faults_and_goes_on(line: bytes, fault: str) -> None:
+    replayed = parse(b"alive: a 127.13.0.1:7946\n" + line + b"\nclock: 7\n")
+    assert replayed.alive == {"a": A}
+    assert replayed.clocks == Clocks(7, 0, 0)
+    assert not replayed.clean
+    assert len(replayed.faults) == 1
+    assert re.match(f"line 2: {fault}", replayed.faults[0])
+
+
+def test_the_line_after_a_hole_is_good() -> None:
+    replayed = parse(b"clock: 1\n\0\0\0\0alive: a 127.13.0.1:7946\n")
+    assert replayed.alive == {"a": A}
+    assert replayed.faults == ("line 2: a hole of NULs",)
+
+
+@pytest.mark.parametrize("end", [b"alive: b 127.13.0.2:79", b"query-clock: 5", b"leave", b"\0\0"])
+def test_a_torn_last_line_is_not_believed(end: bytes) -> None:
+    replayed = parse(BEFORE_LEAVE + end)
+    assert replayed.alive == {"a": A, "c": C}
+    assert replayed.clocks == Clocks(4, 3, 1)
+    assert not replayed.left
+    assert not replayed.clean
+    assert replayed.faults[0].startswith("line 15: cut short: ")
+
+
+def test_the_last_time_counts_even_if_it_is_smaller() -> None:
+    assert parse(b"event-clock: 500\nleave\nevent-clock: 3\n", rejoin=True).clocks.event == 3
+
+
+def test_many_faults_are_counted_only() -> None:
+    faults = parse(b"what\n" * 1000).faults
+    assert len(faults) == 21
+    assert faults[-1] == "and 980 faults more"
+
+
+@given(st.binary(), st.booleans())
+def test_arbitrary_bytes_are_a_snapshot(data: bytes, rejoin: bool) -> None:
+    parse(data, rejoin=rejoin)
+
+
+words = [b"alive: ", b"not-alive: ", b"clock: ", b"event-clock: ", b"leave", b"#", b"coordinate: "]
+values = [b"a", b"b c", b" ", b":", b"127.0.0.1:7946", b"[::1]:1", b"12", b"\r", b"\0", b"\xff"]
+pieces = st.sampled_from([*words, *values, b"\n"])
+
+
+@given(st.lists(pieces).map(b"".join), st.booleans())
+def test_what_is_read_can_be_written_and_read_again(data: bytes, rejoin: bool) -> None:
+    replayed = parse(data, rejoin=rejoin)
+    again = parse(SnapshotState(replayed).compacted())
+    assert again == Replayed(replayed.alive, replayed.clocks)
+
+
+# --- writing ---
+
+
+def test_writes_the_lines_that_serf_writes() -> None:
+    state = SnapshotState()
+    a, b, c = (member(name, f"127.13.0.{i}") for i, name in enumerate("abc", start=1))
+    written = state.record(event("member-join", a)) + state.record(event("member-join", b))
+    for happened in (user(1), user(2), user(3), query(1)):
+        written += state.record(happened)
+    written += state.clock_lines(10.0, 1)
+    written += state.record(event("member-failed", b)) + state.record(event("member-join", b))
+    written += state.clock_lines(10.5, 2)
+    written += state.record(event("member-leave", b)) + state.clock_lines(11.0, 3)
+    written += state.record(event("member-join", c)) + state.clock_lines(11.5, 4)
+    # Serf writes a line for every event time; nobody needs the ones in between.
+    expected = BEFORE_LEAVE.replace(b"event-clock: 1\nevent-clock: 2\n", b"")
+    assert written == expected
+    written += state.leave(5, keep=False)
+    assert written == expected + b"clock: 5\nleave\n"
+    assert parse(written) == Replayed({}, Clocks(), left=True)
+
+
+def test_clock_lines_come_every_half_second_and_only_when_time_went_on() -> None:
+    state = SnapshotState()
+    assert state.clock_lines(0.0, 0) == b""
+    assert state.clock_lines(0.0, 1) == b"clock: 1\n"
+    state.record(user(7))
+    assert state.clock_lines(0.49, 2) == b""
+    assert state.clock_lines(0.5, 2) == b"clock: 2\nevent-clock: 7\n"
+    assert state.clock_lines(5.0, 2) == b""
+    state.record(query(3))
+    assert state.clock_lines(5.0, 1) == b"query-clock: 3\n"
+
+
+def test_old_news_does_not_turn_clocks_back() -> None:
+    state = SnapshotState(Replayed({}, Clocks(5, 6, 7)))
+    state.record(user(2))
+    state.record(query(2))
+    assert state.clock_lines(0.0, 2) == b""
+    assert parse(state.compacted()).clocks == Clocks(5, 6, 7)
+
+
+def test_members_are_recorded_when_something_changes() -> None:
+    state = SnapshotState()
+    a = member("a")
+    assert state.record(event("member-join", a, member("six", "::1", 1))) == (
+        b"alive: a 10.0.0.1:7946\nalive: six [::1]:1\n"
+    )
+    assert state.record(event("member-join", a)) == b""
+    assert state.record(event("member-update", a)) == b""
+    assert state.record(event("member-update", member("a", "10.0.0.2"))) == (
+        b"alive: a 10.0.0.2:7946\n"
+    )
+    assert state.record(event("member-failed", a)) == b"not-alive: a\n"
+    assert state.record(event("member-reap", a)) == b""
+    assert state.record(event("member-suspect", member("six", "::1", 1))) == b""
+    assert state.alive == {"six": "[::1]:1"}
+
+
+def test_names_are_bytes() -> None:
+    state = SnapshotState()
+    state.record(event("member-join", member("x y é\udcff")))
+    assert state.compacted() == b"alive: x y \xc3\xa9\xff 10.0.0.1:7946\n"
+
+
+@pytest.mark.parametrize("name", ["", "a\nleave", "a\r", "\0a"])
+def test_names_that_would_break_lines_are_left_out(name: str) -> None:
+    state = SnapshotState()
+    assert state.record(event("member-join", member(name), member("b"))) == (
+        b"alive: b 10.0.0.1:7946\n"
+    )
+    assert state.record(event("member-leave", member(name))) == b""
+
+
+def test_nothing_is_recorded_after_the_leave() -> None:
+    state = SnapshotState(parse(BEFORE_LEAVE))
+    assert state.leave(5, keep=True) == b"clock: 5\nleave\n"
+    assert state.left
+    assert state.record(event("member-leave", member("a"))) == b""
+    assert state.record(user(100)) == b""
+    assert state.clock_lines(100.0, 9) == b""
+    state.resume([member("z")], Clocks(9, 9, 9))
+    assert state.leave(9, keep=False) == b""
+    # As it stands, and as it would be rewritten after a full disk.
+    assert parse(state.compacted(), rejoin=True).alive == {"a": A, "c": C}
+    assert parse(state.compacted()) == Replayed({}, Clocks(), left=True)
+
+
+def test_leaving_for_good_keeps_nobody() -> None:
+    state = SnapshotState(parse(BEFORE_LEAVE))
+    state.leave(5, keep=False)
+    assert state.compacted() == b"clock: 5\nevent-clock: 3\nquery-clock: 1\nleave\n"
+
+
+def test_after_missed_events_it_starts_over_from_the_members() -> None:
+    state = SnapshotState(parse(BEFORE_LEAVE))
+    state.clock_lines(0.0, 8)
+    state.resume([member("a"), member("d")], Clocks(8, 2, 9))
+    assert parse(state.compacted()) == Replayed(
+        {"a": "10.0.0.1:7946", "d": "10.0.0.1:7946"}, Clocks(8, 3, 9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "size", "due"),
+    [
+        (0, 128 * 1024, False),
+        (0, 128 * 1024 + 1, True),
+        (512, 128 * 1024 + 1, True),
+        (513, 128 * 1024 + 256, False),
+        (513, 128 * 1024 + 257, True),
+        (10_000, 2_560_000, False),
+        (10_000, 2_560_001, True),
+    ],
+)
+def test_compaction_is_due_when_most_is_overtaken(members: int, size: int, due: bool) -> None:
+    state = SnapshotState(Replayed({f"n{i}": A for i in range(members)}, Clocks()))
+    assert state.compaction_due(size) is due
+
+
+names = st.sampled_from(["a", "b", "b c", "é\udcff", "bad\nname"])
+members = st.builds(member, names, st.sampled_from(["10.0.0.1", "::1"]), st.integers(1, 65535))
+kinds = st.sampled_from(MEMBER_EVENT_KINDS + SUSPICION_EVENT_KINDS)
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(lambda kind, some: event(kind, *some), kinds, st.lists(members, max_size=3)),
+    st.integers(1, 1000).map(user),
+    st.integers(1, 1000).map(query),
+)
+
+
+@given(st.lists(st.tuples(events, st.booleans())), st.data())
+def test_the_file_says_what_the_state_knows(
+    history: list[tuple[Event, bool]], data: st.DataObject
+) -> None:
+    """However often it is compacted, and up to any byte that reached the disk."""
+    state = SnapshotState()
+    content = b""
+    for step, (happened, compact) in enumerate(history):
+        content += state.record(happened)
+        content += state.clock_lines(float(step), step)
+        if compact:
+            content = state.compacted()
+        replayed = parse(content)
+        assert replayed.clean
+        assert replayed.alive == state.alive
+    cut = data.draw(st.integers(0, len(content)))
+    whole = content[: content.rfind(b"\n", 0, cut) + 1]
+    assert parse(content[:cut]).alive == parse(whole).alive
+    assert parse(content[:cut]).clocks == parse(whole).clocks
+
+
+def test_clocks_never_go_back_while_events_come() -> None:
+    state = SnapshotState()
+    content = b""
+    for now, ltime in enumerate(itertools.chain(range(1, 50), range(20, 60))):
+        state.record(user(ltime))
+        content += state.clock_lines(float(now), 0)
+    times = [int(line.split()[1]) for line in content.splitlines()]
+    assert times == sorted(set(times))
+    assert times[-1] == 59
