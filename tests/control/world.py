@@ -97,6 +97,19 @@ class World:
         self.nursery.start_soon(self.server.handle, theirs)
         return ours
 
+    def narrow_pipe(self) -> Pipe:
+        """Connect with no buffer at all: what the client does not read cannot be written."""
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        self.nursery.start_soon(self.server.handle, theirs)
+        return ours
+
+    async def empty(self) -> bool:
+        """Tell whether every connection is gone, with all that belonged to it."""
+        await trio.testing.wait_all_tasks_blocked()
+        node, logs = self.agent.node, self.agent.logs
+        left = self.server.connections + self.server.strangers + node.subscriptions
+        return left + len(logs.watchers) + len(self.nursery.child_tasks) == 0
+
     def wire(self) -> Wire:
         return Wire(self.pipe())
 
@@ -107,9 +120,11 @@ class World:
 
 
 @asynccontextmanager
-async def serving(auth: str = "", limits: Limits | None = None) -> AsyncIterator[World]:
+async def serving(
+    auth: str = "", limits: Limits | None = None, agent: FakeAgent | None = None
+) -> AsyncIterator[World]:
     """Serve an agent in memory."""
-    agent = FakeAgent()
+    agent = agent or FakeAgent()
     async with trio.open_nursery() as nursery:
         yield World(
             agent, Server(Service(agent, auth, wall, limits or Limits()), nursery), nursery

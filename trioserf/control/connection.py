@@ -6,6 +6,7 @@ read holds back its own requests and streams and nobody else; when a write makes
 """
 
 import hmac
+import os
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from typing import Any
@@ -125,6 +126,7 @@ class Connection:
         self.gone = False
         self._scope = trio.CancelScope()
         self._lock = trio.Lock()
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._read_deadline = self._write_deadline = float("inf")
         self._greeted = False
         self._in_flight = 0
@@ -204,29 +206,42 @@ class Connection:
         self._scope.deadline = min(self._read_deadline, self._write_deadline)
 
     async def send(self, data: bytes) -> None:
-        """Write a whole message, after those of others; silently nothing once it is lost."""
-        try:
-            self._lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._lock.acquire()
-        try:
-            if self.gone:
+        """Write a whole message, after those of others; silently nothing once it is lost.
+
+        Not necessarily a checkpoint: callers wait for something else before they send again.
+        """
+        if not self._lock.locked():
+            data = data[self._written_at_once(data) :]
+            if not data:
                 return
-            self._write_deadline = trio.current_time() + self.service.limits.write
-            self._arm()
-            if len(data) <= CHUNK:
-                await self.stream.send_all(data)
-            else:
+        async with self._lock:
+            try:
                 for start in range(0, len(data), CHUNK):
+                    if self.gone:
+                        return
                     self._write_deadline = trio.current_time() + self.service.limits.write
                     self._arm()
                     await self.stream.send_all(data[start : start + CHUNK])
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.lost()
+            finally:
+                self._write_deadline = float("inf")
+                self._arm()
+
+    def _written_at_once(self, data: bytes) -> int:
+        """Give the system what it takes without waiting; tell how much that was.
+
+        Saves a turn of the event loop for each reply, a third of what a small request costs.
+        """
+        if self.gone or self._socket is None:
+            return 0
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError:
             self.lost()
-        finally:
-            self._write_deadline = float("inf")
-            self._arm()
-            self._lock.release()
+            return len(data)
 
     async def overlap(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a request beside the others, as soon as there is room for it."""
