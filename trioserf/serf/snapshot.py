@@ -28,8 +28,6 @@ import attrs
 from trioserf.serf.events import Event, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 
-CLOCK_INTERVAL: Final = 0.5
-"""Seconds between two lots of clock lines, at least."""
 COMPACT_MIN: Final = 128 * 1024
 """Bytes up to which a file is never rewritten."""
 COMPACT_PER_MEMBER: Final = 2 * 128
@@ -66,6 +64,7 @@ class Replayed:
         faults: what could not be read, a sentence each.
         clean: whether the file can be continued by appending. If not, rewrite it first: it has
             faults, or says `leave` where that was overlooked and would be believed next time.
+        size: bytes read.
     """
 
     alive: dict[str, str]
@@ -73,6 +72,7 @@ class Replayed:
     left: bool = False
     faults: tuple[str, ...] = ()
     clean: bool = True
+    size: int = attrs.field(default=0, eq=False)
 
 
 EMPTY: Final = Replayed({}, Clocks())
@@ -99,7 +99,7 @@ def parse(data: bytes, *, rejoin: bool = False) -> Replayed:
             replay.report(number, "a hole of NULs")
     if torn:
         replay.report(len(lines) + 1, f"cut short: {_shown(torn)}")
-    return replay.result()
+    return replay.result(len(data))
 
 
 class _Replay:
@@ -160,7 +160,7 @@ class _Replay:
         else:
             self._more_faults += 1
 
-    def result(self) -> Replayed:
+    def result(self, size: int) -> Replayed:
         faults = self._faults
         if self._more_faults:
             faults = [*faults, f"and {self._more_faults} faults more"]
@@ -171,6 +171,7 @@ class _Replay:
             self._left,
             tuple(faults),
             clean=not faults and not (self._left and self._rejoin),
+            size=size,
         )
 
 
@@ -201,7 +202,6 @@ class SnapshotState:
         self._written = replayed.clocks
         self._event_clock = replayed.clocks.event
         self._query_clock = replayed.clocks.query
-        self._next_clocks: float | None = None
         self._left = False
 
     @property
@@ -228,22 +228,16 @@ class SnapshotState:
             return b"".join(self._gone(member.name) for member in event.members)
         return b""
 
-    def clock_lines(self, now: float, member_clock: int) -> bytes:
+    def clock_lines(self, member_clock: int) -> bytes:
         """Give lines for the times that are newer than the written ones.
 
-        Nothing within 0.5 s of the last such lines.
+        To be called every 0.5 s at most: of the times in between nobody needs to know.
 
         Args:
-            now: the instant, in seconds.
             member_clock: the newest Lamport time seen among joins and leaves (one less than what
                 the clock itself shows).
         """
-        if self._left or (self._next_clocks is not None and now < self._next_clocks):
-            return b""
-        lines = self._newer_clocks(member_clock)
-        if lines:
-            self._next_clocks = now + CLOCK_INTERVAL
-        return lines
+        return b"" if self._left else self._newer_clocks(member_clock)
 
     def resume(self, members: Iterable[Member], clocks: Clocks) -> None:
         """Start over from the members there are, because events were missed.

@@ -1,0 +1,128 @@
+"""Files that survive a crash, on a real disk."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trioserf.agent.files import DiskFiles, append_file, read_file, replace_file
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_reads_what_is_there(tmp_path: Path) -> None:
+    assert read_file(tmp_path / "missing") is None
+    (tmp_path / "file").write_bytes(b"a\0\n")
+    assert read_file(tmp_path / "file") == b"a\0\n"
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_appends_to_what_exists_only(tmp_path: Path, sync: bool) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(FileNotFoundError):
+        append_file(path, b"a", sync=sync)
+    path.write_bytes(b"a")
+    append_file(path, b"bc", sync=sync)
+    append_file(path, b"", sync=sync)
+    assert path.read_bytes() == b"abc"
+
+
+def test_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"one")
+    replace_file(path, b"two", suffix=".compact")
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_are_those_asked_for_whatever_was_there(tmp_path: Path) -> None:
+    path, beside = tmp_path / "file", tmp_path / "file.tmp"
+    for old in (path, beside):
+        old.write_bytes(b"old")
+        old.chmod(0o666)
+    replace_file(path, b"secret", mode=0o600)
+    assert mode_of(path) == 0o600
+    assert not beside.exists()
+
+
+def test_a_link_planted_beside_it_is_not_followed(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"precious")
+    (tmp_path / "file.tmp").symlink_to(victim)
+    replace_file(path, b"new")
+    assert victim.read_bytes() == b"precious"
+    assert path.read_bytes() == b"new"
+
+
+def test_where_it_is_a_link_the_file_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    target, link = elsewhere / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    replace_file(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.mkdir()  # a file cannot take the place of a directory
+    (path / "inside").write_bytes(b"")
+    with pytest.raises(IsADirectoryError):
+        replace_file(path, b"new")
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "no" / "file", b"new")
+
+
+def test_kill_in_the_middle_loses_neither_the_old_nor_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    program = (
+        "import sys, itertools\n"
+        "from pathlib import Path\n"
+        "from trioserf.agent.files import replace_file\n"
+        "for i in itertools.count():\n"
+        "    replace_file(Path(sys.argv[1]), b'%d\\n' % i * 50_000)\n"
+        "    print(i, flush=True)\n"
+    )
+    for rounds in range(1, 5):
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as child:
+            assert child.stdout is not None
+            for _ in range(rounds):
+                done = int(child.stdout.readline())
+            child.send_signal(signal.SIGKILL)
+        lines = path.read_bytes().splitlines()
+        assert len(lines) == 50_000
+        assert len(set(lines)) == 1
+        assert int(lines[0]) >= done
+
+
+async def test_the_same_on_threads(tmp_path: Path) -> None:
+    files, path = DiskFiles(), tmp_path / "file"
+    assert await files.read(path) is None
+    await files.replace(path, b"a", suffix=".compact", mode=0o644)
+    await files.append(path, b"b")
+    await files.append(path, b"c", sync=True)
+    assert await files.read(path) == b"abc"
+    assert mode_of(path) == 0o644 & ~_umask()
+    with pytest.raises(FileNotFoundError):
+        await files.append(tmp_path / "missing", b"")
+
+
+def _umask() -> int:
+    old = os.umask(0)
+    os.umask(old)
+    return old
