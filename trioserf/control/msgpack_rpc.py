@@ -36,6 +36,12 @@ _log = logging.getLogger("trioserf.agent.ipc")
 EVENT_BUFFER = 512
 """Events kept for one stream whose client is slow, as in Serf."""
 
+DONE_GAP = 0.02
+"""Seconds between the last answer to a query and its end.
+
+Go's client keeps acks and answers in two queues and stops at the end of either, whatever the
+other still holds; a Go agent ends a query seconds after the last answer.
+"""
 MAX_ITEMS = 4096
 """Items of one list or map; memory is taken as soon as their number is read, so it is small."""
 
@@ -305,8 +311,13 @@ class MsgpackRpc(Connection):
                     await self.send(start)
                     started = True
                     task_status.started()
+                    heard = trio.current_time()
                     while (item := await slot.next(receive)) is not END:
-                        await self.send(start + pack(query_record(item)))
+                        record = query_record(item)
+                        if record["Type"] == "done":
+                            await trio.sleep_until(heard + DONE_GAP)
+                        await self.send(start + pack(record))
+                        heard = trio.current_time()
             if attempt.fault is not None:
                 await self.send(header(seq, error_text(attempt.error, attempt.fault)))
         finally:

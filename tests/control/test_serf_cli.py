@@ -1,0 +1,130 @@
+"""The real `serf` command line, against our server: it must print what it prints against Serf's."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from tests.control.fake_agent import FakeAgent
+from tests.control.test_msgpack_rpc import RECORDED, vec_world
+from trioserf.control.server import open_control
+from trioserf.serf.events import MemberEvent
+from trioserf.serf.member import Member
+
+SERF = shutil.which("serf")
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+
+@attrs.frozen
+class Printed:
+    code: int
+    text: str
+
+
+@asynccontextmanager
+async def served(agent: FakeAgent, auth: str = "") -> AsyncIterator[str]:
+    async with open_control(agent, ["127.15.0.3:0"], auth=auth) as server:
+        yield server.addresses[0]
+
+
+async def serf(address: str, *words: str) -> Printed:
+    assert SERF is not None
+    verb, *rest = words
+    command = [SERF, verb, f"-rpc-addr={address}", *rest]
+    with trio.fail_after(30):
+        done = await trio.run_process(
+            command, capture_stdout=True, stderr=subprocess.STDOUT, check=False
+        )
+    return Printed(done.returncode, done.stdout.decode())
+
+
+def same_lines(text: str) -> list[str]:
+    """Lines in any order and tags in any order, as Go's maps give them; numbers that vary."""
+    text = re.sub(r"rtt: [\d.]+ ms", "rtt: N ms", text)
+    text = re.sub(r"time(: | to last response: )[\d.]+ sec", r"time\1N sec", text)
+    text = re.sub(r"dial tcp \S+: connect: connection refused", "connection refused", text)
+    lines = []
+    for line in text.splitlines():
+        head, gap, tags = line.rpartition("  ")
+        if "," in tags and "=" in tags:
+            line = head + gap + ",".join(sorted(tags.split(",")))
+        lines.append(line)
+    return sorted(lines)
+
+
+def groups_of(text: str) -> set[str]:
+    """The headings of `serf info`; what stands below them belongs to each agent."""
+    return {line for line in text.splitlines() if line and not line.startswith(("\t", " "))}
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [one for one in RECORDED if one["cli"][1:]],
+    ids=lambda one: one["title"],
+)
+async def test_it_prints_what_it_prints_against_its_own_agent(recorded: dict[str, Any]) -> None:
+    words = recorded["cli"][1:]
+    async with served(vec_world()) as address:
+        printed = await serf(address, *words)
+    assert printed.code == recorded["exit"]
+    if words[0] == "info":
+        assert groups_of(printed.text) == groups_of(recorded["stdout"])
+    else:
+        assert same_lines(printed.text) == same_lines(recorded["stdout"])
+
+
+async def test_keys() -> None:
+    key = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
+    agent = vec_world()
+    agent.node.keys_held = [key]
+    async with served(agent) as address:
+        for flag in (f"-install={key}", f"-use={key}", "-list"):
+            printed = await serf(address, "keys", flag)
+            assert printed.code == 0, printed.text
+        assert f"{key}  [2/2]" in printed.text
+
+
+async def test_a_key_for_the_agent() -> None:
+    async with served(vec_world(), auth="sesame") as address:
+        assert (await serf(address, "members", "-rpc-auth=sesame")).code == 0
+        refused = await serf(address, "members", "-rpc-auth=simsalabim")
+        assert refused.code == 1
+        assert "Invalid authentication token" in refused.text
+        missing = await serf(address, "members")
+        assert missing.code == 1
+        assert "Authentication required" in missing.text
+
+
+async def test_monitor_follows_log_and_events() -> None:
+    agent = vec_world()
+    agent.logs.say("INFO", "serf", "EventMemberJoin: vec-b 127.0.0.22")
+    async with served(agent) as address, trio.open_nursery() as nursery:
+        assert SERF is not None
+        command = [SERF, "monitor", f"-rpc-addr={address}", "-log-level=info"]
+        process: trio.Process = await nursery.start(
+            lambda task_status: trio.run_process(
+                command, stdout=subprocess.PIPE, check=False, task_status=task_status
+            )
+        )
+        assert process.stdout is not None
+        heard = b""
+        said = False
+        with trio.fail_after(20):
+            while b"late words" not in heard:
+                heard += await process.stdout.receive_some(65536)
+                if b"EventMemberJoin: vec-b" in heard and not said:
+                    said = True
+                    own: Member = agent.node.members()[0]
+                    agent.node.publish(MemberEvent("member-update", (own,)))
+                    await agent.node.user_event("deploy", b"v1")
+                    agent.logs.say("WARN", "agent", "late words")
+        process.terminate()
