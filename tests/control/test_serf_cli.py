@@ -1,4 +1,4 @@
-"""The real `serf` command line, against our server: it must print what it prints against Serf's."""
+"""The real `serf` command line must print against our server what it prints against Serf's."""
 
 import re
 import shutil
@@ -107,24 +107,28 @@ async def test_a_key_for_the_agent() -> None:
 async def test_monitor_follows_log_and_events() -> None:
     agent = vec_world()
     agent.logs.say("INFO", "serf", "EventMemberJoin: vec-b 127.0.0.22")
-    async with served(agent) as address, trio.open_nursery() as nursery:
+    async with served(agent) as address:
         assert SERF is not None
         command = [SERF, "monitor", f"-rpc-addr={address}", "-log-level=info"]
-        process: trio.Process = await nursery.start(
-            lambda task_status: trio.run_process(
-                command, stdout=subprocess.PIPE, check=False, task_status=task_status
-            )
-        )
-        assert process.stdout is not None
-        heard = b""
-        said = False
-        with trio.fail_after(20):
-            while b"late words" not in heard:
-                heard += await process.stdout.receive_some(65536)
-                if b"EventMemberJoin: vec-b" in heard and not said:
-                    said = True
-                    own: Member = agent.node.members()[0]
-                    agent.node.publish(MemberEvent("member-update", (own,)))
-                    await agent.node.user_event("deploy", b"v1")
-                    agent.logs.say("WARN", "agent", "late words")
-        process.terminate()
+        process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+        try:
+            with trio.fail_after(20):
+                await watched(agent, process)
+        finally:
+            process.kill()
+            await process.wait()
+
+
+async def watched(agent: FakeAgent, process: trio.Process) -> None:
+    """Wait until it has printed the first line and then what is said after that."""
+    assert process.stdout is not None
+    heard = b""
+    async with process.stdout:
+        while b"EventMemberJoin: vec-b" not in heard:
+            heard += await process.stdout.receive_some(65536)
+        own: Member = agent.node.members()[0]
+        agent.node.publish(MemberEvent("member-update", (own,)))
+        await agent.node.user_event("deploy", b"v1")
+        agent.logs.say("WARN", "agent", "late words")
+        while b"late words" not in heard:
+            heard += await process.stdout.receive_some(65536)

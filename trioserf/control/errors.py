@@ -42,5 +42,10 @@ class ControlError(TrioserfError):
         self.details: Mapping[str, Any] = details or {}
         super().__init__(message)
 
+    @property
+    def causes(self) -> tuple[tuple[str, str], ...]:
+        """Why each address of a failed join could not be reached: (address, reason)."""
+        return tuple((one["address"], one["reason"]) for one in self.details.get("causes", ()))
+
     def __repr__(self) -> str:
         return f"ControlError({self.code!r}, {self.message!r})"

@@ -4,8 +4,11 @@ Bytes are bytes, names are text. A name that is not UTF-8 carries its bytes as s
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, TypeVar
+
+ShownT = TypeVar("ShownT")
 
 
 class MemberInfo(NamedTuple):
@@ -135,6 +138,15 @@ class Missed(NamedTuple):
 
 
 AgentEvent = MemberEvent | UserEvent | QueryEvent | Missed
+
+
+def shown(
+    show: Callable[[Mapping[str, Any]], ShownT], records: Generator[dict[str, Any], None, None]
+) -> Generator[ShownT, None, None]:
+    """Give records as something else; leaving it early leaves the records, too."""
+    with closing(records):
+        for record in records:
+            yield show(record)
 
 
 def member_of(record: Mapping[str, Any]) -> MemberInfo:

@@ -1,10 +1,10 @@
 """Domain objects as the JSON objects of the control protocol (its README shows each of them)."""
 
-import binascii
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from trioserf.control.payloads import with_payload
 from trioserf.control.ports import KeyResult, LogLine
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
@@ -16,15 +16,6 @@ Record = dict[str, Any]
 def wall_text(moment: datetime) -> str:
     """Spell a UTC moment in ISO 8601 with milliseconds and `Z`."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def with_payload(record: Record, payload: bytes) -> Record:
-    """Add a payload: as text where it is UTF-8, else in base64 under its other name."""
-    try:
-        record["payload"] = payload.decode("utf-8")
-    except UnicodeDecodeError:
-        record["payload_base64"] = binascii.b2a_base64(payload, newline=False).decode("ascii")
-    return record
 
 
 def member(one: Member) -> Record:

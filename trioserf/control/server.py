@@ -16,6 +16,7 @@ from typing import Any
 
 import trio
 
+from trioserf.control.address import split_address, unix_path
 from trioserf.control.connection import CHUNK, Limits, Service
 from trioserf.control.faults import Attempt
 from trioserf.control.jsonlines import JsonLines
@@ -25,7 +26,6 @@ from trioserf.errors import AddressError
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
-DEFAULT_PORT = 7373
 _JSON_STARTS = b"{ \t\r\n"
 _BACKLOG = 128
 
@@ -122,8 +122,8 @@ async def open_control(
             opened = await _open(address)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
-            if address.startswith("unix:"):
-                stack.callback(_remove_own(Path(address[5:])))
+            if (path := unix_path(address)) is not None:
+                stack.callback(_remove_own(Path(path)))
             listeners += opened
             bound += [_spelled(listener.socket.getsockname()) for listener in opened]
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -144,32 +144,13 @@ def _spelled(name: Any) -> str:
 
 
 async def _open(address: str) -> list[trio.SocketListener]:
-    if address.startswith("unix:"):
-        return [_open_unix(Path(address[5:]))]
+    if (path := unix_path(address)) is not None:
+        return [_open_unix(Path(path))]
     host, port = split_address(address)
     try:
         return await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
     except OSError as error:
         raise AddressError(f"control address {address}: {_why(error)}") from error
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split `host:port`, `[v6]:port` or a host alone (port 7373).
-
-    Raises:
-        AddressError: no such address.
-    """
-    host, port = address, str(DEFAULT_PORT)
-    if address.startswith("["):
-        host, bracket, rest = address[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise AddressError(f"control address {address}: expected [host]:port")
-        port = rest[1:] or port
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise AddressError(f"control address {address}: expected a port from 0 to 65535")
-    return host, int(port)
 
 
 def _why(error: OSError) -> str:

@@ -1,0 +1,315 @@
+"""The blocking clients, each against an agent in memory and, where it can be, a real one."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import pytest
+import trio
+
+from tests.control.fake_agent import FakeAgent
+from tests.control.real_serf import needs_serf, serf_agent
+from tests.control.test_msgpack_rpc import vec_world
+from trioserf.control.blocking import JsonSession
+from trioserf.control.errors import ControlError
+from trioserf.control.records import QueryAck, QueryAnswer, QueryDone
+from trioserf.control.rpc_client import RpcSession
+from trioserf.control.server import open_control
+from trioserf.control.session import AgentSession, connect_any
+from trioserf.serf.events import MemberEvent
+
+T = TypeVar("T")
+Kind = Literal["json", "msgpack"]
+KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
+
+both = pytest.mark.parametrize("kind", ["json", "msgpack"])
+
+
+def connect(kind: Kind, address: str, auth: str | None = None) -> AgentSession:
+    make = JsonSession if kind == "json" else RpcSession
+    return make.connect(address, auth, timeout=5)
+
+
+async def against(
+    agent: FakeAgent, kind: Kind, use: Callable[[AgentSession], T], auth: str = ""
+) -> T:
+    """Use a session in a thread of its own while the agent is served here."""
+
+    def work(address: str) -> T:
+        with connect(kind, address, auth or None) as session:
+            return use(session)
+
+    async with open_control(agent, ["127.0.0.1:0"], auth=auth) as server:
+        with trio.fail_after(20):
+            return await trio.to_thread.run_sync(partial(work, server.addresses[0]))
+
+
+@both
+async def test_members(kind: Kind) -> None:
+    def use(session: AgentSession) -> None:
+        assert session.protocol == kind
+        a, b = sorted(session.members(name="vec.*"))
+        assert (a.name, a.addr, a.port, a.status) == ("vec-a", "127.0.0.21", 7946, "alive")
+        assert a.tags == {"role": "web", "dc": "east"}
+        assert (a.protocol_min, a.protocol_max, a.protocol_version) == (2, 5, 5)
+        assert session.members(tags={"role": "web"}, status="alive") == [a]
+        assert sorted(session.members()) == [a, b]
+
+    await against(vec_world(), kind, use)
+
+
+@both
+async def test_events_and_errors(kind: Kind) -> None:
+    def use(session: AgentSession) -> None:
+        assert session.event("deploy", b"\xff", coalesce=True) in (1, None)
+        with pytest.raises(ControlError, match="512") as caught:
+            session.event("big", b"x" * 600)
+        assert caught.value.code == "too_large"
+        with pytest.raises(ControlError) as caught:
+            session.respond(99, b"x")
+        assert caught.value.code == "no_such_query"
+        with pytest.raises(ControlError) as caught:
+            session.join(["x", "y"])
+        assert caught.value.code == "join_failed"
+        why = "connection refused"
+        assert caught.value.causes == (("x", why), ("y", why))
+        assert session.join(["127.0.0.22", "z"]) == 1
+
+    await against(vec_world(), kind, use)
+
+
+@both
+async def test_queries(kind: Kind) -> None:
+    def use(session: AgentSession) -> None:
+        records = list(session.query("load", b"?", timeout=1))
+        assert records[:-1] == [
+            QueryAck("vec-a"),
+            QueryAnswer("vec-a", b"0.42\n"),
+            QueryAck("vec-b"),
+        ]
+        done = records[-1]
+        assert isinstance(done, QueryDone)
+        assert (done.acks, done.responses) == (2, 1)
+        assert done.expected in (2, None)
+        for record in session.query("load", timeout=1):
+            assert record == QueryAck("vec-a")
+            break
+        assert session.event("x") in (1, 2, 3, None)
+        assert isinstance(list(session.query("load", ack=False, first=1))[-1], QueryDone)
+
+    await against(vec_world(), kind, use)
+
+
+@both
+async def test_streams_beside_requests(kind: Kind) -> None:
+    agent = vec_world()
+
+    def use(session: AgentSession) -> None:
+        events = session.stream(["user", "member-join"])
+        for number in range(5):
+            session.event("deploy", b"v%d" % number)
+        trio.from_thread.run_sync(
+            agent.node.publish, MemberEvent("member-join", agent.node.members())
+        )
+        seen = [next(events) for _ in range(6)]
+        assert [one.get("payload") for one in seen[:5]] == ["v0", "v1", "v2", "v3", "v4"]
+        assert seen[0]["ltime"] == 1
+        assert seen[0]["coalesce"] is False
+        assert seen[5]["event"] == "member-join"
+        assert {one["name"] for one in seen[5]["members"]} == {"vec-a", "vec-b"}
+        events.close()
+        assert session.members()
+
+    await against(agent, kind, use)
+
+
+@both
+async def test_the_log(kind: Kind) -> None:
+    agent = vec_world()
+    agent.logs.say("WARN", "serf", "first: words")
+
+    def use(session: AgentSession) -> None:
+        lines = session.monitor("info")
+        line = next(lines)
+        assert (line.level, line.source, line.message) == ("WARN", "serf", "first: words")
+        assert line.text.endswith(" [WARN] serf: first: words")
+        trio.from_thread.run_sync(agent.logs.say, "ERR", "agent", "late")
+        assert next(lines).message == "late"
+
+    await against(agent, kind, use)
+
+
+@both
+async def test_the_rest(kind: Kind) -> None:
+    agent = vec_world()
+
+    def use(session: AgentSession) -> None:
+        assert session.tags({"a": "b"}, ["dc"]) in ({"role": "web", "a": "b"}, None)
+        assert session.info()["tags"] == {"role": "web", "a": "b"}
+        assert session.info()["agent"]["name"] == "vec-a"
+        assert session.coordinate("vec-b") == session.coordinate()
+        assert 0 < session.rtt("vec-b") < 1e-3
+        with pytest.raises(ControlError) as caught:
+            session.coordinate("nobody")
+        assert caught.value.code == "no_such_member"
+        with pytest.raises(ControlError, match="2/2 nodes") as caught:
+            session.keys("list")
+        assert caught.value.code == "key_failed"
+        assert set(caught.value.details["messages"]) == {"vec-a", "vec-b"}
+        agent.node.keys_held = [KEY]
+        assert session.keys("list").keys == {KEY: 2}
+        session.force_leave("vec-b")
+        assert session.members(status="left")
+        session.leave()
+
+    await against(agent, kind, use)
+    assert agent.shutdown.is_set()
+
+
+@both
+async def test_a_key(kind: Kind) -> None:
+    await against(vec_world(), kind, lambda session: session.members(), auth="sesame")
+    for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
+
+        def use(address: str, wrong: str | None = wrong) -> None:
+            with connect(kind, address, wrong) as session:
+                session.members()
+
+        async with open_control(vec_world(), ["127.0.0.1:0"], auth="sesame") as server:
+            with pytest.raises(ControlError) as caught:
+                await trio.to_thread.run_sync(use, server.addresses[0])
+            assert caught.value.code == code
+
+
+async def test_our_own_agent_is_spoken_to_in_json(tmp_path: Path) -> None:
+    def use(address: str) -> str:
+        with connect_any(address) as session:
+            return session.protocol
+
+    path = f"unix:{tmp_path}/control"
+    async with open_control(vec_world(), ["127.0.0.1:0", path]) as server:
+        for address in server.addresses:
+            assert await trio.to_thread.run_sync(use, address) == "json"
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    for address in ("127.15.255.1:9", f"unix:{tmp_path}/none", "127.0.0.1:x"):
+        with pytest.raises(ControlError) as caught:
+            connect_any(address)
+        assert caught.value.code == "unreachable"
+        assert address.removeprefix("unix:") in str(caught.value)
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[str]:
+    """A server that gives each connection one of these answers and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(1000):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def test_something_else_is_there() -> None:
+    page = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    with answering(page, page) as address, pytest.raises(ControlError) as caught:
+        connect_any(address)
+    assert caught.value.code == "protocol"
+
+
+def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ControlError) as caught:
+            JsonSession.connect(address, timeout=0.05)
+        assert caught.value.code == "timeout"
+
+
+def test_a_command_line_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; import trioserf.control.blocking, trioserf.control.session;"
+        "print([m for m in ('trio','attrs','attr','cattrs','cryptography','msgpack','asyncio',"
+        "'re2','ssl') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "[]"
+
+
+class TestRealAgent:
+    pytestmark = needs_serf
+
+    def test_every_command(self, tmp_path: Path) -> None:
+        handler = "-event-handler=query:load=echo 0.42"
+        with (
+            serf_agent("127.15.4.1", "a", tmp_path, handler, "-tag=role=web") as address,
+            serf_agent("127.15.4.2", "b", tmp_path),
+            connect_any(address) as session,
+            connect_any(address) as watcher,
+            connect_any(address) as listener,
+        ):
+            assert session.protocol == "msgpack"
+            events = watcher.stream(["member-join", "user"])
+            log = listener.monitor("debug")
+            assert next(log).source == "agent"
+            assert session.join(["127.15.4.2"]) == 1
+            joined: set[str] = set()
+            while "b" not in joined:
+                joined |= {one["name"] for one in next(events)["members"]}
+            (a,) = session.members(tags={"role": "web"})
+            assert (a.name, a.addr, a.protocol_version) == ("a", "127.15.4.1", 5)
+            session.event("deploy", b"v1")
+            assert next(events)["payload"] == "v1"
+            records = list(session.query("load", timeout=1.5))
+            assert QueryAnswer("a", b"0.42\n") in records
+            assert {QueryAck("a"), QueryAck("b")} <= set(records)
+            assert records[-1] == QueryDone(2, 1)
+            done = list(session.query("load", first=1))[-1]
+            assert isinstance(done, QueryDone)
+            assert done.responses == 1
+            session.tags({"x": "y"}, ["role"])
+            assert session.info()["tags"] == {"x": "y"}
+            assert session.rtt("b") > 0
+            with pytest.raises(ControlError) as caught:
+                session.keys("list")
+            assert caught.value.code == "key_failed"
+            assert set(caught.value.details["messages"]) == {"a", "b"}
+            with pytest.raises(ControlError) as caught:
+                session.join(["127.15.4.9"])
+            assert caught.value.causes[0][0] == "127.15.4.9"
+            with pytest.raises(ControlError) as caught:
+                session.event("big", b"x" * 1000)
+            assert caught.value.code == "too_large"
+            with pytest.raises(ControlError) as caught:
+                watcher.members(name="([")
+            assert caught.value.code == "disconnected"
+            session.leave()
+
+    def test_its_key(self, tmp_path: Path) -> None:
+        config = tmp_path / "auth.json"
+        config.write_text('{"rpc_auth": "sesame"}')
+        with serf_agent("127.15.4.3", "c", tmp_path, f"-config-file={config}") as address:
+            with connect_any(address, "sesame") as session:
+                assert [one.name for one in session.members()] == ["c"]
+            with pytest.raises(ControlError) as caught:
+                connect_any(address, "simsalabim")
+            assert caught.value.code == "auth_failed"
+            with connect_any(address) as session, pytest.raises(ControlError) as caught:
+                session.members()
+            assert caught.value.code == "auth_required"

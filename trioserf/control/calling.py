@@ -1,0 +1,82 @@
+"""Connections of blocking clients, with errors that say what happened."""
+
+import socket
+
+from trioserf.control.address import split_address, unix_path
+from trioserf.control.errors import ControlError
+from trioserf.errors import AddressError
+
+_CHUNK = 262_144
+
+
+class Line:
+    """A connected socket whose faults are ControlErrors."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        self.address = address
+        self._timeout: float | None = timeout
+        try:
+            self._socket = _connected(address, timeout)
+        except AddressError as error:
+            raise ControlError("unreachable", str(error)) from None
+        except TimeoutError:
+            raise ControlError("unreachable", f"no agent answers at {address}") from None
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise ControlError("unreachable", f"no agent at {address}: {why}") from None
+
+    def wait(self, timeout: float | None) -> None:
+        """Set how long a read or a write may wait, in seconds (None: for ever)."""
+        self._timeout = timeout
+
+    def send(self, data: bytes) -> None:
+        """Write all of it."""
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(data)
+        except TimeoutError:
+            raise ControlError("timeout", f"the agent at {self.address} takes no input") from None
+        except OSError as error:
+            raise self._gone(error) from None
+
+    def receive(self) -> bytes:
+        """Read something.
+
+        Raises:
+            ControlError: `timeout`; `disconnected` at the end.
+        """
+        try:
+            self._socket.settimeout(self._timeout)
+            data = self._socket.recv(_CHUNK)
+        except TimeoutError:
+            raise ControlError("timeout", f"no answer from the agent at {self.address}") from None
+        except OSError as error:
+            raise self._gone(error) from None
+        if not data:
+            raise self._gone(None)
+        return data
+
+    def _gone(self, error: OSError | None) -> ControlError:
+        why = f": {(error.strerror or str(error)).lower()}" if error else ""
+        return ControlError("disconnected", f"the agent closed the connection{why}")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+
+def _connected(address: str, timeout: float) -> socket.socket:
+    path = unix_path(address)
+    if path is None:
+        host, port = split_address(address)
+        made = socket.create_connection((host or "127.0.0.1", port), timeout)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.settimeout(timeout)
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
+    return made
