@@ -1,0 +1,89 @@
+"""What the Serf layer wants done: its owner drains these lists after every call and carries on.
+
+Also the two things that it needs of others: a codec for its messages and queues for broadcasts.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+
+from trioserf.serf.events import Event
+from trioserf.serf.messages import NodeFilter, SerfMessage, TagFilter
+from trioserf.swim.address import Address
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Codec:
+    """How messages are spelled. What reads bytes raises a ValueError if they make no sense.
+
+    Attributes:
+        encode: one message, type byte included.
+        decode: the same back.
+        encode_filter: one filter of a query, type byte included.
+        decode_filter: the same back.
+        decode_tags: a member's metadata as its tags.
+    """
+
+    encode: Callable[[SerfMessage], bytes]
+    decode: Callable[[bytes], SerfMessage]
+    encode_filter: Callable[[NodeFilter | TagFilter], bytes]
+    decode_filter: Callable[[bytes], NodeFilter | TagFilter]
+    decode_tags: Callable[[bytes], Mapping[str, str]]
+
+
+class Broadcasts(Protocol):
+    """A queue of broadcasts, as `swim.queue.BroadcastQueue` is one."""
+
+    def queue(
+        self,
+        data: bytes,
+        *,
+        name: str | None = None,
+        on_done: Callable[[], None] | None = None,
+        urgent: bool = False,
+    ) -> None:
+        """Send this to everyone; `on_done` is called when it has been sent often enough."""
+
+    def prune(self, keep: int) -> None:
+        """Drop the most sent ones until so many are left."""
+
+    def __len__(self) -> int: ...
+
+
+@attrs.frozen(slots=True)
+class Direct:
+    """Send these bytes as a user message to one member: as a packet, or by a stream of its own."""
+
+    address: Address
+    node: str
+    data: bytes
+    stream: bool = False
+
+
+@attrs.frozen(slots=True)
+class GiveUpName:
+    """The cluster holds our name for somebody else's: shut down, without a leave."""
+
+    matching: int
+    answers: int
+
+
+Order = GiveUpName
+
+
+@attrs.define(slots=True)
+class Effects:
+    """What happened and what is to be done, in order.
+
+    Attributes:
+        events: for users and handlers.
+        sends: messages to single members.
+        orders: for the node itself.
+        flaps: members that came back soon after they had failed, so far.
+    """
+
+    events: list[Event] = attrs.Factory(list)
+    sends: list[Direct] = attrs.Factory(list)
+    orders: list[Order] = attrs.Factory(list)
+    flaps: int = 0

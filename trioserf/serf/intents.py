@@ -1,0 +1,197 @@
+"""Intents: what members say, of themselves or of others, about joining and leaving.
+
+They make the difference between a member that left and one that failed. Each bears a Lamport time,
+and for each member only the newest counts; an intent that comes before its member is buffered for
+a while (spec: members and intents).
+"""
+
+import logging
+from collections.abc import Callable
+
+import attrs
+
+from trioserf.serf.clock import LamportClock
+from trioserf.serf.effects import Broadcasts, Codec
+from trioserf.serf.members import MemberRecord, MemberTable
+from trioserf.serf.messages import Join, Leave, Status
+from trioserf.serf.options import SerfOptions
+
+_log = logging.getLogger("trioserf.serf")
+
+
+@attrs.frozen(slots=True)
+class _Buffered:
+    status: Status
+    ltime: int
+    heard: float
+
+
+class Intents:
+    """The rules for intents, ours and others'.
+
+    Args:
+        table: the members.
+        queue: for broadcasts.
+        codec: how they are spelled.
+        options: timeouts and bounds.
+
+    Attributes:
+        clock: the members' Lamport clock.
+        leaving: whether we have said that we leave; until then we contradict whoever says it.
+    """
+
+    def __init__(
+        self, table: MemberTable, queue: Broadcasts, *, codec: Codec, options: SerfOptions
+    ) -> None:
+        self.clock = LamportClock()
+        self.leaving = False
+        self._table = table
+        self._queue = queue
+        self._codec = codec
+        self._options = options
+        self._buffer: dict[str, _Buffered] = {}
+        self._prunes: dict[str, float] = {}  # all after the same delay, so the first is due first
+
+    # --- ours ---
+
+    def announce_join(self, now: float, *, urgent: bool = False) -> None:
+        """Tell everyone that we have joined, at the present Lamport time."""
+        message = Join(self.clock.time, self._table.name)
+        self.on_join(message, now)
+        self._queue.queue(self._codec.encode(message), urgent=urgent)
+
+    def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
+        """Tell everyone that we are about to leave, and contradict this no longer.
+
+        Args:
+            now: the instant.
+            on_done: called when it has been sent often enough; at once if nobody is there.
+        """
+        self.leaving = True
+        self._broadcast_leave(self._table.name, prune=False, now=now, on_done=on_done)
+
+    def force_leave(
+        self, name: str, *, prune: bool, now: float, on_done: Callable[[], None] | None = None
+    ) -> bool:
+        """Declare that somebody else has left; `prune` erases it everywhere.
+
+        Returns:
+            Whether such a member is known; the cluster is told in any case.
+        """
+        known = name in self._table.records
+        self._broadcast_leave(name, prune=prune, now=now, on_done=on_done)
+        return known
+
+    def _broadcast_leave(
+        self, name: str, *, prune: bool, now: float, on_done: Callable[[], None] | None
+    ) -> None:
+        message = Leave(self.clock.time, name, prune)
+        self.clock.increment()
+        self.on_leave(message, now)
+        if self._table.has_others_alive:
+            self._queue.queue(self._codec.encode(message), on_done=on_done, urgent=True)
+        elif on_done is not None:
+            on_done()
+
+    # --- others' ---
+
+    def on_join(self, message: Join, now: float) -> bool:
+        """Take in a join intent.
+
+        Returns:
+            Whether it was news, to be passed on.
+        """
+        if not self.clock.witness(message.ltime):
+            _log.warning("refused join intent of %s from time %d", message.node, message.ltime)
+            return False
+        record = self._table.records.get(message.node)
+        if record is None:
+            return self._keep(message.node, Status.ALIVE, message.ltime, now)
+        if message.ltime <= record.status_ltime:
+            return False
+        record.status_ltime = message.ltime
+        if record.status is Status.LEAVING:
+            self._table.to_alive(record)
+            self._prunes.pop(message.node, None)
+        return True
+
+    def on_leave(self, message: Leave, now: float) -> bool:
+        """Take in a leave intent.
+
+        Returns:
+            Whether it was news, to be passed on.
+        """
+        if not self.clock.witness(message.ltime):
+            _log.warning("refused leave intent of %s from time %d", message.node, message.ltime)
+            return False
+        record = self._table.records.get(message.node)
+        if record is None:
+            return self._keep(message.node, Status.LEAVING, message.ltime, now)
+        if message.ltime <= record.status_ltime:
+            return False
+        if message.node == self._table.name and not self.leaving:
+            _log.debug("Refuting an older leave intent")
+            self.announce_join(now, urgent=True)
+            return False
+        record.status_ltime = message.ltime
+        if record.status is Status.ALIVE:
+            self._table.to_leaving(record)
+        elif record.status is Status.FAILED:
+            self._table.force_left(record, now)
+        if message.prune and message.node != self._table.name:
+            self._prune(record, now)
+        return True
+
+    def _prune(self, record: MemberRecord, now: float) -> None:
+        name = record.member.name
+        if record.status is Status.LEAVING:
+            delay = self._options.broadcast_timeout + self._options.leave_propagate_delay
+            self._prunes.setdefault(name, now + delay)
+        else:
+            self._table.erase(name, forced=True)
+
+    # --- those without a member ---
+
+    def _keep(self, name: str, status: Status, ltime: int, now: float) -> bool:
+        known = self._buffer.get(name)
+        if known is not None and ltime <= known.ltime:
+            return False
+        self._buffer.pop(name, None)
+        if len(self._buffer) >= self._options.intents_kept:
+            self._drop_oldest()
+        self._buffer[name] = _Buffered(status, ltime, now)
+        return True
+
+    def _drop_oldest(self) -> None:
+        """Make room for an eighth more at once, so that a flood costs little for each intent."""
+        oldest = list(self._buffer)[: max(1, self._options.intents_kept // 8)]
+        for name in oldest:
+            del self._buffer[name]
+
+    def take_buffered(self, name: str, now: float) -> tuple[Status, int]:
+        """Give the status and Lamport time with which a new member begins."""
+        known = self._buffer.pop(name, None)
+        if known is None or now - known.heard > self._options.intent_timeout:
+            return (Status.ALIVE, 0)
+        return (known.status, known.ltime)
+
+    # --- the passing of time ---
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the next leaving member is to be erased."""
+        return next(iter(self._prunes.values()), None)
+
+    def expire(self, now: float) -> None:
+        """Erase the leaving members whose time has come; those that came back are spared."""
+        for name in [name for name, due in self._prunes.items() if due <= now]:
+            del self._prunes[name]
+            record = self._table.records.get(name)
+            if record is not None and record.status is not Status.ALIVE:
+                self._table.erase(name, forced=True)
+
+    def reap(self, now: float) -> None:
+        """Forget the intents whose members have not come."""
+        before = now - self._options.intent_timeout
+        for name in [name for name, kept in self._buffer.items() if kept.heard < before]:
+            del self._buffer[name]
