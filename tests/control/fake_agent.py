@@ -23,7 +23,6 @@ import attrs
 import trio
 
 from trioserf.control.ports import KeyAction
-from trioserf.control.records import QueryAck, QueryAnswer, QueryDone
 from trioserf.errors import (
     InvalidQuery,
     JoinFailed,
@@ -32,6 +31,7 @@ from trioserf.errors import (
     NoSuchQuery,
     TooLarge,
 )
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
@@ -233,7 +233,7 @@ class FakeNode:
         ack: bool = True,
         relay_factor: int = 0,
         first: int | None = None,
-    ) -> AsyncIterator[AsyncIterator[object]]:
+    ) -> AsyncIterator[AsyncIterator[QueryAck | QueryAnswer | QueryDone]]:
         if name.startswith("_serf_") and name != "_serf_ping":
             raise InvalidQuery("Queries cannot contain the '_serf_' prefix")
         if len(payload) > 1000:
@@ -271,7 +271,7 @@ class FakeNode:
         limit: float,
         first: int | None,
         own: trio.MemoryReceiveChannel[bytes | None] | None,
-    ) -> AsyncGenerator[object, None]:
+    ) -> AsyncGenerator[QueryAck | QueryAnswer | QueryDone, None]:
         expected = [one for one in self.answers if not nodes or one in nodes]
         responses = 0
         for one in expected:

@@ -284,6 +284,24 @@ async def test_member_events_are_streamed_as_they_happen() -> None:
         assert suspect["event"] == "member-suspect"
 
 
+async def test_bursts_are_gathered_for_those_who_ask(autojump_clock: object) -> None:
+    async with serving() as world:
+        wire, node = world.wire(), world.agent.node
+        await wire.ask(command="stream", coalesce=True)
+        for name in "bcd":
+            node.publish(MemberEvent("member-join", (member(name),)))
+            await trio.sleep(0.5)
+        await node.user_event("now")
+        assert (await wire.hear())["name"] == "now"
+        gathered = await wire.hear()
+        assert [one["name"] for one in gathered["members"]] == ["b", "c", "d"]
+        assert trio.current_time() == 2
+        node.publish(MemberEvent("member-failed", (member("b"),)))
+        await trio.testing.wait_all_tasks_blocked()
+        node.close()
+        assert (await wire.hear())["event"] == "member-failed"
+
+
 async def test_suspicions_are_not_streamed_unless_named() -> None:
     async with serving() as world:
         wire = world.wire()

@@ -52,13 +52,8 @@ def same_lines(text: str) -> list[str]:
     text = re.sub(r"rtt: [\d.]+ ms", "rtt: N ms", text)
     text = re.sub(r"time(: | to last response: )[\d.]+ sec", r"time\1N sec", text)
     text = re.sub(r"dial tcp \S+: connect: connection refused", "connection refused", text)
-    lines = []
-    for line in text.splitlines():
-        head, gap, tags = line.rpartition("  ")
-        if "," in tags and "=" in tags:
-            line = head + gap + ",".join(sorted(tags.split(",")))
-        lines.append(line)
-    return sorted(lines)
+    text = re.sub(r"\S+=\S+,\S+", lambda tags: ",".join(sorted(tags[0].split(","))), text)
+    return sorted(text.splitlines())
 
 
 def groups_of(text: str) -> set[str]:

@@ -9,18 +9,22 @@ from typing import Any, Literal, Self
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.calling import Line
 from trioserf.control.errors import ControlError
-from trioserf.control.payloads import payload_of, with_payload
+from trioserf.control.payloads import with_payload
 from trioserf.control.records import (
     CoordinateInfo,
     KeyReport,
     LogEntry,
     MemberInfo,
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
+    Missed,
     QueryRecord,
+)
+from trioserf.control.replies import (
+    coordinate_of,
+    fault_of,
     key_report_of,
+    log_entry_of,
     member_of,
+    query_record_of,
     shown,
 )
 from trioserf.control.session import PATIENT, PROMPT, Action
@@ -94,7 +98,7 @@ class JsonSession:
         more |= {} if timeout is None else {"timeout": timeout}
         more |= {} if first is None else {"first": first}
         seq = self._open("query", more)
-        return shown(_query_record, self._records(seq, (timeout or 0) + PATIENT, "done"))
+        return shown(query_record_of, self._records(seq, (timeout or 0) + PATIENT, "done"))
 
     def respond(self, id: int, payload: bytes) -> None:  # noqa: A002
         """Answer a query."""
@@ -136,10 +140,7 @@ class JsonSession:
 
     def coordinate(self, node: str | None = None) -> CoordinateInfo:
         """Give a coordinate."""
-        place = self._ask("coordinate", {} if node is None else {"node": node})["coordinate"]
-        return CoordinateInfo(
-            tuple(place["vec"]), place["error"], place["adjustment"], place["height"]
-        )
+        return coordinate_of(self._ask("coordinate", {} if node is None else {"node": node}))
 
     def rtt(self, node: str, other: str | None = None) -> float:
         """Estimate a round trip."""
@@ -183,7 +184,7 @@ class JsonSession:
         while (reply := self._next()).get("seq") != self._seq or "ok" not in reply:
             self._keep(reply)
         if not reply["ok"]:
-            raise _fault(reply)
+            raise fault_of(reply)
         return {key: value for key, value in reply.items() if key not in ("seq", "ok")}
 
     def _open(self, command: str, parameters: Record) -> int:
@@ -215,7 +216,7 @@ class JsonSession:
                     continue
                 done = record.get("type") == last or record.get("ok") is False
                 if record.get("ok") is False:
-                    raise _fault(record)
+                    raise fault_of(record)
                 yield record
         finally:
             del self._streams[seq]
@@ -258,27 +259,8 @@ class JsonSession:
         return record
 
 
-def _fault(reply: Record) -> ControlError:
-    """Make an error of a reply; details are what stands beside code and message."""
-    error = dict(reply["error"])
-    code, message = error.pop("code"), error.pop("message")
-    beside = {k: v for k, v in reply.items() if k not in ("seq", "ok", "error")}
-    return ControlError(code, message, {**error, **beside})
-
-
 def _log_entry(record: Mapping[str, Any]) -> LogEntry:
-    if "log" in record:
-        return LogEntry(**record["log"])
-    return LogEntry("", "WARN", "control", f"{record['count']} lines were lost on the way")
-
-
-def _query_record(record: Mapping[str, Any]) -> QueryRecord:
-    match record:
-        case {"type": "ack", "from": source}:
-            return QueryAck(source)
-        case {"type": "response", "from": source}:
-            return QueryAnswer(source, payload_of(record))
-        case {"type": "done", "acks": acks, "responses": answers}:
-            missing = tuple(record.get("missing", ()))
-            return QueryDone(acks, answers, record.get("expected"), missing)
-    raise ControlError("protocol", f"no record of a query: {record}")
+    entry = log_entry_of(record)
+    if isinstance(entry, Missed):
+        return LogEntry("", "WARN", "control", f"{entry.lost} lines were lost on the way")
+    return entry

@@ -18,6 +18,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.params import PAYLOAD, Param, Params
 from trioserf.control.patterns import MemberFilter
 from trioserf.control.ports import Agent, KeyAction, KeyResult, WallClock
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.coordinate import Coordinate, distance
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.member import Member
@@ -184,18 +185,16 @@ async def query(agent: Agent, name: str, payload: bytes, **options: Any) -> Asyn
         yield records.__anext__
 
 
-def show_query(item: object, wall: WallClock) -> render.Record:
-    """Show one record of a query: its end, an answer or an ack."""
+def show_query(item: QueryAck | QueryAnswer | QueryDone, wall: WallClock) -> render.Record:
+    """Show one record of a query: an ack, an answer or its end."""
     del wall
-    record: Any = item
-    match record:
-        case object(acks=acks, responses=responses, expected=expected, missing=missing):
-            return render.query_done(acks, responses, expected, tuple(missing))
-        case object(source=source, payload=payload):
-            return render.query_answer(source, payload)
-        case object(source=source):
+    match item:
+        case QueryAck(source=source):
             return render.query_ack(source)
-    raise TypeError(f"no record of a query: {item!r}")
+        case QueryAnswer(source=source, payload=payload):
+            return render.query_answer(source, payload)
+        case QueryDone() as done:
+            return render.query_done(done)
 
 
 def _show_event(item: Any, wall: WallClock) -> render.Record:

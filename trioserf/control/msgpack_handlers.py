@@ -10,6 +10,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.msgpack_fields import Body, Reader, pack
 from trioserf.control.ports import Agent, KeyAction
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 
 BODIES: Mapping[str, Mapping[str, Reader]] = {
@@ -189,13 +190,12 @@ def event_record(what: Event) -> Body:
     }
 
 
-def query_record(item: Any) -> Body:
+def query_record(item: QueryAck | QueryAnswer | QueryDone) -> Body:
     """Show a record of a query as Serf's clients know it."""
     match item:
-        case object(acks=_, responses=_):
-            return {"From": "", "Payload": None, "Type": "done"}
-        case object(source=source, payload=payload):
-            return {"From": source, "Payload": payload or None, "Type": "response"}
-        case object(source=source):
+        case QueryAck(source=source):
             return {"From": source, "Payload": None, "Type": "ack"}
-    raise TypeError(f"no record of a query: {item!r}")
+        case QueryAnswer(source=source, payload=payload):
+            return {"From": source, "Payload": payload or None, "Type": "response"}
+        case QueryDone():
+            return {"From": "", "Payload": None, "Type": "done"}

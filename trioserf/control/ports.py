@@ -6,10 +6,11 @@ The real agent satisfies these protocols as it is; so does the twin that the tes
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import trio
 
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event
 from trioserf.serf.filters import EventFilter
@@ -168,8 +169,11 @@ class Node(Protocol):
         ack: bool = True,
         relay_factor: int = 0,
         first: int | None = None,
-    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-        """Ask the cluster; gives records with the fields of `control.records`' query records."""
+    ) -> AbstractAsyncContextManager[AsyncIterator[QueryAck | QueryAnswer | QueryDone]]:
+        """Ask the cluster; gives records as they come, the end last.
+
+        The iterator may be abandoned, or cancelled while it waits for a record.
+        """
         ...
 
     async def respond(self, id: int, payload: bytes) -> None:  # noqa: A002

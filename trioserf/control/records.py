@@ -4,11 +4,8 @@ Bytes are bytes, names are text. A name that is not UTF-8 carries its bytes as s
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
-from typing import Any, NamedTuple, TypeVar
-
-ShownT = TypeVar("ShownT")
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 
 class MemberInfo(NamedTuple):
@@ -138,39 +135,3 @@ class Missed(NamedTuple):
 
 
 AgentEvent = MemberEvent | UserEvent | QueryEvent | Missed
-
-
-def shown(
-    show: Callable[[Mapping[str, Any]], ShownT], records: Generator[dict[str, Any], None, None]
-) -> Generator[ShownT, None, None]:
-    """Give records as something else; leaving it early leaves the records, too."""
-    with closing(records):
-        for record in records:
-            yield show(record)
-
-
-def member_of(record: Mapping[str, Any]) -> MemberInfo:
-    """Read a member from a reply's JSON object (KeyError, TypeError: it is none)."""
-    protocol = record["protocol"]
-    return MemberInfo(
-        record["name"],
-        record["addr"],
-        record["port"],
-        record["tags"],
-        record["status"],
-        protocol["min"],
-        protocol["max"],
-        protocol["version"],
-    )
-
-
-def key_report_of(reply: Mapping[str, Any]) -> KeyReport:
-    """Read what members said to a key operation from a reply's JSON object."""
-    return KeyReport(
-        reply["messages"],
-        reply["keys"],
-        reply["primary_keys"],
-        reply["nodes"],
-        reply["responses"],
-        reply["errors"],
-    )

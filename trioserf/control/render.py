@@ -6,6 +6,7 @@ from typing import Any
 
 from trioserf.control.payloads import with_payload
 from trioserf.control.ports import KeyResult, LogLine
+from trioserf.serf.collecting import QueryDone
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
@@ -68,14 +69,14 @@ def query_answer(source: str, payload: bytes) -> Record:
     return with_payload({"type": "response", "from": source}, payload)
 
 
-def query_done(acks: int, responses: int, expected: int, missing: tuple[str, ...]) -> Record:
+def query_done(end: QueryDone) -> Record:
     """Show the end of a query."""
     return {
         "type": "done",
-        "acks": acks,
-        "responses": responses,
-        "expected": expected,
-        "missing": list(missing),
+        "acks": end.acks,
+        "responses": end.responses,
+        "expected": end.expected,
+        "missing": list(end.missing),
     }
 
 

@@ -22,8 +22,8 @@ from trioserf.control.records import (
     QueryAnswer,
     QueryDone,
     QueryRecord,
-    shown,
 )
+from trioserf.control.replies import shown
 from trioserf.control.session import PATIENT, PROMPT, Action
 
 Body = dict[str, Any]

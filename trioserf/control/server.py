@@ -21,6 +21,7 @@ from trioserf.control.connection import CHUNK, Limits, Service
 from trioserf.control.faults import Attempt
 from trioserf.control.jsonlines import JsonLines
 from trioserf.control.msgpack_rpc import MsgpackRpc
+from trioserf.control.nurseries import transparent
 from trioserf.control.ports import Agent, WallClock, utc_now
 from trioserf.errors import AddressError
 
@@ -116,6 +117,7 @@ async def open_control(
     """
     service = Service(agent, auth, wall, limits or Limits())
     async with AsyncExitStack() as stack:
+        stack.enter_context(transparent())
         listeners: list[trio.SocketListener] = []
         bound: list[str] = []
         for address in addresses:

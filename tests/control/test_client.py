@@ -1,0 +1,306 @@
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.control.fake_agent import FakeAgent, wall
+from tests.control.test_msgpack_rpc import vec_world
+from trioserf.control.client import AgentClient, connect
+from trioserf.control.errors import ControlError
+from trioserf.control.inbox import Inbox
+from trioserf.control.records import (
+    MemberEvent,
+    Missed,
+    QueryAck,
+    QueryAnswer,
+    QueryDone,
+    QueryEvent,
+    UserEvent,
+)
+from trioserf.control.server import open_control
+from trioserf.serf import events
+from trioserf.serf.member import Member
+
+KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
+
+
+@asynccontextmanager
+async def connected(agent: FakeAgent) -> AsyncIterator[AgentClient]:
+    async with (
+        open_control(agent, ["127.0.0.1:0"], wall=wall) as server,
+        connect(server.addresses[0]) as client,
+    ):
+        yield client
+
+
+def own(agent: FakeAgent) -> Member:
+    found = agent.node.member(agent.node.name)
+    assert found is not None
+    return found
+
+
+async def test_members_events_and_the_rest() -> None:
+    agent = vec_world()
+    async with connected(agent) as client:
+        a, b = await client.members()
+        assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
+        assert await client.members(tags={"role": "w.*"}, name="vec-.", status="alive") == [a]
+        assert await client.event("deploy", b"\xff", coalesce=True) == 1
+        assert await client.join(["127.0.0.22"], replay=True) == 1
+        assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
+        assert (await client.info())["serf"]["members"] == 2
+        assert await client.coordinate("vec-b") == await client.coordinate()
+        assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
+        agent.node.keys_held = [KEY]
+        assert (await client.keys("list")).keys == {KEY: 2}
+        assert (await client.keys("use", KEY)).nodes == 2
+        await client.force_leave(b.name, prune=True)
+        assert await client.members() == [(await client.members(name="vec-a"))[0]]
+        await client.leave()
+    assert agent.shutdown.is_set()
+
+
+async def test_errors_are_exceptions_with_code_and_message() -> None:
+    agent = vec_world()
+    async with connected(agent) as client:
+        with pytest.raises(ControlError, match="nobody") as caught:
+            await client.force_leave("nobody")
+        assert caught.value.code == "no_such_member"
+        with pytest.raises(ControlError) as caught:
+            await client.join(["x"])
+        assert caught.value.causes == (("x", "connection refused"),)
+        with pytest.raises(ControlError) as caught:
+            await client.keys("list")
+        assert caught.value.code == "key_failed"
+        assert caught.value.details["nodes"] == 2
+        with pytest.raises(ControlError) as caught:
+            async with client.stream("nonsense"):
+                pass
+        assert caught.value.code == "invalid_filter"
+        with pytest.raises(ControlError) as caught:
+            async with client.query("_serf_x"):
+                pass
+        assert caught.value.code == "bad_request"
+        assert await client.members()
+
+
+async def test_errors_of_the_block_pass_as_they_are() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with connected(vec_world()):
+            raise ZeroDivisionError
+    with trio.move_on_after(0.01) as scope:
+        async with connected(vec_world()):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_query_is_iterated() -> None:
+    agent = vec_world()
+    async with connected(agent) as client:
+        async with client.query("load", b"?", timeout=5) as answers:
+            records = [record async for record in answers]
+        assert records == [
+            QueryAck("vec-a"),
+            QueryAnswer("vec-a", b"0.42\n"),
+            QueryAck("vec-b"),
+            QueryDone(2, 1, 2, ()),
+        ]
+        async with client.query(
+            "load", nodes=["vec-a"], tags={"x": "y"}, ack=False, first=1
+        ) as answers:
+            async for record in answers:
+                assert record == QueryAnswer("vec-a", b"0.42\n")
+                break
+        assert agent.node.asked[-1]["first"] == 1
+        assert await client.members()
+
+
+async def test_streams_and_requests_share_a_connection() -> None:
+    agent = vec_world()
+    async with connected(agent) as client, client.stream("user", "member-failed") as records:
+        async with client.stream(answers=False) as everything:
+            for number in range(10):
+                await client.event("deploy", b"v%d" % number)
+                record = await anext(records)
+                assert isinstance(record, UserEvent)
+                assert record.payload == b"v%d" % number
+                same = await anext(everything)
+                assert isinstance(same, UserEvent)
+                assert (same.ltime, same.payload) == (record.ltime, record.payload)
+            agent.node.publish(events.MemberEvent("member-failed", (own(agent),)))
+            record = await anext(records)
+            assert isinstance(record, MemberEvent)
+            assert record.event == "member-failed"
+            assert record.members[0].name == "vec-a"
+        assert await client.members()
+        with trio.fail_after(5):
+            while agent.node.subscriptions > 1:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_queries_are_answered_from_a_stream() -> None:
+    agent = vec_world()
+    agent.node.answers = {}
+    async with connected(agent) as client, client.stream("query:load") as questions:
+        for answer in (b"\xff\x00", None):
+            async with client.query("load", timeout=5) as answers:
+                question = await anext(questions)
+                assert isinstance(question, QueryEvent)
+                assert question.deadline > question.time
+                if answer is None:
+                    await client.decline(question.id)
+                else:
+                    await client.respond(question.id, answer)
+                    assert await anext(answers) == QueryAnswer("vec-a", answer)
+                assert isinstance(await anext(answers), QueryDone)
+                with pytest.raises(StopAsyncIteration):
+                    await anext(answers)
+
+
+async def test_the_log_is_followed() -> None:
+    agent = vec_world()
+    agent.logs.say("INFO", "serf", "first")
+    agent.logs.say("DEBUG", "serf", "hidden")
+    async with connected(agent) as client, client.monitor() as lines:
+        line = await anext(lines)
+        assert not isinstance(line, Missed)
+        assert (line.level, line.source, line.message) == ("INFO", "serf", "first")
+        agent.logs.say("ERR", "agent", "late")
+        line = await anext(lines)
+        assert not isinstance(line, Missed)
+        assert line.message == "late"
+
+
+async def test_requests_of_many_tasks_overlap() -> None:
+    agent = vec_world()
+    agent.node.wait = 0.05
+    order: list[str] = []
+    async with connected(agent) as client, trio.open_nursery() as nursery:
+
+        async def join() -> None:
+            await client.join(["127.0.0.22"])
+            order.append("join")
+
+        nursery.start_soon(join)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.members()
+        order.append("members")
+    assert order == ["members", "join"]
+
+
+async def test_a_cancelled_call_harms_no_other() -> None:
+    agent = vec_world()
+    agent.node.wait = 30
+    async with connected(agent) as client:
+        with trio.move_on_after(0.02) as scope:
+            await client.join(["127.0.0.22"])
+        assert scope.cancelled_caught
+        assert await client.members()
+
+
+async def test_a_slow_reader_of_a_stream_is_told_what_it_missed() -> None:
+    inbox = Inbox(3)
+    for number in range(10):
+        inbox.put({"n": number})
+    got = [await inbox.get() for _ in range(4)]
+    assert got == [{"n": 0}, {"n": 1}, {"n": 2}, {"event": "dropped", "count": 7}]
+    inbox.put({"n": 10})
+    assert await inbox.get() == {"n": 10}
+    inbox.fail(ControlError("disconnected", "gone"))
+    with pytest.raises(ControlError, match="gone"):
+        await inbox.get()
+
+
+async def test_when_the_agent_goes_everyone_is_told() -> None:
+    agent = vec_world()
+    agent.node.wait = 30
+    async with trio.open_nursery() as nursery:
+        told: list[str] = []
+        address = await nursery.start(serve_until_shutdown, agent)
+        async with connect(address) as client, client.stream() as records:
+
+            async def wait() -> None:
+                try:
+                    await client.join(["127.0.0.22"])
+                except ControlError as error:
+                    told.append(error.code)
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            agent.shutdown.set()
+            with pytest.raises(ControlError, match="closed"):
+                await anext(records)
+            with pytest.raises(ControlError) as caught:
+                await client.members()
+            assert caught.value.code == "disconnected"
+    assert told == ["disconnected"]
+
+
+async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
+    async with open_control(agent, ["127.0.0.1:0"]) as server:
+        task_status.started(server.addresses[0])
+        await agent.shutdown.wait()
+
+
+async def test_keys_and_unix_sockets(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/control"
+    async with open_control(vec_world(), [address], auth="sesame"):
+        async with connect(address, "sesame") as client:
+            assert await client.members()
+        for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
+            with pytest.raises(ControlError) as caught:
+                async with connect(address, wrong):
+                    pass
+            assert caught.value.code == code
+
+
+@pytest.mark.parametrize("address", ["127.15.255.1:9", "127.0.0.1:x", "unix:/nowhere/at/all"])
+async def test_nobody_is_there(address: str) -> None:
+    with pytest.raises(ControlError) as caught:
+        async with connect(address):
+            pass
+    assert caught.value.code == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ((), "protocol"),
+        ((b"HTTP/1.1 400 Bad Request\r\n",), "protocol"),
+        ((b"[]\n",), "protocol"),
+        ((json.dumps({"seq": 9, "ok": True}).encode() + b"\n",), "protocol"),
+    ],
+)
+async def test_something_else_is_there(lines: Sequence[bytes], code: str) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1000)
+        for line in lines:
+            await stream.send_all(line)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, answer, 0)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(ControlError) as caught:
+            async with connect(f"127.0.0.1:{port}"):
+                pass
+        assert caught.value.code == code
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    async def listen(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, listen, 0)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(ControlError) as caught:
+            async with connect(f"127.0.0.1:{port}", timeout=0.05):
+                pass
+        assert caught.value.code == "timeout"
+        nursery.cancel_scope.cancel()
