@@ -142,6 +142,30 @@ async def test_streams_and_requests_share_a_connection() -> None:
                 await trio.lowlevel.checkpoint()
 
 
+async def test_streams_may_be_iterated_at_once_and_left() -> None:
+    agent = vec_world()
+    async with connected(agent) as client:
+        records = [record async for record in client.query("load")]
+        assert isinstance(records[-1], QueryDone)
+        with pytest.raises(ControlError):
+            async for _ in client.stream("nonsense"):
+                pass
+        agent.logs.say("INFO", "serf", "first")
+        async for line in client.monitor():
+            assert not isinstance(line, Missed)
+            assert line.message == "first"
+            break
+        with trio.fail_after(5):
+            while agent.logs.watchers:
+                agent.logs.say("INFO", "serf", "more")
+                await client.members()
+        stream = client.stream()
+        async with stream as same:
+            await stream.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(same)
+
+
 async def test_queries_are_answered_from_a_stream() -> None:
     agent = vec_world()
     agent.node.answers = {}

@@ -2,9 +2,8 @@
 
     async with connect("127.0.0.1:7373") as agent:
         print(await agent.members(status="alive"))
-        async with agent.query("load", timeout=2) as answers:
-            async for record in answers:
-                print(record)
+        async for record in agent.query("load", timeout=2):
+            print(record)
 
 One task reads the connection and hands each reply to the call that waits for it, so any number of
 tasks may share a client. The reader never waits for anyone: a stream whose reader is slow loses
@@ -14,7 +13,9 @@ records and is told how many (`Missed`); the agent does the same when the connec
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -76,7 +77,10 @@ class AgentClient:
         self._lock = trio.StrictFIFOLock()
         self._seq = 0
         self._answers: dict[int, _Answer] = {}
-        self._streams: dict[int, Inbox] = {}
+        # Weak: a reader that forgets its stream has left it.
+        self._streams: WeakValueDictionary[int, Inbox] = WeakValueDictionary()
+        # Streams that we asked to stop, until the agent says that they have.
+        self._left: set[int] = set()
         self._ended: ControlError | None = None
 
     async def members(
@@ -93,8 +97,7 @@ class AgentClient:
         ltime: int = (await self._ask("event", request))["ltime"]
         return ltime
 
-    @asynccontextmanager
-    async def query(
+    def query(
         self,
         name: str,
         payload: bytes = b"",
@@ -105,8 +108,8 @@ class AgentClient:
         ack: bool = True,
         relay_factor: int = 0,
         first: int | None = None,
-    ) -> AsyncIterator[Records[QueryRecord]]:
-        """Ask the cluster; the block's records are acks and answers, `QueryDone` last.
+    ) -> Records[QueryRecord]:
+        """Ask the cluster; the records are acks and answers, `QueryDone` last.
 
         Args:
             name: what is asked.
@@ -122,14 +125,12 @@ class AgentClient:
         request |= {"nodes": list(nodes), "tags": dict(tags or {})}
         request |= {} if timeout is None else {"timeout": timeout}
         request |= {} if first is None else {"first": first}
-        async with self._open("query", request, query_record_of, QUERY_BUFFER) as records:
-            yield records
+        return self._open("query", request, query_record_of, QUERY_BUFFER)
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self, *types: str, coalesce: bool = False, answers: bool = True
-    ) -> AsyncIterator[Records[AgentEvent]]:
-        """Follow events inside the block, from its beginning.
+    ) -> Records[AgentEvent]:
+        """Follow events.
 
         Args:
             types: event filters such as `member-join`, `user:deploy`, `query` (none: all).
@@ -138,14 +139,11 @@ class AgentClient:
                 watches, so that no query waits for it.
         """
         request = {"types": list(types), "coalesce": coalesce, "answers": answers}
-        async with self._open("stream", request, event_of, BUFFER) as records:
-            yield records
+        return self._open("stream", request, event_of, BUFFER)
 
-    @asynccontextmanager
-    async def monitor(self, level: str = "INFO") -> AsyncIterator[Records[LogEntry | Missed]]:
-        """Follow the agent's log inside the block, beginning with its last 512 lines."""
-        async with self._open("monitor", {"level": level}, log_entry_of, BUFFER) as records:
-            yield records
+    def monitor(self, level: str = "INFO") -> Records[LogEntry | Missed]:
+        """Follow the agent's log, beginning with its last 512 lines."""
+        return self._open("monitor", {"level": level}, log_entry_of, BUFFER)
 
     async def respond(self, id: int, payload: bytes = b"") -> None:  # noqa: A002
         """Answer a query that came in a stream (`no_such_query`: too late)."""
@@ -227,29 +225,26 @@ class AgentClient:
             raise fault_of(answer.reply)
         return {key: value for key, value in answer.reply.items() if key not in ("seq", "ok")}
 
-    @asynccontextmanager
-    async def _open(
+    def _open(
         self,
         command: str,
         parameters: Record,
         show: Callable[[Mapping[str, Any]], RecordT],
         buffer: int,
-    ) -> AsyncIterator[Records[RecordT]]:
-        """Open a stream for the block; stop it at the block's end unless it is over."""
+    ) -> Records[RecordT]:
+        """Prepare a stream; it is begun and stopped by its reader."""
         seq = self._next_seq()
         inbox = self._streams[seq] = Inbox(buffer)
-        try:
-            await self._ask(command, parameters, seq)
-            yield Records(inbox, show)
-        finally:
-            del self._streams[seq]
-            if self._ended is None and not inbox.over:
-                await self._stop(seq)
+        return Records(
+            inbox, show, partial(self._ask, command, parameters, seq), partial(self._stop, seq)
+        )
 
     async def _stop(self, seq: int) -> None:
         """End a stream; whatever of it still comes is ignored, and so is the reply."""
+        self._streams.pop(seq, None)
+        self._left.add(seq)
         with suppress(ControlError), trio.CancelScope(shield=True):
-            await self._send({"command": "stop", "seq": 0, "stop": seq})
+            await self._send({"command": "stop", "seq": -seq, "stop": seq})
 
     def _next_seq(self) -> int:
         self._seq += 1
@@ -275,10 +270,10 @@ class AgentClient:
         self._ended = self._ended or fault
         for answer in self._answers.values():
             answer.came.set()
-        for inbox in self._streams.values():
+        for inbox in list(self._streams.values()):
             inbox.fail(self._ended)
 
-    async def read(self) -> None:
+    async def read(self, nursery: trio.Nursery) -> None:
         """Hand out what the agent says until the connection ends; run by `connect`."""
         fault = ControlError("disconnected", "the agent closed the connection")
         parts: list[bytes] = []
@@ -289,7 +284,7 @@ class AgentClient:
                     lines[0] = b"".join([*parts, lines[0]])
                     parts = []
                     for line in lines:
-                        self._hand_out(line)
+                        self._hand_out(line, nursery)
                 parts.append(rest)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             fault = ControlError("disconnected", f"the connection broke: {error}")
@@ -297,7 +292,7 @@ class AgentClient:
             fault = error
         self._end(fault)
 
-    def _hand_out(self, line: bytes) -> None:
+    def _hand_out(self, line: bytes, nursery: trio.Nursery) -> None:
         try:
             record = json.loads(line)
         except ValueError:
@@ -309,8 +304,12 @@ class AgentClient:
         if answer is not None and "ok" in record and not answer.came.is_set():
             answer.reply = record
             answer.came.set()
-        elif isinstance(seq, int) and seq in self._streams:
-            self._streams[seq].put(record)
+        elif isinstance(seq, int) and (inbox := self._streams.get(seq)) is not None:
+            inbox.put(record)
+        elif isinstance(seq, int) and "ok" not in record and seq not in self._left:
+            nursery.start_soon(self._stop, seq)
+        elif isinstance(seq, int) and seq < 0:
+            self._left.discard(-seq)
 
 
 @asynccontextmanager
@@ -333,7 +332,7 @@ async def connect(
     with transparent():
         async with stream, trio.open_nursery() as nursery:
             client = AgentClient(stream)
-            nursery.start_soon(client.read)
+            nursery.start_soon(client.read, nursery)
             await _greet(client, address, auth, deadline)
             yield client
             nursery.cancel_scope.cancel()

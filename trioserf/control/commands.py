@@ -18,7 +18,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.params import PAYLOAD, Param, Params
 from trioserf.control.patterns import MemberFilter
 from trioserf.control.ports import Agent, KeyAction, KeyResult, WallClock
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.coordinate import Coordinate, distance
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.member import Member
@@ -185,7 +185,7 @@ async def query(agent: Agent, name: str, payload: bytes, **options: Any) -> Asyn
         yield records.__anext__
 
 
-def show_query(item: QueryAck | QueryAnswer | QueryDone, wall: WallClock) -> render.Record:
+def show_query(item: QueryResult, wall: WallClock) -> render.Record:
     """Show one record of a query: an ack, an answer or its end."""
     del wall
     match item:

@@ -1,8 +1,9 @@
 """Between the reader of a connection, who waits for nobody, and the readers of its streams."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 import trio
 
@@ -40,6 +41,13 @@ class Inbox:
         self._fault = self._fault or fault
         self._news.set()
 
+    def close(self) -> None:
+        """Nobody wants its records any more."""
+        self._kept.clear()
+        self._missed = 0
+        self.over = True
+        self._news.set()
+
     async def get(self) -> Record | None:
         """Wait for a record; None at the end."""
         await trio.lowlevel.checkpoint()
@@ -59,20 +67,59 @@ class Inbox:
 
 
 class Records(Generic[RecordT]):
-    """The records of a stream, for one reader: an async iterator.
+    """The records of a stream, for one reader.
 
-    The iteration raises ControlError when the stream fails or the connection ends.
+    Either `async with` it, to be sure that it has begun when the block does and is stopped when
+    the block ends, and `async for` inside; or `async for` at once, which begins it. A stream that
+    is left that way is stopped as soon as nobody holds it any more and another record comes.
+
+    The iteration raises ControlError when the stream is refused or fails, and when the connection
+    ends.
     """
 
-    def __init__(self, inbox: Inbox, show: Callable[[Mapping[str, Any]], RecordT]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        show: Callable[[Mapping[str, Any]], RecordT],
+        begin: Callable[[], Awaitable[object]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
         self._inbox = inbox
         self._show = show
+        self._begin = begin
+        self._stop = stop
+        self._begun = False
 
-    def __aiter__(self) -> "Records[RecordT]":
+    async def __aenter__(self) -> Self:
+        await self._begin_once()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> RecordT:
+        if not self._begun:
+            await self._begin_once()
         record = await self._inbox.get()
         if record is None:
             raise StopAsyncIteration
         return self._show(record)
+
+    async def aclose(self) -> None:
+        """Stop the stream; it has no more records."""
+        if self._begun and not self._inbox.over:
+            self._inbox.close()
+            await self._stop()
+
+    async def _begin_once(self) -> None:
+        if not self._begun:
+            await self._begin()
+            self._begun = True

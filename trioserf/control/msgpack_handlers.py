@@ -10,7 +10,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.msgpack_fields import Body, Reader, pack
 from trioserf.control.ports import Agent, KeyAction
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 
 BODIES: Mapping[str, Mapping[str, Reader]] = {
@@ -190,7 +190,7 @@ def event_record(what: Event) -> Body:
     }
 
 
-def query_record(item: QueryAck | QueryAnswer | QueryDone) -> Body:
+def query_record(item: QueryResult) -> Body:
     """Show a record of a query as Serf's clients know it."""
     match item:
         case QueryAck(source=source):

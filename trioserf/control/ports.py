@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeVar
 
 import trio
 
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
+from trioserf.serf.collecting import QueryResult
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event
 from trioserf.serf.filters import EventFilter
@@ -169,7 +169,7 @@ class Node(Protocol):
         ack: bool = True,
         relay_factor: int = 0,
         first: int | None = None,
-    ) -> AbstractAsyncContextManager[AsyncIterator[QueryAck | QueryAnswer | QueryDone]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[QueryResult]]:
         """Ask the cluster; gives records as they come, the end last.
 
         The iterator may be abandoned, or cancelled while it waits for a record.
