@@ -307,6 +307,7 @@ class AgentClient:
         elif isinstance(seq, int) and (inbox := self._streams.get(seq)) is not None:
             inbox.put(record)
         elif isinstance(seq, int) and "ok" not in record and seq not in self._left:
+            self._left.add(seq)
             nursery.start_soon(self._stop, seq)
         elif isinstance(seq, int) and seq < 0:
             self._left.discard(-seq)
