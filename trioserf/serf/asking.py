@@ -41,6 +41,10 @@ def default_query_timeout(gossip_interval: float, members: int, multiplier: int 
     return gossip_interval * multiplier * digits
 
 
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class Question:
     """What shall be asked, and how.
@@ -63,7 +67,7 @@ class Question:
 
     name: str
     payload: bytes = b""
-    nodes: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    nodes: tuple[str, ...] = attrs.field(default=(), converter=_names)
     tags: Mapping[str, str] = NOTHING
     timeout: float | None = None
     ack: bool = True

@@ -137,7 +137,12 @@ class LamportWindow(Generic[E]):
         """Let the clock go on behind a time (see `LamportClock.witness`), far jumps included."""
         if seen - self.clock.time > FAR and self.clock.admits(seen):
             self._leave_behind()
-        return self.clock.witness(seen)
+        if not self.clock.witness(seen):
+            return False
+        epoch = self._epoch_of(seen)
+        if epoch is not None and epoch is not self._present:
+            epoch.clock.witness(seen)
+        return True
 
     def start_at(self, min_time: int) -> None:
         """Pass over whatever is older than this from now on, in the epoch that it belongs to.
@@ -157,8 +162,6 @@ class LamportWindow(Generic[E]):
             return Refusal.BEFORE_START if ltime < self.min_time else Refusal.OLD
         if ltime < epoch.min_time:
             return Refusal.BEFORE_START
-        if epoch is not self._present:
-            epoch.clock.witness(ltime)
         place = ltime % self._length
         slot = epoch.slots.get(place)
         if slot is None or slot.ltime != ltime:

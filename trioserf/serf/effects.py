@@ -1,10 +1,9 @@
 """What the Serf layer wants done: its owner drains these lists after every call and carries on.
 
-Also the two things that it needs of others: a codec for its messages and queues for broadcasts.
+Also the one thing that it needs of others: a codec for its messages.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import attrs
 
@@ -30,25 +29,6 @@ class Codec:
     encode_filter: Callable[[NodeFilter | TagFilter], bytes]
     decode_filter: Callable[[bytes], NodeFilter | TagFilter]
     decode_tags: Callable[[bytes], Mapping[str, str]]
-
-
-class Broadcasts(Protocol):
-    """A queue of broadcasts, as `swim.queue.BroadcastQueue` is one."""
-
-    def queue(
-        self,
-        data: bytes,
-        *,
-        name: str | None = None,
-        on_done: Callable[[], None] | None = None,
-        urgent: bool = False,
-    ) -> None:
-        """Send this to everyone; `on_done` is called when it has been sent often enough."""
-
-    def prune(self, keep: int) -> None:
-        """Drop the most sent ones until so many are left."""
-
-    def __len__(self) -> int: ...
 
 
 @attrs.frozen(slots=True)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import attrs
 
 from trioserf.serf.clock import LamportClock
-from trioserf.serf.effects import Broadcasts, Codec
+from trioserf.serf.effects import Codec
 from trioserf.serf.members import MemberRecord, MemberTable
 from trioserf.serf.messages import Join, Leave, Status
 from trioserf.serf.options import SerfOptions
+from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -41,7 +42,7 @@ class Intents:
     """
 
     def __init__(
-        self, table: MemberTable, queue: Broadcasts, *, codec: Codec, options: SerfOptions
+        self, table: MemberTable, queue: BroadcastQueue, *, codec: Codec, options: SerfOptions
     ) -> None:
         self.clock = LamportClock()
         self.leaving = False

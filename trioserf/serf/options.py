@@ -45,7 +45,7 @@ class SerfOptions:
         max_queue_depth: broadcasts in a queue beyond which the most sent ones are dropped.
         min_queue_depth: if over 0, that limit is instead twice the members, at least this.
         name_conflict_resolution: whether the cluster is asked when our name is claimed.
-        packet_size: largest broadcast of others that is passed on: more fits no packet.
+        packet_size: room for one broadcast in a packet; nothing larger is broadcast.
         event_buffer_bytes: all user events remembered.
         query_buffer_bytes: all queries remembered, at about 100 bytes each.
         intents_kept: intents about unknown members.

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
-from trioserf.serf.effects import Broadcasts
 from trioserf.serf.options import SerfOptions
+from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -21,7 +21,6 @@ class Outbox:
     """The queues of the Serf layer.
 
     Args:
-        make_queue: makes a queue from a function that counts the members.
         node_count: counts the members.
         options: limits.
 
@@ -29,13 +28,11 @@ class Outbox:
         queues: the three by name.
     """
 
-    def __init__(
-        self,
-        make_queue: Callable[[Callable[[], int]], Broadcasts],
-        node_count: Callable[[], int],
-        options: SerfOptions,
-    ) -> None:
-        self.queues: dict[Kind, Broadcasts] = {kind: make_queue(node_count) for kind in KINDS}
+    def __init__(self, node_count: Callable[[], int], options: SerfOptions) -> None:
+        self.queues: dict[Kind, BroadcastQueue] = {
+            kind: BroadcastQueue(options.retransmit_mult, node_count, largest=options.packet_size)
+            for kind in KINDS
+        }
         self._node_count = node_count
         self._options = options
         self._recent: set[bytes] = set()
@@ -57,10 +54,9 @@ class Outbox:
     # --- queues ---
 
     def pass_on(self, kind: Kind, raw: bytes) -> None:
-        """Queue what somebody else has sent, as it came; unless no packet can hold it."""
-        if len(raw) <= self._options.packet_size:
-            self.queues[kind].queue(raw)
-            self.bound(kind)
+        """Queue a message for everyone, as it came or was made."""
+        self.queues[kind].queue(raw)
+        self.bound(kind)
 
     @property
     def limit(self) -> int:

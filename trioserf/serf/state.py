@@ -17,7 +17,7 @@ from trioserf.serf.asking import Asking, Question
 from trioserf.serf.clock import LamportClock
 from trioserf.serf.collecting import AskedQuery, QueryResult
 from trioserf.serf.conflict import NameConflicts
-from trioserf.serf.effects import Broadcasts, Codec, Direct, Effects, Order
+from trioserf.serf.effects import Codec, Direct, Effects, Order
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.intents import Intents
 from trioserf.serf.internal import KeyHandler, no_keyring
@@ -39,7 +39,8 @@ from trioserf.serf.queries import Queries, reachable
 from trioserf.serf.snapshot import Clocks
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.address import Address
-from trioserf.swim.messages import OUR_VERSIONS, Versions
+from trioserf.swim.messages import Versions
+from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -55,7 +56,6 @@ class SerfState:
         address: where other members reach us.
         codec: how messages are spelled.
         rng: randomness.
-        make_queue: makes a queue of broadcasts from a function that counts the members.
         options: limits and timeouts.
         has_answerer: whether a handler or a stream here may answer this query; if not, the asker
             is told at once that no answer will follow.
@@ -77,7 +77,6 @@ class SerfState:
         *,
         codec: Codec,
         rng: random.Random,
-        make_queue: Callable[[Callable[[], int]], Broadcasts],
         options: SerfOptions | None = None,
         has_answerer: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
@@ -94,8 +93,8 @@ class SerfState:
         self._table = table = MemberTable(
             name, options=options, effects=effects, decode_tags=codec.decode_tags, rng=rng
         )
-        self._outbox = Outbox(make_queue, table.__len__, options)
-        self.queues: Mapping[Kind, Broadcasts] = self._outbox.queues
+        self._outbox = Outbox(table.__len__, options)
+        self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
         self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
         self._user_events = UserEvents(
             self.queues["Event"], codec=codec, options=options, effects=effects
@@ -180,11 +179,11 @@ class SerfState:
     # --- notices of the failure detector ---
 
     def member_joined(
-        self, name: str, address: Address, meta: bytes, versions: Versions | None, now: float
+        self, name: str, address: Address, meta: bytes, versions: Versions, now: float
     ) -> None:
         """Take in a member that is new or has come back; also ourselves at the start."""
         intent = self._intents.take_buffered(name, now)
-        self._table.joined(name, address, meta, versions or OUR_VERSIONS, now, intent=intent)
+        self._table.joined(name, address, meta, versions, now, intent=intent)
 
     def member_left(self, name: str, now: float) -> None:
         """Note that the failure detector has lost a member, or that it has left.
@@ -194,11 +193,9 @@ class SerfState:
         self._table.gone(name, now)
         self._asking.lose(name)
 
-    def member_updated(
-        self, name: str, address: Address, meta: bytes, versions: Versions | None
-    ) -> None:
+    def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
         """Take in the new tags of a member."""
-        self._table.updated(name, address, meta, versions or OUR_VERSIONS)
+        self._table.updated(name, address, meta, versions)
 
     def member_suspected(self, name: str) -> None:
         """Pass on that a member is suspected."""
@@ -398,8 +395,7 @@ class SerfState:
         self._queries.receive(message, now, ours=True)
         self._asking.settle(asked)
         if not asked.finished:
-            self.queues["Query"].queue(data)
-            self._outbox.bound("Query")
+            self._outbox.pass_on("Query", data)
         return asked
 
     def cancel(self, query: AskedQuery) -> None:

@@ -4,10 +4,11 @@ import logging
 
 from trioserf.errors import TooLarge
 from trioserf.serf.clock import LamportWindow, Refusal
-from trioserf.serf.effects import Broadcasts, Codec, Effects
+from trioserf.serf.effects import Codec, Effects
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.messages import BufferedEvents, UserEvent
 from trioserf.serf.options import SerfOptions
+from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -33,7 +34,7 @@ class UserEvents:
     """
 
     def __init__(
-        self, queue: Broadcasts, *, codec: Codec, options: SerfOptions, effects: Effects
+        self, queue: BroadcastQueue, *, codec: Codec, options: SerfOptions, effects: Effects
     ) -> None:
         self.window: LamportWindow[_Seen] = LamportWindow(
             options.event_buffer, dict, budget=options.event_buffer_bytes

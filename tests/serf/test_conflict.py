@@ -1,0 +1,140 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.serf.rig import Cluster, address_of, encode, serf
+from trioserf.serf.conflict import NOBODY, ConflictVote
+from trioserf.serf.effects import GiveUpName
+from trioserf.serf.messages import ConflictResponse, KeyRequest, QueryResponse
+from trioserf.serf.options import SerfOptions
+from trioserf.serf.state import SerfState
+from trioserf.swim.address import Address, packed
+from trioserf.swim.messages import OUR_VERSIONS
+
+OTHER = Address("10.9.9.9", 7946)
+
+
+def record(address: Address, name: str = "a") -> ConflictResponse:
+    return ConflictResponse(name, packed(address.host), address.port, {}, 1, *OUR_VERSIONS)
+
+
+@pytest.mark.parametrize(
+    ("matching", "answers", "won"),
+    [(0, 0, False), (1, 1, True), (0, 1, False), (1, 2, False), (2, 2, True), (2, 3, True)],
+)
+def test_the_majority(matching: int, answers: int, won: bool) -> None:
+    assert ConflictVote(OTHER, answers, matching).won == won
+
+
+@given(st.lists(st.sampled_from(["ours", "other port", "other host", "nobody"])))
+def test_the_count(said: list[str]) -> None:
+    ours = address_of("a")
+    vote = ConflictVote(ours)
+    for text in said:
+        vote.count(
+            {
+                "ours": record(ours),
+                "other port": record(Address(ours.host, 1)),
+                "other host": record(OTHER),
+                "nobody": None,
+            }[text]
+        )
+    assert (vote.matching, vote.answers) == (said.count("ours"), len(said))
+
+
+def test_a_mapped_address_is_the_same() -> None:
+    vote = ConflictVote(Address("10.0.0.1", 7946))
+    mapped = b"\0" * 10 + b"\xff\xff" + packed("10.0.0.1")
+    vote.count(ConflictResponse("a", mapped, 7946, {}, 1, *OUR_VERSIONS))
+    assert vote.matching == 1
+
+
+def test_the_names_of_others_are_none_of_our_business(caplog: pytest.LogCaptureFixture) -> None:
+    state = serf("a", "b")
+    state.member_conflicted("b", OTHER, 0.0)
+    text = "Name conflict for 'b' both 10.0.0.98:7946 and 10.9.9.9:7946 are claiming"
+    assert [(r.levelname, r.message) for r in caplog.records] == [("WARNING", text)]
+    assert state.next_deadline is None
+
+
+def test_a_majority_for_us(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cluster = Cluster("a", "b", "c")
+    caplog.clear()
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster.run(0.0)
+    assert cluster["a"].orders == []
+    assert cluster["a"].results == []
+    assert cluster["a"].next_deadline is None
+    assert [(r.levelname, r.message) for r in caplog.records] == [
+        (
+            "ERROR",
+            "Node name conflicts with another node at 10.9.9.9:7946."
+            " Names must be unique! (Resolution enabled: true)",
+        ),
+        ("INFO", "majority in name conflict resolution [2 / 2]"),
+    ]
+
+
+def test_a_minority_for_us(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster("a", "b", "c")
+    for name in "bc":
+        cluster[name].member_updated("a", OTHER, b"", OUR_VERSIONS)
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster.run(0.0)
+    assert cluster["a"].orders == [GiveUpName(0, 2)]
+    assert "minority in name conflict resolution, quitting [0 / 2]" in caplog.text
+
+
+def in_conflict() -> tuple[SerfState, int, int]:
+    """Give a's layer, and LTime and ID of its question to b."""
+    state = serf("a", "b")
+    state.member_conflicted("a", OTHER, 0.0)
+    (asked,) = state._asking._running.values()
+    return state, asked.ltime, asked.id
+
+
+@pytest.mark.parametrize(
+    ("payload", "order"),
+    [
+        (NOBODY, GiveUpName(0, 1)),
+        (b"\x06torn", GiveUpName(0, 0)),
+        (b"", GiveUpName(0, 0)),
+        (encode(KeyRequest(b"")), GiveUpName(0, 0)),
+        (encode(record(OTHER)), GiveUpName(0, 1)),
+        (encode(record(address_of("a"))), None),
+    ],
+)
+def test_answers_of_every_sort(payload: bytes, order: GiveUpName | None) -> None:
+    state, ltime, number = in_conflict()
+    state.handle(encode(QueryResponse(ltime, number, "b", 0, payload)), 1.0)
+    assert state.orders == ([] if order is None else [order])
+
+
+def test_nobody_answers_at_all() -> None:
+    state, _, _ = in_conflict()
+    assert state.orders == []
+    state.expire(3.2)
+    assert state.orders == [GiveUpName(0, 0)]
+
+
+def test_after_one_resolution_there_may_be_another() -> None:
+    state, ltime, number = in_conflict()
+    state.handle(encode(QueryResponse(ltime, number, "b", 0, encode(record(OTHER)))), 1.0)
+    state.member_conflicted("a", OTHER, 2.0)
+    assert state.next_deadline == pytest.approx(5.2)
+
+
+def test_resolution_can_be_disabled(caplog: pytest.LogCaptureFixture) -> None:
+    state = serf("a", "b", options=SerfOptions(name_conflict_resolution=False))
+    state.member_conflicted("a", OTHER, 0.0)
+    assert "(Resolution enabled: false)" in caplog.text
+    assert state.next_deadline is None
+
+
+def test_the_vote_is_nobody_elses_business() -> None:
+    state, ltime, number = in_conflict()
+    state.handle(encode(QueryResponse(ltime, number, "b", 1)), 1.0)
+    assert not state.events
+    assert not state.results

@@ -1,0 +1,282 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.serf.rig import broadcasts, encode, join, kinds, raw_broadcasts, serf
+from tests.serf.test_members import in_status, status
+from trioserf.serf.clock import LAST_TIME
+from trioserf.serf.messages import Join, Leave, Status
+from trioserf.serf.options import SerfOptions
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (Status.ALIVE, Status.LEAVING, []),
+        (Status.LEAVING, Status.LEAVING, []),
+        (Status.FAILED, Status.LEFT, [("member-leave", "b")]),
+        (Status.LEFT, Status.LEFT, []),
+    ],
+)
+def test_a_leave_intent(before: Status, after: Status, told: list[tuple[str, str]]) -> None:
+    state = in_status(before)
+    message = Leave(9, "b")
+    state.handle(encode(message), 1.0)
+    assert status(state, "b") is after
+    assert kinds(state.events) == told
+    assert state.clock.time == 10
+    assert broadcasts(state) == [message]
+    assert state.local_state().status_ltimes["b"] == 9
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Status.ALIVE, Status.ALIVE),
+        (Status.LEAVING, Status.ALIVE),
+        (Status.FAILED, Status.FAILED),
+        (Status.LEFT, Status.LEFT),
+    ],
+)
+def test_a_join_intent(before: Status, after: Status) -> None:
+    state = in_status(before)
+    message = Join(9, "b")
+    state.handle(encode(message), 1.0)
+    assert status(state, "b") is after
+    assert state.events == []
+    assert broadcasts(state) == [message]
+    assert state.local_state().status_ltimes["b"] == 9
+
+
+@pytest.mark.parametrize("message", [Join(5, "b"), Leave(5, "b"), Join(4, "b"), Leave(4, "b")])
+def test_what_is_not_newer_is_ignored(message: Join | Leave) -> None:
+    state = serf("a", "b")
+    state.handle(encode(Join(5, "b")), 0.0)
+    broadcasts(state)
+    state.handle(encode(message), 1.0)
+    assert status(state, "b") is Status.ALIVE
+    assert broadcasts(state) == []
+
+
+@given(st.permutations([Join(2, "b"), Leave(3, "b"), Join(4, "b"), Leave(5, "b")]))
+def test_the_newest_intent_wins_in_any_order(messages: list[Join | Leave]) -> None:
+    state = serf("a", "b")
+    for message in messages:
+        state.handle(encode(message), 0.0)
+    assert status(state, "b") is Status.LEAVING
+    assert state.local_state().status_ltimes["b"] == 5
+
+
+def test_we_contradict_those_who_say_that_we_leave() -> None:
+    state = serf("a", "b")
+    state.handle(encode(Leave(60, "a")), 0.0)
+    assert status(state, "a") is Status.ALIVE
+    assert broadcasts(state) == [Join(61, "a")]
+    assert state.clock.time == 62
+    assert state.local_state().status_ltimes["a"] == 61
+
+
+def test_we_do_not_when_we_do_leave() -> None:
+    state = serf("a", "b")
+    state.announce_leave(0.0)
+    assert status(state, "a") is Status.LEAVING
+    broadcasts(state)
+    state.handle(encode(Leave(60, "a")), 0.0)
+    assert broadcasts(state) == [Leave(60, "a")]
+
+
+def test_contradictions_and_leaves_go_before_everything_else() -> None:
+    state = serf("a", "b", "c")
+    state.handle(encode(Join(50, "c")), 0.0)
+    state.handle(encode(Leave(60, "a")), 0.0)
+    first = state.queues["Intent"].take(0, len(encode(Join(61, "a"))))
+    assert first == [encode(Join(61, "a"))]
+
+
+def test_joining_is_announced_at_the_present_time() -> None:
+    state = serf("a", "b")
+    state.clock.witness(7)
+    state.announce_join(0.0)
+    assert broadcasts(state) == [Join(8, "a")]
+    assert state.clock.time == 9
+
+
+def test_leaving_is_announced_and_waited_for() -> None:
+    state = serf("a", "b")
+    done: list[str] = []
+    state.announce_leave(0.0, lambda: done.append("done"))
+    assert done == []
+    assert broadcasts(state) == [Leave(1, "a")]
+    assert done == ["done"]
+    assert state.clock.time == 2
+
+
+@pytest.mark.parametrize("other", [None, Status.FAILED, Status.LEFT, Status.LEAVING])
+def test_leaving_alone_is_not_waited_for(other: Status | None) -> None:
+    state = serf("a") if other is None else in_status(other)
+    state.member_left("c", 0.0)
+    done: list[str] = []
+    state.announce_leave(0.0, lambda: done.append("done"))
+    assert done == ["done"]
+    assert raw_broadcasts(state) == []
+
+
+# --- intents without a member ---
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [(Join(5, "b"), Status.ALIVE), (Leave(5, "b"), Status.LEAVING)],
+)
+def test_intents_wait_for_their_member(message: Join | Leave, expected: Status) -> None:
+    state = serf("a")
+    state.handle(encode(message), 0.0)
+    assert broadcasts(state) == [message]
+    join(state, "b", now=300.0)
+    assert status(state, "b") is expected
+    assert state.local_state().status_ltimes["b"] == 5
+
+
+def test_but_not_for_ever() -> None:
+    state = serf("a")
+    state.handle(encode(Leave(5, "b")), 0.0)
+    join(state, "b", now=300.1)
+    assert status(state, "b") is Status.ALIVE
+    assert state.local_state().status_ltimes["b"] == 0
+
+
+def test_those_whose_member_does_not_come_are_reaped() -> None:
+    state = serf("a")
+    state.handle(encode(Leave(5, "b")), 0.0)
+    state.reap(300.0)
+    assert len(state._intents._buffer) == 1
+    state.reap(300.1)
+    assert len(state._intents._buffer) == 0
+
+
+def test_only_the_newest_of_them_counts_and_is_passed_on() -> None:
+    state = serf("a")
+    state.handle(encode(Join(6, "b")), 0.0)
+    broadcasts(state)
+    state.handle(encode(Leave(5, "b")), 0.0)
+    state.handle(encode(Leave(6, "b")), 0.0)
+    assert broadcasts(state) == []
+    join(state, "b")
+    assert status(state, "b") is Status.ALIVE
+
+
+def test_an_intent_is_used_once() -> None:
+    state = serf("a", "c")
+    state.handle(encode(Leave(5, "b")), 0.0)
+    join(state, "b", now=1.0)
+    state.member_left("b", 2.0)
+    state.force_leave("b", prune=True, now=3.0)
+    join(state, "b", now=4.0)
+    assert status(state, "b") is Status.ALIVE
+
+
+def test_a_flood_of_them_is_bounded_and_the_newest_stay() -> None:
+    state = serf("a", options=SerfOptions(intents_kept=16, max_queue_depth=100))
+    for number in range(1000):
+        state.handle(encode(Leave(number + 1, f"n{number}")), 0.0)
+    assert len(state._intents._buffer) <= 16
+    assert "n999" in state._intents._buffer
+    assert len(state.queues["Intent"]) <= 200
+
+
+@pytest.mark.parametrize("message", [Join(LAST_TIME, "b"), Leave(LAST_TIME, "b")])
+def test_impossible_times_are_dropped(message: Join | Leave) -> None:
+    state = serf("a", "b")
+    state.handle(encode(message), 0.0)
+    assert status(state, "b") is Status.ALIVE
+    assert state.clock.time == 1
+    assert raw_broadcasts(state) == []
+
+
+def test_a_poisoned_clock_still_lets_us_contradict() -> None:
+    state = serf("a", "b")
+    state.handle(encode(Leave(2**63, "a")), 0.0)
+    assert broadcasts(state) == [Join(2**63 + 1, "a")]
+    state.handle(encode(Join(6, "b")), 0.0)
+    assert broadcasts(state) == [Join(6, "b")]
+
+
+# --- forced leaves ---
+
+
+def test_forcing_a_failed_member_out() -> None:
+    state = in_status(Status.FAILED)
+    done: list[str] = []
+    now = 1.0
+    assert state.force_leave("b", now=now, on_done=lambda: done.append("done"))
+    assert status(state, "b") is Status.LEFT
+    assert kinds(state.events) == [("member-leave", "b")]
+    assert state.local_state().left_members == ("b",)
+    assert broadcasts(state) == [Leave(1, "b")]
+    assert done == ["done"]
+
+
+def test_strangers_can_be_forced_out_elsewhere() -> None:
+    state = serf("a", "c")
+    assert not state.force_leave("b", now=0.0)
+    assert broadcasts(state) == [Leave(1, "b")]
+
+
+@pytest.mark.parametrize("before", [Status.FAILED, Status.LEFT])
+def test_pruning_one_that_is_gone(before: Status) -> None:
+    state = in_status(before)
+    state.handle(encode(Leave(9, "b", prune=True)), 1.0)
+    assert state.member("b") is None
+    leave = [("member-leave", "b")] if before is Status.FAILED else []
+    assert kinds(state.events) == [*leave, ("member-reap", "b")]
+    assert (state.stats()["failed"], state.stats()["left"]) == (0, 0)
+
+
+@pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING])
+def test_pruning_one_that_leaves_gives_it_time(before: Status) -> None:
+    state = in_status(before)
+    state.handle(encode(Leave(9, "b", prune=True)), 1.0)
+    assert status(state, "b") is Status.LEAVING
+    assert state.next_deadline == 7.0
+    state.member_left("b", 2.0)
+    state.expire(6.9)
+    assert status(state, "b") is Status.LEFT
+    state.expire(7.0)
+    assert state.member("b") is None
+    assert kinds(state.events) == [("member-leave", "b"), ("member-reap", "b")]
+    assert state.next_deadline is None
+
+
+def test_one_that_stays_after_all_is_not_pruned() -> None:
+    state = in_status(Status.ALIVE)
+    state.handle(encode(Leave(9, "b", prune=True)), 1.0)
+    state.handle(encode(Join(10, "b")), 2.0)
+    assert state.next_deadline is None
+    state.expire(7.0)
+    assert status(state, "b") is Status.ALIVE
+
+
+def test_one_that_came_back_is_not_pruned() -> None:
+    state = in_status(Status.ALIVE)
+    state.handle(encode(Leave(9, "b", prune=True)), 1.0)
+    state.member_left("b", 2.0)
+    join(state, "b", now=3.0)
+    state.expire(7.0)
+    assert status(state, "b") is Status.ALIVE
+
+
+def test_many_prunes_of_one_are_one() -> None:
+    state = in_status(Status.ALIVE)
+    for ltime in range(9, 50):
+        state.handle(encode(Leave(ltime, "b", prune=True)), float(ltime))
+    assert state.next_deadline == 15.0
+    state.expire(15.0)
+    assert kinds(state.events) == [("member-reap", "b")]
+    assert state.next_deadline is None
+
+
+def test_we_are_not_pruned_ourselves() -> None:
+    state = serf("a", "b")
+    state.announce_leave(0.0)
+    state.handle(encode(Leave(9, "a", prune=True)), 1.0)
+    assert state.next_deadline is None

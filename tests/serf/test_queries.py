@@ -1,0 +1,423 @@
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadcasts, results, serf
+from trioserf.errors import NoSuchQuery, TooLarge
+from trioserf.serf.asking import Question
+from trioserf.serf.clock import LAST_TIME
+from trioserf.serf.collecting import QueryAnswer
+from trioserf.serf.effects import Direct
+from trioserf.serf.events import QueryReceived
+from trioserf.serf.messages import (
+    NodeFilter,
+    Query,
+    QueryResponse,
+    Relay,
+    SerfMessage,
+    TagFilter,
+    UserEvent,
+)
+from trioserf.serf.options import SerfOptions
+from trioserf.serf.state import SerfState
+from trioserf.swim.address import Address, packed
+from trioserf.swim.messages import OUR_VERSIONS
+
+ACK, NO_BROADCAST = 1, 2
+WANTS_NO_ANSWER = 257
+
+
+def query(
+    ltime: int = 9,
+    id: int = 77,  # noqa: A002 - as in the message
+    *,
+    source: str = "b",
+    to: Address | None = None,
+    filters: tuple[NodeFilter | TagFilter | bytes, ...] = (),
+    flags: int = ACK,
+    relay_factor: int = 0,
+    timeout: float = 15.0,
+    name: str = "load",
+    payload: bytes = b"x",
+) -> bytes:
+    """Spell a query of b."""
+    address = to or address_of(source)
+    return encode(
+        Query(
+            ltime,
+            id,
+            packed(address.host),
+            address.port,
+            source,
+            tuple(one if isinstance(one, bytes) else pickle.dumps(one) for one in filters),
+            flags,
+            relay_factor,
+            int(timeout * 1e9),
+            name,
+            payload,
+        )
+    )
+
+
+def sent(state: SerfState) -> list[tuple[str, SerfMessage]]:
+    """Give to whom what was sent, and forget it."""
+    found = []
+    for send in state.sends:
+        assert send.address == address_of(send.node)
+        found.append((send.node, decode(send.data)))
+    state.sends.clear()
+    return found
+
+
+def ask(state: SerfState, now: float = 0.0, raw: bytes | None = None) -> QueryReceived:
+    """Let b ask something, and give the event."""
+    state.handle(query() if raw is None else raw, now)
+    (event,) = state.events
+    assert isinstance(event, QueryReceived)
+    state.events.clear()
+    return event
+
+
+def response(flags: int = 0, payload: bytes = b"") -> QueryResponse:
+    return QueryResponse(9, 77, "a", flags, payload)
+
+
+# --- receiving ---
+
+
+def test_it_is_acknowledged_delivered_and_passed_on() -> None:
+    state = serf("a", "b")
+    state.handle(query(), 100.0)
+    assert state.events == [QueryReceived(1, 9, 77, "load", b"x", "b", 115.0)]
+    assert sent(state) == [("b", response(ACK))]
+    assert raw_broadcasts(state) == [query()]
+    assert state.query_clock.time == 10
+    assert state.clocks().query == 9
+
+
+def test_no_acknowledgement_unless_wanted() -> None:
+    state = serf("a", "b", has_answerer=lambda _: False)
+    state.handle(query(flags=0), 0.0)
+    assert len(state.events) == 1
+    assert sent(state) == []
+
+
+def test_without_an_answerer_the_acknowledgement_says_so() -> None:
+    asked: list[QueryReceived] = []
+
+    def nobody(event: QueryReceived) -> bool:
+        asked.append(event)
+        return False
+
+    state = serf("a", "b", has_answerer=nobody)
+    event = ask(state)
+    assert sent(state) == [("b", response(WANTS_NO_ANSWER))]
+    assert asked == [event]
+
+
+def test_some_queries_are_not_to_be_passed_on() -> None:
+    state = serf("a", "b")
+    state.handle(query(flags=ACK | NO_BROADCAST), 0.0)
+    assert len(state.events) == 1
+    assert raw_broadcasts(state) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "news"),
+    [
+        (query(9, 77, name="other", payload=b""), False),
+        (query(9, 78), True),
+        (query(8, 77), True),
+        (query(10, 77), True),
+    ],
+)
+def test_doubles(second: bytes, news: bool) -> None:
+    state = serf("a", "b")
+    ask(state)
+    sent(state)
+    raw_broadcasts(state)
+    state.handle(second, 0.0)
+    assert len(state.events) == len(sent(state)) == len(raw_broadcasts(state)) == int(news)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3))))
+def test_each_is_delivered_once(seen: list[tuple[int, int]]) -> None:
+    state = serf("a", "b")
+    for ltime, number in seen:
+        state.handle(query(ltime, number, name=f"{len(state.events)}"), 0.0)
+    keys = [(e.ltime, e.query_id) for e in state.events if isinstance(e, QueryReceived)]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == set(seen)
+
+
+@pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True)])
+def test_old_ones_are_dropped_with_a_warning(
+    ltime: int, news: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = serf("a", "b")
+    ask(state, raw=query(999))
+    state.handle(query(ltime), 0.0)
+    assert bool(state.events) == news
+    text = f"received old query load from time {ltime} (current: 1000)"
+    assert caplog.messages == ([] if news else [text])
+
+
+def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
+    state = serf("a", "b")
+    for ltime, news in [(7, 1), (2**63, 1), (LAST_TIME, 0), (8, 1), (2**63 + 1, 1)]:
+        state.handle(query(ltime), 0.0)
+        assert len(state.events) == news
+        state.events.clear()
+
+
+@pytest.mark.parametrize(
+    ("filters", "meant"),
+    [
+        ((NodeFilter(("a", "x")),), True),
+        ((NodeFilter(("x",)),), False),
+        ((NodeFilter(()),), False),
+        ((TagFilter("role", "^we"),), True),
+        ((TagFilter("role", "eb$"),), True),
+        ((TagFilter("role", "^b"),), False),
+        ((TagFilter("missing", "^$"),), True),
+        ((TagFilter("missing", "."),), False),
+        ((TagFilter("role", "("),), False),
+        ((TagFilter("role", "web"), NodeFilter(("x",))), False),
+        ((TagFilter("role", "web"), NodeFilter(("a",))), True),
+        ((b"?",), False),
+    ],
+)
+def test_filters(filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: bool) -> None:
+    state = serf("a", "b")
+    state.member_updated("a", address_of("a"), b"role=web", OUR_VERSIONS)
+    state.events.clear()
+    raw = query(filters=filters)
+    state.handle(raw, 0.0)
+    assert len(state.events) == len(sent(state)) == int(meant)
+    assert raw_broadcasts(state) == [raw]
+
+
+@pytest.mark.parametrize("to", [Address("10.0.0.98", 0), Address("::1", 0)])
+def test_a_query_without_an_address_is_dropped(to: Address) -> None:
+    state = serf("a", "b")
+    state.handle(query(to=to), 0.0)
+    assert state.events == []
+    assert raw_broadcasts(state) == []
+
+
+# --- answering ---
+
+
+def test_an_answer_goes_straight_to_the_asker_once() -> None:
+    state = serf("a", "b")
+    event = ask(state, 100.0)
+    sent(state)
+    state.respond(event.id, b"42", 115.0)
+    assert sent(state) == [("b", response(0, b"42"))]
+    with pytest.raises(NoSuchQuery, match="No pending queries matching ID"):
+        state.respond(event.id, b"43", 115.0)
+    with pytest.raises(NoSuchQuery):
+        state.decline(event.id, 115.0)
+
+
+def test_an_answer_can_come_too_late() -> None:
+    state = serf("a", "b")
+    event = ask(state, 100.0)
+    sent(state)
+    with pytest.raises(NoSuchQuery):
+        state.respond(event.id, b"42", 115.1)
+    state.reap(115.1)
+    with pytest.raises(NoSuchQuery):
+        state.decline(event.id, 115.1)
+    assert state.sends == []
+
+
+def test_a_query_with_a_deadline_in_the_past_cannot_be_answered() -> None:
+    state = serf("a", "b")
+    event = ask(state, raw=query(timeout=-1.0))
+    with pytest.raises(NoSuchQuery):
+        state.respond(event.id, b"42", 0.0)
+
+
+def test_declining_repeats_the_acknowledgement_with_the_flag() -> None:
+    state = serf("a", "b")
+    event = ask(state)
+    sent(state)
+    state.decline(event.id, 1.0)
+    state.decline(event.id, 1.0)
+    assert sent(state) == [("b", response(WANTS_NO_ANSWER))]
+    state.respond(event.id, b"42", 1.0)
+    assert sent(state) == [("b", response(0, b"42"))]
+
+
+def test_declining_is_silent_where_no_acknowledgements_are_wanted() -> None:
+    state = serf("a", "b")
+    event = ask(state, raw=query(flags=0))
+    state.decline(event.id, 1.0)
+    assert state.sends == []
+
+
+def test_numbers_are_ours_and_differ() -> None:
+    state = serf("a", "b")
+    assert [ask(state, raw=query(ltime)).id for ltime in (5, 5000, 4999)] == [1, 2, 3]
+
+
+def test_those_remembered_are_bounded_and_the_oldest_go() -> None:
+    state = serf("a", "b", options=SerfOptions(pending_queries=3))
+    numbers = [ask(state, raw=query(ltime)).id for ltime in range(1, 6)]
+    for number in numbers[:2]:
+        with pytest.raises(NoSuchQuery):
+            state.respond(number, b"", 0.0)
+    for number in numbers[2:]:
+        state.respond(number, b"", 0.0)
+
+
+def test_a_flood_within_one_time_is_bounded() -> None:
+    state = serf("a", "b", options=SerfOptions(query_buffer_bytes=1000))
+    for number in range(100):
+        state.handle(query(9, number), 0.0)
+    assert len(state.events) == 10
+
+
+def limited(packet: int, cap: int) -> SerfState:
+    return serf("a", "b", options=SerfOptions(query_response_size_limit=packet, answer_cap=cap))
+
+
+SMALL = len(encode(response(0, b"x" * 300)))
+"""Bytes of a response with 300 bytes of payload."""
+
+
+@pytest.mark.parametrize(
+    ("size", "stream"), [(300, False), (301, True), (600, True)], ids=["fits", "over", "cap"]
+)
+def test_large_answers_go_by_stream(size: int, stream: bool) -> None:
+    state = limited(SMALL, SMALL + 300)
+    event = ask(state)
+    state.sends.clear()
+    state.respond(event.id, b"x" * size, 0.0)
+    data = encode(response(0, b"x" * size))
+    assert state.sends == [Direct(address_of("b"), "b", data, stream)]
+
+
+@pytest.mark.parametrize(("cap", "named"), [(SMALL + 300, SMALL + 300), (0, SMALL)])
+def test_but_not_without_bound(cap: int, named: int) -> None:
+    state = limited(SMALL, cap)
+    event = ask(state)
+    state.sends.clear()
+    with pytest.raises(TooLarge) as caught:
+        state.respond(event.id, b"x" * 650, 0.0)
+    assert str(caught.value) == f"response exceeds limit of {named} bytes"
+    assert state.sends == []
+    state.respond(event.id, b"smaller", 0.0)
+    assert len(state.sends) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "to"), [("x", Address("10.0.0.1", 25)), ("b", Address("10.0.0.1", 25))]
+)
+def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> None:
+    state = limited(SMALL, 10 * SMALL)
+    event = ask(state, raw=query(source=source, to=to))
+    state.sends.clear()
+    with pytest.raises(TooLarge, match=f"response exceeds limit of {SMALL} bytes"):
+        state.respond(event.id, b"x" * 400, 0.0)
+    state.respond(event.id, b"42", 0.0)
+    assert state.sends == [Direct(to, source, encode(response(0, b"42")))]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
+def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
+    state = serf("a", "b")
+    state.ask(Question(name="load"), 0.0)
+    results(state)
+    if fits:
+        state.respond(1, b"x" * size, 0.0)
+        assert results(state) == [QueryAnswer("a", b"x" * size)]
+    else:
+        with pytest.raises(TooLarge):
+            state.respond(1, b"x" * size, 0.0)
+
+
+def test_a_large_answer_arrives() -> None:
+    cluster = Cluster("a", "b")
+    cluster.ask("a", Question(name="load"))
+    cluster["b"].respond(cluster.queries("b")[0].id, b"x" * 5000, 0.0)
+    cluster.run(0.0)
+    assert QueryAnswer("b", b"x" * 5000) in results(cluster["a"])
+    assert cluster.streams == 1
+
+
+# --- relays ---
+
+
+def relayed(state: SerfState) -> list[str]:
+    """Give those who were asked to pass the answer to b on, and check what they were sent."""
+    peers = []
+    for node, message in sent(state):
+        if isinstance(message, Relay):
+            peers.append(node)
+            assert (message.addr, message.port) == (packed(address_of("b").host), 7946)
+            assert message.name == "b"
+            assert isinstance(decode(message.inner), QueryResponse)
+        else:
+            assert node == "b"
+    return peers
+
+
+@pytest.mark.parametrize(
+    ("others", "factor", "relays"),
+    [("b", 1, 0), ("bc", 1, 1), ("bc", 2, 1), ("bc", 3, 0), ("bcdef", 2, 2), ("bcdef", 0, 0)],
+)
+def test_relays(others: str, factor: int, relays: int) -> None:
+    state = serf("a", *others)
+    event = ask(state, raw=query(relay_factor=factor))
+    acks = relayed(state)
+    state.respond(event.id, b"42", 0.0)
+    answers = relayed(state)
+    for peers in (acks, answers):
+        assert len(peers) == len(set(peers)) == relays
+        assert not {"a", "b"} & set(peers)
+
+
+def test_only_those_who_can_are_asked_to_relay() -> None:
+    state = serf("a", "b", "c", "d")
+    join(state, "e", versions=OUR_VERSIONS._replace(protocol_max=4))
+    state.member_left("c", 0.0)
+    state.events.clear()
+    ask(state, raw=query(relay_factor=3))
+    assert relayed(state) == ["d"]
+
+
+def test_what_is_too_large_for_a_packet_is_not_relayed() -> None:
+    state = serf("a", "b", "c", "d")
+    event = ask(state, raw=query(relay_factor=1))
+    assert len(relayed(state)) == 1
+    state.respond(event.id, b"x" * 850, 0.0)
+    state.respond(ask(state, raw=query(ltime=10, relay_factor=1)).id, b"x" * 1200, 0.0)
+    assert len(relayed(state)) == 1  # the second acknowledgement
+
+
+def test_a_relay_hands_the_inner_message_on() -> None:
+    state = serf("c")
+    inner = encode(response(0, b"42"))
+    state.handle(encode(Relay(packed("10.0.0.98"), 7946, "b", inner)), 0.0)
+    assert state.sends == [Direct(address_of("b"), "b", inner)]
+
+
+@pytest.mark.parametrize(("addr", "port"), [(b"", 7946), (b"\0\0\0", 1), (b"\x0a\0\0\x01", 0)])
+def test_a_relay_to_nowhere_is_dropped(addr: bytes, port: int) -> None:
+    state = serf("c")
+    state.handle(encode(Relay(addr, port, "b", encode(UserEvent(1, "x")))), 0.0)
+    assert state.sends == []
+
+
+def test_an_answer_survives_the_loss_of_its_packet() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.ask("a", Question(name="load", relay_factor=1))
+    state = cluster["b"]
+    state.respond(cluster.queries("b")[0].id, b"42", 0.0)
+    del state.sends[0]
+    cluster.run(0.0)
+    assert QueryAnswer("b", b"42") in results(cluster["a"])

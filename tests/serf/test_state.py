@@ -1,0 +1,333 @@
+import logging
+
+import pytest
+
+from tests.serf.rig import (
+    Cluster,
+    broadcasts,
+    encode,
+    join,
+    kinds,
+    raw_broadcasts,
+    serf,
+)
+from tests.serf.test_members import in_status, status
+from tests.serf.test_queries import query
+from trioserf.serf.clock import LAST_TIME
+from trioserf.serf.messages import (
+    BufferedEvents,
+    Join,
+    KeyRequest,
+    Leave,
+    SerfPushPull,
+    Status,
+    UserEvent,
+)
+from trioserf.serf.options import SerfOptions
+from trioserf.serf.snapshot import Clocks
+from trioserf.serf.state import SerfState
+
+
+def push_pull(
+    ltime: int = 0,
+    status_ltimes: dict[str, int] | None = None,
+    left: tuple[str, ...] = (),
+    event_ltime: int = 0,
+    events: tuple[BufferedEvents | None, ...] = (),
+    query_ltime: int = 0,
+) -> SerfPushPull:
+    return SerfPushPull(ltime, status_ltimes or {}, left, event_ltime, events, query_ltime)
+
+
+def merge(
+    state: SerfState, remote: SerfPushPull, *, join: bool = False, ignore: bool = False
+) -> None:
+    state.merge_remote_state(remote, join=join, ignore_events=ignore, now=0.0)
+
+
+# --- push/pull ---
+
+
+def test_our_half_at_the_start() -> None:
+    assert serf("a").local_state() == SerfPushPull(1, {"a": 0}, (), 1, (), 1)
+
+
+def test_our_half_later() -> None:
+    state = in_status(Status.LEFT)
+    state.user_event("deploy", b"v1")
+    state.handle(query(9), 0.0)
+    assert state.local_state() == SerfPushPull(
+        6,
+        {"a": 0, "b": 5, "c": 0},
+        ("b",),
+        2,
+        (BufferedEvents(1, (("deploy", b"v1"),)),),
+        10,
+    )
+
+
+@pytest.mark.parametrize(("remote", "then"), [(0, 1), (1, 1), (2, 2), (9, 9), (2**63, 2**63)])
+def test_clocks_are_set_to_the_others_present(remote: int, then: int) -> None:
+    state = serf("a")
+    merge(state, push_pull(remote, event_ltime=remote, query_ltime=remote))
+    assert {state.clock.time, state.event_clock.time, state.query_clock.time} == {then}
+
+
+def test_impossible_clocks_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    state = serf("a")
+    top = LAST_TIME
+    merge(state, push_pull(top, {"b": top}, ("c",), top, (), top), join=True, ignore=True)
+    assert {state.clock.time, state.event_clock.time, state.query_clock.time} == {1, 2}
+    state.handle(encode(UserEvent(1, "x")), 0.0)
+    assert kinds(state.events) == [("user", "x")]
+    assert "refused to set a clock" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "ltime", "after"),
+    [
+        (Status.ALIVE, 3, Status.LEAVING),
+        (Status.LEAVING, 5, Status.LEAVING),
+        (Status.FAILED, 3, Status.LEFT),
+        (Status.LEFT, 5, Status.LEFT),
+    ],
+)
+def test_who_left_there_leaves_here(before: Status, ltime: int, after: Status) -> None:
+    state = in_status(before)
+    state._table.records["b"].status_ltime = ltime
+    merge(state, push_pull(9, {"b": ltime}, ("b",)))
+    assert status(state, "b") is after
+    assert state.local_state().status_ltimes["b"] == ltime + 1
+    assert raw_broadcasts(state) == []
+
+
+def test_a_later_return_is_not_undone() -> None:
+    state = serf("a", "b")
+    state.handle(encode(Join(9, "b")), 0.0)
+    merge(state, push_pull(9, {"b": 7}, ("b",)))
+    assert status(state, "b") is Status.ALIVE
+
+
+def test_others_have_joined_there() -> None:
+    state = in_status(Status.LEAVING)
+    merge(state, push_pull(9, {"b": 7, "c": 4, "x": 3}))
+    assert status(state, "b") is Status.ALIVE
+    assert state.clock.time == 9
+    assert state.local_state().status_ltimes == {"a": 0, "b": 7, "c": 4}
+    join(state, "x")
+    assert state.local_state().status_ltimes["x"] == 3
+
+
+def test_who_left_and_is_unknown_is_leaving_when_it_comes() -> None:
+    state = serf("a")
+    merge(state, push_pull(9, {"x": 3}, ("x", "y")))
+    join(state, "x")
+    join(state, "y")
+    assert status(state, "x") is status(state, "y") is Status.LEAVING
+    assert state.local_state().status_ltimes == {"a": 0, "x": 4, "y": 1}
+
+
+def test_we_are_said_to_have_left_and_say_no() -> None:
+    state = serf("a", "b")
+    merge(state, push_pull(9, {"a": 12}, ("a",)))
+    assert broadcasts(state) == [Join(14, "a")]
+    assert status(state, "a") is Status.ALIVE
+
+
+REPLAYED = (
+    BufferedEvents(5, (("late", b""), ("later", b""))),
+    None,
+    BufferedEvents(3, (("early", b""),)),
+)
+
+
+def test_events_are_replayed_in_order_and_go_no_further() -> None:
+    state = serf("a")
+    merge(state, push_pull(event_ltime=6, events=REPLAYED), join=True)
+    assert [name for _, name in kinds(state.events)] == ["early", "late", "later"]
+    assert raw_broadcasts(state) == []
+    merge(state, push_pull(event_ltime=6, events=REPLAYED), join=True)
+    assert state.events == []
+
+
+@pytest.mark.parametrize(
+    ("join_flag", "ignore", "count"),
+    [(True, True, 0), (True, False, 3), (False, True, 3), (False, False, 3)],
+)
+def test_what_was_before_a_join_can_be_ignored(join_flag: bool, ignore: bool, count: int) -> None:
+    state = serf("a")
+    merge(state, push_pull(event_ltime=6, events=REPLAYED), join=join_flag, ignore=ignore)
+    assert len(state.events) == count
+    state.events.clear()
+    state.handle(encode(UserEvent(6, "new")), 0.0)
+    assert kinds(state.events) == [("user", "new")]
+
+
+def test_members_learn_of_everything_by_push_pull_alone() -> None:
+    a, b = serf("a", "b", "c"), serf("b", "a", "c")
+    a.member_left("c", 0.0)
+    b.member_left("c", 0.0)
+    a.force_leave("c", now=1.0)
+    a.user_event("deploy", b"v1")
+    b.events.clear()
+    merge(b, a.local_state())
+    assert kinds(b.events) == [("member-leave", "c"), ("user", "deploy")]
+    assert b.member("c") == a.member("c")
+
+
+# --- after a restart ---
+
+
+def test_a_snapshots_clocks() -> None:
+    state = serf("a", "b")
+    state.restore(Clocks(member=10, event=20, query=30))
+    assert (state.clock.time, state.event_clock.time, state.query_clock.time) == (11, 21, 31)
+    for ltime in (20, 21):
+        state.handle(encode(UserEvent(ltime, f"{ltime}")), 0.0)
+    for ltime in (30, 31):
+        state.handle(query(ltime, name=f"{ltime}"), 0.0)
+    assert kinds(state.events) == [("user", "21"), ("query", "31")]
+
+
+def test_an_empty_snapshot_changes_nothing() -> None:
+    state = serf("a")
+    state.restore(Clocks())
+    assert state.local_state() == serf("a").local_state()
+    assert state.clocks() == Clocks()
+
+
+def test_a_poisoned_snapshot_does_not_make_us_deaf() -> None:
+    state = serf("a", "b")
+    state.restore(Clocks(2**63, 2**63, LAST_TIME))
+    merge(state, push_pull(40, {}, (), 40, (), 40), join=True, ignore=True)
+    for ltime in (39, 40):
+        state.handle(encode(UserEvent(ltime, f"{ltime}")), 0.0)
+    state.handle(query(40), 0.0)
+    assert kinds(state.events) == [("user", "40"), ("query", "load")]
+
+
+# --- messages ---
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"\x03", b"\x04torn", b"\x09"])
+def test_nonsense_is_the_callers_to_count(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"message"):
+        serf("a").handle(raw, 0.0)
+
+
+@pytest.mark.parametrize(
+    "message", [push_pull(9, {"a": 9}, ("a",)), KeyRequest(b"k" * 16)], ids=["push/pull", "key"]
+)
+def test_what_nobody_sends_so_does_nothing(message: SerfPushPull | KeyRequest) -> None:
+    state = serf("a", "b")
+    state.handle(encode(message), 0.0)
+    assert not state.events
+    assert not state.sends
+    assert not raw_broadcasts(state)
+    assert state.clock.time == 1
+
+
+def test_doubles_are_not_even_decoded() -> None:
+    state = serf("a")
+    raw = encode(UserEvent(3, "x"))
+    state.handle(raw, 0.0)
+    assert state._outbox.has_seen(raw)
+    assert not state._outbox.has_seen(encode(Join(3, "b")))
+
+
+# --- queues ---
+
+
+def test_three_queues_in_the_order_of_packets() -> None:
+    state = serf("a", "b")
+    state.announce_join(0.0)
+    state.user_event("x")
+    assert list(state.queues) == ["Intent", "Query", "Event"]
+    assert [len(queue) for queue in state.queues.values()] == [1, 0, 1]
+
+
+def test_a_flood_cannot_fill_a_queue(caplog: pytest.LogCaptureFixture) -> None:
+    options = SerfOptions(max_queue_depth=50)
+    state = serf("a", options=options)
+    for ltime in range(1, 500):
+        state.handle(encode(UserEvent(ltime, "x")), 0.0)
+        state.handle(query(ltime), 0.0)
+    assert len(state.queues["Event"]) <= 100
+    assert len(state.queues["Query"]) <= 100
+    state.check_queues()
+    assert len(state.queues["Event"]) <= 50
+    assert any("exceeds limit (50), dropping messages!" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize(("least", "limit"), [(0, 4096), (3, 4), (300, 300)])
+def test_the_limit_of_queues(least: int, limit: int) -> None:
+    state = serf("a", "b", options=SerfOptions(min_queue_depth=least))
+    assert state._outbox.limit == limit
+
+
+def test_long_queues_are_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    state = serf("a", options=SerfOptions(queue_depth_warning=2))
+    state.user_event("x")
+    state.check_queues()
+    assert caplog.messages == []
+    state.user_event("y")
+    state.check_queues()
+    assert [(r.levelno, r.message) for r in caplog.records] == [
+        (logging.WARNING, "Event queue depth: 2")
+    ]
+
+
+# --- reading ---
+
+
+def test_stats() -> None:
+    state = in_status(Status.FAILED)
+    state.user_event("x")
+    state.announce_join(0.0)
+    assert state.stats() == {
+        "members": 3,
+        "failed": 1,
+        "left": 0,
+        "member_time": 2,
+        "event_time": 2,
+        "query_time": 1,
+        "intent_queue": 1,
+        "event_queue": 1,
+        "query_queue": 0,
+        "flaps": 0,
+    }
+    assert state.alive_count == 2
+    record = state.record("a")
+    assert record is not None
+    assert record.status_ltime == 1
+    assert state.record("x") is None
+
+
+def test_everyone_agrees_on_a_leave() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster["c"].announce_leave(0.0)
+    cluster.run(0.0)
+    for name in "ab":
+        cluster[name].member_left("c", 1.0)
+        assert kinds(cluster[name].events) == [("member-leave", "c")]
+
+
+def test_everyone_agrees_on_a_forced_leave() -> None:
+    cluster = Cluster("a", "b", "c")
+    for name in "ab":
+        cluster[name].member_left("c", 1.0)
+    cluster["a"].force_leave("c", prune=True, now=2.0)
+    cluster.run(2.0)
+    for name in "ab":
+        events = kinds(cluster[name].events)
+        assert [kind for kind, _ in events] == ["member-failed", "member-leave", "member-reap"]
+        assert cluster[name].member("c") is None
+
+
+def test_a_leave_that_was_taken_back_is_a_failure_later() -> None:
+    cluster = Cluster("a", "b")
+    cluster["a"].handle(encode(Leave(5, "b")), 0.0)
+    cluster.run(0.0)
+    assert status(cluster["a"], "b") is Status.ALIVE
+    cluster["a"].member_left("b", 1.0)
+    assert status(cluster["a"], "b") is Status.FAILED

@@ -1,0 +1,186 @@
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.serf.rig import Cluster, broadcasts, decode, encode, kinds, raw_broadcasts, serf
+from trioserf.errors import TooLarge
+from trioserf.serf.clock import LAST_TIME
+from trioserf.serf.events import UserEventReceived
+from trioserf.serf.messages import BufferedEvents, UserEvent
+from trioserf.serf.options import SerfOptions
+
+
+def test_an_event_is_for_everyone_ourselves_included() -> None:
+    state = serf("a", "b")
+    assert state.user_event("deploy", b"v1", coalesce=True) == 1
+    assert state.events == [UserEventReceived(1, "deploy", b"v1", True)]
+    assert broadcasts(state) == [UserEvent(1, "deploy", b"v1", True)]
+    assert state.user_event("deploy", b"v1") == 2
+    assert state.clocks().event == 2
+
+
+def test_the_limit_before_encoding() -> None:
+    state = serf("a", options=SerfOptions())
+    with pytest.raises(TooLarge) as caught:
+        state.user_event("big", b"x" * 510)
+    assert str(caught.value) == "user event exceeds configured limit of 512 bytes before encoding"
+
+
+def test_the_limit_counts_bytes() -> None:
+    state = serf("a", options=SerfOptions())
+    with pytest.raises(TooLarge, match="before"):
+        state.user_event("é" * 257)
+
+
+def test_the_limit_after_encoding() -> None:
+    state = serf("a", options=SerfOptions())
+    with pytest.raises(TooLarge) as caught:
+        state.user_event("big", b"x" * 509)
+    text = "encoded user event exceeds configured limit of 512 bytes after encoding"
+    assert str(caught.value) == text
+    assert state.event_clock.time == 1
+    assert state.events == []
+
+
+@pytest.mark.parametrize("limit", [0, 9217])
+def test_the_limit_has_limits(limit: int) -> None:
+    with pytest.raises(ValueError, match="user_event_size_limit"):
+        SerfOptions(user_event_size_limit=limit)
+
+
+def test_a_new_one_is_delivered_and_passed_on_as_it_came() -> None:
+    state = serf("a")
+    raw = encode(UserEvent(41, "deploy", b"v1", True))
+    state.handle(raw, 0.0)
+    assert state.events == [UserEventReceived(41, "deploy", b"v1", True)]
+    assert raw_broadcasts(state) == [raw]
+    assert state.event_clock.time == 42
+
+
+@pytest.mark.parametrize(
+    ("second", "news"),
+    [
+        (UserEvent(5, "deploy", b"v1"), False),
+        (UserEvent(5, "deploy", b"v1", True), False),
+        (UserEvent(5, "deploy", b"v2"), True),
+        (UserEvent(5, "other", b"v1"), True),
+        (UserEvent(6, "deploy", b"v1"), True),
+        (UserEvent(4, "deploy", b"v1"), True),
+    ],
+)
+def test_doubles(second: UserEvent, news: bool) -> None:
+    state = serf("a")
+    state.handle(encode(UserEvent(5, "deploy", b"v1")), 0.0)
+    broadcasts(state)
+    state.events.clear()
+    state.handle(encode(second), 0.0)
+    assert bool(state.events) == news
+    assert broadcasts(state) == ([second] if news else [])
+
+
+def test_our_own_does_not_come_back_to_us() -> None:
+    state = serf("a")
+    state.user_event("deploy", b"v1")
+    (raw,) = raw_broadcasts(state)
+    state.events.clear()
+    state.handle(raw, 0.0)
+    assert state.events == []
+    assert raw_broadcasts(state) == []
+
+
+def test_doubles_are_known_long_after_their_bytes_are_forgotten() -> None:
+    state = serf("a", options=SerfOptions(event_buffer=8192, user_event_size_limit=1024))
+    raw = encode(UserEvent(1, "first"))
+    state.handle(raw, 0.0)
+    for ltime in range(2, 5000):
+        state.handle(encode(UserEvent(ltime, "x")), 0.0)
+    assert not state._outbox.has_seen(raw)
+    state.events.clear()
+    state.handle(raw, 0.0)
+    assert state.events == []
+
+
+@pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True), (489, True)])
+def test_old_ones_are_dropped_with_a_warning(
+    ltime: int, news: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = serf("a")
+    state.handle(encode(UserEvent(999, "new")), 0.0)
+    state.events.clear()
+    state.handle(encode(UserEvent(ltime, "old")), 0.0)
+    assert bool(state.events) == news
+    expected = [] if news else [f"received old event old from time {ltime} (current: 1000)"]
+    assert caplog.messages == expected
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
+    state = serf("a")
+    state.handle(encode(UserEvent(7, "before")), 0.0)
+    state.handle(encode(UserEvent(2**63, "poison")), 0.0)
+    state.handle(encode(UserEvent(LAST_TIME, "overflow")), 0.0)
+    state.handle(encode(UserEvent(8, "behind")), 0.0)
+    state.handle(encode(UserEvent(7, "before", b"", True)), 0.0)
+    state.handle(encode(UserEvent(2**63 + 1, "ahead")), 0.0)
+    assert [name for _, name in kinds(state.events)] == ["before", "poison", "behind", "ahead"]
+    assert state.user_event("ours") == 2**63 + 2
+
+
+def test_what_has_been_seen_is_replayed_in_order() -> None:
+    state = serf("a")
+    for ltime, name in [(5, "x"), (3, "y"), (5, "z")]:
+        state.handle(encode(UserEvent(ltime, name, b"p")), 0.0)
+    assert state.local_state().events == (
+        BufferedEvents(3, (("y", b"p"),)),
+        BufferedEvents(5, (("x", b"p"), ("z", b"p"))),
+    )
+
+
+def test_a_flood_within_one_time_is_bounded() -> None:
+    options = SerfOptions(event_buffer_bytes=10_000, user_event_size_limit=1024)
+    state = serf("a", options=options)
+    for number in range(1000):
+        state.handle(encode(UserEvent(5, f"n{number}")), 0.0)
+    assert len(state.events) < 50
+
+
+def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
+    options = SerfOptions(event_buffer_bytes=10_000, user_event_size_limit=1024)
+    state = serf("a", options=options)
+    for ltime in range(1, 400):
+        state.handle(encode(UserEvent(ltime, "x")), 0.0)
+    assert len(state.events) == 399
+    assert len(state.local_state().events) < 50
+
+
+def test_larger_than_a_packet_is_delivered_but_not_passed_on() -> None:
+    state = serf("a")
+    state.handle(encode(UserEvent(5, "huge", b"x" * 2000)), 0.0)
+    assert len(state.events) == 1
+    assert raw_broadcasts(state) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y"]), st.booleans()), max_size=12
+    )
+)
+def test_everyone_sees_every_event_exactly_once(sent: list[tuple[str, str, bool]]) -> None:
+    cluster = Cluster("a", "b", "c")
+    expected = set()
+    for sender, name, at_once in sent:
+        expected.add((cluster[sender].user_event(name, sender.encode()), name, sender.encode()))
+        if at_once:
+            cluster.run(0.0)
+    cluster.run(0.0)
+    for state in cluster.states.values():
+        seen = [(e.ltime, e.name, e.payload) for e in state.events if e.kind == "user"]
+        assert len(seen) == len(set(seen))
+        assert set(seen) == expected
+
+
+def test_the_codec_of_these_tests_round_trips() -> None:
+    message = UserEvent(5, "x", b"\0")
+    assert decode(encode(message)) == message
