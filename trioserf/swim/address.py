@@ -29,7 +29,10 @@ def host_of(addr: bytes) -> str:
     Raises:
         ValueError: any other length.
     """
-    return str(ipaddress.ip_address(normalise(addr)))
+    short = normalise(addr)
+    if len(short) == 4:
+        return ".".join(map(str, short))  # several times as fast as ipaddress
+    return str(ipaddress.ip_address(short))
 
 
 def address_of(addr: bytes, port: int) -> Address:

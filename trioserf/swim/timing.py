@@ -1,7 +1,11 @@
 """Every timing and multiplier of membership, and the three profiles (spec: timing profiles)."""
 
+import math
+
 import attrs
 from attrs import validators as v
+
+_PUSH_PULL_SCALED_FROM = 32
 
 
 def _positive(default: float) -> float:
@@ -58,3 +62,21 @@ LOCAL = Timing(
     gossip_to_the_dead_time=15.0,
 )
 PROFILES = {"lan": LAN, "wan": WAN, "local": LOCAL}
+
+
+def push_pull_scale(interval: float, n: int) -> float:
+    """Stretch the interval of push/pulls in a cluster of n members (spec: push/pull loop).
+
+    Every doubling beyond 32 members adds one interval, so that the traffic of all exchanges,
+    each of which carries all members, grows no faster than it must.
+
+    Args:
+        interval: seconds.
+        n: the estimated number of members.
+
+    Returns:
+        Seconds.
+    """
+    if n <= _PUSH_PULL_SCALED_FROM:
+        return interval
+    return interval * (math.ceil(math.log2(n) - math.log2(_PUSH_PULL_SCALED_FROM)) + 1)

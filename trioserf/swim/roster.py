@@ -1,0 +1,142 @@
+"""The list of members as plain data: who is there, in which state, whose turn it is.
+
+No rule of belief lives here; `membership` decides what enters, and what changes.
+"""
+
+import random
+from collections.abc import Callable, Container
+
+from trioserf.swim.messages import NodeState, State
+from trioserf.swim.record import UNANNOUNCED, Record
+from trioserf.swim.ring import Ring
+from trioserf.swim.timing import Timing
+
+
+def is_alive(record: Record) -> bool:
+    """Tell whether a member is alive and not even suspect."""
+    return record.state is State.ALIVE
+
+
+class Roster:
+    """All records of one member's table.
+
+    Args:
+        name: our own name.
+        timing: timings and multipliers.
+        rng: all random choices come from it.
+
+    Attributes:
+        records: all members by name, ourselves included, in the order in which they were first
+            heard of. The owner's to read, not to change.
+    """
+
+    def __init__(self, name: str, timing: Timing, rng: random.Random) -> None:
+        self.name = name
+        self.timing = timing
+        self.records: dict[str, Record] = {}
+        self._ring = Ring(rng)
+        self._gone = 0
+
+    @property
+    def local(self) -> Record:
+        """Our own record.
+
+        Raises:
+            KeyError: before `bootstrap`.
+        """
+        return self.records[self.name]
+
+    @property
+    def estimated_nodes(self) -> int:
+        """The size of the cluster in formulas: all records, ours and the lately dead included."""
+        return len(self.records)
+
+    @property
+    def alive_count(self) -> int:
+        """How many members are neither dead nor gone, ourselves included while we stay."""
+        return len(self.records) - self._gone
+
+    def random_peers(
+        self,
+        k: int,
+        *,
+        exclude: Container[str] = (),
+        predicate: Callable[[Record], bool] = is_alive,
+    ) -> list[Record]:
+        """Choose up to k members at random, never ourselves (spec: random choice).
+
+        Args:
+            k: how many at most, 0 or more.
+            exclude: names of others not to choose.
+            predicate: whom to choose; those alive, unless told otherwise.
+        """
+        own = self.name
+        return self._ring.choose(
+            k,
+            lambda record: record.name != own and record.name not in exclude and predicate(record),
+        )
+
+    def gossip_targets(self, now: float) -> list[Record]:
+        """Choose whom to gossip to now: `gossip_nodes` members alive, suspect, or dead of late.
+
+        The lately dead hear their obituary, and refute it if they live.
+        """
+        died_after = now - self.timing.gossip_to_the_dead_time
+
+        def listens(record: Record) -> bool:
+            return record.state <= State.SUSPECT or (
+                record.state is State.DEAD and record.state_change > died_after
+            )
+
+        return self.random_peers(self.timing.gossip_nodes, predicate=listens)
+
+    def push_pull_peer(self) -> Record | None:
+        """Choose somebody alive to exchange tables with, or None."""
+        peers = self.random_peers(1)
+        return peers[0] if peers else None
+
+    def node_states(self) -> tuple[NodeState, ...]:
+        """Give the whole table as it is sent in a push/pull."""
+        return tuple(record.node_state() for record in self.records.values())
+
+    def next_probe_target(self, now: float) -> Record | None:
+        """Give the member to probe next, or None if there is nobody else.
+
+        At the end of a round those who have been gone for longer than `gossip_to_the_dead_time`
+        are forgotten, and the next round has another order.
+        """
+        target = self._next_in_round()
+        if target is None:
+            self._restart_round(now)
+            target = self._next_in_round()
+        return target
+
+    def _next_in_round(self) -> Record | None:
+        while (record := self._ring.advance()) is not None:
+            if not record.is_gone and record.name != self.name:
+                return record
+        return None
+
+    def _restart_round(self, now: float) -> None:
+        gone_before = now - self.timing.gossip_to_the_dead_time
+
+        def is_forgotten(record: Record) -> bool:
+            return (
+                record.is_gone and record.state_change < gone_before and record.name != self.name
+            )
+
+        for record in self._ring.restart(is_forgotten):
+            del self.records[record.name]
+            self._gone -= 1
+
+    def _insert(self, name: str, now: float) -> Record:
+        record = Record(name, b"", 0, b"", UNANNOUNCED, 0, State.DEAD, now)
+        self.records[name] = record
+        self._ring.insert(record)
+        self._gone += 1
+        return record
+
+    def _set_state(self, record: Record, state: State, now: float) -> None:
+        self._gone += (state >= State.DEAD) - record.is_gone
+        record.state = state
+        record.state_change = now
