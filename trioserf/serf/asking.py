@@ -194,7 +194,7 @@ class Asking:
 
     def _expected(self, filters: tuple[NodeFilter | TagFilter, ...]) -> Iterable[str]:
         alive = self._table.alive()
-        return [member.name for member in alive if is_meant(member, filters)]
+        return [member.name for member in alive if not filters or is_meant(member, filters)]
 
     def take(self, response: QueryResponse, now: float) -> None:
         """Hand a response to its query."""

@@ -7,6 +7,7 @@ a member that is gone has left or failed (spec: members and intents).
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 import attrs
 
@@ -19,6 +20,9 @@ from trioserf.swim.address import Address
 from trioserf.swim.messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
+
+_TAGS_KEPT: Final = 256
+"""Different metadata whose tags are remembered; in most clusters there are few."""
 
 
 @attrs.define(slots=True, eq=False)
@@ -71,6 +75,7 @@ class MemberTable:
         self._decode_tags = decode_tags
         self._rng = rng
         self._snapshot: tuple[Member, ...] | None = ()
+        self._known_tags: dict[bytes, Mapping[str, str]] = {}
 
     # --- reading ---
 
@@ -245,11 +250,18 @@ class MemberTable:
         self._snapshot = None
 
     def _tags(self, meta: bytes) -> Mapping[str, str]:
-        try:
-            return self._decode_tags(meta)
-        except ValueError as error:
-            _log.error("Failed to decode tags: %s", error)
-            return {}
+        """Read metadata; members that say the same share one mapping."""
+        tags = self._known_tags.get(meta)
+        if tags is None:
+            try:
+                tags = self._decode_tags(meta)
+            except ValueError as error:
+                _log.error("Failed to decode tags: %s", error)
+                return {}
+            if len(self._known_tags) >= _TAGS_KEPT:
+                self._known_tags.clear()
+            self._known_tags[meta] = tags
+        return tags
 
     def _announce(self, kind: MemberEventKind, member: Member, text: str) -> None:
         self._effects.events.append(MemberEvent(kind, (member,)))
