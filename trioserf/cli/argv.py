@@ -117,6 +117,8 @@ def _take(flags: Mapping[str, Flag], word: str, left: list[str], values: dict[st
     if not name or name.startswith("-"):
         raise FlagError(f"bad flag syntax: {word}")
     flag = flags.get(name)
+    if flag is None and name in ("h", "help"):
+        raise FlagError("")
     if flag is None:
         raise FlagError(f"flag provided but not defined: -{name}", name)
     if not equals:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO, NoReturn
 
 from trioserf.cli.argv import FlagError, Invocation, parse, split
@@ -45,7 +45,12 @@ def _end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def run(argv: Sequence[str], stdout: BinaryIO, stderr: BinaryIO) -> int:
+def run(
+    argv: Sequence[str],
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    env: Mapping[str, str] = os.environ,
+) -> int:
     """Run one command line (without the program's name); gives the exit code.
 
     Results, errors of commands and usage texts go to `stdout`, as with Serf, whose scripts read
@@ -59,14 +64,14 @@ def run(argv: Sequence[str], stdout: BinaryIO, stderr: BinaryIO) -> int:
         return _without_command(asked, stdout, stderr)
     from_usage = stderr if asked.stray else stdout
     if asked.stray:
-        text = f"{asked.stray[0]}: options belong behind the command.\n\n"
+        text = f"Invalid flags before the command: {asked.stray[0]}\n\n"
         stderr.write(bytes_of(text))
     if asked.help or asked.stray:
         from trioserf.cli.usage import command_usage
 
         from_usage.write(bytes_of(command_usage(command) + "\n"))
         return FAILED if asked.stray else 0
-    return run_command(command, asked.words, stdout, stderr)
+    return run_command(command, asked.words, stdout, stderr, env)
 
 
 def _without_command(asked: Invocation, stdout: BinaryIO, stderr: BinaryIO) -> int:
@@ -82,7 +87,13 @@ def _without_command(asked: Invocation, stdout: BinaryIO, stderr: BinaryIO) -> i
     return NO_COMMAND
 
 
-def run_command(command: Command, words: Sequence[str], stdout: BinaryIO, stderr: BinaryIO) -> int:
+def run_command(
+    command: Command,
+    words: Sequence[str],
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    env: Mapping[str, str],
+) -> int:
     """Read a command's options and run it; gives the exit code."""
     known = flags(command)
     try:
@@ -90,7 +101,7 @@ def run_command(command: Command, words: Sequence[str], stdout: BinaryIO, stderr
             values = {"output_format": "json" if wants_json(words) else "text"}
             rest = list(words)
         else:
-            values, rest = parse(known, words, os.environ)
+            values, rest = parse(known, words, env)
     except FlagError as error:
         hint = similar(error.unknown, list(known), "-") if error.unknown else ""
         return misused(command, f"{error}{hint}", Out(stdout, json=wants_json(words)), stderr)
@@ -116,7 +127,7 @@ def misused(command: Command, message: str, out: Out, stderr: BinaryIO | None) -
         out.record(Failure(message or "nothing to do", "usage").record)
         return FAILED
     if stderr is not None:
-        stderr.write(bytes_of(message + "\n"))
+        stderr.write(bytes_of(message + "\n" if message else ""))
         stderr.flush()
     elif message:
         out.line(message + "\n")
