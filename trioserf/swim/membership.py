@@ -57,42 +57,34 @@ import attrs
 
 from trioserf.swim.address import address_of, normalise
 from trioserf.swim.admission import Admission
-from trioserf.swim.awareness import Awareness
+from trioserf.swim.beliefs import MAX_INCARNATION, Beliefs
 from trioserf.swim.messages import (
+    ALIVE,
+    DEAD,
+    LEFT,
     MAX_META,
+    SUSPECT,
     Alive,
     Dead,
     Message,
     NodeState,
-    State,
     Suspect,
     Versions,
 )
-from trioserf.swim.notices import (
-    Conflicted,
-    Joined,
-    Left,
-    Notice,
-    Recovered,
-    Suspected,
-    Updated,
-)
+from trioserf.swim.notices import Conflicted
 from trioserf.swim.options import SwimOptions
-from trioserf.swim.queue import BroadcastQueue, Done
+from trioserf.swim.queue import Done
 from trioserf.swim.record import Record
-from trioserf.swim.roster import Roster
-from trioserf.swim.suspicion import Suspicions
 from trioserf.swim.timing import Timing
-from trioserf.swim.versions import plausible, shared, verify_versions
+from trioserf.swim.versions import plausible, verify_versions
 
 log = logging.getLogger("trioserf.memberlist")
 
-MAX_INCARNATION = 2**32 - 1
 _ADDRESS_LENGTHS = (4, 16)
 _DEFAULT_OPTIONS = SwimOptions()
 
 
-class Membership(Roster):
+class Membership(Beliefs):
     """The table of one member, together with everything its failure detector must remember.
 
     Args:
@@ -122,18 +114,10 @@ class Membership(Roster):
         encode: Callable[[Message], bytes],
         options: SwimOptions = _DEFAULT_OPTIONS,
     ) -> None:
-        super().__init__(name, timing, rng)
-        self.options = options
-        self.broadcasts = BroadcastQueue(
-            timing.retransmit_mult, self.records.__len__, largest=options.largest_broadcast
-        )
-        self.awareness = Awareness(timing.awareness_max_multiplier, options.lha_probe)
-        self.notices: list[Notice] = []
+        super().__init__(name, timing=timing, rng=rng, encode=encode, options=options)
         self.leaving = False
         self._addr = normalise(addr)
         self._port = port
-        self._encode = encode
-        self._suspicions = Suspicions(timing, options.lha_suspicion)
         self._admission = Admission(options)
 
     # What we say about ourselves
@@ -221,16 +205,12 @@ class Membership(Roster):
             if self._suspicions.confirm(suspicion, message.source):
                 self._broadcast(record, message)
             return
-        if record.state is not State.ALIVE:
+        if record.state is not ALIVE:
             return
         if record.name == self.name:
             self._refute(message.incarnation, f"suspect, by {message.source!r}")
-            return
-        self._broadcast(record, message)
-        record.incarnation = message.incarnation
-        self._set_state(record, State.SUSPECT, now)
-        self._suspicions.start(message, self.estimated_nodes, now)
-        self.notices.append(Suspected(record))
+        else:
+            self._accuse(record, message, now)
 
     def dead(self, message: Dead, now: float) -> None:
         """Weigh an obituary, or a member's own goodbye."""
@@ -252,14 +232,14 @@ class Membership(Roster):
         verify_versions(states, self.records.values())
         for state in states:
             record = self.records.get(state.name)
-            if state.state is State.ALIVE:
+            if state.state is ALIVE:
                 # Most of a foreign table is known: see that without making a message of it.
                 known = record is not None and record.is_repeated_by(state)
                 if not known or state.name == self.name:
                     self.alive(_claim(state), now)
             elif record is None or record.is_gone:
                 continue
-            elif state.state is State.LEFT:
+            elif state.state is LEFT:
                 self.dead(Dead(state.incarnation, state.name, state.name), now)
             else:
                 self.suspect(Suspect(state.incarnation, state.name, self.name), now)
@@ -285,7 +265,7 @@ class Membership(Roster):
             now: the instant.
         """
         self.awareness.apply(max(0, expected_nacks - nacks) if expected_nacks else 1)
-        if record.state is State.ALIVE and incarnation >= record.incarnation:
+        if record.state is ALIVE and incarnation >= record.incarnation:
             log.info("%r (%s) does not answer; suspecting it", record.name, record.address)
         self.suspect(Suspect(incarnation, record.name, self.name), now)
 
@@ -293,7 +273,7 @@ class Membership(Roster):
         """Declare dead whoever has not refuted in time. Early calls are harmless."""
         for suspicion in self._suspicions.due(now):
             record = self.records.get(suspicion.node)
-            if record is None or record.state is not State.SUSPECT:
+            if record is None or record.state is not SUSPECT:
                 continue
             if record.state_change != suspicion.started:
                 continue
@@ -309,13 +289,11 @@ class Membership(Roster):
         """When to call `expire_suspicions` next; None while nobody is suspected."""
         return self._suspicions.next_deadline
 
-    # How a claim is carried out once it is believed
-
     def _hear_from_elsewhere(
         self, record: Record, message: Alive, addr: bytes, now: float
     ) -> None:
-        name_is_free = record.state is State.LEFT or (
-            record.state is State.DEAD
+        name_is_free = record.state is LEFT or (
+            record.state is DEAD
             and 0 < self.options.dead_node_reclaim_time < now - record.state_change
         )
         if name_is_free:
@@ -336,71 +314,6 @@ class Membership(Roster):
         theirs = (message.incarnation, message.meta, message.versions)
         if theirs != (local.incarnation, local.meta, local.versions):
             self._refute(message.incarnation, "alive with other data")
-
-    def _refute(self, accused: int, called: str) -> None:
-        local = self.local
-        local.incarnation = min(max(local.incarnation, accused) + 1, MAX_INCARNATION)
-        log.warning(
-            "we are called %s, in incarnation %d; refuting in incarnation %d",
-            called,
-            accused,
-            local.incarnation,
-        )
-        self.awareness.apply(1)
-        self._broadcast(local, local.claim())
-
-    def _revive(
-        self,
-        record: Record,
-        message: Alive,
-        addr: bytes,
-        now: float,
-        on_done: Done | None = None,
-    ) -> None:
-        before, old_meta = record.state, record.meta
-        was_suspect = before is State.SUSPECT
-        if was_suspect:
-            self._suspicions.cancel(record.name)
-        self._broadcast(record, message, urgent=was_suspect, on_done=on_done)
-        record.incarnation = message.incarnation
-        record.meta = message.meta
-        if message.versions is not None:
-            record.versions = shared(message.versions)
-        record.move(addr, message.port)
-        if before is not State.ALIVE:
-            self._set_state(record, State.ALIVE, now)
-        if before >= State.DEAD:
-            self.notices.append(Joined(record))
-            return
-        if was_suspect:
-            self.notices.append(Recovered(record))
-        if old_meta != record.meta:
-            self.notices.append(Updated(record))
-
-    def _bury(
-        self, record: Record, message: Dead, now: float, on_done: Done | None = None
-    ) -> None:
-        self._suspicions.cancel(record.name)
-        self._broadcast(record, message, on_done=on_done)
-        record.incarnation = message.incarnation
-        by_itself = message.source == message.node
-        self._set_state(record, State.LEFT if by_itself else State.DEAD, now)
-        self.notices.append(Left(record, by_itself))
-
-    def _broadcast(
-        self,
-        record: Record,
-        message: Message,
-        *,
-        urgent: bool = False,
-        on_done: Done | None = None,
-    ) -> None:
-        self.broadcasts.queue(
-            self._encode(message),
-            name=record.name,
-            on_done=on_done,
-            urgent=urgent or record.name == self.name,
-        )
 
     def _admits(self, message: Alive, addr: bytes) -> bool:
         refusal = self._admission.refusal(message, addr)

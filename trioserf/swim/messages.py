@@ -23,6 +23,10 @@ class State(IntEnum):
     LEFT = 3
 
 
+# Looking a member up on its enum is slow, and the rules of precedence ask all the time.
+ALIVE, SUSPECT, DEAD, LEFT = State
+
+
 class Versions(NamedTuple):
     """Protocol ranges a member understands and the versions it speaks, each 0 to 255."""
 

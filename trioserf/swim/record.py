@@ -3,7 +3,7 @@
 import attrs
 
 from trioserf.swim.address import Address, address_of
-from trioserf.swim.messages import Alive, NodeState, State, Versions
+from trioserf.swim.messages import DEAD, Alive, NodeState, State, Versions
 
 UNANNOUNCED = Versions(0, 0, 0, 0, 0, 0)
 """What we note for a member that announced no versions; it is never sent and never compared."""
@@ -44,7 +44,7 @@ class Record:
     @property
     def is_gone(self) -> bool:
         """Whether it is dead or has left."""
-        return self.state >= State.DEAD
+        return self.state >= DEAD
 
     def move(self, addr: bytes, port: int) -> None:
         """Give it another address."""

@@ -6,7 +6,7 @@ No rule of belief lives here; `membership` decides what enters, and what changes
 import random
 from collections.abc import Callable, Container
 
-from trioserf.swim.messages import NodeState, State
+from trioserf.swim.messages import ALIVE, DEAD, SUSPECT, NodeState, State
 from trioserf.swim.record import UNANNOUNCED, Record
 from trioserf.swim.ring import Ring
 from trioserf.swim.timing import Timing
@@ -14,7 +14,7 @@ from trioserf.swim.timing import Timing
 
 def is_alive(record: Record) -> bool:
     """Tell whether a member is alive and not even suspect."""
-    return record.state is State.ALIVE
+    return record.state is ALIVE
 
 
 class Roster:
@@ -84,8 +84,8 @@ class Roster:
         died_after = now - self.timing.gossip_to_the_dead_time
 
         def listens(record: Record) -> bool:
-            return record.state <= State.SUSPECT or (
-                record.state is State.DEAD and record.state_change > died_after
+            return record.state <= SUSPECT or (
+                record.state is DEAD and record.state_change > died_after
             )
 
         return self.random_peers(self.timing.gossip_nodes, predicate=listens)
@@ -130,13 +130,13 @@ class Roster:
             self._gone -= 1
 
     def _insert(self, name: str, now: float) -> Record:
-        record = Record(name, b"", 0, b"", UNANNOUNCED, 0, State.DEAD, now)
+        record = Record(name, b"", 0, b"", UNANNOUNCED, 0, DEAD, now)
         self.records[name] = record
         self._ring.insert(record)
         self._gone += 1
         return record
 
     def _set_state(self, record: Record, state: State, now: float) -> None:
-        self._gone += (state >= State.DEAD) - record.is_gone
+        self._gone += (state >= DEAD) - record.is_gone
         record.state = state
         record.state_change = now

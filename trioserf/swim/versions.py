@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from trioserf.swim.messages import OUR_VERSIONS, NodeState, State, Versions
+from trioserf.swim.messages import ALIVE, OUR_VERSIONS, SUSPECT, NodeState, State, Versions
 from trioserf.swim.record import UNANNOUNCED, Record
 
 _SHARED_AT_MOST = 256
@@ -44,7 +44,7 @@ def verify_versions(remote: Iterable[NodeState], local: Iterable[Record]) -> Non
     speakers: dict[Versions, str] = {}
     alive: dict[Versions, None] = {}
     for name, state, versions in _announced(remote, local):
-        if state is State.ALIVE:
+        if state is ALIVE:
             alive[versions] = None
         speakers.setdefault(versions, name)
     if not alive:
@@ -66,5 +66,5 @@ def _announced(
     for view in (remote, local):
         for node in view:
             versions, state = node.versions, node.state
-            if versions and versions != UNANNOUNCED and state <= State.SUSPECT:
+            if versions and versions != UNANNOUNCED and state <= SUSPECT:
                 yield node.name, state, versions

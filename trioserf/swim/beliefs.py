@@ -1,0 +1,131 @@
+"""What is done once a claim is believed: the table changes, the owner is told, gossip goes on.
+
+Which claims are believed is decided in `membership`.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+
+from trioserf.swim.awareness import Awareness
+from trioserf.swim.messages import ALIVE, DEAD, LEFT, SUSPECT, Alive, Dead, Message, Suspect
+from trioserf.swim.notices import Joined, Left, Notice, Recovered, Suspected, Updated
+from trioserf.swim.options import SwimOptions
+from trioserf.swim.queue import BroadcastQueue, Done
+from trioserf.swim.record import Record
+from trioserf.swim.roster import Roster
+from trioserf.swim.suspicion import Suspicions
+from trioserf.swim.timing import Timing
+from trioserf.swim.versions import shared
+
+log = logging.getLogger("trioserf.memberlist")
+
+MAX_INCARNATION = 2**32 - 1
+
+
+class Beliefs(Roster):
+    """A roster whose changes have consequences.
+
+    Args:
+        name: our own name.
+        timing: timings and multipliers.
+        rng: all random choices come from it.
+        encode: spells a message for the wire.
+        options: switches.
+
+    Attributes:
+        broadcasts: the messages about members that wait to be gossiped.
+        awareness: the local health score.
+        notices: what happened; the owner drains it after every call.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        timing: Timing,
+        rng: random.Random,
+        encode: Callable[[Message], bytes],
+        options: SwimOptions,
+    ) -> None:
+        super().__init__(name, timing, rng)
+        self.options = options
+        self.broadcasts = BroadcastQueue(
+            timing.retransmit_mult, self.records.__len__, largest=options.largest_broadcast
+        )
+        self.awareness = Awareness(timing.awareness_max_multiplier, options.lha_probe)
+        self.notices: list[Notice] = []
+        self._encode = encode
+        self._suspicions = Suspicions(timing, options.lha_suspicion)
+
+    def _refute(self, accused: int, called: str) -> None:
+        local = self.local
+        local.incarnation = min(max(local.incarnation, accused) + 1, MAX_INCARNATION)
+        log.warning(
+            "we are called %s, in incarnation %d; refuting in incarnation %d",
+            called,
+            accused,
+            local.incarnation,
+        )
+        self.awareness.apply(1)
+        self._broadcast(local, local.claim())
+
+    def _revive(
+        self,
+        record: Record,
+        message: Alive,
+        addr: bytes,
+        now: float,
+        on_done: Done | None = None,
+    ) -> None:
+        before, old_meta = record.state, record.meta
+        was_suspect = before is SUSPECT
+        if was_suspect:
+            self._suspicions.cancel(record.name)
+        self._broadcast(record, message, urgent=was_suspect, on_done=on_done)
+        record.incarnation = message.incarnation
+        record.meta = message.meta
+        if message.versions is not None:
+            record.versions = shared(message.versions)
+        record.move(addr, message.port)
+        if before is not ALIVE:
+            self._set_state(record, ALIVE, now)
+        if before >= DEAD:
+            self.notices.append(Joined(record))
+            return
+        if was_suspect:
+            self.notices.append(Recovered(record))
+        if old_meta != record.meta:
+            self.notices.append(Updated(record))
+
+    def _accuse(self, record: Record, message: Suspect, now: float) -> None:
+        self._broadcast(record, message)
+        record.incarnation = message.incarnation
+        self._set_state(record, SUSPECT, now)
+        self._suspicions.start(message, self.estimated_nodes, now)
+        self.notices.append(Suspected(record))
+
+    def _bury(
+        self, record: Record, message: Dead, now: float, on_done: Done | None = None
+    ) -> None:
+        self._suspicions.cancel(record.name)
+        self._broadcast(record, message, on_done=on_done)
+        record.incarnation = message.incarnation
+        by_itself = message.source == message.node
+        self._set_state(record, LEFT if by_itself else DEAD, now)
+        self.notices.append(Left(record, by_itself))
+
+    def _broadcast(
+        self,
+        record: Record,
+        message: Message,
+        *,
+        urgent: bool = False,
+        on_done: Done | None = None,
+    ) -> None:
+        self.broadcasts.queue(
+            self._encode(message),
+            name=record.name,
+            on_done=on_done,
+            urgent=urgent or record.name == self.name,
+        )
