@@ -3,7 +3,7 @@
 import binascii
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from trioserf.cli.calling import connect
 from trioserf.cli.columns import columns
@@ -12,7 +12,7 @@ from trioserf.cli.output import Failure, Misuse, Out, check_format, reason_of
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
 from trioserf.control.records import KeyReport
-from trioserf.control.session import Action, AgentSession
+from trioserf.control.session import Action
 
 KEY_BYTES = 32
 _STEPS: Mapping[Action, tuple[str, str, str]] = {
@@ -38,6 +38,14 @@ _STEPS: Mapping[Action, tuple[str, str, str]] = {
     ),
 }
 """What is said before an action, after it, and when it failed."""
+
+
+class KeySession(Protocol):
+    """What of an `AgentSession` is needed here."""
+
+    def keys(self, action: Action, key: str | None = None) -> KeyReport:
+        """Install, use, remove or list keys on every member."""
+        ...
 
 
 def new_key() -> str:
@@ -112,9 +120,7 @@ def keys(
     return 0
 
 
-def carry_out(
-    out: Out, session: AgentSession, action: Action, key: str | None = None
-) -> KeyReport:
+def carry_out(out: Out, session: KeySession, action: Action, key: str | None = None) -> KeyReport:
     """Do one thing with the keys, and say so.
 
     Raises:
@@ -134,7 +140,7 @@ def carry_out(
     return report
 
 
-def rotate(out: Out, session: AgentSession) -> int:
+def rotate(out: Out, session: KeySession) -> int:
     """Replace every key of the cluster by a new one.
 
     Raises:

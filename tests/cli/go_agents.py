@@ -1,0 +1,94 @@
+"""Two agents of the real serf, and both programs to drive them with."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import attrs
+
+SERF = shutil.which("serf")
+ROOT = Path(__file__).parent.parent.parent
+OURS = (sys.executable, "-m", "trioserf")
+HANDLERS = ("query:load=echo 0.42", r"query:raw=printf '\377\001<b>\n\n'")
+
+
+@attrs.frozen
+class Cluster:
+    """Where the agents listen for clients; `secret` asks for the key `s3cret`."""
+
+    first: str
+    second: str
+    secret: str
+
+    def ask(self, program: Sequence[str], *words: str, addr: str = "") -> tuple[int, str]:
+        """Run a program to its end; gives its exit code and what it printed."""
+        done = subprocess.run(
+            [*program, *words],
+            env={**os.environ, "SERF_RPC_ADDR": addr or self.first},
+            capture_output=True,
+            timeout=30,
+            check=False,
+            cwd=ROOT,
+        )
+        assert done.stderr == b""
+        return done.returncode, done.stdout.decode("utf-8", "surrogateescape")
+
+    def follow(self, *words: str, addr: str = "") -> "subprocess.Popen[bytes]":
+        """Start our program."""
+        return subprocess.Popen(
+            [*OURS, *words],
+            env={**os.environ, "SERF_RPC_ADDR": addr or self.first},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+
+
+@contextmanager
+def agent(host: str, name: str, *options: str) -> Iterator[str]:
+    """Run an agent of the real serf; gives its RPC address."""
+    assert SERF is not None
+    rpc = f"{host}:7373"
+    command = [SERF, "agent", f"-bind={host}:7946", f"-rpc-addr={rpc}", f"-node={name}", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        try:
+            yield rpc
+        finally:
+            run.kill()
+
+
+def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something holds, in the real world."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@contextmanager
+def go_cluster(net: str, config: Path) -> Iterator[Cluster]:
+    """Run two agents that know each other and a third one, alone, with an RPC key."""
+    assert SERF is not None
+    config.write_text(json.dumps({"rpc_auth": "s3cret"}))
+    handlers = [f"-event-handler={one}" for one in HANDLERS]
+    with ExitStack() as stack:
+        start = stack.enter_context
+        first = start(agent(f"{net}.1", "go-a", "-tag=role=web", *handlers))
+        second = start(agent(f"{net}.2", "go-b", f"-retry-join={net}.1", "-retry-interval=1s"))
+        secret = start(agent(f"{net}.3", "go-c", f"-config-file={config}"))
+        cluster = Cluster(first, second, secret)
+        both = re.compile("go-a.*alive.*go-b.*alive|go-b.*alive.*go-a.*alive", re.DOTALL)
+        for addr in (first, second):
+            until(
+                lambda addr=addr: bool(both.search(cluster.ask([SERF], "members", addr=addr)[1]))
+            )
+        knows = "-rpc-auth=s3cret"
+        until(lambda: cluster.ask([SERF], "members", knows, addr=secret)[0] == 0)
+        yield cluster

@@ -1,0 +1,243 @@
+"""`serf` and `trioserf` side by side, driving the same agents of the real serf."""
+
+import json
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, until
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with go_cluster("127.17.1", tmp_path_factory.mktemp("serf") / "auth.json") as running:
+        yield running
+
+
+def steady(text: str) -> list[str]:
+    """Blank what is measured, and sort what Go's maps and the network put in any order."""
+    text = re.sub(r"[\d.]+ (sec|ms)\b", r"N \1", text)
+    text = re.sub(r"(goroutines|_time|_queue)(\W+ )\d+", r"\1\2N", text)
+    text = re.sub(r"\S+=\S+,\S+", lambda found: ",".join(sorted(found[0].split(","))), text)
+    return sorted(line.rstrip(" ,") for line in text.splitlines())
+
+
+BIG = "x" * 1100
+LINES: list[list[str]] = [
+    ["members"],
+    ["members", "-format", "json"],
+    ["members", "-format=xml"],
+    ["members", "-detailed"],
+    ["members", "-name=go-(a|x)", "-status", "alive"],
+    ["members", "-role=web"],
+    ["members", "-tag", "role=w.*", "-tag=nosuch=.*"],
+    ["members", "-status=failed"],
+    ["members", "-status=failed", "-format=json"],
+    ["members", "-name=(["],
+    ["members", "-rpc-auth=wrong"],
+    ["event", "deploy", "v1 <b>"],
+    ["event", "-coalesce=false", "deploy"],
+    ["event", "big", BIG],
+    ["query", "-timeout=900ms", "load", "x"],
+    ["query", "-timeout", "900ms", "-format=json", "raw"],
+    ["query", "-timeout=900ms", "raw"],
+    ["query", "-timeout=900ms", "-no-ack", "-node=go-a", "load"],
+    ["query", "-timeout=900ms", "-node=go-b", "-tag", "role=web", "load"],
+    ["query", "-timeout=300ms", "-node=nobody", "-format=json", "load"],
+    ["query", "-timeout=300ms", "-tag", "role=([", "load"],
+    ["query", "-relay-factor=1", "-timeout=900ms", "load"],
+    ["query", "-format=xml", "load"],
+    ["query", "big", BIG],
+    ["info"],
+    ["info", "-format=json"],
+    ["info", "-format=xml"],
+    ["tags", "-set", "x"],
+    ["tags", "-set", "x=y=z", "-delete", "nosuch"],
+    ["tags", "-set", f"x={BIG}"],
+    ["keys", "-list"],
+    ["keys", "-install", "x"],
+    ["keys", "-use=AAAAAAAAAAAAAAAAAAAAAA=="],
+    ["keys", "-remove", "AAAAAAAAAAAAAAAAAAAAAA=="],
+    ["rtt", "go-a"],
+    ["rtt", "go-a", "go-b"],
+    ["rtt", "go-b", 'no"body'],
+    ["join", "127.17.1.2", "127.17.1.99"],
+    ["join", "127.17.1.98", "127.17.1.99"],
+    ["join", "-replay", "nosuch.invalid"],
+    ["force-leave", "nobody"],
+    ["force-leave", "-prune", "nobody"],
+    ["reachability"],
+    ["reachability", "-verbose"],
+    ["monitor", "-log-level=nosuch"],
+]
+
+
+@pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words)[:40])
+def test_both_print_the_same(cluster: Cluster, words: list[str]) -> None:
+    assert SERF is not None
+    code, text = cluster.ask([SERF], *words)
+    our_code, our_text = cluster.ask(OURS, *words)
+    assert our_code == code
+    assert steady(our_text) == steady(text)
+
+
+WITHOUT_THE_KEY: list[list[str]] = [
+    ["members"], ["event", "x"], ["query", "x"], ["join", "x"], ["leave"], ["force-leave", "x"],
+    ["tags", "-set", "a=b"], ["info"], ["keys", "-list"], ["monitor"], ["reachability"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=lambda words: words[0])
+def test_both_are_refused_without_the_key(cluster: Cluster, words: list[str]) -> None:
+    assert SERF is not None
+    told = cluster.ask([SERF], *words, addr=cluster.secret)
+    assert cluster.ask(OURS, *words, addr=cluster.secret) == told
+    assert "Authentication required" in told[1]
+
+
+def test_the_key_opens(cluster: Cluster) -> None:
+    words = ("members", "-rpc-auth=s3cret")
+    assert SERF is not None
+    assert cluster.ask(OURS, *words, addr=cluster.secret) == cluster.ask(
+        [SERF], *words, addr=cluster.secret
+    )
+
+
+def test_keys_are_changed_and_rotated() -> None:
+    assert SERF is not None
+    key, other = (Cluster("", "", "").ask(OURS, "keygen")[1].strip() for _ in range(2))
+    with agent("127.17.1.4", "go-k", f"-encrypt={key}") as addr:
+        cluster = Cluster(addr, "", "")
+        until(lambda: cluster.ask(OURS, "info")[0] == 0)
+        for words in (["-install", other], ["-list"], ["-use", other], ["-remove", other]):
+            serf = cluster.ask([SERF], "keys", *words)
+            assert steady(cluster.ask(OURS, "keys", *words)[1]) == steady(serf[1])
+        code, text = cluster.ask(OURS, "keys", "rotate", "--format=json")
+        assert code == 0
+        new = json.loads(text)
+        assert sorted(new["removed"]) == sorted([key, other])
+        listed = cluster.ask(OURS, "keys", "-list")
+        assert listed == cluster.ask([SERF], "keys", "-list")
+        assert f"{new['key']}  [1/1]" in listed[1]
+
+
+def test_the_first_answer_ends_a_query(cluster: Cluster) -> None:
+    code, text = cluster.ask(OURS, "query", "-timeout=25s", "load", "--first=1")
+    assert code == 0
+    assert "Response from 'go-a': 0.42" in text
+    assert text.endswith("Total Responses: 1\n")
+
+
+def lines_of(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
+    assert process.stdout is not None
+    with threading_timeout(process):
+        yield from process.stdout
+
+
+class threading_timeout:  # noqa: N801 - reads as what it does
+    """Kill a process that says nothing for too long, so that reading from it ends."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._timer = threading.Timer(25, process.kill)
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+def test_a_stream_writes_each_event_at_once(cluster: Cluster) -> None:
+    with cluster.follow("stream", "--type", "user:a,user:b", "--type=query:ping") as process:
+        lines = lines_of(process)
+        stop = threading.Event()
+        sender = threading.Thread(target=send_until, args=(cluster, stop))
+        sender.start()
+        record = json.loads(next(lines))
+        stop.set()
+        sender.join()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert record["event"] == "user"
+    assert (record["name"], record["payload"]) == ("a", "ü<b>")
+
+
+def send_until(cluster: Cluster, stop: threading.Event) -> None:
+    """Send events until one was seen: a stream begins at an instant that nobody tells."""
+    while not stop.wait(0.2):
+        cluster.ask(OURS, "event", "-coalesce=false", "other", "x")
+        cluster.ask(OURS, "event", "-coalesce=false", "a", "ü<b>")
+
+
+def test_the_log_is_followed(cluster: Cluster) -> None:
+    with cluster.follow("monitor", "-log-level=debug") as process:
+        first = next(lines_of(process))
+        assert re.fullmatch(rb"\d{4}/\d\d/\d\d [\d:]{8} \[\w+\] [a-z.]+: .*\n", first)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_the_log_comes_in_json_too(cluster: Cluster) -> None:
+    with cluster.follow("monitor", "--format=json") as process:
+        record = json.loads(next(lines_of(process)))
+        process.kill()
+    assert set(record) == {"time", "level", "source", "message"}
+    assert record["level"] == "INFO"
+
+
+@pytest.mark.parametrize(("words", "code"), [(["monitor"], 141), (["stream"], 0)])
+def test_followers_end_with_their_reader(cluster: Cluster, words: list[str], code: int) -> None:
+    with cluster.follow(*words) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(10) == code
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("words", [["monitor"], ["stream"]])
+def test_followers_tell_when_the_agent_goes(words: list[str]) -> None:
+    with agent("127.17.1.5", "go-x") as addr:
+        cluster = Cluster(addr, "", "")
+        until(lambda: cluster.ask(OURS, "info")[0] == 0)
+        with cluster.follow(*words) as process:
+            until(lambda: connected(addr))
+            assert cluster.ask(OURS, "leave") == (0, "Graceful leave complete\n")
+            out, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert err == b""
+    told = b"remote side has exited or crashed.\n" if words == ["monitor"] else b"client closed\n"
+    assert out.endswith(told)
+
+
+def connected(addr: str) -> bool:
+    """Tell whether a client's connection to an address is established."""
+    host, _, port = addr.partition(":")
+    numbers = "".join(f"{int(one):02X}" for one in reversed(host.split(".")))
+    wanted = f"{numbers}:{int(port):04X} 01"
+    return any(
+        " ".join(line.split()[2:4]) == wanted
+        for line in Path("/proc/net/tcp").read_text().splitlines()
+    )
+
+
+def test_an_interrupted_query_is_an_error(cluster: Cluster) -> None:
+    with cluster.follow("query", "-timeout=25s", "nobody-answers") as process:
+        assert next(lines_of(process)) == b"Query 'nobody-answers' dispatched\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert err == b""
+    assert b"Total" not in out

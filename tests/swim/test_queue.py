@@ -1,0 +1,273 @@
+"""Broadcasts and how packets are filled with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserf.swim.queue import BroadcastQueue, FairFiller, retransmit_limit
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "memberlist.json"
+
+
+def make(mult: int = 4, n: int = 10, **options: int) -> BroadcastQueue:
+    return BroadcastQueue(mult, lambda: n, **options)
+
+
+def test_picking_order_round_by_round() -> None:
+    vector = json.loads(VECTORS.read_text())["queue"]
+    queue = make(vector["retransmit_mult"], vector["n"])
+    for text in vector["queued_in_order"]:
+        queue.queue(text.encode())
+    for row in vector["rounds"]:
+        taken = queue.take(row["overhead"], row["limit"])
+        assert [data.decode() for data in taken] == row["sent"]
+        assert len(queue) == row["left"]
+
+
+def test_the_limit_follows_the_size_of_the_cluster() -> None:
+    sizes = iter([1, 1000, 1])
+    queue = BroadcastQueue(1, lambda: next(sizes))
+    queue.queue(b"a")
+    queue.queue(b"b")
+    assert queue.take(0, 1) == [b"b"]  # n = 1: once is enough
+    assert queue.take(0, 1) == [b"a"]  # n = 1000: four times
+    assert len(queue) == 1
+    assert queue.take(0, 1) == [b"a"]
+    assert len(queue) == 0
+
+
+def test_an_empty_cluster_sends_once() -> None:
+    queue = make(4, 0)
+    queue.queue(b"a")
+    assert queue.take(0, 10) == [b"a"]
+    assert len(queue) == 0
+
+
+class TestDone:
+    def test_when_sent_often_enough(self) -> None:
+        told: list[str] = []
+        queue = make(1, 10)
+        queue.queue(b"a", on_done=lambda: told.append("a"))
+        queue.take(0, 10)
+        assert told == []
+        queue.take(0, 10)
+        assert told == ["a"]
+        assert queue.take(0, 10) == []
+        assert told == ["a"]
+
+    def test_when_replaced(self) -> None:
+        told: list[str] = []
+        queue = make()
+        queue.queue(b"old", name="n", on_done=lambda: told.append("old"))
+        queue.queue(b"other", name="m", on_done=lambda: told.append("other"))
+        queue.queue(b"new!", name="n", on_done=lambda: told.append("new"))
+        assert told == ["old"]
+        assert queue.take(0, 100) == [b"other", b"new!"]
+
+    def test_when_replaced_after_having_been_sent(self) -> None:
+        told: list[str] = []
+        queue = make()
+        queue.queue(b"old", name="n", urgent=True, on_done=lambda: told.append("old"))
+        queue.take(0, 100)
+        queue.queue(b"new", name="n")
+        assert (told, queue.take(0, 100)) == (["old"], [b"new"])
+
+    def test_a_callback_may_queue(self) -> None:
+        queue = make()
+        queue.queue(b"1", name="n", on_done=lambda: queue.queue(b"3", name="n"))
+        queue.queue(b"2", name="n")
+        assert queue.take(0, 100) == [b"3"]
+
+    def test_the_nameless_do_not_replace_each_other(self) -> None:
+        queue = make()
+        queue.queue(b"a")
+        queue.queue(b"a")
+        assert queue.take(0, 100) == [b"a", b"a"]
+
+
+class TestUrgent:
+    def test_goes_first_however_often_it_was_sent(self) -> None:
+        queue = make()
+        queue.queue(b"urgent", urgent=True)
+        assert queue.take(0, 100) == [b"urgent"]
+        queue.queue(b"much longer and new")
+        assert queue.take(0, 100) == [b"urgent", b"much longer and new"]
+
+    def test_lets_others_through_if_it_does_not_fit(self) -> None:
+        queue = make()
+        queue.queue(b"urgent", urgent=True)
+        queue.queue(b"ab")
+        assert queue.take(0, 5) == [b"ab"]
+
+
+class TestPruning:
+    def test_the_most_sent_go_first_and_the_urgent_last(self) -> None:
+        told: list[bytes] = []
+        queue = make()
+
+        def add(data: bytes, urgent: bool = False) -> None:
+            queue.queue(data, urgent=urgent, on_done=lambda: told.append(data))
+
+        add(b"sent")
+        add(b"urgent", urgent=True)
+        queue.take(0, 100)
+        add(b"unsent-1")
+        add(b"unsent-2")
+        add(b"un")
+        for keep in (5, 4, 3, 2, 1, 0):
+            queue.prune(keep)
+            assert len(queue) == keep
+        assert told == [b"sent", b"un", b"unsent-1", b"unsent-2", b"urgent"]
+        assert queue.bytes_queued == 0
+
+    def test_what_can_never_be_sent_is_done_at_once(self) -> None:
+        told: list[str] = []
+        queue = make(largest=5)
+        queue.queue(b"12345", name="n", on_done=lambda: told.append("fits"))
+        queue.queue(b"123456", name="n", on_done=lambda: told.append("does not"))
+        assert told == ["fits", "does not"]
+        assert len(queue) == queue.bytes_queued == 0
+
+
+messages = st.lists(
+    st.tuples(st.integers(1, 30), st.sampled_from([None, "a", "b", "c"]), st.booleans()),
+    max_size=25,
+)
+
+
+@given(
+    messages=messages,
+    overhead=st.integers(0, 3),
+    limits=st.lists(st.integers(0, 60), min_size=1, max_size=8),
+    mult=st.integers(1, 3),
+    n=st.integers(0, 200),
+)
+def test_budget_limit_and_callbacks(
+    messages: list[tuple[int, str | None, bool]],
+    overhead: int,
+    limits: list[int],
+    mult: int,
+    n: int,
+) -> None:
+    done: list[bytes] = []
+    sent: dict[bytes, int] = {}
+    queue = make(mult, n)
+    queued = []
+    for number, (length, name, urgent) in enumerate(messages):
+        data = bytes([number]) * length
+        queued.append(data)
+
+        def tell(data: bytes = data) -> None:
+            done.append(data)
+
+        queue.queue(data, name=name, urgent=urgent, on_done=tell)
+    for limit in limits:
+        taken = queue.take(overhead, limit)
+        assert sum(len(data) + overhead for data in taken) <= limit
+        assert len(set(taken)) == len(taken)
+        for data in taken:
+            sent[data] = sent.get(data, 0) + 1
+    assert all(times <= max(1, retransmit_limit(mult, n)) for times in sent.values())
+    assert len(queue) == len(queued) - len(done)
+    assert queue.bytes_queued == sum(map(len, queued)) - sum(map(len, done))
+    queue.prune(0)
+    assert sorted(done) == sorted(queued)
+
+
+class TestFairness:
+    def test_nothing_to_say(self) -> None:
+        assert FairFiller([make(), make()]).fill(2, 1400) == []
+
+    def test_one_queue_may_have_it_all(self) -> None:
+        queue = make()
+        for _ in range(20):
+            queue.queue(bytes(98))
+        assert len(FairFiller([make(), queue]).fill(2, 1400)) == 14
+
+    def test_each_has_its_share(self) -> None:
+        queues = [make() for _ in range(4)]
+        for mark, queue in enumerate(queues):
+            for _ in range(30):
+                queue.queue(bytes([mark]) * 98)
+        filler = FairFiller(queues)
+        assert len(filler) == 120
+        counts = [0] * 4
+        for _ in range(8):
+            for data in filler.fill(2, 1400):
+                counts[data[0]] += 1
+        assert counts == [28] * 4
+
+    def test_what_one_does_not_need_flows_to_the_others(self) -> None:
+        queues = [make() for _ in range(3)]
+        for _ in range(30):
+            queues[0].queue(bytes(98))
+        queues[2].queue(b"\2" * 98)
+        taken = FairFiller(queues).fill(2, 1400)
+        assert (len(taken), taken[1][0]) == (14, 2)
+
+    def test_the_large_are_not_starved_by_the_small(self) -> None:
+        storm, events = make(), make()
+        filler = FairFiller([storm, events])
+        events.queue(b"event" * 250)
+        for packet in range(3):
+            for _ in range(30):
+                storm.queue(bytes(60))
+            if b"event" * 250 in filler.fill(2, 1400):
+                break
+        assert packet <= 1
+
+    def test_the_urgent_of_all_queues_go_first(self) -> None:
+        queues = [make(), make()]
+        queues[0].queue(b"first", urgent=True)
+        queues[0].queue(b"a long one")
+        queues[1].queue(b"second", urgent=True)
+        assert FairFiller(queues).fill(2, 100) == [b"first", b"second", b"a long one"]
+
+    def test_silence_saves_up_no_more_than_a_share(self) -> None:
+        early, late = make(), make()
+        filler = FairFiller([early, late])
+        for _ in range(200):
+            early.queue(bytes(98))
+        late.queue(b"x")
+        for _ in range(5):
+            filler.fill(2, 1400)
+        for _ in range(100):
+            late.queue(b"\1" * 98)
+        # Seven of fourteen are its share, and seven more is all it can have saved up.
+        assert sum(data[0] for data in filler.fill(2, 1400)) <= 14
+        assert sum(data[0] for data in filler.fill(2, 1400)) == 7
+
+    @given(
+        lengths=st.lists(st.lists(st.integers(1, 40), max_size=12), min_size=4, max_size=4),
+        overhead=st.integers(0, 3),
+        limits=st.lists(st.integers(0, 80), min_size=1, max_size=6),
+    )
+    def test_budget(self, lengths: list[list[int]], overhead: int, limits: list[int]) -> None:
+        queues = [make(1, 9) for _ in range(4)]
+        for mark, (queue, sizes) in enumerate(zip(queues, lengths, strict=True)):
+            for number, length in enumerate(sizes):
+                queue.queue(bytes([mark, number]) + bytes(length))
+        filler = FairFiller(queues)
+        before = len(filler)
+        taken = [filler.fill(overhead, limit) for limit in limits]
+        for packet, limit in zip(taken, limits, strict=True):
+            assert sum(len(data) + overhead for data in packet) <= limit
+        sent = [data for packet in taken for data in packet]
+        assert len(set(sent)) == len(sent) == before - len(filler)
+
+    @pytest.mark.parametrize("size", [1, 4])
+    def test_nobody_waits_for_ever(self, size: int) -> None:
+        queues = [make(1, 9) for _ in range(size)]
+        filler = FairFiller(queues)
+        waiting = set()
+        for mark, queue in enumerate(queues):
+            for number in range(20):
+                data = bytes([mark, number]) * (10 + 5 * mark + number)
+                queue.queue(data)
+                waiting.add(data)
+        for _ in range(80):
+            waiting.difference_update(filler.fill(2, 200))
+        assert not waiting

@@ -1,0 +1,227 @@
+"""The MessagePack dialect of memberlist and Serf.
+
+Structures are maps from field names to values, the names sorted bytewise. The Go programs write
+the format of 2009: text and byte strings alike as fixraw, raw16 or raw32, never str8, never bin.
+So nothing on the wire tells text from bytes; everything is read as bytes, and each field knows
+what it wants to be. On the way in every form, old and new, is accepted, nil stands for a zero
+value, unknown fields are skipped, and bytes after the structure are ignored, all as in Go.
+
+A hostile header may announce a list of four thousand million elements, and one inside another:
+the reader reserves memory for a list when it sees its header. So lists are limited to what a
+message may sensibly hold; that is the `max_list` of the functions here.
+"""
+
+from typing import Final
+
+from msgpack import ExtraData, Packer, UnpackException, unpackb
+
+from trioserf.swim.address import normalise
+from trioserf.wire.errors import WireError
+
+MAX_FIELDS: Final = 256
+"""Most fields of one structure, known and unknown."""
+
+U8: Final = 0xFF
+U16: Final = 0xFFFF
+U32: Final = 0xFFFF_FFFF
+U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+I64: Final = 0x7FFF_FFFF_FFFF_FFFF
+
+Fields = dict[bytes, object]
+
+
+def new_packer(*, autoreset: bool = True) -> Packer:
+    """Make a packer for the dialect; text may hold surrogate escapes."""
+    return Packer(use_bin_type=False, unicode_errors="surrogateescape", autoreset=autoreset)
+
+
+pack = new_packer().pack
+"""Encode one value; the caller has put the keys of its maps in order."""
+
+
+def split(
+    data: bytes, what: str, *, max_list: int = 16, max_map: int = MAX_FIELDS
+) -> tuple[object, bytes]:
+    """Read one value; give it and the bytes after it. Strings of both kinds come as bytes.
+
+    Raises:
+        WireError: `msgpack`, not a whole value within the limits.
+    """
+    try:
+        value: object = unpackb(data, raw=True, max_array_len=max_list, max_map_len=max_map)
+    except ExtraData as more:
+        return more.unpacked, bytes(more.extra)
+    except (ValueError, UnpackException) as error:
+        why = str(error) or type(error).__name__
+        raise WireError("msgpack", f"{what}: not the expected MessagePack: {why}") from error
+    return value, b""
+
+
+def unpack_fields(
+    data: bytes, what: str, *, max_list: int = 16, max_map: int = MAX_FIELDS
+) -> Fields:
+    """Read one structure.
+
+    Args:
+        data: MessagePack, with or without bytes after it.
+        what: what it is, for the error.
+        max_list: the longest list anywhere in it.
+        max_map: the largest map anywhere in it.
+
+    Raises:
+        WireError: `msgpack`, not a whole map within the limits.
+    """
+    try:
+        value: object = unpackb(data, raw=True, max_array_len=max_list, max_map_len=max_map)
+    except ExtraData as more:
+        value = more.unpacked
+    except (ValueError, UnpackException) as error:
+        why = str(error) or type(error).__name__
+        raise WireError("msgpack", f"{what}: not the expected MessagePack: {why}") from error
+    return fields_of(value, what)
+
+
+def fields_of(value: object, what: str) -> Fields:
+    """Take a value read by this module as a structure.
+
+    Raises:
+        WireError: `msgpack`, it is something else.
+    """
+    if isinstance(value, dict):
+        return value
+    raise WireError("msgpack", f"{what}: expected a map, got {_kind(value)}")
+
+
+def unsigned(value: object, field: str, highest: int) -> int:
+    """Take a field as an integer from 0 to `highest`; nil is 0.
+
+    Raises:
+        WireError: `field`, anything else; floats and booleans too.
+    """
+    if type(value) is int and 0 <= value <= highest:
+        return value
+    if value is None:
+        return 0
+    shown = str(value) if type(value) is int else _kind(value)
+    raise WireError("field", f"{field}: expected an integer from 0 to {highest}, got {shown}")
+
+
+def flag(value: object, field: str) -> bool:
+    """Take a field as a boolean; nil is false.
+
+    Raises:
+        WireError: `field`, anything else.
+    """
+    if type(value) is bool:
+        return value
+    if value is None:
+        return False
+    raise WireError("field", f"{field}: expected a boolean, got {_kind(value)}")
+
+
+def number(value: object, field: str) -> float:
+    """Take a field as a float, which may be infinite or not a number; nil is 0.
+
+    Raises:
+        WireError: `field`, neither a float nor an integer.
+    """
+    if type(value) is float:
+        return value
+    if value is None:
+        return 0.0
+    if type(value) is int:
+        return float(value)
+    raise WireError("field", f"{field}: expected a number, got {_kind(value)}")
+
+
+def octets(value: object, field: str) -> bytes:
+    """Take a field as a byte string; nil is empty.
+
+    Raises:
+        WireError: `field`, anything else.
+    """
+    if type(value) is bytes:
+        return value
+    if value is None:
+        return b""
+    raise WireError("field", f"{field}: expected a byte string, got {_kind(value)}")
+
+
+def text(value: object, field: str) -> str:
+    """Take a field as text, in which bytes that are not UTF-8 become surrogate escapes.
+
+    Raises:
+        WireError: `field`, not a string.
+    """
+    if type(value) is bytes:
+        return value.decode("utf-8", "surrogateescape")
+    if value is None:
+        return ""
+    raise WireError("field", f"{field}: expected a string, got {_kind(value)}")
+
+
+def ip_address(value: object, field: str) -> bytes:
+    """Take a field as the 4 or 16 bytes of an IP address; a v4-mapped one becomes 4 bytes.
+
+    Raises:
+        WireError: `field`, anything else.
+    """
+    if type(value) is bytes:
+        if len(value) == 4:
+            return value
+        if len(value) == 16:
+            return normalise(value)
+        got = f"{len(value)} bytes"
+    else:
+        got = _kind(value)
+    raise WireError("field", f"{field}: expected an address of 4 or 16 bytes, got {got}")
+
+
+def optional_ip_address(value: object, field: str) -> bytes:
+    """Take a field as the bytes of an IP address, or empty where none was given.
+
+    Raises:
+        WireError: `field`, anything else.
+    """
+    return b"" if value is None or value == b"" else ip_address(value, field)
+
+
+def items(value: object, field: str) -> list[object]:
+    """Take a field as a list; nil is empty.
+
+    Raises:
+        WireError: `field`, anything else.
+    """
+    if isinstance(value, list):
+        return value
+    if value is None:
+        return []
+    raise WireError("field", f"{field}: expected a list, got {_kind(value)}")
+
+
+def mapping(value: object, field: str) -> Fields:
+    """Take a field as a map; nil is empty.
+
+    Raises:
+        WireError: `field`, anything else.
+    """
+    if isinstance(value, dict):
+        return value
+    if value is None:
+        return {}
+    raise WireError("field", f"{field}: expected a map, got {_kind(value)}")
+
+
+_KINDS = {
+    type(None): "nil",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    bytes: "a string",
+    list: "a list",
+    dict: "a map",
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), "an extension type")

@@ -1,0 +1,247 @@
+"""A UDP packet, outside in: label, encryption, checksum, then messages (spec: a UDP packet).
+
+`[label header][encryption][CRC header][compress | compound | one message]`
+
+A packet of one message stays as it is; several go into compounds. Nothing nests deeper than
+compress, compound, message, so the reader accepts no deeper nesting and needs no recursion.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final
+from zlib import crc32
+
+from trioserf.swim.messages import Message
+from trioserf.wire import lzw
+from trioserf.wire.crypto import OVERHEAD, Keys, Sealer
+from trioserf.wire.errors import WireError
+from trioserf.wire.label import label_header, strip_label
+from trioserf.wire.msgpack import U8, octets, pack, unpack_fields, unsigned
+from trioserf.wire.swim import COMPOUND, COMPRESS, CRC, DECODERS, ERROR
+
+MAX_EXPANDED: Final = 65_536
+"""What a packet may expand to, in bytes: no sender fills a packet beyond a datagram's size."""
+
+COMPOUND_OVERHEAD: Final = 2
+"""Bytes of a compound's own header."""
+
+PART_OVERHEAD: Final = 2
+"""Bytes that a compound adds to each of its parts."""
+
+CRC_OVERHEAD: Final = 5
+
+_MAX_PARTS = 255
+_LZW = 0
+_WORTH_COMPRESSING = 64  # shorter messages do not shrink
+
+_PACKET_DECODERS = {kind: read for kind, read in DECODERS.items() if kind != ERROR}
+_checksum = struct.Struct(">I")
+_lengths = [struct.Struct(f">{count}H") for count in range(_MAX_PARTS + 1)]
+
+
+def compress_message(data: bytes) -> bytes:
+    """Wrap a message, or a compound, or a stream's content, into a compress message."""
+    return b"\x09" + pack({"Algo": _LZW, "Buf": lzw.compress(data)})
+
+
+def decompress_message(data: bytes, limit: int) -> bytes:
+    """Unwrap a compress message; `data` includes the type byte.
+
+    Raises:
+        WireError: not a compress message that expands to at most `limit` bytes.
+    """
+    fields = unpack_fields(data[1:], "compress")
+    algorithm = unsigned(fields.get(b"Algo"), "compress Algo", U8)
+    if algorithm != _LZW:
+        raise WireError("compression", f"compression algorithm {algorithm}, expected 0 (LZW)")
+    return lzw.decompress(octets(fields.get(b"Buf"), "compress Buf"), limit)
+
+
+def make_compound(parts: Sequence[bytes]) -> bytes:
+    """Join 0 to 255 messages of up to 65,535 bytes into one.
+
+    Raises:
+        struct.error: a part is too long.
+        IndexError: too many parts.
+    """
+    lengths = _lengths[len(parts)].pack(*map(len, parts))
+    return b"".join((bytes((COMPOUND, len(parts))), lengths, *parts))
+
+
+def split_compound(data: bytes) -> tuple[list[bytes], WireError | None]:
+    """Cut a compound (with its type byte) into its parts.
+
+    Returns:
+        The parts that are whole, and a `truncated` fault if some are not.
+    """
+    if len(data) < COMPOUND_OVERHEAD:
+        return [], WireError("truncated", "compound: expected the number of its parts")
+    count = data[1]
+    start = COMPOUND_OVERHEAD + PART_OVERHEAD * count
+    if len(data) < start:
+        return [], WireError("truncated", f"compound: expected the lengths of {count} parts")
+    parts = []
+    for length in _lengths[count].unpack_from(data, COMPOUND_OVERHEAD):
+        end = start + length
+        if end > len(data):
+            missing = count - len(parts)
+            return parts, WireError("truncated", f"compound: {missing} of {count} parts are torn")
+        parts.append(data[start:end])
+        start = end
+    return parts, None
+
+
+class PacketCodec:
+    """Bytes of datagrams to messages and back, for one cluster's label and keys.
+
+    Args:
+        keyring: keys, followed as they change; None or empty means no encryption.
+        label: the cluster's label, up to 255 bytes; empty for none.
+        verify_incoming: refuse plaintext when there are keys.
+        verify_outgoing: encrypt when there are keys; off only while a cluster is being moved to
+            encryption.
+        compress: compress what gets smaller by it (see `lzw` for when this pays).
+        nonce: gives that many unpredictable bytes.
+        size: what a packet may measure altogether, in bytes; used by `budget`.
+
+    Raises:
+        ValueError: the label is too long.
+    """
+
+    def __init__(
+        self,
+        *,
+        keyring: Keys | None,
+        label: bytes = b"",
+        verify_incoming: bool = True,
+        verify_outgoing: bool = True,
+        compress: bool = False,
+        nonce: Callable[[int], bytes] = os.urandom,
+        size: int = 1400,
+    ) -> None:
+        self._sealer = None if keyring is None else Sealer(keyring, nonce)
+        self._label = label
+        self._header = label_header(label)
+        self._verify_incoming = verify_incoming
+        self._verify_outgoing = verify_outgoing
+        self._compress = compress
+        self._size = size
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that label and encryption add to every packet."""
+        sealer = self._sealer
+        sealing = sealer is not None and self._verify_outgoing and sealer.enabled
+        return len(self._header) + (OVERHEAD if sealing else 0)
+
+    def budget(self, first_len: int) -> int:
+        """Tell how much may ride along with a message.
+
+        Args:
+            first_len: the message's length in bytes; 0 when there is none yet.
+
+        Returns:
+            Bytes for further messages, each of which also takes `PART_OVERHEAD`; negative when
+            the message alone is too large already. Room for a checksum is reserved.
+        """
+        used = self.overhead + CRC_OVERHEAD + COMPOUND_OVERHEAD
+        if first_len:
+            used += first_len + PART_OVERHEAD
+        return self._size - used
+
+    def decode(self, data: bytes) -> tuple[list[Message], WireError | None]:
+        """Read a datagram; any bytes are accepted.
+
+        Returns:
+            The messages that could be read, in order, and the first fault that was met. A torn
+            compound gives its whole parts, and one bad part does not spoil the others.
+        """
+        try:
+            data = self._unwrap(data)
+            kind = data[0]
+            if kind == COMPRESS:
+                data = decompress_message(data, MAX_EXPANDED)
+                kind = data[0] if data else -1
+            if kind != COMPOUND:
+                return [_decode(data)], None
+        except WireError as fault:
+            return [], fault
+        parts, fault = split_compound(data)
+        messages = []
+        for part in parts:
+            try:
+                messages.append(_decode(part))
+            except WireError as error:
+                fault = fault or error
+        return messages, fault
+
+    def _unwrap(self, data: bytes) -> bytes:
+        if self._label or data.startswith(b"\xf4"):
+            data = strip_label(data, self._label)
+        sealer = self._sealer
+        if sealer is not None and sealer.enabled:
+            try:
+                data = sealer.open(data, self._label)
+            except WireError as error:
+                if self._verify_incoming:
+                    raise _refused(data, error) from error
+        if not data:
+            raise WireError("truncated", "packet: empty, expected a message")
+        if data[0] != CRC:
+            return data
+        if len(data) <= CRC_OVERHEAD:
+            raise WireError("truncated", "checksum: expected four bytes and a message")
+        content = data[CRC_OVERHEAD:]
+        (expected,) = _checksum.unpack_from(data, 1)
+        found = crc32(content)
+        if found != expected:
+            raise WireError("crc", f"checksum {found:08x}, expected {expected:08x}")
+        return content
+
+    def pack(self, messages: Sequence[bytes], *, crc: bool) -> list[bytes]:
+        """Make datagrams of encoded messages: one for up to 255 of them.
+
+        Args:
+            messages: encoded messages, each up to 65,535 bytes if there are several.
+            crc: add a checksum, for receivers that are known to understand protocol 5.
+
+        Raises:
+            struct.error: a message is too long for a compound.
+        """
+        if len(messages) == 1:
+            return [self._wrap(messages[0], crc=crc)]
+        return [
+            self._wrap(make_compound(messages[start : start + _MAX_PARTS]), crc=crc)
+            for start in range(0, len(messages), _MAX_PARTS)
+        ]
+
+    def _wrap(self, data: bytes, *, crc: bool) -> bytes:
+        if self._compress and len(data) >= _WORTH_COMPRESSING:
+            compressed = compress_message(data)
+            if len(compressed) < len(data):
+                data = compressed
+        if crc:
+            data = b"\x0c" + _checksum.pack(crc32(data)) + data
+        sealer = self._sealer
+        if sealer is not None and self._verify_outgoing and sealer.enabled:
+            data = sealer.seal(data, self._label)
+        return self._header + data if self._header else data
+
+
+def _decode(data: bytes) -> Message:
+    if not data:
+        raise WireError("truncated", "message: empty, expected a type byte")
+    decoder = _PACKET_DECODERS.get(data[0])
+    if decoder is None:
+        raise WireError("unknown-type", f"packet: message of type {data[0]} is not expected")
+    return decoder(data)
+
+
+def _refused(data: bytes, error: WireError) -> WireError:
+    """Tell plaintext from bytes that no key opens, for whoever reads the counters."""
+    if data and data[0] > 1 and data[0] in (*_PACKET_DECODERS, COMPOUND, COMPRESS, CRC):
+        return WireError(
+            "plaintext-refused", "packet is not encrypted, but encryption is required"
+        )
+    return error
