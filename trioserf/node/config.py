@@ -29,6 +29,10 @@ def _seconds(default: float, *, least: float = 0.0) -> float:
     return value
 
 
+def _read_only(tags: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(tags))
+
+
 def _networks(texts: object) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple):
         raise ConfigError(f"allowed_networks: expected a list of networks, not {texts!r}")
@@ -90,11 +94,9 @@ class NodeConfig:
     name: str = attrs.field(factory=socket.gethostname)
     bind: Address = ANY_ADDRESS
     advertise: Address | None = None
-    tags: Mapping[str, str] = attrs.field(
-        factory=dict, converter=lambda tags: MappingProxyType(dict(tags))
-    )
+    tags: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
     timing: Timing = LAN
-    serf: SerfOptions = SerfOptions()
+    serf: SerfOptions = attrs.field(factory=SerfOptions)
     protocol: int = attrs.field(default=PROTOCOLS[1])
     keyring: Keyring | None = None
     verify_incoming: bool = True
