@@ -18,8 +18,7 @@ What is worth compressing: the encoder takes about 0.1 µs per byte in pure Pyth
 whole states shrinks two- or threefold, for some milliseconds every half minute, and also the empty
 event buffer of a young cluster (512 nils) shrinks to a tenth; a gossip packet of up to 1,400 bytes
 would cost more time than all the rest of its way. Hence `packet.PacketCodec` does not compress
-unless it is told to, and `stream.StreamCodec` compresses what is neither tiny nor so large that the
-event loop would stand still for long. Reading compressed packets and streams always works.
+unless it is told to. Reading compressed packets always works.
 """
 
 from trioserf.wire.errors import WireError

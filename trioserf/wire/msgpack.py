@@ -11,6 +11,7 @@ the reader reserves memory for a list when it sees its header. So lists are limi
 message may sensibly hold; that is the `max_list` of the functions here.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from msgpack import ExtraData, Packer, UnpackException, unpackb
@@ -35,7 +36,7 @@ def new_packer(*, autoreset: bool = True) -> Packer:
     return Packer(use_bin_type=False, unicode_errors="surrogateescape", autoreset=autoreset)
 
 
-pack = new_packer().pack
+pack: Final[Callable[[object], bytes]] = new_packer().pack
 """Encode one value; the caller has put the keys of its maps in order."""
 
 

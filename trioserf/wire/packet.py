@@ -81,7 +81,7 @@ def split_compound(data: bytes) -> tuple[list[bytes], WireError | None]:
     start = COMPOUND_OVERHEAD + PART_OVERHEAD * count
     if len(data) < start:
         return [], WireError("truncated", f"compound: expected the lengths of {count} parts")
-    parts = []
+    parts: list[bytes] = []
     for length in _lengths[count].unpack_from(data, COMPOUND_OVERHEAD):
         end = start + length
         if end > len(data):
@@ -167,14 +167,15 @@ class PacketCodec:
                 return [_decode(data)], None
         except WireError as fault:
             return [], fault
-        parts, fault = split_compound(data)
+        parts, torn = split_compound(data)
+        faults = [] if torn is None else [torn]
         messages = []
         for part in parts:
             try:
                 messages.append(_decode(part))
             except WireError as error:
-                fault = fault or error
-        return messages, fault
+                faults.append(error)
+        return messages, faults[0] if faults else None
 
     def _unwrap(self, data: bytes) -> bytes:
         if self._label or data.startswith(b"\xf4"):
