@@ -12,7 +12,7 @@ FAILED = 1
 """Exit code of every failure."""
 
 
-class Failure(Exception):  # noqa: N818 - the word for it everywhere in this room
+class Failure(Exception):
     """A command that failed: `text` is what Serf prints, `code` and `details` go into JSON."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Failure(Exception):  # noqa: N818 - the word for it everywhere in this roo
         return {"error": {"code": self.code, "message": message, **self.details}}
 
 
-class Misuse(Exception):  # noqa: N818
+class Misuse(Exception):
     """Words that make no command: the usage text follows."""
 
 
