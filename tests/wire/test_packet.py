@@ -1,0 +1,248 @@
+"""Messages of memberlist and packets: golden bytes, captures, faults."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.wire.vectors import load, octets
+from trioserf.serf.keyring import Keyring
+from trioserf.swim.messages import (
+    Ack,
+    Alive,
+    Dead,
+    ErrorMessage,
+    IndirectPing,
+    Message,
+    Nack,
+    NodeState,
+    Ping,
+    State,
+    Suspect,
+    UserMessage,
+    Versions,
+)
+from trioserf.wire import lzw, serf, swim
+from trioserf.wire.crypto import Sealer
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import pack, unpack_fields
+from trioserf.wire.packet import PacketCodec, make_compound, split_compound
+
+MEMBERLIST = load("memberlist")
+PACKETS = load("packets")
+KEYS = Keyring([bytes.fromhex(PACKETS["key_hex"])])
+GOLDEN = {message["name"]: message for message in MEMBERLIST["memberlist_messages"]}
+
+
+def versions(fields: dict[str, Any]) -> Versions:
+    return Versions(*octets(fields["Vsn"]))
+
+
+def expected(name: str, fields: dict[str, Any]) -> Message:
+    """Build the message that a vector describes."""
+    match name.split("-")[0]:
+        case "ping":
+            return Ping(fields["SeqNo"], fields["Node"])
+        case "indirect":
+            target = octets(fields["Target"])
+            return IndirectPing(
+                fields["SeqNo"], target, fields["Port"], fields["Node"], fields["Nack"]
+            )
+        case "ack":
+            return Ack(fields["SeqNo"], octets(fields["Payload"]))
+        case "nack":
+            return Nack(fields["SeqNo"])
+        case "suspect":
+            return Suspect(fields["Incarnation"], fields["Node"], fields["From"])
+        case "dead":
+            return Dead(fields["Incarnation"], fields["Node"], fields["From"])
+        case "alive":
+            addr, meta = octets(fields["Addr"]), octets(fields["Meta"])
+            return Alive(
+                fields["Incarnation"],
+                fields["Node"],
+                addr,
+                fields["Port"],
+                meta,
+                versions(fields),
+            )
+    assert name == "error"
+    return ErrorMessage(fields["Error"])
+
+
+PARTS_OF_STREAMS = {"pushpull-header", "pushpull-node", "user-header", "compress"}
+
+
+@pytest.mark.parametrize("name", sorted(set(GOLDEN) - PARTS_OF_STREAMS))
+def test_every_message_is_spelled_as_go_does(name: str) -> None:
+    wire = bytes.fromhex(GOLDEN[name]["wire"])
+    message = expected(name, GOLDEN[name]["fields"])
+    assert swim.decode(wire) == message
+    assert swim.encode(message) == wire
+
+
+def test_a_node_of_a_push_pull() -> None:
+    fields = GOLDEN["pushpull-node"]["fields"]
+    wire = bytes.fromhex(GOLDEN["pushpull-node"]["wire"])
+    node = NodeState("a", octets(fields["Addr"]), 7946, b"", 4, State.LEFT, versions(fields))
+    assert pack(swim.node_state_fields(node)) in wire
+    assert swim.decode_node_state(unpack_fields(pack(swim.node_state_fields(node)), "n")) == node
+
+
+@pytest.mark.parametrize("one", MEMBERLIST["lzw"], ids=lambda one: str(one["name"]))
+def test_lzw(one: dict[str, str]) -> None:
+    plain, compressed = bytes.fromhex(one["plain"]), bytes.fromhex(one["compressed"])
+    assert lzw.decompress(compressed, len(plain)) == plain
+    assert lzw.compress(plain) == compressed
+    if plain:
+        with pytest.raises(WireError) as caught:
+            lzw.decompress(compressed, len(plain) - 1)
+        assert caught.value.kind == "limit"
+
+
+@given(st.binary(max_size=3000))
+def test_lzw_comes_back(plain: bytes) -> None:
+    assert lzw.decompress(lzw.compress(plain), len(plain)) == plain
+
+
+@pytest.mark.parametrize("one", MEMBERLIST["aes_gcm"])
+def test_sealed_payloads(one: dict[str, str]) -> None:
+    sealer = Sealer(Keyring([bytes.fromhex(one["key"])]), bytes)
+    assert sealer.open(bytes.fromhex(one["sealed"]), bytes.fromhex(one["aad"])) == bytes.fromhex(
+        one["plain"]
+    )
+
+
+def test_compounds() -> None:
+    parts = [bytes.fromhex(part) for part in MEMBERLIST["compound"]["parts"]]
+    wire = bytes.fromhex(MEMBERLIST["compound"]["wire"])
+    assert make_compound(parts) == wire
+    assert split_compound(wire) == (parts, None)
+    torn, fault = split_compound(wire[:-1])
+    assert torn == parts[:-1]
+    assert fault is not None
+
+
+@pytest.mark.parametrize("kind", ["plain", "lzw", "enc"])
+def test_captured_packets(kind: str) -> None:
+    codec = PacketCodec(keyring=KEYS if kind == "enc" else None)
+    seen: Counter[str] = Counter()
+    for packet in PACKETS[kind]:
+        messages, fault = codec.decode(bytes.fromhex(packet["hex"]))
+        assert fault is None
+        assert messages
+        seen.update(type(message).__name__ for message in messages)
+        for message in messages:
+            if isinstance(message, UserMessage):
+                seen[type(serf.decode(message.payload)).__name__] += 1
+            if isinstance(message, Ack) and message.payload:
+                assert serf.decode_coordinate(message.payload).is_valid
+    assert seen["Ping"]
+    assert seen["Alive"]
+    assert seen["UserEvent"]
+
+
+@pytest.mark.parametrize("crc", [False, True])
+@pytest.mark.parametrize("keyring", [None, KEYS])
+@pytest.mark.parametrize("label", [b"", b"blue"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_packets_come_back(
+    crc: bool, keyring: Keyring | None, label: bytes, compress: bool
+) -> None:
+    codec = PacketCodec(keyring=keyring, label=label, compress=compress)
+    for count in (1, 2, 255, 256):
+        messages = [Ping(number, "a") for number in range(count)]
+        back: list[Message] = []
+        for packet in codec.pack([swim.encode(one) for one in messages], crc=crc):
+            found, fault = codec.decode(packet)
+            assert fault is None
+            back += found
+        assert back == messages
+
+
+def test_a_full_packet_keeps_to_its_size() -> None:
+    codec = PacketCodec(keyring=KEYS, label=b"blue")
+    room = codec.budget(0) - 2
+    (packet,) = codec.pack([bytes(room)], crc=True)
+    assert len(packet) <= 1400
+    first = swim.encode(Ping(1, "a"))
+    (packet,) = codec.pack([first, bytes(codec.budget(len(first)) - 2)], crc=True)
+    assert len(packet) == 1400
+
+
+PING = swim.encode(Ping(1, "a"))
+BAD = [
+    (b"", "truncated"),
+    (b"\x06\x80", "unknown-type"),
+    (b"\x0d\x80", "unknown-type"),
+    (b"\x0c\0\0\0\0" + PING, "crc"),
+    (b"\x0c\0\0", "truncated"),
+    (b"\x07", "truncated"),
+    (b"\x07\x01\0\xff" + PING, "truncated"),
+    (b"\x07\x01\0\0", "truncated"),
+    (b"\x09" + pack({"Algo": 0, "Buf": b"\0\x03\x02"}), "truncated"),
+    (b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(bytes(70_000))}), "limit"),
+    (b"\x09" + pack({"Algo": 3, "Buf": b""}), "compression"),
+    (b"\x00\x90", "msgpack"),
+    (b"\x00" + b"\x81" * 2000, "msgpack"),
+    (b"\x00\xdf\xff\xff\xff\xff", "msgpack"),
+    (b"\x04" + pack({"Addr": b"abc", "Node": "a"}), "field"),
+    (b"\x04" + pack({"Addr": bytes(4), "Meta": bytes(513)}), "limit"),
+    (b"\x02" + pack({"SeqNo": 1 << 32}), "field"),
+    (b"\xf4\x01a" + PING, "label"),
+    (b"\xf4", "label"),
+]
+
+
+@pytest.mark.parametrize(("data", "kind"), BAD)
+def test_bad_packets_are_told_apart(data: bytes, kind: str) -> None:
+    messages, fault = PacketCodec(keyring=None).decode(data)
+    assert messages == []
+    assert fault is not None
+    assert fault.kind in {kind, "truncated"} if data == b"\xf4" else fault.kind == kind
+
+
+def test_one_bad_part_does_not_spoil_the_others() -> None:
+    packet = make_compound([PING, b"\x63", PING])
+    messages, fault = PacketCodec(keyring=None).decode(packet)
+    assert messages == [Ping(1, "a")] * 2
+    assert fault is not None
+    assert fault.kind == "unknown-type"
+
+
+def test_a_short_vsn_counts_as_absent() -> None:
+    data = b"\x04" + pack({"Addr": bytes(4), "Incarnation": 1, "Node": "a", "Vsn": b"\1\2"})
+    alive = swim.decode(data)
+    assert isinstance(alive, Alive)
+    assert alive.versions is None
+
+
+@pytest.mark.parametrize(
+    ("codec", "kind"),
+    [
+        (PacketCodec(keyring=None), "plaintext-refused"),
+        (PacketCodec(keyring=Keyring([bytes(16)])), "decrypt"),
+    ],
+)
+def test_a_keyring_refuses_plaintext_and_other_keys(codec: PacketCodec, kind: str) -> None:
+    (packet,) = codec.pack([swim.encode(Suspect(1, "a", "b"))], crc=False)
+    messages, fault = PacketCodec(keyring=KEYS).decode(packet)
+    assert messages == []
+    assert fault is not None
+    assert fault.kind == kind
+
+
+def test_a_lenient_keyring_takes_plaintext() -> None:
+    codec = PacketCodec(keyring=KEYS, verify_incoming=False, verify_outgoing=False)
+    (packet,) = codec.pack([PING], crc=False)
+    assert packet == PING
+    assert codec.decode(packet) == ([Ping(1, "a")], None)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_give_messages_or_a_fault(data: bytes) -> None:
+    for keyring in (None, KEYS):
+        messages, fault = PacketCodec(keyring=keyring).decode(data)
+        assert messages or fault is not None or data[:2] == b"\x07\0"

@@ -1,0 +1,155 @@
+"""Streams: whole, in pieces, compressed, encrypted, labelled, and false."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.wire.vectors import load
+from trioserf.serf.keyring import Keyring
+from trioserf.swim.messages import (
+    Ack,
+    ErrorMessage,
+    Message,
+    NodeState,
+    Ping,
+    PushPull,
+    State,
+    UserMessage,
+)
+from trioserf.wire import serf, swim
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import pack
+from trioserf.wire.stream import MAX_NODES, StreamCodec
+
+STREAMS = load("streams")
+KEYS = Keyring([bytes.fromhex(STREAMS["key_hex"])])
+NODES = tuple(
+    NodeState(f"n{number}", bytes((10, 0, number >> 8, number & 255)), 7946, b"meta", 3, state)
+    for number, state in zip(range(400), list(State) * 100, strict=True)
+)
+EXCHANGE = PushPull(True, NODES, b"the other layer's state")
+
+
+def read(codec: StreamCodec, data: bytes, size: int = 1 << 20) -> Message | None:
+    """Feed a stream in pieces."""
+    decoder = codec.decoder()
+    for start in range(0, len(data), size):
+        message = decoder.feed(data[start : start + size])
+        if message is not None:
+            return message
+    return None
+
+
+CODECS = {
+    "plain": lambda: StreamCodec(keyring=None, compress=False),
+    "compressed": lambda: StreamCodec(keyring=None),
+    "encrypted": lambda: StreamCodec(keyring=KEYS),
+    "labelled": lambda: StreamCodec(keyring=None, label=b"blue", compress=False),
+    "labelled and encrypted": lambda: StreamCodec(keyring=KEYS, label=b"blue"),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS["streams"], ids=lambda stream: str(stream["title"]))
+def test_captured_streams(stream: dict[str, str]) -> None:
+    keyring = KEYS if "-encrypt" in stream["args"] else None
+    codec = StreamCodec(keyring=keyring)
+    message = read(codec, bytes.fromhex(stream["hex"]), 7)
+    assert isinstance(message, PushPull)
+    assert message.join
+    (node,) = message.nodes
+    assert node.state is State.ALIVE
+    state = serf.decode(message.user_state)
+    assert serf.encode(state) == message.user_state
+    if "-disable-compression" in stream["args"] and keyring is None:
+        plain = StreamCodec(keyring=None, compress=False)
+        assert plain.encode_push_pull(message).hex() == stream["hex"]
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@pytest.mark.parametrize("size", [1, 13, 65_536])
+def test_exchanges_come_back_in_pieces_of_any_size(kind: str, size: int) -> None:
+    codec = CODECS[kind]()
+    assert read(codec, codec.encode_push_pull(EXCHANGE), size) == EXCHANGE
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@given(payload=st.binary(max_size=2000), seq=st.integers(0, 2**32 - 1))
+def test_messages_come_back(kind: str, payload: bytes, seq: int) -> None:
+    codec = CODECS[kind]()
+    assert read(codec, codec.encode_user_message(payload)) == UserMessage(payload)
+    for message in (Ping(seq, "a"), Ack(seq, payload[:99]), ErrorMessage("boom")):
+        assert read(codec, codec.encode(swim.encode(message)), 5) == message
+
+
+def test_nothing_is_complete_before_its_last_byte() -> None:
+    codec = CODECS["plain"]()
+    data = codec.encode_push_pull(PushPull(False, NODES[:2], b"xyz"))
+    decoder = codec.decoder()
+    assert decoder.feed(data[:-1]) is None
+    assert decoder.end().kind == "truncated"
+    assert decoder.feed(data[-1:]) is not None
+
+
+def header(**fields: object) -> bytes:
+    return pack(fields)
+
+
+BAD = [
+    (b"\x63", "unknown-type"),
+    (b"\x06\x90", "msgpack"),
+    (b"\x06" + header(Nodes=-1), "field"),
+    (b"\x06" + header(Nodes=MAX_NODES + 1), "limit"),
+    (b"\x06" + header(UserStateLen=1 << 31), "limit"),
+    (b"\x06" + header(Nodes=1) + header(Addr=b"abc"), "field"),
+    (b"\x06" + header(Nodes=1) + b"\xc1", "msgpack"),
+    (b"\x08" + header(UserMsgLen=1 << 31), "limit"),
+    (b"\x09" + header(Algo=1, Buf=b""), "compression"),
+    (b"\x09" + header(Algo=0, Buf=b"\0\x03\x02"), "truncated"),
+    (b"\x0a\0\0\0\0", "encrypted"),
+    (b"\xf4\x01a", "label"),
+]
+
+
+@pytest.mark.parametrize(("data", "kind"), BAD)
+def test_false_streams_are_told_apart(data: bytes, kind: str) -> None:
+    with pytest.raises(WireError) as caught:
+        read(CODECS["plain"](), data)
+    assert caught.value.kind == kind
+
+
+def test_a_keyring_refuses_plaintext_wrong_keys_and_lengths() -> None:
+    ours = StreamCodec(keyring=KEYS)
+    others = StreamCodec(keyring=Keyring([bytes(32)]))
+    for data, kind in (
+        (CODECS["plain"]().encode_user_message(b"x"), "plaintext-refused"),
+        (others.encode_user_message(b"x"), "decrypt"),
+        (b"\x0a\xff\xff\xff\xff", "limit"),
+        (b"\x0a\0\0\0\x05\x01aaaa", "truncated"),
+    ):
+        with pytest.raises(WireError) as caught:
+            read(ours, data)
+        assert caught.value.kind == kind
+
+
+def test_the_switches_let_a_cluster_move_to_encryption() -> None:
+    lenient = StreamCodec(keyring=KEYS, verify_incoming=False, verify_outgoing=False)
+    plain = lenient.encode_user_message(b"x")
+    assert plain == CODECS["plain"]().encode_user_message(b"x")
+    assert read(lenient, plain) == UserMessage(b"x")
+    assert read(lenient, StreamCodec(keyring=KEYS).encode_user_message(b"y")) == UserMessage(b"y")
+
+
+def test_labels_keep_clusters_apart() -> None:
+    blue = CODECS["labelled"]()
+    for codec in (CODECS["plain"](), StreamCodec(keyring=None, label=b"red")):
+        with pytest.raises(WireError, match="label"):
+            read(blue, codec.encode_user_message(b"x"))
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_any_bytes_give_a_message_or_nothing_yet_or_a_wire_error(data: bytes, size: int) -> None:
+    for kind in CODECS:
+        try:
+            read(CODECS[kind](), data, size)
+        except WireError as error:
+            assert error.kind  # noqa: PT017 - either outcome is right, nothing else is
