@@ -22,6 +22,7 @@ class Codec:
         encode_filter: one filter of a query, type byte included.
         decode_filter: the same back.
         decode_tags: a member's metadata as its tags.
+        gossip_prefix: what stands before a message that is gossiped.
     """
 
     encode: Callable[[SerfMessage], bytes]
@@ -29,6 +30,7 @@ class Codec:
     encode_filter: Callable[[NodeFilter | TagFilter], bytes]
     decode_filter: Callable[[bytes], NodeFilter | TagFilter]
     decode_tags: Callable[[bytes], Mapping[str, str]]
+    gossip_prefix: bytes = b""
 
 
 @attrs.frozen(slots=True)

@@ -23,14 +23,19 @@ class Outbox:
     Args:
         node_count: counts the members.
         options: limits.
+        prefix: what stands before every broadcast in a packet.
 
     Attributes:
         queues: the three by name.
     """
 
-    def __init__(self, node_count: Callable[[], int], options: SerfOptions) -> None:
+    def __init__(
+        self, node_count: Callable[[], int], options: SerfOptions, prefix: bytes = b""
+    ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
-            kind: BroadcastQueue(options.retransmit_mult, node_count, largest=options.packet_size)
+            kind: BroadcastQueue(
+                options.retransmit_mult, node_count, largest=options.packet_size, prefix=prefix
+            )
             for kind in KINDS
         }
         self._node_count = node_count

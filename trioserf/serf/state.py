@@ -93,7 +93,7 @@ class SerfState:
         self._table = table = MemberTable(
             name, options=options, effects=effects, decode_tags=codec.decode_tags, rng=rng
         )
-        self._outbox = Outbox(table.__len__, options)
+        self._outbox = Outbox(table.__len__, options, codec.gossip_prefix)
         self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
         self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
         self._user_events = UserEvents(

@@ -47,6 +47,8 @@ class BroadcastQueue:
         node_count: gives the cluster's size at the moment.
         largest: the longest message that can ever fit a packet, in bytes. Longer ones are
             dropped, and done, as they are queued: otherwise they would stay for ever.
+        prefix: what every message of this queue begins with in a packet; counts towards its
+            length.
 
     A callback given as `on_done` is called once: when its message was sent as often as the limit
     says, when a newer one of the same name took its place, or when it was pruned. It is called
@@ -60,6 +62,7 @@ class BroadcastQueue:
         "_node_count",
         "_picked",
         "_plain",
+        "_prefix",
         "_serial",
         "_urgent",
         "_waiting",
@@ -67,9 +70,15 @@ class BroadcastQueue:
     )
 
     def __init__(
-        self, retransmit_mult: int, node_count: Callable[[], int], *, largest: int = _LARGEST
+        self,
+        retransmit_mult: int,
+        node_count: Callable[[], int],
+        *,
+        largest: int = _LARGEST,
+        prefix: bytes = b"",
     ) -> None:
         self._mult = retransmit_mult
+        self._prefix = prefix
         self._node_count = node_count
         self._largest = largest
         self._waiting: dict[int, _Broadcast] = {}
@@ -83,6 +92,9 @@ class BroadcastQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
 
     def queue(
         self,
@@ -101,6 +113,8 @@ class BroadcastQueue:
             on_done: called when the message needs sending no more.
             urgent: goes into packets before everything that is not.
         """
+        if self._prefix:
+            data = self._prefix + data
         replaced = None
         if name is not None and (older := self._by_name.get(name)) is not None:
             replaced = self._remove(older)
@@ -117,6 +131,11 @@ class BroadcastQueue:
         self.bytes_queued += len(data)
         if replaced is not None:
             replaced()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a message waits that was never sent."""
+        return bool(self._urgent[0] or self._plain[0])
 
     def take(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
@@ -224,6 +243,14 @@ class FairFiller:
 
     def __len__(self) -> int:
         return sum(map(len, self._queues))
+
+    def __bool__(self) -> bool:
+        return any(self._queues)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a message waits that was never sent."""
+        return any(queue.has_unsent for queue in self._queues)
 
     def fill(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""

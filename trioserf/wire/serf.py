@@ -47,6 +47,7 @@ from trioserf.wire.msgpack import (
     unpack_fields,
     unsigned,
 )
+from trioserf.wire.swim import USER
 
 MAX_MEMBERS: Final = 1_048_576
 """Most names in a push/pull, as many as memberlist takes nodes."""
@@ -446,5 +447,6 @@ SERF_CODEC: Final = Codec(
     encode_filter=encode_filter,
     decode_filter=decode_filter,
     decode_tags=decode_tags,
+    gossip_prefix=bytes((USER,)),
 )
 """What the Serf layer of a node speaks."""
