@@ -1,0 +1,64 @@
+"""Network coordinates of this node and of those it has probed (spec: network coordinates)."""
+
+import logging
+import random
+
+from trioserf.serf.coordinate import ORIGIN, Coordinate, CoordinateClient
+from trioserf.swim.messages import Ack
+from trioserf.wire import swim
+from trioserf.wire.errors import WireError
+from trioserf.wire.serf import decode_coordinate, encode_coordinate
+
+_log = logging.getLogger("trioserf.serf")
+
+
+class Places:
+    """Where members are.
+
+    Args:
+        name: our own name.
+        rng: randomness.
+        enabled: whether coordinates are kept, and given away in acks.
+    """
+
+    def __init__(self, name: str, rng: random.Random, *, enabled: bool) -> None:
+        self._name = name
+        self._enabled = enabled
+        self._client = CoordinateClient(rng)
+        self._others: dict[str, Coordinate] = {}
+        self._payload = encode_coordinate(ORIGIN) if enabled else b""
+
+    def ack(self, seq_no: int) -> bytes:
+        """Give the ack to a ping, with our coordinate as its payload."""
+        return swim.encode(Ack(seq_no, self._payload))
+
+    @property
+    def resets(self) -> int:
+        """How often we had to begin anew."""
+        return self._client.resets
+
+    def measured(self, name: str, payload: bytes, rtt: float) -> None:
+        """Take in the payload of a direct ack and its round trip in seconds; faults are logged."""
+        if not self._enabled or not payload:
+            return
+        try:
+            other = decode_coordinate(payload)
+            self._client.update(name, other, rtt)
+        except (WireError, ValueError) as error:
+            _log.debug("coordinate of %r: %s", name, error)
+            return
+        self._others[name] = other
+        self._payload = encode_coordinate(self._client.coordinate)
+
+    def find(self, name: str | None) -> Coordinate | None:
+        """Give a member's coordinate as last heard, or our own (None or our name)."""
+        if not self._enabled:
+            return None
+        if name is None or name == self._name:
+            return self._client.coordinate
+        return self._others.get(name)
+
+    def forget(self, name: str) -> None:
+        """Drop what is known of a member that is no more."""
+        self._client.forget_node(name)
+        self._others.pop(name, None)
