@@ -1,1 +1,6 @@
-"""A cluster member as Trio tasks around one state object."""
+"""The Trio tasks of one member: keeper, probe, suspicion, gossip, anti-entropy, reconnect, reap."""
+
+from trioserf.node.config import NodeConfig
+from trioserf.node.node import Node, Phase, open_node
+
+__all__ = ["Node", "NodeConfig", "Phase", "open_node"]

@@ -1,0 +1,31 @@
+"""Gossip: broadcasts to random members, as long as there are any (spec: gossip loop).
+
+Serf waits for its next tick. Here news is sent at once; while there is something that was never
+sent the next round follows after a short pause, otherwise repetitions keep to the interval. Each
+message is sent as often as ever, only earlier. With nothing to say the task sleeps.
+"""
+
+import trio
+
+from trioserf.node.keeper import Keeper
+
+
+async def gossip(keeper: Keeper) -> None:
+    """Send rounds of gossip until cancelled."""
+    config = keeper.state.config
+    interval = config.timing.gossip_interval
+    filler = keeper.state.filler
+    next_tick = trio.current_time()
+    while True:
+        await keeper.gossip.wait()
+        if filler and not filler.has_unsent:
+            with trio.move_on_at(next_tick):
+                while not filler.has_unsent:
+                    await keeper.gossip.wait()
+        if not filler:
+            continue
+        await keeper.ask(lambda state, now: state.gossip(now))
+        next_tick = trio.current_time() + interval
+        await trio.sleep(config.gossip_pause)
+        if filler:
+            keeper.gossip()

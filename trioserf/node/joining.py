@@ -1,0 +1,165 @@
+"""Joining a cluster: from what users type to exchanges of states (spec: joining)."""
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from trioserf.errors import AddressError, JoinFailed
+from trioserf.net.resolver import Resolver
+from trioserf.node.config import DEFAULT_PORT
+from trioserf.node.keeper import Keeper
+from trioserf.node.streams import Streams
+from trioserf.swim.address import Address
+from trioserf.swim.joinaddr import JoinTarget, parse_join_address
+
+_log = logging.getLogger("trioserf.memberlist")
+
+_DIALS_AT_ONCE: Final = 10
+_RESOLVE_TIMEOUT: Final = 10.0
+"""Seconds that DNS may take."""
+MAX_SEEDS: Final = 1024
+
+Outcome = tuple[str, str | None]
+"""What was tried, and why it failed (None: it did not)."""
+
+
+class Joining:
+    """Joins, and remembers whom to join again.
+
+    Args:
+        keeper: has the state.
+        streams: makes exchanges.
+        resolver: finds the addresses of names.
+
+    Attributes:
+        seeds: addresses that were asked for, as they were typed, with what they last meant.
+    """
+
+    def __init__(self, keeper: Keeper, streams: Streams, resolver: Resolver) -> None:
+        self._keeper = keeper
+        self._streams = streams
+        self._resolver = resolver
+        self.seeds: dict[str, frozenset[Address]] = {}
+
+    def add_seeds(self, addresses: Sequence[str]) -> None:
+        """Remember addresses; the first 1,024 of them."""
+        for text in addresses:
+            if len(self.seeds) < MAX_SEEDS:
+                self.seeds.setdefault(text, frozenset())
+
+    async def join(self, addresses: Sequence[str], *, replay: bool) -> int:
+        """Exchange states with every address, up to ten at once.
+
+        Args:
+            addresses: as users type them; names may stand for several members.
+            replay: take in user events from before the join.
+
+        Returns:
+            How many could be reached; our own address is passed over.
+
+        Raises:
+            JoinFailed: none, and there was one to reach.
+        """
+        outcomes: list[Outcome] = []
+        limiter = trio.CapacityLimiter(_DIALS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for text in dict.fromkeys(addresses):
+                nursery.start_soon(self._join_text, text, replay, limiter, outcomes)
+        joined = sum(why is None for _, why in outcomes)
+        if joined:
+            await self._keeper.ask(lambda state, now: state.serf.announce_join(now))
+            self.add_seeds(addresses)
+        elif outcomes:
+            raise JoinFailed([(what, why) for what, why in outcomes if why is not None])
+        return joined
+
+    async def _join_text(
+        self, text: str, replay: bool, limiter: trio.CapacityLimiter, outcomes: list[Outcome]
+    ) -> None:
+        try:
+            target = parse_join_address(text, DEFAULT_PORT)
+            found = await self._resolve(target)
+        except AddressError as error:
+            outcomes.append((text, str(error)))
+            return
+        if text in self.seeds:
+            self.seeds[text] = frozenset(found)
+        own = self._keeper.state.address
+        async with trio.open_nursery() as nursery:
+            for address in found:
+                if address != own:
+                    nursery.start_soon(
+                        partial(self._join_address, address, replay, limiter, outcomes)
+                    )
+
+    async def _join_address(
+        self,
+        address: Address,
+        replay: bool,
+        limiter: trio.CapacityLimiter,
+        outcomes: list[Outcome],
+    ) -> None:
+        async with limiter:
+            why = await self.try_push_pull(address, ignore_events=not replay)
+        if why is not None:
+            _log.debug("Failed to join %s: %s", address, why)
+        outcomes.append((str(address), why))
+
+    async def try_push_pull(
+        self, address: Address, *, join: bool = True, ignore_events: bool = False
+    ) -> str | None:
+        """Exchange states; gives the reason if that does not work."""
+        try:
+            await self._streams.push_pull(address, join=join, ignore_events=ignore_events)
+        except (OSError, ValueError, trio.BrokenResourceError) as error:
+            return str(error) or type(error).__name__
+        return None
+
+    async def _resolve(self, target: JoinTarget) -> list[Address]:
+        try:
+            ip = ipaddress.ip_address(target.host.partition("%")[0])
+        except ValueError:
+            pass
+        else:
+            return [Address(str(ip), target.port)]
+        with trio.move_on_after(_RESOLVE_TIMEOUT) as deadline:
+            hosts = await self._resolver.addresses(target.host)
+        if deadline.cancelled_caught:
+            raise AddressError(f"no answer from DNS for {target.host!r} in time")
+        return [Address(host, target.port) for host in hosts]
+
+
+async def keep_seeds(keeper: Keeper, joining: Joining) -> None:
+    """Join the seeds again whenever all are lost, for ever, with growing pauses and fresh DNS.
+
+    So a partition heals that lasted longer than failed members are remembered.
+    """
+    config = keeper.state.config
+    pause = config.seed_interval
+    while True:
+        await trio.sleep(pause)
+        if not joining.seeds or _sees_a_seed(keeper, joining):
+            pause = config.seed_interval
+            continue
+        try:
+            await joining.join(tuple(joining.seeds), replay=False)
+        except JoinFailed as error:
+            _log.debug("no seed can be reached: %s", error)
+            pause = min(pause * 2, config.seed_interval_max)
+        else:
+            pause = config.seed_interval_max
+
+
+def _sees_a_seed(keeper: Keeper, joining: Joining) -> bool:
+    membership = keeper.state.membership
+    own = keeper.state.address
+    wanted = {address for found in joining.seeds.values() for address in found} - {own}
+    if not wanted:
+        return membership.alive_count > 1
+    return any(
+        not record.is_gone and record.address in wanted for record in membership.records.values()
+    )

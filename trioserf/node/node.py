@@ -1,0 +1,507 @@
+"""A node: one member of a cluster, as an object to be used in a program of Trio."""
+
+import contextlib
+import logging
+import math
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from enum import Enum
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+import trio
+
+from trioserf.errors import AddressError, Leaving, NameConflict, NoSuchMember
+from trioserf.net.own_address import own_address
+from trioserf.net.resolver import Resolver, SystemResolver
+from trioserf.net.sockets import open_sockets
+from trioserf.net.transport import Transport
+from trioserf.node.antientropy import push_pull
+from trioserf.node.config import NodeConfig
+from trioserf.node.gossip import gossip
+from trioserf.node.hub import Hub, Subscription
+from trioserf.node.joining import Joining, keep_seeds
+from trioserf.node.keeper import Keeper
+from trioserf.node.keys import KeyDesk, SaveKeyring
+from trioserf.node.probe import probe_members
+from trioserf.node.state import ClusterState
+from trioserf.node.streams import Streams
+from trioserf.node.suspicion import expire_deadlines, expire_suspicions
+from trioserf.node.upkeep import check_queues, reap, reconnect
+from trioserf.serf.asking import Question
+from trioserf.serf.collecting import AskedQuery, QueryAnswer, QueryDone, QueryResult
+from trioserf.serf.coordinate import Coordinate
+from trioserf.serf.filters import EventFilter
+from trioserf.serf.internal import KeyAction
+from trioserf.serf.key_tally import KeyTally, key_question
+from trioserf.serf.keyring import Keyring
+from trioserf.serf.member import Member
+from trioserf.serf.snapshot import Clocks
+from trioserf.swim.address import Address
+from trioserf.wire.serf import SERF_CODEC
+
+_log = logging.getLogger("trioserf.serf")
+
+_ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - looked for, not bound
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Phase(Enum):
+    """The life of a node."""
+
+    ALIVE = "alive"
+    LEAVING = "leaving"
+    LEFT = "left"
+    SHUTDOWN = "shutdown"
+
+
+class Node:
+    """One member of a cluster; made by `open_node`.
+
+    Its methods may be called from any task. Errors are those of `trioserf.errors`; after the end
+    of its block every call that needs the cluster raises `Leaving`.
+    """
+
+    def __init__(
+        self, config: NodeConfig, keeper: Keeper, hub: Hub, joining: Joining, work: trio.CancelScope
+    ) -> None:
+        self.config = config
+        self.phase = Phase.ALIVE
+        self._keeper = keeper
+        self._state = keeper.state
+        self._hub = hub
+        self._joining = joining
+        self._work = work
+
+    # --- reading ---
+
+    @property
+    def name(self) -> str:
+        """This node's name."""
+        return self.config.name
+
+    @property
+    def address(self) -> Address:
+        """Where other members reach it."""
+        return self._state.address
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys that encrypt gossip, or None."""
+        return self.config.keyring
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """This node's own tags."""
+        return dict(self._state.tags)
+
+    @property
+    def members_version(self) -> int:
+        """Grows with every change of `members()`."""
+        return self._state.serf.members_version
+
+    def members(self) -> tuple[Member, ...]:
+        """All members in the order of their appearance; the same tuple until one changes."""
+        return self._state.serf.members()
+
+    def member(self, name: str) -> Member | None:
+        """Find a member by its name."""
+        return self._state.serf.member(name)
+
+    def coordinate(self, name: str | None = None) -> Coordinate | None:
+        """Give a member's network coordinate as last heard, or our own; None if unknown."""
+        return self._state.places.find(name)
+
+    def clocks(self) -> tuple[int, int, int]:
+        """Give what the clocks of members, user events and queries show: the next times."""
+        serf = self._state.serf
+        return serf.clock.time, serf.event_clock.time, serf.query_clock.time
+
+    def stats(self) -> dict[str, object]:
+        """Give the group `serf` of `info`: counts, clocks, depths of queues, health."""
+        return self._state.stats()
+
+    def dropped(self) -> dict[str, int]:
+        """Count what was dropped: packets that could not be sent, and what peers sent in vain."""
+        return {**self._keeper.dropped, **self._state.faults.by_kind}
+
+    def subscribe(
+        self, *filters: EventFilter, answers: bool = False, buffer: int = 1024
+    ) -> AbstractContextManager[Subscription]:
+        """Deliver events while the block lasts; iterate over what it gives.
+
+        Args:
+            filters: an event that one of them wants is delivered; without any, all kinds that
+                Serf knows.
+            answers: the reader may answer queries (`respond`, `decline`).
+            buffer: events kept for a slow reader; `Dropped` stands for what did not fit.
+        """
+        return self._hub.subscribe(filters, answers=answers, buffer=buffer)
+
+    # --- membership ---
+
+    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+        """Join a cluster by any of its members, and keep the addresses as seeds.
+
+        Args:
+            addresses: `host`, `host:port`, `[v6]:port` or `name/host:port`.
+            replay: take in user events from before the join.
+
+        Returns:
+            How many addresses could be reached.
+
+        Raises:
+            JoinFailed: none of them, with the cause for each.
+            Leaving: the node is leaving.
+        """
+        self._must_be_alive()
+        return await self._joining.join(addresses, replay=replay)
+
+    def add_seeds(self, addresses: Sequence[str]) -> None:
+        """Remember addresses that are to be tried whenever nobody else is in sight."""
+        self._joining.add_seeds(addresses)
+
+    async def leave(self) -> None:
+        """Leave the cluster in good order: everyone is told, then this node stops gossiping.
+
+        It takes until the news is out, at most twice `broadcast_timeout`, and
+        `leave_propagate_delay` more. Calling it again does nothing.
+        """
+        if self.phase is not Phase.ALIVE:
+            return
+        self.phase = Phase.LEAVING
+        serf = self.config.serf
+        others = self._state.serf.alive_count > 1
+        told = trio.Event()
+        await self._keeper.ask(lambda state, now: state.serf.announce_leave(now, told.set))
+        await self._wait(told, "the leave intent")
+        gone = trio.Event()
+        await self._keeper.ask(lambda state, now: state.leave(now, gone.set))
+        await self._wait(gone, "the leave")
+        if others:
+            await trio.sleep(serf.leave_propagate_delay)
+        self.phase = Phase.LEFT
+        self._work.cancel()
+
+    async def force_leave(self, name: str, *, prune: bool = False) -> None:
+        """Declare that a failed member has left; `prune` erases it altogether.
+
+        Raises:
+            NoSuchMember: nobody here knows it (the cluster is told all the same).
+            Leaving: the node is leaving.
+        """
+        self._must_be_alive()
+        told = trio.Event()
+        known = await self._keeper.ask(
+            lambda state, now: state.serf.force_leave(
+                name, prune=prune, now=now, on_done=told.set
+            )
+        )
+        if not known:
+            raise NoSuchMember(f"no member {name!r} is known")
+        await self._wait(told, "a forced leave")
+
+    async def set_tags(
+        self,
+        set: Mapping[str, str] = _NOTHING,  # noqa: A002 - the name that all interfaces use
+        delete: Iterable[str] = (),
+    ) -> Mapping[str, str]:
+        """Change our tags and tell everyone.
+
+        Args:
+            set: tags to add or change.
+            delete: tags to take away.
+
+        Returns:
+            All tags.
+
+        Raises:
+            TooLarge: encoded they would have more than 512 bytes; nothing has changed.
+            Leaving: the node is leaving.
+        """
+        self._must_be_alive()
+        return await self._keeper.ask(lambda state, now: state.set_tags(set, delete, now))
+
+    # --- events and queries ---
+
+    async def user_event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int:
+        """Send an event to everyone, ourselves included.
+
+        Args:
+            name: what happened.
+            payload: anything; with the name at most `user_event_size_limit` bytes.
+            coalesce: of several with this name, handlers may be shown the newest only.
+
+        Returns:
+            Its Lamport time.
+
+        Raises:
+            TooLarge: over the limit.
+            Leaving: the node is leaving.
+        """
+        self._must_be_alive()
+        return await self._keeper.ask(
+            lambda state, _: state.serf.user_event(name, payload, coalesce=coalesce)
+        )
+
+    @asynccontextmanager
+    async def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        nodes: Sequence[str] = (),
+        tags: Mapping[str, str] = _NOTHING,
+        timeout: float | None = None,
+        ack: bool = True,
+        relay_factor: int = 0,
+        first: int | None = None,
+    ) -> AsyncIterator[AsyncIterator[QueryResult]]:
+        """Ask the cluster; iterate over what comes back, `QueryDone` last.
+
+        Args:
+            name: what is asked.
+            payload: anything; the encoded query has at most `query_size_limit` bytes.
+            nodes: names of those who are asked; none for everyone.
+            tags: RE2 expressions that tags must match somewhere.
+            timeout: seconds; None for Serf's default.
+            ack: ask for acknowledgements, without which a query can hardly end early.
+            relay_factor: members that pass each answer on as well, 0 to 255.
+            first: answers that are enough.
+
+        Raises:
+            InvalidFilter: an expression that cannot be understood.
+            InvalidQuery: an internal name, or a number out of its range.
+            TooLarge: over the limit.
+            Leaving: the node is leaving.
+        """
+        question = Question(
+            name=name,
+            payload=payload,
+            nodes=nodes,
+            tags=tags,
+            timeout=timeout,
+            ack=ack,
+            relay_factor=relay_factor,
+            first=first,
+        )
+        async with self._ask(question) as (_, results):
+            yield results
+
+    @asynccontextmanager
+    async def _ask(
+        self, question: Question
+    ) -> AsyncIterator[tuple[AskedQuery, AsyncIterator[QueryResult]]]:
+        self._must_be_alive()
+        # A query takes no more results than there are members and a bounded number of strangers.
+        send, receive = trio.open_memory_channel[QueryResult](math.inf)
+
+        def deliver(result: QueryResult) -> None:
+            send.send_nowait(result)
+            if isinstance(result, QueryDone):
+                send.close()
+
+        def start(state: ClusterState, now: float) -> AskedQuery:
+            asked = state.serf.ask(question, now)
+            self._keeper.collect(asked, deliver)
+            return asked
+
+        asked = await self._keeper.ask(start)
+        try:
+            yield asked, receive
+        finally:
+            self._keeper.stop_collecting(asked)
+            send.close()
+            receive.close()
+            if not asked.finished:
+                with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
+                    await self._keeper.ask(lambda state, _: state.serf.cancel(asked))
+
+    async def respond(self, id: int, payload: bytes) -> None:  # noqa: A002 - the field's name
+        """Answer a query, once.
+
+        Args:
+            id: `QueryReceived.id`.
+            payload: the answer.
+
+        Raises:
+            NoSuchQuery: never heard of, answered already, or past its deadline.
+            TooLarge: over every limit; a smaller answer may still be given.
+        """
+        await self._keeper.ask(lambda state, now: state.serf.respond(id, payload, now))
+        self._hub.answered(id)
+
+    async def decline(self, id: int) -> None:  # noqa: A002 - the field's name
+        """Say that this answerer will not answer a query; the last one tells its asker.
+
+        Raises:
+            NoSuchQuery: never heard of, answered already, or past its deadline.
+        """
+        if self._hub.declined(id):
+            await self._keeper.ask(lambda state, now: state.serf.decline(id, now))
+
+    async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyTally:
+        """Change or list the keys of every member.
+
+        Args:
+            action: install, use, remove or list.
+            key: the raw key, 16, 24 or 32 bytes; None for `list`.
+
+        Raises:
+            Leaving: the node is leaving.
+        """
+        question = key_question(action, key or b"", SERF_CODEC.encode)
+        async with self._ask(question) as (asked, results):
+            tally = KeyTally(len(asked.expected))
+            async for result in results:
+                if isinstance(result, QueryAnswer):
+                    tally.count(result, SERF_CODEC.decode)
+        return tally
+
+    def _must_be_alive(self) -> None:
+        if self.phase is not Phase.ALIVE:
+            raise Leaving(f"node {self.name!r} is {self.phase.value}, it takes no requests")
+
+    async def _wait(self, event: trio.Event, what: str) -> None:
+        timeout = self.config.serf.broadcast_timeout
+        with trio.move_on_after(timeout) as deadline:
+            await event.wait()
+        if deadline.cancelled_caught:
+            _log.warning("%s was not sent to everyone within %g s", what, timeout)
+
+
+@asynccontextmanager
+async def open_node(
+    config: NodeConfig | None = None,
+    *,
+    transport: Transport | None = None,
+    resolver: Resolver | None = None,
+    rng: random.Random | None = None,
+    restore: Clocks | None = None,
+    save_keyring: SaveKeyring | None = None,
+) -> AsyncIterator[Node]:
+    """Run a node for as long as the block lasts.
+
+    The end of the block stops it as a crash would; `Node.leave` before that is the polite way.
+
+    Args:
+        config: everything that can be configured.
+        transport: carries packets and streams; real sockets unless given.
+        resolver: finds addresses of names; the system's unless given.
+        rng: all randomness.
+        restore: the last times seen before a restart: what is older is no news.
+        save_keyring: keeps changed keys; may raise an OSError, which the asker is told.
+
+    Raises:
+        AddressError: the address cannot be bound, or none can be advertised.
+        TooLarge: the tags do not fit.
+        NameConflict: another member has our name, and the majority sides with it.
+    """
+    config = config or NodeConfig()
+    rng = rng or random.Random()
+    async with contextlib.AsyncExitStack() as stack:
+        if transport is None:
+            opening = open_sockets(config.bind.host, config.bind.port)
+            transport = await stack.enter_async_context(opening)
+        address = advertised(config, transport)
+        hub = Hub()
+        state = ClusterState(
+            config,
+            address,
+            rng=rng,
+            has_answerer=hub.has_answerer,
+            keys=KeyDesk(config.keyring, save_keyring),
+        )
+        keeper = Keeper(state, transport, hub)
+        state.start(trio.current_time(), restore)
+        try:
+            async with _running(config, transport, keeper, hub, resolver, rng) as node:
+                yield node
+        except BaseExceptionGroup as group:
+            conflict, rest = group.split(NameConflict)
+            if conflict is None or rest is not None:
+                raise
+            raise _first(conflict) from None
+
+
+def _first(group: BaseExceptionGroup[NameConflict]) -> NameConflict:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, NameConflict):
+        raise TypeError("a group of name conflicts holds something else")
+    return error
+
+
+@asynccontextmanager
+async def _running(
+    config: NodeConfig,
+    transport: Transport,
+    keeper: Keeper,
+    hub: Hub,
+    resolver: Resolver | None,
+    rng: random.Random,
+) -> AsyncIterator[Node]:
+    streams = Streams(transport, config, keeper)
+    joining = Joining(keeper, streams, resolver or SystemResolver())
+    async with trio.open_nursery() as services:
+        services.start_soon(keeper.run)
+        services.start_soon(_receive, transport, keeper)
+        services.start_soon(streams.serve)
+        services.start_soon(streams.send_messages)
+        services.start_soon(gossip, keeper)
+        services.start_soon(expire_suspicions, keeper)
+        services.start_soon(expire_deadlines, keeper)
+        work = trio.CancelScope()
+        node = Node(config, keeper, hub, joining, work)
+        services.start_soon(partial(_work, work, keeper, streams, joining, rng))
+        try:
+            yield node
+        finally:
+            node.phase = Phase.SHUTDOWN
+            work.cancel()
+            services.cancel_scope.cancel()
+            keeper.abandon()
+            hub.close()
+
+
+async def _work(
+    scope: trio.CancelScope,
+    keeper: Keeper,
+    streams: Streams,
+    joining: Joining,
+    rng: random.Random,
+) -> None:
+    """Look after the cluster until the node has left it."""
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe_members, keeper, streams, rng)
+            nursery.start_soon(push_pull, keeper, joining, rng)
+            nursery.start_soon(reconnect, keeper, joining, rng)
+            nursery.start_soon(keep_seeds, keeper, joining)
+            nursery.start_soon(reap, keeper)
+            nursery.start_soon(check_queues, keeper)
+
+
+async def _receive(transport: Transport, keeper: Keeper) -> None:
+    while True:
+        await keeper.receive(await transport.receive_packets())
+
+
+def advertised(config: NodeConfig, transport: Transport) -> Address:
+    """Give the address that others are told (spec: own address).
+
+    Raises:
+        AddressError: bound to all interfaces, and none has a private address.
+    """
+    bound = Address(*transport.address)
+    if config.advertise is not None:
+        return Address(config.advertise.host, config.advertise.port or bound.port)
+    if bound.host not in _ANY_HOST:
+        return bound
+    host = own_address(v6=":" in bound.host)
+    if not host:
+        raise AddressError("no private address found to advertise; set one with advertise")
+    return Address(host, bound.port)

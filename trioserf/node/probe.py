@@ -1,0 +1,84 @@
+"""Looking for failed members: one probe after the other, round and round (spec: probing)."""
+
+import logging
+import random
+
+import trio
+
+from trioserf.node.detector import Probe
+from trioserf.node.keeper import Keeper
+from trioserf.node.streams import Streams
+from trioserf.swim.messages import Ack
+
+_log = logging.getLogger("trioserf.memberlist")
+
+
+async def probe_members(keeper: Keeper, streams: Streams, rng: random.Random) -> None:
+    """Probe members until cancelled; the first time at a random phase of the interval."""
+    membership = keeper.state.membership
+    interval = membership.timing.probe_interval
+    await trio.sleep(rng.random() * interval)
+    while True:
+        started = trio.current_time()
+        await probe_next(keeper, streams)
+        # A probe that took long has used its tick up; missed ones are not made up for.
+        await trio.sleep_until(started + membership.awareness.scale(interval))
+
+
+async def probe_next(keeper: Keeper, streams: Streams) -> None:
+    """Probe the next member of the round and draw the conclusion."""
+    acked = trio.Event()
+    probe = await keeper.ask(lambda state, now: state.detector.begin(now, acked.set))
+    if probe is None:
+        return
+    by_stream = False
+    try:
+        with trio.move_on_at(probe.started + keeper.state.config.timing.probe_timeout):
+            await acked.wait()
+        if not acked.is_set():
+            by_stream = await _second_chance(keeper, streams, probe, acked)
+    except BaseException:
+        keeper.state.detector.forget(probe)
+        raise
+    await keeper.ask(
+        lambda state, now: state.finish_probe(
+            lambda: state.detector.finish(probe, now, by_stream=by_stream), now
+        )
+    )
+
+
+async def _second_chance(
+    keeper: Keeper, streams: Streams, probe: Probe, acked: trio.Event
+) -> bool:
+    """Try by way of others and by a stream; tells whether the stream was answered."""
+    answered = False
+    await keeper.ask(lambda state, _: state.detector.ask_others(probe))
+    with trio.move_on_at(probe.started + probe.patience):
+        async with trio.open_nursery() as nursery:
+
+            async def by_stream() -> None:
+                nonlocal answered
+                answered = await ping_by_stream(keeper, streams, probe)
+
+            if keeper.state.config.tcp_pings and probe.may_use_stream:
+                nursery.start_soon(by_stream)
+            await acked.wait()
+            nursery.cancel_scope.cancel()
+    if not acked.is_set():
+        # If it was us who stood still, answers wait in the socket: let them be read first.
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+    return answered
+
+
+async def ping_by_stream(keeper: Keeper, streams: Streams, probe: Probe) -> bool:
+    """Ping a member on a stream; tells whether it answered. The caller sets the deadline."""
+    ping = keeper.state.detector.stream_ping(probe)
+    try:
+        answer = await streams.exchange(probe.address, streams.codec.encode(ping))
+    except (OSError, ValueError, trio.BrokenResourceError) as error:
+        _log.debug("no answer of %r on a stream: %s", probe.record.name, error)
+        return False
+    return isinstance(answer, Ack) and answer.seq_no == probe.seq_no
+
+

@@ -1,0 +1,364 @@
+"""The state of a node: membership, Serf's layer and failure detector as one object.
+
+It has one owner, the keeper, and no task, socket or clock of its own. The owner tells it what has
+come and what time it is; what is to be done about it is found afterwards in `take_streams` and
+`outgoing.packets`, in the lists of `serf`, and in `next_suspicion` and `next_deadline`.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from trioserf.errors import TooLarge
+from trioserf.node.config import NodeConfig
+from trioserf.node.detector import Detector
+from trioserf.node.faults import Faults
+from trioserf.node.outgoing import Outgoing, understands_crc
+from trioserf.node.places import Places
+from trioserf.serf.effects import Direct
+from trioserf.serf.events import MemberEvent, QueryReceived
+from trioserf.serf.internal import KeyHandler, no_keyring
+from trioserf.serf.messages import SerfPushPull
+from trioserf.serf.snapshot import Clocks
+from trioserf.serf.state import SerfState
+from trioserf.swim.address import Address, address_of, packed
+from trioserf.swim.membership import Membership
+from trioserf.swim.messages import (
+    MAX_META,
+    OUR_VERSIONS,
+    Ack,
+    Alive,
+    Dead,
+    IndirectPing,
+    Message,
+    Nack,
+    Ping,
+    PushPull,
+    Suspect,
+    UserMessage,
+)
+from trioserf.swim.notices import Conflicted, Joined, Left, Recovered, Suspected, Updated
+from trioserf.swim.options import SwimOptions, any_address, any_name, valid_node_name
+from trioserf.swim.queue import FairFiller
+from trioserf.wire.errors import WireError
+from trioserf.wire.packet import PART_OVERHEAD, PacketCodec
+from trioserf.wire.serf import SERF_CODEC, encode_tags
+from trioserf.wire.swim import encode
+
+_log = logging.getLogger("trioserf.memberlist")
+
+_USER = b"\x08"
+
+
+def check_tags(tags: Mapping[str, str]) -> bytes:
+    """Give tags as metadata.
+
+    Raises:
+        TooLarge: they do not fit.
+    """
+    meta = encode_tags(tags)
+    if len(meta) > MAX_META:
+        raise TooLarge(f"Encoded length of tags exceeds limit of {MAX_META} bytes")
+    return meta
+
+
+class ClusterState:
+    """Everything a node knows and must remember.
+
+    Args:
+        config: the node's configuration.
+        address: where others reach us.
+        rng: all randomness.
+        has_answerer: whether anybody here may answer a query.
+        keys: does what key queries ask for.
+
+    Attributes:
+        membership: who is there.
+        serf: Serf's layer.
+        detector: pings and acks.
+        outgoing: packets to be sent.
+        places: network coordinates.
+        faults: what was dropped.
+        tags: our own tags.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        address: Address,
+        *,
+        rng: random.Random,
+        has_answerer: Callable[[QueryReceived], bool],
+        keys: KeyHandler = no_keyring,
+    ) -> None:
+        self.config = config
+        self.address = address
+        self.faults = Faults()
+        self.tags = dict(config.tags)
+        self._admits = config.admits
+        codec = PacketCodec(
+            keyring=config.keyring,
+            label=config.label.encode("utf-8", "surrogateescape"),
+            verify_incoming=config.verify_incoming,
+            verify_outgoing=config.verify_outgoing,
+            size=config.packet_size,
+        )
+        room = codec.budget(0) - PART_OVERHEAD
+        self.membership = membership = Membership(
+            config.name,
+            packed(address.host),
+            address.port,
+            timing=config.timing,
+            rng=rng,
+            encode=encode,
+            options=_swim_options(config, room),
+        )
+        options = attrs.evolve(
+            config.serf,
+            packet_size=room,
+            gossip_interval=config.timing.gossip_interval,
+            retransmit_mult=config.timing.retransmit_mult,
+        )
+        self.serf = SerfState(
+            config.name,
+            address,
+            codec=SERF_CODEC,
+            rng=rng,
+            options=options,
+            has_answerer=has_answerer,
+            keys=keys,
+        )
+        self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
+        self.outgoing = Outgoing(codec, self.filler)
+        self.places = Places(config.name, rng, enabled=config.coordinates)
+        self.detector = Detector(
+            membership, address, outgoing=self.outgoing, places=self.places, rng=rng
+        )
+
+    def start(self, now: float, restore: Clocks | None) -> None:
+        """Enter ourselves; nothing that happened before `restore` is news.
+
+        Raises:
+            TooLarge: our tags do not fit.
+        """
+        meta = check_tags(self.tags)
+        if restore is not None:
+            self.serf.restore(restore)
+        versions = OUR_VERSIONS._replace(delegate_cur=self.config.protocol)
+        self.membership.bootstrap(meta, versions, now)
+        self._heed_notices(now)
+
+    # --- packets ---
+
+    def take_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
+        """Take in what came over the network; anything at all may be in it."""
+        decode = self.outgoing.codec.decode
+        for data, (host, port) in packets:
+            source = Address(host, port)
+            if self._admits is not None and not self._is_admitted(source, now):
+                continue
+            messages, fault = decode(data)
+            for message in messages:
+                self._take(message, source, now)
+            if fault is not None:
+                self.faults.count(fault, source, now)
+
+    def admits(self, source: Address) -> bool:
+        """Tell whether this address may talk to us at all."""
+        return self._admits is None or self._admits(packed(source.host))
+
+    def _is_admitted(self, source: Address, now: float) -> bool:
+        if self.admits(source):
+            return True
+        error = WireError("not-allowed", "its address is not in the allowed networks")
+        self.faults.count(error, source, now)
+        return False
+
+    def _take(self, message: Message, source: Address, now: float) -> None:
+        match message:
+            case Ping():
+                self.detector.take_ping(message, source)
+            case Ack():
+                self.detector.take_ack(message, now)
+            case UserMessage():
+                self.take_user_message(message.payload, source, now)
+            case Alive():
+                self.membership.alive(message, now)
+                self._heed_notices(now)
+            case Suspect():
+                self.membership.suspect(message, now)
+                self._heed_notices(now)
+            case Dead():
+                self.membership.dead(message, now)
+                self._heed_notices(now)
+            case IndirectPing():
+                self.detector.take_indirect_ping(message, source, now)
+            case Nack():
+                self.detector.take_nack(message)
+
+    def take_user_message(self, payload: bytes, source: Address, now: float) -> None:
+        """Hand a message to Serf's layer."""
+        try:
+            self.serf.handle(payload, now)
+        except WireError as error:
+            self.faults.count(error, source, now)
+
+    # --- exchanges of states ---
+
+    def local_state(self, *, join: bool) -> PushPull:
+        """Give our half of a push/pull."""
+        user_state = SERF_CODEC.encode(self.serf.local_state())
+        return PushPull(join, self.membership.node_states(), user_state)
+
+    def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
+        """Take in the other half of a push/pull.
+
+        Raises:
+            ValueError: versions that exclude each other, or a state that cannot be read
+                (`WireError`).
+        """
+        state = SERF_CODEC.decode(remote.user_state) if remote.user_state else None
+        if state is not None and not isinstance(state, SerfPushPull):
+            raise WireError("field", f"push/pull state: it is a {type(state).__name__}")
+        self.membership.merge(remote.nodes, now)
+        self._heed_notices(now)
+        if state is not None:
+            self.serf.merge_remote_state(
+                state, join=remote.join, ignore_events=ignore_events, now=now
+            )
+
+    # --- what users ask for ---
+
+    def set_tags(
+        self, changed: Mapping[str, str], delete: Iterable[str], now: float
+    ) -> Mapping[str, str]:
+        """Change our tags and give the new ones.
+
+        Raises:
+            TooLarge: they do not fit; nothing has changed.
+        """
+        tags = {**self.tags}
+        for key in delete:
+            tags.pop(key, None)
+        tags.update(changed)
+        meta = check_tags(tags)
+        self.tags = tags
+        self.membership.update_meta(meta, now)
+        self._heed_notices(now)
+        return dict(tags)
+
+    def leave(self, now: float, on_done: Callable[[], None]) -> None:
+        """Leave the member table, which tells everyone."""
+        self.membership.leave(now, on_done)
+        self._heed_notices(now)
+
+    # --- the passing of time ---
+
+    def gossip(self, now: float) -> None:
+        """Send one round of broadcasts."""
+        self.outgoing.gossip(self.membership.gossip_targets(now))
+
+    def finish_probe(self, conclude: Callable[[], None], now: float) -> None:
+        """Let the detector draw a conclusion, and heed it."""
+        conclude()
+        self._heed_notices(now)
+
+    def expire_suspicions(self, now: float) -> None:
+        """Declare dead whoever has not refuted in time."""
+        self.membership.expire_suspicions(now)
+        self._heed_notices(now)
+
+    @property
+    def next_suspicion(self) -> float | None:
+        """When `expire_suspicions` has something to do."""
+        return self.membership.next_suspicion_deadline
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do."""
+        serf, detector = self.serf.next_deadline, self.detector.next_deadline
+        if serf is None or detector is None:
+            return detector if serf is None else serf
+        return min(serf, detector)
+
+    def expire(self, now: float) -> None:
+        """End queries, erase leaving members, send nacks whose time has come."""
+        self.serf.expire(now)
+        self.detector.expire(now)
+
+    def reap(self, now: float) -> None:
+        """Erase members that are gone for too long."""
+        self.serf.reap(now)
+        for event in self.serf.events:
+            if isinstance(event, MemberEvent) and event.kind == "member-reap":
+                for member in event.members:
+                    self.places.forget(member.name)
+
+    def stats(self) -> dict[str, object]:
+        """Give the group `serf` of `info`."""
+        return {
+            **self.serf.stats(),
+            "health_score": self.membership.awareness.score,
+            "encrypted": self.config.keyring is not None,
+            "coordinate_resets": self.places.resets,
+        }
+
+    # --- consequences ---
+
+    def take_streams(self) -> list[Direct]:
+        """Turn what Serf's layer wants sent to single members into packets.
+
+        Returns:
+            What is to be sent by streams of its own instead.
+        """
+        if not self.serf.sends:
+            return []
+        streams = []
+        for direct in self.serf.sends:
+            if direct.stream:
+                streams.append(direct)
+                continue
+            crc = understands_crc(self.membership.records.get(direct.node))
+            self.outgoing.send_alone([_USER + direct.data], direct.address, crc=crc)
+        self.serf.sends.clear()
+        return streams
+
+    def _heed_notices(self, now: float) -> None:
+        notices = self.membership.notices
+        if not notices:
+            return
+        for notice in notices:
+            match notice:
+                case Joined(record):
+                    self.serf.member_joined(
+                        record.name, record.address, record.meta, record.versions, now
+                    )
+                case Left(record):
+                    self.serf.member_left(record.name, now)
+                case Updated(record):
+                    self.serf.member_updated(
+                        record.name, record.address, record.meta, record.versions
+                    )
+                case Suspected(record):
+                    self.serf.member_suspected(record.name)
+                case Recovered(record):
+                    self.serf.member_recovered(record.name)
+                case Conflicted(record, addr, port):
+                    self.serf.member_conflicted(record.name, address_of(addr, port), now)
+                case _:  # refused: the table has logged it
+                    pass
+        notices.clear()
+
+
+def _swim_options(config: NodeConfig, room: int) -> SwimOptions:
+    return SwimOptions(
+        lha_probe=config.lha_probe,
+        lha_suspicion=config.lha_suspicion,
+        buddy=config.buddy,
+        dead_node_reclaim_time=config.dead_node_reclaim_time,
+        allowed=config.admits or any_address,
+        validate_name=valid_node_name if config.validate_node_names else any_name,
+        largest_broadcast=room,
+    )
