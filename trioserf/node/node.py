@@ -65,7 +65,12 @@ class Node:
     """
 
     def __init__(
-        self, config: NodeConfig, keeper: Keeper, hub: Hub, joining: Joining, work: trio.CancelScope
+        self,
+        config: NodeConfig,
+        keeper: Keeper,
+        hub: Hub,
+        joining: Joining,
+        work: trio.CancelScope,
     ) -> None:
         self.config = config
         self.phase = Phase.ALIVE
@@ -195,9 +200,7 @@ class Node:
         self._must_be_alive()
         told = trio.Event()
         known = await self._keeper.ask(
-            lambda state, now: state.serf.force_leave(
-                name, prune=prune, now=now, on_done=told.set
-            )
+            lambda state, now: state.serf.force_leave(name, prune=prune, now=now, on_done=told.set)
         )
         if not known:
             raise NoSuchMember(f"no member {name!r} is known")

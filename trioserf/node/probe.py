@@ -80,5 +80,3 @@ async def ping_by_stream(keeper: Keeper, streams: Streams, probe: Probe) -> bool
         _log.debug("no answer of %r on a stream: %s", probe.record.name, error)
         return False
     return isinstance(answer, Ack) and answer.seq_no == probe.seq_no
-
-

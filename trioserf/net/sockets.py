@@ -1,0 +1,212 @@
+"""Gossip over real sockets: UDP and TCP on one port."""
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+from trio.abc import HalfCloseableStream
+
+from trioserf.errors import AddressError
+from trioserf.net.transport import BATCH, Datagram, SocketAddress
+
+_log = logging.getLogger("trioserf.memberlist")
+
+_RECEIVE_BUFFER: Final = 2 * 1024 * 1024
+_LARGEST: Final = 65_536
+_BACKLOG: Final = 128
+_ATTEMPTS: Final = 50
+"""Free ports to try until one is free for UDP and TCP alike."""
+_PAUSE: Final = 0.1
+"""Seconds to wait when no more files can be opened."""
+_ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - looked for, not bound
+_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_MAPPED: Final = "::ffff:"
+
+
+@asynccontextmanager
+async def open_sockets(host: str, port: int) -> AsyncIterator["SocketTransport"]:
+    """Bind UDP and TCP to one address for as long as the block lasts.
+
+    Args:
+        host: an IP address; `::` takes IPv4 too.
+        port: 0 for any that is free for both.
+
+    Raises:
+        AddressError: it is taken, or not an address of this machine.
+    """
+    transport = SocketTransport(*_bind(host, port))
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+def _bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    attempts = 1 if port else _ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            return _bind_both(host, port)
+        except OSError as error:
+            if attempts and error.errno == errno.EADDRINUSE:
+                continue
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            raise AddressError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    tcp = socket.socket(family, socket.SOCK_STREAM)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        for one in (tcp, udp):
+            one.setblocking(False)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind((host, port))
+        udp.bind((host, tcp.getsockname()[1]))
+        tcp.listen(_BACKLOG)
+        _enlarge(udp)
+    except BaseException:
+        tcp.close()
+        udp.close()
+        raise
+    return tcp, udp
+
+
+def _enlarge(udp: socket.socket) -> None:
+    """Ask for a large receive buffer, and for less until the kernel gives it."""
+    size = _RECEIVE_BUFFER
+    while size >= _LARGEST:
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        except OSError:
+            size //= 2
+        else:
+            return
+
+
+class SocketTransport:
+    """UDP and TCP on one port (see `Transport`).
+
+    Args:
+        tcp: bound and listening, not blocking.
+        udp: bound to the same address, not blocking.
+
+    Attributes:
+        errors: counts of what the kernel refused, by the name of the error.
+    """
+
+    def __init__(self, tcp: socket.socket, udp: socket.socket) -> None:
+        self.errors: Counter[str] = Counter()
+        self._udp = udp
+        self._tcp = trio.socket.from_stdlib_socket(tcp)
+        host, port = udp.getsockname()[:2]
+        self._address: SocketAddress = (host, port)
+        self._is_v6 = udp.family == socket.AF_INET6
+        self._is_dual = host == "::"
+        self._closed = False
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where it is bound."""
+        return self._address
+
+    def send_packet(self, data: bytes, to: SocketAddress) -> bool:
+        """Send a datagram without waiting; False if it was dropped here."""
+        if self._is_v6:
+            to = self._mapped(to)
+        try:
+            self._udp.sendto(data, to)
+        except OSError as error:
+            self._count(error)
+            return False
+        return True
+
+    async def receive_packets(self) -> list[Datagram]:
+        """Wait for datagrams and give 1 to 64 of them.
+
+        Raises:
+            trio.ClosedResourceError: the transport was closed.
+        """
+        while True:
+            await trio.lowlevel.wait_readable(self._udp)
+            packets = self._drain()
+            if packets:
+                return packets
+
+    def _drain(self) -> list[Datagram]:
+        packets: list[Datagram] = []
+        receive = self._udp.recvfrom
+        while len(packets) < BATCH:
+            try:
+                data, source = receive(_LARGEST)
+            except BlockingIOError:
+                break
+            except OSError as error:  # an ICMP answer to something we sent
+                self._count(error)
+                if self._closed:
+                    raise trio.ClosedResourceError from error
+                break
+            packets.append((data, self._unmapped(source) if self._is_v6 else source))
+        return packets
+
+    async def dial(self, to: SocketAddress) -> HalfCloseableStream:
+        """Open a stream, from our own address unless we are bound to all.
+
+        Raises:
+            OSError: nobody listens there, or there is no way.
+        """
+        family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+        tcp = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            host = self._address[0]
+            if host not in _ANY_HOST and (":" in host) == (":" in to[0]):
+                # Leave the choice of the port to connect(): many may share one then.
+                if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):
+                    tcp.setsockopt(socket.SOL_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+                await tcp.bind((host, 0))
+            await tcp.connect(to)
+        except BaseException:
+            tcp.close()
+            raise
+        return trio.SocketStream(tcp)
+
+    async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:
+        """Wait for a stream that somebody opens, and give it with its other end's address."""
+        while True:
+            try:
+                tcp, source = await self._tcp.accept()
+            except OSError as error:
+                self._count(error)
+                if error.errno in _OUT_OF_FILES:
+                    _log.warning("cannot take in streams: %s", error.strerror)
+                    await trio.sleep(_PAUSE)
+                continue
+            return trio.SocketStream(tcp), self._unmapped(source)
+
+    async def aclose(self) -> None:
+        """Close the sockets."""
+        self._closed = True
+        self._tcp.close()
+        trio.lowlevel.notify_closing(self._udp)
+        self._udp.close()
+        await trio.lowlevel.checkpoint()
+
+    def _mapped(self, to: SocketAddress) -> SocketAddress:
+        return (_MAPPED + to[0], to[1]) if self._is_dual and ":" not in to[0] else to
+
+    def _unmapped(self, source: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:
+        host = source[0]
+        if self._is_dual and host.startswith(_MAPPED) and "." in host:
+            host = host[len(_MAPPED) :]
+        return host, source[1]
+
+    def _count(self, error: OSError) -> None:
+        self.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
