@@ -136,6 +136,9 @@ class SocketTransport:
             trio.ClosedResourceError: the transport was closed.
         """
         while True:
+            if self._closed:
+                await trio.lowlevel.checkpoint()
+                raise trio.ClosedResourceError
             await trio.lowlevel.wait_readable(self._udp)
             packets = self._drain()
             if packets:
@@ -192,11 +195,12 @@ class SocketTransport:
             return trio.SocketStream(tcp), self._unmapped(source)
 
     async def aclose(self) -> None:
-        """Close the sockets."""
-        self._closed = True
-        self._tcp.close()
-        trio.lowlevel.notify_closing(self._udp)
-        self._udp.close()
+        """Close the sockets; once more does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._tcp.close()
+            trio.lowlevel.notify_closing(self._udp)
+            self._udp.close()
         await trio.lowlevel.checkpoint()
 
     def _mapped(self, to: SocketAddress) -> SocketAddress:
