@@ -101,10 +101,12 @@ class Hub:
 
     Attributes:
         on_deserted: called with the numbers of queries whose last answerer has gone.
+        watchers: called with every event at once, in the step that made it.
     """
 
     def __init__(self) -> None:
         self.on_deserted: Callable[[list[int]], None] = _ignore
+        self.watchers: list[Callable[[Event], None]] = []
         self._subscriptions: dict[Subscription, None] = {}
         self._undecided: dict[int, list[Subscription]] = {}
         self._closed = False
@@ -131,6 +133,8 @@ class Hub:
 
     def publish(self, event: Event) -> None:
         """Deliver an event to all who want it."""
+        for watcher in self.watchers:
+            watcher(event)
         answerers = []
         for subscription in self._subscriptions:
             if subscription.wants(event):

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from enum import Enum
 from functools import partial
@@ -33,6 +33,7 @@ from trioserf.node.upkeep import check_queues, reap, reconnect
 from trioserf.serf.asking import Question
 from trioserf.serf.collecting import AskedQuery, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.coordinate import Coordinate
+from trioserf.serf.events import Event
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal import KeyAction
 from trioserf.serf.key_tally import KeyTally, key_question
@@ -40,6 +41,7 @@ from trioserf.serf.keyring import Keyring
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import Clocks
 from trioserf.swim.address import Address
+from trioserf.swim.membership import Membership
 from trioserf.wire.serf import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
@@ -124,6 +126,15 @@ class Node:
         serf = self._state.serf
         return serf.clock.time, serf.event_clock.time, serf.query_clock.time
 
+    def newest(self) -> Clocks:
+        """Give the newest Lamport times heard of: what `open_node` takes as `restore`."""
+        return self._state.serf.clocks()
+
+    @property
+    def membership(self) -> Membership:
+        """The failure detector's own table: to be read, between two checkpoints, not changed."""
+        return self._state.membership
+
     def stats(self) -> dict[str, object]:
         """Give the group `serf` of `info`: counts, clocks, depths of queues, health."""
         return self._state.stats()
@@ -144,6 +155,19 @@ class Node:
             buffer: events kept for a slow reader; `Dropped` stands for what did not fit.
         """
         return self._hub.subscribe(filters, answers=answers, buffer=buffer)
+
+    @contextlib.contextmanager
+    def watch(self, watcher: Callable[[Event], None]) -> Iterator[None]:
+        """Have a function called with every event while the block lasts, in the step that made it.
+
+        Unlike a subscription it misses nothing and sees the tables as they were then. It must
+        return at once, must not call the node, and if it raises, the node ends.
+        """
+        self._hub.watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._hub.watchers.remove(watcher)
 
     # --- membership ---
 
