@@ -1,0 +1,214 @@
+"""What every transport does: the simulated one in virtual time, the real one over loopback."""
+
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from trioserf.errors import AddressError
+from trioserf.net.sockets import open_sockets
+from trioserf.net.transport import Transport
+from trioserf.sim.network import Network
+from trioserf.sim.schedule import run_in_virtual_time
+
+Open = Callable[[str], contextlib.AbstractAsyncContextManager[Transport]]
+Contract = Callable[[Open], Coroutine[Any, Any, None]]
+
+A, B = "127.21.0.1", "127.21.0.2"
+
+
+@pytest.fixture(params=["simulated", "real"])
+def hold(request: pytest.FixtureRequest) -> Callable[[Contract], None]:
+    """Run a contract on one kind of transport."""
+    if request.param == "real":
+
+        @asynccontextmanager
+        async def open_real(host: str) -> AsyncIterator[Transport]:
+            async with open_sockets(host, 7946) as transport:
+                yield transport
+
+        async def real(contract: Contract) -> None:
+            with trio.fail_after(10):
+                await contract(open_real)
+
+        return lambda contract: trio.run(real, contract)
+
+    async def simulated(contract: Contract) -> None:
+        network = Network(random.Random(1))
+
+        @asynccontextmanager
+        async def open_simulated(host: str) -> AsyncIterator[Transport]:
+            transport = network.open((host, 7946))
+            try:
+                yield transport
+            finally:
+                await transport.aclose()
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(network.run)
+                await contract(open_simulated)
+                nursery.cancel_scope.cancel()
+
+    return lambda contract: run_in_virtual_time(lambda: simulated(contract), seed=1)
+
+
+async def _receive(transport: Transport, count: int) -> list[tuple[bytes, tuple[str, int]]]:
+    packets: list[tuple[bytes, tuple[str, int]]] = []
+    while len(packets) < count:
+        batch = await transport.receive_packets()
+        assert 1 <= len(batch) <= 64
+        packets += batch
+    return packets
+
+
+def test_packets_come_with_their_senders_address(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a, open_(B) as b:
+            assert a.address == (A, 7946)
+            assert a.send_packet(b"one", b.address)
+            assert a.send_packet(b"", b.address)
+            assert b.send_packet(b"own", b.address)
+            got = await _receive(b, 3)
+            assert sorted(got) == [(b"", a.address), (b"one", a.address), (b"own", b.address)]
+
+    hold(contract)
+
+
+def test_many_packets_come_in_batches(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a, open_(B) as b:
+            for number in range(200):
+                assert a.send_packet(b"%d" % number, b.address)
+            got = await _receive(b, 200)
+            assert {data for data, _ in got} == {b"%d" % number for number in range(200)}
+
+    hold(contract)
+
+
+def test_packets_to_nobody_hurt_nobody(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a:
+            for _ in range(3):
+                a.send_packet(b"hello?", (B, 7946))
+            async with open_(B) as b:
+                assert b.send_packet(b"still there", a.address)
+                assert await _receive(a, 1) == [(b"still there", b.address)]
+
+    hold(contract)
+
+
+def test_what_is_too_large_is_dropped_here(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a, open_(B) as b:
+            assert not a.send_packet(bytes(65_508), b.address)
+            assert a.send_packet(bytes(65_507), b.address)
+            [(data, _)] = await _receive(b, 1)
+            assert len(data) == 65_507
+
+    hold(contract)
+
+
+def test_receivers_end_when_the_transport_is_closed(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a:
+
+            async def receive() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await a.receive_packets()
+
+            async def accept() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await a.accept()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                nursery.start_soon(accept)
+                await trio.testing.wait_all_tasks_blocked()
+                await a.aclose()
+            assert not a.send_packet(b"late", (B, 7946))
+            with pytest.raises(trio.ClosedResourceError):
+                await a.receive_packets()
+
+    hold(contract)
+
+
+def test_an_address_is_taken_once(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A):
+            with pytest.raises(AddressError, match="cannot listen on"):
+                async with open_(A):
+                    pass
+        async with open_(A):
+            pass
+
+    hold(contract)
+
+
+def test_nobody_answers_a_dial_to_nobody(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a:
+            with pytest.raises(ConnectionRefusedError):
+                await a.dial((B, 7946))
+
+    hold(contract)
+
+
+def test_streams_carry_bytes_and_their_end_both_ways(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a, open_(B) as b:
+            near = await a.dial(b.address)
+            far, (host, port) = await b.accept()
+            assert host == A
+            assert port != 7946
+            async with near, far:
+                large = bytes(range(256)) * 8192
+                got = bytearray()
+
+                async def send() -> None:
+                    await near.send_all(large)
+                    await near.send_eof()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(send)
+                    while data := await far.receive_some(10_000):
+                        got += data
+                assert got == large
+                await far.send_all(b"thanks")
+                assert await near.receive_some() == b"thanks"
+
+    hold(contract)
+
+
+def test_streams_are_half_closeable_streams(hold: Callable[[Contract], None]) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a, open_(B) as b:
+
+            async def make() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
+                near = await a.dial(b.address)
+                far, _ = await b.accept()
+                return near, far
+
+            await trio.testing.check_half_closeable_stream(make, None)
+
+    hold(contract)
+
+
+def test_nobody_can_write_for_ever_to_somebody_who_does_not_read(
+    hold: Callable[[Contract], None],
+) -> None:
+    async def contract(open_: Open) -> None:
+        async with open_(A) as a, open_(B) as b:
+            near = await a.dial(b.address)
+            far, _ = await b.accept()
+            async with near, far:
+                with trio.move_on_after(0.5) as patience:
+                    await near.send_all(bytes(50_000_000))
+                assert patience.cancelled_caught
+
+    hold(contract)

@@ -1,0 +1,451 @@
+"""A network that exists in virtual time only: late, lossy, divisible, and repeatable.
+
+Every packet gets its fate when it is sent: lost, or due at some instant, perhaps twice. One task
+hands over what is due. All that is random comes from one generator in the order of the sends, so
+a network with the same seed and the same senders does the same again.
+
+Members are known here by their addresses. A paused member's packets are kept on both sides, as a
+stopped process's are: what it sends leaves when it goes on, what it is sent waits in its receive
+buffer. (Its timers go on. That is harder than a stopped process, and is what Lifeguard's authors
+did to theirs.)
+"""
+
+import errno
+import heapq
+import random
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+import trio
+from attrs import validators as v
+from trio.abc import HalfCloseableStream
+
+from trioserf.errors import AddressError
+from trioserf.net.transport import BATCH, Datagram, SocketAddress
+from trioserf.sim.streams import SimStream, pair
+
+_LARGEST: Final = 65_507
+_RECEIVE_BUFFER: Final = 2 * 1024 * 1024
+"""Bytes that wait for a receiver, each packet with the kernel's overhead; the rest is dropped."""
+_PACKET_OVERHEAD: Final = 512
+_SEND_BACKLOG: Final = 0.1
+"""Seconds that packets wait for their sender's link; beyond that they are dropped."""
+_BACKLOG: Final = 128
+_CONNECT_RETRIES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Seconds until an unanswered SYN is sent again, as in Linux."""
+_FIRST_PORT: Final = 32_768
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Link:
+    """How packets fare between any two members; the defaults are a quiet LAN.
+
+    Attributes:
+        latency: the least time from one to the other, in seconds.
+        jitter: the mean of what comes on top, exponentially distributed, in seconds.
+        loss: the share of packets that are lost, 0 to 1.
+        duplicate: the share that arrive twice.
+        reorder: the share that are held back, so that later ones overtake them.
+        reorder_delay: for how long those are held back at most, in seconds.
+        bandwidth: what each member can send, in bytes per second.
+    """
+
+    latency: float = attrs.field(default=0.0003, validator=v.ge(0))
+    jitter: float = attrs.field(default=0.0002, validator=v.ge(0))
+    loss: float = attrs.field(default=0.0, validator=v.and_(v.ge(0), v.le(1)))
+    duplicate: float = attrs.field(default=0.0, validator=v.and_(v.ge(0), v.le(1)))
+    reorder: float = attrs.field(default=0.0, validator=v.and_(v.ge(0), v.le(1)))
+    reorder_delay: float = attrs.field(default=0.05, validator=v.ge(0))
+    bandwidth: float = attrs.field(default=125e6, validator=v.gt(0))
+
+
+class Network:
+    """All members' endpoints, and what happens between them.
+
+    Args:
+        rng: all randomness.
+        link: how packets fare; may be replaced at any time.
+
+    Attributes:
+        link: see there.
+        counts: packets and bytes that were sent, packets delivered, and what became of the rest:
+            `lost`, `cut`, `nobody` (there), `full` (buffer), `slow` (link), `doubled`.
+        checksum: of all packets that were ever delivered, where and when.
+    """
+
+    def __init__(self, rng: random.Random, link: Link | None = None) -> None:
+        self.link = link or Link()
+        self.counts: Counter[str] = Counter()
+        self.checksum = 0
+        self._rng = rng
+        self._endpoints: dict[SocketAddress, SimTransport] = {}
+        self._due: list[tuple[float, int, SocketAddress, Datagram | Callable[[], None]]] = []
+        self._number = 0
+        self._earlier = trio.lowlevel.ParkingLot()
+        self._awake_at = float("inf")
+        self._sides: dict[SocketAddress, int] = {}
+        self._cuts: set[tuple[SocketAddress, SocketAddress]] = set()
+        self._loss_from: dict[SocketAddress, float] = {}
+        self._loss_to: dict[SocketAddress, float] = {}
+        self._has_faults = False
+        self._next_port = _FIRST_PORT
+
+    # --- endpoints ---
+
+    def open(self, address: SocketAddress) -> "SimTransport":
+        """Bind an address; close it with its `aclose`, or at once with `kill`.
+
+        Raises:
+            AddressError: it is taken.
+        """
+        if address in self._endpoints:
+            raise AddressError(f"cannot listen on {address[0]}:{address[1]}: it is in use")
+        endpoint = SimTransport(self, address)
+        self._endpoints[address] = endpoint
+        return endpoint
+
+    def forget(self, endpoint: "SimTransport") -> None:
+        """Unbind an address."""
+        if self._endpoints.get(endpoint.address) is endpoint:
+            del self._endpoints[endpoint.address]
+
+    # --- faults ---
+
+    def partition(self, *groups: Iterable[SocketAddress]) -> None:
+        """Let only members of the same group reach each other; the rest are one group more."""
+        self._sides = {addr: side for side, group in enumerate(groups, 1) for addr in group}
+        self._note_faults()
+
+    def cut(self, source: SocketAddress, target: SocketAddress) -> None:
+        """Let nothing through from one member to another; the way back still works."""
+        self._cuts.add((source, target))
+        self._note_faults()
+
+    def mend(self, source: SocketAddress, target: SocketAddress) -> None:
+        """Undo a `cut`."""
+        self._cuts.discard((source, target))
+        self._note_faults()
+
+    def lose(self, address: SocketAddress, *, sent: float = 0.0, received: float = 0.0) -> None:
+        """Lose shares (0 to 1) of what a member sends and of what it is sent; 0 ends it."""
+        for book, share in ((self._loss_from, sent), (self._loss_to, received)):
+            book.pop(address, None)
+            if share:
+                book[address] = share
+        self._note_faults()
+
+    def heal(self) -> None:
+        """End every partition, cut and loss of single members."""
+        self._sides = {}
+        self._cuts.clear()
+        self._loss_from.clear()
+        self._loss_to.clear()
+        self._note_faults()
+
+    def _note_faults(self) -> None:
+        self._has_faults = bool(self._sides or self._cuts or self._loss_from or self._loss_to)
+
+    def passes(self, source: SocketAddress, target: SocketAddress) -> bool:
+        """Tell whether anything gets through from one address to another now."""
+        sides = self._sides
+        return sides.get(source, 0) == sides.get(target, 0) and (source, target) not in self._cuts
+
+    def flows(self, source: SocketAddress, target: SocketAddress) -> bool:
+        """Tell whether what a member wrote on a stream leaves it, and gets through."""
+        endpoint = self._endpoints.get(source)
+        return self.passes(source, target) and not (endpoint is not None and endpoint.is_paused)
+
+    def _loss(self, source: SocketAddress, target: SocketAddress) -> float:
+        loss = self.link.loss
+        if self._has_faults:
+            kept = 1 - loss
+            kept *= 1 - self._loss_from.get(source, 0.0)
+            kept *= 1 - self._loss_to.get(target, 0.0)
+            loss = 1 - kept
+        return loss
+
+    # --- packets ---
+
+    def send(self, source: "SimTransport", data: bytes, to: SocketAddress) -> None:
+        """Decide the fate of a packet."""
+        counts, random_ = self.counts, self._rng.random
+        counts["packets"] += 1
+        counts["bytes"] += len(data)
+        here = source.address
+        if self._has_faults and not self.passes(here, to):
+            counts["cut"] += 1
+            return
+        loss = self._loss(here, to)
+        if loss and random_() < loss:
+            counts["lost"] += 1
+            return
+        link = self.link
+        now = trio.current_time()
+        leaves = max(now, source.link_free_at) + len(data) / link.bandwidth
+        if leaves - now > _SEND_BACKLOG:
+            counts["slow"] += 1
+            return
+        source.link_free_at = leaves
+        at = leaves + source.delay + self._latency()
+        if link.reorder and random_() < link.reorder:
+            at += random_() * link.reorder_delay
+        self._put(at, to, (data, here))
+        if link.duplicate and random_() < link.duplicate:
+            counts["doubled"] += 1
+            self._put(at + self._latency(), to, (data, here))
+
+    def _latency(self) -> float:
+        link = self.link
+        return link.latency + (self._rng.expovariate(1 / link.jitter) if link.jitter else 0.0)
+
+    def _put(self, at: float, to: SocketAddress, what: Datagram | Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._due, (at, self._number, to, what))
+        if at < self._awake_at:
+            self._earlier.unpark()
+
+    async def run(self) -> None:
+        """Hand over what is due, until cancelled."""
+        due = self._due
+        while True:
+            now = trio.current_time()
+            while due and due[0][0] <= now:
+                _, _, to, what = heapq.heappop(due)
+                endpoint = self._endpoints.get(to)
+                if endpoint is None and isinstance(what, tuple):
+                    self.counts["nobody"] += 1
+                elif endpoint is None or not endpoint.hold_back(what):
+                    self._hand_over(endpoint, what)
+            self._awake_at = due[0][0] if due else float("inf")
+            with trio.move_on_at(self._awake_at):
+                await self._earlier.park()
+
+    def _hand_over(
+        self, endpoint: "SimTransport | None", what: Datagram | Callable[[], None]
+    ) -> None:
+        if not isinstance(what, tuple):
+            what()
+        elif endpoint is not None and endpoint.deliver(what):
+            self.counts["delivered"] += 1
+            self.checksum = zlib.crc32(what[0], self.checksum)
+        else:
+            self.counts["full"] += 1
+
+    # --- streams ---
+
+    def call_at(self, at: float, to: SocketAddress, act: Callable[[], None]) -> None:
+        """Do something at a member's end of a stream, once it is due and the member runs."""
+        self._put(at, to, act)
+
+    def stream_delay(
+        self, source: SocketAddress, target: SocketAddress, size: int, resend: float
+    ) -> float:
+        """Give how long a stretch of a stream takes, with what must be sent again."""
+        delay = self._latency() + size / self.link.bandwidth
+        for address in (source, target):
+            endpoint = self._endpoints.get(address)
+            if endpoint is not None:
+                delay += endpoint.delay
+        loss = min(self._loss(source, target), 0.99)
+        while loss and self._rng.random() < loss:
+            delay += resend
+            resend *= 2
+        return delay
+
+    async def connect(self, source: "SimTransport", to: SocketAddress) -> SimStream:
+        """Open a stream.
+
+        Raises:
+            OSError: refused, or no answer for two minutes.
+        """
+        here = source.address
+        for pause in _CONNECT_RETRIES:
+            started = trio.current_time()
+            if self.flows(here, to) and self.passes(to, here):
+                there = self.stream_delay(here, to, 0, pause)
+                await trio.sleep(there + self.stream_delay(to, here, 0, pause))
+                target = self._endpoints.get(to)
+                if target is None:
+                    text = f"[Errno {errno.ECONNREFUSED}] Connection refused"
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, text)
+                self._next_port = (
+                    self._next_port + 1 if self._next_port < _LARGEST else _FIRST_PORT
+                )
+                near, far = pair(self, here, to)
+                if target.offer(far, (here[0], self._next_port)):
+                    source.own(near)
+                    return near
+            await trio.sleep_until(started + pause)
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+class SimTransport:
+    """A member's endpoint in a simulated network (see `Transport`); made by `Network.open`.
+
+    Attributes:
+        delay: seconds by which everything that this member sends is late.
+        link_free_at: the instant at which its link has sent what it was given.
+        sent: packets it was asked to send.
+        sent_bytes: their bytes.
+    """
+
+    def __init__(self, network: Network, address: SocketAddress) -> None:
+        self.delay = 0.0
+        self.link_free_at = 0.0
+        self.sent = 0
+        self.sent_bytes = 0
+        self._network = network
+        self._address = address
+        self._packets: deque[Datagram] = deque()
+        self._buffered = 0
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._offered: deque[tuple[SimStream, SocketAddress]] = deque()
+        self._offers = trio.lowlevel.ParkingLot()
+        self._streams: dict[SimStream, None] = {}
+        self._closed = False
+        self._paused = False
+        self._held_out: list[tuple[bytes, SocketAddress]] = []
+        self._held_in: list[Callable[[], None]] = []
+
+    # --- the protocol ---
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where it is bound."""
+        return self._address
+
+    def send_packet(self, data: bytes, to: SocketAddress) -> bool:
+        """Send a datagram without waiting; False if it was dropped here."""
+        if self._closed or len(data) > _LARGEST:
+            return False
+        self.sent += 1
+        self.sent_bytes += len(data)
+        if self._paused:
+            self._held_out.append((data, to))
+        else:
+            self._network.send(self, data, to)
+        return True
+
+    async def receive_packets(self) -> list[Datagram]:
+        """Wait for datagrams and give 1 to 64 of them.
+
+        Raises:
+            trio.ClosedResourceError: the transport was closed.
+        """
+        if self._packets or self._closed:
+            await trio.lowlevel.checkpoint()
+        while not self._packets or self._paused:
+            if self._closed:
+                raise trio.ClosedResourceError
+            await self._arrived.park()
+        if self._closed:
+            raise trio.ClosedResourceError
+        packets = self._packets
+        taken = [packets.popleft() for _ in range(min(BATCH, len(packets)))]
+        self._buffered -= sum(len(data) + _PACKET_OVERHEAD for data, _ in taken)
+        return taken
+
+    async def dial(self, to: SocketAddress) -> HalfCloseableStream:
+        """Open a stream; the caller sets the deadline.
+
+        Raises:
+            OSError: nobody listens there, or there is no way.
+        """
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            raise trio.ClosedResourceError
+        return await self._network.connect(self, (to[0], to[1]))
+
+    async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:
+        """Wait for a stream that somebody opens, and give it with its other end's address."""
+        if self._offered or self._closed:
+            await trio.lowlevel.checkpoint()
+        while not self._offered or self._paused:
+            if self._closed:
+                raise trio.ClosedResourceError
+            await self._offers.park()
+        if self._closed:
+            raise trio.ClosedResourceError
+        return self._offered.popleft()
+
+    async def aclose(self) -> None:
+        """Close the endpoint and its streams; what waits for it ends."""
+        self.kill()
+        await trio.lowlevel.checkpoint()
+
+    # --- what the world does to it ---
+
+    def kill(self) -> None:
+        """Close at once, as the kernel does for a process that ends."""
+        if self._closed:
+            return
+        self._closed = True
+        self._network.forget(self)
+        self._held_out.clear()
+        self._held_in.clear()
+        for stream in self._streams:
+            stream.kill()
+        self._streams.clear()
+        self._arrived.unpark_all()
+        self._offers.unpark_all()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether everything is kept back."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Keep whatever it sends and is sent, until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let go of what was kept."""
+        if not self._paused:
+            return
+        self._paused = False
+        held_out, self._held_out = self._held_out, []
+        for data, to in held_out:
+            self._network.send(self, data, to)
+        held_in, self._held_in = self._held_in, []
+        for act in held_in:
+            act()
+        self._arrived.unpark_all()
+        self._offers.unpark_all()
+
+    # --- what the network does to it ---
+
+    def hold_back(self, what: Datagram | Callable[[], None]) -> bool:
+        """Keep what arrives on a stream while paused; tells whether it was kept."""
+        if self._paused and not isinstance(what, tuple):
+            self._held_in.append(what)
+            return True
+        return False
+
+    def deliver(self, packet: Datagram) -> bool:
+        """Put a packet into the receive buffer, if it has room."""
+        size = len(packet[0]) + _PACKET_OVERHEAD
+        if self._buffered + size > _RECEIVE_BUFFER:
+            return False
+        self._buffered += size
+        self._packets.append(packet)
+        if not self._paused:
+            self._arrived.unpark()
+        return True
+
+    def offer(self, stream: SimStream, source: SocketAddress) -> bool:
+        """Put a stream where `accept` finds it, if there is room."""
+        if len(self._offered) >= _BACKLOG:
+            return False
+        self.own(stream)
+        self._offered.append((stream, source))
+        self._offers.unpark()
+        return True
+
+    def own(self, stream: SimStream) -> None:
+        """Take responsibility for a stream: it ends with the endpoint."""
+        if len(self._streams) > 2 * _BACKLOG:
+            self._streams = {one: None for one in self._streams if not one.is_closed}
+        self._streams[stream] = None

@@ -1,0 +1,227 @@
+"""Streams of the simulated network: in order and without loss, but as late as the network is.
+
+A stretch of bytes that meets a broken link is not lost, it is sent again until the link works;
+that is what TCP does of it. When a process dies, its end of each stream is closed for it, and the
+other side reads the end, or fails to write.
+"""
+
+import operator
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+from trio.abc import HalfCloseableStream
+
+from trioserf.net.transport import SocketAddress
+
+if TYPE_CHECKING:
+    from trioserf.sim.network import Network
+
+_WINDOW: Final = 256 * 1024
+"""Bytes on the way or unread before a writer has to wait."""
+_SEGMENT: Final = 64 * 1024
+_RESEND: Final = 0.2
+"""Seconds until TCP sends again what was lost."""
+
+
+class _Pipe:
+    """One direction of a stream."""
+
+    __slots__ = (
+        "_ended_by_reader",
+        "_last_at",
+        "_network",
+        "_on_way",
+        "_source",
+        "_target",
+        "changed",
+        "ended",
+        "held",
+        "unread",
+    )
+
+    def __init__(self, network: "Network", source: SocketAddress, target: SocketAddress) -> None:
+        self._network = network
+        self._source = source
+        self._target = target
+        self._on_way: deque[tuple[float, bytes]] = deque()
+        self._last_at = 0.0
+        self._ended_by_reader = False
+        self.unread: deque[bytes] = deque()
+        self.held = 0
+        self.ended = False
+        self.changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nobody will ever read what is written."""
+        return self._ended_by_reader
+
+    @property
+    def is_full(self) -> bool:
+        return self.held >= _WINDOW
+
+    def write(self, data: bytes) -> None:
+        """Send bytes on their way; none at all stand for the end."""
+        self.held += len(data)
+        network = self._network
+        delay = network.stream_delay(self._source, self._target, len(data), _RESEND)
+        at = max(self._last_at, trio.current_time() + delay)
+        self._last_at = at
+        self._on_way.append((at, data))
+        network.call_at(at, self._target, self.deliver)
+
+    def deliver(self) -> None:
+        """Hand over what has arrived by now."""
+        now = trio.current_time()
+        if self._on_way and not self._network.flows(self._source, self._target):
+            self._network.call_at(now + _RESEND, self._target, self.deliver)
+            return
+        while self._on_way and self._on_way[0][0] <= now:
+            _, data = self._on_way.popleft()
+            if data:
+                self.unread.append(data)
+            else:
+                self.ended = True
+        self.changed.unpark_all()
+
+    def read(self, most: int | None) -> bytes:
+        """Take up to so many of the bytes that are there."""
+        data = self.unread.popleft()
+        if most is not None and len(data) > most:
+            self.unread.appendleft(data[most:])
+            data = data[:most]
+        self.held -= len(data)
+        self.changed.unpark_all()
+        return data
+
+    def stop_reading(self) -> None:
+        """Let the writer know, as soon as it may, that nobody reads any more."""
+        if not self._ended_by_reader:
+            at = trio.current_time() + self._network.stream_delay(
+                self._target, self._source, 0, _RESEND
+            )
+            self._network.call_at(at, self._source, self._break)
+
+    def _break(self) -> None:
+        self._ended_by_reader = True
+        self.changed.unpark_all()
+
+
+class SimStream(HalfCloseableStream):
+    """One end of a stream; made by `pair`."""
+
+    def __init__(self, out: _Pipe, into: _Pipe) -> None:
+        self._out = out
+        self._in = into
+        self._closed = False
+        self._no_more = False
+        self._is_sending = False
+        self._is_receiving = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this end was closed."""
+        return self._closed
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes; waits while too many are on their way."""
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            self._must_send()
+            rest = bytes(data)
+            while rest:
+                await self._until_not_full()
+                self._out.write(rest[:_SEGMENT])
+                rest = rest[_SEGMENT:]
+        finally:
+            self._is_sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room."""
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            if self._closed:
+                raise trio.ClosedResourceError
+            while self._out.is_full and not self._out.is_broken:
+                await self._out.changed.park()
+                if self._closed:
+                    raise trio.ClosedResourceError
+        finally:
+            self._is_sending = False
+
+    async def send_eof(self) -> None:
+        """Say that no more will be sent."""
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            if self._closed:
+                raise trio.ClosedResourceError
+            if not self._no_more:
+                self._no_more = True
+                self._out.write(b"")
+        finally:
+            self._is_sending = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for bytes; none at all mean the end."""
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError(f"max_bytes: expected 1 or more, not {max_bytes}")
+        if self._is_receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        self._is_receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            while True:
+                if self._closed:
+                    raise trio.ClosedResourceError
+                if self._in.unread:
+                    return self._in.read(max_bytes)
+                if self._in.ended:
+                    return b""
+                await self._in.changed.park()
+        finally:
+            self._is_receiving = False
+
+    async def aclose(self) -> None:
+        """Close both directions."""
+        self.kill()
+        await trio.lowlevel.checkpoint()
+
+    def kill(self) -> None:
+        """Close at once, as the kernel does for a process that ends."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self._no_more:
+            self._no_more = True
+            self._out.write(b"")
+        self._in.stop_reading()
+        self._in.changed.unpark_all()
+        self._out.changed.unpark_all()
+
+    def _begin_sending(self) -> None:
+        if self._is_sending:
+            raise trio.BusyResourceError("another task is using this stream for sending")
+        self._is_sending = True
+
+    async def _until_not_full(self) -> None:
+        while True:
+            self._must_send()
+            if not self._out.is_full:
+                return
+            await self._out.changed.park()
+
+    def _must_send(self) -> None:
+        if self._closed or self._no_more:
+            raise trio.ClosedResourceError
+        if self._out.is_broken:
+            raise trio.BrokenResourceError("the other side has closed the stream")
+
+
+def pair(network: "Network", a: SocketAddress, b: SocketAddress) -> tuple[SimStream, SimStream]:
+    """Make the two ends of a stream between two addresses."""
+    there, back = _Pipe(network, a, b), _Pipe(network, b, a)
+    return SimStream(there, back), SimStream(back, there)
