@@ -1,0 +1,152 @@
+"""What a scenario is, and how it is played."""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import attrs
+
+from trioserf.node.config import NodeConfig
+from trioserf.sim.invariants import Violation
+from trioserf.sim.network import Link
+from trioserf.sim.schedule import run_in_virtual_time
+from trioserf.sim.trace import Trace
+from trioserf.sim.world import World, open_world
+
+Sight = Literal["suspicion", "refutation", "failure", "drop"]
+"""What may be seen in a run: a run in which a fault shows nowhere has tested nothing."""
+
+
+class SimulationFailed(AssertionError):
+    """An invariant did not hold, or a node broke.
+
+    Attributes:
+        trace: what happened until then.
+    """
+
+    def __init__(self, text: str, trace: Trace) -> None:
+        super().__init__(text)
+        self.trace = trace
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Scenario:
+    """A story, with the world it is told in.
+
+    Attributes:
+        name: its name.
+        about: what happens, in a sentence.
+        play: tells it; when it returns, all members must agree within the derived bound.
+        link: how packets fare.
+        config: what all members have in common.
+        shows: what must be seen in every run.
+        overloaded: members are too slow to be judged fairly: false alarms are counted only.
+    """
+
+    name: str
+    about: str
+    play: Callable[[World], Awaitable[None]]
+    link: Link = attrs.Factory(Link)
+    config: NodeConfig = attrs.field(factory=lambda: NodeConfig(name="template"))
+    shows: frozenset[Sight] = frozenset()
+    overloaded: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        play: Callable[[World], Awaitable[None]],
+        *,
+        link: Link | None = None,
+        config: NodeConfig | None = None,
+        shows: Iterable[Sight] = (),
+        overloaded: bool = False,
+    ) -> "Scenario":
+        """Make a scenario of a function, with its name and its docstring."""
+        return cls(
+            name=getattr(play, "__name__", "scenario"),
+            about=(play.__doc__ or "").strip(),
+            play=play,
+            link=link or Link(),
+            config=config or NodeConfig(name="template"),
+            shows=frozenset(shows),
+            overloaded=overloaded,
+        )
+
+
+def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True) -> Trace:
+    """Play a scenario in virtual time and give its trace.
+
+    The same seed gives the same trace, in every process.
+
+    Args:
+        scenario: the story.
+        seed: what all randomness comes from.
+        quiet: keep the nodes' own log lines to themselves.
+
+    Raises:
+        SimulationFailed: an invariant did not hold, a node broke, or the run was tame.
+    """
+    trace = Trace(scenario.name, seed)
+
+    async def main() -> None:
+        async with open_world(
+            seed=seed,
+            scenario=scenario.name,
+            link=scenario.link,
+            config=scenario.config,
+            trace=trace,
+        ) as world:
+            world.judge.expect_false_alarms = scenario.overloaded
+            await scenario.play(world)
+            await world.settle()
+            _judge_tameness(scenario, world)
+
+    with _quiet(quiet):
+        try:
+            run_in_virtual_time(main, seed=seed)
+        except Exception as error:
+            raise SimulationFailed(_report(scenario, trace, error), trace) from error
+    return trace
+
+
+def _judge_tameness(scenario: Scenario, world: World) -> None:
+    judge, counts = world.judge, world.network.counts
+    seen = {
+        "suspicion": judge.suspicions,
+        "refutation": judge.refutations,
+        "failure": judge.failures,
+        "drop": sum(counts[fate] for fate in ("lost", "cut", "nobody", "full", "slow")),
+    }
+    missing = sorted(sight for sight in scenario.shows if not seen[sight])
+    if missing:
+        raise Violation("tameness", f"this run has shown no {' and no '.join(missing)}")
+
+
+def _report(scenario: Scenario, trace: Trace, error: BaseException) -> str:
+    cause = _cause(error)
+    last = "\n".join(f"  {entry}" for entry in trace.entries[-12:])
+    return (
+        f"{type(cause).__name__}: {cause}\n"
+        f"scenario {scenario.name}, seed {trace.seed}, at {trace.seconds:.6f} s of virtual time\n"
+        f"replay: scripts/simulate --scenario {scenario.name} --seed {trace.seed} --seeds 1"
+        f" --trace\nlast entries:\n{last}"
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    log = logging.getLogger("trioserf")
+    level = log.level
+    if active:
+        log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
