@@ -40,10 +40,12 @@ class Cluster:
         assert done.stderr == b""
         return done.returncode, done.stdout.decode("utf-8", "surrogateescape")
 
-    def follow(self, *words: str, addr: str = "") -> "subprocess.Popen[bytes]":
-        """Start our program."""
+    def follow(
+        self, *words: str, addr: str = "", program: Sequence[str] = OURS
+    ) -> "subprocess.Popen[bytes]":
+        """Start a program, which is ours unless it is named."""
         return subprocess.Popen(
-            [*OURS, *words],
+            [*program, *words],
             env={**os.environ, "SERF_RPC_ADDR": addr or self.first},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -84,11 +86,13 @@ def go_cluster(net: str, config: Path) -> Iterator[Cluster]:
         second = start(agent(f"{net}.2", "go-b", f"-retry-join={net}.1", "-retry-interval=1s"))
         secret = start(agent(f"{net}.3", "go-c", f"-config-file={config}"))
         cluster = Cluster(first, second, secret)
-        both = re.compile("go-a.*alive.*go-b.*alive|go-b.*alive.*go-a.*alive", re.DOTALL)
-        for addr in (first, second):
-            until(
-                lambda addr=addr: bool(both.search(cluster.ask([SERF], "members", addr=addr)[1]))
-            )
+        until(lambda: _sees_both(cluster, first) and _sees_both(cluster, second))
         knows = "-rpc-auth=s3cret"
         until(lambda: cluster.ask([SERF], "members", knows, addr=secret)[0] == 0)
         yield cluster
+
+
+def _sees_both(cluster: Cluster, addr: str) -> bool:
+    assert SERF is not None
+    text = cluster.ask([SERF], "members", addr=addr)[1]
+    return all(re.search(f"{name} .*alive", text) for name in ("go-a", "go-b"))

@@ -94,10 +94,11 @@ def test_both_print_the_same(cluster: Cluster, words: list[str]) -> None:
 WITHOUT_THE_KEY: list[list[str]] = [
     ["members"], ["event", "x"], ["query", "x"], ["join", "x"], ["leave"], ["force-leave", "x"],
     ["tags", "-set", "a=b"], ["info"], ["keys", "-list"], ["monitor"], ["reachability"],
+    ["keys", "-install", "x"], ["keys", "-use", "x"], ["keys", "-remove", "x"], ["rtt", "go-c"],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=lambda words: words[0])
+@pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=lambda words: " ".join(words))
 def test_both_are_refused_without_the_key(cluster: Cluster, words: list[str]) -> None:
     assert SERF is not None
     told = cluster.ask([SERF], *words, addr=cluster.secret)
@@ -141,7 +142,9 @@ def test_the_first_answer_ends_a_query(cluster: Cluster) -> None:
 def lines_of(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
     assert process.stdout is not None
     with threading_timeout(process):
-        yield from process.stdout
+        # Not `yield from`, which would close the pipe with the generator, and end its writer.
+        while line := process.stdout.readline():
+            yield line
 
 
 class threading_timeout:  # noqa: N801 - reads as what it does
@@ -187,6 +190,39 @@ def test_the_log_is_followed(cluster: Cluster) -> None:
         assert re.fullmatch(rb"\d{4}/\d\d/\d\d [\d:]{8} \[\w+\] [a-z.]+: .*\n", first)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+
+
+def test_a_monitor_tells_events_as_serf_does(cluster: Cluster) -> None:
+    told = {}
+    assert SERF is not None
+    for program in (OURS, (SERF,)):
+        with cluster.follow("monitor", program=program) as process:
+            lines = lines_of(process)
+            assert b" [INFO] agent" in next(lines)
+            stop = threading.Event()
+            sender = threading.Thread(target=send_until, args=(cluster, stop))
+            sender.start()
+            event = block(lines, 'Name: "a"')
+            stop.set()
+            sender.join()
+            process.kill()
+        told[program] = sorted(re.sub(r"LTime: \w+", "LTime: N", line) for line in event)
+    assert told[OURS] == told[(SERF,)]
+    assert "\tPayload: []byte{0xc3, 0xbc, 0x3c, 0x62, 0x3e}" in told[OURS]
+
+
+def block(lines: Iterator[bytes], wanted: str) -> list[str]:
+    """The first event of a monitor of which one line is `wanted`."""
+    event: list[str] = []
+    for line in lines:
+        text = line.decode().removesuffix("\n")
+        if text == "Event Info:":
+            event = []
+        elif text.startswith("\t"):
+            event.append(text)
+        if len(event) == 5 and f"\t{wanted}" in event:
+            return event
+    raise AssertionError(f"no event with {wanted}")
 
 
 def test_the_log_comes_in_json_too(cluster: Cluster) -> None:

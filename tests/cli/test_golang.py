@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trioserf.cli.golang import (
     bytes_of,
     go_json,
+    go_syntax,
     parse_bool,
     parse_duration,
     parse_int,
@@ -119,3 +120,24 @@ def test_keys_are_sorted_all_the_way_down() -> None:
 @given(st.binary())
 def test_bytes_survive_as_text(data: bytes) -> None:
     assert bytes_of(text_of(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "<nil>"),
+        (True, "true"),
+        (127, "127"),
+        (7946, "0x1f0a"),
+        ('y"<ü>\n', '"y\\"<ü>\\n"'),
+        (b"\x09x", "[]byte{0x9, 0x78}"),
+        ([], "[]interface {}{}"),
+        (
+            [{"Port": 7946, "Addr": b"\x7f", "Tags": {}, "Payload": None}],
+            '[]interface {}{map[interface {}]interface {}{"Addr":[]uint8{0x7f}, '
+            '"Payload":interface {}(nil), "Port":0x1f0a, "Tags":map[interface {}]interface {}{}}}',
+        ),
+    ],
+)
+def test_values_are_shown_as_go_shows_them(value: Any, text: str) -> None:
+    assert go_syntax(value) == text

@@ -2,16 +2,20 @@
 
 import os
 import select
+import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Thread
 from typing import Annotated, Any
 
 from trioserf.cli.calling import connect, refused
 from trioserf.cli.flags import Option, OurFormat, RpcAddr, RpcAuth
+from trioserf.cli.golang import go_syntax
 from trioserf.cli.output import Failure, Out, check_format, failing, reason_of
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
 from trioserf.control.records import LogEntry
+from trioserf.control.rpc_records import log_entry
 
 STDOUT = 1
 
@@ -45,20 +49,24 @@ def monitor(
     rpc_addr: RpcAddr = DEFAULT_ADDRESS,
     rpc_auth: RpcAuth = "",
 ) -> int:
-    """Show the last lines of the agent's log, then follow it.
+    """Show the last lines of the agent's log, then follow it, and its events.
 
-    The level is independent of the one that the agent itself logs at.
+    The level is independent of the one that the agent itself logs at. In JSON there are only the
+    lines of the log: "trioserf stream" gives events.
     """
     with connect(rpc_addr, rpc_auth) as session:
-        check_format(output_format, "Invalid format: {}")
+        wants_json = check_format(output_format, "Invalid format: {}")
+        seqs: list[int] = []
+        if not wants_json:
+            with failing("Error starting stream"):
+                seqs.append(session.begin("stream", {"Type": "*"}))
         with failing("Error starting monitor"):
-            lines = session.monitor(log_level.upper())
-        end_with_the_reader(128 + 13)
+            seqs.append(session.begin("monitor", {"LogLevel": log_level.upper()}))
+        end_with_the_reader(128 + signal.SIGPIPE)
         with suppress(KeyboardInterrupt):
             try:
-                for entry in lines:
-                    out.line(entry.text if entry.time else entry.message)
-                    out.record(log_record(entry), indent=None)
+                for record in session.records(*seqs):
+                    show(out, record)
             except ControlError as error:
                 raise Failure(
                     "\nRemote side ended the monitor! This usually means that the\n"
@@ -66,6 +74,17 @@ def monitor(
                     error.code,
                 ) from error
     return 0
+
+
+def show(out: Out, record: Mapping[str, Any]) -> None:
+    """Write a line of the log, or an event in Serf's way."""
+    if "Event" in record and record["Event"] != "dropped":
+        fields = (f"\t{name}: {go_syntax(record[name])}" for name in sorted(record))
+        out.line("\n".join(("Event Info:", *fields)))
+        return
+    entry = log_entry(record)
+    out.line(entry.text if entry.time else entry.message)
+    out.record(log_record(entry), indent=None)
 
 
 def log_record(entry: LogEntry) -> dict[str, Any]:

@@ -105,6 +105,31 @@ def _quote_one(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def go_syntax(value: Any, *, inner: bool = False) -> str:
+    """Write a value that came over msgpack as Go's `%#v`; `inner` where it is part of another.
+
+    Numbers from 128 on came unsigned, which Go writes in hexadecimal.
+    """
+    match value:
+        case None:
+            return "interface {}(nil)" if inner else "<nil>"
+        case bool():
+            return str(value).lower()
+        case int():
+            return hex(value) if value >= 128 else str(value)
+        case str():
+            return quote(value)
+        case bytes():
+            kind = "uint8" if inner else "byte"
+            return f"[]{kind}{{{', '.join(map(hex, value))}}}"
+        case Mapping():
+            pairs = (f"{quote(key)}:{go_syntax(value[key], inner=True)}" for key in sorted(value))
+            return f"map[interface {{}}]interface {{}}{{{', '.join(pairs)}}}"
+        case list():
+            return f"[]interface {{}}{{{', '.join(go_syntax(one, inner=True) for one in value)}}}"
+    return str(value)
+
+
 def go_json(value: Any, *, indent: int | None = 2) -> str:
     """Write JSON as Go does: two spaces deep, `<`, `>` and `&` escaped, bad bytes as U+FFFD.
 

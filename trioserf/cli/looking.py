@@ -70,7 +70,7 @@ def rtt(
         check_format(output_format, "Invalid format: {}")
         ends = list(words)
         if len(ends) == 1:
-            with failing("Unable to look up agent's node name"):
+            with failing("Error querying agent"):
                 ends.append(str(session.info()["agent"]["name"]))
         places = []
         for name in ends:

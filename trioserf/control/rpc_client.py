@@ -1,7 +1,5 @@
 """A blocking client of Serf's RPC, for agents that speak no JSON: those of HashiCorp's Serf."""
 
-import ipaddress
-import re
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -12,7 +10,6 @@ import msgpack
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.calling import Line
 from trioserf.control.errors import ControlError
-from trioserf.control.payloads import with_payload
 from trioserf.control.records import (
     CoordinateInfo,
     KeyReport,
@@ -24,33 +21,29 @@ from trioserf.control.records import (
     QueryRecord,
 )
 from trioserf.control.replies import shown
+from trioserf.control.rpc_records import (
+    Body,
+    event_record,
+    fault,
+    key_fields,
+    log_entry,
+    member,
+)
 from trioserf.control.session import PATIENT, PROMPT, Action
-
-Body = dict[str, Any]
 
 _BUFFER = 16_384
 _BODIES_BESIDE_ERRORS = frozenset(("join", "list-keys", "install-key", "use-key", "remove-key"))
 """Commands whose reply has a body even when it is an error."""
 _REPLY_BODIES = _BODIES_BESIDE_ERRORS | {"members-filtered", "stats", "get-coordinate"}
 """Commands whose reply has a body."""
+_BARE_ERRORS = frozenset(("Authentication required", "Handshake required", "Unsupported command"))
+"""Errors that come before the command is looked at: no body is beside them."""
 _KEY_COMMANDS: Mapping[Action, str] = {
     "install": "install-key",
     "use": "use-key",
     "remove": "remove-key",
     "list": "list-keys",
 }
-_CODES = (
-    ("Authentication required", "auth_required"),
-    ("Invalid authentication token", "auth_failed"),
-    ("Invalid event filter", "invalid_filter"),
-    ("No pending queries", "no_such_query"),
-    ("Unsupported command", "unknown_command"),
-    ("Unsupported IPC version", "protocol"),
-    ("exceeds", "too_large"),
-)
-"""What Serf says, and the code for it; anything else is a bad request."""
-_LOG_LINE = re.compile(r"(\d\S+ \d\S+) \[(\w+)\] ([^:]+): (.*)", re.DOTALL)
-_CAUSE = re.compile(r"\* Failed to join (.+?): (.+)")
 
 
 class RpcSession:
@@ -91,7 +84,7 @@ class RpcSession:
     ) -> list[MemberInfo]:
         """Give the members that match; a bad expression ends the connection."""
         body = {"Name": name, "Status": status, "Tags": dict(tags or {})}
-        return [_member(one) for one in self._ask("members-filtered", body)["Members"] or ()]
+        return [member(one) for one in self._ask("members-filtered", body)["Members"] or ()]
 
     def event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int | None:
         """Send a user event."""
@@ -120,14 +113,14 @@ class RpcSession:
             "RequestAck": ack,
             "Timeout": int((timeout or 0) * 1e9),
         }
-        seq = self._open("query", body)
+        seq = self.begin("query", body)
         return self._query_records(seq, (timeout or 0) + PATIENT, first)
 
     def _query_records(
         self, seq: int, timeout: float, first: int | None
     ) -> Generator[QueryRecord, None, None]:
         acks = answers = 0
-        for record in self._records(seq, timeout):
+        for record in self.records(seq, timeout=timeout):
             if record["Type"] == "ack":
                 acks += 1
                 yield QueryAck(record["From"])
@@ -169,7 +162,7 @@ class RpcSession:
     def keys(self, action: Action, key: str | None = None) -> KeyReport:
         """Change or list keys; Serf does not tell which are primary."""
         body = None if action == "list" else {"Key": key or ""}
-        return KeyReport(**_key_fields(self._ask(_KEY_COMMANDS[action], body, PATIENT)))
+        return KeyReport(**key_fields(self._ask(_KEY_COMMANDS[action], body, PATIENT)))
 
     def info(self) -> dict[str, dict[str, Any]]:
         """Give the groups of `serf info`."""
@@ -192,16 +185,16 @@ class RpcSession:
 
     def monitor(self, level: str = "INFO") -> Generator[LogEntry, None, None]:
         """Follow the agent's log."""
-        seq = self._open("monitor", {"LogLevel": level})
-        return shown(_log_entry, self._records(seq))
+        seq = self.begin("monitor", {"LogLevel": level})
+        return shown(log_entry, self.records(seq))
 
     def stream(
         self, types: Sequence[str] = (), *, coalesce: bool = False, answers: bool = False
     ) -> Generator[Body, None, None]:
         """Follow events; Serf neither coalesces here nor asks who answers."""
         del coalesce, answers
-        seq = self._open("stream", {"Type": ",".join(types)})
-        return shown(_event_record, self._records(seq))
+        seq = self.begin("stream", {"Type": ",".join(types)})
+        return shown(event_record, self.records(seq))
 
     def close(self) -> None:
         """End the connection."""
@@ -225,44 +218,51 @@ class RpcSession:
         self._line.wait(timeout)
         self._send(command, seq, body)
         while (header := self._header())["Seq"] != seq:
-            self._keep(header["Seq"])
+            self._keep(header)
         said = header["Error"]
         bodies = _BODIES_BESIDE_ERRORS if said else _REPLY_BODIES
-        reply = self._map() if command in bodies else {}
+        reply = self._map() if command in bodies and said not in _BARE_ERRORS else {}
         if said:
-            raise _fault(said, reply)
+            raise fault(said, reply)
         return reply
 
     def _send(self, command: str, seq: int, body: Body | None) -> None:
         data = _pack({"Command": command, "Seq": seq})
         self._line.send(data if body is None else data + _pack(body))
 
-    def _open(self, command: str, body: Body) -> int:
-        """Open a stream; give its seq."""
+    def begin(self, command: str, body: Body) -> int:
+        """Open a stream; give its seq, for `records`."""
         self._ask(command, body)
         self._streams[self._seq] = deque()
         return self._seq
 
-    def _records(self, seq: int, timeout: float | None = None) -> Generator[Body, None, None]:
-        """Give the records of a stream that has no end; when it is left, it is stopped.
+    def records(self, *seqs: int, timeout: float | None = None) -> Generator[Body, None, None]:
+        """Give the records of streams that have no end; when they are left, they are stopped.
 
-        One with a timeout is a query, which Serf cannot stop: what still comes is ignored.
+        Those with a timeout are queries, which Serf cannot stop: what still comes is ignored.
         """
-        kept = self._streams[seq]
         try:
             while True:
-                if kept:
-                    yield kept.popleft()
-                elif seq in self._lost:
-                    yield {"Event": "dropped", "Count": self._lost.pop(seq), "Type": "dropped"}
+                if (ready := self._ready(seqs)) is not None:
+                    yield ready
                 else:
                     self._line.wait(timeout)
-                    self._keep(self._header()["Seq"])
+                    self._keep(self._header())
         finally:
-            del self._streams[seq]
-            self._lost.pop(seq, None)
-            if timeout is None:
-                self._forget(seq)
+            for seq in seqs:
+                del self._streams[seq]
+                self._lost.pop(seq, None)
+                if timeout is None:
+                    self._forget(seq)
+
+    def _ready(self, seqs: Iterable[int]) -> Body | None:
+        """Take a record that is there already, or the news that some were lost."""
+        for seq in seqs:
+            if self._streams[seq]:
+                return self._streams[seq].popleft()
+            if seq in self._lost:
+                return {"Event": "dropped", "Count": self._lost.pop(seq), "Type": "dropped"}
+        return None
 
     def _forget(self, seq: int) -> None:
         """Stop a stream that its reader left; a connection that is gone has stopped it."""
@@ -273,8 +273,15 @@ class RpcSession:
         except ControlError:
             return
 
-    def _keep(self, seq: int) -> None:
-        """Take the record that follows a header and put it with its stream."""
+    def _keep(self, header: Body) -> None:
+        """Take the record that follows a header and put it with its stream.
+
+        A header that tells an error has none: an agent that refuses a request before it knows the
+        key takes the request's body for one more request, and refuses that as well.
+        """
+        if header["Error"]:
+            return
+        seq = header["Seq"]
         record = self._map()
         kept = self._streams.get(seq)
         if kept is None:
@@ -309,85 +316,3 @@ class RpcSession:
 def _pack(value: Body) -> bytes:
     data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
     return data
-
-
-def _fault(said: str, body: Body) -> ControlError:
-    """Make an error of what Serf says."""
-    message = said.strip()
-    if "NumNodes" in body:
-        return ControlError("key_failed", message, _key_fields(body))
-    if "Num" in body:
-        causes = [{"address": a, "reason": why} for a, why in _CAUSE.findall(said)]
-        return ControlError("join_failed", message, {"causes": causes})
-    for words, code in _CODES:
-        if words in said:
-            return ControlError(code, message)
-    return ControlError("bad_request", message)
-
-
-def _key_fields(body: Body) -> Body:
-    return {
-        "messages": body["Messages"] or {},
-        "keys": body["Keys"] or {},
-        "primary_keys": {},
-        "nodes": body["NumNodes"],
-        "responses": body["NumResp"],
-        "errors": body["NumErr"],
-    }
-
-
-def _member(one: Body) -> MemberInfo:
-    return MemberInfo(
-        one["Name"],
-        _host(one["Addr"]),
-        one["Port"],
-        one["Tags"] or {},
-        one["Status"],
-        one["DelegateMin"],
-        one["DelegateMax"],
-        one["DelegateCur"],
-    )
-
-
-def _host(addr: bytes) -> str:
-    address = ipaddress.ip_address(addr)
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
-
-
-def _log_entry(record: Mapping[str, Any]) -> LogEntry:
-    line = record.get("Log", f"{record.get('Count')} lines were lost on the way")
-    found = _LOG_LINE.fullmatch(line)
-    return LogEntry(*found.groups()) if found else LogEntry("", "", "", line)
-
-
-def _event_record(record: Mapping[str, Any]) -> Body:
-    """Show an event as the JSON protocol does, as far as Serf tells it."""
-    ours: Body = {"event": record["Event"]}
-    if "Members" in record:
-        ours["members"] = [_member_record(_member(one)) for one in record["Members"] or ()]
-        return ours
-    names: tuple[tuple[str, str], ...] = (
-        ("ID", "id"), ("LTime", "ltime"), ("Name", "name"), ("Count", "count"),
-    )  # fmt: skip
-    ours |= {name: record[theirs] for theirs, name in names if theirs in record}
-    if "Payload" in record:
-        with_payload(ours, record["Payload"] or b"")
-    if "Coalesce" in record:
-        ours["coalesce"] = record["Coalesce"]
-    return ours
-
-
-def _member_record(one: MemberInfo) -> Body:
-    return {
-        "name": one.name,
-        "addr": one.addr,
-        "port": one.port,
-        "tags": dict(one.tags),
-        "status": one.status,
-        "protocol": {
-            "min": one.protocol_min,
-            "max": one.protocol_max,
-            "version": one.protocol_version,
-        },
-    }
