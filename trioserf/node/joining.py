@@ -37,6 +37,7 @@ class Joining:
 
     Attributes:
         seeds: addresses that were asked for, as they were typed, with what they last meant.
+        has_joined: whether any join has worked.
     """
 
     def __init__(self, keeper: Keeper, streams: Streams, resolver: Resolver) -> None:
@@ -44,6 +45,7 @@ class Joining:
         self._streams = streams
         self._resolver = resolver
         self.seeds: dict[str, frozenset[Address]] = {}
+        self.has_joined = False
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
         """Remember addresses; the first 1,024 of them."""
@@ -71,6 +73,7 @@ class Joining:
                 nursery.start_soon(self._join_text, text, replay, limiter, outcomes)
         joined = sum(why is None for _, why in outcomes)
         if joined:
+            self.has_joined = True
             await self._keeper.ask(lambda state, now: state.serf.announce_join(now))
             self.add_seeds(addresses)
         elif outcomes:
@@ -136,7 +139,9 @@ class Joining:
 async def keep_seeds(keeper: Keeper, joining: Joining) -> None:
     """Join the seeds again whenever all are lost, for ever, with growing pauses and fresh DNS.
 
-    So a partition heals that lasted longer than failed members are remembered.
+    So a partition heals that lasted longer than failed members are remembered. Who was in the
+    cluster before takes in the user events of the meantime, as when it reconnects: passing them
+    over is for newcomers.
     """
     config = keeper.state.config
     pause = config.seed_interval
@@ -146,7 +151,7 @@ async def keep_seeds(keeper: Keeper, joining: Joining) -> None:
             pause = config.seed_interval
             continue
         try:
-            await joining.join(tuple(joining.seeds), replay=False)
+            await joining.join(tuple(joining.seeds), replay=joining.has_joined)
         except JoinFailed as error:
             _log.debug("no seed can be reached: %s", error)
             pause = min(pause * 2, config.seed_interval_max)
