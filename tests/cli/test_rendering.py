@@ -2,7 +2,6 @@
 
 import json
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,13 +10,12 @@ from tests.cli.running import Page
 from trioserf.cli.asking import Answers
 from trioserf.cli.calling import refused, tags_of
 from trioserf.cli.columns import columns
-from trioserf.cli.keys import carry_out, failures_text, keys_text, rotate
+from trioserf.cli.key_steps import failures_text, keys_text
 from trioserf.cli.looking import info_text, judge
 from trioserf.cli.members import members_record, members_text
 from trioserf.cli.output import Failure, check_format, failing
 from trioserf.control.errors import ControlError
 from trioserf.control.records import KeyReport, MemberInfo, QueryAck, QueryAnswer, QueryDone
-from trioserf.control.session import Action
 
 WEB = MemberInfo("web", "10.0.0.1", 7946, {"role": "web", "dc": "é"}, "alive", 2, 5, 5)
 DB = MemberInfo("db-long", "fe80::1", 7947, {}, "failed", 2, 5, 4)
@@ -138,50 +136,6 @@ def test_names_that_answer_twice_are_told() -> None:
 def test_a_good_verdict_needs_as_many_answers_as_members(live: set[str], acks: list[str]) -> None:
     verdict = judge(live, acks)
     assert verdict.ok == (len(acks) == len(live) and len(set(acks)) == len(acks))
-
-
-@attrs.define
-class Keys:
-    """A cluster of one member, with a keyring."""
-
-    ring: list[str]
-    refuses: str = ""
-
-    def keys(self, action: Action, key: str | None = None) -> KeyReport:
-        if action == self.refuses:
-            said = {"db": "no", "web-1": "never"}
-            raise ControlError("key_failed", "2/2 nodes reported failure", {"messages": said})
-        if action in ("install", "use") and key is not None:
-            self.ring = [key, *(one for one in self.ring if one != key)]
-        elif action == "remove" and key is not None:
-            assert self.ring[0] != key
-            self.ring.remove(key)
-        held = dict.fromkeys(self.ring, 1)
-        return KeyReport({}, held, {self.ring[0]: 1}, 1, 1, 0)
-
-
-def test_rotating_leaves_one_new_key() -> None:
-    cluster, page = Keys(["a", "b"]), Page()
-    assert rotate(page.out, cluster) == 0
-    [key] = cluster.ring
-    assert key not in ("a", "b")
-    assert page.text.endswith(f"==> Successfully removed key!\n{key}\n")
-
-
-def test_rotating_stops_where_a_member_refuses() -> None:
-    cluster, page = Keys(["a"], refuses="use"), Page()
-    with pytest.raises(Failure, match="Error changing primary key: 2/2 nodes"):
-        rotate(page.out, cluster)
-    assert "a" in cluster.ring
-
-
-def test_a_refused_key_shows_what_members_said() -> None:
-    page = Page()
-    with pytest.raises(Failure) as caught:
-        carry_out(page.out, Keys(["a"], refuses="list"), "list")
-    assert caught.value.text == "Failed to gather member keys: 2/2 nodes reported failure"
-    assert page.text.splitlines()[1:] == ["failed:  db     no", "failed:  web-1  never", ""]
-    assert caught.value.record["error"]["messages"] == {"db": "no", "web-1": "never"}
 
 
 def test_keys_show_their_holders() -> None:

@@ -8,6 +8,7 @@ from trioserf.control.errors import ControlError
 
 if TYPE_CHECKING:
     from trioserf.control.rpc_client import RpcSession
+    from trioserf.control.session import AgentSession
 
 
 def connect(address: str, auth: str) -> "RpcSession":
@@ -22,6 +23,20 @@ def connect(address: str, auth: str) -> "RpcSession":
 
     try:
         return RpcSession.connect(address, auth or None)
+    except ControlError as error:
+        raise refused(address, error) from error
+
+
+def connect_any(address: str, auth: str) -> "AgentSession":
+    """Connect over JSON lines where the agent speaks them, and over Serf's RPC otherwise.
+
+    Raises:
+        Failure: nobody answers there, or the key is wrong.
+    """
+    from trioserf.control import session
+
+    try:
+        return session.connect_any(address, auth or None)
     except ControlError as error:
         raise refused(address, error) from error
 

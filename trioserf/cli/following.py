@@ -8,7 +8,7 @@ from contextlib import suppress
 from threading import Thread
 from typing import Annotated, Any
 
-from trioserf.cli.calling import connect, refused
+from trioserf.cli.calling import connect, connect_any
 from trioserf.cli.flags import Option, OurFormat, RpcAddr, RpcAuth
 from trioserf.cli.golang import go_syntax
 from trioserf.cli.output import Failure, Out, check_format, failing, reason_of
@@ -116,13 +116,8 @@ def stream(
 
     It ends when its reader does, and fails when the agent goes.
     """
-    from trioserf.control.session import connect_any
-
     filters = [one for text in [*event_type, *words] for one in text.split(",") if one]
-    try:
-        session = connect_any(rpc_addr, rpc_auth or None)
-    except ControlError as error:
-        raise refused(rpc_addr, error) from error
+    session = connect_any(rpc_addr, rpc_auth)
     lines = Out(out.stream, json=True)
     with session, suppress(KeyboardInterrupt, BrokenPipeError):
         with failing("Error starting stream"):

@@ -2,50 +2,17 @@
 
 import binascii
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
-from trioserf.cli.calling import connect
-from trioserf.cli.columns import columns
+from trioserf.cli.calling import connect, connect_any
 from trioserf.cli.flags import Option, OurFormat, RpcAddr, RpcAuth
-from trioserf.cli.output import Failure, Misuse, Out, check_format, reason_of
+from trioserf.cli.key_steps import carry_out, keys_text, naming_laggards, report_record
+from trioserf.cli.output import Failure, Misuse, Out, check_format
+from trioserf.cli.rotating import rotate
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.errors import ControlError
-from trioserf.control.records import KeyReport
 from trioserf.control.session import Action
 
 KEY_BYTES = 32
-_STEPS: Mapping[Action, tuple[str, str, str]] = {
-    "install": (
-        "Installing key on all members...",
-        "Successfully installed key!",
-        "Error installing key",
-    ),
-    "use": (
-        "Changing primary key on all members...",
-        "Successfully changed primary key!",
-        "Error changing primary key",
-    ),
-    "remove": (
-        "Removing key on all members...",
-        "Successfully removed key!",
-        "Error removing key",
-    ),
-    "list": (
-        "Asking all members for installed keys...",
-        "Keys gathered, listing cluster keys...",
-        "Failed to gather member keys",
-    ),
-}
-"""What is said before an action, after it, and when it failed."""
-
-
-class KeySession(Protocol):
-    """What of an `AgentSession` is needed here."""
-
-    def keys(self, action: Action, key: str | None = None) -> KeyReport:
-        """Install, use, remove or list keys on every member."""
-        ...
 
 
 def new_key() -> str:
@@ -94,85 +61,31 @@ def keys(
     """Change or list the encryption keys, on every member of the cluster.
 
     The exit code is 0 if every member agreed. "trioserf keys rotate" does what an operator would
-    do by hand: it makes a key, installs it, uses it and removes the others, and stops at the
-    first step that not every member has taken.
+    do by hand: it makes a key, installs it, uses it and removes the others. It stops at the first
+    step that not every member has taken; the cluster then still understands itself, and another
+    "trioserf keys rotate" takes it from there.
     """
     wanted: dict[Action, str] = {"install": install, "use": use, "remove": remove}
     actions: list[Action] = [action for action, key in wanted.items() if key]
     actions += ["list"] if list_keys else []
-    if not actions and words == ["rotate"]:
-        with connect(rpc_addr, rpc_auth) as session:
+    if words == ["rotate"] and not actions:
+        with connect_any(rpc_addr, rpc_auth) as session:
             check_format(output_format, "Invalid format: {}")
-            return rotate(out, session)
+            return rotate(out, session, new_key())
     if not actions:
         raise Misuse("")
     if len(actions) > 1:
         text = "Only one of -install, -use, -remove, or -list allowed"
         raise Failure(text, "bad_request")
-    with connect(rpc_addr, rpc_auth) as session:
+    action = actions[0]
+    # JSON tells the primary keys, where the agent knows it; texts of errors are those of Serf.
+    open_session = connect_any if output_format == "json" else connect
+    with open_session(rpc_addr, rpc_auth) as session:
         check_format(output_format, "Invalid format: {}")
-        action = actions[0]
-        report = carry_out(out, session, action, wanted.get(action))
+        with naming_laggards(session, out.json):
+            report = carry_out(out, session, action, wanted.get(action))
     if action == "list":
         out.line()
         out.line(keys_text(report))
     out.record(report_record(report))
     return 0
-
-
-def carry_out(out: Out, session: KeySession, action: Action, key: str | None = None) -> KeyReport:
-    """Do one thing with the keys, and say so.
-
-    Raises:
-        Failure: not every member did it.
-    """
-    before, after, failed = _STEPS[action]
-    out.line(f"==> {before}")
-    try:
-        report = session.keys(action, key)
-    except ControlError as error:
-        messages: Mapping[str, str] = error.details.get("messages") or {}
-        if messages:
-            out.line(failures_text(messages))
-        out.line()
-        raise Failure(f"{failed}: {reason_of(error)}", error.code, error.details) from error
-    out.line(f"==> {after}")
-    return report
-
-
-def rotate(out: Out, session: KeySession) -> int:
-    """Replace every key of the cluster by a new one.
-
-    Raises:
-        Failure: a step failed; those before it stand, and the cluster still understands itself.
-    """
-    old = carry_out(out, session, "list").keys
-    key = new_key()
-    carry_out(out, session, "install", key)
-    carry_out(out, session, "use", key)
-    for one in old:
-        carry_out(out, session, "remove", one)
-    out.line(key)
-    out.record({"key": key, "removed": list(old)})
-    return 0
-
-
-def failures_text(messages: Mapping[str, str]) -> str:
-    """Show what members said, sorted by name."""
-    return columns([("failed:", name, said) for name, said in sorted(messages.items())])
-
-
-def keys_text(report: KeyReport) -> str:
-    """Show each key with its holders."""
-    return columns([(key, f"[{n}/{report.nodes}]") for key, n in report.keys.items()])
-
-
-def report_record(report: KeyReport) -> dict[str, Any]:
-    """Show what the members said in JSON."""
-    return {
-        "messages": dict(report.messages),
-        "keys": dict(report.keys),
-        "nodes": report.nodes,
-        "responses": report.responses,
-        "errors": report.errors,
-    }

@@ -1,0 +1,96 @@
+"""`keys rotate`: every key of the cluster gives way to a new one.
+
+Each step leaves a cluster that understands itself, whoever has taken it and whoever has not: the
+new key is used only when every member can open what it seals, and no old key is removed before
+every member seals with the new one. A rotation that stopped is therefore taken further by another
+one from the start; keys that it left behind are among those that go at the end.
+"""
+
+from trioserf.cli.columns import columns
+from trioserf.cli.key_steps import KeySession, carry_out, naming_laggards
+from trioserf.cli.output import Failure, Out
+from trioserf.control.errors import ControlError
+from trioserf.control.records import KeyReport
+from trioserf.control.session import Action
+
+ATTEMPTS = 3
+"""How often a step is tried: an answer may get lost, and a member may join in the middle."""
+_STOPPED = (
+    "The rotation stopped there. All members understand each other as before;\n"
+    'once the cause is gone, another "trioserf keys rotate" finishes it.'
+)
+
+
+def rotate(out: Out, session: KeySession, key: str) -> int:
+    """Replace every key of the cluster by `key`.
+
+    Raises:
+        Failure: a step that some members did not take, who are named; those before it stand.
+    """
+    with naming_laggards(session):
+        before = carry_out(out, session, "list")
+    away = _absent(session)
+    if away:
+        out.line(f"==> Failed, and without the new key when they return: {', '.join(away)}")
+    _everywhere(out, session, "install", key)
+    report = _everywhere(out, session, "use", key)
+    removed = set(before.keys) - {key}
+    while others := sorted(set(report.keys) - {key}):
+        for other in others:
+            report = _everywhere(out, session, "remove", other)
+        removed.update(others)
+    out.line(key)
+    out.record({"key": key, "removed": sorted(removed), "nodes": report.nodes, "absent": away})
+    return 0
+
+
+def _absent(session: KeySession) -> list[str]:
+    """Name the members that a change of keys cannot reach."""
+    try:
+        return sorted(one.name for one in session.members() if one.status == "failed")
+    except ControlError as error:
+        raise Failure(f"Error getting members: {error.message}", error.code) from error
+
+
+def _everywhere(out: Out, session: KeySession, action: Action, key: str) -> KeyReport:
+    """Take a step and see that all members have taken it; give what they list then."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with naming_laggards(session):
+                carry_out(out, session, action, key)
+                report = carry_out(out, session, "list")
+                _verify(action, key, report)
+        except Failure as failure:
+            if failure.code != "key_failed" or attempt == ATTEMPTS:
+                raise _stopped(out, action, failure) from failure
+            out.line(f"{failure.text}\n==> Trying again ({attempt + 1} of {ATTEMPTS})...")
+        else:
+            return report
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _verify(action: Action, key: str, report: KeyReport) -> None:
+    """Hold what members list against what they were told to do.
+
+    Raises:
+        Failure: some have not done it, although they said so, or were not there to be told.
+    """
+    holders, users = report.keys.get(key, 0), report.primary_keys.get(key, 0)
+    if action == "remove":
+        done = report.nodes - holders
+    elif action == "use" and report.primary_keys:
+        done = users
+    else:
+        done = holders
+    if done != report.nodes:
+        text = f"{done}/{report.nodes} nodes have taken the step '{action}'"
+        raise Failure(text, "key_failed", {"nodes": report.nodes, "responses": report.responses})
+
+
+def _stopped(out: Out, action: Action, failure: Failure) -> Failure:
+    """Say who lags behind, and that nothing is lost."""
+    behind = failure.details.get("laggards") or {}
+    if behind:
+        out.line(columns([("lagging:", name, why) for name, why in behind.items()]))
+    details = {**failure.details, "step": action}
+    return Failure(f"{failure.text}\n{_STOPPED}", failure.code, details)
