@@ -117,19 +117,24 @@ def test_the_key_opens(cluster: Cluster) -> None:
 def test_keys_are_changed_and_rotated() -> None:
     assert SERF is not None
     key, other = (Cluster("", "", "").ask(OURS, "keygen")[1].strip() for _ in range(2))
-    with agent("127.17.1.4", "go-k", f"-encrypt={key}") as addr:
+    sealed = f"-encrypt={key}"
+    with agent("127.17.1.4", "go-k", sealed) as addr:
         cluster = Cluster(addr, "", "")
         until(lambda: cluster.ask(OURS, "info")[0] == 0)
         for words in (["-install", other], ["-list"], ["-use", other], ["-remove", other]):
             serf = cluster.ask([SERF], "keys", *words)
             assert steady(cluster.ask(OURS, "keys", *words)[1]) == steady(serf[1])
-        code, text = cluster.ask(OURS, "keys", "rotate", "--format=json")
-        assert code == 0
-        new = json.loads(text)
-        assert sorted(new["removed"]) == sorted([key, other])
-        listed = cluster.ask(OURS, "keys", "-list")
-        assert listed == cluster.ask([SERF], "keys", "-list")
-        assert f"{new['key']}  [1/1]" in listed[1]
+        with agent("127.17.1.6", "go-l", f"-encrypt={other}", "-join=127.17.1.4") as late:
+            until(lambda: cluster.ask(OURS, "members", "-name=go-l", "-status=alive")[0] == 0)
+            code, text = cluster.ask(OURS, "keys", "rotate", "--format=json")
+            assert code == 0
+            new = json.loads(text)
+            assert sorted(new["removed"]) == sorted([key, other])
+            listed = cluster.ask(OURS, "keys", "-list", addr=late)
+            assert listed == cluster.ask([SERF], "keys", "-list")
+            assert f"{new['key']}  [2/2]" in listed[1]
+            report = json.loads(cluster.ask(OURS, "keys", "-list", "--format=json")[1])
+            assert (report["keys"], report["primary_keys"]) == ({new["key"]: 2}, None)
 
 
 def test_the_first_answer_ends_a_query(cluster: Cluster) -> None:

@@ -78,7 +78,7 @@ def monitor(
 
 def show(out: Out, record: Mapping[str, Any]) -> None:
     """Write a line of the log, or an event in Serf's way."""
-    if "Event" in record and record["Event"] != "dropped":
+    if "Event" in record:
         fields = (f"\t{name}: {go_syntax(record[name])}" for name in sorted(record))
         out.line("\n".join(("Event Info:", *fields)))
         return

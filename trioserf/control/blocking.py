@@ -3,11 +3,10 @@
 import json
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.calling import Line
+from trioserf.control.calling import Line, Session
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import with_payload
 from trioserf.control.records import (
@@ -31,21 +30,15 @@ from trioserf.control.session import PATIENT, PROMPT, Action
 
 Record = dict[str, Any]
 
-_BUFFER = 16_384
-"""Records kept of each open stream while the caller waits for something else."""
 
-
-class JsonSession:
+class JsonSession(Session):
     """An `AgentSession` over JSON lines: the interface documents each method."""
 
     protocol: Literal["json"] = "json"
 
     def __init__(self, line: Line) -> None:
-        self._line = line
+        super().__init__(line)
         self._data = b""
-        self._seq = 0
-        self._streams: dict[int, deque[Record]] = {}
-        self._lost: dict[int, int] = {}
 
     @classmethod
     def connect(
@@ -160,21 +153,6 @@ class JsonSession:
         wish = {"types": list(types), "coalesce": coalesce, "answers": answers}
         return self._records(self._open("stream", wish))
 
-    def close(self) -> None:
-        """End the connection."""
-        self._line.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _ask(self, command: str, parameters: Record | None = None, wait: float = PROMPT) -> Record:
         """Send a request and wait for its reply; give what it holds beside `seq` and `ok`."""
         self._seq += 1
@@ -202,15 +180,11 @@ class JsonSession:
         self, seq: int, timeout: float | None = None, last: str = "nothing"
     ) -> Generator[Record, None, None]:
         """Give a stream's records, up to one of the type `last`; left early, it is stopped."""
-        kept = self._streams[seq]
         done = False
         try:
             while not done:
-                if kept:
-                    record = kept.popleft()
-                elif seq in self._lost:
-                    record = {"event": "dropped", "count": self._lost.pop(seq)}
-                else:
+                record = self._take(seq)
+                if record is None:
                     self._line.wait(timeout)
                     self._keep(self._next())
                     continue
@@ -219,8 +193,7 @@ class JsonSession:
                     raise fault_of(record)
                 yield record
         finally:
-            del self._streams[seq]
-            self._lost.pop(seq, None)
+            self._drop(seq)
             if not done:
                 self._forget(seq)
 
@@ -234,15 +207,8 @@ class JsonSession:
             return
 
     def _keep(self, record: Record) -> None:
-        """Put a record with its stream; what belongs to no open one is of no interest."""
-        seq = record.pop("seq", None)
-        kept = self._streams.get(seq) if isinstance(seq, int) else None
-        if kept is None:
-            return
-        if len(kept) < _BUFFER:
-            kept.append(record)
-        else:
-            self._lost[seq] = self._lost.get(seq, 0) + 1
+        """Put a record with its stream."""
+        self._put(record.pop("seq", None), record)
 
     def _next(self) -> Record:
         """Read one line."""

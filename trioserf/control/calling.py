@@ -1,12 +1,17 @@
 """Connections of blocking clients, with errors that say what happened."""
 
 import socket
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
 
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.errors import ControlError
 from trioserf.errors import AddressError
 
 _CHUNK = 262_144
+_BUFFER = 16_384
+"""Records kept of each open stream while the caller waits for something else."""
 
 
 class Line:
@@ -63,6 +68,55 @@ class Line:
     def close(self) -> None:
         """End the connection."""
         self._socket.close()
+
+
+class Session:
+    """What the clients of both protocols share: the line, and the records of open streams."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._seq = 0
+        self._streams: dict[int, deque[dict[str, Any]]] = {}
+        self._lost: dict[int, int] = {}
+
+    def close(self) -> None:
+        """End the connection."""
+        self._line.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _put(self, seq: object, record: dict[str, Any]) -> None:
+        """Put a record with its stream; what belongs to no open one is of no interest."""
+        kept = self._streams.get(seq) if isinstance(seq, int) else None
+        if kept is None or not isinstance(seq, int):
+            return
+        if len(kept) < _BUFFER:
+            kept.append(record)
+        else:
+            self._lost[seq] = self._lost.get(seq, 0) + 1
+
+    def _take(self, *seqs: int) -> dict[str, Any] | None:
+        """Take a record that is there already, or the news that some were lost."""
+        for seq in seqs:
+            if self._streams[seq]:
+                return self._streams[seq].popleft()
+            if seq in self._lost:
+                return {"event": "dropped", "count": self._lost.pop(seq)}
+        return None
+
+    def _drop(self, seq: int) -> None:
+        """Forget a stream."""
+        del self._streams[seq]
+        self._lost.pop(seq, None)
 
 
 def _connected(address: str, timeout: float) -> socket.socket:

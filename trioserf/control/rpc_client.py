@@ -2,13 +2,12 @@
 
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgpack
 
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.calling import Line
+from trioserf.control.calling import Line, Session
 from trioserf.control.errors import ControlError
 from trioserf.control.records import (
     CoordinateInfo,
@@ -31,7 +30,6 @@ from trioserf.control.rpc_records import (
 )
 from trioserf.control.session import PATIENT, PROMPT, Action
 
-_BUFFER = 16_384
 _BODIES_BESIDE_ERRORS = frozenset(("join", "list-keys", "install-key", "use-key", "remove-key"))
 """Commands whose reply has a body even when it is an error."""
 _REPLY_BODIES = _BODIES_BESIDE_ERRORS | {"members-filtered", "stats", "get-coordinate"}
@@ -46,19 +44,16 @@ _KEY_COMMANDS: Mapping[Action, str] = {
 }
 
 
-class RpcSession:
+class RpcSession(Session):
     """An `AgentSession` over Serf's RPC: the interface documents each method."""
 
     protocol: Literal["msgpack"] = "msgpack"
 
     def __init__(self, line: Line) -> None:
-        self._line = line
+        super().__init__(line)
         self._unpacker = msgpack.Unpacker(
             raw=False, unicode_errors="surrogateescape", max_buffer_size=256 * 1024 * 1024
         )
-        self._seq = 0
-        self._streams: dict[int, deque[Body]] = {}
-        self._lost: dict[int, int] = {}
         self._stops: set[int] = set()
 
     @classmethod
@@ -121,13 +116,13 @@ class RpcSession:
     ) -> Generator[QueryRecord, None, None]:
         acks = answers = 0
         for record in self.records(seq, timeout=timeout):
-            if record["Type"] == "ack":
+            if record.get("Type") == "ack":
                 acks += 1
                 yield QueryAck(record["From"])
-            elif record["Type"] == "response":
+            elif record.get("Type") == "response":
                 answers += 1
                 yield QueryAnswer(record["From"], record["Payload"] or b"")
-            if record["Type"] == "done" or answers == first:
+            if record.get("Type") == "done" or answers == first:
                 yield QueryDone(acks, answers)
                 return
 
@@ -196,21 +191,6 @@ class RpcSession:
         seq = self.begin("stream", {"Type": ",".join(types)})
         return shown(event_record, self.records(seq))
 
-    def close(self) -> None:
-        """End the connection."""
-        self._line.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _ask(self, command: str, body: Body | None = None, timeout: float = PROMPT) -> Body:
         """Send a request and wait for its reply; give the reply's body."""
         self._seq += 1
@@ -243,26 +223,16 @@ class RpcSession:
         """
         try:
             while True:
-                if (ready := self._ready(seqs)) is not None:
+                if (ready := self._take(*seqs)) is not None:
                     yield ready
                 else:
                     self._line.wait(timeout)
                     self._keep(self._header())
         finally:
             for seq in seqs:
-                del self._streams[seq]
-                self._lost.pop(seq, None)
+                self._drop(seq)
                 if timeout is None:
                     self._forget(seq)
-
-    def _ready(self, seqs: Iterable[int]) -> Body | None:
-        """Take a record that is there already, or the news that some were lost."""
-        for seq in seqs:
-            if self._streams[seq]:
-                return self._streams[seq].popleft()
-            if seq in self._lost:
-                return {"Event": "dropped", "Count": self._lost.pop(seq), "Type": "dropped"}
-        return None
 
     def _forget(self, seq: int) -> None:
         """Stop a stream that its reader left; a connection that is gone has stopped it."""
@@ -281,15 +251,7 @@ class RpcSession:
         """
         if header["Error"]:
             return
-        seq = header["Seq"]
-        record = self._map()
-        kept = self._streams.get(seq)
-        if kept is None:
-            return
-        if len(kept) < _BUFFER:
-            kept.append(record)
-        else:
-            self._lost[seq] = self._lost.get(seq, 0) + 1
+        self._put(header["Seq"], self._map())
 
     def _header(self) -> Body:
         while (header := self._map()).get("Seq") in self._stops:

@@ -73,19 +73,21 @@ def _host(addr: bytes) -> str:
 
 def log_entry(record: Mapping[str, Any]) -> LogEntry:
     """Read a line of the log; one that does not look like Serf's is all message."""
-    line = record.get("Log", f"{record.get('Count')} lines were lost on the way")
+    line = record.get("Log", f"{record.get('count')} lines were lost on the way")
     found = _LOG_LINE.fullmatch(line)
     return LogEntry(*found.groups()) if found else LogEntry("", "", "", line)
 
 
 def event_record(record: Mapping[str, Any]) -> Body:
     """Show an event as the JSON protocol does, as far as Serf tells it."""
+    if "event" in record:
+        return dict(record)
     ours: Body = {"event": record["Event"]}
     if "Members" in record:
         ours["members"] = [member_record(member(one)) for one in record["Members"] or ()]
         return ours
     names: tuple[tuple[str, str], ...] = (
-        ("ID", "id"), ("LTime", "ltime"), ("Name", "name"), ("Count", "count"),
+        ("ID", "id"), ("LTime", "ltime"), ("Name", "name"),
     )  # fmt: skip
     ours |= {name: record[theirs] for theirs, name in names if theirs in record}
     if "Payload" in record:

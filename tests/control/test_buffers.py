@@ -1,0 +1,69 @@
+"""Clients keep records of open streams while they wait for something else, but not for ever."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from threading import Thread
+
+import msgpack
+
+from trioserf.control.blocking import JsonSession
+from trioserf.control.rpc_client import RpcSession
+from trioserf.control.session import AgentSession
+
+RECORDS = 16_384 + 100
+MEMBERS = 3
+"""The seq of the third request, after the greeting and the stream."""
+
+
+def json_lines() -> bytes:
+    event = {"seq": 2, "event": "user", "name": "x", "payload": "", "ltime": 1, "coalesce": False}
+    parts = [{"seq": 1, "ok": True}, {"seq": 2, "ok": True}, *[event] * RECORDS]
+    parts += [{"seq": MEMBERS, "ok": True, "members": []}, event]
+    return b"".join(json.dumps(one).encode() + b"\n" for one in parts)
+
+
+def rpc() -> bytes:
+    event = {"Event": "user", "Name": "x", "Payload": None, "LTime": 1, "Coalesce": False}
+    start = {"Error": "", "Seq": 2}
+    parts = [{"Error": "", "Seq": 1}, start, *[start, event] * RECORDS]
+    parts += [{"Error": "", "Seq": MEMBERS}, {"Members": None}, start, event]
+    return b"".join(map(msgpack.packb, parts))
+
+
+@contextmanager
+def saying(data: bytes) -> Iterator[str]:
+    """An agent that says all this to its first client, whatever that says."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with closing(connection):
+            connection.sendall(data)
+            while connection.recv(65536):
+                pass
+
+    with closing(socket.create_server(("127.15.0.1", 0))) as listener:
+        server = Thread(target=serve)
+        server.start()
+        yield f"127.15.0.1:{listener.getsockname()[1]}"
+        server.join()
+
+
+def test_json_lines_tell_what_did_not_fit() -> None:
+    with saying(json_lines()) as address, JsonSession.connect(address) as session:
+        keeps_some(session)
+
+
+def test_rpc_tells_what_did_not_fit() -> None:
+    with saying(rpc()) as address, RpcSession.connect(address) as session:
+        keeps_some(session)
+
+
+def keeps_some(session: AgentSession) -> None:
+    events = session.stream()
+    assert session.members() == []
+    kept = [next(events) for _ in range(RECORDS - 100)]
+    assert {one["event"] for one in kept} == {"user"}
+    assert next(events) == {"event": "dropped", "count": 100}
+    assert next(events)["name"] == "x"
