@@ -128,7 +128,7 @@ class MsgpackRpc(Connection):
         elif command in BODILESS:
             await self._perform(command, seq, {})
         else:
-            _log.error("Failed to evaluate request: command '%s' not recognized", command)
+            _log.error("Failed to evaluate request: command %.80r not recognized", command)
             self._out += header(seq, "Unsupported command")
             self._end()
 
@@ -224,7 +224,7 @@ class MsgpackRpc(Connection):
         try:
             found = await commands.members(self.agent, body["Name"], body["Status"], body["Tags"])
         except InvalidFilter as error:
-            _log.error("Failed to evaluate request: Failed to compile regex: %s", error)
+            _log.error("Failed to evaluate request: Failed to compile regex: %.200s", error)
             self._end()
         else:
             self._out += header(seq) + pack({"Members": [fields.member(one) for one in found]})

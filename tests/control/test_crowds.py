@@ -1,0 +1,237 @@
+"""Many clients at once and one after another, on real sockets; and what none of them may learn."""
+
+import gc
+import json
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.control.fake_agent import FakeAgent
+from tests.control.world import RpcWire, Wire, serving
+from trioserf.control.address import split_address
+from trioserf.control.connection import Limits, Service
+from trioserf.control.server import Server, open_control
+
+HOST = "127.15.0.4:0"
+CLIENTS = 50
+EVENTS = 200
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: the connection ends with a reset, as that of a client that was killed."""
+
+
+@asynccontextmanager
+async def open_at(agent: FakeAgent, limits: Limits | None = None) -> AsyncIterator[Server]:
+    async with open_control(agent, [HOST], limits=limits) as server:
+        yield server
+
+
+async def dial(server: Server) -> trio.SocketStream:
+    return await trio.open_tcp_stream(*split_address(server.addresses[0]))
+
+
+async def test_fifty_clients_hear_every_event() -> None:
+    agent = FakeAgent()
+    heard: list[list[str]] = []
+    listening = trio.Event()
+
+    async def listen(stream: trio.SocketStream, msgpack: bool) -> None:
+        names: list[str] = []
+        pipe = trio.StapledStream(stream, stream)
+        async with stream:
+            if msgpack:
+                rpc = RpcWire(pipe)
+                await rpc.shake()
+                assert (await rpc.ask("stream", 1, {"Type": "user"}))["Error"] == ""
+            else:
+                wire = Wire(pipe)
+                assert (await wire.ask(command="stream", types=["user"]))["ok"]
+            heard.append(names)
+            if len(heard) == CLIENTS:
+                listening.set()
+            while len(names) < EVENTS:
+                if msgpack:
+                    await rpc.hear()
+                    names.append((await rpc.hear())["Name"])
+                else:
+                    names.append((await wire.hear())["name"])
+
+    async with open_at(agent) as server:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for number in range(CLIENTS):
+                    nursery.start_soon(listen, await dial(server), bool(number % 2))
+                await listening.wait()
+                for number in range(EVENTS):
+                    await agent.node.user_event(f"e{number}")
+        assert heard == [[f"e{number}" for number in range(EVENTS)]] * CLIENTS
+
+
+async def visit(server: Server, number: int) -> None:
+    """Come, ask for something that never ends, and go without a word."""
+    stream = await dial(server)
+    async with stream:
+        pipe = trio.StapledStream(stream, stream)
+        if number % 2:
+            wire = Wire(pipe)
+            assert (await wire.ask(command="stream", seq=1))["ok"]
+            await wire.say({"command": "monitor", "seq": 2})
+        else:
+            rpc = RpcWire(pipe)
+            await rpc.shake()
+            await rpc.ask("stream", 1, {"Type": "*"})
+        if number % 3 == 0:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+async def all_gone(server: Server) -> None:
+    with trio.fail_after(10):
+        while server.connections:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_thousand_visits_leave_no_task_no_descriptor_and_no_memory() -> None:
+    agent = FakeAgent()
+
+    def belongings() -> tuple[int, int, int]:
+        gc.collect()
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        return tasks, len(list(Path("/proc/self/fd").iterdir())), len(gc.get_objects())
+
+    async with open_at(agent) as server:
+        for number in range(50):
+            await visit(server, number)
+        await all_gone(server)
+        tasks, descriptors, objects = belongings()
+        for number in range(1000):
+            await visit(server, number)
+        await all_gone(server)
+        tasks_after, descriptors_after, objects_after = belongings()
+    assert (tasks_after, descriptors_after) == (tasks, descriptors)
+    assert objects_after - objects < 500
+    assert agent.node.subscriptions == 0
+    assert agent.logs.watchers == []
+
+
+async def test_half_open_and_slow_clients_meet_a_deadline_and_others_do_not_wait() -> None:
+    limits = Limits(first=0.5, message=0.5)
+    async with open_at(FakeAgent(), limits) as server:
+        strangers = [await dial(server) for _ in range(20)]
+        for number, stream in enumerate(strangers):
+            if number % 2:
+                await stream.send_all(b'{"comm' if number % 4 == 1 else b"\x82\xa7Com")
+        friend = await dial(server)
+        wire = Wire(trio.StapledStream(friend, friend))
+        for _ in range(20):
+            assert (await wire.ask(command="members"))["ok"]
+        with trio.fail_after(5):
+            for stream in strangers:
+                assert await stream.receive_some(1) == b""
+                await stream.aclose()
+            while server.connections > 1:
+                await trio.lowlevel.checkpoint()
+        assert (await wire.ask(command="members"))["ok"]
+        await friend.aclose()
+
+
+async def test_a_full_house_takes_clients_again_as_soon_as_one_left() -> None:
+    async with open_at(FakeAgent(), Limits(connections=3)) as server:
+        guests = [await dial(server) for _ in range(3)]
+        for guest in guests:
+            assert (await Wire(trio.StapledStream(guest, guest)).ask(command="handshake"))["ok"]
+        with trio.fail_after(5):
+            late = await dial(server)
+            assert await late.receive_some(1) == b""
+            await late.aclose()
+            await guests[0].aclose()
+            while server.connections == 3:
+                await trio.lowlevel.checkpoint()
+            again = await dial(server)
+            assert (await Wire(trio.StapledStream(again, again)).ask(command="handshake"))["ok"]
+        for guest in (*guests[1:], again):
+            await guest.aclose()
+
+
+SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"command": "auth", "key": SECRET},
+        {"command": "auth", "key": [SECRET]},
+        {"command": "auth", "key": "sesame", "extra": SECRET},
+        {"command": "keys", "action": "use", "key": SECRET[:-4]},
+        {"command": "keys", "action": "use", "key": {"k": SECRET}},
+        {"command": "keys", "action": "list", "key": SECRET},
+        {"command": "keys", "action": SECRET, "key": SECRET},
+        '{"command": "keys", "action": "use", "key": "' + SECRET,
+        SECRET,
+    ],
+)
+async def test_no_reply_and_no_log_repeats_a_key(
+    request_: dict[str, object] | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with serving("sesame") as world:
+        wire = world.wire()
+        await wire.say({"command": "auth", "key": "sesame"}, request_)
+        assert (await wire.hear())["ok"]
+        reply = await wire.hear()
+        assert reply["ok"] is False
+        assert SECRET[:20] not in json.dumps(reply)
+    assert SECRET[:20] not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("command", "body"),
+    [
+        ("auth", {"AuthKey": SECRET}),
+        ("auth", {"AuthKey": [SECRET]}),
+        ("install-key", {"Key": SECRET[:-4]}),
+        ("use-key", {"Key": {SECRET: SECRET}}),
+        ("remove-key", SECRET),
+        (SECRET, {"Key": SECRET}),
+    ],
+)
+async def test_no_rpc_reply_and_no_log_repeats_a_key(
+    command: str, body: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with serving() as world:
+        rpc = await world.rpc()
+        await rpc.say({"Command": command, "Seq": 1}, body)
+        await rpc.stream.send_eof()
+        replies = []
+        while (reply := await rpc.hear()) is not None:
+            replies.append(reply)
+        assert SECRET[:20] not in repr(replies)
+    if command != SECRET:
+        assert SECRET[:20] not in caplog.text
+
+
+def test_a_key_may_be_any_text() -> None:
+    service = Service(FakeAgent(), "schlüssel")
+    assert service.key_fits("schlüssel")
+    for guess in ("", "schl", "schlüssel ", "schlussel", "\ud800"):
+        assert not service.key_fits(guess)
+
+
+async def test_what_strangers_say_takes_little_room_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for command, body in (("x\n" * 100_000, {}), ("members-filtered", {"Name": "(" * 100_000})):
+        async with serving() as world:
+            rpc = await world.rpc()
+            await rpc.say({"Command": command, "Seq": 1}, body)
+            while await rpc.hear() is not None:
+                pass
+    lines = [one.getMessage() for one in caplog.records]
+    assert len(lines) == 2
+    assert all(len(line) < 400 and "\n" not in line for line in lines)
