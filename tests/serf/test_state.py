@@ -108,6 +108,14 @@ def test_a_later_return_is_not_undone() -> None:
     assert status(state, "b") is Status.ALIVE
 
 
+def test_intents_about_an_earlier_life_of_ours_are_answered_with_a_join() -> None:
+    state = serf("a", "b")
+    merge(state, push_pull(12, {"a": 9, "b": 3}))
+    later = state.local_state().status_ltimes["a"]
+    assert later > 9
+    assert raw_broadcasts(state) == [encode(Join(later, "a"))]
+
+
 def test_others_have_joined_there() -> None:
     state = in_status(Status.LEAVING)
     merge(state, push_pull(9, {"b": 7, "c": 4, "x": 3}))

@@ -61,6 +61,15 @@ class Intents:
         self.on_join(message, now)
         self._queue.queue(self._codec.encode(message), urgent=urgent)
 
+    def answer_older_life(self, ltime: int, now: float) -> None:
+        """Say that we are here to somebody who knows an intent about us that we do not.
+
+        It is of an earlier life of ours, or of somebody who believed that life to have left; and
+        who took it for a leave would hold us for leaving until a later join.
+        """
+        if self.clock.witness(ltime):
+            self.announce_join(now, urgent=True)
+
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
         """Tell everyone that we are about to leave, and contradict this no longer.
 

@@ -305,7 +305,11 @@ class SerfState:
         records = self._table.records
         for name, ltime in state.status_ltimes.items():
             known = records.get(name)
-            if name not in left and (known is None or ltime > known.status_ltime):
+            if name in left or (known is not None and ltime <= known.status_ltime):
+                continue
+            if name == self.name and not self._intents.leaving:
+                self._intents.answer_older_life(ltime, now)
+            else:
                 self._intents.on_join(Join(ltime, name), now)
         if join and ignore_events:
             self._user_events.window.start_at(state.event_ltime)
