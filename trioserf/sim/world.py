@@ -45,6 +45,8 @@ class SimMember:
         up_since: the instant of its last start.
         joined: whether this life has joined.
         events_from: the Lamport time of the first event that is news for it.
+        left_in_calm: whether the network was whole while it left, so that it was heard.
+        has_left_once: whether any of its lives has left.
         remembered: what a snapshot file would hold: clocks, and addresses to join again.
     """
 
@@ -60,6 +62,8 @@ class SimMember:
     up_since: float = 0.0
     joined: bool = False
     events_from: int = 0
+    left_in_calm: bool = False
+    has_left_once: bool = False
     remembered: tuple[Clocks, tuple[str, ...]] | None = None
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     ended: trio.Event = attrs.Factory(trio.Event)
@@ -222,10 +226,13 @@ class World:
         node = self.node(who.id)
         self.note("leave", who=who.id)
         who.status = "leaving"
+        started = trio.current_time()
         await node.leave()
+        who.left_in_calm = self.calm_since is not None and self.calm_since <= started
         if who.status == "leaving":
             self._remember(who, node)
             who.status = "left"
+            who.has_left_once = True
             self.note("gone", who=who.id)
             who.scope.cancel()
             await who.ended.wait()
