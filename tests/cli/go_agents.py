@@ -54,16 +54,23 @@ class Cluster:
 
 
 @contextmanager
-def agent(host: str, name: str, *options: str) -> Iterator[str]:
-    """Run an agent of the real serf; gives its RPC address."""
-    assert SERF is not None
+def agent(host: str, name: str, *options: str, program: Sequence[str] = ()) -> Iterator[str]:
+    """Run an agent, of the real serf unless `program` is given; gives its RPC address."""
     rpc = f"{host}:7373"
-    command = [SERF, "agent", f"-bind={host}:7946", f"-rpc-addr={rpc}", f"-node={name}", *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    command = [*(program or real()), "agent", f"-bind={host}:7946", f"-rpc-addr={rpc}"]
+    command += [f"-node={name}", *options]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet, cwd=ROOT) as run:
         try:
             yield rpc
         finally:
             run.kill()
+
+
+def real() -> tuple[str]:
+    """The real serf as a command line."""
+    assert SERF is not None
+    return (SERF,)
 
 
 def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -75,24 +82,26 @@ def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 @contextmanager
-def go_cluster(net: str, config: Path) -> Iterator[Cluster]:
-    """Run two agents that know each other and a third one, alone, with an RPC key."""
-    assert SERF is not None
+def go_cluster(net: str, config: Path, program: Sequence[str] = ()) -> Iterator[Cluster]:
+    """Run two agents that know each other and a third one, alone, with an RPC key.
+
+    The second is the real serf's; the others are of `program`, or of the real serf as well.
+    """
     config.write_text(json.dumps({"rpc_auth": "s3cret"}))
     handlers = [f"-event-handler={one}" for one in HANDLERS]
+    seed = f"-retry-join={net}.1"
     with ExitStack() as stack:
         start = stack.enter_context
-        first = start(agent(f"{net}.1", "go-a", "-tag=role=web", *handlers))
-        second = start(agent(f"{net}.2", "go-b", f"-retry-join={net}.1", "-retry-interval=1s"))
-        secret = start(agent(f"{net}.3", "go-c", f"-config-file={config}"))
+        first = start(agent(f"{net}.1", "go-a", "-tag=role=web", *handlers, program=program))
+        second = start(agent(f"{net}.2", "go-b", seed, "-retry-interval=1s"))
+        secret = start(agent(f"{net}.3", "go-c", f"-config-file={config}", program=program))
         cluster = Cluster(first, second, secret)
         until(lambda: _sees_both(cluster, first) and _sees_both(cluster, second))
         knows = "-rpc-auth=s3cret"
-        until(lambda: cluster.ask([SERF], "members", knows, addr=secret)[0] == 0)
+        until(lambda: cluster.ask(real(), "members", knows, addr=secret)[0] == 0)
         yield cluster
 
 
 def _sees_both(cluster: Cluster, addr: str) -> bool:
-    assert SERF is not None
-    text = cluster.ask([SERF], "members", addr=addr)[1]
+    text = cluster.ask(real(), "members", addr=addr)[1]
     return all(re.search(f"{name} .*alive", text) for name in ("go-a", "go-b"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, until
+from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, steady
 
 pytestmark = [
     pytest.mark.interop,
@@ -20,66 +21,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with go_cluster("127.17.1", tmp_path_factory.mktemp("serf") / "auth.json") as running:
+    with go_cluster(NET, tmp_path_factory.mktemp("serf") / "auth.json") as running:
         yield running
-
-
-def steady(text: str) -> list[str]:
-    """Blank what is measured, and sort what Go's maps and the network put in any order."""
-    text = re.sub(r"[\d.]+ (sec|ms)\b", r"N \1", text)
-    text = re.sub(r"(goroutines|_time|_queue)(\W+ )\d+", r"\1\2N", text)
-    text = re.sub(r"\S+=\S+,\S+", lambda found: ",".join(sorted(found[0].split(","))), text)
-    return sorted(line.rstrip(" ,") for line in text.splitlines())
-
-
-BIG = "x" * 1100
-LINES: list[list[str]] = [
-    ["members"],
-    ["members", "-format", "json"],
-    ["members", "-format=xml"],
-    ["members", "-detailed"],
-    ["members", "-name=go-(a|x)", "-status", "alive"],
-    ["members", "-role=web"],
-    ["members", "-tag", "role=w.*", "-tag=nosuch=.*"],
-    ["members", "-status=failed"],
-    ["members", "-status=failed", "-format=json"],
-    ["members", "-name=(["],
-    ["members", "-rpc-auth=wrong"],
-    ["event", "deploy", "v1 <b>"],
-    ["event", "-coalesce=false", "deploy"],
-    ["event", "big", BIG],
-    ["query", "-timeout=900ms", "load", "x"],
-    ["query", "-timeout", "900ms", "-format=json", "raw"],
-    ["query", "-timeout=900ms", "raw"],
-    ["query", "-timeout=900ms", "-no-ack", "-node=go-a", "load"],
-    ["query", "-timeout=900ms", "-node=go-b", "-tag", "role=web", "load"],
-    ["query", "-timeout=300ms", "-node=nobody", "-format=json", "load"],
-    ["query", "-timeout=300ms", "-tag", "role=([", "load"],
-    ["query", "-relay-factor=1", "-timeout=900ms", "load"],
-    ["query", "-format=xml", "load"],
-    ["query", "big", BIG],
-    ["info"],
-    ["info", "-format=json"],
-    ["info", "-format=xml"],
-    ["tags", "-set", "x"],
-    ["tags", "-set", "x=y=z", "-delete", "nosuch"],
-    ["tags", "-set", f"x={BIG}"],
-    ["keys", "-list"],
-    ["keys", "-install", "x"],
-    ["keys", "-use=AAAAAAAAAAAAAAAAAAAAAA=="],
-    ["keys", "-remove", "AAAAAAAAAAAAAAAAAAAAAA=="],
-    ["rtt", "go-a"],
-    ["rtt", "go-a", "go-b"],
-    ["rtt", "go-b", 'no"body'],
-    ["join", "127.17.1.2", "127.17.1.99"],
-    ["join", "127.17.1.98", "127.17.1.99"],
-    ["join", "-replay", "nosuch.invalid"],
-    ["force-leave", "nobody"],
-    ["force-leave", "-prune", "nobody"],
-    ["reachability"],
-    ["reachability", "-verbose"],
-    ["monitor", "-log-level=nosuch"],
-]
 
 
 @pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words)[:40])
@@ -89,13 +32,6 @@ def test_both_print_the_same(cluster: Cluster, words: list[str]) -> None:
     our_code, our_text = cluster.ask(OURS, *words)
     assert our_code == code
     assert steady(our_text) == steady(text)
-
-
-WITHOUT_THE_KEY: list[list[str]] = [
-    ["members"], ["event", "x"], ["query", "x"], ["join", "x"], ["leave"], ["force-leave", "x"],
-    ["tags", "-set", "a=b"], ["info"], ["keys", "-list"], ["monitor"], ["reachability"],
-    ["keys", "-install", "x"], ["keys", "-use", "x"], ["keys", "-remove", "x"], ["rtt", "go-c"],
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=lambda words: " ".join(words))
