@@ -260,6 +260,10 @@ class Judge:
         for who in self._world.members.values():
             if who.node is not None:
                 self.look_at(who)
+        for who in self._world.members.values():
+            if who.node is not None:
+                for record in who.node.membership.records.values():
+                    self._judge_incarnation(who, record)
                 self._judge_bounds(who)
 
     def _judge_bounds(self, who: "SimMember") -> None:

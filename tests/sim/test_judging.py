@@ -1,0 +1,112 @@
+"""The judge sees what must not be: each invariant, broken on purpose."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from trioserf.serf.events import UserEventReceived
+from trioserf.sim.invariants import Violation
+from trioserf.sim.scenario import Scenario, SimulationFailed, run
+from trioserf.sim.world import World
+from trioserf.swim.messages import DEAD, Dead, Suspect
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.swim import encode
+
+
+def _fails(play: Callable[[World], Awaitable[None]], match: str) -> SimulationFailed:
+    with pytest.raises(SimulationFailed, match=match) as caught:
+        run(Scenario.of(play), seed=1)
+    return caught.value
+
+
+async def _slander(world: World, *messages: Suspect | Dead) -> None:
+    """Send the first member what nobody has a right to say."""
+    liar = world.network.open(("10.9.9.9", 7946))
+    for message in messages:
+        for packet in PacketCodec(keyring=None).pack([encode(message)], crc=False):
+            liar.send_packet(packet, world.members["n1"].address)
+    await trio.sleep(5)
+
+
+def test_nobody_else_raises_an_incarnation() -> None:
+    async def slander(world: World) -> None:
+        """Somebody invents an incarnation."""
+        await world.grow(4)
+        await world.settle()
+        await _slander(world, Suspect(99, "n2", "liar"))
+
+    error = _fails(slander, "incarnation: n1 holds n2 in incarnation 99")
+    assert "--scenario slander --seed 1 --seeds 1" in str(error)
+    assert "of virtual time" in str(error)
+    assert error.trace.counts["member-suspect"] == 1
+
+
+def test_healthy_members_are_not_failed() -> None:
+    async def slander(world: World) -> None:
+        """Somebody declares a healthy member dead."""
+        await world.grow(4)
+        await trio.sleep(60)
+        await _slander(world, Dead(1, "n2", "liar"))
+
+    _fails(slander, "false alarm: n1 declares n2 failed, which is up")
+
+
+def test_no_event_is_delivered_twice() -> None:
+    async def echo(world: World) -> None:
+        """An event comes again."""
+        await world.grow(2)
+        event = UserEventReceived(1, "deploy", b"", False)
+        world.judge.saw_event(world.members["n1"], event)
+        world.judge.saw_event(world.members["n2"], event)
+        world.judge.saw_event(world.members["n1"], event)
+
+    _fails(echo, "at most once: n1 got deploy@1 twice")
+
+
+def test_nobody_comes_back_in_the_incarnation_of_its_death() -> None:
+    async def undead(world: World) -> None:
+        """A record is brought back to life without a word of its member."""
+        await world.grow(3)
+        await world.settle()
+        await world.crash("n3")
+        await world.settle()
+        who, node = world.members["n1"], world.node("n1")
+        record, member = node.membership.records["n3"], node.member("n3")
+        assert record.state is DEAD
+        assert member is not None
+        record.state = node.membership.local.state
+        world.judge.saw_member(who, "member-join", member, record)
+
+    _fails(undead, "resurrection: n3 came back at n1 in incarnation 1, but died in 1")
+
+
+def test_all_must_agree_in_time() -> None:
+    async def hasty(world: World) -> None:
+        """Nobody has the time to notice."""
+        await world.grow(3)
+        await world.settle()
+        await world.crash("n3")
+        with pytest.raises(Violation, match="n1 holds n3 for alive, it crashed"):
+            await world.settle(bound=1)
+
+    run(Scenario.of(hasty), seed=1)
+
+
+def test_a_tame_run_fails() -> None:
+    async def tame(world: World) -> None:
+        """Faults are promised and do not come."""
+        await world.grow(3)
+
+    with pytest.raises(SimulationFailed, match="tameness: this run has shown no drop and no susp"):
+        run(Scenario.of(tame, shows={"drop", "suspicion"}), seed=1)
+
+
+def test_what_breaks_a_node_is_reported() -> None:
+    async def broken(world: World) -> None:
+        """A scenario that cannot go on."""
+        await world.grow(1)
+        world.node("n9")
+
+    error = _fails(broken, "KeyError: 'n9'")
+    assert isinstance(error.__cause__, BaseException)
