@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trioserf.agent.durations import parse_duration
 from trioserf.cli.golang import (
     bytes_of,
     go_json,
     go_syntax,
     parse_bool,
-    parse_duration,
     parse_int,
     quote,
     sorted_keys,

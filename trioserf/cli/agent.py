@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
+from trioserf.agent.durations import parse_duration
 from trioserf.cli.flags import Option
-from trioserf.cli.golang import parse_duration, parse_int
+from trioserf.cli.golang import parse_int
 from trioserf.cli.output import Failure, Out
 from trioserf.control.address import DEFAULT_ADDRESS
 

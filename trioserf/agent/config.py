@@ -1,0 +1,377 @@
+"""What an agent is told by files and options (spec: configuration files).
+
+Every source – a file, or the command line – is a JSON object. Each is checked by itself, so that
+an error names its source; then they are laid over one another: lists grow, tags merge, all else
+is replaced by what comes later. The keys of Serf keep Serf's names; the knobs beyond are flat keys
+of the same style. Defaults of the node stand in `NodeConfig` and its options; here None means
+that nobody said anything.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NewType, get_args
+
+import attrs
+import cattrs
+from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
+from cattrs.v import format_exception
+
+from trioserf.agent.durations import parse_duration
+from trioserf.errors import ConfigError
+
+_log = logging.getLogger("trioserf.agent")
+
+Seconds = NewType("Seconds", float)
+"""A duration: text with units in a file, seconds here."""
+Addresses = NewType("Addresses", tuple)  # type: ignore[type-arg]
+"""One address, or a list of them."""
+
+DEFAULT_RPC_ADDR: Final = "127.0.0.1:7373"
+LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
+PROFILE_NAMES: Final = ("lan", "wan", "local")
+_LEAST_RETRY: Final = 1.0
+_LEAST_BROADCAST: Final = 1.0
+_COMMAND_LINE: Final = "command line"
+
+Tags = dict[str, str]
+Texts = list[str]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class MdnsConfig:
+    """How multicast DNS is spoken."""
+
+    interface: str = ""
+    disable_ipv4: bool = False
+    disable_ipv6: bool = False
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class AgentConfig:
+    """One agent. Durations are seconds, sizes bytes; None leaves a knob at the node's default.
+
+    The first group are Serf's keys with Serf's meaning, the second ours for the agent, the third
+    ours for the node (see `NodeConfig`, `Timing` and `SerfOptions` for their meaning).
+    """
+
+    node_name: str = ""
+    role: str = ""
+    disable_coordinates: bool = False
+    tags: Tags = attrs.field(factory=dict)
+    tags_file: str = ""
+    bind: str = ""
+    interface: str = ""
+    advertise: str = ""
+    discover: str = ""
+    mdns: MdnsConfig = MdnsConfig()
+    encrypt_key: str = attrs.field(default="", repr=False)
+    keyring_file: str = ""
+    log_level: str = "INFO"
+    profile: str = "lan"
+    protocol: int = 5
+    rpc_addr: Addresses = Addresses((DEFAULT_RPC_ADDR,))
+    rpc_auth: str = attrs.field(default="", repr=False)
+    event_handlers: Texts = attrs.field(factory=list)
+    start_join: Texts = attrs.field(factory=list)
+    replay_on_join: bool = False
+    snapshot_path: str = ""
+    leave_on_terminate: bool = False
+    skip_leave_on_interrupt: bool = False
+    reconnect_interval: Seconds | None = None
+    reconnect_timeout: Seconds | None = None
+    tombstone_timeout: Seconds | None = None
+    disable_name_resolution: bool = False
+    enable_syslog: bool = False
+    syslog_facility: str = "LOCAL0"
+    retry_join: Texts = attrs.field(factory=list)
+    retry_max_attempts: int = 0
+    retry_interval: Seconds = Seconds(30.0)
+    rejoin_after_leave: bool = False
+    enable_compression: bool = True
+    statsite_addr: str = ""
+    statsd_addr: str = ""
+    query_response_size_limit: int | None = None
+    query_size_limit: int | None = None
+    user_event_size_limit: int | None = None
+    broadcast_timeout: Seconds = Seconds(5.0)
+    validate_node_names: bool = False
+
+    handler_timeout: Seconds | None = None
+    handler_limit: int = 16
+    handler_queue: int = 256
+
+    label: str = ""
+    allowed_networks: Texts = attrs.field(factory=list)
+    dead_node_reclaim_time: Seconds | None = None
+    verify_incoming: bool = True
+    verify_outgoing: bool = True
+    tcp_pings: bool = True
+    packet_size: int | None = None
+    reap_interval: Seconds | None = None
+    queue_check_interval: Seconds | None = None
+    seed_interval: Seconds | None = None
+    seed_interval_max: Seconds | None = None
+    gossip_pause: Seconds | None = None
+    max_streams: int | None = None
+    inbox_depth: int | None = None
+
+    tcp_timeout: Seconds | None = None
+    indirect_checks: int | None = None
+    retransmit_mult: int | None = None
+    suspicion_mult: int | None = None
+    suspicion_max_timeout_mult: int | None = None
+    push_pull_interval: Seconds | None = None
+    probe_timeout: Seconds | None = None
+    probe_interval: Seconds | None = None
+    awareness_max_multiplier: int | None = None
+    gossip_nodes: int | None = None
+    gossip_interval: Seconds | None = None
+    gossip_to_the_dead_time: Seconds | None = None
+
+    event_buffer: int | None = None
+    query_buffer: int | None = None
+    answer_cap: int | None = None
+    flap_timeout: Seconds | None = None
+    intent_timeout: Seconds | None = None
+    leave_propagate_delay: Seconds | None = None
+    query_timeout_mult: int | None = None
+    queue_depth_warning: int | None = None
+    max_queue_depth: int | None = None
+    min_queue_depth: int | None = None
+
+    @property
+    def own_tags(self) -> dict[str, str]:
+        """The tags to start with, the deprecated role among them."""
+        return {"role": self.role, **self.tags} if self.role else dict(self.tags)
+
+
+@attrs.frozen(slots=True)
+class Sources:
+    """Where a configuration comes from; read again on SIGHUP.
+
+    Attributes:
+        files: JSON files, in their order.
+        directories: their `*.json` files follow, by name.
+        overrides: keys given on the command line, which count most.
+    """
+
+    files: Sequence[str] = ()
+    directories: Sequence[str] = ()
+    overrides: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    def load(self) -> AgentConfig:
+        """Read everything.
+
+        Raises:
+            ConfigError: a file that cannot be read, or faults, each with its source, key and what
+                was expected.
+        """
+        merged: dict[str, Any] = {}
+        faults: list[str] = []
+        for source, values in self._objects():
+            try:
+                _structured(values)
+            except ConfigError as error:
+                faults += [f"{source}: {line}" for line in str(error).splitlines()]
+            else:
+                _lay_over(merged, values)
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return _checked(_structured(merged))
+
+    def _objects(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        for path in self._paths():
+            yield str(path), _read_object(path)
+        yield _COMMAND_LINE, dict(self.overrides)
+
+    def _paths(self) -> Iterable[Path]:
+        yield from map(Path, self.files)
+        for directory in map(Path, self.directories):
+            try:
+                yield from sorted(path for path in directory.iterdir() if path.suffix == ".json")
+            except OSError as error:
+                raise ConfigError(
+                    f"{directory}: cannot be read: {error.strerror}; expected a directory of"
+                    " *.json files"
+                ) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno} column {error.colno}"
+        raise ConfigError(f"{path}: {at}: {error.msg}; expected a JSON object") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}; expected a JSON object") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object, not {_kind(values)}")
+    return values
+
+
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        there = below.get(key)
+        if isinstance(there, list) and isinstance(value, list) and key != "rpc_addr":
+            below[key] = there + value
+        elif isinstance(there, dict) and isinstance(value, dict):
+            below[key] = there | value
+        else:
+            below[key] = value
+
+
+# --- from JSON to values ---
+
+_KINDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _strict(kind: type) -> Any:
+    def structure(value: object, _: object) -> object:
+        if type(value) is not kind:
+            raise ValueError(f"expected {_KINDS[kind]}, not {_kind(value)}")
+        return value
+
+    return structure
+
+
+def _seconds(value: object, _: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f'expected a duration such as "30s", not {_kind(value)}')
+    try:
+        seconds = parse_duration(value)
+    except ValueError:
+        raise ValueError(f'expected a duration such as "30s", not {value!r}') from None
+    if seconds < 0:
+        raise ValueError(f"expected a duration of 0s or more, not {value!r}")
+    return seconds
+
+
+def _addresses(value: object, _: object) -> tuple[str, ...]:
+    several = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str) and one for one in several):
+        raise ValueError("expected an address such as 127.0.0.1:7373, or a list of them")
+    return tuple(several)
+
+
+def _list_of_texts(value: object, _: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"expected a list of texts, not {_kind(value)}")
+    return value
+
+
+def _object_of_texts(value: object, _: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object of texts, not {_kind(value)}")
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise ValueError(f"expected text for {name!r}, not {_kind(text)}")
+    return value
+
+
+def _optional(hook: Any) -> Any:
+    return lambda value, kind: None if value is None else hook(value, kind)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _strict(kind))
+    converter.register_structure_hook_func(lambda t: t is Seconds, _seconds)
+    converter.register_structure_hook_func(
+        lambda t: Seconds in get_args(t) and type(None) in get_args(t), _optional(_seconds)
+    )
+    converter.register_structure_hook_func(lambda t: t is Addresses, _addresses)
+    converter.register_structure_hook_func(lambda t: t == Texts, _list_of_texts)
+    converter.register_structure_hook_func(lambda t: t == Tags, _object_of_texts)
+    return converter
+
+
+def _structured(values: Mapping[str, Any]) -> AgentConfig:
+    try:
+        return _converter().structure(values, AgentConfig)
+    except ClassValidationError as error:
+        raise ConfigError("\n".join(_faults(error))) from None
+
+
+def _faults(error: BaseException, path: str = "") -> Iterable[str]:
+    """Tell every fault of a nest of validation errors as `key: what was expected`."""
+    if isinstance(error, ClassValidationError | IterableValidationError):
+        with_notes, others = error.group_exceptions()
+        for inner, note in with_notes:
+            yield from _faults(inner, f"{path}.{note.name}" if path else str(note.name))
+        for inner in others:
+            yield from _faults(inner, path)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        for key in sorted(error.extra_fields):
+            yield f"{path}.{key}: unknown key" if path else f"{key}: unknown key{_similar(key)}"
+    else:
+        text = str(error) if type(error) is ValueError else format_exception(error, None)
+        yield f"{path}: {text}"
+
+
+def _similar(key: str) -> str:
+    import difflib
+
+    names = [field.name for field in attrs.fields(AgentConfig)]
+    close = difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {close[0]}?" if close else "; see the list of keys in the README"
+
+
+# --- what values must be ---
+
+
+def _checked(config: AgentConfig) -> AgentConfig:
+    """Check values that no type describes, and raise two durations to their least values.
+
+    Raises:
+        ConfigError: every fault, a line each.
+    """
+    faults = list(_value_faults(config))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return attrs.evolve(
+        config,
+        log_level=config.log_level.upper(),
+        retry_interval=Seconds(_at_least(config, "retry_interval", _LEAST_RETRY)),
+        broadcast_timeout=Seconds(_at_least(config, "broadcast_timeout", _LEAST_BROADCAST)),
+    )
+
+
+def _at_least(config: AgentConfig, key: str, least: float) -> float:
+    value: float = getattr(config, key)
+    if value < least:
+        _log.warning("%s of %gs is too low, using %gs", key, value, least)
+    return max(value, least)
+
+
+def _value_faults(config: AgentConfig) -> Iterable[str]:
+    if config.log_level.upper() not in LOG_LEVELS:
+        valid = " ".join(LOG_LEVELS)
+        yield f"Invalid log level: {config.log_level.upper()}. Valid log levels are: [{valid}]"
+    if config.profile not in PROFILE_NAMES:
+        yield f"Unknown profile: {config.profile}; expected {', '.join(PROFILE_NAMES)}"
+    if config.tags_file and config.own_tags:
+        yield "Tags config not allowed while using tag files"
+    if config.encrypt_key and config.keyring_file:
+        yield "Encryption key not allowed while using a keyring"
+    for key in ("handler_limit", "handler_queue"):
+        if getattr(config, key) < 1:
+            yield f"{key}: expected 1 or more, not {getattr(config, key)}"
+    if config.retry_max_attempts < 0:
+        yield f"retry_max_attempts: expected 0 or more, not {config.retry_max_attempts}"
