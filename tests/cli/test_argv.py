@@ -81,6 +81,27 @@ def test_options_are_read_as_go_reads_them(
 
 
 @pytest.mark.parametrize(
+    ("ours", "line", "rest"),
+    [
+        ("*", "a -rpc-addr x b", ["a", "b"]),
+        ("*", "a b --rpc-addr=x", ["a", "b"]),
+        ("*", "a -- --rpc-addr=x", ["a", "--rpc-addr=x"]),
+        ("a", "a -rpc-addr x b", ["a", "b"]),
+        ("a", "b -rpc-addr x a", ["b", "-rpc-addr", "x", "a"]),
+    ],
+)
+def test_options_of_our_own_commands_stand_anywhere(ours: str, line: str, rest: list[str]) -> None:
+    parsed = parse(FLAGS, line.split(), ours=ours)
+    assert parsed.words == rest
+    assert (parsed.values["addr"] == "x") == (not {"-rpc-addr", "--rpc-addr=x"} & set(rest))
+
+
+def test_what_stands_among_our_own_words_must_be_known() -> None:
+    with pytest.raises(FlagError, match="not defined: -nosuch"):
+        parse(FLAGS, ["a", "--nosuch"], ours="a")
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("-nosuch", "flag provided but not defined: -nosuch"),

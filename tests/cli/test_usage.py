@@ -103,3 +103,19 @@ def test_shells_complete_commands_and_options(typed: str, place: int, offered: s
     }
     done = CliRunner().invoke(app, [], env=env, prog_name="trioserf")
     assert done.output.split() == [offered]
+
+
+@pytest.mark.parametrize(
+    ("line", "like"),
+    [("help", "--help"), ("help members", "members --help")],
+)
+def test_help_may_be_asked_for_in_a_word(line: str, like: str) -> None:
+    assert ran(line.split()) == ran(like.split())
+
+
+def test_what_keys_do_not_know_is_named() -> None:
+    printed = ran(["keys", "rotat"])
+    assert printed.code == 1
+    assert printed.out.startswith("Unknown words: rotat\n\nUsage: trioserf keys")
+    printed = ran(["keys", "rotate", "--fromat=json", "-rpc-addr=x"])
+    assert "not defined: -fromat (did you mean -format?)" in printed.err

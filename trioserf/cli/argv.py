@@ -5,7 +5,8 @@ the same, a value follows after `=` or as the next word (even if that begins wit
 value only after `=`, and the first word that is no option ends the options, as `--` does.
 
 Options of our own may also stand among the words, spelled with two dashes: no script for Serf
-knows them. Put `--` before the words and everything behind it is a word.
+knows them. Where the command itself is ours, all of its options may. Put `--` before the words and
+everything behind it is a word.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,10 @@ class Parsed(NamedTuple):
 
 
 def parse(
-    flags: Mapping[str, Flag], words: Sequence[str], env: Mapping[str, str] | None = None
+    flags: Mapping[str, Flag],
+    words: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    ours: str = "",
 ) -> Parsed:
     """Read the words after a command.
 
@@ -81,6 +85,7 @@ def parse(
         flags: the command's options, by name.
         words: what follows the command.
         env: environment variables, for options that one may set.
+        ours: the first word that makes the whole command ours; `*` for any.
 
     Raises:
         FlagError: an unknown option, a missing or a wrong value.
@@ -88,16 +93,20 @@ def parse(
     values = _defaults(flags, env or {})
     left = list(words)
     rest: list[str] = []
+    mixed = ours == "*"
     while left:
         word = left.pop(0)
-        if len(word) < 2 or word[0] != "-":
-            rest.append(word)
-            rest += _take_ours(flags, left, values)
-            break
         if word == "--":
             rest += left
             break
-        _take(flags, word, left, values)
+        if len(word) > 1 and word[0] == "-":
+            _take(flags, word, left, values)
+            continue
+        rest.append(word)
+        mixed = mixed or word == ours != ""
+        if not mixed:
+            rest += _take_ours(flags, left, values)
+            break
     return Parsed(values, rest)
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
+from trioserf.agent.durations import parse_duration
 from trioserf.cli.calling import connect, tags_of
 from trioserf.cli.flags import Format, Option, OurFormat, RpcAddr, RpcAuth
-from trioserf.agent.durations import parse_duration
 from trioserf.cli.golang import bytes_of, parse_int, text_of
 from trioserf.cli.output import FAILED, Failure, Misuse, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS

@@ -20,7 +20,8 @@ class Command(NamedTuple):
     module: str
     function: str
     words: str = "[options]"
-    ours: bool = False
+    ours: str = ""
+    """A first word that only we know; `*` for commands that Serf lacks altogether."""
     raw: bool = False
     """It looks at no option at all, as Serf's `version` and `keygen`."""
 
@@ -62,6 +63,7 @@ _ALL = (
         "keys",
         "keys",
         "[options] [rotate]",
+        ours="rotate",
     ),
     Command("leave", "Make the agent leave the cluster and end", "cluster", "leave"),
     Command("members", "List the members of the cluster", "members", "members"),
@@ -89,7 +91,7 @@ _ALL = (
         "following",
         "stream",
         "[options] [filter ...]",
-        ours=True,
+        ours="*",
     ),
     Command("tags", "Change the agent's tags", "cluster", "tags"),
     Command("version", "Print the version", "version", "version", raw=True),

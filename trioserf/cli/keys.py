@@ -73,7 +73,7 @@ def keys(
             check_format(output_format, "Invalid format: {}")
             return rotate(out, session, new_key())
     if not actions:
-        raise Misuse("")
+        raise Misuse(f"Unknown words: {' '.join(words)}" if words else "")
     if len(actions) > 1:
         text = "Only one of -install, -use, -remove, or -list allowed"
         raise Failure(text, "bad_request")

@@ -59,6 +59,8 @@ def run(
     asked = split(argv)
     if asked.version:
         asked = Invocation("version")
+    if asked.command == "help":
+        asked = Invocation("".join(asked.words[:1]), help=True)
     command = COMMANDS.get(asked.command)
     if command is None:
         return _without_command(asked, stdout, stderr)
@@ -101,7 +103,7 @@ def run_command(
             values = {"output_format": "json" if wants_json(words) else "text"}
             rest = list(words)
         else:
-            values, rest = parse(known, words, env)
+            values, rest = parse(known, words, env, command.ours)
     except FlagError as error:
         hint = similar(error.unknown, list(known), "-") if error.unknown else ""
         return misused(command, f"{error}{hint}", Out(stdout, json=wants_json(words)), stderr)
