@@ -19,6 +19,11 @@ OURS = (sys.executable, "-m", "trioserf")
 HANDLERS = ("query:load=echo 0.42", r"query:raw=printf '\377\001<b>\n\n'")
 
 
+def net(number: int) -> str:
+    """Give the first three numbers of addresses (`number` 0 to 7) that no other test run uses."""
+    return f"127.17.{100 + os.getpid() % 19 * 8 + number}"
+
+
 @attrs.frozen
 class Cluster:
     """Where the agents listen for clients; `secret` asks for the key `s3cret`."""

@@ -2,8 +2,8 @@
 
 import re
 
-NET = "127.17.1"
-"""The first three numbers of the agents' addresses in `LINES`."""
+NET = "127.17.NET"
+"""Stands for the first three numbers of the agents' addresses, and is as long as they are."""
 
 
 def steady(text: str) -> list[str]:
@@ -53,8 +53,8 @@ LINES: list[list[str]] = [
     ["rtt", "go-a"],
     ["rtt", "go-a", "go-b"],
     ["rtt", "go-b", 'no"body'],
-    ["join", "127.17.1.2", "127.17.1.99"],
-    ["join", "127.17.1.98", "127.17.1.99"],
+    ["join", f"{NET}.2", f"{NET}.99"],
+    ["join", f"{NET}.98", f"{NET}.99"],
     ["join", "-replay", "nosuch.invalid"],
     ["force-leave", "nobody"],
     ["force-leave", "-prune", "nobody"],

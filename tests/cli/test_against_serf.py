@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, until
+from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, until
 from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, steady
 
 pytestmark = [
@@ -19,17 +19,21 @@ pytestmark = [
 ]
 
 
+HERE = net(0)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with go_cluster(NET, tmp_path_factory.mktemp("serf") / "auth.json") as running:
+    with go_cluster(HERE, tmp_path_factory.mktemp("serf") / "auth.json") as running:
         yield running
 
 
 @pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words)[:40])
 def test_both_print_the_same(cluster: Cluster, words: list[str]) -> None:
     assert SERF is not None
-    code, text = cluster.ask([SERF], *words)
-    our_code, our_text = cluster.ask(OURS, *words)
+    said = [word.replace(NET, HERE) for word in words]
+    code, text = cluster.ask([SERF], *said)
+    our_code, our_text = cluster.ask(OURS, *said)
     assert (our_code, steady(our_text)) == (code, steady(text))
 
 
@@ -53,13 +57,13 @@ def test_keys_are_changed_and_rotated() -> None:
     assert SERF is not None
     key, other = (Cluster("", "", "").ask(OURS, "keygen")[1].strip() for _ in range(2))
     sealed = f"-encrypt={key}"
-    with agent("127.17.1.4", "go-k", sealed) as addr:
+    with agent(f"{HERE}.4", "go-k", sealed) as addr:
         cluster = Cluster(addr, "", "")
         until(lambda: cluster.ask(OURS, "info")[0] == 0)
         for words in (["-install", other], ["-list"], ["-use", other], ["-remove", other]):
             serf = cluster.ask([SERF], "keys", *words)
             assert steady(cluster.ask(OURS, "keys", *words)[1]) == steady(serf[1])
-        with agent("127.17.1.6", "go-l", f"-encrypt={other}", "-join=127.17.1.4") as late:
+        with agent(f"{HERE}.6", "go-l", f"-encrypt={other}", f"-join={HERE}.4") as late:
             until(lambda: cluster.ask(OURS, "members", "-name=go-l", "-status=alive")[0] == 0)
             code, text = cluster.ask(OURS, "keys", "rotate", "--format=json")
             assert code == 0
@@ -185,7 +189,7 @@ def test_followers_end_with_their_reader(cluster: Cluster, words: list[str], cod
 
 @pytest.mark.parametrize("words", [["monitor"], ["stream"]])
 def test_followers_tell_when_the_agent_goes(words: list[str]) -> None:
-    with agent("127.17.1.5", "go-x") as addr:
+    with agent(f"{HERE}.5", "go-x") as addr:
         cluster = Cluster(addr, "", "")
         until(lambda: cluster.ask(OURS, "info")[0] == 0)
         with cluster.follow(*words) as process:
