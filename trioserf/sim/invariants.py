@@ -263,7 +263,8 @@ class Judge:
         for who in self._world.members.values():
             if who.node is not None:
                 for record in who.node.membership.records.values():
-                    self._judge_incarnation(who, record)
+                    if record.incarnation > self._highest.get(record.name, 0):
+                        self._judge_incarnation(who, record)
                 self._judge_bounds(who)
 
     def _judge_bounds(self, who: "SimMember") -> None:

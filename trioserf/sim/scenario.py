@@ -42,6 +42,7 @@ class Scenario:
         config: what all members have in common.
         shows: what must be seen in every run.
         overloaded: members are too slow to be judged fairly: false alarms are counted only.
+        must_agree: all must agree when it is over.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Scenario:
     config: NodeConfig = attrs.field(factory=lambda: NodeConfig(name="template"))
     shows: frozenset[Sight] = frozenset()
     overloaded: bool = False
+    must_agree: bool = True
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Scenario:
         config: NodeConfig | None = None,
         shows: Iterable[Sight] = (),
         overloaded: bool = False,
+        must_agree: bool = True,
     ) -> "Scenario":
         """Make a scenario of a function, with its name and its docstring."""
         return cls(
@@ -71,6 +74,7 @@ class Scenario:
             config=config or NodeConfig(name="template"),
             shows=frozenset(shows),
             overloaded=overloaded,
+            must_agree=must_agree,
         )
 
 
@@ -99,7 +103,8 @@ def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True) -> Trace:
         ) as world:
             world.judge.expect_false_alarms = scenario.overloaded
             await scenario.play(world)
-            await world.settle()
+            if scenario.must_agree:
+                await world.settle()
             _judge_tameness(scenario, world)
 
     with _quiet(quiet):

@@ -1,0 +1,57 @@
+"""The experiment of Lifeguard's authors, small."""
+
+import pytest
+
+from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measured, measure, table
+
+
+def test_lifeguard_spares_the_healthy() -> None:
+    swim, lifeguard = (
+        measure(name, 4, seed=1, blocked=8.0, free=0.1, members=16)
+        for name in CONFIGURATIONS
+        if name in {"SWIM", "Lifeguard"}
+    )
+    assert lifeguard.false_positives < swim.false_positives / 4
+    assert swim.packets > 0
+    assert len(lifeguard.first) == 4
+
+
+def test_the_table_compares_with_the_paper() -> None:
+    runs = {
+        (name, 4): Measured(
+            false_positives=200 if name == "SWIM" else 10,
+            at_healthy=100 if name == "SWIM" else 1,
+            packets=1000,
+            bytes=10**6,
+            first=(4.0, 6.0),
+            all=(7.0,),
+        )
+        for name in CONFIGURATIONS
+    }
+    lines = table(runs).splitlines()
+    assert len(lines) == 1 + len(PAPER)
+    assert lines[-1].split() == (
+        [
+            "Lifeguard",
+            "10",
+            "1",
+            "1000",
+            "1.0",
+            "5.00",
+            "1.00",
+            "100.00",
+            "100.00",
+            "1.53",
+            "1.89",
+            "110.60",
+            "98.00",
+            "5.0",
+            "7.0",
+        ]
+    )
+    assert lines[1].startswith("SWIM ")
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_has_the_papers_numbers(name: str) -> None:
+    assert len(PAPER[name]) == 4

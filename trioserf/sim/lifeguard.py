@@ -1,0 +1,194 @@
+"""Lifeguard's experiment, repeated with this implementation.
+
+Dadgar, Phillips and Currey ("Lifeguard: Local Health Awareness for More Accurate Failure
+Detection", §V) ran 128 members of which C were *anomalous*: their message handling was blocked
+for a time, then free for a moment, over and over, for two minutes. Whatever is then said to have
+failed among the others is a false positive. They compared plain SWIM with each of Lifeguard's
+three components and with all of them, at alpha 5 and beta 6.
+
+Here an anomalous member is paused in the simulated network: its packets and streams wait, on both
+sides, while its timers go on, as in the paper. The formulas' switches are those of `NodeConfig`.
+"""
+
+import math
+import random
+import statistics
+from typing import Final
+
+import attrs
+import trio
+
+from trioserf.node.config import NodeConfig
+from trioserf.sim.scenario import Scenario, run
+from trioserf.sim.trace import Trace
+from trioserf.sim.world import World
+from trioserf.swim.timing import Timing
+
+CONFIGURATIONS: Final = {
+    "SWIM": (False, False, False),
+    "LHA-Probe": (True, False, False),
+    "LHA-Suspicion": (False, True, False),
+    "Buddy System": (False, False, True),
+    "Lifeguard": (True, True, True),
+}
+"""Which of health score, shrinking suspicion and early word to suspects are on."""
+
+PAPER: Final = {
+    "SWIM": (100.0, 100.0, 100.0, 100.0),
+    "LHA-Probe": (67.72, 32.88, 98.5, 90.0),
+    "LHA-Suspicion": (3.00, 6.71, 111.3, 106.5),
+    "Buddy System": (94.08, 44.57, 100.1, 99.0),
+    "Lifeguard": (1.53, 1.89, 110.6, 98.0),
+}
+"""False positives, those at healthy members, messages, bytes: percent of SWIM (tables IV, VI)."""
+
+ANOMALOUS: Final = (1, 4, 8, 12, 16, 20, 24, 28, 32)
+_QUIET: Final = 15.0
+"""Seconds before the first anomaly."""
+_LENGTH: Final = 120.0
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        false_positives: times that a healthy member was declared failed, anywhere.
+        at_healthy: those of them at healthy members.
+        packets: sent by all.
+        bytes: in these.
+        first: seconds from a member's first block until a healthy member declares it failed.
+        all: the same until every healthy member does.
+    """
+
+    false_positives: int
+    at_healthy: int
+    packets: int
+    bytes: int
+    first: tuple[float, ...]
+    all: tuple[float, ...]
+
+
+def measure(
+    configuration: str,
+    anomalous: int,
+    *,
+    seed: int,
+    blocked: float,
+    free: float,
+    members: int = 128,
+) -> Measured:
+    """Run the experiment once.
+
+    Args:
+        configuration: one of `CONFIGURATIONS`.
+        anomalous: how many members are.
+        seed: what all randomness comes from; it chooses the same members in all configurations.
+        blocked: seconds for which an anomalous member is blocked each time.
+        free: seconds between.
+        members: how many there are.
+    """
+    victims = random.Random(seed).sample([f"n{n}" for n in range(1, members + 1)], anomalous)
+    lha_probe, lha_suspicion, buddy = CONFIGURATIONS[configuration]
+
+    async def play(world: World) -> None:
+        await world.grow(members, within=5.0)
+        await trio.sleep_until(_QUIET)
+        end = _QUIET + _LENGTH
+        async with trio.open_nursery() as nursery:
+            for victim in victims:
+                nursery.start_soon(_stop_and_go, world, victim, blocked, free, end)
+        await trio.sleep_until(end)
+
+    trace = run(
+        Scenario.of(
+            play,
+            config=NodeConfig(
+                name="template",
+                timing=Timing(suspicion_mult=5, suspicion_max_timeout_mult=6),
+                lha_probe=lha_probe,
+                lha_suspicion=lha_suspicion,
+                buddy=buddy,
+            ),
+            overloaded=True,
+            must_agree=False,
+        ),
+        seed=seed,
+    )
+    return _count(trace, set(victims), members)
+
+
+async def _stop_and_go(world: World, victim: str, blocked: float, free: float, end: float) -> None:
+    while world.now < end:
+        world.pause(victim)
+        await trio.sleep(blocked)
+        world.resume(victim)
+        await trio.sleep(free)
+
+
+def _count(trace: Trace, victims: set[str], members: int) -> Measured:
+    false_positives = at_healthy = 0
+    detected: dict[str, dict[str, float]] = {victim: {} for victim in victims}
+    for entry in trace.entries:
+        if entry.what != "member-failed":
+            continue
+        subject = entry.detail.split()[0]
+        if subject in victims:
+            if entry.who not in victims:
+                detected[subject].setdefault(entry.who, entry.at - _QUIET)
+            continue
+        false_positives += 1
+        at_healthy += entry.who not in victims
+    healthy = members - len(victims)
+    return Measured(
+        false_positives=false_positives,
+        at_healthy=at_healthy,
+        packets=trace.network["packets"],
+        bytes=trace.network["bytes"],
+        first=tuple(min(seen.values()) for seen in detected.values() if seen),
+        all=tuple(max(seen.values()) for seen in detected.values() if len(seen) == healthy),
+    )
+
+
+def table(runs: dict[tuple[str, int], Measured]) -> str:
+    """Give sums over all numbers of anomalous members, in percent of SWIM, with the paper's.
+
+    Args:
+        runs: by configuration and number of anomalous members; SWIM must be among them.
+    """
+    lines = [
+        f"{'':<14} {'FP':>8} {'FP-':>8} {'packets':>9} {'MB':>7}   {'% of SWIM':^31}"
+        f"  {'paper':^27}  {'first':>6} {'all':>6}"
+    ]
+    base = _sums(runs, "SWIM")
+    for configuration, paper in PAPER.items():
+        sums = _sums(runs, configuration)
+        if not sums[2]:
+            continue
+        shares = " ".join(
+            f"{100 * one / all_:>7.2f}" if all_ else f"{'-':>7}"
+            for one, all_ in zip(sums, base, strict=True)
+        )
+        theirs = " ".join(f"{share:>6.2f}" for share in paper)
+        mine = [run for (name, _), run in runs.items() if name == configuration]
+        first = [seconds for run in mine for seconds in run.first]
+        all_ = [seconds for run in mine for seconds in run.all]
+        lines.append(
+            f"{configuration:<14} {sums[0]:>8} {sums[1]:>8} {sums[2]:>9} {sums[3] / 1e6:>7.1f}"
+            f"   {shares}  {theirs}  {_median(first):>6.1f} {_median(all_):>6.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _sums(runs: dict[tuple[str, int], Measured], configuration: str) -> tuple[int, ...]:
+    mine = [run for (name, _), run in runs.items() if name == configuration]
+    return (
+        sum(run.false_positives for run in mine),
+        sum(run.at_healthy for run in mine),
+        sum(run.packets for run in mine),
+        sum(run.bytes for run in mine),
+    )
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else math.nan
