@@ -1,5 +1,7 @@
 """The experiment of Lifeguard's authors, small."""
 
+import re
+
 import pytest
 
 from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measured, measure, table
@@ -30,24 +32,8 @@ def test_the_table_compares_with_the_paper() -> None:
     }
     lines = table(runs).splitlines()
     assert len(lines) == 1 + len(PAPER)
-    assert lines[-1].split() == (
-        [
-            "Lifeguard",
-            "10",
-            "1",
-            "1000",
-            "1.0",
-            "5.00",
-            "1.00",
-            "100.00",
-            "100.00",
-            "1.53",
-            "1.89",
-            "110.60",
-            "98.00",
-            "5.0",
-            "7.0",
-        ]
+    assert re.sub(" +", " ", lines[-1]) == (
+        "Lifeguard 10 1 1000 1.0 5.00 1.00 100.00 100.00 1.53 1.89 110.60 98.00 5.0 7.0"
     )
     assert lines[1].startswith("SWIM ")
 
