@@ -9,6 +9,7 @@ NET = "127.17.NET"
 def steady(text: str) -> list[str]:
     """Blank what is measured, and sort what Go's maps and the network put in any order."""
     text = re.sub(r"[\d.]+ (sec|ms)\b", r"N \1", text)
+    text = re.sub(r"(lookup \S+) on \S+:53:", r"\1:", text)
     text = re.sub(r"(goroutines|_time|_queue)(\W+ )\d+", r"\1\2N", text)
     text = re.sub(r"\S+=\S+,\S+", lambda found: ",".join(sorted(found[0].split(","))), text)
     return sorted(line.rstrip(" ,") for line in text.splitlines())

@@ -34,7 +34,7 @@ from trioserf.errors import (
 from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
-from trioserf.serf.filters import EventFilter
+from trioserf.serf.filters import EventFilter, compiled
 from trioserf.serf.member import Member
 from trioserf.serf.messages import Status
 from trioserf.swim.address import Address
@@ -236,6 +236,8 @@ class FakeNode:
     ) -> AsyncIterator[AsyncIterator[QueryAck | QueryAnswer | QueryDone]]:
         if name.startswith("_serf_") and name != "_serf_ping":
             raise InvalidQuery("Queries cannot contain the '_serf_' prefix")
+        for expression in (tags or {}).values():
+            compiled(expression)
         if len(payload) > 1000:
             raise TooLarge("query exceeds limit of 1024 bytes")
         asked: dict[str, object] = {"name": name, "payload": payload, "nodes": list(nodes)}

@@ -311,8 +311,9 @@ async def test_bodies_stand_beside_errors() -> None:
         wire = await world.rpc()
         reply = await wire.ask("join", 1, {"Existing": ["x", "y"], "Replay": False})
         assert reply["Error"] == (
-            "2 errors occurred:\n\t* Failed to join x: connection refused\n"
-            "\t* Failed to join y: connection refused\n\n"
+            "2 errors occurred:\n"
+            "\t* Failed to join x: dial tcp x:7946: connect: connection refused\n"
+            "\t* Failed to join y: dial tcp y:7946: connect: connection refused\n\n"
         )
         assert await wire.hear() == {"Num": 0}
         assert await wire.ask("join", 2, {"Existing": []}) == {"Error": "", "Seq": 2}
@@ -398,3 +399,14 @@ async def test_end_of_input_ends_everything() -> None:
         await wire.stream.send_eof()
         assert await wire.hear() is None
         assert await world.empty()
+
+
+async def test_a_query_for_nobody_is_asked_in_vain(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as world:
+        wire = await world.rpc()
+        assert (await wire.ask("query", 1, {"Name": "q", "FilterTags": {"a": "(["}}))[
+            "Error"
+        ] == ""
+        assert await wire.hear() == {"Error": "", "Seq": 1}
+        assert (await wire.hear())["Type"] == "done"
+    assert "'q' is for nobody" in caplog.text

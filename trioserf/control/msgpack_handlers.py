@@ -1,5 +1,6 @@
 """What the commands of Serf's RPC take and give, on top of the command table."""
 
+import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from trioserf.control import commands
 from trioserf.control import msgpack_fields as fields
 from trioserf.control import params as checks
 from trioserf.control.errors import ControlError
+from trioserf.control.gotexts import base64_fault, join_fault
 from trioserf.control.msgpack_fields import Body, Reader, pack
 from trioserf.control.ports import Agent, KeyAction
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
@@ -103,9 +105,21 @@ async def get_coordinate(agent: Agent, body: Body) -> bytes:
     return pack({"Coord": found, "Ok": place is not None})
 
 
+def key_bytes(text: str) -> bytes:
+    """Read a key in base64; the members judge its size.
+
+    Raises:
+        ControlError: it is not base64.
+    """
+    fault = base64_fault(text)
+    if fault is not None:
+        raise checks.bad_request(fault)
+    return binascii.a2b_base64(text)
+
+
 def _keys(action: KeyAction) -> Callable[[Agent, Body], Awaitable[bytes]]:
     async def run(agent: Agent, body: Body) -> bytes:
-        key = None if action == "list" else checks.key(body["Key"], "Key")
+        key = None if action == "list" else key_bytes(body["Key"])
         result = commands.show_keys(await commands.keys(agent, action, key))
         return _key_body(action, result)
 
@@ -150,7 +164,7 @@ def error_text(error: Exception | None, fault: ControlError) -> str:
     match error:
         case JoinFailed(causes=causes):
             count = len(causes)
-            lines = "".join(f"\t* Failed to join {where}: {why}\n" for where, why in causes)
+            lines = "".join(f"\t* {join_fault(where, why)}\n" for where, why in causes)
             return f"{count} error{'s' if count > 1 else ''} occurred:\n{lines}\n"
         case NoSuchQuery():
             return "No pending queries matching ID"

@@ -36,6 +36,8 @@ _log = logging.getLogger("trioserf.agent.ipc")
 EVENT_BUFFER = 512
 """Events kept for one stream whose client is slow, as in Serf."""
 
+NOBODY: Body = {"From": "", "Payload": None, "Type": "done"}
+"""The only record of a query that is for nobody."""
 DONE_GAP = 0.02
 """Seconds between the last answer to a query and its end.
 
@@ -318,7 +320,11 @@ class MsgpackRpc(Connection):
                             await trio.sleep_until(heard + DONE_GAP)
                         await self.send(start + pack(record))
                         heard = trio.current_time()
-            if attempt.fault is not None:
+            if isinstance(attempt.error, InvalidFilter):
+                # Serf asks all the same, and nobody feels meant.
+                _log.warning("Query '%.80s' is for nobody: %.200s", body["Name"], attempt.error)
+                await self.send(header(seq) + header(seq) + pack(NOBODY))
+            elif attempt.fault is not None:
                 await self.send(header(seq, error_text(attempt.error, attempt.fault)))
         finally:
             del self.slots[slot]

@@ -22,7 +22,7 @@ _CODES = (
 )
 """What Serf says, and the code for it; anything else is a bad request."""
 _LOG_LINE = re.compile(r"(\d\S+ \d\S+) \[(\w+)\] ([^:]+): (.*)", re.DOTALL)
-_CAUSE = re.compile(r"\* Failed to join (.+?): (.+)")
+_CAUSE = re.compile(r"\* Failed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
 
 
 def fault(said: str, body: Body) -> ControlError:

@@ -1,0 +1,47 @@
+"""Faults as Go's library words them; every reference was heard from the real serf."""
+
+import pytest
+
+from trioserf.control.gotexts import base64_fault, join_fault
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("x", 0), ("xx", 0), ("xxx", 0), ("ab=c", 2), ("abc=d", 4), ("a=bc", 1), ("ab==x", 4),
+        ("ab=", 3), ("a*bc", 1), ("abcd*", 4), ("abcde", 4), ("ab-_", 2), ("=", 0),
+        ("abcdef=", 7), ("üx", 0), ("abcü", 3),
+    ],
+)  # fmt: skip
+def test_what_is_no_base64_is_told_with_its_place(text: str, place: int) -> None:
+    assert base64_fault(text) == f"illegal base64 data at input byte {place}"
+
+
+@pytest.mark.parametrize("text", ["", "abcd", "ab==", "abc=", "ab\\n==", "abcdefg=", "+/+/"])
+def test_base64_has_no_fault(text: str) -> None:
+    assert base64_fault(text.replace("\\n", "\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "why", "text"),
+    [
+        (
+            "10.0.0.1:7946",
+            "Connection refused",
+            "Failed to join 10.0.0.1: dial tcp 10.0.0.1:7946: connect: connection refused",
+        ),
+        (
+            "[::1]:99",
+            "[Errno 111] Error connecting: Connection refused",
+            "Failed to join ::1: dial tcp [::1]:99: connect: connection refused",
+        ),
+        (
+            "db",
+            "unknown host 'db': Name or service not known",
+            "Failed to resolve db: lookup db: no such host",
+        ),
+        ("10.0.0.1:1", "it speaks gibberish", "Failed to join 10.0.0.1: it speaks gibberish"),
+    ],
+)
+def test_joins_fail_in_go_s_words(where: str, why: str, text: str) -> None:
+    assert join_fault(where, why) == text
