@@ -190,6 +190,8 @@ class ClusterState:
             case Suspect():
                 self.membership.suspect(message, now)
                 self._heed_notices(now)
+                if message.node == self.config.name:
+                    self._correct(message, source)
             case Dead():
                 self.membership.dead(message, now)
                 self._heed_notices(now)
@@ -197,6 +199,16 @@ class ClusterState:
                 self.detector.take_indirect_ping(message, source, now)
             case Nack():
                 self.detector.take_nack(message)
+
+    def _correct(self, accusation: Suspect, source: Address) -> None:
+        """Tell whoever accuses us in an old incarnation of the new one.
+
+        Gossip of our refutation has missed this member, and no further gossip of it will come.
+        Its pings are answered, but a suspicion ends by the word of its subject alone.
+        """
+        local = self.membership.local
+        if accusation.incarnation < local.incarnation and not self.membership.leaving:
+            self.outgoing.send_alone([encode(local.claim())], source, crc=False)
 
     def take_user_message(self, payload: bytes, source: Address, now: float) -> None:
         """Hand a message to Serf's layer."""
