@@ -1,0 +1,201 @@
+"""`serf` drives our agent through all of its commands as it drives Serf's own; so do we."""
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from tests.cli.go_agents import OURS, RUNS, SERF, Cluster, agent, go_cluster, net, until
+from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, steady
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+    pytest.mark.skipif(not RUNS, reason="`trioserf agent` does NOT RUN YET"),
+]
+THEIR_NET, OUR_NET = net(1), net(2)
+REAL = (str(SERF),)
+PROGRAMS = pytest.mark.parametrize("program", [REAL, OURS], ids=["serf", "trioserf"])
+
+
+class Both(NamedTuple):
+    """Two clusters, alike but for the kind of their agents; the second of each is Serf's."""
+
+    theirs: Cluster
+    ours: Cluster
+
+    def ask(
+        self, program: Sequence[str], words: Sequence[str], which: str = "first"
+    ) -> tuple[tuple[int, str], tuple[int, str]]:
+        """What `serf` prints about their agent, and what a program prints about ours."""
+        jobs = [(REAL, THEIR_NET, self.theirs), (program, OUR_NET, self.ours)]
+
+        def run(job: tuple[Sequence[str], str, Cluster]) -> tuple[int, str]:
+            by, here, cluster = job
+            said = [word.replace(NET, here) for word in words]
+            code, text = cluster.ask(by, *said, addr=getattr(cluster, which))
+            return code, text.replace(here, NET)
+
+        with ThreadPoolExecutor() as pool:
+            theirs, ours = pool.map(run, jobs)
+        return theirs, ours
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    path = tmp_path_factory.mktemp("drop-in")
+    with ExitStack() as stack:
+        theirs = stack.enter_context(go_cluster(THEIR_NET, path / "theirs.json"))
+        ours = stack.enter_context(go_cluster(OUR_NET, path / "ours.json", OURS))
+        yield Both(theirs, ours)
+
+
+COMPARED = [words for words in LINES if words[0] != "info"]
+
+
+@PROGRAMS
+@pytest.mark.parametrize("words", COMPARED, ids=lambda words: " ".join(words)[:40])
+def test_it_prints_the_same(both: Both, program: Sequence[str], words: list[str]) -> None:
+    theirs, ours = both.ask(program, words)
+    assert (ours[0], steady(ours[1])) == (theirs[0], steady(theirs[1]))
+
+
+@PROGRAMS
+@pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=" ".join)
+def test_it_is_refused_without_the_key(
+    both: Both, program: Sequence[str], words: list[str]
+) -> None:
+    theirs, ours = both.ask(program, words, "secret")
+    assert ours == theirs
+
+
+@PROGRAMS
+def test_the_key_opens_and_a_wrong_one_does_not(both: Both, program: Sequence[str]) -> None:
+    for key in ("s3cret", "wrong"):
+        theirs, ours = both.ask(program, ["members", f"-rpc-auth={key}"], "secret")
+        assert ours == theirs
+
+
+@PROGRAMS
+def test_info_has_what_serf_tells(both: Both, program: Sequence[str]) -> None:
+    theirs, ours = both.ask(program, ["info", "-format=json"])
+    assert ours[0] == theirs[0]
+    mine, reference = json.loads(ours[1]), json.loads(theirs[1])
+    assert set(mine) == set(reference)
+    for group, values in reference.items():
+        if group != "runtime":
+            assert set(values) <= set(mine[group]), group
+    same = ("members", "failed", "left", "health_score", "encrypted")
+    assert [mine["serf"][one] for one in same] == [reference["serf"][one] for one in same]
+    assert mine["tags"] == reference["tags"]
+    assert mine["event_handlers"] == reference["event_handlers"]
+    assert mine["agent"]["name"] == reference["agent"]["name"]
+    text = both.ask(program, ["info"])[1][1]
+    for group, values in reference.items():
+        assert f"{group}:\n" in text
+        assert group == "runtime" or all(f"\t{name} = " in text for name in values)
+
+
+@PROGRAMS
+def test_a_failed_member_is_seen_and_made_to_leave(both: Both, program: Sequence[str]) -> None:
+    with ExitStack() as stack:
+        for here in (THEIR_NET, OUR_NET):
+            stack.enter_context(agent(f"{here}.9", "go-x", f"-join={here}.1"))
+        until(lambda: all_show(both, "go-x.*alive"))
+    until(lambda: all_show(both, "go-x.*failed"), 40)
+    for words in (
+        ["members", "-status=failed"],
+        ["force-leave", "go-x"],
+        ["members", "-status=left", "-format=json"],
+        ["force-leave", "-prune", "go-x"],
+        ["members", "-name=go-x"],
+        ["force-leave", "go-x"],
+    ):
+        theirs, ours = both.ask(program, words)
+        assert ours == theirs, words
+
+
+def all_show(both: Both, wanted: str) -> bool:
+    return all(re.search(wanted, one.ask(REAL, "members")[1]) for one in both)
+
+
+@PROGRAMS
+def test_the_monitor_shows_log_and_events(both: Both, program: Sequence[str]) -> None:
+    told = []
+    for by, cluster in ((REAL, both.theirs), (program, both.ours)):
+        with cluster.follow("monitor", "-log-level=debug", program=by) as process:
+            stop = threading.Event()
+            sender = threading.Thread(target=send_until, args=(cluster, stop))
+            sender.start()
+            told.append(event_of(process))
+            stop.set()
+            sender.join()
+            process.kill()
+    assert told[1] == told[0]
+
+
+def send_until(cluster: Cluster, stop: threading.Event) -> None:
+    """Send events until one was seen: a monitor begins at an instant that nobody tells."""
+    while not stop.wait(0.2):
+        cluster.ask(REAL, "event", "-coalesce=false", "seen", "ü<b>")
+
+
+def event_of(process: "subprocess.Popen[bytes]") -> list[str]:
+    """The event that was sent, as it is printed; and that lines of the log came before."""
+    assert process.stdout is not None
+    logged = False
+    event: list[str] = []
+    while data := process.stdout.readline():
+        line = data.decode().removesuffix("\n")
+        if line.startswith("\t"):
+            event.append(re.sub("LTime: .*", "LTime: N", line))
+        elif line == "Event Info:":
+            event = []
+        elif re.match(r"\d{4}(/\d\d){2} [\d:]{8} \[[A-Z]+\] [a-z.]+: ", line):
+            logged = True
+        if len(event) == 5 and '\tName: "seen"' in event:
+            assert logged
+            return sorted(event)
+    raise AssertionError("the monitor ended")
+
+
+@PROGRAMS
+def test_keys_are_changed(program: Sequence[str]) -> None:
+    key, other = (
+        Cluster("", "", "").ask(by, "keygen")[1].strip() for by in (REAL, program)
+    )  # fmt: skip
+    secret = f"-encrypt={key}"
+    with ExitStack() as stack:
+        start = stack.enter_context
+        theirs = Cluster(start(agent(f"{THEIR_NET}.4", "go-k", secret)), "", "")
+        ours = Cluster(start(agent(f"{OUR_NET}.4", "go-k", secret, program=OURS)), "", "")
+        both = Both(theirs, ours)
+        until(lambda: all_show(both, "go-k"))
+        for words in (
+            ["-list"], ["-use", other], ["-install", other], ["-list"], ["-use", other],
+            ["-remove", other], ["-remove", key], ["-remove", key], ["-list"],
+        ):  # fmt: skip
+            asked = both.ask(program, ["keys", *words])
+            told, said = ((code, steady(text)) for code, text in asked)
+            assert said == told, words
+
+
+@PROGRAMS
+def test_leaving_ends_the_agent(program: Sequence[str]) -> None:
+    with ExitStack() as stack:
+        start = stack.enter_context
+        theirs = Cluster(start(agent(f"{THEIR_NET}.5", "go-l")), "", "")
+        ours = Cluster(start(agent(f"{OUR_NET}.5", "go-l", program=OURS)), "", "")
+        both = Both(theirs, ours)
+        until(lambda: all_show(both, "go-l"))
+        told, said = both.ask(program, ["leave"])
+        assert said == told
+        until(lambda: not any(one.ask(REAL, "members")[0] == 0 for one in both))
+        told, said = both.ask(program, ["members"])
+        assert said == told

@@ -1,0 +1,103 @@
+"""Drives an agent with PyPI's serfio and writes what it heard, in JSON.
+
+Arguments: host, port, an address to join (unused: the library cannot), host of an agent with the
+key `s3cret`.
+"""
+
+import asyncio  # noqa: TID251 - the library is asyncio's
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import serfio
+from serfio.errors import SerfError
+
+HOST, PORT, SECRET = sys.argv[1], int(sys.argv[2]), sys.argv[4]
+
+
+OPEN: list[AsyncIterator[Any]] = []
+"""Streams that were begun: the library cannot leave one whose records wait unread."""
+
+
+async def first(records: AsyncIterator[Any]) -> Any:
+    OPEN.append(records)
+    return await anext(records)
+
+
+async def answered() -> list[Any]:
+    """Ask and answer: both ends are ours."""
+    watcher, asker = await serfio.connect(HOST, PORT), await serfio.connect(HOST, PORT)
+
+    async def answer() -> Any:
+        query = await first(watcher.stream("query:ask"))
+        await watcher.respond(query["ID"], b"42")
+        return query
+
+    async def ask() -> list[Any]:
+        return [
+            one
+            async for one in asker.query("ask", b"what?", timeout=900_000_000, request_ack=False)
+        ]
+
+    answering = asyncio.create_task(answer())
+    await asyncio.sleep(0.3)
+    replies = await ask()
+    return [await answering, replies]
+
+
+async def streamed() -> list[Any]:
+    watcher, sender = await serfio.connect(HOST, PORT), await serfio.connect(HOST, PORT)
+    stop = asyncio.Event()
+
+    async def send() -> None:
+        # The library does not tell when a stream has begun.
+        while not stop.is_set():
+            await sender.event("a", "ü")
+            await asyncio.sleep(0.1)
+
+    sending = asyncio.create_task(send())
+    heard = await first(watcher.stream("user:a"))
+    stop.set()
+    await sending
+    return [heard]
+
+
+async def main() -> dict[str, Any]:
+    heard: dict[str, Any] = {}
+    async with serfio.Serf(HOST, PORT) as client:
+        heard["members"] = await client.members()
+        heard["by name"] = await client.members_filtered(name="go-(b|x)")
+        heard["by tag"] = await client.members_filtered(tags={"role": "web"}, status="alive")
+        heard["event"] = await client.event("deploy", b"v1", coalesce=True)
+        heard["tags"] = await client.tags({"lib": "serfio", "role": "web"})
+        heard["changed"] = await client.members_filtered(name="go-a")
+        heard["stats"] = await client.stats()
+        try:
+            await client.event("big", "x" * 1000)
+        except SerfError as error:
+            heard["large event"] = str(error)
+    async with serfio.Serf(HOST, PORT) as client:
+        query = client.query("load", b"x", timeout=900_000_000)
+        heard["query"] = [one async for one in query]
+    heard["log"] = sorted(await first((await serfio.connect(HOST, PORT)).monitor("INFO")))
+    heard["answer"] = await answered()
+    heard["stream"] = await streamed()
+    async with serfio.Serf(SECRET, PORT, "s3cret") as client:
+        heard["right key"] = await client.members()
+    try:
+        await serfio.connect(SECRET, PORT, "wrong")
+    except (SerfError, TypeError) as error:
+        # The library trips over its own message here.
+        heard["wrong key"] = str(error)
+    return heard
+
+
+async def tell() -> None:
+    json.dump(await main(), sys.stdout, default=repr)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+asyncio.run(tell())

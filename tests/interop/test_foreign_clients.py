@@ -1,0 +1,82 @@
+"""Client libraries made for Serf hear from our agent what they hear from Serf's own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from tests.cli.go_agents import OURS, ROOT, RUNS, SERF, Cluster, go_cluster, net
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+    pytest.mark.skipif(not RUNS, reason="`trioserf agent` does NOT RUN YET"),
+    pytest.mark.skipif(
+        not (find_spec("serfclient") and find_spec("serfio")),
+        reason="PyPI's serfclient and serfio are NOT INSTALLED",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with go_cluster(net(3), tmp_path_factory.mktemp("theirs") / "auth.json") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    path = tmp_path_factory.mktemp("ours") / "auth.json"
+    with go_cluster(net(4), path, OURS) as running:
+        yield running
+
+
+def heard_by(script: str, cluster: Cluster) -> dict[str, Any]:
+    """Run a script against the first agent of a cluster; give what it heard."""
+    host, _, port = cluster.first.partition(":")
+    peer, secret = (one.partition(":")[0] for one in (cluster.second, cluster.secret))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"tests.interop.foreign.{script}",
+         host, port, peer, secret],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    heard: dict[str, Any] = json.loads(done.stdout)
+    return heard
+
+
+def steady(value: Any, key: str = "") -> Any:
+    """Blank what is chance, and sort members and answers, whose order is chance too."""
+    if isinstance(value, dict):
+        return {name: steady(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        found = [steady(one) for one in value]
+        if all(isinstance(one, dict) and ("Addr" in one or "From" in one) for one in found):
+            found.sort(key=lambda one: (one.get("Type") == "done", json.dumps(one)))
+        return found
+    return "N" if key in ("ID", "LTime", "Seq", "Addr") else value
+
+
+def without_stats(heard: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in heard.items() if name != "stats"}
+
+
+@pytest.mark.parametrize("script", ["use_serfclient", "use_serfio"])
+def test_a_library_hears_the_same(script: str, ours: Cluster, theirs: Cluster) -> None:
+    from_ours, from_theirs = heard_by(script, ours), heard_by(script, theirs)
+    assert list(from_ours) == list(from_theirs)
+    for name, told in without_stats(from_theirs).items():
+        assert steady(from_ours[name]) == steady(told), name
+    # serfclient gives [header, groups], serfio the groups.
+    mine, reference = (
+        one["stats"][1] if isinstance(one["stats"], list) else one["stats"]
+        for one in (from_ours, from_theirs)
+    )
+    assert set(mine) == set(reference)
+    for group in ("agent", "serf", "tags"):
+        assert set(reference[group]) <= set(mine[group])
+        assert {type(value) for value in mine[group].values()} == {str}
