@@ -110,7 +110,7 @@ def measure(
                 lha_suspicion=lha_suspicion,
                 buddy=buddy,
             ),
-            overloaded=True,
+            count_false_alarms=True,
             must_agree=False,
         ),
         seed=seed,

@@ -41,7 +41,7 @@ class Scenario:
         link: how packets fare.
         config: what all members have in common.
         shows: what must be seen in every run.
-        overloaded: members are too slow to be judged fairly: false alarms are counted only.
+        count_false_alarms: only count them: more is asked of members here than can be sure.
         must_agree: all must agree when it is over.
     """
 
@@ -51,7 +51,7 @@ class Scenario:
     link: Link = attrs.Factory(Link)
     config: NodeConfig = attrs.field(factory=lambda: NodeConfig(name="template"))
     shows: frozenset[Sight] = frozenset()
-    overloaded: bool = False
+    count_false_alarms: bool = False
     must_agree: bool = True
 
     @classmethod
@@ -62,7 +62,7 @@ class Scenario:
         link: Link | None = None,
         config: NodeConfig | None = None,
         shows: Iterable[Sight] = (),
-        overloaded: bool = False,
+        count_false_alarms: bool = False,
         must_agree: bool = True,
     ) -> "Scenario":
         """Make a scenario of a function, with its name and its docstring."""
@@ -73,7 +73,7 @@ class Scenario:
             link=link or Link(),
             config=config or NodeConfig(name="template"),
             shows=frozenset(shows),
-            overloaded=overloaded,
+            count_false_alarms=count_false_alarms,
             must_agree=must_agree,
         )
 
@@ -101,7 +101,7 @@ def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True) -> Trace:
             config=scenario.config,
             trace=trace,
         ) as world:
-            world.judge.expect_false_alarms = scenario.overloaded
+            world.judge.expect_false_alarms = scenario.count_false_alarms
             await scenario.play(world)
             if scenario.must_agree:
                 await world.settle()
