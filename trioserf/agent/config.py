@@ -15,7 +15,12 @@ from typing import Any, Final, NewType, get_args
 
 import attrs
 import cattrs
-from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
+from cattrs.errors import (
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
 from cattrs.v import format_exception
 
 from trioserf.agent.durations import parse_duration
@@ -252,7 +257,7 @@ def _strict(kind: type) -> Any:
 
 def _seconds(value: object, _: object) -> float:
     if not isinstance(value, str):
-        raise ValueError(f'expected a duration such as "30s", not {_kind(value)}')
+        raise ValueError(f'expected a duration such as "30s", not {_kind(value)}')  # noqa: TRY004
     try:
         seconds = parse_duration(value)
     except ValueError:
@@ -277,10 +282,14 @@ def _list_of_texts(value: object, _: object) -> list[str]:
 
 def _object_of_texts(value: object, _: object) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object of texts, not {_kind(value)}")
+        raise ValueError(  # noqa: TRY004 - a fault of a file
+            f"expected an object of texts, not {_kind(value)}"
+        )
     for name, text in value.items():
         if not isinstance(text, str):
-            raise ValueError(f"expected text for {name!r}, not {_kind(text)}")
+            raise ValueError(  # noqa: TRY004
+                f"expected text for {name!r}, not {_kind(text)}"
+            )
     return value
 
 
@@ -314,7 +323,8 @@ def _faults(error: BaseException, path: str = "") -> Iterable[str]:
     if isinstance(error, ClassValidationError | IterableValidationError):
         with_notes, others = error.group_exceptions()
         for inner, note in with_notes:
-            yield from _faults(inner, f"{path}.{note.name}" if path else str(note.name))
+            key = note.index if isinstance(note, IterableValidationNote) else note.name
+            yield from _faults(inner, f"{path}.{key}" if path else str(key))
         for inner in others:
             yield from _faults(inner, path)
     elif isinstance(error, ForbiddenExtraKeysError):
@@ -330,7 +340,7 @@ def _similar(key: str) -> str:
 
     names = [field.name for field in attrs.fields(AgentConfig)]
     close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]}?" if close else "; see the list of keys in the README"
+    return f"; did you mean {close[0]}?" if close else "; expected one of those of AgentConfig"
 
 
 # --- what values must be ---

@@ -1,0 +1,194 @@
+"""From an agent's configuration to its node's: profile, limits, addresses, keys."""
+
+import binascii
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from trioserf.agent import keyring_file, tags_file
+from trioserf.agent.config import AgentConfig
+from trioserf.errors import AddressError, ConfigError
+from trioserf.net.own_address import own_address
+from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
+from trioserf.serf.keyring import Keyring, KeyringError
+from trioserf.serf.options import SerfOptions
+from trioserf.swim.address import Address
+from trioserf.swim.timing import PROFILES, Timing
+
+_KEY_SIZES: Final = (16, 24, 32)
+_NODE_KEYS: Final = (
+    "dead_node_reclaim_time",
+    "inbox_depth",
+    "gossip_pause",
+    "label",
+    "max_streams",
+    "packet_size",
+    "protocol",
+    "queue_check_interval",
+    "reap_interval",
+    "reconnect_interval",
+    "seed_interval",
+    "seed_interval_max",
+    "tcp_pings",
+    "validate_node_names",
+    "verify_incoming",
+    "verify_outgoing",
+)
+_SERF_KEYS: Final = tuple(
+    field.name
+    for field in attrs.fields(SerfOptions)
+    if field.name in {own.name for own in attrs.fields(AgentConfig)}
+)
+
+
+def node_config(config: AgentConfig) -> NodeConfig:
+    """Make the node's configuration; reads the tags file and the keyring file.
+
+    Names of hosts are looked up, which blocks.
+
+    Raises:
+        ConfigError: a value outside its range, or a file that cannot be used.
+        AddressError: an address that cannot be found.
+    """
+    timing_keys = [field.name for field in attrs.fields(Timing)]
+    values: dict[str, Any] = _given(config, _NODE_KEYS)
+    if config.node_name:
+        values["name"] = config.node_name
+    try:
+        return NodeConfig(
+            bind=bind_address(config),
+            advertise=advertise_address(config),
+            tags=start_tags(config),
+            timing=attrs.evolve(PROFILES[config.profile], **_given(config, timing_keys)),
+            serf=SerfOptions(
+                name_conflict_resolution=not config.disable_name_resolution,
+                **_given(config, _SERF_KEYS),
+            ),
+            keyring=start_keyring(config),
+            allowed_networks=tuple(config.allowed_networks),
+            compression=config.enable_compression,
+            coordinates=not config.disable_coordinates,
+            **values,
+        )
+    except ValueError as error:
+        # attrs says more than a user wants to know after the first sentence.
+        raise ConfigError(str(error.args[0] if error.args else error)) from error
+
+
+def _given(config: AgentConfig, keys: Any) -> dict[str, Any]:
+    values = {key: getattr(config, key) for key in keys}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def start_tags(config: AgentConfig) -> dict[str, str]:
+    """Give the tags to start with: the file's where there is one.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    return tags_file.load(Path(config.tags_file)) if config.tags_file else config.own_tags
+
+
+def start_keyring(config: AgentConfig) -> Keyring | None:
+    """Give the keys to start with; None for plaintext.
+
+    Raises:
+        ConfigError: a key that is none, or a file that cannot be used. No key is shown.
+    """
+    if config.keyring_file:
+        return keyring_file.load(Path(config.keyring_file))
+    if not config.encrypt_key:
+        return None
+    try:
+        return Keyring([decoded_key(config.encrypt_key)])
+    except (KeyringError, ValueError) as error:
+        raise ConfigError(f"Invalid encryption key: {error}") from None
+
+
+def decoded_key(text: str) -> bytes:
+    """Decode a key.
+
+    Raises:
+        ValueError: not base64, or another length than 16, 24 or 32 bytes.
+    """
+    try:
+        key = binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("expected base64 (see trioserf keygen)") from None
+    if len(key) not in _KEY_SIZES:
+        raise ValueError(f"it has {len(key)} bytes, expected 16, 24 or 32")
+    return key
+
+
+# --- addresses ---
+
+
+def bind_address(config: AgentConfig) -> Address:
+    """Give the address to listen on.
+
+    Raises:
+        ConfigError: no address, or not one of the interface that was named.
+        AddressError: an unknown host or interface.
+    """
+    bind = _address(config.bind, "bind", ANY_ADDRESS)
+    if not config.interface:
+        return bind
+    v6 = ":" in bind.host
+    host = own_address(v6=v6, interface=config.interface)
+    if bind.host not in (ANY_ADDRESS.host, "::", host):
+        raise ConfigError(
+            f"interface: {config.interface!r} has the address {host}, but bind says {bind.host}"
+        )
+    return Address(host, bind.port)
+
+
+def advertise_address(config: AgentConfig) -> Address | None:
+    """Give the address that others shall use; None for the one bound to.
+
+    Raises:
+        ConfigError: no address.
+        AddressError: an unknown host.
+    """
+    if not config.advertise:
+        return None
+    return _address(config.advertise, "advertise", Address("", 0))
+
+
+def _address(text: str, key: str, default: Address) -> Address:
+    host, port = split_bind(text, key)
+    port = default.port if port is None else port
+    if not host:
+        return Address(default.host, port)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise AddressError(f"Invalid {key} address: {host!r}: {why}") from error
+    return Address(str(found[0][4][0]), port)
+
+
+def split_bind(text: str, key: str) -> tuple[str, int | None]:
+    """Part `host`, `host:port`, `:port`, `[v6]:port` or a bare IPv6 address.
+
+    Raises:
+        ConfigError: what follows the colon is no port.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ConfigError(f"Invalid {key} address: {text!r}: expected [host]:port")
+        port = rest[1:]
+    elif text.count(":") > 1:
+        return text, None
+    else:
+        host, _, port = text.partition(":")
+    if not port:
+        return host, None
+    if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise ConfigError(
+            f"Invalid {key} address: {text!r}: expected a port from 0 to 65535"
+            f" (default {DEFAULT_PORT}), not {port!r}"
+        )
+    return host, int(port)

@@ -1,0 +1,184 @@
+"""Running one script for one event: what it finds around it, and what becomes of its output."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+import attrs
+import trio
+
+from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
+from trioserf.serf.member import Member
+
+OUTPUT_KEPT: Final = 8 * 1024
+"""Bytes of output that count; the last ones."""
+GRACE: Final = 1.0
+"""Seconds between asking a script to end and killing it."""
+_DRAIN: Final = 1.0
+"""Seconds for which output of what a script left in the background is awaited."""
+_NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]")
+
+
+@attrs.frozen(slots=True)
+class Result:
+    """How a script ended.
+
+    Attributes:
+        status: its exit code; negative for a signal, None if it could not be started.
+        output: the last 8 KiB of what it wrote.
+        lost: bytes before these.
+        failure: why it is no success; empty if it is one.
+    """
+
+    status: int | None
+    output: bytes = b""
+    lost: int = 0
+    failure: str = ""
+
+
+class Runner(Protocol):
+    """Runs scripts; when cancelled, it ends the script with all that it started."""
+
+    async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
+        """Run a script to its end."""
+        ...
+
+
+def environment(
+    event: Event, name: str, tags: Mapping[str, str], base: Mapping[str, str]
+) -> dict[str, str]:
+    """Give a script's environment (spec: event handlers).
+
+    Args:
+        event: what it runs for.
+        name: this node's name.
+        tags: this node's tags.
+        base: the agent's own environment.
+    """
+    env = dict(base)
+    env["SERF_EVENT"] = event.kind
+    env["SERF_SELF_NAME"] = name
+    env["SERF_SELF_ROLE"] = tags.get("role", "")
+    for key, value in tags.items():
+        env["SERF_TAG_" + _NOT_IN_NAMES.sub("_", key.upper())] = value
+    match event:
+        case UserEventReceived():
+            env["SERF_USER_EVENT"] = event.name
+            env["SERF_USER_LTIME"] = str(event.ltime)
+        case QueryReceived():
+            env["SERF_QUERY_NAME"] = event.name
+            env["SERF_QUERY_LTIME"] = str(event.ltime)
+        case MemberEvent():
+            pass
+    # What others send may hold NULs, which no environment can.
+    return {key: value.replace("\0", "") for key, value in env.items()}
+
+
+def standard_input(event: Event) -> bytes:
+    """Give what a script reads: a line for each member, or the payload with a newline."""
+    if isinstance(event, MemberEvent):
+        text = "".join(map(_member_line, event.members))
+        return text.encode("utf-8", "surrogateescape")
+    payload = event.payload
+    return payload if not payload or payload.endswith(b"\n") else payload + b"\n"
+
+
+def _member_line(member: Member) -> str:
+    tags = ",".join(f"{key}={value}" for key, value in member.tags.items())
+    fields = (member.name, member.address.host, member.tags.get("role", ""), tags)
+    return "\t".join(map(_clean, fields)) + "\n"
+
+
+def _clean(text: str) -> str:
+    return text.replace("\t", "\\t").replace("\n", "\\n")
+
+
+class ShellRunner:
+    """Runs scripts by `/bin/sh -c`, each in a process group of its own."""
+
+    async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
+        """Run a script to its end; when cancelled, kill its process group."""
+        try:
+            process = await trio.lowlevel.open_process(
+                ["/bin/sh", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                start_new_session=True,
+            )
+        except OSError as error:
+            too_long = error.errno == errno.E2BIG
+            why = "event and tags are too long" if too_long else error.strerror or str(error)
+            return Result(None, failure=why)
+        output = _Output()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_feed, process, stdin)
+                nursery.start_soon(output.read, process)
+                await process.wait()
+                nursery.cancel_scope.deadline = trio.current_time() + _DRAIN
+        finally:
+            await _end(process)
+        status = process.returncode
+        return Result(status, bytes(output.kept), output.lost, _failure(status))
+
+
+def _failure(status: int | None) -> str:
+    if not status:
+        return ""
+    if status < 0:
+        return f"signal: {signal.strsignal(-status) or -status}".lower()
+    return f"exit status {status}"
+
+
+async def _feed(process: trio.Process, stdin: bytes) -> None:
+    if process.stdin is None:
+        return
+    async with process.stdin:
+        with suppress(trio.BrokenResourceError):  # a script need not read
+            await process.stdin.send_all(stdin)
+
+
+class _Output:
+    """The end of what a script writes."""
+
+    def __init__(self) -> None:
+        self.kept = bytearray()
+        self.lost = 0
+
+    async def read(self, process: trio.Process) -> None:
+        if process.stdout is None:
+            return
+        async with process.stdout:
+            async for chunk in process.stdout:
+                self.kept += chunk
+                over = len(self.kept) - OUTPUT_KEPT
+                if over > 0:
+                    del self.kept[:over]
+                    self.lost += over
+
+
+async def _end(process: trio.Process) -> None:
+    """See to it that a process that was not waited for is gone, and all that it started."""
+    if process.returncode is None:
+        with trio.CancelScope(shield=True):
+            _kill_group(process, signal.SIGTERM)
+            with trio.move_on_after(GRACE):
+                await process.wait()
+            _kill_group(process, signal.SIGKILL)
+            await process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+
+def _kill_group(process: trio.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

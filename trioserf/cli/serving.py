@@ -1,0 +1,190 @@
+"""Running the agent as a program: banner, signals, exit codes (spec: signals)."""
+
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+from trioserf.agent.agent import Agent, open_agent
+from trioserf.agent.config import AgentConfig, Sources
+from trioserf.agent.logs import Logs, open_logs
+from trioserf.cli.output import Failure, Out
+from trioserf.control.server import Server, open_control
+from trioserf.errors import JoinFailed, TrioserfError
+
+_log = logging.getLogger("trioserf.agent")
+
+GRACE: Final = 3.0
+"""Seconds that a graceful leave may take."""
+_NAMES: Final = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminated"}
+_HEARD: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def serve(
+    out: Out, files: Sequence[str], directories: Sequence[str], overrides: Mapping[str, Any]
+) -> int:
+    """Run an agent until it is told to end; gives the exit code.
+
+    Args:
+        out: where the banner goes; the log goes to stderr.
+        files: configuration files.
+        directories: of configuration files.
+        overrides: keys from the command line.
+
+    Raises:
+        Failure: it could not start, or ended by an error.
+    """
+    sources = Sources(files, directories, overrides)
+    try:
+        config = sources.load()
+    except TrioserfError as error:
+        raise Failure(_arrows(str(error)), "bad_config") from error
+    faults: list[TrioserfError] = []
+    code = 1
+    with open_logs(config.log_level) as logs:
+        try:
+            code = trio.run(_serve, out, config, sources, logs)
+        except* TrioserfError as group:
+            faults += _leaves(group)
+    if faults:
+        raise Failure(_arrows("\n".join(map(str, faults))), "failed")
+    return code
+
+
+def _arrows(text: str) -> str:
+    return "\n".join(f"==> {line}" for line in text.splitlines())
+
+
+def _leaves(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
+    found: list[TrioserfError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) -> int:
+    out.line("==> Starting Serf agent...")
+    with trio.open_signal_receiver(*_HEARD) as signals:
+        async with open_agent(config, logs) as agent:
+            out.line("==> Starting Serf agent RPC...")
+            async with open_control(agent, config.rpc_addr, auth=config.rpc_auth) as control:
+                out.line("==> Serf agent running!")
+                for label, value in _banner(agent, control):
+                    out.line(f"{label:>31}: {value}")
+                await _start_join(out, agent)
+                out.line()
+                out.line("==> Log data will now stream in as it occurs:")
+                out.line()
+                logs.release()
+                code = await _Ending(out, agent, sources).wait(signals)
+            _log.info("requesting serf shutdown")
+        _log.info("shutdown complete")
+    if agent.failure:
+        raise Failure(_arrows(agent.failure), "failed")
+    return code
+
+
+def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
+    config = agent.config
+    lines = [
+        ("Node name", f"'{agent.node.name}'"),
+        ("Bind addr", f"'{agent.node.address}'"),
+        ("RPC addr", f"'{', '.join(control.addresses)}'"),
+        ("Encrypted", _truth(agent.node.keyring is not None)),
+        ("Snapshot", _truth(bool(config.snapshot_path))),
+        ("Profile", config.profile),
+        ("Message Compression Enabled", _truth(config.enable_compression)),
+    ]
+    return lines
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+async def _start_join(out: Out, agent: Agent) -> None:
+    config = agent.config
+    if not config.start_join:
+        return
+    out.line(f"==> Joining cluster...(replay: {_truth(config.replay_on_join)})")
+    try:
+        joined = await agent.join(config.start_join, replay=config.replay_on_join)
+    except JoinFailed as error:
+        causes = "\n".join(f"\t* Failed to join {at}: {why}" for at, why in error.causes)
+        n = len(error.causes)
+        head = f"==> {n} error{'s' if n > 1 else ''} occurred:"
+        raise Failure(f"{head}\n{causes}\n", "join_failed") from error
+    out.line(f"    Join completed. Synced with {joined} initial agents")
+
+
+class _Ending:
+    """Waits for the end of an agent, and brings it about when a signal says so."""
+
+    def __init__(self, out: Out, agent: Agent, sources: Sources) -> None:
+        self._out = out
+        self._agent = agent
+        self._sources = sources
+        self._code = 0
+        self._leaving = False
+        self._scope = trio.CancelScope()
+
+    async def wait(self, signals: AsyncIterator[int]) -> int:
+        """Wait for the end; gives the exit code."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, signals, nursery)
+                await self._agent.shutdown.wait()
+                self._end(1 if self._agent.failure else 0)
+        return self._code
+
+    def _end(self, code: int) -> None:
+        self._code = code
+        self._scope.cancel()
+
+    async def _listen(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                await self._reload()
+            elif number == signal.SIGUSR1:
+                dump(self._agent)
+            else:
+                self._out.line(f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
+                if self._leaving or not self._graceful(number):
+                    self._end(1)
+                    return
+                self._leaving = True
+                self._out.line("==> Gracefully shutting down agent...")
+                nursery.start_soon(self._leave)
+
+    def _graceful(self, number: int) -> bool:
+        config = self._agent.config
+        if number == signal.SIGINT:
+            return not config.skip_leave_on_interrupt
+        return config.leave_on_terminate
+
+    async def _leave(self) -> None:
+        with trio.move_on_after(GRACE) as deadline:
+            await self._agent.leave()
+        if deadline.cancelled_caught:
+            _log.error("the leave took longer than %g s", GRACE)
+        self._end(1 if deadline.cancelled_caught else 0)
+
+    async def _reload(self) -> None:
+        _log.info("Reloading configuration...")
+        try:
+            await self._agent.reload(self._sources.load())
+        except TrioserfError as error:
+            _log.error("the configuration stays as it was: %s", error)
+        else:
+            _log.info("Configuration reloaded")
+
+
+def dump(agent: Agent) -> None:
+    """Write counters and gauges to stderr, a line each."""
+    values = {**agent.node.stats(), **agent.node.dropped()}
+    text = "".join(f"{name} = {value}\n" for name, value in sorted(values.items()))
+    sys.stderr.write(text)
+    sys.stderr.flush()
