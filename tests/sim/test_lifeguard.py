@@ -9,13 +9,13 @@ from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measured, measure, tab
 
 def test_lifeguard_spares_the_healthy() -> None:
     swim, lifeguard = (
-        measure(name, 4, seed=1, blocked=8.0, free=0.1, members=16)
+        measure(name, 3, seed=1, blocked=8.0, free=0.1, members=9)
         for name in CONFIGURATIONS
         if name in {"SWIM", "Lifeguard"}
     )
     assert lifeguard.false_positives < swim.false_positives / 4
     assert swim.packets > 0
-    assert len(lifeguard.first) == 4
+    assert lifeguard.packets > 0
 
 
 def test_the_table_compares_with_the_paper() -> None:

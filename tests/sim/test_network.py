@@ -8,7 +8,8 @@ import attrs
 import pytest
 import trio
 
-from trioserf.sim.network import Link, Network, SimTransport
+from trioserf.sim.endpoint import SimTransport
+from trioserf.sim.network import Link, Network
 from trioserf.sim.schedule import run_in_virtual_time
 
 A, B, C = ("10.0.0.1", 7946), ("10.0.0.2", 7946), ("10.0.0.3", 7946)

@@ -17,7 +17,7 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.logs import Logs
-from trioserf.agent.node_config import node_config, start_tags
+from trioserf.agent.node_config import node_config
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.errors import ConfigError, JoinFailed
 from trioserf.node import Node, open_node

@@ -175,13 +175,13 @@ class Handlers:
         Those that stay keep their queues; those that go finish what they have been given.
         """
         there = {worker.handler: worker for worker in self._workers}
-        kept = [there.pop(one, None) or _Worker(one, self._depth) for one in handlers]
-        fresh = [worker for worker in kept if worker not in self._workers]
-        self._workers = kept
-        for worker in there.values():
-            worker.send.close()
+        fresh = {one: _Worker(one, self._depth) for one in handlers if one not in there}
+        self._workers = [there.get(one) or fresh[one] for one in handlers]
+        for one, worker in there.items():
+            if one not in handlers:
+                worker.send.close()
         if self._nursery is not None:
-            for worker in fresh:
+            for worker in fresh.values():
                 self._nursery.start_soon(self._work, worker)
         self._reading.cancel()  # and subscribe to what is wanted now
 

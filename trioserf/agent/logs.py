@@ -115,7 +115,7 @@ class LogSubscription:
 class Logs(logging.Handler):
     """The log: a handler of `logging` that remembers and hands on. Made by `open_logs`.
 
-    Lines are held back until `release`, so that the banner of a start comes first.
+    Lines are held back until `open_gate`, so that the banner of a start comes first.
 
     Args:
         level: what is written to the stream, one of LEVELS.
@@ -151,7 +151,7 @@ class Logs(logging.Handler):
             else:
                 self._held.append(line)
 
-    def release(self) -> None:
+    def open_gate(self) -> None:
         """Write what was held back, and hold back no more."""
         held, self._held = self._held, None
         for line in held or ():
@@ -201,8 +201,8 @@ def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Log
     try:
         yield logs
     finally:
-        logs.release()
+        logs.open_gate()
         logs.end()
         logger.removeHandler(logs)
-        logger.level, logger.propagate = before[0], before[1]
         logger.setLevel(before[0])
+        logger.propagate = before[1]

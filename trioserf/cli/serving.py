@@ -78,7 +78,7 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
                 out.line()
                 out.line("==> Log data will now stream in as it occurs:")
                 out.line()
-                logs.release()
+                logs.open_gate()
                 code = await _Ending(out, agent, sources).wait(signals)
             _log.info("requesting serf shutdown")
         _log.info("shutdown complete")
@@ -89,7 +89,7 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
     config = agent.config
-    lines = [
+    return [
         ("Node name", f"'{agent.node.name}'"),
         ("Bind addr", f"'{agent.node.address}'"),
         ("RPC addr", f"'{', '.join(control.addresses)}'"),
@@ -98,7 +98,6 @@ def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
         ("Profile", config.profile),
         ("Message Compression Enabled", _truth(config.enable_compression)),
     ]
-    return lines
 
 
 def _truth(value: bool) -> str:

@@ -7,7 +7,6 @@ Queries have answerers: subscriptions that say that they may answer. If a query 
 all of its answerers have declined or gone, its asker is told that no answer will follow.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,9 @@ from trioserf.serf.events import (
     SUSPICION_EVENT_KINDS,
     Dropped,
     Event,
-    MemberEvent,
     QueryReceived,
 )
 from trioserf.serf.filters import EventFilter
-
-_log = logging.getLogger("trioserf.serf")
 
 _UNDECIDED: Final = 4096
 """Queries whose answerers are remembered; older ones run into their deadlines."""
@@ -137,8 +133,6 @@ class Hub:
 
     def publish(self, event: Event) -> None:
         """Deliver an event to all who want it."""
-        if isinstance(event, MemberEvent):
-            _tell(event)
         for watcher in self.watchers:
             watcher(event)
         answerers = []
@@ -184,16 +178,6 @@ class Hub:
         deserted = [number for number in numbers if self.declined(number, subscription)]
         if deserted:
             self.on_deserted(deserted)
-
-
-def _tell(event: MemberEvent) -> None:
-    """Write the lines that Serf's users look for in a log."""
-    what = "EventMember" + event.kind.removeprefix("member-").capitalize()
-    for member in event.members:
-        if event.kind in ("member-update", "member-reap"):
-            _log.info("%s: %s", what, member.name)
-        else:
-            _log.info("%s: %s %s", what, member.name, member.address.host)
 
 
 def _ignore(numbers: list[int]) -> None:

@@ -19,9 +19,11 @@ from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node, open_node
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.snapshot import Clocks
+from trioserf.sim.faults import Faults
 from trioserf.sim.invariants import Judge, Violation
-from trioserf.sim.network import Link, Network, SimTransport
-from trioserf.sim.trace import WORLD, Trace
+from trioserf.sim.member import SimMember
+from trioserf.sim.network import Link, Network
+from trioserf.sim.trace import Trace
 from trioserf.swim.address import Address
 
 PORT: Final = 7946
@@ -29,52 +31,7 @@ _POLL: Final = 1.0
 """Seconds between two looks at things that nobody announces, such as the lengths of queues."""
 
 
-@attrs.define(slots=True, eq=False)
-class SimMember:
-    """One member of the world, through all its lives.
-
-    Attributes:
-        id: the world's name for it; differs from `name` only where two claim one name.
-        name: its name in the cluster.
-        address: where it is.
-        config: as it was started.
-        seeds: whom it joins.
-        status: `up`, `leaving`, `left`, `crashed`, or `quit` if it gave up its name.
-        node: the node, while it is up.
-        life: how often it was started.
-        up_since: the instant of its last start.
-        joined: whether this life has joined.
-        events_from: the Lamport time of the first event that is news for it.
-        left_in_calm: whether the network was whole while it left, so that it was heard.
-        has_left_once: whether any of its lives has left.
-        remembered: what a snapshot file would hold: clocks, and addresses to join again.
-    """
-
-    id: str
-    name: str
-    address: Address
-    config: NodeConfig
-    seeds: tuple[str, ...]
-    status: str = "down"
-    node: Node | None = None
-    transport: SimTransport | None = None
-    life: int = 0
-    up_since: float = 0.0
-    joined: bool = False
-    events_from: int = 0
-    left_in_calm: bool = False
-    has_left_once: bool = False
-    remembered: tuple[Clocks, tuple[str, ...]] | None = None
-    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    ended: trio.Event = attrs.Factory(trio.Event)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether it runs and means to stay."""
-        return self.status == "up" and self.node is not None
-
-
-class World:
+class World(Faults):
     """Members, the network between them, and a judge of what they do; made by `open_world`.
 
     Args:
@@ -101,15 +58,11 @@ class World:
         link: Link,
         config: NodeConfig,
     ) -> None:
+        super().__init__(Network(random.Random(rng.getrandbits(64)), link), trace)
         self.rng = rng
-        self.trace = trace
-        self.members: dict[str, SimMember] = {}
-        self.network = Network(random.Random(rng.getrandbits(64)), link)
         self.config = config
         self.judge = Judge(self)
         self._nursery = nursery
-        self._faults: dict[str, None] = {}
-        self._calm_since = trio.current_time()
 
     # --- looking ---
 
@@ -133,15 +86,6 @@ class World:
         if node is None:
             raise KeyError(f"{member} is {self.members[member].status}")
         return node
-
-    @property
-    def calm_since(self) -> float | None:
-        """Since when no fault of the network and no pause was active; None if one is."""
-        return None if self._faults else self._calm_since
-
-    def note(self, what: str, detail: str = "", who: str = WORLD) -> None:
-        """Take something down."""
-        self.trace.add(trio.current_time(), who, what, detail)
 
     # --- life and death ---
 
@@ -320,71 +264,6 @@ class World:
         if host not in self.members:
             raise AddressError(f"unknown host {host!r}")
         return [self.members[host].address.host]
-
-    # --- faults ---
-
-    def partition(self, *groups: Iterable[str]) -> None:
-        """Let only members of the same group reach each other; the rest are one group more."""
-        parts = [list(group) for group in groups]
-        self.note("partition", " | ".join(" ".join(part) for part in parts))
-        self.network.partition(*[[self.members[m].address for m in part] for part in parts])
-        self._fault("partition", any(parts))
-
-    def cut(self, source: str, target: str) -> None:
-        """Let nothing through from one member to another; the way back still works."""
-        self.note("cut", f"{source} -> {target}")
-        self.network.cut(self.members[source].address, self.members[target].address)
-        self._fault(f"cut {source} {target}", True)
-
-    def mend(self, source: str, target: str) -> None:
-        """Undo a `cut`."""
-        self.note("mend", f"{source} -> {target}")
-        self.network.mend(self.members[source].address, self.members[target].address)
-        self._fault(f"cut {source} {target}", False)
-
-    def lose(self, member: str, *, sent: float = 0.0, received: float = 0.0) -> None:
-        """Lose shares (0 to 1) of what a member sends and of what it is sent."""
-        self.note("lose", f"sent={sent:g} received={received:g}", member)
-        self.network.lose(self.members[member].address, sent=sent, received=received)
-        self._fault(f"lose {member}", bool(sent or received))
-
-    def heal(self) -> None:
-        """End every partition, cut and loss of single members; the paused stay paused."""
-        self.note("heal")
-        self.network.heal()
-        for fault in [one for one in self._faults if not one.startswith(("pause", "slow"))]:
-            self._fault(fault, False)
-
-    def pause(self, member: str) -> None:
-        """Let a member's packets wait on both sides until `resume`; its timers go on."""
-        transport = self.members[member].transport
-        if transport is not None:
-            self.note("pause", who=member)
-            transport.pause()
-            self._fault(f"pause {member}", True)
-
-    def resume(self, member: str) -> None:
-        """End a pause: what has waited goes out and comes in, late."""
-        transport = self.members[member].transport
-        if transport is not None:
-            self.note("resume", who=member)
-            transport.resume()
-        self._fault(f"pause {member}", False)
-
-    def slow(self, member: str, delay: float) -> None:
-        """Let everything that a member sends be late by so many seconds; 0 ends it."""
-        transport = self.members[member].transport
-        if transport is not None:
-            self.note("slow", f"{delay:g}", member)
-            transport.delay = delay
-            self._fault(f"slow {member}", delay > 0)
-
-    def _fault(self, name: str, active: bool) -> None:
-        if active:
-            self._faults[name] = None
-        elif name in self._faults:
-            del self._faults[name]
-            self._calm_since = trio.current_time()
 
     # --- events ---
 
