@@ -53,7 +53,8 @@ from trioserf.swim.suspicion import suspicion_timeout
 from trioserf.swim.timing import Timing, push_pull_scale
 
 if TYPE_CHECKING:
-    from trioserf.sim.world import SimMember, World
+    from trioserf.sim.member import SimMember
+    from trioserf.sim.world import World
 
 _PROBE_INTERVALS: Final = 36 + 14
 _PUSH_PULLS: Final = 6
