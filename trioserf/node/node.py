@@ -206,6 +206,10 @@ class Node:
         told = trio.Event()
         await self._keeper.ask(lambda state, now: state.serf.announce_leave(now, told.set))
         await self._wait(told, "the leave intent")
+        if others:
+            # Whoever hears the goodbye before the intent would take it for a failure: let the
+            # others pass the intent on first.
+            await trio.sleep(self.config.timing.gossip_interval)
         gone = trio.Event()
         await self._keeper.ask(lambda state, now: state.leave(now, gone.set))
         await self._wait(gone, "the leave")
