@@ -9,14 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
 
 SERF = shutil.which("serf")
-RUNS = find_spec("trioserf.cli.serving") is not None
-"""Whether `trioserf agent` is there."""
 ROOT = Path(__file__).parent.parent.parent
 OURS = (sys.executable, "-m", "trioserf")
 HANDLERS = ("query:load=echo 0.42", r"query:raw=printf '\377\001<b>\n\n'")

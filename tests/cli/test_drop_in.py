@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cli.go_agents import OURS, RUNS, SERF, Cluster, agent, go_cluster, net, until
+from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, until
 from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, steady
 
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-    pytest.mark.skipif(not RUNS, reason="`trioserf agent` does NOT RUN YET"),
 ]
 THEIR_NET, OUR_NET = net(1), net(2)
 REAL = (str(SERF),)
@@ -87,7 +86,7 @@ def test_info_has_what_serf_tells(both: Both, program: Sequence[str]) -> None:
     theirs, ours = both.ask(program, ["info", "-format=json"])
     assert ours[0] == theirs[0]
     mine, reference = json.loads(ours[1]), json.loads(theirs[1])
-    assert set(mine) == set(reference)
+    assert set(mine) - {"handler_stats"} == set(reference)  # how our handlers fare, on top
     for group, values in reference.items():
         if group != "runtime":
             assert set(values) <= set(mine[group]), group

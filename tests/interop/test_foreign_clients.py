@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, RUNS, SERF, Cluster, go_cluster, net
+from tests.cli.go_agents import OURS, ROOT, SERF, Cluster, go_cluster, net
 
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-    pytest.mark.skipif(not RUNS, reason="`trioserf agent` does NOT RUN YET"),
     pytest.mark.skipif(
         not (find_spec("serfclient") and find_spec("serfio")),
         reason="PyPI's serfclient and serfio are NOT INSTALLED",
@@ -76,7 +75,7 @@ def test_a_library_hears_the_same(script: str, ours: Cluster, theirs: Cluster) -
         one["stats"][1] if isinstance(one["stats"], list) else one["stats"]
         for one in (from_ours, from_theirs)
     )
-    assert set(mine) == set(reference)
+    assert set(mine) - {"handler_stats"} == set(reference)
     for group in ("agent", "serf", "tags"):
         assert set(reference[group]) <= set(mine[group])
         assert {type(value) for value in mine[group].values()} == {str}

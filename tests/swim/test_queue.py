@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from trioserf.swim.queue import BroadcastQueue, FairFiller, retransmit_limit
 VECTORS = Path(__file__).parent.parent / "vectors" / "memberlist.json"
 
 
-def make(mult: int = 4, n: int = 10, **options: int) -> BroadcastQueue:
+def make(mult: int = 4, n: int = 10, **options: Any) -> BroadcastQueue:
     return BroadcastQueue(mult, lambda: n, **options)
 
 

@@ -107,7 +107,8 @@ class TestOneSuspicion:
 class TestAllSuspicions:
     def test_the_earliest_deadline(self) -> None:
         suspicions = Suspicions(LAN)
-        assert suspicions.next_deadline is None
+        nothing = suspicions.next_deadline
+        assert nothing is None
         for number in range(5):
             suspicions.start(Suspect(1, f"n{number}", "us"), 10, float(number))
         assert suspicions.next_deadline == 24.0
