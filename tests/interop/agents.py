@@ -1,0 +1,163 @@
+"""Clusters of processes: agents of the real serf and of ours, side by side."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.cli.go_agents import OURS, ROOT, SERF
+
+NET = f"127.20.{os.getpid() % 250}"
+"""The addresses of this test run."""
+
+
+class Process:
+    """An agent that can be killed, stopped and asked."""
+
+    def __init__(self, program: Sequence[str], name: str, number: int, options: Sequence[str]):
+        self.name = name
+        self.host = f"{NET}.{number}"
+        self.rpc = f"{self.host}:7373"
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._process = subprocess.Popen(
+            [*program, "agent", f"-bind={self.host}:7946", f"-rpc-addr={self.rpc}",
+             f"-node={name}", *options],
+            stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
+        )  # fmt: skip
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        return self._process.wait(seconds)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.log.close()
+
+    def said(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode("utf-8", "replace")
+
+    def ask(self, *words: str) -> tuple[int, str]:
+        """Drive this agent by the real program; gives its exit code and what it printed."""
+        assert SERF is not None
+        done = subprocess.run(
+            [SERF, words[0], f"-rpc-addr={self.rpc}", *words[1:]],
+            capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        code, text = self.ask("members", "-format=json")
+        if code:
+            return {}
+        return {one["name"]: one for one in json.loads(text)["members"]}
+
+    def statuses(self) -> dict[str, str]:
+        return {name: one["status"] for name, one in self.members().items()}
+
+
+class Cluster:
+    """Agents of both kinds; names beginning with `go` are the real program's."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Process] = {}
+        self._numbers: dict[str, int] = {}
+
+    def start(self, name: str, *options: str) -> Process:
+        assert SERF is not None
+        program = [SERF] if name.startswith("go") else OURS
+        number = self._numbers.setdefault(name, len(self._numbers) + 1)
+        agent = self.running[name] = Process(program, name, number, options)
+        until(lambda: agent.name in agent.members(), what=lambda: agent.said())
+        return agent
+
+    def host(self, name: str) -> str:
+        return self.running[name].host
+
+    def end(self, name: str) -> None:
+        self.running.pop(name).end()
+
+    def end_all(self) -> None:
+        for name in list(self.running):
+            self.end(name)
+
+    def all_see(self, seconds: float = 20.0, **wanted: str) -> float:
+        """Wait until every agent sees these statuses; gives how long that took, in seconds."""
+        began = time.monotonic()
+
+        def seen() -> dict[str, dict[str, str | None]]:
+            views = {name: agent.statuses() for name, agent in self.running.items()}
+            return {
+                name: {who: view.get(who.replace("_", "-")) for who in wanted}
+                for name, view in views.items()
+            }
+
+        until(
+            lambda: all(view == wanted for view in seen().values()),
+            seconds,
+            lambda: f"wanted {wanted}, saw {seen()}",
+        )
+        return time.monotonic() - began
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster whose processes end with the block."""
+    running = Cluster()
+    try:
+        yield running
+    finally:
+        running.end_all()
+
+
+@contextmanager
+def following(agent: Process, *words: str) -> Iterator[Path]:
+    """Write what our `stream` tells of an agent of either kind into a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lines"
+        with path.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trioserf", "stream", f"--rpc-addr={agent.rpc}", *words],
+                stdout=file, cwd=ROOT,
+            )  # fmt: skip
+            try:
+                until(lambda: _connected(process.pid), what=lambda: "stream did not connect")
+                yield path
+            finally:
+                process.kill()
+                process.wait()
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Read whole lines of JSON."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _connected(pid: int) -> bool:
+    """Tell whether a process has an open socket, and has asked for its stream."""
+    try:
+        links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(link.startswith("socket:") for link in links)
+
+
+def until(
+    holds: Callable[[], bool], seconds: float = 20.0, what: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait until something holds, in the real world."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)  # processes cannot be waited for otherwise

@@ -1,0 +1,210 @@
+"""Members of both kinds in one cluster: each sees, loses and finds the other."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.go_agents import SERF
+from tests.interop.agents import Cluster, cluster, following, records, until
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+DETECTED_WITHIN = 40.0
+"""Seconds: a round of probes (3), the longest suspicion of four members (6 x 4), and gossip."""
+
+
+@pytest.fixture(scope="module")
+def four() -> Iterator[Cluster]:
+    """Two of each kind; each kind was joined by both."""
+    with cluster() as mixed:
+        mixed.start("go-a", "-tag=kind=go")
+        mixed.start("py-a", "-tag=kind=py", f"-join={mixed.host('go-a')}")
+        mixed.start("go-b", f"-join={mixed.host('py-a')}")
+        mixed.start("py-b", f"-join={mixed.host('py-a')}")
+        mixed.all_see(go_a="alive", go_b="alive", py_a="alive", py_b="alive")
+        yield mixed
+
+
+def rejoin(mixed: Cluster, name: str) -> None:
+    other = "go-a" if name != "go-a" else "py-a"
+    mixed.start(name, f"-join={mixed.host(other)}")
+    mixed.all_see(**{name.replace("-", "_"): "alive"})
+
+
+def test_tags_travel_both_ways(four: Cluster) -> None:
+    for view in four.running.values():
+        until(lambda view=view: view.members()["go-a"]["tags"] == {"kind": "go"})
+        until(lambda view=view: view.members()["py-a"]["tags"] == {"kind": "py"})
+    for name in ("go-a", "py-a"):
+        assert four.running[name].ask("tags", "-set", "zone=ü,1", "-delete", "kind")[0] == 0
+        for view in four.running.values():
+            until(
+                lambda view=view, name=name: view.members()[name]["tags"] == {"zone": "ü,1"},
+                what=lambda view=view: str(view.members()),
+            )
+
+
+@pytest.mark.parametrize("victim", ["go-b", "py-b"])
+def test_a_killed_member_is_failed_everywhere_and_comes_back(four: Cluster, victim: str) -> None:
+    four.end(victim)
+    wanted = victim.replace("-", "_")
+    four.all_see(DETECTED_WITHIN, **{wanted: "failed"})
+    rejoin(four, victim)
+
+
+@pytest.mark.parametrize("leaver", ["go-b", "py-b"])
+def test_a_member_that_leaves_is_seen_as_left(four: Cluster, leaver: str) -> None:
+    agent = four.running.pop(leaver)
+    agent.signal(signal.SIGINT)
+    assert agent.wait() == 0
+    agent.end()
+    four.all_see(**{leaver.replace("-", "_"): "left"})
+    assert all(
+        view.statuses()[other] == "alive"
+        for view in four.running.values()
+        for other in four.running
+    )
+    rejoin(four, leaver)
+
+
+@pytest.mark.parametrize(("victim", "by"), [("go-b", "py-a"), ("py-b", "go-a")])
+def test_a_failed_member_is_forced_to_leave(four: Cluster, victim: str, by: str) -> None:
+    four.end(victim)
+    wanted = victim.replace("-", "_")
+    four.all_see(DETECTED_WITHIN, **{wanted: "failed"})
+    assert four.running[by].ask("force-leave", victim)[0] == 0
+    four.all_see(**{wanted: "left"})
+    rejoin(four, victim)
+
+
+def test_a_forced_leave_can_erase_the_member(four: Cluster) -> None:
+    four.end("py-b")
+    four.all_see(DETECTED_WITHIN, py_b="failed")
+    assert four.running["go-a"].ask("force-leave", "-prune", "py-b")[0] == 0
+    until(lambda: all("py-b" not in view.statuses() for view in four.running.values()))
+    rejoin(four, "py-b")
+
+
+@pytest.mark.parametrize("paused", ["go-b", "py-b"])
+def test_a_member_that_pauses_is_suspected_and_refutes(four: Cluster, paused: str) -> None:
+    types = "member-suspect,member-recovered,member-failed"
+    with following(four.running["py-a"], f"--type={types}") as path:
+        four.running[paused].signal(signal.SIGSTOP)
+
+        def seen() -> list[str]:
+            return [one["event"] for one in records(path) if one["members"][0]["name"] == paused]
+
+        until(lambda: "member-suspect" in seen(), 15)
+        four.running[paused].signal(signal.SIGCONT)
+        until(lambda: "member-recovered" in seen(), 15)
+        assert "member-failed" not in seen()
+    four.all_see(**{paused.replace("-", "_"): "alive"})
+
+
+def test_nonsense_harms_nobody(four: Cluster) -> None:
+    target = (four.host("py-a"), 7946)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for size in range(1, 1400, 7):
+            sock.sendto(os.urandom(size), target)
+    for lie in (b"\x00" * 100, b"\x06" + b"\xff" * 64, os.urandom(5000), b"\x09\xde\xff\xff"):
+        with socket.create_connection(target) as stream:
+            stream.sendall(lie)
+    assert set(four.running["py-a"].statuses().values()) == {"alive"}
+    four.all_see(py_a="alive")
+
+
+@pytest.fixture(scope="module")
+def eight() -> Iterator[Cluster]:
+    """Three of the real program and five of ours, with handlers."""
+    with cluster() as mixed:
+        for number in range(8):
+            name = f"go-{number}" if number < 3 else f"py-{number}"
+            seed = [f"-join={mixed.host('go-0')}"] if number else []
+            handler = f"-event-handler=query:who=echo {name}"
+            mixed.start(name, handler, *seed)
+        mixed.all_see(**{name.replace("-", "_"): "alive" for name in mixed.running})
+        yield mixed
+
+
+@pytest.mark.parametrize("asker", ["go-1", "py-4"])
+def test_all_answer_a_query(eight: Cluster, asker: str) -> None:
+    code, text = eight.running[asker].ask("query", "-format=json", "-timeout=4s", "who")
+    assert code == 0
+    answers = json.loads(text)
+    assert answers["Responses"] == {name: name + "\n" for name in eight.running} or (
+        {name: said.strip() for name, said in answers["Responses"].items()}
+        == {name: name for name in eight.running}
+    )
+    assert sorted(answers["Acks"]) == sorted(eight.running)
+
+
+def test_answers_are_relayed_by_both_kinds(eight: Cluster) -> None:
+    for asker in ("go-1", "py-4"):
+        code, text = eight.running[asker].ask(
+            "query", "-format=json", "-timeout=4s", "-relay-factor=3", "who"
+        )
+        assert code == 0
+        assert set(json.loads(text)["Responses"]) == set(eight.running)
+
+
+def test_a_burst_of_events_arrives_once_each_everywhere(eight: Cluster) -> None:
+    watched = ["go-0", "go-2", "py-3", "py-7"]
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        paths = {
+            name: stack.enter_context(following(eight.running[name], "--type=user"))
+            for name in watched
+        }
+        # A stream begins at an instant that nobody tells: send until every one has begun.
+        begun = set[str]()
+        while begun != set(watched):
+            eight.running["go-1"].ask("event", "-coalesce=false", f"begin-{time.monotonic_ns()}")
+            begun = {name for name in watched if records(paths[name])}
+        for number in range(100):
+            for sender in ("go-1", "py-4"):
+                words = ("event", "-coalesce=false", f"burst-{number}", sender)
+                assert eight.running[sender].ask(*words)[0] == 0
+        wanted = {(f"burst-{n}", by): 1 for n in range(100) for by in ("go-1", "py-4")}
+
+        def heard(name: str) -> Counter[tuple[str, str]]:
+            return Counter(
+                (one["name"], one["payload"])
+                for one in records(paths[name])
+                if one["name"].startswith("burst-")
+            )
+
+        for name in watched:
+            until(
+                lambda name=name: heard(name) == wanted,
+                30,
+                lambda name=name: (
+                    str({key: n for key, n in heard(name).items() if n != 1})
+                    + f" {len(heard(name))} at {name}"
+                ),
+            )
+
+
+def test_a_minute_without_a_flap(eight: Cluster) -> None:
+    with (
+        following(eight.running["py-5"], "--type=*,member-suspect") as ours,
+        following(eight.running["go-2"]) as theirs,
+    ):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(5)  # it is the time itself that is tested
+            assert records(ours) == []
+            assert records(theirs) == []
+    for agent in eight.running.values():
+        assert set(agent.statuses().values()) == {"alive"}
+        assert not re.search(r"EventMember(Failed|Leave)", agent.said())
