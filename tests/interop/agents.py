@@ -69,14 +69,15 @@ class Process:
 class Cluster:
     """Agents of both kinds; names beginning with `go` are the real program's."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self.running: dict[str, Process] = {}
+        self._first = first
         self._numbers: dict[str, int] = {}
 
     def start(self, name: str, *options: str) -> Process:
         assert SERF is not None
         program = [SERF] if name.startswith("go") else OURS
-        number = self._numbers.setdefault(name, len(self._numbers) + 1)
+        number = self._numbers.setdefault(name, self._first + len(self._numbers))
         agent = self.running[name] = Process(program, name, number, options)
         until(lambda: agent.name in agent.members(), what=lambda: agent.said())
         return agent
@@ -91,29 +92,26 @@ class Cluster:
         for name in list(self.running):
             self.end(name)
 
-    def all_see(self, seconds: float = 20.0, **wanted: str) -> float:
-        """Wait until every agent sees these statuses; gives how long that took, in seconds."""
+    def all_see(self, status: str, *names: str, seconds: float = 20.0) -> float:
+        """Wait until every agent sees these members so; gives how long that took, in seconds."""
         began = time.monotonic()
 
         def seen() -> dict[str, dict[str, str | None]]:
             views = {name: agent.statuses() for name, agent in self.running.items()}
-            return {
-                name: {who: view.get(who.replace("_", "-")) for who in wanted}
-                for name, view in views.items()
-            }
+            return {by: {name: view.get(name) for name in names} for by, view in views.items()}
 
         until(
-            lambda: all(view == wanted for view in seen().values()),
+            lambda: all(set(view.values()) == {status} for view in seen().values()),
             seconds,
-            lambda: f"wanted {wanted}, saw {seen()}",
+            lambda: f"wanted {status}, saw {seen()}",
         )
         return time.monotonic() - began
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A cluster whose processes end with the block."""
-    running = Cluster()
+def cluster(first: int) -> Iterator[Cluster]:
+    """A cluster whose addresses are numbered from `first`; its processes end with the block."""
+    running = Cluster(first)
     try:
         yield running
     finally:
@@ -147,7 +145,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 def _connected(pid: int) -> bool:
     """Tell whether a process has an open socket, and has asked for its stream."""
     try:
-        links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir()]
+        links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return False
     return any(link.startswith("socket:") for link in links)
