@@ -43,16 +43,17 @@ def rejoin(mixed: Cluster, name: str) -> None:
 
 
 def test_tags_travel_both_ways(four: Cluster) -> None:
-    for view in four.running.values():
-        until(lambda view=view: view.members()["go-a"]["tags"] == {"kind": "go"})
-        until(lambda view=view: view.members()["py-a"]["tags"] == {"kind": "py"})
+    def all_show(name: str, tags: dict[str, str]) -> None:
+        def views() -> list[dict[str, str]]:
+            return [agent.members()[name]["tags"] for agent in four.running.values()]
+
+        until(lambda: all(view == tags for view in views()), what=lambda: str(views()))
+
+    all_show("go-a", {"kind": "go"})
+    all_show("py-a", {"kind": "py"})
     for name in ("go-a", "py-a"):
         assert four.running[name].ask("tags", "-set", "zone=ü,1", "-delete", "kind")[0] == 0
-        for view in four.running.values():
-            until(
-                lambda view=view, name=name: view.members()[name]["tags"] == {"zone": "ü,1"},
-                what=lambda view=view: str(view.members()),
-            )
+        all_show(name, {"zone": "ü,1"})
 
 
 @pytest.mark.parametrize("victim", ["go-b", "py-b"])
@@ -182,9 +183,10 @@ def test_a_burst_of_events_arrives_once_each_everywhere(eight: Cluster) -> None:
             )
 
         def amiss() -> dict[str, dict[tuple[str, str], int]]:
+            views = {name: heard(name) for name in watched}
             return {
-                name: {key: heard(name)[key] for key in wanted if heard(name)[key] != 1}
-                for name in watched
+                name: {key: view[key] for key in wanted if view[key] != 1}
+                for name, view in views.items()
             }
 
         until(lambda: not any(amiss().values()), 30, lambda: f"not heard once: {amiss()}")

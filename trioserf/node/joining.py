@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -119,6 +120,8 @@ class Joining:
         try:
             await self._streams.push_pull(address, join=join, ignore_events=ignore_events)
         except (OSError, ValueError, trio.BrokenResourceError) as error:
+            if isinstance(error, OSError) and error.errno:
+                return os.strerror(error.errno).lower()
             return str(error) or type(error).__name__
         return None
 
