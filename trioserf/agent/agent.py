@@ -203,7 +203,7 @@ async def open_agent(
 
 
 def _refuse_what_is_missing(config: AgentConfig) -> None:
-    for key in ("discover", "statsite_addr", "statsd_addr"):
+    for key in ("discover", "enable_syslog", "statsite_addr", "statsd_addr"):
         if getattr(config, key):
             raise ConfigError(f"{key}: not supported by this version of trioserf")
 

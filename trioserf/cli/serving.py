@@ -50,8 +50,17 @@ def serve(
         except* TrioserfError as group:
             faults += _leaves(group)
     if faults:
-        raise Failure(_arrows("\n".join(map(str, faults))), "failed")
+        raise Failure("\n".join(map(_told, faults)), "failed")
     return code
+
+
+def _told(error: TrioserfError) -> str:
+    """Say why it ends; a failed join as Go lists errors."""
+    if not isinstance(error, JoinFailed):
+        return _arrows(str(error))
+    several = "s" if len(error.causes) > 1 else ""
+    causes = "".join(f"\t* Failed to join {at}: {why}\n" for at, why in error.causes)
+    return f"==> {len(error.causes)} error{several} occurred:\n{causes}"
 
 
 def _arrows(text: str) -> str:
@@ -109,13 +118,7 @@ async def _start_join(out: Out, agent: Agent) -> None:
     if not config.start_join:
         return
     out.line(f"==> Joining cluster...(replay: {_truth(config.replay_on_join)})")
-    try:
-        joined = await agent.join(config.start_join, replay=config.replay_on_join)
-    except JoinFailed as error:
-        causes = "\n".join(f"\t* Failed to join {at}: {why}" for at, why in error.causes)
-        n = len(error.causes)
-        head = f"==> {n} error{'s' if n > 1 else ''} occurred:"
-        raise Failure(f"{head}\n{causes}\n", "join_failed") from error
+    joined = await agent.join(config.start_join, replay=config.replay_on_join)
     out.line(f"    Join completed. Synced with {joined} initial agents")
 
 

@@ -1,0 +1,145 @@
+"""Configuration: every fault with its source, key and expectation."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trioserf.agent.config import Sources
+from trioserf.agent.node_config import node_config, split_bind
+from trioserf.errors import ConfigError
+
+
+def write(path: Path, values: object) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def test_later_sources_count_more_lists_grow_and_tags_merge(tmp_path: Path) -> None:
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    first = write(
+        tmp_path / "first", {"node_name": "a", "tags": {"x": "1", "y": "1"}, "retry_join": ["p"]}
+    )
+    write(folder / "2.json", {"node_name": "c", "tags": {"y": "3"}})
+    write(folder / "1.json", {"node_name": "b", "retry_join": ["q"]})
+    (folder / "notes.txt").write_text("no JSON")
+    config = Sources([first], [str(folder)], {"retry_join": ["r"], "log_level": "debug"}).load()
+    assert config.node_name == "c"
+    assert config.tags == {"x": "1", "y": "3"}
+    assert config.retry_join == ["p", "q", "r"]
+    assert config.log_level == "DEBUG"
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "bad.json",
+        {
+            "nod_name": "x",
+            "protocol": 3.5,
+            "leave_on_terminate": "false",
+            "retry_interval": "1x",
+            "tags": {"a": 1},
+            "mdns": {"disable_ipv4": 1},
+            "start_join": "host",
+        },
+    )
+    with pytest.raises(ConfigError) as raised:
+        Sources([path]).load()
+    assert sorted(str(raised.value).splitlines()) == sorted(
+        f"{path}: {fault}"
+        for fault in (
+            "nod_name: unknown key; did you mean node_name?",
+            "protocol: expected a whole number, not a number",
+            "leave_on_terminate: expected true or false, not text",
+            "retry_interval: expected a duration such as \"30s\", not '1x'",
+            "tags: expected text for 'a', not a whole number",
+            "mdns.disable_ipv4: expected true or false, not a whole number",
+            "start_join: expected a list of texts, not text",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{", "line 1 column 2"),
+        ("[]", "expected a JSON object, not a list"),
+        ("\udcff", "not JSON"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: str | None, text: str) -> None:
+    path = tmp_path / "f.json"
+    if content is not None:
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=text) as raised:
+        Sources([str(path)]).load()
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"log_level": "loud"},
+        {"profile": "moon"},
+        {"tags": {"a": "b"}, "tags_file": "x"},
+        {"encrypt_key": "x", "keyring_file": "y"},
+        {"retry_max_attempts": -1},
+        {"handler_limit": 0},
+    ],
+)
+def test_values_that_no_type_describes(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Sources(overrides=values).load()
+
+
+def test_knobs_reach_the_node() -> None:
+    values = {
+        "node_name": "n", "bind": "127.0.0.1:1234", "profile": "local", "probe_interval": "2s",
+        "user_event_size_limit": 9000, "allowed_networks": ["127.0.0.0/8"], "role": "web",
+        "encrypt_key": "AAAAAAAAAAAAAAAAAAAAAA==", "label": "blue", "reconnect_interval": "1m",
+    }  # fmt: skip
+    node = node_config(Sources(overrides=values).load())
+    assert (node.name, node.bind, node.label) == ("n", ("127.0.0.1", 1234), "blue")
+    assert (node.timing.probe_interval, node.timing.tcp_timeout) == (2.0, 1.0)
+    assert node.serf.user_event_size_limit == 9000
+    assert node.tags == {"role": "web"}
+    assert node.reconnect_interval == 60.0
+    assert node.keyring is not None
+    assert "AAAAAAAA" not in repr(Sources(overrides=values).load())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"encrypt_key": "not base64"},
+        {"encrypt_key": "AAAA"},
+        {"bind": "127.0.0.1:port"},
+        {"bind": "127.0.0.1:70000"},
+        {"node_name": "x" * 129},
+        {"protocol": 9},
+        {"user_event_size_limit": 10_000},
+        {"allowed_networks": ["all"]},
+        {"probe_interval": "0s"},
+    ],
+)
+def test_values_that_the_node_refuses(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        node_config(Sources(overrides=values).load())
+    assert "AAAA" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("1.2.3.4", ("1.2.3.4", None)),
+        ("1.2.3.4:5", ("1.2.3.4", 5)),
+        (":5", ("", 5)),
+        ("[::1]:5", ("::1", 5)),
+        ("[::1]", ("::1", None)),
+        ("::1", ("::1", None)),
+    ],
+)
+def test_addresses_to_bind(text: str, parts: tuple[str, int | None]) -> None:
+    assert split_bind(text, "bind") == parts

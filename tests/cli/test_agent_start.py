@@ -1,0 +1,52 @@
+"""An agent that cannot start: one clear line and exit code 1."""
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.go_agents import OURS, ROOT
+
+HOST = "127.17.9.1"
+
+
+def start(*options: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", *options],
+        capture_output=True, timeout=30, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert b"Traceback" not in done.stderr
+    return done.returncode, done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--bind=nosuch.invalid", "Invalid bind address"),
+        ("--bind=127.0.0.1:x", "expected a port"),
+        (f"--node={'x' * 200}", "200 bytes, expected 1 to 128"),
+        (f"--join={HOST}:1", "connection refused"),
+        ("--event-handler=foo=x", "Invalid event script"),
+        ("--encrypt=x", "Invalid encryption key"),
+        ("--keyring-file=/nonexistent/keys", "there is no such file"),
+        ("--snapshot=/nonexistent/snapshot", "expected a file that can be read"),
+        ("--set=foo=1", "unknown key"),
+        ("--syslog", "not supported"),
+        ("--rpc-addr=unix:/nonexistent/socket", "No such file"),
+    ],
+)
+def test_faults_are_told_in_a_line(option: str, text: str) -> None:
+    code, told = start(option)
+    assert code == 1
+    assert text in told
+    assert told.splitlines()[-1 if "join" not in option else -2].startswith(("==>", "\t*"))
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        code, told = start(f"--bind={HOST}:{port}")
+        assert (code, "in use" in told) == (1, True)
+        code, told = start(f"--rpc-addr={HOST}:{port}")
+        assert (code, "in use" in told) == (1, True)

@@ -1,0 +1,113 @@
+"""What surrounds membership, across both programs: keys, snapshots, handlers, reload, events."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.go_agents import SERF
+from tests.interop.agents import cluster, until
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
+OTHER = "l4ZkaypGLT8AsB0LBldthw=="
+
+
+def test_an_encrypted_cluster_of_both_kinds_changes_its_key() -> None:
+    with cluster(51) as mixed:
+        mixed.start("go-a", f"-encrypt={KEY}")
+        mixed.start("py-a", f"-encrypt={KEY}", f"-join={mixed.host('go-a')}")
+        mixed.start("go-b", f"-encrypt={KEY}", f"-join={mixed.host('py-a')}")
+        mixed.start("py-b", f"-encrypt={KEY}", f"-join={mixed.host('go-b')}")
+        names = tuple(mixed.running)
+        mixed.all_see("alive", *names)
+        stranger = mixed.start("py-plain")
+        assert stranger.ask("join", mixed.host("go-a"))[0] == 1
+        assert stranger.ask("join", mixed.host("py-a"))[0] == 1
+        wrong = mixed.start("py-wrong", f"-encrypt={OTHER}")
+        assert wrong.ask("join", mixed.host("py-a"))[0] == 1
+        for name in ("py-plain", "py-wrong"):
+            mixed.end(name)
+        for by, *words in (
+            ("py-a", "-install", OTHER), ("go-a", "-use", OTHER), ("py-b", "-remove", KEY),
+        ):  # fmt: skip
+            code, text = mixed.running[by].ask("keys", *words)
+            assert code == 0, text
+        for by in names:
+            code, text = mixed.running[by].ask("keys", "-list")
+            assert (code, f"{OTHER}  [4/4]" in text, KEY in text) == (0, True, False)
+        mixed.all_see("alive", *names)
+        assert all(KEY not in agent.said() for agent in mixed.running.values())
+
+
+@pytest.mark.parametrize(("writer", "reader"), [("py-w", "go-w"), ("go-w", "py-w")])
+def test_a_snapshot_of_one_kind_starts_the_other(tmp_path: Path, writer: str, reader: str) -> None:
+    snapshot = tmp_path / "snapshot"
+    with cluster(61) as mixed:
+        mixed.start("go-a")
+        mixed.start(writer, f"-snapshot={snapshot}", f"-join={mixed.host('go-a')}")
+        mixed.all_see("alive", "go-a", writer)
+        assert mixed.running["go-a"].ask("event", "-coalesce=false", "before")[0] == 0
+        until(lambda: b"event-clock: 1" in snapshot.read_bytes(), 10)
+        mixed.end(writer)
+        output = tmp_path / "events"
+        handler = f"-event-handler=user=echo $SERF_USER_EVENT >>{output}"
+        mixed.start(reader, f"-snapshot={snapshot}", handler)
+        mixed.all_see("alive", "go-a", reader)
+        assert mixed.running["go-a"].ask("event", "-coalesce=false", "after")[0] == 0
+        until(lambda: output.exists() and "after" in output.read_text(), 10)
+        assert output.read_text() == "after\n"
+
+
+def test_handlers_and_level_are_reloaded(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"event_handlers": [f"user=echo one >>{output}"]}))
+    with cluster(71) as mixed:
+        agent = mixed.start("py-a", f"-config-file={config}")
+        agent.ask("event", "-coalesce=false", "x")
+        until(lambda: output.exists() and output.read_text() == "one\n", 10)
+        config.write_text(
+            json.dumps({"event_handlers": [f"user=echo two >>{output}"], "tags": {"a": "b"}})
+        )
+        agent.signal(signal.SIGHUP)
+        until(lambda: agent.members()["py-a"]["tags"] == {"a": "b"}, 10)
+        agent.ask("event", "-coalesce=false", "y")
+        until(lambda: output.read_text() == "one\ntwo\n", 10)
+        config.write_text("{")
+        agent.signal(signal.SIGHUP)
+        until(lambda: "the configuration stays as it was" in agent.said(), 10)
+
+
+def test_a_large_event_reaches_both_kinds(tmp_path: Path) -> None:
+    limits = tmp_path / "limits.json"
+    limits.write_text(json.dumps({"user_event_size_limit": 9216}))
+    with cluster(81) as mixed:
+        for name in ("go-a", "py-a", "py-b"):
+            seed = [f"-join={mixed.host('go-a')}"] if name != "go-a" else []
+            out = tmp_path / name
+            mixed.start(
+                name, f"-config-file={limits}", f"-event-handler=user=wc -c >>{out}", *seed
+            )
+        mixed.all_see("alive", *mixed.running)
+        payload = "x" * 900
+        assert mixed.running["py-a"].ask("event", "-coalesce=false", "big", payload)[0] == 0
+        for name in mixed.running:
+            until(lambda name=name: (tmp_path / name).exists(), 15, lambda name=name: name)  # type: ignore[misc]
+            until(lambda name=name: "901" in (tmp_path / name).read_text(), 5)  # type: ignore[misc]
+
+
+def test_sigterm_ends_without_a_leave() -> None:
+    with cluster(91) as mixed:
+        agent = mixed.start("py-a")
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 1
+        polite = mixed.start("py-b", "--set=leave_on_terminate=true")
+        polite.signal(signal.SIGTERM)
+        assert polite.wait() == 0
+        assert "Gracefully shutting down agent" in polite.said()
