@@ -50,10 +50,15 @@ def test_a_snapshot_of_one_kind_starts_the_other(tmp_path: Path, writer: str, re
     snapshot = tmp_path / "snapshot"
     with cluster(61) as mixed:
         mixed.start("go-a")
-        mixed.start(writer, f"-snapshot={snapshot}", f"-join={mixed.host('go-a')}")
+        told = f"-event-handler=user=touch {tmp_path}/heard"
+        mixed.start(writer, told, f"-snapshot={snapshot}", f"-join={mixed.host('go-a')}")
         mixed.all_see("alive", "go-a", writer)
         assert mixed.running["go-a"].ask("event", "-coalesce=false", "before")[0] == 0
-        until(lambda: b"event-clock: 1" in snapshot.read_bytes(), 10)
+        heard = tmp_path / "heard"
+        until(lambda: heard.exists(), 10)
+        mixed.running[writer].signal(signal.SIGTERM)  # Go keeps lines back until it ends
+        mixed.running[writer].wait()
+        assert b"event-clock: 1" in snapshot.read_bytes()
         mixed.end(writer)
         output = tmp_path / "events"
         handler = f"-event-handler=user=echo $SERF_USER_EVENT >>{output}"
