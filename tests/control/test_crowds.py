@@ -235,3 +235,22 @@ async def test_what_strangers_say_takes_little_room_in_the_log(
     lines = [one.getMessage() for one in caplog.records]
     assert len(lines) == 2
     assert all(len(line) < 400 and "\n" not in line for line in lines)
+
+
+async def test_the_system_watches_for_clients_whose_machine_is_gone() -> None:
+    async with open_at(FakeAgent()) as server:
+        client = await dial(server)
+        assert (await Wire(trio.StapledStream(client, client)).ask(command="handshake"))["ok"]
+        with trio.fail_after(10):
+            while not keepalive_runs(client.socket.getpeername()[1]):
+                await trio.lowlevel.checkpoint()
+        await client.aclose()
+
+
+def keepalive_runs(port: int) -> bool:
+    """Tell whether an accepted connection at this port has its keepalive timer set."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(
+        row[1].endswith(f":{port:04X}") and row[3] == "01" and row[5].startswith("02:")
+        for row in rows
+    )

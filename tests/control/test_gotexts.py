@@ -40,6 +40,16 @@ def test_base64_has_no_fault(text: str) -> None:
             "unknown host 'db': Name or service not known",
             "Failed to resolve db: lookup db: no such host",
         ),
+        (
+            "db:99",
+            "unknown host 'db': Name or service not known",
+            "Failed to resolve db:99: lookup db: no such host",
+        ),
+        (
+            "a: b:x",
+            "join address 'a: b:x': expected a host name or an IP address",
+            "Failed to resolve a: b:x: expected a host name or an IP address",
+        ),
         ("10.0.0.1:1", "it speaks gibberish", "Failed to join 10.0.0.1: it speaks gibberish"),
     ],
 )

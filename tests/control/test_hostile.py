@@ -208,7 +208,7 @@ async def test_an_agent_that_ends_ends_its_streams() -> None:
         assert (await wire.ask(command="handshake"))["ok"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=5))
 def test_garbage_leaves_nothing_behind(chunks: list[bytes]) -> None:
     async def main() -> None:
@@ -235,7 +235,7 @@ async def fuzzed(world: World, head: dict[str, Any], body: Any) -> None:
             pass
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(["event", "join", "stream", "query", "tags", "respond", "members-filtered"]),
     st.dictionaries(

@@ -160,7 +160,7 @@ async def test_a_key_where_none_is_asked_for_is_wrong() -> None:
         [b"\xc1"], [[1, 2]], [{"Command": 5, "Seq": 1}], [{"Command": "members", "Seq": -1}],
         [{"Command": "members", "Seq": 1.5}], [{"Command": "event", "Seq": 1}, [1]],
         [{"Command": "event", "Seq": 1}, {"Name": 5}],
-        [{"Command": "event", "Seq": 1}, {"Name": "x", "Coalesce": 1}],
+        [{"Command": "event", "Seq": 1}, {"Name": "x", "Coalesce": 2}],
         [{"Command": "query", "Seq": 1}, {"Name": "x", "RelayFactor": 300}],
         [{"Command": "query", "Seq": 1}, {"Name": "x", "FilterNodes": "a"}],
         [{"Command": "join", "Seq": 1}, {"Existing": [5]}], [{1: 2}],

@@ -170,7 +170,7 @@ class Connection:
     async def _read(self, data: bytes | bytearray) -> None:
         try:
             while data and not self.ending:
-                self._watch_input(await self.take(bytes(data)))
+                self.watch_input(partial=await self.take(bytes(data)))
                 if not self.ending:
                     data = await self.stream.receive_some(CHUNK)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -180,7 +180,7 @@ class Connection:
             self._arm()
             self.input_ended()
 
-    def _watch_input(self, partial: bool) -> None:
+    def watch_input(self, *, partial: bool) -> None:
         """Set the deadline of reading: none for a known client between two requests."""
         if not self._greeted or not self.authenticated:
             return

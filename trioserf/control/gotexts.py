@@ -21,15 +21,19 @@ def join_fault(where: str, why: str) -> str:
     """Say why an address could not be joined.
 
     Args:
-        where: what was tried: `ip:port`, or the name that could not be resolved.
+        where: what was tried: `ip:port`, or as it was typed if that gave no address.
         why: the reason, which may end in the operating system's.
     """
+    if why.startswith("unknown host"):
+        host = where.rpartition("/")[2]
+        host = host.rpartition(":")[0] or host
+        return f"Failed to resolve {where}: lookup {host}: no such host"
+    if why.startswith("join address"):
+        return f"Failed to resolve {where}: {why.removeprefix(f'join address {where!r}: ')}"
     reason = why.rpartition(": ")[2].lower()
     host, colon, port = where.rpartition(":")
     if not colon or not port.isdecimal():
         host, where = where, f"{where}:{_PORT}"
-    if why.startswith("unknown host"):
-        return f"Failed to resolve {host}: lookup {host}: no such host"
     if reason in _DIAL_FAULTS:
         return f"Failed to join {host.strip('[]')}: dial tcp {where}: connect: {reason}"
     return f"Failed to join {host.strip('[]')}: {why}"

@@ -53,8 +53,8 @@ def blob(value: object) -> bytes:
 
 
 def truth(value: object) -> bool:
-    """Read a boolean."""
-    if value is not None and not isinstance(value, bool):
+    """Read a boolean; 0 and 1 mean one too, to Go and to languages that have none."""
+    if value is not None and not (isinstance(value, int) and value in (0, 1)):
         raise BadBodyError(f"expected a boolean, got {type(value).__name__}")
     return bool(value)
 

@@ -43,6 +43,9 @@ BODIES: Mapping[str, Mapping[str, Reader]] = {
 }
 """What the bodies of requests hold."""
 
+PROMPT = frozenset(("event", "stats", "get-coordinate"))
+"""Handlers below that answer at once: their replies may leave together with others."""
+
 BODILESS = frozenset(("members", "leave", "list-keys", "stats"))
 """Commands that are a header only."""
 

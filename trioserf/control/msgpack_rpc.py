@@ -2,7 +2,9 @@
 
 A request is a header {Command, Seq} and, for most commands, a body; a reply is a header
 {Error, Seq} and, where one is due, a body (spec: RPC). The texts of errors are those that scripts
-and clients look for. What Go's decoder refuses ends the connection, as it does there.
+and clients look for. What Go's decoder refuses ends the connection, as it does there. Requests of
+one connection are carried out one after another, also as there: clients may count on the order of
+replies. Only the records of streams and queries come in between.
 """
 
 import logging
@@ -21,6 +23,7 @@ from trioserf.control.msgpack_handlers import (
     BODIES,
     BODILESS,
     HANDLERS,
+    PROMPT,
     body_beside_error,
     error_text,
     event_record,
@@ -69,6 +72,7 @@ class MsgpackRpc(Connection):
             max_ext_len=0,
         )
         self._shaken = False
+        self._last: dict[str, Any] = {"Command": "", "Seq": 0}
         self._pending: tuple[str, int] | None = None
         self._skip_body = False
         self._monitor: tuple[int, Slot] | None = None
@@ -107,8 +111,11 @@ class MsgpackRpc(Connection):
 
     async def _message(self, message: object) -> None:
         if self._pending is None:
-            start = fields.read(message if message is not None else 0, _HEADER)
-            await self._begin(start["Command"], start["Seq"])
+            if isinstance(message, dict):
+                # Go reads each header over the one before: what is missing stays as it was.
+                message = {**self._last, **message}
+            self._last = fields.read(message, _HEADER)
+            await self._begin(self._last["Command"], self._last["Seq"])
         else:
             (command, seq), self._pending = self._pending, None
             if not self._skip_body:
@@ -135,7 +142,7 @@ class MsgpackRpc(Connection):
             self._end()
 
     async def _perform(self, command: str, seq: int, body: Body) -> None:
-        """Carry out a request, here if it is prompt, beside the others if it waits."""
+        """Carry out a request; replies to earlier ones do not wait for one that takes its time."""
         self.greeted()
         match command:
             case "handshake":
@@ -158,14 +165,17 @@ class MsgpackRpc(Connection):
                 await self._flush()
                 await self.start(self._query, seq, body)
             case "leave":
-                await self.overlap(self._leave, seq)
-            case "event" | "stats" | "get-coordinate":
-                self._out += await self._answer(command, seq, body)
+                await self._pause()
+                await self._leave(seq)
             case _:
-                await self.overlap(self._later, command, seq, body)
+                if command not in PROMPT:
+                    await self._pause()
+                self._out += await self._answer(command, seq, body)
 
-    async def _later(self, command: str, seq: int, body: Body) -> None:
-        await self.send(await self._answer(command, seq, body))
+    async def _pause(self) -> None:
+        """Before a request that takes its time: send what is ready, let no deadline pass."""
+        self.watch_input(partial=False)
+        await self._flush()
 
     async def _answer(self, command: str, seq: int, body: Body) -> bytes:
         """Carry out a request and spell its reply."""
@@ -240,14 +250,14 @@ class MsgpackRpc(Connection):
                 EventFilter.parse(body["Type"])
             except InvalidFilter:
                 error = "Invalid event filter"
-            if seq in self.slots:
+            if not error and seq in self.slots:
                 error = "Stream with given sequence exists"
-            elif len(self.slots) >= MAX_STREAMS:
+            elif not error and len(self.slots) >= MAX_STREAMS:
                 error = "Too many streams"
-        elif self._monitor is not None:
-            error = "Monitor already exists"
         elif level not in commands.LOG_LEVELS:
             error = f"Unknown log level: {level}"
+        elif self._monitor is not None:
+            error = "Monitor already exists"
         await self._flush()
         if error:
             await self.send(header(seq, error))

@@ -29,6 +29,13 @@ _log = logging.getLogger("trioserf.agent.ipc")
 
 _JSON_STARTS = b"{ \t\r\n"
 _BACKLOG = 128
+_KEEPALIVE = (
+    (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
+    (getattr(socket, "TCP_KEEPIDLE", None), socket.IPPROTO_TCP, 60),
+    (getattr(socket, "TCP_KEEPINTVL", None), socket.IPPROTO_TCP, 15),
+    (getattr(socket, "TCP_KEEPCNT", None), socket.IPPROTO_TCP, 4),
+)
+"""A client may be silent for ever, but its system must answer: else it is gone after 2 minutes."""
 
 
 class Server:
@@ -55,6 +62,7 @@ class Server:
             _log.warning("Refused a client: too many are connected (%d)", self.connections)
             await trio.aclose_forcefully(stream)
             return
+        _keep_alive(stream)
         guest = _Guest(self)
         try:
             with Attempt("connection"):
@@ -73,6 +81,15 @@ class Server:
         if first:
             kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
             await kind(self.service, stream, guest.known).serve(first, deadline)
+
+
+def _keep_alive(stream: trio.abc.Stream) -> None:
+    """Have the system notice a client whose machine or network is gone."""
+    if isinstance(stream, trio.SocketStream) and stream.socket.family != socket.AF_UNIX:
+        for name, level, value in _KEEPALIVE:
+            if name is not None:
+                with suppress(OSError):  # the client may be gone already
+                    stream.socket.setsockopt(level, name, value)
 
 
 class _Guest:

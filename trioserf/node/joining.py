@@ -67,11 +67,12 @@ class Joining:
         Raises:
             JoinFailed: none, and there was one to reach.
         """
-        outcomes: list[Outcome] = []
+        tried: dict[str, list[Outcome]] = {text: [] for text in addresses}
         limiter = trio.CapacityLimiter(_DIALS_AT_ONCE)
         async with trio.open_nursery() as nursery:
-            for text in dict.fromkeys(addresses):
-                nursery.start_soon(self._join_text, text, replay, limiter, outcomes)
+            for text, found in tried.items():
+                nursery.start_soon(self._join_text, text, replay, limiter, found)
+        outcomes = [outcome for found in tried.values() for outcome in found]
         joined = sum(why is None for _, why in outcomes)
         if joined:
             self.has_joined = True
