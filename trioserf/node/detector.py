@@ -148,11 +148,11 @@ class Detector:
             self._outgoing.send(encode(request), peer.address)
 
     def finish(self, probe: Probe, now: float, *, by_stream: bool) -> None:
-        """Draw the conclusion of a probe (an ack may have come until now)."""
-        self._probes.pop(probe.seq_no, None)
+        """Draw the conclusion of a probe for which no ack came, unless one came just now."""
         if probe.acked:
-            self._membership.probe_succeeded()
-        elif by_stream:
+            return
+        self.forget(probe)
+        if by_stream:
             _log.warning(
                 "%r answers on a stream, but not to packets; check that UDP gets through",
                 probe.record.name,
@@ -199,14 +199,14 @@ class Detector:
         )
 
     def take_ack(self, ack: Ack, now: float) -> None:
-        """Tell whoever waits for an ack that it has come."""
-        probe = self._probes.get(ack.seq_no)
+        """Tell whoever waits for an ack that it has come; for a probe of ours that ends it."""
+        probe = self._probes.pop(ack.seq_no, None)
         if probe is not None:
-            if not probe.acked:
-                probe.acked = True
-                if now - probe.started <= self._membership.timing.probe_timeout:
-                    self._places.measured(probe.record.name, ack.payload, now - probe.started)
-                probe.on_ack()
+            probe.acked = True
+            self._membership.probe_succeeded()
+            if now - probe.started <= self._membership.timing.probe_timeout:
+                self._places.measured(probe.record.name, ack.payload, now - probe.started)
+            probe.on_ack()
             return
         relay = self._relays.get(ack.seq_no)
         if relay is not None and not relay.answered:

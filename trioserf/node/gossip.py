@@ -8,6 +8,7 @@ message is sent as often as ever, only earlier. With nothing to say the task sle
 import trio
 
 from trioserf.node.keeper import Keeper
+from trioserf.node.state import ClusterState
 
 
 async def gossip(keeper: Keeper) -> None:
@@ -24,7 +25,7 @@ async def gossip(keeper: Keeper) -> None:
                     await keeper.gossip.wait()
         if not filler:
             continue
-        await keeper.ask(lambda state, now: state.gossip(now))
+        await keeper.tell(ClusterState.gossip)
         next_tick = trio.current_time() + interval
         await trio.sleep(config.gossip_pause)
         if filler:

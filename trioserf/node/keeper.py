@@ -1,7 +1,7 @@
 """The only task that changes the state of a node.
 
-It reads one inbox. Every item is a fact: packets that came, or a call that some other task wants
-made with the state, whose result goes back to it. After each the keeper does what the state
+It reads one inbox. Every item is a fact: packets that came, or something that some other task
+wants done with the state, which may wait for the result. After each the keeper does what the state
 ordered, without waiting for anything: packets are sent or dropped, events delivered or counted
 as missed, other tasks woken. So nothing is ever half done when somebody looks, and there are no
 locks.
@@ -66,6 +66,9 @@ class Call(Generic[T]):
         """Wait for the result, or raise what went wrong."""
         await self._done.wait()
         return self._outcome.unwrap()
+
+
+Fact = Received | Call[Any] | Callable[[ClusterState, float], None]
 
 
 class Wake:
@@ -143,9 +146,10 @@ class Keeper:
         self._transport = transport
         self._hub = hub
         depth = state.config.inbox_depth
-        self._to_inbox, self._inbox = trio.open_memory_channel[Received | Call[Any]](depth)
+        self._to_inbox, self._inbox = trio.open_memory_channel[Fact](depth)
         self._to_streams, self.streams = trio.open_memory_channel[Direct](STREAMS_WAITING)
         self._queries: dict[AskedQuery, Callable[[QueryResult], None]] = {}
+        self._is_talking = False
         hub.on_deserted = self._decline
 
     # --- for other tasks ---
@@ -161,15 +165,39 @@ class Keeper:
             Exception: whatever `act` raises.
         """
         call = Call(act)
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            await self._to_inbox.send(call)
+            await self._put(call)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise Leaving("the node has ended") from None
         return await call.result()
 
+    async def tell(self, act: Callable[[ClusterState, float], None]) -> None:
+        """Have something done with the state soon, without waiting for it.
+
+        Args:
+            act: is called with the state and the instant; if it raises, the node ends.
+
+        Raises:
+            trio.ClosedResourceError: the node has ended.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._put(act)
+
     async def receive(self, packets: Packets) -> None:
         """Hand in packets; waits while the inbox is full, as they may wait in the kernel."""
-        await self._to_inbox.send(Received(packets, trio.current_time()))
+        await self._put(Received(packets, trio.current_time()))
+
+    async def _put(self, fact: Fact) -> None:
+        """Put something into the inbox; waits only while that is full.
+
+        Whoever calls this waits for something else before or after, where a task gives way to
+        others: a result, or the next packets. So no time is lost on giving way here too.
+        """
+        try:
+            self._to_inbox.send_nowait(fact)
+        except trio.WouldBlock:
+            await self._to_inbox.send(fact)
 
     def collect(self, query: AskedQuery, deliver: Callable[[QueryResult], None]) -> None:
         """Deliver the results of a query; only to be called inside `ask`."""
@@ -212,11 +240,13 @@ class Keeper:
             if isinstance(fact, Call):
                 fact.abandon()
 
-    def _take(self, fact: "Received | Call[Any]") -> None:
+    def _take(self, fact: Fact) -> None:
         if isinstance(fact, Received):
             self.state.take_packets(fact.packets, fact.at)
-        else:
+        elif isinstance(fact, Call):
             fact.run(self.state, trio.current_time())
+        else:
+            fact(self.state, trio.current_time())
         self.carry_out()
 
     def carry_out(self) -> None:
@@ -245,8 +275,7 @@ class Keeper:
                 if deliver is not None:
                     deliver(result)
             serf.results.clear()
-        if state.filler:
-            self.gossip()
+        self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
         self.deadline.move(state.next_deadline)
         if serf.orders:
@@ -255,6 +284,14 @@ class Keeper:
                 f"another member has the name {state.config.name!r}, and the majority sides with"
                 f" it ({order.matching} of {order.answers} answers for us)"
             )
+
+    def _wake_gossip(self) -> None:
+        """Wake the task that gossips if there is news, or again something to say."""
+        filler = self.state.filler
+        is_talking = bool(filler)
+        if is_talking and (filler.has_unsent or not self._is_talking):
+            self.gossip()
+        self._is_talking = is_talking
 
     def _decline(self, numbers: list[int]) -> None:
         """Decline queries of which nobody waits to hear that they were declined."""

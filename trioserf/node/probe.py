@@ -26,7 +26,7 @@ async def probe_members(keeper: Keeper, streams: Streams, rng: random.Random) ->
 
 
 async def probe_next(keeper: Keeper, streams: Streams) -> None:
-    """Probe the next member of the round and draw the conclusion."""
+    """Probe the next member of the round; without an ack, draw the conclusion."""
     acked = trio.Event()
     probe = await keeper.ask(lambda state, now: state.detector.begin(now, acked.set))
     if probe is None:
@@ -40,6 +40,8 @@ async def probe_next(keeper: Keeper, streams: Streams) -> None:
     except BaseException:
         keeper.state.detector.forget(probe)
         raise
+    if acked.is_set():
+        return
     await keeper.ask(
         lambda state, now: state.finish_probe(
             lambda: state.detector.finish(probe, now, by_stream=by_stream), now

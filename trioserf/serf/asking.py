@@ -229,7 +229,9 @@ class Asking:
     @property
     def next_deadline(self) -> float | None:
         """When the next query ends."""
-        return min((query.deadline for query in self._running.values()), default=None)
+        if not self._running:  # nearly always, and it is asked after every packet
+            return None
+        return min(query.deadline for query in self._running.values())
 
     def expire(self, now: float) -> None:
         """End the queries whose deadline has come."""

@@ -437,8 +437,10 @@ class SerfState:
     @property
     def next_deadline(self) -> float | None:
         """The instant at which `expire` has something to do, or None."""
-        deadlines = (self._intents.next_deadline, self._asking.next_deadline)
-        return min((due for due in deadlines if due is not None), default=None)
+        intents, asking = self._intents.next_deadline, self._asking.next_deadline
+        if intents is None or asking is None:
+            return asking if intents is None else intents
+        return min(intents, asking)
 
     def expire(self, now: float) -> None:
         """End the queries and erase the leaving members whose time has come."""

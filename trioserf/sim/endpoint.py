@@ -25,6 +25,7 @@ class SimTransport:
     """A member's endpoint in a simulated network (see `Transport`); made by `Network.open`.
 
     Attributes:
+        address: where it is bound.
         delay: seconds by which everything that this member sends is late.
         link_free_at: the instant at which its link has sent what it was given.
         sent: packets it was asked to send.
@@ -36,8 +37,8 @@ class SimTransport:
         self.link_free_at = 0.0
         self.sent = 0
         self.sent_bytes = 0
+        self.address = address
         self._network = network
-        self._address = address
         self._packets: deque[Datagram] = deque()
         self._buffered = 0
         self._arrived = trio.lowlevel.ParkingLot()
@@ -50,11 +51,6 @@ class SimTransport:
         self._held_in: list[Callable[[], None]] = []
 
     # --- the protocol ---
-
-    @property
-    def address(self) -> SocketAddress:
-        """Where it is bound."""
-        return self._address
 
     def send_packet(self, data: bytes, to: SocketAddress) -> bool:
         """Send a datagram without waiting; False if it was dropped here."""

@@ -1,8 +1,9 @@
 """A network that exists in virtual time only: late, lossy, divisible, and repeatable.
 
-Every packet gets its fate when it is sent: lost, or due at some instant, perhaps twice. One task
-hands over what is due. All that is random comes from one generator in the order of the sends, so
-a network with the same seed and the same senders does the same again.
+Every packet gets its fate when it is sent: lost, or due at some instant, perhaps twice. What is
+due is handed over by the clock itself (`clock`), or under another clock by a task. All that is
+random comes from one generator in the order of the sends, so a network with the same seed and the
+same senders does the same again.
 
 Members are known here by their addresses. A paused member's packets are kept on both sides, as a
 stopped process's are: what it sends leaves when it goes on, what it is sent waits in its receive
@@ -12,6 +13,7 @@ did to theirs.)
 
 import errno
 import heapq
+import math
 import random
 import zlib
 from collections import Counter
@@ -24,6 +26,7 @@ from attrs import validators as v
 
 from trioserf.errors import AddressError
 from trioserf.net.transport import Datagram, SocketAddress
+from trioserf.sim.clock import VirtualClock
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.streams import SimStream, pair
 
@@ -81,7 +84,7 @@ class Network:
         self._due: list[tuple[float, int, SocketAddress, Datagram | Callable[[], None]]] = []
         self._number = 0
         self._earlier = trio.lowlevel.ParkingLot()
-        self._awake_at = float("inf")
+        self._awake_at = math.inf
         self._sides: dict[SocketAddress, int] = {}
         self._cuts: set[tuple[SocketAddress, SocketAddress]] = set()
         self._loss_from: dict[SocketAddress, float] = {}
@@ -204,20 +207,35 @@ class Network:
             self._earlier.unpark()
 
     async def run(self) -> None:
-        """Hand over what is due, until cancelled."""
-        due = self._due
+        """Hand over what is due, until cancelled: by the clock if it can, or else by this task."""
+        clock = trio.lowlevel.current_clock()
+        if isinstance(clock, VirtualClock):
+            clock.agenda = self
+            try:
+                await trio.sleep_forever()
+            finally:
+                clock.agenda = None
         while True:
-            now = trio.current_time()
-            while due and due[0][0] <= now:
-                _, _, to, what = heapq.heappop(due)
-                endpoint = self._endpoints.get(to)
-                if endpoint is None and isinstance(what, tuple):
-                    self.counts["nobody"] += 1
-                elif endpoint is None or not endpoint.hold_back(what):
-                    self._hand_over(endpoint, what)
-            self._awake_at = due[0][0] if due else float("inf")
+            self.act(trio.current_time())
+            self._awake_at = self.next_at
             with trio.move_on_at(self._awake_at):
                 await self._earlier.park()
+
+    @property
+    def next_at(self) -> float:
+        """The instant at which something is due; infinite if nothing is."""
+        return self._due[0][0] if self._due else math.inf
+
+    def act(self, now: float) -> None:
+        """Hand over what is due by now."""
+        due = self._due
+        while due and due[0][0] <= now:
+            _, _, to, what = heapq.heappop(due)
+            endpoint = self._endpoints.get(to)
+            if endpoint is None and isinstance(what, tuple):
+                self.counts["nobody"] += 1
+            elif endpoint is None or not endpoint.hold_back(what):
+                self._hand_over(endpoint, what)
 
     def _hand_over(
         self, endpoint: SimTransport | None, what: Datagram | Callable[[], None]

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
-import trio.testing
 from trio._core import _run
+
+from trioserf.sim.clock import VirtualClock
 
 T = TypeVar("T")
 
@@ -34,7 +35,8 @@ def run_in_virtual_time(main: Callable[[], Awaitable[T]], *, seed: int) -> T:
     """Run a program of Trio whose sleeps take no time, and whose choices follow from a seed.
 
     Time stands still while any task can run, and jumps to the next deadline when none can. The
-    program must not use threads or sockets: it would not be waited for.
+    program must not use threads or sockets: it would not be waited for. Nor does
+    `trio.testing.wait_all_tasks_blocked` work in it.
     """
     with repeatable(seed):
-        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        return trio.run(main, clock=VirtualClock())

@@ -245,7 +245,11 @@ class FairFiller:
         return sum(map(len, self._queues))
 
     def __bool__(self) -> bool:
-        return any(self._queues)
+        # Asked after every packet: a loop is several times as quick as any() and a generator.
+        for queue in self._queues:  # noqa: SIM110
+            if queue:
+                return True
+        return False
 
     @property
     def has_unsent(self) -> bool:
@@ -254,9 +258,9 @@ class FairFiller:
 
     def fill(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
-        if not any(self._queues):
-            return []
         waiting = [place for place, queue in enumerate(self._queues) if queue]
+        if not waiting:
+            return []
         if len(waiting) == 1:
             return self._queues[waiting[0]].take(overhead, limit)
         taken: list[bytes] = []

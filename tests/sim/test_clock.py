@@ -1,0 +1,71 @@
+"""Time that takes no time."""
+
+import time
+
+import pytest
+import trio
+
+from trioserf.sim.clock import VirtualClock
+
+
+class _Bell:
+    """An agenda with one kind of entry: it rings."""
+
+    def __init__(self, *due: float) -> None:
+        self.due = sorted(due)
+        self.rung: list[float] = []
+
+    @property
+    def next_at(self) -> float:
+        return self.due[0] if self.due else float("inf")
+
+    def act(self, now: float) -> None:
+        while self.due and self.due[0] <= now:
+            self.due.pop(0)
+            self.rung.append(now)
+
+
+def test_a_day_passes_at_once_and_deadlines_come_in_order() -> None:
+    order: list[str] = []
+
+    async def sleep(name: str, seconds: float) -> None:
+        await trio.sleep(seconds)
+        assert trio.current_time() == pytest.approx(seconds)
+        order.append(name)
+
+    async def main() -> None:
+        assert trio.current_time() == 0
+        async with trio.open_nursery() as nursery:
+            for name, seconds in (("day", 86_400.0), ("hour", 3600.0), ("blink", 1e-6)):
+                nursery.start_soon(sleep, name, seconds)
+
+    started = time.perf_counter()
+    trio.run(main, clock=VirtualClock())
+    assert time.perf_counter() - started < 10
+    assert order == ["blink", "hour", "day"]
+
+
+def test_no_time_passes_while_a_task_can_run() -> None:
+    async def main() -> None:
+        with trio.move_on_after(1) as deadline:
+            for _ in range(1000):
+                await trio.lowlevel.checkpoint()
+            assert trio.current_time() == 0
+        assert not deadline.cancelled_caught
+
+    trio.run(main, clock=VirtualClock())
+
+
+def test_the_agenda_has_its_turn_between_deadlines() -> None:
+    clock, bell = VirtualClock(), _Bell(0.5, 1.5, 1.5, 9.0)
+    clock.agenda = bell
+
+    async def main() -> None:
+        await trio.sleep(1)
+        assert bell.rung == [0.5]
+        await trio.sleep(1)
+        assert bell.rung == [0.5, 1.5, 1.5]
+        assert trio.current_time() == 2
+        assert bell.due == [9.0]
+
+    trio.run(main, clock=clock)
