@@ -224,11 +224,15 @@ class Handlers:
         coalescer = EventCoalescer()
         while True:
             event: Event | Dropped | None = None
-            with trio.move_on_at(coalescer.deadline or math.inf):
-                try:
+            deadline = coalescer.deadline
+            try:
+                if deadline is None:
                     event = await events.receive()
-                except trio.EndOfChannel:
-                    return
+                else:
+                    with trio.move_on_at(deadline):
+                        event = await events.receive()
+            except trio.EndOfChannel:
+                return
             now = trio.current_time()
             if isinstance(event, Dropped):
                 _log.warning("event handlers: %d events were dropped", event.count)

@@ -30,10 +30,14 @@ LEVELS: Final = {
     "ERR": logging.ERROR,
 }
 _ROOT: Final = "trioserf"
+_NAMES: Final = {level: name for name, level in LEVELS.items()}
 
 
 def level_name(level: int) -> str:
     """Give Serf's name of a level of `logging`."""
+    known = _NAMES.get(level)
+    if known is not None:
+        return known
     for name, least in reversed(LEVELS.items()):
         if level >= least:
             return name
@@ -182,6 +186,15 @@ class Logs(logging.Handler):
             # A full disk or a closed terminal: the line is still remembered, and nobody could
             # be told there.
             self._written_from = logging.CRITICAL + 1
+
+
+def spare_details() -> None:
+    """Have `logging` not find out for each record what no line shows, in the whole process.
+
+    Finding the caller takes longer than writing the line (documented by `logging`: optimization).
+    """
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 @contextmanager

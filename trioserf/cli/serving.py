@@ -10,7 +10,7 @@ import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
-from trioserf.agent.logs import Logs, open_logs
+from trioserf.agent.logs import Logs, open_logs, spare_details
 from trioserf.cli.output import Failure, Out
 from trioserf.control.server import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
@@ -44,6 +44,7 @@ def serve(
         raise Failure(_arrows(str(error)), "bad_config") from error
     faults: list[TrioserfError] = []
     code = 1
+    spare_details()
     with open_logs(config.log_level) as logs:
         try:
             code = trio.run(_serve, out, config, sources, logs)

@@ -186,6 +186,7 @@ class Keeper:
 
     async def receive(self, packets: Packets) -> None:
         """Hand in packets; waits while the inbox is full, as they may wait in the kernel."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         await self._put(Received(packets, trio.current_time()))
 
     async def _put(self, fact: Fact) -> None:
@@ -222,8 +223,8 @@ class Keeper:
                 for _ in range(_AT_ONCE):
                     try:
                         fact = self._inbox.receive_nowait()
-                    except trio.WouldBlock:
-                        break
+                    except (trio.WouldBlock, trio.EndOfChannel):
+                        break  # closed: this task is cancelled as soon as it waits
                     self._take(fact)
         finally:
             self._inbox.close()

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Measure the control port of both programs side by side: one agent each, driven over Serf's RPC.
+
+Requests per second over one connection, one at a time and in windows of 64, with 1 member and with
+1,000; and how long `members` takes as a whole process. The client reads replies by their length
+and looks at none, so that it costs as little as it can. `measure` gives the numbers to others.
+"""
+
+import argparse
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager, suppress
+
+import msgpack
+
+from trioserf.swim.messages import NodeState, PushPull, State
+from trioserf.wire.stream import StreamCodec
+
+PROGRAMS = {
+    "serf": [shutil.which("serf") or "serf"],
+    "trioserf": [sys.executable, "-m", "trioserf"],
+}
+WINDOW = 64
+MEMBERS = {"Command": "members", "Seq": 1}
+EVENT = {"Command": "event", "Seq": 1}, {"Coalesce": False, "Name": "x", "Payload": b"y"}
+
+
+@contextmanager
+def running(program, host):
+    """Run an agent; gives its host once it answers."""
+    command = [*PROGRAMS[program], "agent", f"-bind={host}:7946", f"-rpc-addr={host}:7373",
+               "-node=n0", "-log-level=err"]  # fmt: skip
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
+        try:
+            until(lambda: answers(host))
+            yield host
+        finally:
+            process.kill()
+
+
+def until(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            sys.exit("the agent does not come up")
+        time.sleep(0.05)
+
+
+def answers(host):
+    with suppress(OSError), closing(connected(host)):
+        return True
+    return False
+
+
+def connected(host):
+    """Connect and greet; gives a socket."""
+    connection = socket.create_connection((host, 7373), timeout=30)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(packed({"Command": "handshake", "Seq": 0}, {"Version": 1}))
+    connection.recv(1000)
+    return connection
+
+
+def packed(*messages):
+    return b"".join(map(msgpack.packb, messages))
+
+
+def fill(host, count):
+    """Tell an agent of invented members, which are alive for as long as nobody finds out."""
+    nodes = tuple(
+        NodeState(f"invented-{i:05}", bytes((127, 2, i >> 8, i & 255)), 7946, b"", 1, State.ALIVE)
+        for i in range(count)
+    )
+    codec = StreamCodec(keyring=None, compress=False)
+    with socket.create_connection((host, 7946), timeout=30) as connection:
+        connection.sendall(codec.encode_push_pull(PushPull(False, nodes)))
+        while connection.recv(65536):
+            pass
+
+
+def rate(host, request, messages, window, seconds):
+    """Count requests per second of one connection, `window` of them under way at a time."""
+    with closing(connected(host)) as connection:
+        length = reply_length(connection, request, messages)
+        batch, wanted = request * window, length * window
+        buffer = bytearray(min(wanted, 1 << 20))
+        began = time.perf_counter()
+        count = 0
+        while time.perf_counter() - began < seconds:
+            connection.sendall(batch)
+            left = wanted
+            while left:
+                left -= connection.recv_into(buffer, min(left, len(buffer)))
+            count += window
+        elapsed = time.perf_counter() - began
+        if reply_length(connection, request, messages) != length:
+            sys.exit("replies have changed their length: the numbers mean nothing")
+        return count / elapsed
+
+
+def reply_length(connection, request, messages):
+    """Ask once; gives the number of bytes of the reply, which has so many messages."""
+    connection.sendall(request)
+    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=1 << 28)
+    while messages:
+        unpacker.feed(connection.recv(65536))
+        with suppress(msgpack.OutOfData):
+            while messages:
+                unpacker.skip()
+                messages -= 1
+    return unpacker.tell()
+
+
+def whole_process(program, host, runs):
+    """Time `members` from start to end of the process; gives the median in milliseconds."""
+    command = [*PROGRAMS[program], "members", f"-rpc-addr={host}:7373"]
+    took = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        took.append((time.perf_counter() - began) * 1000)
+    return statistics.median(took)
+
+
+def median_rate(host, request, messages, window, seconds):
+    return statistics.median(rate(host, request, messages, window, seconds / 3) for _ in range(3))
+
+
+def measure(program, host, seconds=3.0, runs=15, many=1000):
+    """Measure one program at this address; gives numbers by what they are."""
+    members, event = packed(MEMBERS), packed(*EVENT)
+    found = {}
+    with running(program, host):
+        for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
+            took = median_rate(host, members, 2, window, seconds)
+            found[f"members calls per s, 1 member, {how}"] = took
+        for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
+            found[f"event calls per s, {how}"] = median_rate(host, event, 1, window, seconds)
+    with running(program, host):
+        fill(host, many)
+        for window, how in ((1, "one at a time"), (8, "8 at a time")):
+            took = median_rate(host, members, 2, window, seconds)
+            found[f"members calls per s, {many + 1} members, {how}"] = took
+        found[f"members as a process, {many + 1} members (ms)"] = whole_process(
+            program, host, runs
+        )
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3, help="time for each rate")
+    args = parser.parse_args()
+    found = {
+        program: measure(program, f"127.3.{number}.1", args.seconds)
+        for number, program in enumerate(PROGRAMS, start=1)
+    }
+    print(f"{'':50} {'serf':>10} {'trioserf':>10} {'ratio':>7}")
+    for what, theirs in found["serf"].items():
+        ours = found["trioserf"][what]
+        print(f"{what:50} {theirs:10.0f} {ours:10.0f} {ours / theirs:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""A node that ends while something is on its way to its state."""
+
+import trio
+import trio.testing
+
+from trioserf.node import open_node
+from trioserf.node.config import NodeConfig
+from trioserf.node.keeper import Call
+from trioserf.swim.address import Address
+
+
+async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
+    config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
+    async with open_node(config) as node:
+        await trio.testing.wait_all_tasks_blocked()
+        # The keeper is woken by this, but the block ends before it runs.
+        node._keeper._to_inbox.send_nowait(Call(lambda state, now: None))
+
+
+async def test_packets_that_come_after_the_end_are_no_crash() -> None:
+    config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
+    async with open_node(config) as node:
+        keeper = node._keeper
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await keeper.receive([])
+    assert scope.cancelled_caught
