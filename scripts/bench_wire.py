@@ -1,0 +1,122 @@
+"""What one agent does under load on the gossip wire, measured from outside; used by `bench`.
+
+Every number is taken the same way from either program: packets and streams of the test's own, the
+agent's RPC for what it knows then.
+"""
+
+import contextlib
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trioserf.control.errors import ControlError
+from trioserf.control.rpc_client import RpcSession
+from trioserf.serf.messages import SerfPushPull
+from trioserf.swim.messages import OUR_VERSIONS, NodeState, Ping, PushPull, State
+from trioserf.wire.serf import SERF_CODEC, encode_tags
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim import encode
+
+WINDOW = 64
+"""Pings on their way at once."""
+NAME = "measured"
+
+
+@contextlib.contextmanager
+def one_agent(program: Sequence[str], host: str, *options: str) -> Iterator[int]:
+    """Run a single agent on an address; gives its process id."""
+    command = [*program, "agent", f"-bind={host}:7946", f"-rpc-addr={host}:7373"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        [*command, f"-node={NAME}", *options], stdout=quiet, stderr=quiet
+    ) as process:
+        try:
+            wait_until(lambda: known(host) == 1)
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def wait_until(holds, seconds: float = 90.0, pause: float = 0.01) -> None:
+    """Wait for something, or give the measuring up."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise SystemExit("what was waited for did not come in time")
+        time.sleep(pause)
+
+
+def known(host: str) -> int:
+    """Give the number of members that the agent knows; 0 if it does not answer."""
+    try:
+        with RpcSession.connect(f"{host}:7373", None) as session:
+            return int(session.info()["serf"]["members"])
+    except ControlError:
+        return 0
+
+
+def resident(pid: int) -> float:
+    """Give the resident memory of a process in kB."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+)", text)
+    assert found is not None
+    return float(found[1])
+
+
+def pings_per_second(host: str, seconds: float = 5.0) -> float:
+    """Count the pings that are answered, `WINDOW` of them on their way at any time."""
+    ping = encode(Ping(7, NAME))
+    to = (host, 7946)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(0.5)
+        for _ in range(WINDOW):
+            udp.sendto(ping, to)
+        answered = 0
+        began = time.monotonic()
+        deadline = began + seconds
+        while (now := time.monotonic()) < deadline:
+            try:
+                for _ in range(WINDOW):
+                    udp.recv(2048)
+                    udp.sendto(ping, to)
+                    answered += 1
+            except TimeoutError:
+                for _ in range(WINDOW):  # the window was lost
+                    udp.sendto(ping, to)
+        return answered / (now - began)
+
+
+def invented(count: int) -> bytes:
+    """Make a push/pull that tells of so many members that are not there."""
+    meta = encode_tags({"role": "web"})
+    nodes = tuple(
+        NodeState(
+            f"invented-{number:05}",
+            bytes((127, 2, number >> 8, number & 255)),
+            7946,
+            meta,
+            1,
+            State.ALIVE,
+            OUR_VERSIONS,
+        )
+        for number in range(count)
+    )
+    times = {node.name: 1 for node in nodes}
+    state = SERF_CODEC.encode(SerfPushPull(1, times, (), 1, (), 1))
+    return StreamCodec(keyring=None, compress=False).encode_push_pull(
+        PushPull(False, nodes, state)
+    )
+
+
+def take_in(host: str, message: bytes, count: int) -> float:
+    """Hand a push/pull in; gives the seconds until the agent knows all that it told of."""
+    began = time.monotonic()
+    with socket.create_connection((host, 7946)) as stream:
+        stream.sendall(message)
+        while stream.recv(65_536):
+            pass
+    wait_until(lambda: known(host) > count, pause=0.001)
+    return time.monotonic() - began
