@@ -10,6 +10,7 @@ import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
+from trioserf.agent.footprint import settle
 from trioserf.agent.logs import Logs, open_logs, spare_details
 from trioserf.cli.output import Failure, Out
 from trioserf.control.server import Server, open_control
@@ -88,6 +89,7 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
                 out.line()
                 out.line("==> Log data will now stream in as it occurs:")
                 out.line()
+                settle()
                 logs.open_gate()
                 code = await _Ending(out, agent, sources).wait(signals)
             _log.info("requesting serf shutdown")
