@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from trioserf.agent import keyring_file
+from trioserf.agent.files import DiskFiles
 from trioserf.errors import ConfigError
-from trioserf.serf.keyring import Keyring
+from trioserf.serf.keyring import Keyring, dump_keyring
 
 A, B = bytes(32), bytes(16)
 A64, B64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AAAAAAAAAAAAAAAAAAAAAA=="
@@ -18,16 +19,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
+async def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
     path.write_text("[]")
     path.chmod(0o644)
-    keyring_file.save(path, Keyring([A, B], B))
+    await keyring_file.save(path, DiskFiles(), dump_keyring(Keyring([A, B], B)))
     assert path.read_text() == f'[\n  "{B64}",\n  "{A64}"\n]'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_loads_what_was_saved(path: Path) -> None:
-    keyring_file.save(path, Keyring([A, B], B))
+async def test_loads_what_was_saved(path: Path) -> None:
+    await keyring_file.save(path, DiskFiles(), dump_keyring(Keyring([A, B], B)))
     assert keyring_file.load(path).keys == (B, A)
 
 
@@ -57,6 +58,6 @@ def test_a_missing_file_is_a_fault(path: Path) -> None:
         keyring_file.load(path.parent)
 
 
-def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+async def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        keyring_file.save(tmp_path / "missing" / "keys.json", Keyring([A]))
+        await keyring_file.save(tmp_path / "missing" / "keys.json", DiskFiles(), b"[]")

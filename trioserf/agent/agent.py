@@ -175,7 +175,7 @@ async def open_agent(
         replayed = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
     save = None
     if config.keyring_file:
-        save = partial(keyring_file.save, Path(config.keyring_file))
+        save = partial(keyring_file.save, Path(config.keyring_file), files)
     async with AsyncExitStack() as stack:
         opening = open_node(told, rng=rng, restore=replayed.clocks, save_keyring=save)
         _log.info("Serf agent starting")

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from trioserf.agent.files import PRIVATE, read_file, replace_file
+from trioserf.agent.files import PRIVATE, Files, read_file
 from trioserf.errors import ConfigError
-from trioserf.serf.keyring import Keyring, KeyringError, dump_keyring, load_keyring
+from trioserf.serf.keyring import Keyring, KeyringError, load_keyring
 
+_SUFFIX = ".tmp"
 _EXPECTED = "expected a JSON list of base64 keys of 16, 24 or 32 bytes, the primary one first"
 
 
@@ -29,12 +30,15 @@ def load(path: Path) -> Keyring:
         raise ConfigError(f"keyring_file {path}: {error}") from None
 
 
-def save(path: Path, keyring: Keyring) -> None:
-    """Replace the file by the keys as they are now, readable by its owner alone.
+async def save(path: Path, files: Files, content: bytes) -> None:
+    """Replace the file, readable by its owner alone; returns when it is on the disk.
 
-    Blocks until it is on the disk.
+    Args:
+        path: the file.
+        files: where it is.
+        content: the keys, as `dump_keyring` spells them.
 
     Raises:
         OSError: it cannot be written; the old file is still there then.
     """
-    replace_file(path, dump_keyring(keyring), mode=PRIVATE)
+    await files.replace(path, content, suffix=_SUFFIX, mode=PRIVATE)

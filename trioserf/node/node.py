@@ -423,7 +423,8 @@ async def open_node(
         resolver: finds addresses of names; the system's unless given.
         rng: all randomness.
         restore: the last times seen before a restart: what is older is no news.
-        save_keyring: keeps changed keys; may raise an OSError, which the asker is told.
+        save_keyring: writes changed keys to their file; may raise an OSError, which the asker
+            is told.
 
     Raises:
         AddressError: the address cannot be bound, or none can be advertised.
@@ -438,17 +439,18 @@ async def open_node(
             transport = await stack.enter_async_context(opening)
         address = advertised(config, transport)
         hub = Hub()
+        desk = KeyDesk(config.keyring, save_keyring)
         state = ClusterState(
             config,
             address,
             rng=rng,
             has_answerer=hub.has_answerer,
-            keys=KeyDesk(config.keyring, save_keyring),
+            keys=desk,
         )
         keeper = Keeper(state, transport, hub)
         state.start(trio.current_time(), restore)
         try:
-            async with _running(config, transport, keeper, hub, resolver, rng) as node:
+            async with _running(config, transport, keeper, hub, desk, resolver, rng) as node:
                 yield node
         except BaseExceptionGroup as group:
             conflict, rest = group.split(NameConflict)
@@ -472,6 +474,7 @@ async def _running(
     transport: Transport,
     keeper: Keeper,
     hub: Hub,
+    desk: KeyDesk,
     resolver: Resolver | None,
     rng: random.Random,
 ) -> AsyncIterator[Node]:
@@ -485,6 +488,7 @@ async def _running(
         services.start_soon(gossip, keeper)
         services.start_soon(expire_suspicions, keeper)
         services.start_soon(expire_deadlines, keeper)
+        services.start_soon(desk.save_changes, keeper)
         work = trio.CancelScope()
         node = Node(config, keeper, hub, joining, work)
         services.start_soon(partial(_work, work, keeper, streams, joining, rng))

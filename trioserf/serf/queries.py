@@ -23,6 +23,7 @@ from trioserf.serf.internal import (
     PING,
     PREFIX,
     KeyHandler,
+    Later,
     answer_key_query,
     fit_keys,
 )
@@ -309,32 +310,47 @@ class Queries:
     # --- internal queries ---
 
     def _answer_internally(self, pending: _Pending, query: Query, now: float) -> None:
-        """Answer at once, or say at once that there is no answer."""
-        answer = self._internal_answer(pending, query)
+        """Answer, or say at once that there is no answer."""
+        answer = self._internal_answer(query)
         self._acknowledge(pending, now, no_answer=answer is None)
-        if answer is None:
-            return
-        try:
-            self._send_answer(pending, answer, now)
-        except TooLarge as error:
-            _log.error("Failed to respond to %s: %s", query.name, error)
+        if isinstance(answer, Later):
+            answer.then(lambda answer, now: self._answer_late(pending, query.name, answer, now))
+        elif isinstance(answer, KeyResponse):
+            self._answer_member(pending, query.name, self._fitting(pending, answer), now)
+        elif answer is not None:
+            self._answer_member(pending, query.name, answer, now)
 
-    def _internal_answer(self, pending: _Pending, query: Query) -> bytes | None:
+    def _internal_answer(self, query: Query) -> bytes | KeyResponse | Later | None:
         if query.name == CONFLICT:
             return self._who_is(query.payload.decode("utf-8", "surrogateescape"))
         action = KEY_QUERIES.get(query.name)
         if action is not None:
-            answer = answer_key_query(action, query.payload, self._keys, self._codec.decode)
-            limit = self._options.query_response_size_limit
-
-            def size(answer: KeyResponse) -> int:
-                response = self._response(pending, self._codec.encode(answer))
-                return len(self._codec.encode(response))
-
-            return self._codec.encode(fit_keys(answer, limit, size) if answer.keys else answer)
+            return answer_key_query(action, query.payload, self._keys, self._codec.decode)
         if query.name != PING:
             _log.warning("Unhandled internal query '%s'", query.name)
         return None
+
+    def _answer_member(self, pending: _Pending, name: str, answer: bytes, now: float) -> None:
+        try:
+            self._send_answer(pending, answer, now)
+        except TooLarge as error:
+            _log.error("Failed to respond to %s: %s", name, error)
+
+    def _answer_late(self, pending: _Pending, name: str, answer: KeyResponse, now: float) -> None:
+        if now > pending.deadline:
+            _log.error("Failed to respond to %s: its deadline has passed", name)
+            return
+        self._answer_member(pending, name, self._fitting(pending, answer), now)
+
+    def _fitting(self, pending: _Pending, answer: KeyResponse) -> bytes:
+        """Spell an answer about keys, cut to what a packet can carry."""
+
+        def size(answer: KeyResponse) -> int:
+            response = self._response(pending, self._codec.encode(answer))
+            return len(self._codec.encode(response))
+
+        limit = self._options.query_response_size_limit
+        return self._codec.encode(fit_keys(answer, limit, size) if answer.keys else answer)
 
     def _who_is(self, name: str) -> bytes | None:
         """Say what we know of a member, to whom it may concern, unless it is us."""

@@ -1,0 +1,65 @@
+"""A few whole nodes in virtual time, with what the simulator's world has no use for."""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from trioserf.node import Node, open_node
+from trioserf.node.config import NodeConfig
+from trioserf.node.keys import SaveKeyring
+from trioserf.sim.network import Link, Network
+from trioserf.swim.address import Address
+
+
+@asynccontextmanager
+async def open_nodes(
+    *names: str,
+    save_keyring: Mapping[str, SaveKeyring] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    network: Network | None = None,
+    **common: Any,
+) -> AsyncIterator[dict[str, Node]]:
+    """Run nodes that have joined the first of them; name `autojump_clock` in the test.
+
+    Args:
+        names: their names.
+        save_keyring: keeps the keys of a node.
+        options: fields of `NodeConfig` of single nodes.
+        network: what joins them.
+        common: fields of `NodeConfig` of all.
+    """
+    network = network or Network(random.Random(1), Link())
+    nodes: dict[str, Node] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.run)
+
+        async def live(name: str, address: Address, task_status: trio.TaskStatus[Node]) -> None:
+            config = NodeConfig(
+                name=name, bind=address, **{**common, **(options or {}).get(name, {})}
+            )
+            transport = network.open(address)
+            try:
+                async with open_node(
+                    config,
+                    transport=transport,
+                    rng=random.Random(name),
+                    save_keyring=(save_keyring or {}).get(name),
+                ) as node:
+                    task_status.started(node)
+                    await trio.sleep_forever()
+            finally:
+                transport.kill()
+
+        for number, name in enumerate(names, start=1):
+            address = Address(f"10.0.0.{number}", 7946)
+            nodes[name] = await nursery.start(live, name, address)
+            if number > 1:
+                await nodes[name].join(["10.0.0.1"])
+        with trio.fail_after(60):
+            while any(len(node.members()) < len(names) for node in nodes.values()):
+                await trio.sleep(0.1)
+        yield nodes
+        nursery.cancel_scope.cancel()
