@@ -4,6 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio
 
 from trioserf.agent import keyring_file
 from trioserf.agent.files import DiskFiles
@@ -19,16 +20,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-async def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
+def save(path: Path, content: bytes) -> None:
+    trio.run(keyring_file.save, path, DiskFiles(), content)
+
+
+def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
     path.write_text("[]")
     path.chmod(0o644)
-    await keyring_file.save(path, DiskFiles(), dump_keyring(Keyring([A, B], B)))
+    save(path, dump_keyring(Keyring([A, B], B)))
     assert path.read_text() == f'[\n  "{B64}",\n  "{A64}"\n]'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_loads_what_was_saved(path: Path) -> None:
-    await keyring_file.save(path, DiskFiles(), dump_keyring(Keyring([A, B], B)))
+def test_loads_what_was_saved(path: Path) -> None:
+    save(path, dump_keyring(Keyring([A, B], B)))
     assert keyring_file.load(path).keys == (B, A)
 
 
@@ -58,6 +63,6 @@ def test_a_missing_file_is_a_fault(path: Path) -> None:
         keyring_file.load(path.parent)
 
 
-async def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        await keyring_file.save(tmp_path / "missing" / "keys.json", DiskFiles(), b"[]")
+        save(tmp_path / "missing" / "keys.json", b"[]")

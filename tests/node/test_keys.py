@@ -81,7 +81,7 @@ async def test_changes_that_wait_for_the_disk_are_bounded(autojump_clock: MockCl
     disk = Disk(1000.0)
     keyring = Keyring([A])
     async with open_nodes("a", save_keyring={"a": disk}, options={"a": {"keyring": keyring}}) as n:
-        failed = []
+        failed: list[str] = []
 
         async def install(key: bytes) -> None:
             tally = await n["a"].keys("install", key)
