@@ -1,0 +1,79 @@
+"""Which of a machine's addresses it gives to others."""
+
+import ifaddr
+import pytest
+
+from trioserf.errors import AddressError
+from trioserf.net.own_address import is_public, own_address
+
+
+def adapter(name: str, *ips: str) -> ifaddr.Adapter:
+    """Describe an interface as ifaddr does."""
+    found = [
+        ifaddr.IP((ip, 0, 0), 64, name) if ":" in ip else ifaddr.IP(ip, 24, name) for ip in ips
+    ]
+    return ifaddr.Adapter(name, name, found)
+
+
+LOOPBACK = adapter("lo", "127.0.0.1", "::1")
+WIDE = adapter("eth0", "8.8.4.4", "2600::1", "fe80::1")
+HOME = adapter("eth1", "169.254.1.1", "192.168.3.4", "10.1.2.3", "fe80::2", "fd00::2")
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *adapters: ifaddr.Adapter) -> None:
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: iter(adapters))
+
+
+def test_it_is_the_first_private_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, LOOPBACK, WIDE, HOME)
+    assert own_address() == "192.168.3.4"
+    assert own_address(v6=True) == "fd00::2"
+
+
+def test_public_loopback_and_link_local_ones_are_not_given_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, LOOPBACK, WIDE)
+    for v6, family in ((False, "IPv4"), (True, "IPv6")):
+        with pytest.raises(AddressError) as caught:
+            own_address(v6=v6)
+        assert str(caught.value) == (
+            f"no interface has a private {family} address to advertise; set one with advertise"
+        )
+
+
+def test_an_interface_that_is_named_gives_whatever_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, LOOPBACK, WIDE, HOME)
+    assert own_address(interface="eth0") == "8.8.4.4"
+    assert own_address(interface="lo") == "127.0.0.1"
+    assert own_address(interface="lo", v6=True) == "::1"
+
+
+@pytest.mark.parametrize(("name", "v6"), [("eth9", False), ("four", True), ("six", False)])
+def test_an_interface_without_address_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, v6: bool
+) -> None:
+    machine(monkeypatch, adapter("four", "10.0.0.1"), adapter("six", "fd00::1"))
+    with pytest.raises(AddressError) as caught:
+        own_address(interface=name, v6=v6)
+    family = "IPv6" if v6 else "IPv4"
+    text = f"interface '{name}' does not exist or has no {family} address"
+    assert str(caught.value) == text
+
+
+def test_this_machine_has_a_loopback_interface() -> None:
+    assert own_address(interface="lo") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("8.8.8.8", True), ("2600::1", True), ("10.0.0.1", False), ("172.16.0.1", False),
+        ("192.168.0.1", False), ("100.64.0.1", False), ("127.0.0.1", False), ("::1", False),
+        ("fd00::1", False), ("fe80::1%eth0", False), ("203.0.113.1", False),
+    ],
+)  # fmt: skip
+def test_public_is_what_everybody_can_reach(host: str, public: bool) -> None:
+    assert is_public(host) is public

@@ -1,0 +1,321 @@
+"""What only real sockets do: families, batches of the kernel's, its refusals, closing."""
+
+import logging
+import os
+import resource
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from trioserf.errors import AddressError
+from trioserf.net.sockets import SocketTransport, open_sockets
+from trioserf.net.transport import BATCH, Datagram
+
+A, B = "127.22.0.1", "127.22.0.2"
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="needs the whole of 127/8, which only Linux has"
+)
+needs_v6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+
+
+@asynccontextmanager
+async def two(a: str = A, b: str = B) -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
+    with trio.fail_after(20):
+        async with open_sockets(a, 0) as one, open_sockets(b, 0) as other:
+            yield one, other
+
+
+async def receive(transport: SocketTransport, count: int) -> list[list[Datagram]]:
+    """Give the batches in which so many packets come."""
+    batches: list[list[Datagram]] = []
+    while sum(map(len, batches)) < count:
+        batches.append(await transport.receive_packets())
+    return batches
+
+
+async def test_what_waits_comes_in_batches_of_64_at_most_and_in_order() -> None:
+    async with two() as (a, b):
+        for number in range(2 * BATCH + 10):
+            assert a.send_packet(b"%d" % number, b.address)
+        batches = await receive(b, 2 * BATCH + 10)
+        assert [len(batch) for batch in batches] == [BATCH, BATCH, 10]
+        assert [data for batch in batches for data, _ in batch] == [
+            b"%d" % number for number in range(2 * BATCH + 10)
+        ]
+        assert {source for batch in batches for _, source in batch} == {a.address}
+
+
+async def test_others_run_between_batches_however_much_waits() -> None:
+    async with two() as (a, b):
+        for _ in range(10 * BATCH):
+            a.send_packet(b"x", b.address)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await receive(b, 10 * BATCH)
+            nursery.cancel_scope.cancel()
+        assert turns >= 5
+
+
+async def test_port_0_is_one_port_for_packets_and_streams() -> None:
+    async with two() as (a, b):
+        assert a.address[1] == a._tcp.getsockname()[1] != 0
+        stream = await b.dial(a.address)
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+async def test_a_port_that_is_taken_is_one_clear_error(kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind((A, 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressError) as caught:
+            async with open_sockets(A, port):
+                pass
+        assert str(caught.value) == f"cannot listen on {A}:{port}: Address already in use"
+    async with open_sockets(A, port) as transport:  # nothing of the failed attempt is left
+        assert transport.address == (A, port)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("203.0.113.9", "cannot listen on 203.0.113.9:7946: Cannot assign requested address"),
+        ("2001:db8::9", "cannot listen on [2001:db8::9]:7946: "),
+        ("nohost", "cannot listen on nohost:7946: "),
+    ],
+)
+async def test_an_address_of_elsewhere_is_one_clear_error(host: str, told: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        async with open_sockets(host, 7946):
+            pass
+    assert str(caught.value).startswith(told)
+
+
+async def test_a_low_port_is_refused_or_given() -> None:
+    try:
+        async with open_sockets(A, 1) as transport:
+            assert transport.address == (A, 1)
+    except AddressError as error:
+        assert str(error) == f"cannot listen on {A}:1: Permission denied"  # noqa: PT017 - either
+
+
+async def test_streams_come_from_our_own_address_and_any_port() -> None:
+    async with two() as (a, b), await a.dial(b.address) as near:
+        far, (host, port) = await b.accept()
+        async with far:
+            assert host == A
+            assert port != a.address[1]
+            assert isinstance(near, trio.SocketStream)
+            assert near.socket.getsockname() == (host, port)
+
+
+async def test_many_streams_to_one_member_at_once() -> None:
+    async with two() as (a, b), trio.open_nursery() as nursery:
+
+        async def dial() -> None:
+            async with await a.dial(b.address) as stream:
+                assert await stream.receive_some(1) == b"x"
+
+        for _ in range(100):
+            nursery.start_soon(dial)
+        for _ in range(100):
+            far, _ = await b.accept()
+            async with far:
+                await far.send_all(b"x")
+
+
+async def test_a_dial_that_is_cancelled_leaves_no_file_behind() -> None:
+    async with open_sockets(A, 0) as a, AsyncExitStack() as stack:
+        full = stack.enter_context(socket.create_server((B, 0), backlog=0))
+        for _ in range(100):
+            before = _open_files()
+            with trio.move_on_after(0.05) as patience:
+                await stack.enter_async_context(await a.dial(full.getsockname()))
+            if patience.cancelled_caught:  # its backlog is full: nobody answers any more
+                break
+        assert patience.cancelled_caught
+        assert _open_files() == before
+        with pytest.raises(OSError):  # noqa: PT011 - which one, the kernel decides
+            await a.dial((B, 1))
+        assert _open_files() == before
+
+
+async def test_refusals_of_the_kernel_are_counted_and_hurt_nobody() -> None:
+    async with two() as (a, b):
+        assert not a.send_packet(bytes(70_000), b.address)
+        assert a.errors["EMSGSIZE"] == 1
+        assert not a.send_packet(b"x", ("::1", 7946))
+        assert not a.send_packet(b"x", (B, 0))
+        assert sum(a.errors.values()) == 3
+        assert a.send_packet(b"still here", b.address)
+        assert await receive(b, 1) == [[(b"still here", a.address)]]
+
+
+async def test_closing_ends_whoever_waits_and_is_done_once() -> None:
+    async with two() as (a, _):
+
+        async def waits(what: str) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await getattr(a, what)()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits, "receive_packets")
+            nursery.start_soon(waits, "accept")
+            await trio.testing.wait_all_tasks_blocked()
+            await a.aclose()
+        await a.aclose()
+        assert not a.send_packet(b"late", (B, 7946))
+        async with open_sockets(*a.address):  # the port is free again
+            pass
+
+
+async def test_closing_does_not_wait_for_open_streams() -> None:
+    async with two() as (a, b):
+        stream = await a.dial(b.address)
+        await a.aclose()
+        far, _ = await b.accept()
+        await stream.send_all(b"x")
+        assert await far.receive_some() == b"x"
+        await trio.aclose_forcefully(stream)
+        await trio.aclose_forcefully(far)
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - Path would open one more
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no further file while the block lasts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as highest:
+        limit = highest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_files_streams_wait_and_packets_go_on(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with two() as (a, b):
+        client = socket.socket()
+        client.setblocking(False)
+        accepted: list[object] = []
+
+        async def accept() -> None:
+            stream, _ = await b.accept()
+            accepted.append(stream)
+            await stream.aclose()
+
+        async with trio.open_nursery() as nursery:
+            with caplog.at_level(logging.WARNING), no_more_files():
+                client.connect_ex(b.address)
+                nursery.start_soon(accept)
+                await trio.sleep(1)
+                assert not accepted
+                assert b.errors["EMFILE"] > 3
+                assert a.send_packet(b"x", b.address)
+                assert await receive(b, 1) == [[(b"x", a.address)]]
+                with pytest.raises(OSError, match="Too many open files"):
+                    await a.dial(b.address)
+                with pytest.raises(AddressError, match="Too many open files"):
+                    async with open_sockets(A, 0):
+                        pass
+        client.close()
+        assert len(accepted) == 1
+        told = {one.getMessage() for one in caplog.records}
+        assert told == {"cannot take in streams: Too many open files"}
+
+
+def test_the_kernel_is_asked_for_a_large_buffer() -> None:
+    async def main() -> None:
+        async with open_sockets(A, 0) as transport:
+            got = transport._udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+                assert got >= plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    trio.run(main)
+
+
+# --- IPv6 ---
+
+
+@needs_v6
+async def test_members_on_ipv6_loopback() -> None:
+    async with two("::1", "::1") as (a, b):
+        assert a.address[0] == b.address[0] == "::1"
+        assert a.send_packet(b"six", b.address)
+        assert await receive(b, 1) == [[(b"six", a.address)]]
+        async with await a.dial(b.address) as near:
+            far, (host, _) = await b.accept()
+            async with far:
+                assert host == "::1"
+                await near.send_all(b"x")
+                assert await far.receive_some() == b"x"
+        with pytest.raises(OSError):  # noqa: PT011 - no IPv4 from an IPv6 address
+            await a.dial((A, 1))
+        assert not a.send_packet(b"four", (A, 7946))
+
+
+@needs_v6
+async def test_bound_to_one_ipv6_address_nothing_of_ipv4_comes() -> None:
+    async with open_sockets("::1", 0) as six:
+        port = six.address[1]
+        async with open_sockets("127.0.0.1", port) as four:
+            assert four.address == ("127.0.0.1", port)
+
+
+@needs_v6
+async def test_bound_to_all_of_ipv6_both_families_come_with_plain_addresses() -> None:
+    with trio.fail_after(20):
+        async with (
+            open_sockets("::", 0) as both,
+            open_sockets(A, 0) as four,
+            open_sockets("::1", 0) as six,
+        ):
+            port = both.address[1]
+            for other, at in ((four, A), (six, "::1")):
+                assert other.send_packet(b"in", (at, port))
+                assert await receive(both, 1) == [[(b"in", other.address)]]
+                assert both.send_packet(b"out", other.address)
+                [[(data, (host, from_port))]] = await receive(other, 1)
+                assert (data, from_port) == (b"out", port)
+                assert host in {"127.0.0.1", A, "::1"}
+                async with await other.dial((at, port)) as stream:
+                    far, (source, _) = await both.accept()
+                    assert source == at
+                    await far.aclose()
+                    assert await stream.receive_some() == b""
+                async with await both.dial(other.address):
+                    far, _ = await other.accept()
+                    await far.aclose()
+
+
+async def test_bound_to_all_of_ipv4() -> None:
+    with trio.fail_after(20):
+        async with open_sockets("0.0.0.0", 0) as everywhere, open_sockets(A, 0) as a:
+            assert a.send_packet(b"x", (B, everywhere.address[1]))
+            assert await receive(everywhere, 1) == [[(b"x", a.address)]]
+            async with await everywhere.dial(a.address):
+                far, _ = await a.accept()
+                await far.aclose()
