@@ -227,16 +227,18 @@ class Keeper:
                         break  # closed: this task is cancelled as soon as it waits
                     self._take(fact)
         finally:
-            self._inbox.close()
             self._to_streams.close()
 
     def abandon(self) -> None:
-        """Tell everyone who still waits for the state that it is gone."""
+        """Tell everyone who still waits for the state that it is gone; `run` has ended, or will.
+
+        The node's own tasks must have been cancelled before: this is for those of its users.
+        """
         self._to_inbox.close()
         while True:
             try:
                 fact = self._inbox.receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            except (trio.WouldBlock, trio.EndOfChannel):
                 return
             if isinstance(fact, Call):
                 fact.abandon()

@@ -13,8 +13,8 @@ from typing import Final
 
 import trio
 
-from trioserf.errors import AddressError, Leaving, NameConflict, NoSuchMember
-from trioserf.net.own_address import own_address
+from trioserf.errors import Leaving, NameConflict, NoSuchMember
+from trioserf.net.own_address import is_public, own_address
 from trioserf.net.resolver import Resolver, SystemResolver
 from trioserf.net.sockets import open_sockets
 from trioserf.net.transport import Transport
@@ -438,6 +438,7 @@ async def open_node(
             opening = open_sockets(config.bind.host, config.bind.port)
             transport = await stack.enter_async_context(opening)
         address = advertised(config, transport)
+        _warn_of_eavesdroppers(config, address)
         hub = Hub()
         desk = KeyDesk(config.keyring, save_keyring)
         state = ClusterState(
@@ -536,7 +537,9 @@ def advertised(config: NodeConfig, transport: Transport) -> Address:
         return Address(config.advertise.host, config.advertise.port or bound.port)
     if bound.host not in _ANY_HOST:
         return bound
-    host = own_address(v6=":" in bound.host)
-    if not host:
-        raise AddressError("no private address found to advertise; set one with advertise")
-    return Address(host, bound.port)
+    return Address(own_address(v6=":" in bound.host), bound.port)
+
+
+def _warn_of_eavesdroppers(config: NodeConfig, address: Address) -> None:
+    if config.keyring is None and is_public(address.host):
+        _log.warning("advertising the public address %s, and nothing is encrypted", address)

@@ -18,7 +18,6 @@ async def reconnect(keeper: Keeper, joining: Joining, rng: random.Random) -> Non
     while True:
         member = await keeper.ask(lambda state, _: state.serf.reconnect_candidate())
         if member is not None:
-            _log.info("attempting reconnect to %s %s", member.name, member.address)
             why = await joining.try_push_pull(member.address)
             if why is not None:
                 _log.debug("no reconnect to %r: %s", member.name, why)

@@ -1,0 +1,272 @@
+"""The keeper: one owner of the state, a bounded inbox, orders carried out without waiting."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, OURS
+from trioserf.errors import Leaving, NameConflict
+from trioserf.node.config import NodeConfig
+from trioserf.node.hub import Hub
+from trioserf.node.keeper import STREAMS_WAITING, Alarm, Keeper, Received, Wake
+from trioserf.node.state import ClusterState
+from trioserf.serf.effects import Direct, GiveUpName
+from trioserf.sim.endpoint import SimTransport
+from trioserf.sim.network import Link, Network
+from trioserf.swim.address import Address
+from trioserf.swim.messages import Ping
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.swim import encode
+
+SOMEBODY = Address("10.0.1.1", 7946)
+
+
+def make(transport: SimTransport | None = None, **options: Any) -> tuple[Keeper, Hub]:
+    """Make a keeper that does not run yet."""
+    config = NodeConfig(name="us", bind=OURS, **options)
+    hub = Hub()
+    state = ClusterState(config, OURS, rng=random.Random(1), has_answerer=hub.has_answerer)
+    network = Network(random.Random(1), Link(latency=0, jitter=0))
+    keeper = Keeper(state, transport or network.open(OURS), hub)
+    state.start(trio.current_time(), None)
+    return keeper, hub
+
+
+@asynccontextmanager
+async def kept(**options: Any) -> AsyncIterator[Keeper]:
+    keeper, _ = make(**options)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        yield keeper
+        nursery.cancel_scope.cancel()
+        keeper.abandon()
+
+
+# --- facts ---
+
+
+async def test_calls_get_their_results_and_their_errors(autojump_clock: MockClock) -> None:
+    async with kept() as keeper:
+        assert await keeper.ask(lambda state, _: state.config.name) == "us"
+        at = trio.current_time()
+        await trio.sleep(5)
+        assert await keeper.ask(lambda _, now: now) == at + 5
+
+        def fail(_: ClusterState, __: float) -> None:
+            raise KeyError("mine alone")
+
+        with pytest.raises(KeyError, match="mine alone"):
+            await keeper.ask(fail)
+        assert await keeper.ask(lambda state, _: state.config.name) == "us"
+
+
+async def test_facts_are_taken_in_their_order(autojump_clock: MockClock) -> None:
+    keeper, _ = make()
+    seen: list[int] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(keeper.ask, lambda *_, number=number: seen.append(number))
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(keeper.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert seen == list(range(100))
+
+
+async def test_the_inbox_is_bounded_and_its_senders_wait(autojump_clock: MockClock) -> None:
+    keeper, _ = make(inbox_depth=16)
+    ping = encode(Ping(1, "us"))
+    for _ in range(16):
+        await keeper.receive([(ping, SOMEBODY)])
+    with trio.move_on_after(100) as patience:
+        await keeper.receive([(ping, SOMEBODY)])
+    assert patience.cancelled_caught
+    with trio.move_on_after(100) as patience:
+        await keeper.ask(lambda *_: None)
+    assert patience.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        with trio.fail_after(1):
+            await keeper.receive([(ping, SOMEBODY)])
+            await keeper.ask(lambda *_: None)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_of_facts_lets_other_tasks_run(autojump_clock: MockClock) -> None:
+    async with kept() as keeper:
+        turns = 0
+
+        async def flood() -> None:
+            while True:
+                await keeper.receive([(b"\x63", SOMEBODY)])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(flood)
+            while turns < 100:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+            nursery.cancel_scope.cancel()
+        assert keeper.state.faults.by_kind["unknown-type"]
+
+
+# --- the end ---
+
+
+async def test_calls_that_wait_at_the_end_hear_of_it(autojump_clock: MockClock) -> None:
+    keeper, _ = make(inbox_depth=16)
+    heard: list[str] = []
+
+    async def call() -> None:
+        with pytest.raises(Leaving, match="the node has ended"):
+            await keeper.ask(lambda *_: None)
+        heard.append("leaving")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):  # four of them do not even get into the inbox
+            nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not heard
+        keeper.abandon()
+    assert len(heard) == 20
+    with pytest.raises(Leaving):
+        await keeper.ask(lambda *_: None)
+
+
+async def test_a_fact_and_the_end_may_come_in_one_step(autojump_clock: MockClock) -> None:
+    keeper, _ = make()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.testing.wait_all_tasks_blocked()
+        # The keeper has its fact already, and goes on although it is cancelled.
+        keeper._to_inbox.send_nowait(Received([(b"\x63", SOMEBODY)], 0.0))
+        nursery.cancel_scope.cancel()
+        keeper.abandon()
+    assert keeper.state.faults.by_kind["unknown-type"] == 1
+
+
+async def test_who_is_called_off_does_not_stop_the_keeper(autojump_clock: MockClock) -> None:
+    keeper, _ = make()
+    with trio.move_on_after(1):
+        await keeper.ask(lambda *_: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        assert await keeper.ask(lambda state, _: state.config.name) == "us"
+        nursery.cancel_scope.cancel()
+
+
+# --- orders ---
+
+
+async def test_packets_go_out_and_those_that_cannot_are_counted(
+    autojump_clock: MockClock,
+) -> None:
+    network = Network(random.Random(1), Link(latency=LATENCY, jitter=0))
+    ours, theirs = network.open(OURS), network.open(SOMEBODY)
+    keeper, _ = make(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.run)
+        nursery.start_soon(keeper.run)
+        await keeper.receive([(encode(Ping(9, "us")), SOMEBODY)])
+        [(data, source)] = await theirs.receive_packets()
+        assert source == OURS
+        messages, _ = PacketCodec(keyring=None).decode(data)
+        assert type(messages[0]).__name__ == "Ack"
+        ours.kill()
+        await keeper.receive([(encode(Ping(9, "us")), SOMEBODY)] * 3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert keeper.dropped == {"packets": 3}
+        assert not keeper.state.outgoing.packets
+        nursery.cancel_scope.cancel()
+
+
+async def test_too_many_streams_are_dropped_counted_and_told_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kept() as keeper:
+
+        def order(state: ClusterState, _: float) -> None:
+            for _ in range(STREAMS_WAITING + 5):
+                state.serf.sends.append(Direct(SOMEBODY, "b", b"x", stream=True))
+
+        await keeper.ask(order)
+        assert keeper.dropped == {"streams": 5}
+        told = [one.getMessage() for one in caplog.records]
+        assert told == ["dropped an answer for 'b': too many streams wait already"]
+        assert keeper.streams.statistics().current_buffer_used == STREAMS_WAITING
+
+
+async def test_a_name_that_is_lost_ends_the_keeper() -> None:
+    keeper, _ = make()
+
+    def lose(state: ClusterState, _: float) -> None:
+        state.serf.orders.append(GiveUpName(1, 4))
+
+    with pytest.RaisesGroup(NameConflict) as caught:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            await keeper.ask(lose)
+    [error] = caught.value.exceptions
+    assert str(error) == (
+        "another member has the name 'us', and the majority sides with it (1 of 4 answers for us)"
+    )
+
+
+async def test_declines_without_room_are_dropped_and_counted(autojump_clock: MockClock) -> None:
+    keeper, hub = make(inbox_depth=16)
+    for _ in range(16):
+        await keeper.receive([])
+    hub.on_deserted([1])
+    assert keeper.dropped == {"declines": 1}
+    keeper.abandon()
+    hub.on_deserted([2])  # after the end nobody is there to be told
+    assert keeper.dropped == {"declines": 1}
+
+
+# --- waking ---
+
+
+async def test_a_wake_before_the_sleep_is_not_lost(autojump_clock: MockClock) -> None:
+    wake = Wake()
+    wake()
+    wake()
+    await wake.wait()
+    with trio.move_on_after(1) as patience:
+        await wake.wait()
+    assert patience.cancelled_caught
+
+
+async def test_an_alarm_can_be_moved_both_ways(autojump_clock: MockClock) -> None:
+    alarm = Alarm()
+    rang: list[tuple[float, float]] = []
+    began = trio.current_time()
+
+    async def sleeper() -> None:
+        while True:
+            at = await alarm.wait()
+            rang.append((at - began, trio.current_time() - began))
+            alarm.move(None)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        await trio.sleep(1)
+        alarm.move(began + 10)
+        await trio.sleep(1)
+        alarm.move(began + 5)  # earlier
+        await trio.sleep(8)
+        assert rang == [(5, 5)]
+        alarm.move(began + 20)
+        await trio.sleep(1)
+        alarm.move(began + 30)  # later: it does not ring at the former instant
+        await trio.sleep(14)
+        assert rang == [(5, 5)]
+        alarm.move(began + 1)  # in the past: at once
+        await trio.testing.wait_all_tasks_blocked()
+        assert rang[1:] == [(1, 25)]
+        nursery.cancel_scope.cancel()

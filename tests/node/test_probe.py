@@ -1,0 +1,336 @@
+"""One probe after the other: pings, those who are asked to help, streams, verdicts, health."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, OURS, Heard, Peer, Stage, answer, stage
+from trioserf.serf.coordinate import ORIGIN
+from trioserf.swim.messages import (
+    Ack,
+    Alive,
+    IndirectPing,
+    Nack,
+    Ping,
+    State,
+    Suspect,
+    Versions,
+)
+from trioserf.wire.serf import encode_coordinate
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim import encode
+
+PROTOCOL_2 = Versions(1, 2, 2, 2, 5, 5)
+PROTOCOL_3 = Versions(1, 3, 2, 2, 5, 5)
+
+# What else might dial is out of the way.
+QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6}
+
+
+def health(s: Stage) -> int:
+    return s.node.membership.awareness.score
+
+
+async def deaf_and_helpers(
+    s: Stage, *names: str, versions: Sequence[Versions] = ()
+) -> tuple[Peer, list[Peer]]:
+    """Let the node know a member that answers nothing, and others that answer pings."""
+    [deaf] = await s.known("deaf")
+    deaf.answers = False
+    helpers = [s.peer(name, versions=v) for name, v in zip(names, versions, strict=True)]
+    for helper in helpers:
+        helper.send(helper.alive())
+    await trio.sleep(2 * LATENCY)
+    return deaf, helpers
+
+
+async def first_ping(s: Stage, deaf: Peer) -> Heard:
+    await deaf.hears(Ping)
+    return deaf.of(Ping)[0]
+
+
+async def test_members_are_pinged_in_turn_once_an_interval(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        a, b, c = await s.known("a", "b", "c")
+        await trio.sleep(12.1)
+        times = sorted((one.at, peer.name) for peer in (a, b, c) for one in peer.of(Ping))
+        assert len(times) == 12
+        gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(times)]
+        assert gaps == [pytest.approx(1.0)] * 11
+        for start in range(0, 12, 3):  # every round has everybody
+            assert {name for _, name in times[start : start + 3]} == {"a", "b", "c"}
+        assert times[0][0] <= 1.0 + LATENCY
+        numbers = [ping.seq_no for peer in (a, b, c) for ping in peer.got(Ping)]
+        assert len(set(numbers)) == 12
+        [ping, *_] = a.got(Ping)
+        assert (ping.node, ping.source_node) == ("a", "us")
+        assert (ping.source_addr, ping.source_port) == (bytes((10, 0, 0, 1)), 7946)
+        assert set(s.statuses().values()) == {"alive"}
+
+
+async def test_the_first_phase_is_random(autojump_clock: MockClock) -> None:
+    firsts = []
+    for seed in range(6):
+        async with stage(seed, **QUIET) as s:
+            began = trio.current_time()
+            [a] = await s.known("a")
+            await a.hears(Ping)
+            firsts.append(a.of(Ping)[0].at - began)
+    assert len({round(one, 3) for one in firsts}) == 6
+    assert max(firsts) <= 1.01
+
+
+async def test_the_deaf_are_asked_for_help_about_and_then_suspected(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET) as s:
+        deaf, helpers = await deaf_and_helpers(
+            s,
+            "a",
+            "b",
+            "c",
+            "d",
+            versions=[PROTOCOL_3, PROTOCOL_3] + [Versions(1, 5, 2, 2, 5, 5)] * 2,
+        )
+        ping = await first_ping(s, deaf)
+        asked_at = ping.at - LATENCY + 0.5
+        await trio.sleep_until(ping.at - LATENCY + 0.99)
+        asked = {h.name: h.of(IndirectPing) for h in helpers if h.got(IndirectPing)}
+        assert len(asked) == 3
+        for [one] in asked.values():
+            assert one.at == pytest.approx(asked_at + LATENCY)
+        for helper in helpers:
+            for request in helper.got(IndirectPing):
+                assert (request.node, request.port) == ("deaf", 7946)
+                assert request.target == bytes((10, 0, 1, 1))
+                assert request.nack is (helper.versions.protocol_max >= 4)
+                assert request.seq_no == deaf.got(Ping)[0].seq_no
+        assert s.state_of("deaf") is State.ALIVE
+        await trio.sleep_until(ping.at + 1.01)
+        assert s.state_of("deaf") is State.SUSPECT
+        accusation = await deaf.hears(Suspect, 1)
+        assert accusation == Suspect(1, "deaf", "us")
+
+
+@pytest.mark.parametrize(
+    ("help_by", "score"),
+    [("ack", 0), ("nack", 0), ("silence", 3)],
+)
+async def test_what_helpers_say_decides_about_member_and_health(
+    autojump_clock: MockClock, help_by: str, score: int
+) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        deaf, helpers = await deaf_and_helpers(
+            s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
+        )
+        ping = await first_ping(s, deaf)
+        for helper in helpers:
+            request = await helper.hears(IndirectPing, 1)
+            if help_by == "ack":
+                helper.send(Ack(request.seq_no, b"no coordinate of ours"))
+            elif help_by == "nack":
+                helper.send(Nack(request.seq_no))
+        await trio.sleep_until(ping.at + 1.01)
+        suspected = s.state_of("deaf") is State.SUSPECT
+        assert suspected is (help_by != "ack")
+        assert health(s) == score
+        assert s.node.coordinate("deaf") is None
+
+
+async def test_some_nacks_missing_cost_as_much_health(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        deaf, helpers = await deaf_and_helpers(
+            s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
+        )
+        ping = await first_ping(s, deaf)
+        request = await helpers[0].hears(IndirectPing, 1)
+        helpers[0].send(Nack(request.seq_no))
+        await trio.sleep_until(ping.at + 1.01)
+        assert health(s) == 2
+
+
+async def test_without_anybody_who_owes_a_nack_a_failure_costs_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        deaf, _ = await deaf_and_helpers(s, "a", versions=[PROTOCOL_3])
+        ping = await first_ping(s, deaf)
+        await trio.sleep_until(ping.at + 1.01)
+        assert health(s) == 1
+
+
+async def test_bad_health_stretches_interval_and_patience_and_wears_off(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        s.node.membership.awareness.apply(2)
+        [a] = await s.known("a")
+        await a.hears(Ping)
+        # 0.5 s until others are asked, as ever; the verdict after three intervals, then two.
+        await trio.sleep(10.5)
+        times = [one.at for one in a.of(Ping)]
+        gaps = [round(later - earlier, 2) for earlier, later in itertools.pairwise(times)]
+        assert gaps[:3] == [2.0, 1.0, 1.0]  # each success takes one off before the next sleep
+        assert health(s) == 0
+        a.answers = False
+        s.node.membership.awareness.apply(2)
+        seen = len(a.of(Ping))
+        await a.hears(Ping, 10, seen)
+        began = a.of(Ping)[seen].at - LATENCY
+        at = await s.until(lambda: s.state_of("a") is State.SUSPECT)
+        assert at == pytest.approx(began + 3, abs=0.02)
+
+
+async def test_health_has_a_floor_and_a_ceiling(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        awareness = s.node.membership.awareness
+        awareness.apply(100)
+        assert health(s) == 7
+        awareness.apply(-100)
+        assert health(s) == 0
+
+
+async def serve_stream(peer: Peer, *, wrong: bool = False) -> None:
+    """Answer one ping on a stream."""
+    stream, _ = await peer.transport.accept()
+    async with stream:
+        ping = await answer(stream)
+        assert isinstance(ping, Ping)
+        assert ping.node == peer.name
+        ack = Ack(ping.seq_no + wrong)
+        await stream.send_all(StreamCodec(keyring=None).encode(encode(ack)))
+
+
+async def test_who_answers_on_a_stream_only_is_spared_with_a_warning(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**QUIET) as s:
+        deaf, _ = await deaf_and_helpers(s)
+        s.nursery.start_soon(serve_stream, deaf)
+        ping = await first_ping(s, deaf)
+        await trio.sleep_until(ping.at + 1.01)
+        assert s.state_of("deaf") is State.ALIVE
+        assert health(s) == 0
+        told = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+        assert told == [
+            "'deaf' answers on a stream, but not to packets; check that UDP gets through"
+        ]
+
+
+@pytest.mark.parametrize("case", ["wrong number", "garbage", "no answer", "nobody", "old"])
+async def test_no_stream_helps_whom_it_does_not_reach(
+    autojump_clock: MockClock, case: str
+) -> None:
+    async with stage(**QUIET) as s:
+        [deaf] = await s.known("deaf", versions=PROTOCOL_2 if case == "old" else PROTOCOL_3)
+        deaf.answers = False
+        streams = []
+
+        async def serve() -> None:
+            if case == "wrong number":
+                await serve_stream(deaf, wrong=True)
+                return
+            stream, _ = await deaf.transport.accept()
+            streams.append(stream)
+            if case == "garbage":
+                await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n")
+
+        if case == "nobody":
+            s.network.cut(OURS, deaf.address)
+        else:
+            s.nursery.start_soon(serve)
+        await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 3)
+        assert health(s) == 1
+        assert case != "old" or not streams
+
+
+async def test_a_suspect_hears_of_it_with_the_ping(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
+        deaf.answers = False
+        await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
+        since = trio.current_time()
+        await s.until(lambda: bool(deaf.got(Ping, since)), 10)
+        beside = deaf.of(Ping, since)[0].beside
+        assert beside == (deaf.got(Ping, since)[0], Suspect(1, "deaf", "us"))
+        deaf.send(deaf.alive(incarnation=2))
+        await trio.sleep(2 * LATENCY)
+        assert s.state_of("deaf") is State.ALIVE
+
+
+async def test_without_the_buddy_system_the_ping_comes_alone(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, tcp_pings=False, buddy=False) as s:
+        deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
+        await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
+        await trio.sleep(3)  # until the gossip of it is over
+        since = trio.current_time()
+        await s.until(lambda: bool(deaf.got(Ping, since)), 10)
+        assert not any(isinstance(m, Suspect) for m in deaf.of(Ping, since)[0].beside)
+
+
+async def test_an_answer_in_time_measures_the_way_and_a_late_one_does_not(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        payload = encode_coordinate(ORIGIN)
+        [a] = await s.known("a")
+        a.answers = False
+        ping = await a.hears(Ping)
+        await trio.sleep(0.8)
+        a.send(Ack(ping.seq_no, payload))
+        await trio.sleep(2 * LATENCY)
+        assert s.node.coordinate("a") is None
+        ping = await a.hears(Ping, skip=1)
+        a.send(Ack(ping.seq_no, payload))
+        await trio.sleep(2 * LATENCY)
+        assert s.node.coordinate("a") is not None
+        assert s.state_of("a") is State.ALIVE
+
+
+async def test_ticks_that_were_missed_are_not_made_up_for(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        [a] = await s.known("a")
+        await a.hears(Ping, skip=1)
+        await trio.sleep(0.1)
+        autojump_clock.jump(30)  # as if the process had been stopped
+        since = trio.current_time()
+        await trio.sleep(5)
+        times = [one.at for one in a.of(Ping, since)]
+        assert 5 <= len(times) <= 6
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert min(gaps) > 0.9
+        assert set(s.statuses().values()) == {"alive"}
+
+
+async def test_an_answer_that_came_while_we_stood_still_counts(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, tcp_pings=False) as s:
+        [a] = await s.known("a")
+        a.answers = False
+        ping = await a.hears(Ping)
+        # Ack and deadline fall into one jump: whatever runs first, nobody is suspected.
+        a.send(Ack(ping.seq_no))
+        autojump_clock.jump(10)
+        await trio.sleep(0.01)
+        assert s.state_of("a") is State.ALIVE
+        assert health(s) == 0
+
+
+async def test_the_node_refutes_what_is_said_of_it(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        [a] = await s.known("a")
+        a.send(Suspect(1, "us", "a"))
+        await trio.sleep(0.05)
+        alive = [one for one in a.got(Alive) if one.node == "us"][-1]
+        assert alive.incarnation == 2
+        assert health(s) == 1
+        # Who goes on about the old one is told: gossip of the new one may be over.
+        await trio.sleep(10)
+        since = trio.current_time()
+        a.send(Suspect(1, "us", "a"))
+        await trio.sleep(0.05)
+        assert [one.incarnation for one in a.got(Alive, since) if one.node == "us"] == [2]
