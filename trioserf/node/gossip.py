@@ -2,7 +2,8 @@
 
 Serf waits for its next tick. Here news is sent at once; while there is something that was never
 sent the next round follows after a short pause, otherwise repetitions keep to the interval. Each
-message is sent as often as ever, only earlier. With nothing to say the task sleeps.
+message is sent as often as ever, only earlier. With nothing to say, or nobody to say it to, the
+task sleeps.
 """
 
 import trio
@@ -15,7 +16,8 @@ async def gossip(keeper: Keeper) -> None:
     """Send rounds of gossip until cancelled."""
     config = keeper.state.config
     interval = config.timing.gossip_interval
-    filler = keeper.state.filler
+    state = keeper.state
+    filler = state.filler
     next_tick = trio.current_time()
     while True:
         await keeper.gossip.wait()
@@ -27,6 +29,8 @@ async def gossip(keeper: Keeper) -> None:
             continue
         await keeper.tell(ClusterState.gossip)
         next_tick = trio.current_time() + interval
-        await trio.sleep(config.gossip_pause)
-        if filler:
+        # Those who have left stay on the list for a while, but do not listen.
+        is_heard = state.membership.alive_count > 1
+        await trio.sleep(config.gossip_pause if is_heard else interval)
+        if state.wants_gossip:
             keeper.gossip()

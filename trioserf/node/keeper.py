@@ -290,9 +290,9 @@ class Keeper:
 
     def _wake_gossip(self) -> None:
         """Wake the task that gossips if there is news, or again something to say."""
-        filler = self.state.filler
-        is_talking = bool(filler)
-        if is_talking and (filler.has_unsent or not self._is_talking):
+        state = self.state
+        is_talking = state.wants_gossip
+        if is_talking and (state.filler.has_unsent or not self._is_talking):
             self.gossip()
         self._is_talking = is_talking
 

@@ -268,6 +268,11 @@ class ClusterState:
 
     # --- the passing of time ---
 
+    @property
+    def wants_gossip(self) -> bool:
+        """Whether there is something to say, and anybody at all to say it to."""
+        return bool(self.filler) and len(self.membership.records) > 1
+
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
         self.outgoing.gossip(self.membership.gossip_targets(now))

@@ -1,0 +1,186 @@
+"""Gossip: at once, then at intervals, as often as the limit says, and to the right members."""
+
+import itertools
+import math
+from typing import Any
+
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, Peer, Stage, stage
+from trioserf.node.gossip import gossip
+from trioserf.serf.messages import UserEvent
+from trioserf.swim.messages import Alive, Dead, Ping, State, Suspect, UserMessage
+from trioserf.swim.timing import Timing
+from trioserf.wire import serf
+
+QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
+SLOW_PROBES = Timing(probe_interval=1e6, push_pull_interval=1e6)
+
+
+async def crowd(s: Stage, count: int) -> list[Peer]:
+    """Members that know, and nothing left to say to them."""
+    peers = await s.known(*(f"m{number}" for number in range(count)))
+    await trio.sleep(10)
+    assert not s.node._state.filler
+    for peer in peers:
+        peer.heard.clear()
+    return peers
+
+
+def events(peers: list[Peer]) -> list[tuple[float, str, str]]:
+    """Give when, who got which user event."""
+    found = []
+    for peer in peers:
+        for one in peer.of(UserMessage):
+            assert isinstance(one.message, UserMessage)
+            message = serf.decode(one.message.payload)
+            assert isinstance(message, UserEvent)
+            found.append((one.at, peer.name, message.name))
+    return sorted(found)
+
+
+async def test_news_goes_out_at_once_and_again_at_every_interval(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+        peers = await crowd(s, 9)
+        await trio.sleep(0.123)
+        began = trio.current_time()
+        await s.node.user_event("hello")
+        await trio.sleep(10)
+        heard = events(peers)
+        # 10 members: 4 x ceil(log10(11)) = 8 times, three a round.
+        assert len(heard) == 4 * math.ceil(math.log10(11)) == 8
+        rounds = sorted({round(at - began - LATENCY, 3) for at, _, _ in heard})
+        assert rounds == [0.0, 0.2, 0.4]
+        for at in rounds:
+            told = [who for when, who, _ in heard if round(when - began - LATENCY, 3) == at]
+            assert len(told) == len(set(told)) <= 3
+
+
+async def test_a_burst_shares_packets_and_waits_no_longer_than_the_pause(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
+        peers = await crowd(s, 9)
+        began = trio.current_time()
+        for number in range(200):
+            await s.node.user_event(f"e{number}", bytes(100))
+        await s.until(lambda: len({name for _, _, name in events(peers)}) == 200, 5)
+        took = trio.current_time() - began
+        # A packet takes ten of them, a round of three packets lasts the pause.
+        assert took < 200 / 10 * 0.015 + 0.1
+        instants = sorted({round(at, 3) for at, _, _ in events(peers)})
+        gaps = [b - a for a, b in itertools.pairwise(instants)]
+        assert min(gaps) >= 0.014
+        await trio.sleep(30)
+        counts = [name for _, _, name in events(peers)]
+        assert {counts.count(f"e{number}") for number in range(200)} == {8}
+
+
+async def test_news_while_old_news_is_repeated_does_not_wait_for_the_tick(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+        peers = await crowd(s, 9)
+        await s.node.user_event("first")
+        await trio.sleep(0.1)  # half-way to the tick
+        began = trio.current_time()
+        await s.node.user_event("second")
+        await s.until(lambda: any(name == "second" for _, _, name in events(peers)), 1)
+        assert trio.current_time() - began <= 0.015 + 0.01 + LATENCY
+
+
+async def test_with_nothing_to_say_nothing_is_sent(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+        peers = await crowd(s, 5)
+        await trio.sleep(1000)
+        assert [one.message for peer in peers for one in peer.heard] == []
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the task that gossips."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name.endswith("gossip.gossip")
+
+
+async def test_with_nobody_to_tell_the_task_sleeps(autojump_clock: MockClock) -> None:
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
+    async with stage(**QUIET) as s:
+        await trio.sleep(1)
+        assert steps.count
+        began = steps.count
+        await s.node.user_event("to nobody")
+        await trio.sleep(1000)
+        assert steps.count == began
+        assert s.node._state.filler
+        [a] = await s.known("a")  # and tells all of it to the first who comes
+        await trio.sleep(0.1)
+        assert [name for _, _, name in events([a])] == ["to nobody"]
+        a.send(Dead(1, a.name, a.name))
+        await s.node.user_event("to nobody again")
+        await trio.sleep(40)
+        began = steps.count
+        await trio.sleep(1000)
+        assert steps.count == began
+
+
+async def test_those_who_left_are_not_told_and_the_lately_dead_are(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+        left, dead, alive = await crowd(s, 3)
+        left.send(Dead(1, left.name, left.name))
+        dead.send(Dead(1, dead.name, "somebody"))
+        await trio.sleep(2)
+        assert s.state_of(left.name) is State.LEFT
+        assert s.state_of(dead.name) is State.DEAD
+        for peer in (left, dead, alive):
+            peer.heard.clear()
+        await s.node.user_event("now")
+        await trio.sleep(2)
+        assert {who for _, who, _ in events([left, dead, alive])} == {dead.name, alive.name}
+        await trio.sleep(30)  # gossip_to_the_dead_time
+        for peer in (left, dead, alive):
+            peer.heard.clear()
+        await s.node.user_event("later")
+        await trio.sleep(2)
+        assert {who for _, who, _ in events([left, dead, alive])} == {alive.name}
+
+
+async def test_news_rides_on_pings_and_acks(autojump_clock: MockClock) -> None:
+    timing = Timing(gossip_interval=1e6, push_pull_interval=1e6, gossip_nodes=1)
+    async with stage(**QUIET, timing=timing, gossip_pause=1e6) as s:
+        [peer] = await s.known("p")
+        await s.node.user_event("x")
+        peer.send(Ping(1, "us"))
+        await trio.sleep(4 * LATENCY)
+        assert len(events([peer])) >= 1
+        beside = peer.of(UserMessage)[-1].beside
+        assert type(beside[0]).__name__ in {"Ack", "Ping", "Alive"}
+
+
+async def test_claims_about_one_member_replace_each_other(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+        a, b, c = await crowd(s, 3)
+        b.answers = False
+        a.send(Suspect(1, b.name, a.name))
+        a.send(b.alive(incarnation=2), Suspect(2, b.name, a.name), b.alive(incarnation=3))
+        await trio.sleep(5)
+        last = [one for one in c.got(Alive) if one.node == b.name]
+        assert last[-1].incarnation == 3
+        assert not [one for one in c.got(Suspect) if one.incarnation == 2]
+
+
+async def test_gossip_itself_ends_only_when_cancelled(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        with trio.move_on_after(100) as patience:
+            await gossip(s.node._keeper)
+        assert patience.cancelled_caught

@@ -1,0 +1,213 @@
+"""Events to those who asked: nobody is waited for, and what was missed is said."""
+
+import itertools
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, stage
+from trioserf.node.hub import _UNDECIDED, Hub, Subscription
+from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
+from trioserf.serf.filters import EventFilter
+from trioserf.serf.messages import Query, QueryFlag, QueryResponse, ResponseFlag
+from trioserf.swim.messages import UserMessage
+from trioserf.wire import serf
+
+ALL_AND_SUSPECT = tuple(EventFilter.parse("*,member-suspect"))
+QUERIES = tuple(EventFilter.parse("query"))
+
+
+def user(number: int) -> UserEventReceived:
+    return UserEventReceived(number, f"e{number}", b"", coalesce=False)
+
+
+def query(number: int, name: str = "load") -> QueryReceived:
+    return QueryReceived(number, 1, number, name, b"", "a", 10.0)
+
+
+async def read(subscription: Subscription) -> list[Event | Dropped]:
+    """Give what is there now."""
+    found: list[Event | Dropped] = []
+    with trio.move_on_after(0.001):
+        while True:
+            found.append(await subscription.receive())
+    return found
+
+
+async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    suspicion = MemberEvent("member-suspect", ())
+    failure = MemberEvent("member-failed", ())
+    deploys = tuple(EventFilter.parse("user:deploy"))
+    deploy = UserEventReceived(1, "deploy", b"", coalesce=False)
+    with (
+        hub.subscribe((), answers=False, buffer=9) as plain,
+        hub.subscribe(ALL_AND_SUSPECT, answers=False, buffer=9) as curious,
+        hub.subscribe(deploys, answers=False, buffer=9) as choosy,
+    ):
+        for event in (suspicion, failure, deploy, user(1)):
+            hub.publish(event)
+        assert await read(plain) == [failure, deploy, user(1)]
+        assert await read(curious) == [suspicion, failure, deploy, user(1)]
+        assert await read(choosy) == [deploy]
+    hub.publish(failure)
+    assert await read(plain) == []
+
+
+async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
+    autojump_clock: MockClock,
+) -> None:
+    hub = Hub()
+    with (
+        hub.subscribe((), answers=False, buffer=3) as slow,
+        hub.subscribe((), answers=False, buffer=100) as quick,
+    ):
+        for number in range(10):
+            hub.publish(user(number))
+        assert await slow.receive() == user(0)
+        hub.publish(user(10))
+        assert await read(slow) == [user(1), user(2), Dropped(7), user(10)]
+        assert len(await read(quick)) == 11
+        for number in range(4):
+            hub.publish(user(number))
+        # Nothing follows what was dropped, and still it is said.
+        assert await read(slow) == [user(0), user(1), user(2), Dropped(1)]
+        assert await read(slow) == []
+
+
+async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    with hub.subscribe((), answers=False, buffer=5) as slow:
+        for number in range(10_000):
+            hub.publish(user(number))
+            if number % 7 == 0:
+                await slow.receive()
+            assert len(slow._items) <= 6
+        delivered = [*await read(slow)]
+        assert isinstance(delivered[-1], Dropped | UserEventReceived)
+
+
+async def test_several_readers_of_one_subscription_share_it(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    seen: list[int] = []
+
+    async def reader(subscription: Subscription) -> None:
+        async for event in subscription:
+            assert isinstance(event, UserEventReceived)
+            seen.append(event.ltime)
+
+    with hub.subscribe((), answers=False, buffer=100) as shared:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader, shared)
+            nursery.start_soon(reader, shared)
+            for number in range(50):
+                hub.publish(user(number))
+                await trio.lowlevel.checkpoint()
+            hub.close()
+    assert sorted(seen) == list(range(50))
+
+
+async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    with hub.subscribe((), answers=False, buffer=3) as subscription:
+        hub.publish(user(1))
+        hub.close()
+        assert await subscription.receive() == user(1)
+        with pytest.raises(trio.EndOfChannel):
+            await subscription.receive()
+    with hub.subscribe((), answers=False, buffer=3) as late:
+        with pytest.raises(trio.EndOfChannel):
+            await late.receive()
+        assert [event async for event in late] == []
+
+
+async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    with (
+        hub.subscribe((), answers=True, buffer=9) as a,
+        hub.subscribe(QUERIES, answers=True, buffer=9) as b,
+        hub.subscribe((), answers=False, buffer=9),
+    ):
+        assert hub.has_answerer(query(1))
+        hub.publish(query(1))
+        assert not hub.declined(1, a)
+        assert not hub.declined(1, a)  # once more says nothing new
+        assert hub.declined(1, b)
+        hub.publish(query(2))
+        assert not hub.declined(2)
+        assert hub.declined(2)
+        assert hub.declined(3)  # nobody here was ever asked
+
+
+async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    with hub.subscribe((), answers=True, buffer=9):
+        with hub.subscribe((), answers=True, buffer=9):
+            hub.publish(query(1))
+            hub.publish(query(2))
+            hub.answered(2)
+        assert deserted == []
+        with hub.subscribe((), answers=False, buffer=9):
+            pass
+    assert deserted == [1]
+    assert not hub.has_answerer(query(3))
+
+
+async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    with hub.subscribe((), answers=True, buffer=1):
+        for number in range(_UNDECIDED + 10):
+            hub.publish(query(number))
+    assert deserted == list(range(10, _UNDECIDED + 10))
+
+
+def ask(number: int) -> UserMessage:
+    addr = bytes((10, 0, 1, 1))
+    return UserMessage(
+        serf.encode(
+            Query(
+                number, number, addr, 7946, "a", (), QueryFlag.ACK, 0, 10_000_000_000, "load", b""
+            )
+        )
+    )
+
+
+async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: MockClock) -> None:
+    numbers = itertools.count(1)
+    async with stage() as s:
+        [a] = await s.known("a")
+
+        def flags() -> list[int]:
+            replies = [serf.decode(m.payload) for m in a.got(UserMessage)]
+            return [m.flags for m in replies if isinstance(m, QueryResponse)]
+
+        with s.node.subscribe(answers=True) as answerer:
+            a.send(ask(next(numbers)))
+            await trio.sleep(3 * LATENCY)
+            assert isinstance((await answerer.receive()), QueryReceived)
+            assert flags() == [ResponseFlag.ACK]
+        await trio.sleep(3 * LATENCY)
+        none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
+        assert flags() == [ResponseFlag.ACK, none]
+        a.send(ask(next(numbers)))
+        await trio.sleep(3 * LATENCY)
+        assert flags()[2:] == [none]
+
+
+async def test_watchers_see_every_event_in_the_step_that_made_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage() as s:
+        await s.known("a")
+        seen: list[tuple[str, int]] = []
+        with s.node.watch(lambda event: seen.append((event.kind, len(s.node.members())))):
+            await s.known("b")
+            await s.known("c")
+        await s.known("d")
+        assert seen == [("member-join", 3), ("member-join", 4)]

@@ -1,0 +1,248 @@
+"""Joining: many at once, names and addresses, causes told, seeds tried for ever."""
+
+import errno
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
+from trioserf.errors import JoinFailed, Leaving
+from trioserf.serf.messages import SerfPushPull
+from trioserf.swim.address import Address
+from trioserf.swim.messages import ErrorMessage, PushPull, Versions
+from trioserf.wire import serf
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim import encode
+
+RETRIES: dict[str, Any] = {"seed_interval": 5.0, "seed_interval_max": 60.0}
+NEVER: dict[str, Any] = {"seed_interval": 1e6}
+CODEC = StreamCodec(keyring=None)
+
+
+async def host(peer: Peer, seen: list[PushPull] | None = None, **said: bytes) -> None:
+    """Serve exchanges as a member does, or say something else; until cancelled."""
+    async with trio.open_nursery() as nursery:
+
+        async def serve(stream: trio.abc.HalfCloseableStream) -> None:
+            async with stream:
+                theirs = await answer(stream)
+                assert isinstance(theirs, PushPull)
+                if seen is not None:
+                    seen.append(theirs)
+                await stream.send_all(said.get("said") or push_pull(peer.node_state()))
+
+        while True:
+            stream, _ = await peer.transport.accept()
+            nursery.start_soon(serve, stream)
+
+
+def hosts(s: Stage, *names: str) -> list[Peer]:
+    peers = [s.peer(name) for name in names]
+    for peer in peers:
+        s.nursery.start_soon(host, peer)
+    return peers
+
+
+async def causes(s: Stage, *addresses: str) -> dict[str, str]:
+    with pytest.raises(JoinFailed) as caught:
+        await s.node.join(addresses)
+    assert len(caught.value.causes) == len(dict(caught.value.causes))
+    return dict(caught.value.causes)
+
+
+async def test_states_are_exchanged_and_the_join_is_announced(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER, tags={"role": "web"}) as s:
+        peer = s.peer("a")
+        seen: list[PushPull] = []
+        s.nursery.start_soon(host, peer, seen)
+        assert await s.node.join([str(peer.address)]) == 1
+        assert s.statuses() == {"us": "alive", "a": "alive"}
+        [theirs] = seen
+        assert theirs.join
+        assert [(node.name, node.incarnation) for node in theirs.nodes] == [("us", 1)]
+        assert theirs.nodes[0].meta == serf.encode_tags({"role": "web"})
+        state = serf.decode(theirs.user_state)
+        assert isinstance(state, SerfPushPull)
+        assert state.status_ltimes == {"us": 0}
+
+
+async def test_ten_at_a_time_are_called(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        dead = [s.peer(f"dead{number}").address for number in range(25)]
+        s.network.partition([OURS])
+        began = trio.current_time()
+        told = await causes(s, *map(str, dead))
+        # Each takes the whole of tcp_timeout: 25 of them in three rows of up to ten.
+        assert trio.current_time() - began == pytest.approx(30)
+        assert told == {str(one): "no answer within 10 s" for one in dead}
+
+
+async def test_addresses_of_one_name_count_for_the_limit_too(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        dead = [s.peer(f"dead{number}").address for number in range(20)]
+        s.names.book["all.test"] = [one.host for one in dead]
+        s.network.partition([OURS])
+        began = trio.current_time()
+        assert len(await causes(s, "all.test")) == 20
+        assert trio.current_time() - began == pytest.approx(20)
+
+
+async def test_every_address_of_a_name_is_joined(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        a, b = hosts(s, "a", "b")
+        s.names.book["both.test"] = [a.address.host, b.address.host]
+        assert await s.node.join(["both.test", f"a/{a.address}"]) == 3
+        assert set(s.statuses()) == {"us", "a", "b"}
+
+
+async def test_doubles_are_called_once_and_ports_default(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        seen: list[PushPull] = []
+        a = s.peer("a")
+        s.nursery.start_soon(host, a, seen)
+        assert await s.node.join([a.address.host] * 3) == 1
+        assert len(seen) == 1
+
+
+async def test_our_own_address_is_passed_over(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        began = trio.current_time()
+        assert await s.node.join([str(OURS), OURS.host]) == 0
+        assert trio.current_time() == began
+        [a] = hosts(s, "a")
+        s.names.book["cluster.test"] = [OURS.host, a.address.host]
+        assert await s.node.join(["cluster.test"]) == 1
+
+
+async def test_each_cause_is_told(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        mute, rude, odd, torn = (s.peer(name) for name in ("mute", "rude", "odd", "torn"))
+        refusal = CODEC.encode(encode(ErrorMessage("no room")))
+        s.nursery.start_soon(lambda: host(rude, said=refusal))
+        s.nursery.start_soon(lambda: host(odd, said=CODEC.encode_user_message(b"x")))
+        s.nursery.start_soon(lambda: host(torn, said=push_pull(torn.node_state())[:-3]))
+        told = await causes(
+            s, "nosuch.test", "[::1", "10.0.9.9", str(mute.address), str(rude.address),
+            str(odd.address), str(torn.address), "a//b", "x:70000",
+        )  # fmt: skip
+        assert told == {
+            "nosuch.test": "unknown host 'nosuch.test': nobody said so",
+            "[::1": "join address '[::1': expected a host name or an IP address",
+            "10.0.9.9:7946": "connection refused",
+            str(mute.address): "no answer within 10 s",
+            str(rude.address): "the other side says: no room",
+            str(odd.address): "expected a push/pull, got UserMessage",
+            str(torn.address): "stream: ends in the middle of a message",
+            "a//b": "join address 'a//b': expected a host name or an IP address",
+            "x:70000": "join address 'x:70000': expected a port from 1 to 65535, not '70000'",
+        }
+
+
+async def test_an_error_lists_all_causes_in_one_line(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        with pytest.raises(JoinFailed) as caught:
+            await s.node.join(["10.0.9.8", "10.0.9.9"])
+        assert sorted(str(caught.value).split("; ")) == [
+            "Failed to join 10.0.9.8:7946: connection refused",
+            "Failed to join 10.0.9.9:7946: connection refused",
+        ]
+
+
+async def test_one_success_is_enough(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        [a] = hosts(s, "a")
+        assert await s.node.join(["10.0.9.9", "nosuch.test", str(a.address)]) == 1
+
+
+async def test_dns_that_does_not_answer_is_given_up(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        s.names.delay = 1e6
+        began = trio.current_time()
+        told = await causes(s, "slow.test")
+        assert told == {"slow.test": "no answer from DNS for 'slow.test' in time"}
+        assert trio.current_time() - began == pytest.approx(10)
+
+
+async def test_versions_that_exclude_each_other_are_refused(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        [odd] = hosts(s, "odd")
+        odd.versions = Versions(9, 11, 9, 2, 5, 5)
+        [why] = (await causes(s, str(odd.address))).values()
+        assert "speaks protocol version" in why
+        assert "odd" not in s.statuses()
+
+
+async def test_who_leaves_joins_nobody(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        [a] = hosts(s, "a")
+        await s.node.leave()
+        with pytest.raises(Leaving):
+            await s.node.join([str(a.address)])
+
+
+# --- seeds ---
+
+
+def lookups(s: Stage) -> list[float]:
+    return [round(at - s.names.asked[0][0], 1) for at, _ in s.names.asked]
+
+
+async def test_seeds_are_tried_for_ever_with_growing_pauses(autojump_clock: MockClock) -> None:
+    async with stage(**RETRIES) as s:
+        began = trio.current_time()
+        s.node.add_seeds(["seed.test"])
+        await trio.sleep(400)
+        assert s.names.asked[0][0] - began == pytest.approx(5)
+        gaps = [b - a for a, b in zip(lookups(s), lookups(s)[1:], strict=False)]
+        assert gaps == [10, 20, 40, 60, 60, 60, 60, 60]
+
+
+async def test_a_seed_is_found_where_dns_says_now(autojump_clock: MockClock) -> None:
+    async with stage(**RETRIES) as s:
+        [a] = hosts(s, "a")
+        s.names.book["seed.test"] = ["10.0.9.9"]
+        s.node.add_seeds(["seed.test"])
+        await trio.sleep(30)
+        assert s.statuses() == {"us": "alive"}
+        s.names.book["seed.test"] = [a.address.host]
+        await s.until(lambda: "a" in s.statuses(), 61)
+        asked = len(s.names.asked)
+        await trio.sleep(600)  # while it is in sight nobody asks
+        assert len(s.names.asked) == asked
+
+
+async def test_a_lost_seed_is_looked_for_again(autojump_clock: MockClock) -> None:
+    async with stage(**RETRIES, reconnect_interval=1e6) as s:
+        [a] = hosts(s, "a")
+        s.names.book["seed.test"] = [a.address.host]
+        assert await s.node.join(["seed.test"]) == 1
+        s.network.partition([OURS])
+        await s.until(lambda: s.statuses()["a"] == "failed")
+        asked = len(s.names.asked)
+        await s.until(lambda: len(s.names.asked) > asked + 2)
+        s.network.heal()
+        s.nursery.start_soon(host_again, a)
+        await s.until(lambda: s.statuses()["a"] == "alive", 130)
+
+
+async def host_again(peer: Peer) -> None:
+    """Say that it lives in a newer incarnation, as who hears of its own death does."""
+    await trio.sleep(LATENCY)
+    while True:
+        peer.send(peer.alive(incarnation=5))
+        await trio.sleep(60)
+
+
+async def test_seeds_are_kept_within_bounds(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        s.node.add_seeds([f"seed{number}.test" for number in range(5000)])
+        assert len(s.node._joining.seeds) == 1024
+
+
+async def test_causes_have_no_numbers_of_the_system(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        why = await s.node._joining.try_push_pull(Address("10.0.9.9", 1))
+        assert why == "connection refused"
+        assert str(errno.ECONNREFUSED) not in why

@@ -1,0 +1,379 @@
+"""Streams: deadlines, limits, lies, and what goes by stream of its own accord."""
+
+import logging
+from typing import Any
+
+import pytest
+import trio
+from trio.abc import HalfCloseableStream
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, OURS, Peer, answer, push_pull, stage
+from trioserf.node.hub import Subscription
+from trioserf.serf.events import QueryReceived, UserEventReceived
+from trioserf.serf.messages import Query, QueryResponse, UserEvent
+from trioserf.swim.address import Address, packed
+from trioserf.swim.messages import (
+    Ack,
+    ErrorMessage,
+    NodeState,
+    Ping,
+    PushPull,
+    State,
+    UserMessage,
+    Versions,
+)
+from trioserf.swim.timing import LOCAL
+from trioserf.wire import serf
+from trioserf.wire.msgpack import pack
+from trioserf.wire.stream import MAX_NODES, StreamCodec
+from trioserf.wire.swim import encode
+
+NEVER: dict[str, Any] = {"seed_interval": 1e6}
+CODEC = StreamCodec(keyring=None)
+
+
+async def ends(stream: HalfCloseableStream, within: float) -> bool:
+    """Tell whether the other side ends a stream within some seconds."""
+    with trio.move_on_after(within) as patience:
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+    return not patience.cancelled_caught
+
+
+# --- half-open ---
+
+
+@pytest.mark.parametrize("said", [b"", push_pull()[:2], b"\x08" + pack({"UserMsgLen": 99}) + b"x"])
+async def test_who_says_no_more_is_cut_off_at_the_deadline(
+    autojump_clock: MockClock, said: bytes
+) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        stream = await peer.transport.dial(OURS)
+        began = trio.current_time()
+        if said:
+            await stream.send_all(said)
+        assert not await ends(stream, 9.9)
+        assert await ends(stream, 0.2)
+        assert trio.current_time() - began == pytest.approx(10, abs=0.02)
+
+
+async def test_the_deadline_is_for_the_whole_however_busy_the_other_side(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**NEVER) as s:
+        stream = await s.peer("p").transport.dial(OURS)
+        data = push_pull(*nodes(100))
+        began = trio.current_time()
+
+        async def drip() -> None:
+            for place in range(len(data)):  # a byte a second
+                await stream.send_all(data[place : place + 1])
+                await trio.sleep(1)
+
+        with pytest.raises(trio.BrokenResourceError):
+            await drip()
+        assert trio.current_time() - began < 13
+        assert s.node.dropped() == {}
+
+
+async def test_who_does_not_read_the_answer_is_cut_off(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER, compression=False) as s:
+        [peer] = await s.known("p")
+        codec = StreamCodec(keyring=None, compress=False)
+        many = codec.encode_push_pull(PushPull(True, nodes(5000)))
+        async with await peer.transport.dial(OURS) as stream:
+            await stream.send_all(many)
+            assert await answer(stream) is not None
+        stream = await peer.transport.dial(OURS)
+        await stream.send_all(push_pull())
+        began = trio.current_time()
+        await trio.sleep(10.5)  # without reading
+        assert await ends(stream, 0.1)
+        assert trio.current_time() - began < 11
+
+
+def nodes(count: int) -> tuple[NodeState, ...]:
+    return tuple(
+        NodeState(f"n{i}", bytes((10, 9, i >> 8, i & 255)), 7946, b"m" * 100, 1, State.ALIVE)
+        for i in range(count)
+    )
+
+
+# --- limits ---
+
+
+async def test_only_so_many_streams_are_served_at_once(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER, max_streams=4) as s:
+        peer = s.peer("p")
+        idle = [await peer.transport.dial(OURS) for _ in range(4)]
+        await trio.sleep(2 * LATENCY)
+        refused = await peer.transport.dial(OURS)
+        assert await ends(refused, 0.1)
+        assert s.node.dropped() == {"streams in": 1}
+        await idle[0].aclose()
+        await trio.sleep(4 * LATENCY)
+        assert isinstance(await peer.exchange(push_pull()), PushPull)
+        await trio.sleep(10)  # the others have run into their deadline
+        for _ in range(4):
+            assert isinstance(await peer.exchange(push_pull()), PushPull)
+
+
+async def test_128_streams_by_default(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        for _ in range(130):
+            await peer.transport.dial(OURS)
+            await trio.sleep(LATENCY)
+        await trio.sleep(2 * LATENCY)
+        assert s.node.dropped() == {"streams in": 2}
+
+
+# --- lies ---
+
+
+LIES = {
+    "negative nodes": (b"\x06" + pack({"Nodes": -1}), "push/pull nodes", "field"),
+    "too many nodes": (b"\x06" + pack({"Nodes": MAX_NODES + 1}), "push/pull nodes", "limit"),
+    "too much state": (b"\x06" + pack({"UserStateLen": 1 << 31}), "user state", "limit"),
+    "too long a message": (b"\x08" + pack({"UserMsgLen": 1 << 31}), "user message", "limit"),
+    "not a map": (b"\x06\x90", "push/pull header", "msgpack"),
+    "no such type": (b"\x63", "message of type 99", "unknown-type"),
+    "torn compression": (b"\x09" + pack({"Algo": 0, "Buf": b"\0"}), "LZW", "truncated"),
+    "encrypted": (b"\x0a\0\0\0\x20" + bytes(32), "encryption is not configured", "encrypted"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_lies_are_counted_and_answered_with_an_error(
+    autojump_clock: MockClock, lie: str
+) -> None:
+    data, text, kind = LIES[lie]
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        said = await peer.exchange(data)
+        if kind == "truncated":  # as if the connection had been torn: nobody is there to hear
+            assert said is None
+        else:
+            assert isinstance(said, ErrorMessage)
+            assert text in said.error
+        assert s.node.dropped() == {kind: 1}
+        assert s.statuses() == {"us": "alive"}
+
+
+async def test_a_stream_that_ends_early_is_counted(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        async with await s.peer("p").transport.dial(OURS) as stream:
+            await stream.send_all(push_pull(*nodes(3))[:-9])
+            await stream.send_eof()
+            assert await ends(stream, 1)
+        assert s.node.dropped() == {"truncated": 1}
+        assert s.statuses() == {"us": "alive"}
+
+
+async def test_a_header_that_promises_much_takes_no_memory(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        head = b"\x06" + pack({"Nodes": MAX_NODES, "UserStateLen": 20 * 1024 * 1024})
+        streams = [await peer.transport.dial(OURS) for _ in range(100)]
+        for stream in streams:
+            await stream.send_all(head)
+        await trio.sleep(1)
+        for stream in streams:
+            await stream.aclose()
+        await trio.sleep(1)
+        assert s.node.dropped() == {"truncated": 100}
+
+
+# --- exchanges ---
+
+
+async def test_the_acceptor_answers_with_its_state_and_echoes_join(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        for join in (True, False):
+            said = await peer.exchange(push_pull(peer.node_state(), join=join))
+            assert isinstance(said, PushPull)
+            assert said.join is join
+            assert said.nodes[0].name == "us"
+        assert s.statuses() == {"us": "alive", "p": "alive"}
+
+
+async def test_what_others_hold_for_dead_is_only_suspected(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        a, b, c, _ = await s.known("a", "b", "c", "d")
+        for silent in (b, c):
+            silent.answers = False
+        await a.exchange(
+            push_pull(
+                a.node_state(),
+                b.node_state(State.DEAD),
+                c.node_state(State.LEFT),
+                s.peers["d"].node_state(State.SUSPECT),
+                s.peer("stranger").node_state(State.DEAD),
+            )
+        )
+        await trio.sleep(2 * LATENCY)
+        assert s.state_of("b") is State.SUSPECT
+        assert s.state_of("c") is State.LEFT
+        assert s.state_of("d") is State.SUSPECT
+        assert "stranger" not in s.statuses()
+
+
+async def test_excluded_versions_are_refused_as_a_whole(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        ancient = s.peer("ancient", versions=Versions(1, 1, 1, 2, 5, 5))
+        said = await peer.exchange(push_pull(peer.node_state(), ancient.node_state()))
+        assert isinstance(said, PushPull)  # ours had gone out before theirs was looked at
+        await trio.sleep(LATENCY)
+        assert s.statuses() == {"us": "alive"}
+        [told] = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+        assert told.startswith("push/pull from 10.0.1.1:")
+        assert "speaks protocol version 2" in told
+        assert "[1, 1]" in told
+
+
+async def test_a_state_that_cannot_be_read_is_refused(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        for state in (b"\x63", serf.encode(UserEvent(1, "x")), b"\x02\x90"):
+            await peer.exchange(push_pull(peer.node_state(), user_state=state))
+        await trio.sleep(LATENCY)
+        refused = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+        assert len(refused) == 3
+        assert s.statuses() == {"us": "alive"}
+
+
+# --- other messages ---
+
+
+async def test_a_ping_for_our_name_alone_is_answered(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        assert await peer.exchange(CODEC.encode(encode(Ping(7, "us")))) == Ack(7)
+        assert await peer.exchange(CODEC.encode(encode(Ping(7, "them")))) is None
+        assert "stream ping for 'them'" in caplog.text
+
+
+async def test_a_user_message_by_stream_counts_as_by_packet(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        with s.node.subscribe() as events:
+            event = serf.encode(UserEvent(3, "deploy", b"v1"))
+            assert await s.peer("p").exchange(CODEC.encode_user_message(event)) is None
+            with trio.fail_after(1):
+                async for got in events:
+                    if got.kind == "user":
+                        break
+            assert got == UserEventReceived(3, "deploy", b"v1", coalesce=False)
+        assert await s.peers["p"].exchange(CODEC.encode_user_message(b"\x63")) is None
+        assert s.node.dropped() == {"unknown-type": 1}
+
+
+async def test_messages_nobody_sends_so_are_passed_over(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p")
+        for message in (Ack(1), ErrorMessage("boo")):
+            assert await peer.exchange(CODEC.encode(encode(message))) is None
+        assert s.statuses() == {"us": "alive"}
+
+
+async def test_strangers_are_not_heard(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER, allowed_networks=("10.0.0.0/24",)) as s:
+        peer = s.peer("p")
+        stream = await peer.transport.dial(OURS)
+        assert await ends(stream, 0.1)
+        assert s.node.dropped() == {"not-allowed": 1}
+
+
+# --- out ---
+
+
+def ask(peer: Peer, number: int) -> UserMessage:
+    return UserMessage(
+        serf.encode(
+            Query(
+                number, number, packed(peer.address.host), peer.address.port, peer.name, (), 0,
+                0, 60_000_000_000, "big",
+            )
+        )
+    )  # fmt: skip
+
+
+async def asked(queries: Subscription) -> QueryReceived:
+    """Wait for a query."""
+    with trio.fail_after(1):
+        while not isinstance(event := await queries.receive(), QueryReceived):
+            pass
+    return event
+
+
+async def test_a_large_answer_goes_by_stream(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        [peer] = await s.known("p")
+        payload = bytes(range(256)) * 80
+        with s.node.subscribe(answers=True) as queries:
+            peer.send(ask(peer, 1))
+            await s.node.respond((await asked(queries)).id, payload)
+        with trio.fail_after(1):
+            stream, (source, _) = await peer.transport.accept()
+        assert source == OURS.host
+        async with stream:
+            message = await answer(stream)
+            assert isinstance(message, UserMessage)
+            response = serf.decode(message.payload)
+            assert isinstance(response, QueryResponse)
+            assert (response.source, response.payload) == ("us", payload)
+
+
+async def test_an_answer_that_cannot_be_delivered_is_given_up_with_a_warning(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**NEVER) as s:
+        [peer] = await s.known("p")
+        with s.node.subscribe(answers=True) as queries:
+            peer.send(ask(peer, 1))
+            await trio.sleep(2 * LATENCY)
+            s.network.cut(OURS, peer.address)
+            query = await asked(queries)
+            await s.node.respond(query.id, bytes(20_000))
+            await trio.sleep(9)
+            assert "could not send" not in caplog.text
+            await trio.sleep(2)
+            assert "could not send a message to 'p'" in caplog.text
+
+
+async def test_a_member_that_refuses_gets_a_warning_too(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**NEVER) as s:
+        peer = s.peer("p", run=False)
+        peer.send(peer.alive())
+        with s.node.subscribe(answers=True) as queries:
+            peer.send(ask(peer, 1))
+            query = await asked(queries)
+            peer.transport.kill()
+            await s.node.respond(query.id, bytes(20_000))
+            await trio.sleep(1)
+            assert "could not send a message to 'p': [Errno 111]" in caplog.text
+
+
+async def test_an_exchange_has_the_deadline_of_the_profile(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER, timing=LOCAL) as s:
+        mute = s.peer("mute")
+        began = trio.current_time()
+        with pytest.raises(TimeoutError, match="no answer within 1 s"):
+            await s.node._joining._streams.push_pull(Address(*mute.address), join=False)
+        assert trio.current_time() - began == pytest.approx(1)

@@ -1,0 +1,161 @@
+"""The suspicion task: one sleeper for all deadlines, and patience after a standstill."""
+
+import math
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, Peer, Stage, stage
+from trioserf.serf.events import MemberEvent
+from trioserf.serf.filters import EventFilter
+from trioserf.swim.messages import Alive, Dead, State, Suspect
+from trioserf.swim.timing import LOCAL, WAN, Timing
+
+QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
+
+
+def bounds(timing: Timing, n: int) -> tuple[float, float]:
+    """Give the shortest and longest suspicion by the formulas (spec: suspicion)."""
+    scale = math.floor(1000 * max(1.0, math.log10(max(1, n)))) / 1000
+    least = timing.suspicion_mult * scale * timing.probe_interval
+    return least, timing.suspicion_max_timeout_mult * least
+
+
+async def members(s: Stage, count: int) -> list[Peer]:
+    return await s.known(*(f"m{number}" for number in range(count)))
+
+
+async def dies(s: Stage, peer: Peer) -> tuple[float, Dead]:
+    """Wait for a suspect's death; gives the instant and what the others are told."""
+    at = await s.until(lambda: s.state_of(peer.name) is State.DEAD)
+    await trio.sleep(1)
+    [said, *_] = [dead for other in s.peers.values() for dead in other.got(Dead)]
+    return at, said
+
+
+@pytest.mark.parametrize("timing", [Timing(), WAN, LOCAL])
+@pytest.mark.parametrize("count", [2, 12])
+async def test_a_suspect_dies_at_the_instant_of_the_formula(
+    autojump_clock: MockClock, timing: Timing, count: int
+) -> None:
+    async with stage(**QUIET, timing=timing) as s:
+        victim, *others = await members(s, count)  # it answers pings, but refutes nothing
+        others[0].send(Suspect(1, victim.name, others[0].name))
+        await trio.sleep(2 * LATENCY)
+        assert s.state_of(victim.name) is State.SUSPECT
+        began = s.node.membership.records[victim.name].state_change
+        at, said = await dies(s, victim)
+        least, most = bounds(timing, count + 1)
+        # Nobody waits for confirmations where too few members are left to give them.
+        can_be_confirmed = timing.suspicion_mult - 2 <= count - 1
+        assert at - began == pytest.approx(most if can_be_confirmed else least, abs=0.02)
+        assert said == Dead(1, victim.name, "us")
+
+
+async def test_our_own_probe_is_a_confirmation(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        victim, *others = await members(s, 12)
+        victim.answers = False
+        others[0].send(Suspect(1, victim.name, others[0].name))
+        await trio.sleep(2 * LATENCY)
+        began = s.node.membership.records[victim.name].state_change
+        at, _ = await dies(s, victim)
+        least, most = bounds(Timing(), 13)
+        once = most - math.log(2) / math.log(3) * (most - least)
+        assert at - began == pytest.approx(once, abs=0.02)
+
+
+async def test_confirmations_bring_the_end_forward_even_while_asleep(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET) as s:
+        victim, *others = await members(s, 12)
+        s.node.membership.awareness.apply(7)  # our own probes are slow and say nothing
+        others[0].send(Suspect(1, victim.name, others[0].name))
+        await trio.sleep(2 * LATENCY)
+        began = s.node.membership.records[victim.name].state_change
+        least, most = bounds(Timing(), 13)
+        await trio.sleep(1)
+        for other in others[1:3]:  # k = 2
+            other.send(Suspect(1, victim.name, other.name))
+        at = await s.until(lambda: s.state_of(victim.name) is State.DEAD, most)
+        assert at - began == pytest.approx(least, abs=0.02)
+        assert most - least > 20
+
+
+async def test_a_refutation_in_time_saves(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        victim, other = await members(s, 2)
+        with s.node.subscribe(*EventFilter.parse("*,member-suspect,member-recovered")) as events:
+            other.send(Suspect(1, victim.name, other.name))
+            await trio.sleep(3.5)
+            victim.send(victim.alive(incarnation=2))
+            await trio.sleep(60)
+            assert s.state_of(victim.name) is State.ALIVE
+            kinds = []
+            with trio.move_on_after(0.001):
+                async for event in events:
+                    assert isinstance(event, MemberEvent)
+                    kinds.append(event.kind)
+            assert kinds == ["member-suspect", "member-recovered"]
+
+
+async def test_several_suspects_each_have_their_own_deadline(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        a, b, c = await members(s, 3)
+        _, most = bounds(Timing(), 4)
+        began = trio.current_time()
+        for peer in (a, b):
+            c.send(Suspect(1, peer.name, c.name))
+            await trio.sleep(3)
+        first = await s.until(lambda: s.state_of(a.name) is State.DEAD)
+        second = await s.until(lambda: s.state_of(b.name) is State.DEAD)
+        assert first - began == pytest.approx(most, abs=0.02)
+        assert second - first == pytest.approx(3, abs=0.05)
+
+
+async def test_after_a_standstill_refutations_are_heard_before_judgement(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET) as s:
+        victim, other = await members(s, 2)
+        other.send(Suspect(1, victim.name, other.name))
+        await trio.sleep(1)
+        victim.send(victim.alive(incarnation=2))
+        autojump_clock.jump(300)  # the process was stopped; the refutation waits in the socket
+        await trio.sleep(0.4)
+        assert s.state_of(victim.name) is State.ALIVE
+        await trio.sleep(60)
+        assert set(s.statuses().values()) == {"alive"}
+
+
+async def test_after_a_standstill_the_silent_still_die(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        victim, other = await members(s, 2)
+        victim.answers = False
+        other.send(Suspect(1, victim.name, other.name))
+        await trio.sleep(1)
+        autojump_clock.jump(300)
+        began = trio.current_time()
+        at = await s.until(lambda: s.state_of(victim.name) is State.DEAD)
+        assert 0.5 <= at - began <= 0.6  # a probe's time later
+
+
+async def test_without_suspects_the_task_sleeps(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        await members(s, 2)
+        assert s.node._keeper.suspicion.at is None
+        await trio.sleep(100)
+        assert s.node._keeper.suspicion.at is None
+
+
+async def test_who_was_called_dead_in_vain_says_so_at_once(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        a, b = await members(s, 2)
+        a.send(Dead(1, "us", a.name))
+        await trio.sleep(0.05)
+        assert s.statuses()["us"] == "alive"
+        for peer in (a, b):
+            assert any(one.node == "us" and one.incarnation == 2 for one in peer.got(Alive))
