@@ -196,6 +196,12 @@ async def open_agent(
         )
         agent = Agent(config, node, logs, running, writer)
         await nursery.start(running.run)
+        if config.discover:
+            from trioserf.agent.discovery import open_discovery
+
+            found = partial(agent.join, replay=config.replay_on_join)
+            discovery = stack.enter_context(open_discovery(config, node, found))
+            nursery.start_soon(discovery.run)
         nursery.start_soon(_rejoin, node, replayed, rng)
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
@@ -203,7 +209,7 @@ async def open_agent(
 
 
 def _refuse_what_is_missing(config: AgentConfig) -> None:
-    for key in ("discover", "enable_syslog", "statsite_addr", "statsd_addr"):
+    for key in ("enable_syslog", "statsite_addr", "statsd_addr"):
         if getattr(config, key):
             raise ConfigError(f"{key}: not supported by this version of trioserf")
 

@@ -101,7 +101,7 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
     config = agent.config
-    return [
+    lines = [
         ("Node name", f"'{agent.node.name}'"),
         ("Bind addr", f"'{agent.node.address}'"),
         ("RPC addr", f"'{', '.join(control.addresses)}'"),
@@ -110,6 +110,9 @@ def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
         ("Profile", config.profile),
         ("Message Compression Enabled", _truth(config.enable_compression)),
     ]
+    if config.discover:
+        lines.append(("mDNS cluster", config.discover))
+    return lines
 
 
 def _truth(value: bool) -> str:

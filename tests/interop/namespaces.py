@@ -1,0 +1,65 @@
+"""Two network namespaces with a cable between them: two hosts, as far as a network can tell."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import attrs
+
+
+class NoNamespaces(Exception):
+    """This machine does not let us make any."""
+
+
+@attrs.frozen
+class Host:
+    """One namespace, with an address of each family on `v0`."""
+
+    name: str
+    v4: str
+    v6: str
+
+    def inside(self, *words: str) -> list[str]:
+        """Give the command line that runs another one in here."""
+        return ["ip", "netns", "exec", self.name, *words]
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    """Make two namespaces that can reach each other, by multicast too, while the block lasts.
+
+    Raises:
+        NoNamespaces: with the reason.
+    """
+    if shutil.which("ip") is None:
+        raise NoNamespaces("there is no ip command; install iproute2")
+    hosts = [Host(f"trioserf-{os.getpid()}-{n}", f"10.77.0.{n}", f"fd77::{n}") for n in (1, 2)]
+    with ExitStack() as stack:
+        for host in hosts:
+            _ip("netns", "add", host.name)
+            stack.callback(_ip, "netns", "delete", host.name)
+        one, two = hosts
+        cable = ["link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns", two.name]
+        _ip("-n", one.name, *cable)
+        for host in hosts:
+            _set_up(host)
+        yield one, two
+
+
+def _set_up(host: Host) -> None:
+    for words in (
+        ["link", "set", "lo", "up"],
+        ["link", "set", "v0", "up"],
+        ["addr", "add", f"{host.v4}/24", "dev", "v0"],
+        ["addr", "add", f"{host.v6}/64", "dev", "v0", "nodad"],
+        ["route", "add", "224.0.0.0/4", "dev", "v0"],
+    ):
+        _ip("-n", host.name, *words)
+
+
+def _ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, check=False, timeout=30)
+    if done.returncode:
+        raise NoNamespaces(f"ip {' '.join(words)}: {done.stderr.decode().strip()}")

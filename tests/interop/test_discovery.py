@@ -1,0 +1,104 @@
+"""Agents of both programs that find each other by multicast DNS, each on a host of its own."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.go_agents import OURS, ROOT, SERF
+from tests.interop.agents import until
+from tests.interop.namespaces import Host, NoNamespaces, two_hosts
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the program serf is not installed"),
+]
+GO = (str(SERF),)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    try:
+        with two_hosts() as both:
+            yield both
+    except NoNamespaces as error:
+        pytest.skip(f"NETWORK NAMESPACES CANNOT BE MADE: {error}")
+
+
+class Agent:
+    def __init__(
+        self, host: Host, program: Sequence[str], name: str, *options: str, rpc: str
+    ) -> None:
+        self._host, self._rpc = host, f"-rpc-addr={rpc}"
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the agent
+        self.process = subprocess.Popen(
+            host.inside(
+                *program, "agent", f"-node={name}", self._rpc, "-log-level=debug", *options
+            ),
+            stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
+        )  # fmt: skip
+
+    def said(self) -> str:
+        # The agent writes at the same place of the file, so read without moving that.
+        return os.pread(self.log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
+
+    def members(self) -> set[str]:
+        words = self._host.inside(*GO, "members", self._rpc, "-format=json", "-status=alive")
+        done = subprocess.run(words, capture_output=True, check=False, timeout=30)
+        if done.returncode:
+            return set()
+        return {one["name"] for one in json.loads(done.stdout)["members"]}
+
+    def sees(self, *names: str) -> None:
+        until(lambda: self.members() == set(names), what=self.said)
+
+
+@contextmanager
+def agent(
+    host: Host, program: Sequence[str], name: str, *options: str, rpc: str = "127.0.0.1:7373"
+) -> Iterator[Agent]:
+    one = Agent(host, program, name, *options, rpc=rpc)
+    try:
+        until(lambda: name in one.members(), what=one.said)
+        yield one
+    finally:
+        one.process.kill()
+        one.process.wait()
+        one.log.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(GO, OURS), (OURS, GO), (OURS, OURS)], ids=["go", "ours", "both-ours"]
+)
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_the_second_finds_the_first(
+    hosts: tuple[Host, Host], first: Sequence[str], second: Sequence[str], family: str
+) -> None:
+    one, two = hosts
+    v6 = ("-iface=v0",) if family == "v6" else ()
+    here, there = (f"[{one.v6}]", f"[{two.v6}]") if v6 else (one.v4, two.v4)
+    with agent(one, first, "one", f"-bind={here}", "-discover=demo", *v6) as a:
+        # Its own question has been asked, and the next follows in a minute.
+        until(lambda: "mDNS cluster: demo" in a.said(), what=a.said)
+        with agent(two, second, "two", f"-bind={there}", "-discover=demo", *v6) as b:
+            b.sees("one", "two")
+            a.sees("one", "two")
+            until(lambda: "agent.mdns: Joined" in b.said(), what=b.said)
+            assert f"{here}:7946" in b.said()
+
+
+def test_clusters_of_other_names_stay_apart(hosts: tuple[Host, Host]) -> None:
+    one, two = hosts
+    with (
+        agent(one, GO, "go", f"-bind={one.v4}", "-discover=demo") as a,
+        agent(two, OURS, "ours", f"-bind={two.v4}", "-discover=other", "-mdns-iface=v0") as b,
+        agent(one, OURS, "third", f"-bind={one.v4}:7947", "-discover=demo", "-mdns-iface=v0",
+              "-mdns-disable-ipv6", rpc="127.0.0.1:7374") as c,
+    ):  # fmt: skip
+        until(lambda: "agent.mdns: Joined 1 hosts" in c.said(), what=c.said)
+        a.sees("go", "third")
+        b.sees("ours")
