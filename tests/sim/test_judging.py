@@ -110,3 +110,29 @@ def test_what_breaks_a_node_is_reported() -> None:
 
     error = _fails(broken, "KeyError: 'n9'")
     assert isinstance(error.__cause__, BaseException)
+
+
+async def _spin(world: World) -> None:
+    """Never comes to an end, and never gives way."""
+    while True:
+        pass
+
+
+async def _busy(world: World) -> None:
+    """Never comes to an end; no time passes."""
+    while True:
+        await trio.lowlevel.checkpoint()
+
+
+async def _wait(world: World) -> None:
+    """Waits for what never comes; time flies."""
+    await world.grow(2)
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("play", [_spin, _busy, _wait])
+def test_a_run_that_does_not_end_is_cut_off(play: Callable[[World], Awaitable[None]]) -> None:
+    with pytest.raises(SimulationFailed, match="TookTooLong: still running after 0.3 s") as caught:
+        run(Scenario.of(play), seed=4, limit=0.3)
+    assert f"--scenario {play.__name__} --seed 4 --seeds 1" in str(caught.value)
+    assert "of virtual time" in str(caught.value)

@@ -10,6 +10,7 @@ import attrs
 from trioserf.node.config import NodeConfig
 from trioserf.sim.invariants import Violation
 from trioserf.sim.network import Link
+from trioserf.sim.patience import real_time_limit
 from trioserf.sim.schedule import run_in_virtual_time
 from trioserf.sim.trace import Trace
 from trioserf.sim.world import World, open_world
@@ -78,7 +79,9 @@ class Scenario:
         )
 
 
-def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True) -> Trace:
+def run(
+    scenario: Scenario, *, seed: int = 0, quiet: bool = True, limit: float = 0
+) -> Trace:
     """Play a scenario in virtual time and give its trace.
 
     The same seed gives the same trace, in every process.
@@ -87,9 +90,12 @@ def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True) -> Trace:
         scenario: the story.
         seed: what all randomness comes from.
         quiet: keep the nodes' own log lines to themselves.
+        limit: seconds of real time after which the run is cut off; 0 for none. In the main
+            thread only (`real_time_limit`).
 
     Raises:
-        SimulationFailed: an invariant did not hold, a node broke, or the run was tame.
+        SimulationFailed: an invariant did not hold, a node broke, the run was tame, or it was cut
+            off.
     """
     trace = Trace(scenario.name, seed)
 
@@ -109,7 +115,11 @@ def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True) -> Trace:
 
     with _quiet(quiet):
         try:
-            run_in_virtual_time(main, seed=seed)
+            if limit:
+                with real_time_limit(limit):
+                    run_in_virtual_time(main, seed=seed)
+            else:
+                run_in_virtual_time(main, seed=seed)
         except Exception as error:
             raise SimulationFailed(_report(scenario, trace, error), trace) from error
     return trace

@@ -1,0 +1,53 @@
+"""A limit to the real time that a simulation may take.
+
+A node that is caught in a loop stops virtual time, and a scenario that waits for what never comes
+lets it run on for ever. No deadline of Trio's ends the one, none was set for the other, so a signal
+does. It acts as Ctrl-C would, of which Trio knows where it may raise an error and where not.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+_AGAIN: Final = 5.0
+"""Seconds until the next attempt, should the first one not have ended it."""
+
+
+class TookTooLong(Exception):  # noqa: N818 - not wrong, but endless
+    """A simulation was cut off."""
+
+
+@contextmanager
+def real_time_limit(seconds: float) -> Iterator[None]:
+    """Cut off what runs in the block after so many seconds of real time.
+
+    It works in the main thread of a process only, and not where there are no interval timers.
+
+    Args:
+        seconds: the limit, above 0.
+
+    Raises:
+        TookTooLong: it was cut off.
+    """
+    has_fired = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal has_fired
+        has_fired = True
+        handler = signal.getsignal(signal.SIGINT)  # Trio's own, while Trio runs
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    try:
+        yield
+    except BaseException as error:
+        if has_fired:
+            raise TookTooLong(f"still running after {seconds:g} s of real time") from error
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
