@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measured, measure, table
+from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measured, by_count, measure, table
 
 
 def test_lifeguard_spares_the_healthy() -> None:
@@ -41,3 +41,13 @@ def test_the_table_compares_with_the_paper() -> None:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_configuration_has_the_papers_numbers(name: str) -> None:
     assert len(PAPER[name]) == 4
+
+
+def test_false_positives_are_shown_for_each_number_of_anomalous_members() -> None:
+    one = Measured(false_positives=7, at_healthy=2, packets=1, bytes=1, first=(), all=())
+    lines = by_count({("SWIM", 4): one, ("SWIM", 12): one, ("Lifeguard", 12): one}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["C", "SWIM", "Lifeguard"],
+        ["4", "7", "/", "2", "-"],
+        ["12", "7", "/", "2", "7", "/", "2"],
+    ]

@@ -45,7 +45,8 @@ PAPER: Final = {
 ANOMALOUS: Final = (1, 4, 8, 12, 16, 20, 24, 28, 32)
 _QUIET: Final = 15.0
 """Seconds before the first anomaly."""
-_LENGTH: Final = 120.0
+LENGTH: Final = 120.0
+"""Seconds for which they come, as in the paper."""
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -76,6 +77,7 @@ def measure(
     seed: int,
     blocked: float,
     free: float,
+    length: float = LENGTH,
     members: int = 128,
 ) -> Measured:
     """Run the experiment once.
@@ -86,6 +88,7 @@ def measure(
         seed: what all randomness comes from; it chooses the same members in all configurations.
         blocked: seconds for which an anomalous member is blocked each time.
         free: seconds between.
+        length: seconds for which it goes on.
         members: how many there are.
     """
     victims = random.Random(seed).sample([f"n{n}" for n in range(1, members + 1)], anomalous)
@@ -94,7 +97,7 @@ def measure(
     async def play(world: World) -> None:
         await world.grow(members, within=5.0)
         await trio.sleep_until(_QUIET)
-        end = _QUIET + _LENGTH
+        end = _QUIET + length
         async with trio.open_nursery() as nursery:
             for victim in victims:
                 nursery.start_soon(_stop_and_go, world, victim, blocked, free, end)
@@ -177,6 +180,20 @@ def table(runs: dict[tuple[str, int], Measured]) -> str:
             f"{configuration:<14} {sums[0]:>8} {sums[1]:>8} {sums[2]:>9} {sums[3] / 1e6:>7.1f}"
             f"   {shares}  {theirs}  {_median(first):>6.1f} {_median(all_):>6.1f}"
         )
+    return "\n".join(lines)
+
+
+def by_count(runs: dict[tuple[str, int], Measured]) -> str:
+    """Give false positives, and those at healthy members, for each number of anomalous ones."""
+    names = [name for name in CONFIGURATIONS if any(name == one for one, _ in runs)]
+    lines = [f"{'C':>3}" + "".join(f" {name:>17}" for name in names)]
+    for count in sorted({count for _, count in runs}):
+        line = f"{count:>3}"
+        for name in names:
+            one = runs.get((name, count))
+            cell = "-" if one is None else f"{one.false_positives} / {one.at_healthy}"
+            line += f" {cell:>17}"
+        lines.append(line)
     return "\n".join(lines)
 
 

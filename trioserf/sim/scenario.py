@@ -79,9 +79,7 @@ class Scenario:
         )
 
 
-def run(
-    scenario: Scenario, *, seed: int = 0, quiet: bool = True, limit: float = 0
-) -> Trace:
+def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True, limit: float = 0) -> Trace:
     """Play a scenario in virtual time and give its trace.
 
     The same seed gives the same trace, in every process.
