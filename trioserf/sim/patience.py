@@ -1,8 +1,8 @@
 """A limit to the real time that a simulation may take.
 
 A node that is caught in a loop stops virtual time, and a scenario that waits for what never comes
-lets it run on for ever. No deadline of Trio's ends the one, none was set for the other, so a signal
-does. It acts as Ctrl-C would, of which Trio knows where it may raise an error and where not.
+lets it run on for ever. No deadline of Trio's ends the one, none was set for the other, so a
+signal does. It acts as Ctrl-C would: Trio knows where that may raise an error and where not.
 """
 
 import signal
@@ -15,7 +15,7 @@ _AGAIN: Final = 5.0
 """Seconds until the next attempt, should the first one not have ended it."""
 
 
-class TookTooLong(Exception):  # noqa: N818 - not wrong, but endless
+class TookTooLong(Exception):
     """A simulation was cut off."""
 
 
@@ -33,7 +33,7 @@ def real_time_limit(seconds: float) -> Iterator[None]:
     """
     has_fired = False
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, frame: FrameType | None) -> None:
         nonlocal has_fired
         has_fired = True
         handler = signal.getsignal(signal.SIGINT)  # Trio's own, while Trio runs
