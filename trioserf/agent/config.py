@@ -120,6 +120,8 @@ class AgentConfig:
     seed_interval_max: Seconds | None = None
     gossip_pause: Seconds | None = None
     max_streams: int | None = None
+    stream_memory: int | None = None
+    max_members: int | None = None
     inbox_depth: int | None = None
 
     tcp_timeout: Seconds | None = None

@@ -6,6 +6,7 @@ waits for a follower; what does not fit into its buffer is counted and told.
 """
 
 import logging
+import re
 import sys
 import time
 from collections import deque
@@ -31,6 +32,12 @@ LEVELS: Final = {
 }
 _ROOT: Final = "trioserf"
 _NAMES: Final = {level: name for name, level in LEVELS.items()}
+_CONTROLS: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+"""What could end a line or drive a terminal: names and events of others stand in the log."""
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode("ascii")
 
 
 def level_name(level: int) -> str:
@@ -143,6 +150,8 @@ class Logs(logging.Handler):
         said = datetime.fromtimestamp(record.created, UTC)
         source = record.name.removeprefix(f"{_ROOT}.")
         message = record.getMessage()
+        if not message.isprintable():
+            message = _CONTROLS.sub(_escaped, message)
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
         line = LogLine(said, level_name(record.levelno), source, message)

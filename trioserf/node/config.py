@@ -13,7 +13,7 @@ from trioserf.errors import ConfigError
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.options import SerfOptions
 from trioserf.swim.address import Address
-from trioserf.swim.options import valid_node_name
+from trioserf.swim.options import MAX_MEMBERS, valid_node_name
 from trioserf.swim.timing import LAN, Timing
 
 DEFAULT_PORT: Final = 7946
@@ -80,7 +80,11 @@ class NodeConfig:
         seed_interval_max: see there.
         gossip_pause: the least time between two rounds of gossip, however much there is to say.
         inbox_depth: facts waiting for the state's owner, 16 or more.
-        max_streams: streams of others that are served at once; more are refused.
+        max_streams: streams of others that are served at once. When there are more, the one that
+            has been silent the longest is closed, or the newest refused.
+        stream_memory: what all streams together may hold. When it is more, the one that holds
+            the most is closed.
+        max_members: members that are known at once; those beyond are not let in.
         tcp_pings: try a stream where packets do not get through.
         lha_probe: Lifeguard's health score (on in every real cluster).
         lha_suspicion: Lifeguard's shrinking suspicion time (on in every real cluster).
@@ -116,6 +120,8 @@ class NodeConfig:
     gossip_pause: float = _seconds(0.015)
     inbox_depth: int = attrs.field(default=1024, validator=v.ge(16))
     max_streams: int = attrs.field(default=128, validator=v.ge(1))
+    stream_memory: int = attrs.field(default=128 * 1024 * 1024, validator=v.ge(1024 * 1024))
+    max_members: int = attrs.field(default=MAX_MEMBERS, validator=v.and_(v.ge(1), v.le(1_048_576)))
     tcp_pings: bool = True
     lha_probe: bool = True
     lha_suspicion: bool = True

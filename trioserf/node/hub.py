@@ -19,11 +19,14 @@ from trioserf.serf.events import (
     Dropped,
     Event,
     QueryReceived,
+    UserEventReceived,
 )
 from trioserf.serf.filters import EventFilter
 
 _UNDECIDED: Final = 4096
 """Queries whose answerers are remembered; older ones run into their deadlines."""
+_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of payloads that wait for one reader, however many events it has room for."""
 
 
 class Subscription:
@@ -40,6 +43,7 @@ class Subscription:
         self._filters = filters
         self._buffer = buffer
         self._items: deque[Event | Dropped] = deque()
+        self._bytes = 0
         self._dropped = 0
         self._readers = trio.lowlevel.ParkingLot()
         self._closed = False
@@ -52,11 +56,13 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Deliver an event, or count it as dropped."""
-        if len(self._items) >= self._buffer:
+        size = _size(event)
+        if len(self._items) >= self._buffer or self._bytes + size > _BYTES:
             self._dropped += 1
             return
         self._announce_dropped()
         self._items.append(event)
+        self._bytes += size
         self._readers.unpark()
 
     async def receive(self) -> Event | Dropped:
@@ -74,7 +80,9 @@ class Subscription:
             if self._closed:
                 raise trio.EndOfChannel
             await self._readers.park()
-        return self._items.popleft()
+        event = self._items.popleft()
+        self._bytes -= _size(event)
+        return event
 
     def __aiter__(self) -> "Subscription":
         return self
@@ -94,6 +102,10 @@ class Subscription:
         if self._dropped:
             self._items.append(Dropped(self._dropped))
             self._dropped = 0
+
+
+def _size(event: Event | Dropped) -> int:
+    return len(event.payload) if isinstance(event, UserEventReceived | QueryReceived) else 0
 
 
 class Hub:

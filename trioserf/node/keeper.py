@@ -28,6 +28,8 @@ _log = logging.getLogger("trioserf.memberlist")
 
 _AT_ONCE: Final = 32
 """Facts taken in without letting another task run."""
+_BATCHES_WAITING: Final = 16
+"""Batches of packets in the inbox; more may wait in the kernel, which bounds their bytes."""
 STREAMS_WAITING: Final = 256
 """Messages that wait for a stream of their own; each may be as large as an answer's cap."""
 
@@ -148,6 +150,8 @@ class Keeper:
         depth = state.config.inbox_depth
         self._to_inbox, self._inbox = trio.open_memory_channel[Fact](depth)
         self._to_streams, self.streams = trio.open_memory_channel[Direct](STREAMS_WAITING)
+        self._batches = 0
+        self._fewer_batches = Wake()
         self._queries: dict[AskedQuery, Callable[[QueryResult], None]] = {}
         self._is_talking = False
         hub.on_deserted = self._decline
@@ -185,8 +189,11 @@ class Keeper:
         await self._put(act)
 
     async def receive(self, packets: Packets) -> None:
-        """Hand in packets; waits while the inbox is full, as they may wait in the kernel."""
+        """Hand in packets; waits while many are waiting, as they may wait in the kernel."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        while self._batches >= _BATCHES_WAITING:
+            await self._fewer_batches.wait()
+        self._batches += 1
         await self._put(Received(packets, trio.current_time()))
 
     async def _put(self, fact: Fact) -> None:
@@ -245,6 +252,8 @@ class Keeper:
 
     def _take(self, fact: Fact) -> None:
         if isinstance(fact, Received):
+            self._batches -= 1
+            self._fewer_batches()
             self.state.take_packets(fact.packets, fact.at)
         elif isinstance(fact, Call):
             fact.run(self.state, trio.current_time())

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Callable
 
 from trioserf.serf.coordinate import ORIGIN, Coordinate, CoordinateClient
 from trioserf.swim.messages import Ack
@@ -58,7 +59,8 @@ class Places:
             return self._client.coordinate
         return self._others.get(name)
 
-    def forget(self, name: str) -> None:
-        """Drop what is known of a member that is no more."""
-        self._client.forget_node(name)
-        self._others.pop(name, None)
+    def keep(self, knows: Callable[[str], object | None]) -> None:
+        """Drop what is remembered of those who are members no more."""
+        for name in [name for name in self._others if knows(name) is None]:
+            self._client.forget_node(name)
+            del self._others[name]

@@ -15,12 +15,12 @@ from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig
 from trioserf.node.detector import Detector
 from trioserf.node.faults import Faults
+from trioserf.node.merging import Merge, read_state
 from trioserf.node.outgoing import Outgoing, understands_crc
 from trioserf.node.places import Places
 from trioserf.serf.effects import Direct
-from trioserf.serf.events import MemberEvent, QueryReceived
+from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal import KeyHandler, no_keyring
-from trioserf.serf.messages import SerfPushPull
 from trioserf.serf.snapshot import Clocks
 from trioserf.serf.state import SerfState
 from trioserf.swim.address import Address, address_of, packed
@@ -120,6 +120,7 @@ class ClusterState:
             packet_size=room,
             gossip_interval=config.timing.gossip_interval,
             retransmit_mult=config.timing.retransmit_mult,
+            max_members=config.max_members,
         )
         self.serf = SerfState(
             config.name,
@@ -148,7 +149,7 @@ class ClusterState:
             self.serf.restore(restore)
         versions = OUR_VERSIONS._replace(delegate_cur=self.config.protocol)
         self.membership.bootstrap(meta, versions, now)
-        self._heed_notices(now)
+        self.heed_notices(now)
 
     # --- packets ---
 
@@ -186,15 +187,15 @@ class ClusterState:
                 self.take_user_message(message.payload, source, now)
             case Alive():
                 self.membership.alive(message, now)
-                self._heed_notices(now)
+                self.heed_notices(now)
             case Suspect():
                 self.membership.suspect(message, now)
-                self._heed_notices(now)
+                self.heed_notices(now)
                 if message.node == self.config.name:
                     self._correct(message, source)
             case Dead():
                 self.membership.dead(message, now)
-                self._heed_notices(now)
+                self.heed_notices(now)
             case IndirectPing():
                 self.detector.take_indirect_ping(message, source, now)
             case Nack():
@@ -225,21 +226,15 @@ class ClusterState:
         return PushPull(join, self.membership.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
-        """Take in the other half of a push/pull.
+        """Take in the other half of a push/pull in one go (see `Merge`).
 
         Raises:
             ValueError: versions that exclude each other, or a state that cannot be read
                 (`WireError`).
         """
-        state = SERF_CODEC.decode(remote.user_state) if remote.user_state else None
-        if state is not None and not isinstance(state, SerfPushPull):
-            raise WireError("field", f"push/pull state: it is a {type(state).__name__}")
-        self.membership.merge(remote.nodes, now)
-        self._heed_notices(now)
-        if state is not None:
-            self.serf.merge_remote_state(
-                state, join=remote.join, ignore_events=ignore_events, now=now
-            )
+        merge = Merge(remote, read_state(remote.user_state), ignore_events=ignore_events)
+        while merge.step(self, now):
+            pass
 
     # --- what users ask for ---
 
@@ -258,13 +253,13 @@ class ClusterState:
         meta = check_tags(tags)
         self.tags = tags
         self.membership.update_meta(meta, now)
-        self._heed_notices(now)
+        self.heed_notices(now)
         return dict(tags)
 
     def leave(self, now: float, on_done: Callable[[], None]) -> None:
         """Leave the member table, which tells everyone."""
         self.membership.leave(now, on_done)
-        self._heed_notices(now)
+        self.heed_notices(now)
 
     # --- the passing of time ---
 
@@ -280,12 +275,12 @@ class ClusterState:
     def finish_probe(self, conclude: Callable[[], None], now: float) -> None:
         """Let the detector draw a conclusion, and heed it."""
         conclude()
-        self._heed_notices(now)
+        self.heed_notices(now)
 
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whoever has not refuted in time."""
         self.membership.expire_suspicions(now)
-        self._heed_notices(now)
+        self.heed_notices(now)
 
     @property
     def next_suspicion(self) -> float | None:
@@ -306,12 +301,9 @@ class ClusterState:
         self.detector.expire(now)
 
     def reap(self, now: float) -> None:
-        """Erase members that are gone for too long."""
+        """Erase members that are gone for too long, and what is known of those erased."""
         self.serf.reap(now)
-        for event in self.serf.events:
-            if isinstance(event, MemberEvent) and event.kind == "member-reap":
-                for member in event.members:
-                    self.places.forget(member.name)
+        self.places.keep(self.serf.member)
 
     def stats(self) -> dict[str, object]:
         """Give the group `serf` of `info`."""
@@ -342,7 +334,8 @@ class ClusterState:
         self.serf.sends.clear()
         return streams
 
-    def _heed_notices(self, now: float) -> None:
+    def heed_notices(self, now: float) -> None:
+        """Tell Serf's layer what has become of members."""
         notices = self.membership.notices
         if not notices:
             return
@@ -378,4 +371,5 @@ def _swim_options(config: NodeConfig, room: int) -> SwimOptions:
         allowed=config.admits or any_address,
         validate_name=valid_node_name if config.validate_node_names else any_name,
         largest_broadcast=room,
+        max_members=config.max_members,
     )

@@ -8,7 +8,9 @@ from trio.abc import Stream
 
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
+from trioserf.node.guests import Guest, Guests
 from trioserf.node.keeper import Keeper
+from trioserf.node.merging import Merge, reading_state
 from trioserf.swim.address import Address
 from trioserf.swim.messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
 from trioserf.wire.errors import WireError
@@ -20,6 +22,8 @@ _log = logging.getLogger("trioserf.memberlist")
 _CHUNK: Final = 65_536
 _SENDERS: Final = 16
 """Messages by stream that are on their way at once."""
+_ROW_SIZE: Final = 200
+"""Bytes that Python needs for a name and its Lamport time."""
 
 
 class RemoteError(ValueError):
@@ -36,6 +40,7 @@ class Streams:
 
     Attributes:
         codec: bytes to messages and back.
+        guests: all streams that are open.
     """
 
     def __init__(self, transport: Transport, config: NodeConfig, keeper: Keeper) -> None:
@@ -46,10 +51,12 @@ class Streams:
             verify_outgoing=config.verify_outgoing,
             compress=config.compression,
         )
+        self.guests = Guests(config.max_streams, config.stream_memory)
         self._transport = transport
         self._timeout = config.timing.tcp_timeout
-        self._max_streams = config.max_streams
         self._keeper = keeper
+        # Whoever reads or merges something large takes turns, lest many of them hold up probes.
+        self._turns = trio.Lock()
 
     # --- out ---
 
@@ -61,12 +68,19 @@ class Streams:
             ValueError: the answer cannot be understood (`WireError`), or is an error.
             trio.BrokenResourceError: the connection broke.
         """
-        with trio.move_on_after(self._timeout) as deadline:
-            stream = await self._transport.dial(to)
+        with self.guests.host(to, incoming=False) as guest:
+            return await self._exchange(guest, data)
+
+    async def _exchange(self, guest: Guest, data: bytes) -> Message:
+        guest.scope.deadline = trio.current_time() + self._timeout
+        with guest.scope:
+            stream = await self._transport.dial(guest.peer)
             async with stream:
                 await stream.send_all(data)
-                answer = await self._read(stream)
-        if deadline.cancelled_caught:
+                answer = await self._read(stream, guest)
+        if guest.scope.cancelled_caught:
+            if guest.fault is not None:
+                raise guest.fault
             raise TimeoutError(f"no answer within {self._timeout:g} s")
         if isinstance(answer, ErrorMessage):
             raise RemoteError(f"the other side says: {answer.error}")
@@ -80,10 +94,13 @@ class Streams:
         """
         keeper = self._keeper
         ours = await keeper.ask(lambda state, _: state.local_state(join=join))
-        theirs = await self.exchange(to, self.codec.encode_push_pull(ours))
-        if not isinstance(theirs, PushPull):
-            raise WireError("unknown-type", f"expected a push/pull, got {type(theirs).__name__}")
-        await keeper.ask(lambda state, now: state.merge(theirs, now, ignore_events=ignore_events))
+        with self.guests.host(to, incoming=False) as guest:
+            theirs = await self._exchange(guest, self.codec.encode_push_pull(ours))
+            if not isinstance(theirs, PushPull):
+                raise WireError(
+                    "unknown-type", f"expected a push/pull, got {type(theirs).__name__}"
+                )
+            await self._merge(theirs, guest, ignore_events=ignore_events)
 
     async def send_messages(self) -> None:
         """Send what needs a stream of its own, until the node ends."""
@@ -108,38 +125,38 @@ class Streams:
 
     async def serve(self) -> None:
         """Take in streams until cancelled."""
-        slots = trio.Semaphore(self._max_streams)
         async with trio.open_nursery() as nursery:
             while True:
                 stream, (host, port) = await self._transport.accept()
-                source = Address(host, port)
-                try:
-                    slots.acquire_nowait()
-                except trio.WouldBlock:
+                if not self.guests.make_room(trio.current_time()):
                     self._keeper.dropped["streams in"] += 1
                     await trio.aclose_forcefully(stream)
                     continue
-                nursery.start_soon(self._serve, stream, source, slots)
+                guest = self.guests.enter(Address(host, port), incoming=True)
+                nursery.start_soon(self._serve, stream, guest)
 
-    async def _serve(self, stream: Stream, source: Address, slots: trio.Semaphore) -> None:
+    async def _serve(self, stream: Stream, guest: Guest) -> None:
+        guest.scope.deadline = trio.current_time() + self._timeout
         try:
-            with trio.move_on_after(self._timeout) as deadline:
+            with guest.scope:
                 async with stream:
-                    await self._answer(stream, source)
-            if deadline.cancelled_caught:
-                _log.debug("a stream from %s took longer than %g s", source, self._timeout)
+                    await self._answer(stream, guest)
+            if guest.fault is not None:
+                self._count(guest.fault, guest.peer)
+            elif guest.scope.cancelled_caught:
+                _log.debug("a stream from %s took longer than %g s", guest.peer, self._timeout)
         except (OSError, trio.BrokenResourceError) as error:
-            _log.debug("a stream from %s broke: %s", source, error)
+            _log.debug("a stream from %s broke: %s", guest.peer, error)
         finally:
-            slots.release()
+            self.guests.leave(guest)
 
-    async def _answer(self, stream: Stream, source: Address) -> None:
-        state = self._keeper.state
+    async def _answer(self, stream: Stream, guest: Guest) -> None:
+        state, source = self._keeper.state, guest.peer
         if not state.admits(source):
             self._count(WireError("not-allowed", "its address is not allowed"), source)
             return
         try:
-            message = await self._read(stream)
+            message = await self._read(stream, guest)
         except WireError as error:
             self._count(error, source)
             if error.kind != "truncated":
@@ -147,7 +164,7 @@ class Streams:
             return
         match message:
             case PushPull():
-                await self._take_push_pull(stream, message, source)
+                await self._take_push_pull(stream, message, guest)
             case UserMessage(payload):
                 await self._keeper.ask(
                     lambda state, now: state.take_user_message(payload, source, now)
@@ -160,23 +177,50 @@ class Streams:
             case _:
                 _log.debug("a %s on a stream from %s", type(message).__name__, source)
 
-    async def _take_push_pull(self, stream: Stream, theirs: PushPull, source: Address) -> None:
+    async def _take_push_pull(self, stream: Stream, theirs: PushPull, guest: Guest) -> None:
         ours = await self._keeper.ask(lambda state, _: state.local_state(join=theirs.join))
-        await stream.send_all(self.codec.encode_push_pull(ours))
+        data = self.codec.encode_push_pull(ours)
+        self.guests.hold(guest, guest.held + len(data))
+        await stream.send_all(data)
         try:
-            await self._keeper.ask(lambda state, now: state.merge(theirs, now))
+            await self._merge(theirs, guest)
         except ValueError as error:
-            _log.error("push/pull from %s refused: %s", source, error)
+            _log.error("push/pull from %s refused: %s", guest.peer, error)
+
+    async def _merge(self, theirs: PushPull, guest: Guest, *, ignore_events: bool = False) -> None:
+        """Take in another's state, piece by piece if it is large."""
+        # The reader makes two copies of the bytes on its way.
+        before = guest.held + 2 * len(theirs.user_state)
+        reading = reading_state(theirs.user_state)
+        try:
+            rows = next(reading)
+            while True:
+                self.guests.hold(guest, before + rows * _ROW_SIZE)
+                async with self._turns:
+                    rows = next(reading)
+        except StopIteration as end:
+            merge = Merge(theirs, end.value, ignore_events=ignore_events)
+        while await self._keeper.ask(merge.step):
+            async with self._turns:
+                await trio.lowlevel.checkpoint()
 
     def _count(self, error: WireError, source: Address) -> None:
         self._keeper.state.faults.count(error, source, trio.current_time())
 
-    async def _read(self, stream: Stream) -> Message:
+    async def _read(self, stream: Stream, guest: Guest) -> Message:
         decoder = self.codec.decoder()
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 raise decoder.end()
+            self.guests.heard(guest, trio.current_time())
             message = decoder.feed(bytes(data))
+            self.guests.hold(guest, decoder.held)
+            while message is None and decoder.is_busy:
+                async with self._turns:
+                    message = decoder.work()
+                self.guests.hold(guest, decoder.held)
             if message is not None:
+                if decoder.fault is not None:
+                    self._count(decoder.fault, guest.peer)
                 return message

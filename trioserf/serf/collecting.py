@@ -7,10 +7,14 @@ failed in the meantime. A Serf that has no handler never says so, and is waited 
 """
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import attrs
 
 from trioserf.serf.messages import QueryResponse, ResponseFlag
+
+ANSWER_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of all answers to one query; anybody may answer, in any name and by stream."""
 
 
 @attrs.frozen(slots=True)
@@ -68,6 +72,7 @@ class AskedQuery:
         "_ack_suffices",
         "_acked",
         "_answered",
+        "_bytes_left",
         "_deliver",
         "_first",
         "_heard",
@@ -110,6 +115,7 @@ class AskedQuery:
         self._deliver = deliver
         self._acked: set[str] = set()
         self._answered: set[str] = set()
+        self._bytes_left = ANSWER_BYTES
         self._heard: set[str] = set()
 
     @property
@@ -128,7 +134,8 @@ class AskedQuery:
                 self._deliver(self, QueryAck(response.source))
             if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
                 self._open.discard(response.source)
-        elif response.source not in self._answered:
+        elif response.source not in self._answered and len(response.payload) <= self._bytes_left:
+            self._bytes_left -= len(response.payload)
             self._answered.add(response.source)
             self._open.discard(response.source)
             self._deliver(self, QueryAnswer(response.source, response.payload))

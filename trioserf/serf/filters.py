@@ -84,8 +84,10 @@ _UNDECODED = re.compile("[\ud800-\udfff]")
 """How bytes that are not UTF-8 come in names and tags; Go reads each of them as U+FFFD."""
 _SINGLE_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
 """RE2 knows `\\C` for any single byte; Go refuses it, and so must we to agree on who is meant."""
-_PATTERNS_KEPT = 256
-"""Compiled expressions remembered; each takes some kilobytes, at most its own length times 100."""
+_PATTERNS_KEPT = 32
+"""Compiled expressions remembered; each takes some kilobytes."""
+_PATTERN_MEMORY = 4 * 1024 * 1024
+"""Bytes that one of them may take, program and all; a few letters can stand for millions."""
 
 
 @lru_cache(maxsize=1)
@@ -95,6 +97,7 @@ def _library() -> tuple[Any, Any]:
 
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = _PATTERN_MEMORY
     return re2, options
 
 

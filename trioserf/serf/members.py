@@ -131,6 +131,7 @@ class MemberTable:
         """
         record = self.records.get(name)
         if record is None:
+            self._make_room()
             status, ltime = intent
             member = Member(name, address, self._tags(meta), status, versions)
             self.records[name] = MemberRecord(member, ltime)
@@ -222,6 +223,14 @@ class MemberTable:
         ]
         for name in overdue:
             self.erase(name)
+
+    def _make_room(self) -> None:
+        """Erase whoever has been gone the longest if there is no room for another member."""
+        if len(self.records) < self._options.max_members:
+            return
+        gone = [next(iter(some.values())) for some in (self.left, self.failed) if some]
+        if gone:
+            self.erase(min(gone, key=lambda record: record.gone_since).member.name)
 
     def reconnect_candidate(self) -> Member | None:
         """Choose a failed member to be called, or nobody.

@@ -5,6 +5,8 @@ from typing import Final
 import attrs
 from attrs import validators as v
 
+from trioserf.swim.options import MAX_MEMBERS
+
 USER_EVENT_HARD_LIMIT: Final = 9 * 1024
 """Bytes of a user event that no configuration may exceed."""
 
@@ -46,6 +48,8 @@ class SerfOptions:
         min_queue_depth: if over 0, that limit is instead twice the members, at least this.
         name_conflict_resolution: whether the cluster is asked when our name is claimed.
         packet_size: room for one broadcast in a packet; nothing larger is broadcast.
+        max_members: members that are known at once; when there are more, those that left or
+            failed first are erased.
         event_buffer_bytes: all user events remembered.
         query_buffer_bytes: all queries remembered, at about 100 bytes each.
         intents_kept: intents about unknown members.
@@ -80,6 +84,7 @@ class SerfOptions:
     name_conflict_resolution: bool = True
 
     packet_size: int = _count(1400)
+    max_members: int = _count(MAX_MEMBERS)
     event_buffer_bytes: int = _count(4 * 1024 * 1024)
     query_buffer_bytes: int = _count(4 * 1024 * 1024)
     intents_kept: int = _count(8192)

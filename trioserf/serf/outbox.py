@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
-from trioserf.serf.options import SerfOptions
+from trioserf.serf.options import USER_EVENT_HARD_LIMIT, SerfOptions
 from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
@@ -15,6 +15,8 @@ KINDS: Final[tuple[Kind, ...]] = ("Intent", "Query", "Event")
 
 _RECENT: Final = 1024
 """Raw messages in each of two generations that are known for doubles without reading them."""
+_LONGEST: Final = USER_EVENT_HARD_LIMIT
+"""Bytes of a raw message that is remembered; longer ones are recognised when they are read."""
 
 
 class Outbox:
@@ -51,6 +53,8 @@ class Outbox:
 
     def remember(self, raw: bytes) -> None:
         """Remember a message of which every double is of no interest."""
+        if len(raw) > _LONGEST:
+            return
         if len(self._recent) >= _RECENT:
             self._less_recent = self._recent
             self._recent = set()

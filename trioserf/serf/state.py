@@ -10,7 +10,8 @@ The rules themselves stand in the modules beside this one; here they are put tog
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from typing import Final
 
 from trioserf.serf.asking import Asking, Question
@@ -44,6 +45,8 @@ from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
 
+_PIECE: Final = 512
+"""Names or events of a push/pull taken in at once: a few milliseconds' work."""
 _GOSSIPED_OFTEN: Final = frozenset({3, 4})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
@@ -288,32 +291,55 @@ class SerfState:
     def merge_remote_state(
         self, state: SerfPushPull, *, join: bool, ignore_events: bool, now: float
     ) -> None:
-        """Take in the other half of a push/pull (spec: push/pull merge).
+        """Take in the other half of a push/pull in one go (see `merging`)."""
+        merging = self.merging(state, join=join, ignore_events=ignore_events)
+        next(merging)
+        with suppress(StopIteration):
+            while True:
+                merging.send(now)
+
+    def merging(
+        self, state: SerfPushPull, *, join: bool, ignore_events: bool
+    ) -> Generator[None, float, None]:
+        """Take in the other half of a push/pull, piece by piece (spec: push/pull merge).
+
+        The generator waits for the instant of each of its steps to be sent to it, the first too,
+        and takes in up to 512 names or events in a step.
 
         Args:
             state: what the other member sent.
             join: whether the exchange is somebody's join.
             ignore_events: whether user events from before our join are none of our business.
-            now: the instant.
         """
+        now = yield
         self._merge_clocks(state)
         # Those who left come first, with a later time than they had there: an intent about them
         # that we have heard already must not keep us from believing it.
         left = set(state.left_members)
-        for name in state.left_members:
+        for count, name in enumerate(state.left_members, 1):
             self._intents.on_leave(Leave(state.status_ltimes.get(name, 0) + 1, name), now)
-        records = self._table.records
-        for name, ltime in state.status_ltimes.items():
-            known = records.get(name)
-            if name in left or (known is not None and ltime <= known.status_ltime):
-                continue
-            if name == self.name and not self._intents.leaving:
-                self._intents.answer_older_life(ltime, now)
-            else:
-                self._intents.on_join(Join(ltime, name), now)
+            if not count % _PIECE:
+                now = yield
+        for count, (name, ltime) in enumerate(state.status_ltimes.items(), 1):
+            if name not in left:
+                self._merge_join(name, ltime, now)
+            if not count % _PIECE:
+                now = yield
         if join and ignore_events:
             self._user_events.window.start_at(state.event_ltime)
-        self._user_events.replay(state.events)
+        for count, event in enumerate(self._user_events.replayed(state.events), 1):
+            self._user_events.receive(event)
+            if not count % _PIECE:
+                now = yield
+
+    def _merge_join(self, name: str, ltime: int, now: float) -> None:
+        known = self._table.records.get(name)
+        if known is not None and ltime <= known.status_ltime:
+            return
+        if name == self.name and not self._intents.leaving:
+            self._intents.answer_older_life(ltime, now)
+        else:
+            self._intents.on_join(Join(ltime, name), now)
 
     def _merge_clocks(self, state: SerfPushPull) -> None:
         """Witness the times of another's clocks, which have not been used for a message yet."""

@@ -1,6 +1,7 @@
 """User events: a name and a payload for everyone (spec: user events)."""
 
 import logging
+from collections.abc import Iterator
 
 from trioserf.errors import TooLarge
 from trioserf.serf.clock import LamportWindow, Refusal
@@ -105,14 +106,14 @@ class UserEvents:
             BufferedEvents(slot.ltime, tuple(slot.entry)) for slot in self.window if slot.entry
         )
 
-    def replay(self, times: tuple[BufferedEvents | None, ...]) -> None:
-        """Take in what another member remembers, in the order of Lamport times.
+    def replayed(self, times: tuple[BufferedEvents | None, ...]) -> Iterator[UserEvent]:
+        """Give what another member remembers, in the order of Lamport times, to be received.
 
         Whether an event may be coalesced is not remembered, so it may not.
         """
         for time in sorted(filter(None, times), key=lambda time: time.ltime):
             for name, payload in time.events:
-                self.receive(UserEvent(time.ltime, name, payload))
+                yield UserEvent(time.ltime, name, payload)
 
 
 def _check(size: int, limit: int, text: str) -> None:

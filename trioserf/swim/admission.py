@@ -26,9 +26,17 @@ class Admission:
         self._options = options
         self._logged: set[str] = set()
 
-    def refusal(self, message: Alive, addr: bytes) -> Refused | None:
-        """Give the reason why a member may not come in at this address, or None if it may."""
-        if not self._options.validate_name(message.node):
+    def refusal(self, message: Alive, addr: bytes, *, is_full: bool) -> Refused | None:
+        """Give the reason why a member may not come in at this address, or None if it may.
+
+        Args:
+            message: what it says of itself.
+            addr: its address, in its shortest form.
+            is_full: whether it is a stranger, and there is no room for one.
+        """
+        if is_full:
+            reason = f"there are {self._options.max_members} members already (max_members)"
+        elif not self._options.validate_name(message.node):
             reason = "its name is not valid"
         elif not self._options.allowed(addr):
             reason = "its address is not allowed"

@@ -229,7 +229,19 @@ class Membership(Beliefs):
             VersionMismatch: the clusters' versions exclude each other; then nothing is merged.
         """
         states = tuple(states)
+        self.verify(states)
+        self.merge_rows(states, now)
+
+    def verify(self, states: Iterable[NodeState]) -> None:
+        """See whether the table of another member may be merged with ours.
+
+        Raises:
+            VersionMismatch: the clusters' versions exclude each other.
+        """
         verify_versions(states, self.records.values())
+
+    def merge_rows(self, states: Iterable[NodeState], now: float) -> None:
+        """Take in some rows of a table that was verified as a whole."""
         for state in states:
             record = self.records.get(state.name)
             if state.state is ALIVE:
@@ -316,7 +328,10 @@ class Membership(Beliefs):
             self._refute(message.incarnation, "alive with other data")
 
     def _admits(self, message: Alive, addr: bytes) -> bool:
-        refusal = self._admission.refusal(message, addr)
+        is_full = message.node not in self.records and (
+            len(self.records) >= self.options.max_members
+        )
+        refusal = self._admission.refusal(message, addr, is_full=is_full)
         if refusal is not None:
             self.notices.append(refusal)
         return refusal is None

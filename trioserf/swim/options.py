@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 from attrs import validators as v
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
+
+MAX_MEMBERS: Final = 32_768
+"""Members of the largest cluster that is to be expected."""
 
 
 def any_name(_name: str) -> bool:
@@ -39,6 +43,8 @@ class SwimOptions:
         validate_name: whether members may have this name.
         largest_broadcast: the longest message that any packet has room for, in bytes; longer
             ones cannot be gossiped and are not queued.
+        max_members: members that are known at once, those lately gone included; further ones
+            are refused. Names come from anybody in the cluster, and memory has an end.
 
     Raises:
         ValueError: a negative time, or no room for any message.
@@ -51,3 +57,4 @@ class SwimOptions:
     allowed: Callable[[bytes], bool] = any_address
     validate_name: Callable[[str], bool] = any_name
     largest_broadcast: int = attrs.field(default=65_507, validator=v.ge(1))
+    max_members: int = attrs.field(default=MAX_MEMBERS, validator=v.ge(1))

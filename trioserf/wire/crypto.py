@@ -89,7 +89,7 @@ class Sealer:
         nonce = self._nonce(NONCE_SIZE)
         return b"\x01" + nonce + ciphers[0].encrypt(nonce, plain, associated)
 
-    def open(self, sealed: bytes, associated: bytes) -> bytes:
+    def open(self, sealed: bytes | memoryview, associated: bytes) -> bytes:
         """Decrypt with whichever key fits.
 
         Raises:
@@ -108,7 +108,7 @@ class Sealer:
                 "truncated",
                 f"encrypted payload: {len(sealed)} bytes, expected at least {shortest}",
             )
-        nonce, body = sealed[1 : 1 + NONCE_SIZE], sealed[1 + NONCE_SIZE :]
+        nonce, body = bytes(sealed[1 : 1 + NONCE_SIZE]), sealed[1 + NONCE_SIZE :]
         for cipher in self._refresh():
             try:
                 plain = cipher.decrypt(nonce, body, associated)

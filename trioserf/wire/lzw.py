@@ -45,44 +45,89 @@ def decompress(data: bytes, limit: int) -> bytes:
         WireError: `compression` for a code that cannot occur, `truncated` for a stream without its
             end code, `limit` for one that expands to more than `limit` bytes.
     """
-    out = bytearray()
-    table = _START_TABLE.copy()
-    learn = table.append
-    width, mask = _FIRST_WIDTH, (1 << _FIRST_WIDTH) - 1
-    bits = available = 0
-    previous = b""
-    for byte in data:
-        bits |= byte << available
-        available += 8
-        if available < width:
-            continue
-        code = bits & mask
-        bits >>= width
-        available -= width
-        free = len(table)
-        if code < free:
-            phrase = table[code]
-            if not phrase:
-                if code == _END:
-                    return bytes(out)
-                del table[_FIRST_FREE:]
-                width, mask, previous = _FIRST_WIDTH, (1 << _FIRST_WIDTH) - 1, b""
+    expansion = Expansion(limit)
+    out = expansion.expand(data)
+    expansion.end()
+    return out
+
+
+class Expansion:
+    """Expands an LZW stream that is given in pieces.
+
+    Args:
+        limit: the most bytes the whole result may have.
+
+    Attributes:
+        ended: whether the end code has come; what follows it is ignored.
+    """
+
+    __slots__ = ("_available", "_bits", "_left", "_previous", "_table", "_width", "ended")
+
+    def __init__(self, limit: int) -> None:
+        self.ended = False
+        self._left = limit
+        self._table = _START_TABLE.copy()
+        self._width = _FIRST_WIDTH
+        self._bits = self._available = 0
+        self._previous = b""
+
+    def expand(self, data: bytes) -> bytes:
+        """Give what the next bytes of the stream stand for.
+
+        Raises:
+            WireError: `compression` or `limit`; the expansion is of no more use then.
+        """
+        out = bytearray()
+        if self.ended:
+            return b""
+        limit, table = self._left, self._table
+        learn = table.append
+        width, bits, available, previous = self._width, self._bits, self._available, self._previous
+        mask = (1 << width) - 1
+        for byte in data:
+            bits |= byte << available
+            available += 8
+            if available < width:
                 continue
-            if previous and free < _FULL:
-                learn(previous + phrase[:1])
-        elif code == free and previous:
-            phrase = previous + previous[:1]
-            learn(phrase)
-        else:
-            raise WireError("compression", f"LZW code {code} where at most {free} can occur")
-        out += phrase
-        if len(out) > limit:
-            raise WireError("limit", f"compressed data expands to more than {limit} bytes")
-        previous = phrase
-        if len(table) > mask and width < _MAX_WIDTH:
-            width += 1
-            mask = (1 << width) - 1
-    raise WireError("truncated", "LZW stream ends without its end code")
+            code = bits & mask
+            bits >>= width
+            available -= width
+            free = len(table)
+            if code < free:
+                phrase = table[code]
+                if not phrase:
+                    if code == _END:
+                        self.ended = True
+                        break
+                    del table[_FIRST_FREE:]
+                    width, mask, previous = _FIRST_WIDTH, (1 << _FIRST_WIDTH) - 1, b""
+                    continue
+                if previous and free < _FULL:
+                    learn(previous + phrase[:1])
+            elif code == free and previous:
+                phrase = previous + previous[:1]
+                learn(phrase)
+            else:
+                raise WireError("compression", f"LZW code {code} where at most {free} can occur")
+            out += phrase
+            if len(out) > limit:
+                raise WireError("limit", "compressed data expands to more bytes than are allowed")
+            previous = phrase
+            if len(table) > mask and width < _MAX_WIDTH:
+                width += 1
+                mask = (1 << width) - 1
+        self._left -= len(out)
+        self._width, self._bits, self._available, self._previous = width, bits, available, previous
+        return bytes(out)
+
+    def end(self) -> None:
+        """Say that no more bytes come.
+
+        Raises:
+            WireError: `truncated`, the end code is missing.
+        """
+        if not self.ended:
+            raise WireError("truncated", "LZW stream ends without its end code")
 
 
 def compress(data: bytes) -> bytes:

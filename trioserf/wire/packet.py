@@ -17,7 +17,7 @@ from trioserf.wire import lzw
 from trioserf.wire.crypto import OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, strip_label
-from trioserf.wire.msgpack import U8, octets, pack, unpack_fields, unsigned
+from trioserf.wire.msgpack import U8, Fields, octets, pack, unpack_fields, unsigned
 from trioserf.wire.swim import COMPOUND, COMPRESS, CRC, DECODERS, ERROR
 
 MAX_EXPANDED: Final = 65_536
@@ -51,11 +51,19 @@ def decompress_message(data: bytes, limit: int) -> bytes:
     Raises:
         WireError: not a compress message that expands to at most `limit` bytes.
     """
-    fields = unpack_fields(data[1:], "compress")
+    return lzw.decompress(compressed_part(unpack_fields(data[1:], "compress")), limit)
+
+
+def compressed_part(fields: Fields) -> bytes:
+    """Give the LZW stream in the fields of a compress message.
+
+    Raises:
+        WireError: there is none, or it is of another kind.
+    """
     algorithm = unsigned(fields.get(b"Algo"), "compress Algo", U8)
     if algorithm != _LZW:
         raise WireError("compression", f"compression algorithm {algorithm}, expected 0 (LZW)")
-    return lzw.decompress(octets(fields.get(b"Buf"), "compress Buf"), limit)
+    return octets(fields.get(b"Buf"), "compress Buf")
 
 
 def make_compound(parts: Sequence[bytes]) -> bytes:

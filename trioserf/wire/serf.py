@@ -4,7 +4,7 @@ Also the three things that travel inside other messages: the filters of queries,
 member's metadata, and the network coordinate in the payload of an ack.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 from trioserf.serf.coordinate import DIMENSIONS, Coordinate
@@ -25,9 +25,11 @@ from trioserf.serf.messages import (
     TagFilter,
     UserEvent,
 )
+from trioserf.serf.options import USER_EVENT_HARD_LIMIT
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
     I64,
+    MAX_NAME,
     U8,
     U16,
     U32,
@@ -38,11 +40,16 @@ from trioserf.wire.msgpack import (
     ip_address,
     items,
     mapping,
+    name,
     number,
     octets,
     optional_ip_address,
     pack,
+    read_list,
+    read_pairs,
+    read_slices,
     split,
+    split_fields,
     text,
     unpack_fields,
     unsigned,
@@ -53,12 +60,28 @@ MAX_MEMBERS: Final = 1_048_576
 """Most names in a push/pull, as many as memberlist takes nodes."""
 MAX_NAMES: Final = 65_536
 """Most names in a filter, filters of a query, or keys of a response."""
+MAX_EVENTS: Final = 65_536
+"""Most user events in a push/pull, and most Lamport times that it may tell of."""
+_MAX_SIMULTANEOUS: Final = 4096
+"""Most user events of one Lamport time in a push/pull."""
+MAX_GOSSIPED: Final = 65_507
+"""Bytes of a message that is gossiped or relayed: it must fit into a packet."""
 
 LEAVE, JOIN, PUSH_PULL, USER_EVENT, QUERY, RESPONSE, CONFLICT, KEY, KEYS, RELAY = range(10)
 
 _TAGS = 255
 _COORDINATE = 1
 _NODES, _TAG = 0, 1
+_LONGEST: Final[Mapping[int, int]] = {
+    LEAVE: MAX_GOSSIPED,
+    JOIN: MAX_GOSSIPED,
+    USER_EVENT: USER_EVENT_HARD_LIMIT,
+    QUERY: MAX_GOSSIPED,
+    RELAY: MAX_GOSSIPED,
+}
+"""Bytes of what may also come by stream, where it could be of any length."""
+_PIECE: Final = 1024
+"""Rows of a push/pull read between two pauses: a millisecond's work."""
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -72,9 +95,13 @@ def decode(data: bytes) -> SerfMessage:
     """
     if not data:
         raise WireError("truncated", "Serf message: empty, expected a type byte")
-    decoder = _DECODERS.get(data[0])
+    kind = data[0]
+    decoder = _DECODERS.get(kind)
     if decoder is None:
-        raise WireError("unknown-type", f"Serf message of type {data[0]}, expected 0 to 9")
+        raise WireError("unknown-type", f"Serf message of type {kind}, expected 0 to 9")
+    longest = _LONGEST.get(kind)
+    if longest is not None and len(data) > longest:
+        raise WireError("limit", f"Serf message of {len(data)} bytes, at most {longest} allowed")
     return decoder(data)
 
 
@@ -82,14 +109,14 @@ def _decode_leave(data: bytes) -> Leave:
     get = unpack_fields(data[1:], "leave").get
     return Leave(
         unsigned(get(b"LTime"), "leave LTime", U64),
-        text(get(b"Node"), "leave Node"),
+        name(get(b"Node"), "leave Node"),
         flag(get(b"Prune"), "leave Prune"),
     )
 
 
 def _decode_join(data: bytes) -> Join:
     get = unpack_fields(data[1:], "join").get
-    return Join(unsigned(get(b"LTime"), "join LTime", U64), text(get(b"Node"), "join Node"))
+    return Join(unsigned(get(b"LTime"), "join LTime", U64), name(get(b"Node"), "join Node"))
 
 
 def _decode_user_event(data: bytes) -> UserEvent:
@@ -103,25 +130,78 @@ def _decode_user_event(data: bytes) -> UserEvent:
 
 
 def _decode_push_pull(data: bytes) -> SerfPushPull:
-    get = unpack_fields(data[1:], "push/pull state", max_list=MAX_MEMBERS, max_map=MAX_MEMBERS).get
-    ltimes = {
-        text(name, "StatusLTimes name"): unsigned(ltime, "StatusLTimes", U64)
-        for name, ltime in mapping(get(b"StatusLTimes"), "StatusLTimes").items()
-    }
+    reading = read_push_pull(data)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            state: SerfPushPull = end.value
+            return state
+
+
+def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
+    """Read a push/pull's state, type byte included, with pauses for others' work.
+
+    Names that no member can have are passed over: a member that believed in one shall not keep
+    us from exchanging states with it.
+
+    Yields:
+        The rows read so far, every thousand of them.
+
+    Raises:
+        WireError: it is none, or a field is not what it should be.
+    """
+    if data[:1] != b"\x02":
+        raise WireError("unknown-type", "push/pull state: expected a message of type 2")
+    fields, unread = split_fields(data[1:], "push/pull state", _PUSH_PULL_ROWS)
+    yield 0
+    get, rows = fields.get, unread.get
+    ltimes: dict[str, int] = {}
+    pairs = read_pairs(rows(b"StatusLTimes", b""), "StatusLTimes", MAX_MEMBERS)
+    for count, (who, ltime) in enumerate(pairs, 1):
+        if not _is_too_long(who):
+            ltimes[text(who, "StatusLTimes name")] = unsigned(ltime, "StatusLTimes", U64)
+        if not count % _PIECE:
+            yield count
+    left: list[str] = []
+    names = read_list(rows(b"LeftMembers", b""), "LeftMembers", MAX_MEMBERS)
+    for count, who in enumerate(names, 1):
+        if not _is_too_long(who):
+            left.append(text(who, "LeftMembers"))
+        if not count % _PIECE:
+            yield len(ltimes) + count
+    events: list[BufferedEvents | None] = []
+    total = paused = 0
+    for slot in read_slices(rows(b"Events", b""), "push/pull Events", MAX_EVENTS):
+        one = _buffered_events(slot)
+        events.append(one)
+        total += 1 if one is None else 1 + len(one.events)
+        if total > MAX_EVENTS:
+            raise WireError("limit", f"push/pull Events: more than {MAX_EVENTS}")
+        if total >= paused + _PIECE:
+            paused = total
+            yield len(ltimes) + len(left) + total
     return SerfPushPull(
         unsigned(get(b"LTime"), "push/pull LTime", U64),
         ltimes,
-        tuple(text(name, "LeftMembers") for name in items(get(b"LeftMembers"), "LeftMembers")),
+        tuple(left),
         unsigned(get(b"EventLTime"), "push/pull EventLTime", U64),
-        tuple(map(_buffered_events, items(get(b"Events"), "push/pull Events"))),
+        tuple(events),
         unsigned(get(b"QueryLTime"), "push/pull QueryLTime", U64),
     )
 
 
-def _buffered_events(value: object) -> BufferedEvents | None:
-    if value is None:
+_PUSH_PULL_ROWS = frozenset({b"StatusLTimes", b"LeftMembers", b"Events"})
+
+
+def _is_too_long(who: object) -> bool:
+    return type(who) is bytes and len(who) > MAX_NAME
+
+
+def _buffered_events(slot: bytes) -> BufferedEvents | None:
+    if slot == b"\xc0":
         return None
-    get = fields_of(value, "Events").get
+    get = unpack_fields(slot, "Events", max_list=min(_MAX_SIMULTANEOUS, len(slot))).get
     return BufferedEvents(
         unsigned(get(b"LTime"), "Events LTime", U64),
         tuple(_name_and_payload(event) for event in items(get(b"Events"), "Events")),
@@ -134,14 +214,16 @@ def _name_and_payload(value: object) -> tuple[str, bytes]:
 
 
 def _decode_query(data: bytes) -> Query:
-    get = unpack_fields(data[1:], "query", max_list=MAX_NAMES).get
+    fields, unread = split_fields(data[1:], "query", (b"Filters",))
+    get = fields.get
+    filters = read_list(unread.get(b"Filters", b""), "query Filters", MAX_NAMES)
     return Query(
         unsigned(get(b"LTime"), "query LTime", U64),
         unsigned(get(b"ID"), "query ID", U32),
         optional_ip_address(get(b"Addr"), "query Addr"),
         unsigned(get(b"Port"), "query Port", U16),
-        text(get(b"SourceNode"), "query SourceNode"),
-        tuple(octets(one, "query Filters") for one in items(get(b"Filters"), "query Filters")),
+        name(get(b"SourceNode"), "query SourceNode"),
+        tuple([octets(one, "query Filters") for one in filters]),
         unsigned(get(b"Flags"), "query Flags", U32),
         unsigned(get(b"RelayFactor"), "query RelayFactor", U8),
         unsigned(get(b"Timeout"), "query Timeout", I64),
@@ -155,7 +237,7 @@ def _decode_response(data: bytes) -> QueryResponse:
     return QueryResponse(
         unsigned(get(b"LTime"), "query response LTime", U64),
         unsigned(get(b"ID"), "query response ID", U32),
-        text(get(b"From"), "query response From"),
+        name(get(b"From"), "query response From"),
         unsigned(get(b"Flags"), "query response Flags", U32),
         octets(get(b"Payload"), "query response Payload"),
     )
@@ -164,7 +246,7 @@ def _decode_response(data: bytes) -> QueryResponse:
 def _decode_conflict(data: bytes) -> ConflictResponse:
     get = unpack_fields(data[1:], "conflict response").get
     return ConflictResponse(
-        text(get(b"Name"), "member Name"),
+        name(get(b"Name"), "member Name"),
         ip_address(get(b"Addr"), "member Addr"),
         unsigned(get(b"Port"), "member Port", U16),
         _text_map(mapping(get(b"Tags"), "member Tags"), "member Tags"),
@@ -188,11 +270,13 @@ def _decode_key_request(data: bytes) -> KeyRequest:
 
 
 def _decode_key_response(data: bytes) -> KeyResponse:
-    get = unpack_fields(data[1:], "key response", max_list=MAX_NAMES).get
+    fields, unread = split_fields(data[1:], "key response", (b"Keys",))
+    get = fields.get
+    keys = read_list(unread.get(b"Keys", b""), "key response Keys", MAX_NAMES)
     return KeyResponse(
         flag(get(b"Result"), "key response Result"),
         text(get(b"Message"), "key response Message"),
-        tuple(text(key, "Keys") for key in items(get(b"Keys"), "key response Keys")),
+        tuple([text(key, "key response Keys") for key in keys]),
         text(get(b"PrimaryKey"), "key response PrimaryKey"),
     )
 
@@ -204,9 +288,9 @@ def _decode_relay(data: bytes) -> Relay:
     return Relay(
         ip_address(to(b"IP"), "relay IP"),
         unsigned(to(b"Port"), "relay Port", U16),
-        text(get(b"DestName"), "relay DestName"),
+        name(get(b"DestName"), "relay DestName"),
         inner,
-        text(to(b"Zone"), "relay Zone"),
+        name(to(b"Zone"), "relay Zone"),
     )
 
 
@@ -232,8 +316,8 @@ def decode_filter(data: bytes) -> NodeFilter | TagFilter:
     """
     kind = data[0] if data else -1
     if kind == _NODES:
-        names, _ = split(data[1:], "node filter", max_list=MAX_NAMES)
-        return NodeFilter(tuple(text(name, "node filter") for name in items(names, "node filter")))
+        names = read_list(data[1:], "node filter", MAX_NAMES)
+        return NodeFilter(tuple([text(one, "node filter") for one in names]))
     if kind == _TAG:
         get = unpack_fields(data[1:], "tag filter").get
         return TagFilter(text(get(b"Tag"), "filter Tag"), text(get(b"Expr"), "filter Expr"))

@@ -7,11 +7,16 @@ payload, whose associated data are those five bytes and the label.
 A push/pull has no length of its own; its end is where the last map and the bytes announced in the
 header end. The decoder therefore takes bytes as they come, parses each once, and keeps nothing for
 what a header merely promises: it holds what has arrived, within the limits below.
+
+What is encrypted or compressed comes as a whole, and up to 40 MiB of it would take seconds to
+read in one go. So the decoder works in steps of a few milliseconds, and its owner does other
+things in between. One row of a push/pull that cannot be believed is passed over: a member that
+holds it shall not keep us from exchanging the others.
 """
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from msgpack import OutOfData, Unpacker, UnpackException
@@ -20,8 +25,9 @@ from trioserf.swim.messages import Message, NodeState, PushPull, UserMessage
 from trioserf.wire.crypto import OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, mismatch
+from trioserf.wire.lzw import Expansion
 from trioserf.wire.msgpack import U32, Fields, fields_of, flag, new_packer, pack, unsigned
-from trioserf.wire.packet import compress_message, decompress_message
+from trioserf.wire.packet import compress_message, compressed_part
 from trioserf.wire.swim import (
     COMPRESS,
     DECODERS,
@@ -47,13 +53,29 @@ _ENCRYPT = 10
 _WORTH_COMPRESSING = 128
 _MAX_MAP = 256
 _MAX_LIST = 16
+_STEP = 16_384
+"""Bytes of content that are read in one step."""
+_EXPANDED_STEP = 4096
+"""Compressed bytes that are expanded in one step: up to ten megabytes may come of them."""
+_COMPRESSED = "compressed stream"
+_HEADER_SIZE = 131_072
+"""Bytes of one map that may wait for its end: a row has at most some kilobytes."""
+_NODE_SIZE = 640
+"""Bytes that Python needs for a row of a push/pull, besides its name and metadata."""
 _length = struct.Struct(">I")
 
 
 class _Reader(Protocol):
-    """Reads one kind of content; gives the message once it is whole."""
+    """Reads one kind of content."""
 
-    def feed(self, data: bytes) -> Message | None: ...
+    @property
+    def held(self) -> int:
+        """The bytes of memory that it takes."""
+        ...
+
+    def feed(self, data: bytes) -> Message | None:
+        """Take in the next bytes; give the message once it is whole."""
+        ...
 
 
 class StreamCodec:
@@ -126,20 +148,27 @@ class StreamDecoder:
         sealer: opens what is encrypted.
         label: the label that the stream must have; empty for none.
         verify: refuse plaintext when there are keys.
+
+    Attributes:
+        fault: the first of the rows that were passed over, or None.
     """
 
     def __init__(self, sealer: Sealer, label: bytes, *, verify: bool) -> None:
+        self.fault: WireError | None = None
         self._sealer = sealer
         self._label = label
         self._verify = verify
         self._head = bytearray()
         self._is_labelled = False
         self._sealed: int | None = None
-        self._content: _Reader | None = None
-        self._has_begun = False
+        self._reader: _Reader | None = None
+        self._has_begun = self._is_open = False
+        self._pieces: Iterator[bytes] | None = None
+        self._unread = 0
+        self._envelope = ""
 
     def feed(self, data: bytes) -> Message | None:
-        """Take in the next bytes.
+        """Take in the next bytes and do a step of work; not to be called while it `is_busy`.
 
         Returns:
             The message, once it is whole; bytes after it are ignored.
@@ -148,18 +177,58 @@ class StreamDecoder:
             WireError: these bytes are no message, or not one for us.
         """
         self._has_begun = self._has_begun or bool(data)
-        if self._content is not None:
-            return self._content.feed(data)
+        if self._is_open:
+            self._pieces = _cut(data)
+            return self.work()
         self._head += data
-        if not self._is_labelled and not self._strip_label():
+        if not self._is_labelled and self._head and not self._strip_label():
             return None
         return self._open() if self._head else None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `work` has to be called before more bytes are of use."""
+        return self._pieces is not None
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that are taken up by what has come, roughly."""
+        held = 0 if self._reader is None else self._reader.held
+        return len(self._head) + self._unread + held
+
+    def work(self) -> Message | None:
+        """Do another step of work on what has come (as `feed`)."""
+        piece = None if self._pieces is None else next(self._pieces, None)
+        if piece is not None:
+            return self._read(piece)
+        self._pieces, self._unread = None, 0
+        if self._envelope:
+            raise WireError("truncated", f"{self._envelope}: ends in the middle of a message")
+        return None
 
     def end(self) -> WireError:
         """Say what it means that the stream ends here, without a whole message."""
         if not self._has_begun:
             return WireError("truncated", "stream: closed before its first byte")
         return WireError("truncated", "stream: ends in the middle of a message")
+
+    def _read(self, piece: bytes) -> Message | None:
+        reader = self._reader
+        if reader is None:
+            if not piece:
+                return None
+            may_be_compressed = self._envelope != _COMPRESSED
+            self._reader = reader = _reader_of(piece[0], may_be_compressed=may_be_compressed)
+            piece = piece[1:]
+        message = reader.feed(piece)
+        if isinstance(reader, _PushPullReader):
+            self.fault = reader.fault
+        elif isinstance(reader, _CompressReader) and reader.content is not None:
+            self._envelope = _COMPRESSED
+            self._pieces = _expanded(reader.content)
+            self._unread = len(reader.content)
+            self._reader = None
+        return message
 
     def _strip_label(self) -> bool:
         head = self._head
@@ -185,8 +254,7 @@ class StreamDecoder:
                 raise WireError(
                     "plaintext-refused", "stream is not encrypted, but encryption is required"
                 )
-            self._content = _Content()
-            return self._content.feed(bytes(head))
+            return self._begin(bytes(head))
         if self._sealed is None:
             if not self._sealer.enabled:
                 raise WireError(
@@ -202,46 +270,51 @@ class StreamDecoder:
         end = 5 + self._sealed
         if len(head) < end:
             return None
-        plain = self._sealer.open(bytes(head[5:end]), bytes(head[:5]) + self._label)
-        return _whole(plain, "encrypted stream")
+        with memoryview(head) as view, view[5:end] as sealed:
+            plain = self._sealer.open(sealed, bytes(head[:5]) + self._label)
+        self._envelope = "encrypted stream"
+        return self._begin(plain)
+
+    def _begin(self, content: bytes) -> Message | None:
+        """Begin to read what is inside label and encryption."""
+        self._head = bytearray()
+        self._is_open = True
+        self._unread = len(content)
+        self._pieces = _cut(content)
+        return self.work()
 
 
-class _Content:
-    """Reads what is inside label and encryption, whatever kind it turns out to be."""
-
-    def __init__(self, *, may_be_compressed: bool = True) -> None:
-        self._may_be_compressed = may_be_compressed
-        self._reader: _Reader | None = None
-
-    def feed(self, data: bytes) -> Message | None:
-        if self._reader is None:
-            if not data:
-                return None
-            self._reader = self._reader_of(data[0])
-            data = data[1:]
-        return self._reader.feed(data)
-
-    def _reader_of(self, kind: int) -> _Reader:
-        if kind == _PUSH_PULL:
-            return _PushPullReader()
-        if kind == USER:
-            return _UserMessageReader()
-        if kind == COMPRESS and self._may_be_compressed:
-            return _CompressReader()
-        if kind in DECODERS:
-            return _SingleReader(kind)
-        raise WireError("unknown-type", f"stream: message of type {kind} is not expected")
+def _reader_of(kind: int, *, may_be_compressed: bool) -> _Reader:
+    if kind == _PUSH_PULL:
+        return _PushPullReader()
+    if kind == USER:
+        return _UserMessageReader()
+    if kind == COMPRESS and may_be_compressed:
+        return _CompressReader()
+    if kind in DECODERS:
+        return _SingleReader(kind)
+    raise WireError("unknown-type", f"stream: message of type {kind} is not expected")
 
 
-def _whole(data: bytes, what: str) -> Message:
-    """Read content that has come as a whole."""
-    if not data:
-        raise WireError("truncated", f"{what}: empty, expected a message")
-    compressed = what == "compressed stream"
-    message = _Content(may_be_compressed=not compressed).feed(data)
-    if message is None:
-        raise WireError("truncated", f"{what}: ends in the middle of a message")
-    return message
+def _cut(data: bytes) -> Iterator[bytes]:
+    """Cut content into pieces for one step each."""
+    if len(data) <= _STEP:
+        return iter((data,))
+    return (data[start : start + _STEP] for start in range(0, len(data), _STEP))
+
+
+def _expanded(data: bytes) -> Iterator[bytes]:
+    """Expand an LZW stream, a piece for each step; some of them may be empty.
+
+    Raises:
+        WireError: it is none.
+    """
+    expansion = Expansion(MAX_EXPANDED)
+    for start in range(0, len(data), _EXPANDED_STEP):
+        yield from _cut(expansion.expand(data[start : start + _EXPANDED_STEP]))
+        if expansion.ended:
+            return
+    expansion.end()
 
 
 class _Maps:
@@ -289,6 +362,10 @@ class _SingleReader:
         self._data = bytearray((kind,))
         self._maps = _Maps(65_536)
 
+    @property
+    def held(self) -> int:
+        return 2 * len(self._data)
+
     def feed(self, data: bytes) -> Message | None:
         self._maps.feed(data)
         self._data += data
@@ -298,16 +375,24 @@ class _SingleReader:
 
 
 class _CompressReader:
+    """A compress message; gives none itself, but has `content` to be expanded."""
+
     def __init__(self) -> None:
-        self._data = bytearray((COMPRESS,))
+        self.content: bytes | None = None
         self._maps = _Maps(MAX_SEALED)
+        self._taken = 0
+
+    @property
+    def held(self) -> int:
+        return self._taken
 
     def feed(self, data: bytes) -> Message | None:
         self._maps.feed(data)
-        self._data += data
-        if self._maps.next("compress") is None:
-            return None
-        return _whole(decompress_message(bytes(self._data), MAX_EXPANDED), "compressed stream")
+        self._taken += len(data)
+        fields = self._maps.next("compress")
+        if fields is not None:
+            self.content = compressed_part(fields)
+        return None
 
 
 class _Tail:
@@ -315,19 +400,26 @@ class _Tail:
 
     def __init__(self, length: int) -> None:
         self._left = length
-        self._data = bytearray()
+        self._pieces: list[bytes] = []
+        self.held = 0
 
     def take(self, maps: _Maps) -> bytes | None:
         data = maps.take(self._left)
-        self._data += data
+        if data:
+            self._pieces.append(data)
+        self.held += len(data)
         self._left -= len(data)
-        return None if self._left else bytes(self._data)
+        return None if self._left else b"".join(self._pieces)
 
 
 class _UserMessageReader:
     def __init__(self) -> None:
-        self._maps = _Maps(MAX_USER_MESSAGE + 65_536)
+        self._maps = _Maps(_HEADER_SIZE)
         self._tail: _Tail | None = None
+
+    @property
+    def held(self) -> int:
+        return _HEADER_SIZE if self._tail is None else self._tail.held
 
     def feed(self, data: bytes) -> Message | None:
         self._maps.feed(data)
@@ -343,12 +435,25 @@ class _UserMessageReader:
 
 
 class _PushPullReader:
+    """An exchange of states.
+
+    Attributes:
+        fault: the first of the rows that were passed over, or None.
+    """
+
     def __init__(self) -> None:
-        self._maps = _Maps(MAX_EXPANDED + 65_536)
+        self.fault: WireError | None = None
+        self._maps = _Maps(_HEADER_SIZE)
         self._is_join = False
         self._missing = 0
         self._nodes: list[NodeState] = []
+        self._names_and_meta = 0
         self._tail: _Tail | None = None
+
+    @property
+    def held(self) -> int:
+        rows = len(self._nodes) * _NODE_SIZE + self._names_and_meta
+        return _HEADER_SIZE + rows + (0 if self._tail is None else self._tail.held)
 
     def feed(self, data: bytes) -> Message | None:
         self._maps.feed(data)
@@ -365,12 +470,21 @@ class _PushPullReader:
             fields = self._maps.next("push/pull node")
             if fields is None:
                 return None
-            self._nodes.append(decode_node_state(fields))
             self._missing -= 1
+            self._take(fields)
         user_state = self._tail.take(self._maps)
         if user_state is None:
             return None
         return PushPull(self._is_join, tuple(self._nodes), user_state)
+
+    def _take(self, fields: Fields) -> None:
+        try:
+            node = decode_node_state(fields)
+        except WireError as fault:
+            self.fault = self.fault or fault
+        else:
+            self._nodes.append(node)
+            self._names_and_meta += len(node.name) + len(node.meta)
 
 
 def _within(header: Fields, key: bytes, limit: int, what: str) -> int:

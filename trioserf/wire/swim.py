@@ -33,6 +33,7 @@ from trioserf.wire.msgpack import (
     Fields,
     flag,
     ip_address,
+    name,
     octets,
     optional_ip_address,
     pack,
@@ -56,9 +57,6 @@ NACK: Final = 11
 CRC: Final = 12
 ERROR: Final = 13
 LABEL: Final = 244
-
-NODE_FIELDS: Final = 16
-"""Most fields of a node's state in a push/pull: twice what there are, for newer versions."""
 
 
 def decode(data: bytes) -> Message:
@@ -100,10 +98,10 @@ def _decode_ping(data: bytes) -> Ping:
     get = unpack_fields(data[1:], "ping").get
     return Ping(
         unsigned(get(b"SeqNo"), "ping SeqNo", U32),
-        text(get(b"Node"), "ping Node"),
+        name(get(b"Node"), "ping Node"),
         optional_ip_address(get(b"SourceAddr"), "ping SourceAddr"),
         unsigned(get(b"SourcePort"), "ping SourcePort", U16),
-        text(get(b"SourceNode"), "ping SourceNode"),
+        name(get(b"SourceNode"), "ping SourceNode"),
     )
 
 
@@ -113,11 +111,11 @@ def _decode_indirect_ping(data: bytes) -> IndirectPing:
         unsigned(get(b"SeqNo"), "indirect ping SeqNo", U32),
         ip_address(get(b"Target"), "indirect ping Target"),
         unsigned(get(b"Port"), "indirect ping Port", U16),
-        text(get(b"Node"), "indirect ping Node"),
+        name(get(b"Node"), "indirect ping Node"),
         flag(get(b"Nack"), "indirect ping Nack"),
         optional_ip_address(get(b"SourceAddr"), "indirect ping SourceAddr"),
         unsigned(get(b"SourcePort"), "indirect ping SourcePort", U16),
-        text(get(b"SourceNode"), "indirect ping SourceNode"),
+        name(get(b"SourceNode"), "indirect ping SourceNode"),
     )
 
 
@@ -135,8 +133,8 @@ def _decode_suspect(data: bytes) -> Suspect:
     get = unpack_fields(data[1:], "suspect").get
     return Suspect(
         unsigned(get(b"Incarnation"), "suspect Incarnation", U32),
-        text(get(b"Node"), "suspect Node"),
-        text(get(b"From"), "suspect From"),
+        name(get(b"Node"), "suspect Node"),
+        name(get(b"From"), "suspect From"),
     )
 
 
@@ -144,8 +142,8 @@ def _decode_dead(data: bytes) -> Dead:
     get = unpack_fields(data[1:], "dead").get
     return Dead(
         unsigned(get(b"Incarnation"), "dead Incarnation", U32),
-        text(get(b"Node"), "dead Node"),
-        text(get(b"From"), "dead From"),
+        name(get(b"Node"), "dead Node"),
+        name(get(b"From"), "dead From"),
     )
 
 
@@ -153,7 +151,7 @@ def _decode_alive(data: bytes) -> Alive:
     get = unpack_fields(data[1:], "alive").get
     return Alive(
         unsigned(get(b"Incarnation"), "alive Incarnation", U32),
-        text(get(b"Node"), "alive Node"),
+        name(get(b"Node"), "alive Node"),
         ip_address(get(b"Addr"), "alive Addr"),
         unsigned(get(b"Port"), "alive Port", U16),
         _meta(get(b"Meta"), "alive Meta"),
@@ -182,7 +180,7 @@ def decode_node_state(fields: Fields) -> NodeState:
     if type(state) is not int or not 0 <= state <= 3:
         raise WireError("field", "node State: expected 0, 1, 2 or 3")
     return NodeState(
-        text(get(b"Name"), "node Name"),
+        name(get(b"Name"), "node Name"),
         ip_address(get(b"Addr"), "node Addr"),
         unsigned(get(b"Port"), "node Port", U16),
         _meta(get(b"Meta"), "node Meta"),

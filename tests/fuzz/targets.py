@@ -1,0 +1,344 @@
+"""What is fuzzed: functions of any bytes that return, or fail if a promise is broken.
+
+`scripts/fuzz` drives them by coverage, `test_replay` plays what it has found. A target's promises
+stand in its docstring; a `WireError` is an outcome, every other exception is a find.
+"""
+
+import json
+import random
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import msgpack
+import trio
+import trio.testing
+
+from tests.control.fake_agent import FakeAgent, wall
+from trioserf.control import render
+from trioserf.control.connection import Limits, Service
+from trioserf.control.jsonlines import encode as encode_json
+from trioserf.control.msgpack_fields import pack as pack_rpc
+from trioserf.control.msgpack_handlers import event_record
+from trioserf.control.server import Server
+from trioserf.errors import TrioserfError
+from trioserf.node.config import NodeConfig
+from trioserf.node.state import ClusterState
+from trioserf.serf.events import Event
+from trioserf.serf.keyring import Keyring
+from trioserf.serf.messages import Query, Relay, SerfMessage
+from trioserf.serf.snapshot import SnapshotState, parse
+from trioserf.swim.address import Address
+from trioserf.swim.messages import Ack, Alive, Message, PushPull, UserMessage
+from trioserf.wire import serf, swim
+from trioserf.wire.crypto import Sealer
+from trioserf.wire.errors import WireError
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.stream import StreamCodec
+
+KEYS: Final = Keyring([bytes(range(16)), bytes(32)])
+LABEL: Final = b"blue"
+NOON: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def nonce(size: int) -> bytes:
+    return bytes(size)
+
+
+# ------------------------------------------------------------------------------------------- wire
+
+
+def packet(data: bytes) -> None:
+    """A datagram of any bytes gives messages and a fault; what was read is spelled as it was read.
+
+    The first byte says whether there are keys and a label, and whether the rest is wrapped
+    correctly first, so that it is looked into.
+    """
+    mode, data = data[0] if data else 0, data[1:]
+    label = LABEL if mode & 1 else b""
+    keyring = KEYS if mode & 2 else None
+    if mode & 4 and keyring is not None:
+        data = Sealer(keyring, nonce).seal(data, label)
+    if mode & 8:
+        data = bytes((swim.LABEL, len(LABEL))) + LABEL + data
+    codec = PacketCodec(keyring=keyring, label=label, verify_incoming=not mode & 16, nonce=nonce)
+    messages, fault = codec.decode(data)
+    assert fault is None or fault.kind
+    for message in messages:
+        look_into(message)
+
+
+def look_into(message: Message) -> None:
+    """Read what travels inside a message, and spell the message."""
+    if isinstance(message, PushPull):
+        codec = StreamCodec(keyring=None, compress=False)
+        assert feed(codec, codec.encode_push_pull(message)) == message
+        with suppress(WireError):
+            look_at(serf.decode(message.user_state))
+        return
+    assert swim.decode(swim.encode(message)) == message
+    with suppress(WireError):
+        if isinstance(message, Ack):
+            place = serf.decode_coordinate(message.payload)
+            assert serf.decode_coordinate(serf.encode_coordinate(place)) == place
+        elif isinstance(message, Alive):
+            tags = serf.decode_tags(message.meta)
+            assert serf.decode_tags(serf.encode_tags(tags)) == tags
+        elif isinstance(message, UserMessage):
+            look_at(serf.decode(message.payload))
+
+
+def look_at(message: SerfMessage) -> None:
+    """Read what travels inside a message of Serf's, and spell the message."""
+    assert serf.decode(serf.encode(message)) == message
+    if isinstance(message, Query):
+        for one in message.filters:
+            with suppress(WireError):
+                found = serf.decode_filter(one)
+                assert serf.decode_filter(serf.encode_filter(found)) == found
+    elif isinstance(message, Relay):
+        with suppress(WireError):
+            serf.decode(message.inner)
+
+
+def stream(data: bytes) -> None:
+    """A stream of any bytes, in pieces of any size, gives a message, nothing yet or a fault."""
+    if len(data) < 2:
+        return
+    mode, size, data = data[0], data[1] or 65_536, data[2:]
+    label = LABEL if mode & 1 else b""
+    keyring = KEYS if mode & 2 else None
+    codec = StreamCodec(
+        keyring=keyring, label=label, verify_incoming=not mode & 16, compress=False, nonce=nonce
+    )
+    if mode & 4:
+        data = codec.encode(data)
+    message = None
+    with suppress(WireError):
+        message = feed(codec, data, size)
+    if message is not None:
+        look_into(message)
+
+
+def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
+    decoder = codec.decoder()
+    for start in range(0, len(data), size):
+        message = decoder.feed(data[start : start + size])
+        while message is None and decoder.is_busy:
+            message = decoder.work()
+        if message is not None:
+            return message
+    assert decoder.end().kind == "truncated"
+    return None
+
+
+def messages(data: bytes) -> None:
+    """Serf's messages, filters, tags and coordinates: any bytes give one or a fault."""
+    with suppress(WireError):
+        look_at(serf.decode(data))
+    for read in (serf.decode_filter, serf.decode_tags, serf.decode_coordinate):
+        with suppress(WireError):
+            read(data)
+
+
+# ------------------------------------------------------------------------------------------ state
+
+
+def steps(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Cut bytes into steps: what to do, how much of it follows (two bytes), and that."""
+    at = 0
+    while at + 3 <= len(data):
+        kind, length = struct.unpack_from(">BH", data, at)
+        at += 3
+        yield kind, data[at : at + length]
+        at += length
+
+
+def step(kind: int, data: bytes) -> bytes:
+    return struct.pack(">BH", kind, len(data)) + data
+
+
+PACKET, USER, EXCHANGE, TIME, RESPOND, TURN = range(6)
+
+
+def state(data: bytes) -> None:
+    """A node's state survives whatever members send it, within its bounds.
+
+    What it takes in, it can tell: to other members, to clients of both framings, and to its
+    snapshot. Nothing that members say ends the node, except that they say it has lost its name.
+    """
+    world = NodeInAir()
+    for kind, body in steps(data):
+        world.do(kind % 6, body)
+    world.finish()
+
+
+class NodeInAir:
+    """A node's state without a node: what comes in is given, what goes out is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        config = NodeConfig(name="us", tags={"role": "web"})
+        self.state = ClusterState(
+            config,
+            Address("127.0.0.1", 7946),
+            rng=random.Random(1),
+            has_answerer=lambda query: query.name != "nobody",
+        )
+        self.peer = Address("127.0.0.2", 7946)
+        self.codec = StreamCodec(keyring=None, compress=False)
+        self.snapshot = SnapshotState()
+        self.pending: list[int] = []
+        self.state.start(self.now, None)
+        hello = Alive(1, "peer", bytes((127, 0, 0, 2)), 7946, serf.encode_tags({"a": "b"}))
+        self.do(PACKET, swim.encode(hello))
+
+    def do(self, kind: int, data: bytes) -> None:
+        state = self.state
+        if kind == PACKET:
+            state.take_packets([(data, self.peer)], self.now)
+        elif kind == USER:
+            state.take_user_message(data, self.peer, self.now)
+        elif kind == EXCHANGE:
+            self.exchange(data)
+        elif kind == TIME:
+            self.now += min(int.from_bytes(data[:4], "big") / 1000, 100_000.0)
+            self.pass_time()
+        elif kind == RESPOND and self.pending:
+            with suppress(TrioserfError):
+                state.serf.respond(self.pending.pop(), data, self.now)
+        elif kind == TURN:
+            self.take_turn(data)
+        self.carry_out()
+
+    def exchange(self, data: bytes) -> None:
+        """Take a push/pull in; its refusal is logged, as in a node."""
+        with suppress(ValueError):
+            remote = feed(self.codec, data)
+            if isinstance(remote, PushPull):
+                self.state.merge(remote, self.now, ignore_events=bool(len(data) % 2))
+
+    def pass_time(self) -> None:
+        state = self.state
+        state.expire(self.now)
+        state.expire_suspicions(self.now)
+        state.reap(self.now)
+        state.serf.check_queues()
+        assert state.next_deadline is None or state.next_deadline > self.now
+        assert state.next_suspicion is None or state.next_suspicion > self.now
+
+    def take_turn(self, data: bytes) -> None:
+        """Do what a node does by itself: gossip, probe, speak."""
+        state, now = self.state, self.now
+        state.gossip(now)
+        probe = state.detector.begin(now, lambda: None)
+        if probe is not None:
+            state.detector.ask_others(probe)
+            if len(data) % 2:
+                ack = swim.encode(Ack(probe.seq_no, data))
+                state.take_packets([(ack, self.peer)], now)
+            state.finish_probe(lambda: state.detector.finish(probe, now, by_stream=False), now)
+        with suppress(TrioserfError):
+            state.serf.user_event("ours", data[:100])
+
+    def carry_out(self) -> None:
+        state = self.state
+        serf_state = state.serf
+        state.take_streams()
+        for sent, to in state.outgoing.packets:
+            assert len(sent) <= 65_507
+            assert 0 <= to.port < 65_536
+        state.outgoing.packets.clear()
+        for event in serf_state.events:
+            self.tell(event)
+        serf_state.events.clear()
+        serf_state.results.clear()
+        serf_state.orders.clear()
+
+    def tell(self, event: Event) -> None:
+        """Show an event to everyone who is shown events."""
+        json.loads(encode_json(render.event(event, NOON, self.now)))
+        msgpack.unpackb(pack_rpc(event_record(event)), unicode_errors="surrogateescape")
+        self.snapshot.record(event)
+        if event.kind == "query":
+            self.pending.append(event.id)
+
+    def finish(self) -> None:
+        """See that bounds were kept, and that what is known can be told."""
+        state, options = self.state, self.state.config.serf
+        self.do(TURN, b"")
+        ours = state.local_state(join=False)
+        assert feed(self.codec, self.codec.encode_push_pull(ours)) == ours
+        serf.decode(ours.user_state)
+        for one in state.serf.members():
+            encode_json(render.member(one))
+        assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
+        assert not parse(self.snapshot.compacted()).faults
+        for kind, queue in state.serf.queues.items():
+            assert len(queue) <= 2 * options.max_queue_depth, kind
+        assert len(state.faults.by_peer) <= 1025
+
+
+# ---------------------------------------------------------------------------------------- control
+
+
+def control(data: bytes) -> None:
+    """Any bytes on the control port are answered or end the connection; nothing stays behind.
+
+    The first byte says how much comes at once, the second whether a key is asked for.
+    """
+    if len(data) < 3:
+        return
+    size, locked, data = data[0] or 65_536, data[1] % 4 == 1, data[2:]
+    trio.run(_converse, size, locked, data, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def _converse(size: int, locked: bool, data: bytes) -> None:
+    agent = FakeAgent()
+    async with trio.open_nursery() as nursery:
+        service = Service(agent, "sesame" if locked else "", wall, Limits())
+        server = Server(service, nursery)
+        ours, theirs = trio.testing.memory_stream_pair()
+        nursery.start_soon(server.handle, theirs)
+        nursery.start_soon(_say, ours, data, size)
+        while await ours.receive_some(65_536):
+            pass
+        await trio.testing.wait_all_tasks_blocked()
+        left = server.connections + server.strangers + agent.node.subscriptions
+        assert left + len(agent.logs.watchers) == 0
+        assert not any("internal error" in line.message for line in agent.logs.ring)
+        nursery.cancel_scope.cancel()
+
+
+async def _say(stream: trio.abc.HalfCloseableStream, data: bytes, size: int) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        for start in range(0, len(data), size):
+            await stream.send_all(data[start : start + size])
+        await stream.send_eof()
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def snapshot(data: bytes) -> None:
+    """A snapshot of any bytes is read; what was understood of it is written so as to be read."""
+    for rejoin in (False, True):
+        replayed = parse(data, rejoin=rejoin)
+        assert replayed.size == len(data)
+        written = SnapshotState(replayed).compacted()
+        again = parse(written)
+        assert not again.faults
+        assert again.alive == replayed.alive
+        assert again.clocks == replayed.clocks
+
+
+TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
+    "packet": packet,
+    "stream": stream,
+    "messages": messages,
+    "state": state,
+    "control": control,
+    "snapshot": snapshot,
+}
