@@ -6,7 +6,7 @@ makes room; when they hold too much, the one that holds the most does. An honest
 and small beside those.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -16,6 +16,8 @@ import trio
 from trioserf.swim.address import Address
 from trioserf.wire.errors import WireError
 
+LARGE: Final = 1024 * 1024
+"""Bytes of a stream after which freed memory is worth giving back."""
 SILENCE: Final = 1.0
 """Seconds for which a stream is spared though it says nothing."""
 
@@ -29,6 +31,7 @@ class Guest:
         incoming: whether the other end has opened it.
         heard: when something last came on it.
         held: bytes of memory it takes.
+        was_large: whether it ever took much.
         scope: what is cancelled when it must go.
         fault: why it had to go.
     """
@@ -37,6 +40,7 @@ class Guest:
     incoming: bool
     heard: float
     held: int = 0
+    was_large: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     fault: WireError | None = None
 
@@ -52,13 +56,16 @@ class Guests:
     Args:
         most: streams of others at once.
         memory: bytes that all streams may hold together.
+        on_quiet: called when large streams have gone and none is left.
 
     Attributes:
         held: bytes they hold.
     """
 
-    def __init__(self, most: int, memory: int) -> None:
+    def __init__(self, most: int, memory: int, on_quiet: Callable[[], None]) -> None:
         self.held = 0
+        self._on_quiet = on_quiet
+        self._is_noisy = False
         self._most = most
         self._memory = memory
         self._all: dict[Guest, None] = {}
@@ -81,6 +88,10 @@ class Guests:
         guest.held = 0
         del self._all[guest]
         self._incoming.pop(guest, None)
+        self._is_noisy = self._is_noisy or guest.was_large
+        if self._is_noisy and self.held < LARGE:
+            self._is_noisy = False
+            self._on_quiet()
 
     @contextmanager
     def host(self, peer: Address, *, incoming: bool) -> Iterator[Guest]:
@@ -116,6 +127,7 @@ class Guests:
         """
         self.held += size - guest.held
         guest.held = size
+        guest.was_large = guest.was_large or size >= LARGE
         while self.held > self._memory:
             largest = max(self._all, key=_size)
             fault = WireError("limit", f"streams hold more than {self._memory} bytes together")

@@ -10,6 +10,7 @@ from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.guests import Guest, Guests
 from trioserf.node.keeper import Keeper
+from trioserf.node.memory import give_back
 from trioserf.node.merging import Merge, reading_state
 from trioserf.swim.address import Address
 from trioserf.swim.messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
@@ -51,7 +52,7 @@ class Streams:
             verify_outgoing=config.verify_outgoing,
             compress=config.compression,
         )
-        self.guests = Guests(config.max_streams, config.stream_memory)
+        self.guests = Guests(config.max_streams, config.stream_memory, give_back)
         self._transport = transport
         self._timeout = config.timing.tcp_timeout
         self._keeper = keeper

@@ -15,8 +15,8 @@ Lines are appended as things happen; now and then the file is rewritten without 
 overtaken. A crash may cut the last line short or leave a hole of NULs, and people have editors:
 whatever cannot be read is a fault to be reported, never a reason to stop.
 
-Names are bytes on the wire and may hold anything but what ends a line here; members whose names
-do are not recorded.
+Names are bytes on the wire and may hold anything, also what ends a line here; members whose names
+do are not recorded, nor those who claim to be at port 0.
 """
 
 import re
@@ -287,7 +287,7 @@ class SnapshotState:
 
     def _present(self, member: Member) -> bytes:
         name, address = member.name, str(member.address)
-        if self._alive.get(name) == address or not _recordable(name):
+        if self._alive.get(name) == address or not _recordable(member):
             return b""
         self._alive[name] = address
         return _alive_line(name, address)
@@ -319,8 +319,10 @@ def _alive_line(name: str, address: str) -> bytes:
     return b"alive: " + _bytes(name) + b" " + address.encode() + b"\n"
 
 
-def _recordable(name: str) -> bool:
-    return bool(name) and not any(c in name for c in "\n\r\0")
+def _recordable(member: Member) -> bool:
+    """Whether a line can tell of a member, and a start make use of it."""
+    name = member.name
+    return bool(name and member.address.port) and not any(c in name for c in "\n\r\0")
 
 
 def _bytes(name: str) -> bytes:
