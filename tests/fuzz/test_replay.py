@@ -1,4 +1,4 @@
-"""What fuzzing started from and found is played in every run: each input keeps its target's word."""
+"""What fuzzing started from and found is played in every run of the tests."""
 
 import pytest
 

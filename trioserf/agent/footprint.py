@@ -1,15 +1,9 @@
-"""Giving memory back to the system: after the start, and after a flood.
+"""Letting go of what only the start needed: importing and configuring leave two megabytes behind."""
 
-The C library keeps what was freed in the middle of its heap. Importing and configuring leave two
-megabytes of it behind, a flood of large messages much more.
-"""
-
-import ctypes
 import gc
 import linecache
-from typing import Final
 
-_LIBRARY: Final = ctypes.CDLL(None)
+from trioserf.node.memory import give_back
 
 
 def settle() -> None:
@@ -21,10 +15,3 @@ def settle() -> None:
     gc.freeze()
     linecache.clearcache()  # the texts of generated methods
     give_back()
-
-
-def give_back() -> None:
-    """Give free memory back to the system where the C library can do that."""
-    trim = getattr(_LIBRARY, "malloc_trim", None)
-    if trim is not None:
-        trim(0)

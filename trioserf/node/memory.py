@@ -1,8 +1,8 @@
 """Giving memory back to the system.
 
 The C library keeps what was freed for the next time, which is right for what a process needs every
-day. The buffers of a large exchange are needed once; without this an agent that was once sent
-a hundred megabytes would keep them.
+day. What the start leaves behind, and the buffers of a large exchange, are needed once; without
+this an agent that was sent a hundred megabytes would keep them.
 """
 
 from collections.abc import Callable
