@@ -1,4 +1,4 @@
-"""Letting go of what only the start needed: importing and configuring leave two megabytes behind."""
+"""Letting go of what only the start needed: importing and configuring leave 2 MB behind."""
 
 import gc
 import linecache
