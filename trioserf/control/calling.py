@@ -123,7 +123,11 @@ def _connected(address: str, timeout: float) -> socket.socket:
     path = unix_path(address)
     if path is None:
         host, port = split_address(address)
-        made = socket.create_connection((host or "127.0.0.1", port), timeout)
+        # As bytes, for text would have Python import its tables of international names.
+        name: Any = host or "127.0.0.1"
+        if host.isascii():
+            name = name.encode("ascii")
+        made = socket.create_connection((name, port), timeout)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return made
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -6,6 +6,7 @@ read holds back its own requests and streams and nobody else; when a write makes
 """
 
 import hmac
+import logging
 import os
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
@@ -16,6 +17,8 @@ import trio
 
 from trioserf.control.ports import Agent, WallClock, utc_now
 from trioserf.errors import TrioserfError
+
+_log = logging.getLogger("trioserf.agent.ipc")
 
 CHUNK = 65536
 """Bytes per read, and per write: each write has its own deadline."""
@@ -155,6 +158,9 @@ class Connection:
                 async with trio.open_nursery() as self._nursery:
                     await self._read(first)
                 await self._farewell()
+            if self._scope.cancelled_caught:
+                why = "takes nothing" if self._is_stuck else "does not finish what it says"
+                _log.warning("Cut off a client that %s", why)
         finally:
             self.lost()
             with trio.CancelScope() as at_once:
@@ -202,6 +208,11 @@ class Connection:
         """A first complete request has come."""
         self._greeted = True
 
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether it is the client that keeps us waiting for room to write."""
+        return self._write_deadline <= self._read_deadline
+
     def _arm(self) -> None:
         self._scope.deadline = min(self._read_deadline, self._write_deadline)
 
@@ -224,9 +235,9 @@ class Connection:
                     await self.stream.send_all(data[start : start + CHUNK])
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.lost()
-            finally:
-                self._write_deadline = float("inf")
-                self._arm()
+            # Not if it is cancelled: `serve` tells by it who kept us waiting.
+            self._write_deadline = float("inf")
+            self._arm()
 
     def _written_at_once(self, data: bytes) -> int:
         """Give the system what it takes without waiting; tell how much that was.

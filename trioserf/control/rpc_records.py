@@ -1,7 +1,7 @@
 """What Serf's RPC says, as what clients of either protocol get."""
 
-import ipaddress
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +66,10 @@ def member(one: Body) -> MemberInfo:
 
 
 def _host(addr: bytes) -> str:
+    if len(addr) == 4:
+        return socket.inet_ntoa(addr)
+    import ipaddress
+
     address = ipaddress.ip_address(addr)
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)

@@ -7,6 +7,7 @@ Queries have answerers: subscriptions that say that they may answer. If a query 
 all of its answerers have declined or gone, its asker is told that no answer will follow.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from trioserf.serf.events import (
     UserEventReceived,
 )
 from trioserf.serf.filters import EventFilter
+
+_log = logging.getLogger("trioserf.agent")
 
 _UNDECIDED: Final = 4096
 """Queries whose answerers are remembered; older ones run into their deadlines."""
@@ -58,6 +61,8 @@ class Subscription:
         """Deliver an event, or count it as dropped."""
         size = _size(event)
         if len(self._items) >= self._buffer or self._bytes + size > _BYTES:
+            if not self._dropped:
+                _log.warning("Dropping events: a reader has left %d unread", len(self._items))
             self._dropped += 1
             return
         self._announce_dropped()
