@@ -1,23 +1,62 @@
 """Measuring how news spreads."""
 
+from pathlib import Path
+
 import pytest
 
-from trioserf.sim.scale import Spread, measure, table
+from trioserf.sim.scale import (
+    Point,
+    Spread,
+    expected_detection,
+    expected_event,
+    measure,
+    measure_forming,
+    table,
+)
 
 
 def test_spreads_are_quantiles() -> None:
-    spread = Spread.of([float(number) for number in range(200, 0, -1)])
+    spread = Spread.of(float(number) for number in range(200, 0, -1))
     assert (spread.half, spread.most, spread.all) == (100.0, 198.0, 200.0)
 
 
-def test_a_small_cluster_is_measured() -> None:
-    point = measure(8)
-    assert point.joined < 5
+@pytest.fixture(scope="module")
+def point() -> Point:
+    return measure(16)
+
+
+def test_a_small_cluster_is_measured(point: Point) -> None:
     assert 0 <= point.event.half < 0.1
     assert point.event.all < 60  # whom gossip misses learns it by push/pull
-    assert 1 < point.detection.half <= point.detection.all < 40
+    assert 0 < point.join.half <= point.join.all < 60
+    assert point.detection.half == pytest.approx(expected_detection(16), rel=0.3)
+    assert point.heal > 0
     # A ping and an ack a second for each member, and each other's: two of each are sent.
-    assert point.idle_packets == pytest.approx(2, rel=0.2)
-    head, line = table([point]).splitlines()
-    assert len(head.split()) > 8
-    assert line.split()[0] == "8"
+    assert point.packets == pytest.approx(2, rel=0.2)
+    assert point.streamed > 0
+
+
+def test_the_table_has_a_line_for_each_size(point: Point) -> None:
+    head, line = table([point], {16: 0.5}).splitlines()
+    assert len(head.split()) > 12
+    assert line.split()[:2] == ["16", "0.5"]
+    assert table([point], {}).splitlines()[1].split()[1] == "-"
+
+
+def test_how_long_a_cluster_takes_to_form() -> None:
+    assert measure_forming(8) < 5
+
+
+def test_formulas_grow_with_the_logarithm_of_the_size() -> None:
+    assert expected_event(32) == pytest.approx(0.2 * (3.4965 + 4.5951) / 3, rel=1e-3)
+    assert expected_detection(10) == pytest.approx(1.582 + 1 + 4, rel=1e-3)
+    assert expected_detection(1000) - expected_detection(100) == pytest.approx(4, rel=1e-2)
+
+
+def test_curves_are_drawn(point: Point, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves need the extra `plot`")
+    from trioserf.sim.plot import plot
+
+    file = tmp_path / "scale.png"
+    plot([point], file)
+    assert file.read_bytes().startswith(b"\x89PNG")

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 _PROBE_INTERVALS: Final = 36 + 14
 _PUSH_PULLS: Final = 6
+_LOOKED_AT: Final = 20_000
+"""Rows of tables looked at in a second: all those of 141 members."""
 _QUEUE_SLACK: Final = 2
 """Queues are cut at their limit every 30 s, and at twice the limit at once."""
 
@@ -112,6 +114,7 @@ class Judge:
         self.failures = 0
         self.false_alarms = 0
         self._world = world
+        self._looked_at = 0
         self._highest: dict[str, int] = {}
         self._own: dict[tuple[str, int], tuple[int, Mapping[str, str]]] = {}
         self._deaths: dict[tuple[str, int, str], _Death] = {}
@@ -257,16 +260,19 @@ class Judge:
     # --- from time to time ---
 
     def look(self) -> None:
-        """Look at incarnations and bounds."""
-        for who in self._world.members.values():
-            if who.node is not None:
-                self.look_at(who)
-        for who in self._world.members.values():
+        """Look at incarnations and bounds: of all members, or of some in turn if they are many."""
+        members = [who for who in self._world.members.values() if who.node is not None]
+        for who in members:
+            self.look_at(who)
+        count = min(len(members), max(1, _LOOKED_AT // max(1, len(members))))
+        for number in range(self._looked_at, self._looked_at + count):
+            who = members[number % len(members)]
             if who.node is not None:
                 for record in who.node.membership.records.values():
                     if record.incarnation > self._highest.get(record.name, 0):
                         self._judge_incarnation(who, record)
                 self._judge_bounds(who)
+        self._looked_at += count
 
     def _judge_bounds(self, who: "SimMember") -> None:
         node = who.node

@@ -71,7 +71,8 @@ class Network:
     Attributes:
         link: see there.
         counts: packets and bytes that were sent, packets delivered, and what became of the rest:
-            `lost`, `cut`, `nobody` (there), `full` (buffer), `slow` (link), `doubled`.
+            `lost`, `cut`, `nobody` (there), `full` (buffer), `slow` (link), `doubled`; and the
+            bytes that were `streamed`.
         checksum: of all packets that were ever delivered, where and when.
     """
 

@@ -79,7 +79,14 @@ class Scenario:
         )
 
 
-def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True, limit: float = 0) -> Trace:
+def run(
+    scenario: Scenario,
+    *,
+    seed: int = 0,
+    quiet: bool = True,
+    limit: float = 0,
+    trace: Trace | None = None,
+) -> Trace:
     """Play a scenario in virtual time and give its trace.
 
     The same seed gives the same trace, in every process.
@@ -90,12 +97,13 @@ def run(scenario: Scenario, *, seed: int = 0, quiet: bool = True, limit: float =
         quiet: keep the nodes' own log lines to themselves.
         limit: seconds of real time after which the run is cut off; 0 for none. In the main
             thread only (`real_time_limit`).
+        trace: takes down what happens; a new one unless given.
 
     Raises:
         SimulationFailed: an invariant did not hold, a node broke, the run was tame, or it was cut
             off.
     """
-    trace = Trace(scenario.name, seed)
+    trace = trace or Trace(scenario.name, seed)
 
     async def main() -> None:
         async with open_world(

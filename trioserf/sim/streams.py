@@ -65,6 +65,7 @@ class _Pipe:
         """Send bytes on their way; none at all stand for the end."""
         self.held += len(data)
         network = self._network
+        network.counts["streamed"] += len(data)
         delay = network.stream_delay(self._source, self._target, len(data), _RESEND)
         at = max(self._last_at, trio.current_time() + delay)
         self._last_at = at

@@ -38,6 +38,7 @@ class Trace:
         scenario: the name of the scenario.
         seed: what all randomness came from.
         entries: what happened.
+        kinds: the kinds of which entries are kept, None for all; the rest is only counted.
         counts: how often each kind happened.
         network: packets sent, delivered and lost, by kind of fate (see `Network.counts`).
         checksum: of every packet delivered.
@@ -48,6 +49,7 @@ class Trace:
         self.scenario = scenario
         self.seed = seed
         self.entries: list[Entry] = []
+        self.kinds: frozenset[str] | None = None
         self.counts: Counter[str] = Counter()
         self.network: Counter[str] = Counter()
         self.checksum = 0
@@ -55,7 +57,8 @@ class Trace:
 
     def add(self, at: float, who: str, what: str, detail: str = "") -> None:
         """Note what happened."""
-        self.entries.append(Entry(at, who, what, detail))
+        if self.kinds is None or what in self.kinds:
+            self.entries.append(Entry(at, who, what, detail))
         self.counts[what] += 1
 
     def lines(self) -> Iterator[str]:
