@@ -182,11 +182,13 @@ class Stage:
     def state_of(self, name: str) -> State:
         return self.node.membership.records[name].state
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 1000.0) -> float:
-        """Wait until something holds; give the instant."""
+    async def until(
+        self, holds: Callable[[], bool], seconds: float = 1000.0, poll: float = _POLL
+    ) -> float:
+        """Wait until something holds; give the instant, as exact as `poll` is short."""
         with trio.fail_after(seconds):
             while not holds():  # noqa: ASYNC110 - in virtual time, of anything at all
-                await trio.sleep(_POLL)
+                await trio.sleep(poll)
         return trio.current_time()
 
 
@@ -196,11 +198,15 @@ async def stage(seed: int = 1, **options: Any) -> AsyncIterator[Stage]:
     network = Network(random.Random(seed), Link(latency=LATENCY, jitter=0))
     config = NodeConfig(**{"name": "us", "bind": OURS, **options})
     names = Names()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(network.run)
+    async with trio.open_nursery() as around:
+        around.start_soon(network.run)
         transport = network.open(config.bind)
-        async with open_node(
-            config, transport=transport, resolver=names, rng=random.Random(seed)
-        ) as node:
+        async with (
+            open_node(
+                config, transport=transport, resolver=names, rng=random.Random(seed)
+            ) as node,
+            trio.open_nursery() as nursery,
+        ):
             yield Stage(node, network, names, nursery)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+        around.cancel_scope.cancel()

@@ -1,0 +1,216 @@
+"""Anti-entropy: one random member in every interval, and each fault told once."""
+
+import logging
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
+from trioserf.node.state import ClusterState
+from trioserf.swim.messages import Dead, NodeState, PushPull, State, Suspect
+from trioserf.swim.timing import LOCAL, WAN, Timing, push_pull_scale
+
+QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
+Seen = list[tuple[float, str, PushPull]]
+
+
+async def serve(peer: Peer, seen: Seen, *more: NodeState) -> None:
+    """Answer exchanges as a member does, until cancelled."""
+    while True:
+        stream, _ = await peer.transport.accept()
+        async with stream:
+            theirs = await answer(stream)
+            assert isinstance(theirs, PushPull)
+            seen.append((trio.current_time(), peer.name, theirs))
+            await stream.send_all(push_pull(peer.node_state(), *more))
+
+
+async def serving(s: Stage, *names: str) -> tuple[list[Peer], Seen]:
+    seen: Seen = []
+    peers = await s.known(*names)
+    for peer in peers:
+        s.nursery.start_soon(serve, peer, seen)
+    return peers, seen
+
+
+@pytest.mark.parametrize("timing", [Timing(), WAN, LOCAL])
+async def test_one_member_an_interval_from_a_random_phase_on(
+    autojump_clock: MockClock, timing: Timing
+) -> None:
+    interval = timing.push_pull_interval
+    firsts = []
+    for seed in range(3):
+        async with stage(seed, **QUIET, timing=timing) as s:
+            began = trio.current_time()
+            _, seen = await serving(s, "a", "b", "c")
+            await trio.sleep(20.5 * interval)
+            times = [at for at, _, _ in seen]
+            assert 20 <= len(times) <= 21
+            gaps = [later - earlier for earlier, later in pairwise(times)]
+            assert gaps == pytest.approx([interval] * len(gaps), abs=0.01)
+            assert {name for _, name, _ in seen} == {"a", "b", "c"}
+            assert not any(theirs.join for _, _, theirs in seen)
+            firsts.append(round(times[0] - began, 2))
+    assert len(set(firsts)) == 3
+    assert max(firsts) <= interval
+
+
+async def test_only_those_who_are_alive_are_chosen(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        (a, b, c, _), seen = await serving(s, "a", "b", "c", "d")
+        c.answers = False
+
+        async def accuse() -> None:
+            incarnation = 1
+            while True:  # c refutes, and is suspected again
+                a.send(Suspect(incarnation, "c", "a"))
+                await trio.sleep(3)
+                incarnation += 1
+                a.send(c.alive(incarnation))
+                a.send(Suspect(incarnation, "c", "a"))
+
+        s.nursery.start_soon(accuse)
+        a.send(Dead(1, "b", "b"))
+        await trio.sleep(30 * 30)
+        assert s.state_of("c") is State.SUSPECT
+        assert b.name not in {name for _, name, _ in seen}
+        assert {name for _, name, _ in seen} == {"a", "d"}
+
+
+async def test_nobody_is_called_while_nobody_is_there(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        await trio.sleep(1000)
+        assert s.network.counts["packets"] == 0
+
+
+def test_the_interval_grows_with_the_cluster() -> None:
+    assert push_pull_scale(30, 1) == push_pull_scale(30, 32) == 30
+    for n in (33, 64, 65, 128, 1000):
+        assert push_pull_scale(30, n) == 30 * (math.ceil(math.log2(n) - 5) + 1)
+    assert push_pull_scale(30, 33) == 60
+    assert push_pull_scale(30, 65) == 90
+
+
+async def test_a_large_cluster_is_asked_less_often(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, timing=Timing(probe_interval=1e6)) as s:
+        peers, seen = await serving(s, *(f"m{number}" for number in range(40)))
+        assert len(peers) == 40
+        await trio.sleep(60 * 10)
+        times = [at for at, _, _ in seen]
+        # The first interval began while we were alone.
+        assert [b - a for a, b in pairwise(times)][1:] == pytest.approx(
+            [60] * (len(times) - 2), abs=0.01
+        )
+
+
+async def test_an_exchange_heals_what_gossip_missed(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        [a] = await s.known("a")
+        stranger = s.peer("stranger")
+        s.nursery.start_soon(serve, a, [], stranger.node_state())
+        at = await s.until(lambda: "stranger" in s.statuses(), 31)
+        assert at <= 31
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+
+
+async def test_a_fault_is_told_once_for_each_peer_and_cause(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**QUIET) as s:
+        a, b = await s.known("a", "b")
+        for peer in (a, b):
+            s.network.cut(OURS, peer.address)
+            s.network.cut(peer.address, OURS)
+        # Their packets still come by another way: they stay alive.
+        for peer in (a, b):
+            s.nursery.start_soon(stays_alive, s, peer)
+        await trio.sleep(600)
+        assert sorted(errors(caplog)) == [
+            f"push/pull with '{peer.name}' ({peer.address}) failed: no answer within 10 s"
+            for peer in (a, b)
+        ]
+        caplog.clear()
+        s.network.heal()  # now somebody is there, but does not answer as it should
+        for peer in (a, b):
+            s.nursery.start_soon(hangs_up, peer)
+        await trio.sleep(600)
+        assert sorted(errors(caplog)) == [
+            f"push/pull with '{peer.name}' ({peer.address}) failed: stream: closed before its"
+            " first byte"
+            for peer in (a, b)
+        ]
+
+
+async def hangs_up(peer: Peer) -> None:
+    """Read half of every exchange and say nothing."""
+    while True:
+        stream, _ = await peer.transport.accept()
+        async with stream:
+            await answer(stream)
+
+
+async def stays_alive(s: Stage, peer: Peer) -> None:
+    """Let the node believe that a member lives, whatever its probes say."""
+
+    def hears(state: ClusterState, now: float) -> None:
+        incarnation = state.membership.records[peer.name].incarnation + 1
+        state.membership.alive(peer.alive(incarnation), now)
+
+    while True:
+        await s.node._keeper.ask(hears)
+        await trio.sleep(2)
+
+
+async def test_after_a_success_the_same_fault_is_news(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**QUIET) as s:
+        peer = s.peer("a")
+        peer.send(peer.alive())
+        nobody_listens = True
+
+        async def moody() -> None:
+            while True:
+                stream, _ = await peer.transport.accept()
+                async with stream:
+                    await answer(stream)
+                    if not nobody_listens:
+                        await stream.send_all(push_pull(peer.node_state()))
+
+        s.nursery.start_soon(moody)
+        await trio.sleep(200)
+        assert len(errors(caplog)) == 1
+        nobody_listens = False
+        await trio.sleep(60)
+        nobody_listens = True
+        await trio.sleep(200)
+        told = errors(caplog)
+        assert len(told) == 2
+        assert told[0] == told[1]
+        assert told[0].endswith("failed: stream: closed before its first byte")
+
+
+async def test_a_long_exchange_uses_its_tick_up(autojump_clock: MockClock) -> None:
+    timing = Timing(push_pull_interval=4.0)
+    async with stage(**QUIET, timing=timing) as s:
+        peer = s.peer("mute", run=True)
+        peer.send(peer.alive())
+        called: list[float] = []
+
+        async def accept() -> None:
+            while True:
+                await peer.transport.accept()
+                called.append(trio.current_time())
+
+        s.nursery.start_soon(accept)
+        await trio.sleep(100)
+        gaps = [later - earlier for earlier, later in pairwise(called)]
+        # Each takes ten seconds; then the next begins at once, and only that one.
+        assert gaps == pytest.approx([10] * len(gaps), abs=2 * LATENCY)

@@ -1,0 +1,413 @@
+"""The life of a node: its start, its address, its leave, its end."""
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import MockClock
+
+from tests.node.stage import LATENCY, OURS, Peer, Stage, stage
+from trioserf.errors import AddressError, ConfigError, Leaving, NameConflict, TooLarge
+from trioserf.net.own_address import own_address
+from trioserf.node import NodeConfig, Phase, open_node
+from trioserf.serf.keyring import Keyring
+from trioserf.serf.messages import ConflictResponse, Leave, Query, QueryResponse, Status
+from trioserf.serf.options import SerfOptions
+from trioserf.sim.network import Network
+from trioserf.swim.address import Address, packed
+from trioserf.swim.messages import Ack, Alive, Dead, Ping, State, UserMessage
+from trioserf.wire import serf
+
+QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
+
+
+def intents(peer: Peer) -> list[tuple[float, Leave]]:
+    found = []
+    for one in peer.of(UserMessage):
+        assert isinstance(one.message, UserMessage)
+        message = serf.decode(one.message.payload)
+        if isinstance(message, Leave):
+            found.append((one.at, message))
+    return found
+
+
+# --- leaving ---
+
+
+async def test_a_leave_is_said_twice_and_probes_are_answered_to_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET) as s:
+        peers = await s.known("a", "b", "c")
+        done: list[float] = []
+
+        async def leave() -> None:
+            await s.node.leave()
+            done.append(trio.current_time())
+
+        began = trio.current_time()
+        s.nursery.start_soon(leave)
+        await s.until(lambda: all(peer.got(Dead) for peer in peers), 10)
+        for peer in peers:
+            [intent, *_] = intents(peer)
+            [goodbye, *_] = peer.of(Dead)
+            assert intent[1].node == "us"
+            assert intent[0] < goodbye.at
+            assert goodbye.message == Dead(1, "us", "us")
+        assert not done
+        assert s.node.phase.value == "leaving"
+        peers[0].send(Ping(5, "us"))
+        ack = await peers[0].hears(Ack, 1)
+        assert ack.seq_no == 5
+        peers[1].send(Dead(1, "us", "b"))  # contradiction is over
+        await s.until(lambda: bool(done), 10)
+        assert not [one for one in peers[1].got(Alive) if one.node == "us" and one.incarnation > 1]
+        last_goodbye = max(one.at for peer in peers for one in peer.of(Dead))
+        assert 0.99 <= done[0] - last_goodbye <= 1.3  # leave_propagate_delay
+        assert done[0] - began < 5
+        assert s.node.phase.value == "left"
+
+
+async def test_nobody_to_tell_makes_a_leave_quick(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        began = trio.current_time()
+        await s.node.leave()
+        await s.node.leave()  # once more does nothing
+        assert trio.current_time() - began < 0.1
+
+
+async def test_a_leave_that_nobody_hears_ends_at_the_timeout(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    timing_out = SerfOptions(broadcast_timeout=3, leave_propagate_delay=0.5)
+    async with stage(**QUIET, serf=timing_out, gossip_pause=1e6) as s:
+        await s.known("a")
+        await trio.sleep(1)
+        began = trio.current_time()
+        await s.node.leave()
+        assert trio.current_time() - began == pytest.approx(3 + 0.2 + 3 + 0.5, abs=1)
+        assert "was not sent to everyone within 3 s" in caplog.text
+
+
+async def test_after_a_leave_nothing_is_probed_and_nothing_accepted(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET) as s:
+        [peer] = await s.known("a")
+        await s.node.leave()
+        since = trio.current_time()
+        await trio.sleep(60)
+        assert peer.got(Ping, since) == []
+        for call in (
+            lambda: s.node.join(["10.0.1.1"]),
+            lambda: s.node.user_event("x"),
+            lambda: s.node.set_tags({"a": "b"}),
+            lambda: s.node.force_leave("a"),
+        ):
+            with pytest.raises(Leaving, match="node 'us' is left, it takes no requests"):
+                await call()
+
+
+async def test_the_end_without_a_leave_says_nothing(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        [peer] = await s.known("a")
+        node = s.node
+        await trio.sleep(5)
+        peer.heard.clear()
+    assert peer.got(Dead) == []
+    assert intents(peer) == []
+    assert node.phase is Phase.SHUTDOWN
+    with pytest.raises(Leaving):
+        await node.join(["10.0.1.1"])
+
+
+# --- the end ---
+
+
+async def test_calls_from_outside_the_block_hear_of_the_end(autojump_clock: MockClock) -> None:
+    heard: list[str] = []
+
+    async def call(s: Stage) -> None:
+        try:
+            while True:
+                await s.node.user_event("x")
+        except Leaving as error:
+            heard.append(str(error))
+
+    async with trio.open_nursery() as outside:
+        async with stage(**QUIET) as s:
+            for _ in range(5):
+                outside.start_soon(call, s)
+            await trio.lowlevel.checkpoint()
+        assert len(heard) <= 5
+    assert len(heard) == 5
+
+
+def says(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
+    elsewhere = Address("10.0.9.9", 7946)
+    return [
+        ConflictResponse(
+            "us", packed(at.host), at.port, {}, Status.ALIVE, 1, 5, 2, 2, 5, 5
+        )
+        for at in [us] * of_us + [elsewhere] * (answers - of_us)
+    ]  # fmt: skip
+
+
+async def answers_conflict(peer: Peer, verdict: ConflictResponse) -> None:
+    """Answer the question whose the name is."""
+    while True:
+        for message in peer.got(UserMessage):
+            query = serf.decode(message.payload)
+            if isinstance(query, Query) and query.name == "_serf_conflict":
+                assert query.payload == b"us"
+                response = QueryResponse(query.ltime, query.id, peer.name, 0, serf.encode(verdict))
+                peer.send(UserMessage(serf.encode(response)))
+                return
+        await trio.sleep(0.05)
+
+
+async def claimed(s: Stage, of_us: int) -> None:
+    """Let somebody else claim our name, and three members judge."""
+    peers = await s.known("a", "b", "c")
+    for peer, verdict in zip(peers, says(OURS, 3, of_us=of_us), strict=True):
+        s.nursery.start_soon(answers_conflict, peer, verdict)
+    peers[0].send(Alive(9, "us", bytes((10, 0, 9, 9)), 7946))
+    await trio.sleep(30)
+
+
+async def test_a_name_that_the_majority_gives_to_another_ends_the_node(
+    autojump_clock: MockClock,
+) -> None:
+    outside: list[str] = []
+
+    async def call(s: Stage) -> None:
+        try:
+            while True:
+                await s.node.set_tags({})
+                await trio.sleep(0.05)
+        except Leaving:
+            outside.append("heard")
+
+    async with trio.open_nursery() as nursery:
+        with pytest.RaisesGroup(NameConflict, flatten_subgroups=True) as caught:
+            async with stage(**QUIET) as s:
+                nursery.start_soon(call, s)
+                await claimed(s, of_us=1)
+        [error] = _leaves(caught.value)
+        assert "(1 of 3 answers for us)" in str(error)
+    assert outside == ["heard"]
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+async def test_a_name_that_the_majority_knows_as_ours_stays(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        await claimed(s, of_us=2)
+        assert s.statuses()["us"] == "alive"
+
+
+async def test_without_resolution_nobody_is_asked(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
+        await claimed(s, of_us=0)
+        queries = [serf.decode(message.payload) for message in s.peers["b"].got(UserMessage)]
+        assert not [one for one in queries if isinstance(one, Query)]
+
+
+# --- names and addresses of others ---
+
+
+async def test_the_name_of_one_who_left_is_free_for_another_address(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**QUIET) as s:
+        old, other = await s.known("x", "other")
+        new = s.peer("new")
+        claim = Alive(1, "x", packed(new.address.host), 7946)
+        new.send(claim)
+        await trio.sleep(0.1)
+        assert s.node.membership.records["x"].address == old.address
+        assert "two members claim the name 'x'" in caplog.text
+        old.send(Dead(1, "x", "x"))
+        await trio.sleep(0.1)
+        new.send(claim)
+        await trio.sleep(0.1)
+        member = s.node.member("x")
+        assert member is not None
+        assert (member.status_text, member.address) == ("alive", new.address)
+        assert await other.hears(Alive, 1)
+
+
+async def test_the_name_of_a_dead_one_is_free_after_the_reclaim_time(
+    autojump_clock: MockClock,
+) -> None:
+    for reclaim, wait, free in ((0.0, 20, False), (10.0, 5, False), (10.0, 11, True)):
+        async with stage(**QUIET, dead_node_reclaim_time=reclaim) as s:
+            old, _ = await s.known("x", "other")
+            old.answers = False
+            s.peers["other"].send(Dead(1, "x", "other"))
+            await trio.sleep(wait)
+            assert s.state_of("x") is State.DEAD
+            new = s.peer("new")
+            new.send(Alive(1, "x", packed(new.address.host), 7946))
+            await trio.sleep(0.1)
+            assert (s.state_of("x") is State.ALIVE) is free
+
+
+async def test_a_restart_at_the_same_address_comes_back_though_it_counts_anew(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET) as s:
+        peer, other = await s.known("x", "other")
+        peer.send(peer.alive(incarnation=7))
+        await trio.sleep(0.1)
+        peer.answers = False
+        other.send(Dead(7, "x", "other"))
+        await trio.sleep(0.1)
+        assert s.state_of("x") is State.DEAD
+        peer.answers = True
+        peer.send(peer.alive(incarnation=1))  # of no use: it must refute what it hears first
+        await trio.sleep(0.1)
+        assert s.state_of("x") is State.DEAD
+        dead = await peer.hears(Dead, 5)
+        peer.send(peer.alive(incarnation=dead.incarnation + 1))
+        await trio.sleep(0.1)
+        assert s.state_of("x") is State.ALIVE
+
+
+# --- the start ---
+
+
+async def test_an_address_of_our_own_to_advertise(autojump_clock: MockClock) -> None:
+    elsewhere = Address("10.7.7.7", 1234)
+    for advertise, expected in (
+        (None, OURS), (elsewhere, elsewhere), (Address("10.7.7.7", 0), Address("10.7.7.7", 7946)),
+    ):  # fmt: skip
+        async with stage(**QUIET, advertise=advertise) as s:
+            assert s.node.address == expected
+            [peer] = await s.known("a")
+            alive = [one for one in [await peer.hears(Alive, 5)] if one.node == "us"]
+            assert [(one.addr, one.port) for one in alive] == [
+                (packed(expected.host), expected.port)
+            ]
+            ping = await peer.hears(Ping, 5)
+            assert (ping.source_addr, ping.source_port) == (
+                packed(expected.host),
+                expected.port,
+            )
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
+async def test_bound_to_all_an_own_address_is_found_or_asked_for(bind: str) -> None:
+    config = NodeConfig(name="us", bind=Address(bind, 0))
+    try:
+        expected = own_address(v6=bind == "::")
+    except AddressError:
+        with pytest.raises(AddressError, match="set one with advertise"):
+            async with open_node(config):
+                pass
+        return
+    async with open_node(config) as node:
+        assert node.address.host == expected
+        assert node.address.port != 0
+
+
+@pytest.mark.parametrize(
+    ("host", "keyring", "warned"),
+    [
+        ("8.8.8.8", None, True), ("2600::1", None, True), ("10.0.0.1", None, False),
+        ("8.8.8.8", Keyring([bytes(16)]), False),
+    ],
+)  # fmt: skip
+async def test_a_public_address_without_encryption_is_warned_of(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, host: str,
+    keyring: Keyring | None, warned: bool,
+) -> None:  # fmt: skip
+    address = Address(host, 7946)
+    transport = Network(random.Random(1)).open(OURS)
+    config = NodeConfig(name="us", bind=OURS, advertise=address, keyring=keyring)
+    async with open_node(config, transport=transport):
+        text = f"advertising the public address {address}, and nothing is encrypted"
+        assert (text in caplog.text) is warned
+
+
+async def test_tags_that_do_not_fit_are_refused_at_the_start_and_later(
+    autojump_clock: MockClock,
+) -> None:
+    transport = Network(random.Random(1)).open(OURS)
+    with pytest.raises(TooLarge, match="exceeds limit of 512 bytes"):
+        async with open_node(NodeConfig(name="us", tags={"a": "x" * 510}), transport=transport):
+            pass
+    async with stage(**QUIET, tags={"a": "b"}) as s:
+        with pytest.raises(TooLarge):
+            await s.node.set_tags({"b": "x" * 510})
+        assert s.node.tags == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "x" * 129}, "has 129 bytes, expected 1 to 128"),
+        ({"name": "é" * 65}, "has 130 bytes, expected 1 to 128"),
+        ({"name": ""}, "has 0 bytes"),
+        ({"name": "a b", "validate_node_names": True}, "expected letters, digits, dashes"),
+        ({"bind": Address("nohost", 1)}, "bind: 'nohost' is no IP address"),
+        ({"bind": Address("10.0.0.1", 70_000)}, "70000 is no port"),
+        ({"advertise": Address("nohost", 1)}, "advertise: 'nohost' is no IP address"),
+        ({"protocol": 6}, "protocol: 6 is not spoken here, expected 2 to 5"),
+        ({"label": "x" * 256}, "label: 256 bytes, expected at most 255"),
+        ({"allowed_networks": ("10.0.0.1/8",)}, "is no network such as 10.0.0.0/8"),
+        ({"allowed_networks": "10.0.0.0/8"}, "expected a list of networks"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_told_in_a_sentence(
+    options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NodeConfig(**{"name": "us", **options})
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["seed_interval", "reap_interval", "gossip_pause"])
+def test_durations_are_positive(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        NodeConfig(name="us", **{key: 0.0})  # type: ignore[arg-type]
+
+
+# --- tags ---
+
+
+async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, tags={"a": "1"}) as s:
+        [peer] = await s.known("p")
+        assert await s.node.set_tags({"b": "2"}, ["a", "nosuch"]) == {"b": "2"}
+        await trio.sleep(1)
+        news = [one for one in peer.got(Alive) if one.node == "us"]
+        assert news[-1].incarnation == 2
+        assert news[-1].meta == serf.encode_tags({"b": "2"})
+        assert all(earlier.incarnation <= later.incarnation for earlier, later in pairwise(news))
+        member = s.node.member("us")
+        assert member is not None
+        assert member.tags == {"b": "2"}
+
+
+async def test_flaps_are_counted_within_a_minute(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        peer, other = await s.known("p", "other")
+        for incarnation, away in ((1, 50.0), (2, 70.0)):
+            peer.answers = False
+            other.send(Dead(incarnation, "p", "other"))
+            await trio.sleep(away)
+            peer.answers = True
+            peer.send(peer.alive(incarnation + 1))
+            await trio.sleep(2 * LATENCY)
+            assert s.statuses()["p"] == "alive"
+        assert s.node.stats()["flaps"] == 1

@@ -1,0 +1,178 @@
+"""What is done from time to time: calling the failed, forgetting the gone, cutting queues."""
+
+import logging
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.node.stage import OURS, Peer, Stage, answer, push_pull, stage
+from trioserf.serf.events import MemberEvent
+from trioserf.serf.messages import Leave
+from trioserf.serf.options import SerfOptions
+from trioserf.swim.messages import Dead, PushPull, UserMessage
+from trioserf.swim.timing import Timing
+from trioserf.wire import serf
+
+QUIET: dict[str, Any] = {"seed_interval": 1e6, "tcp_pings": False}
+DAY = 24 * 3600.0
+CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
+"""Rare probes, so that days pass quickly."""
+
+
+async def fails(s: Stage, peer: Peer) -> None:
+    """Let a member be declared dead by another."""
+    peer.answers = False
+    peer.send(Dead(1, peer.name, "somebody"))
+    await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
+
+
+async def leaves(s: Stage, peer: Peer) -> None:
+    """Let a member leave in good order."""
+    peer.answers = False
+    intent = serf.encode(Leave(9, peer.name))
+    peer.send(UserMessage(intent))
+    await s.until(lambda: s.statuses()[peer.name] == "leaving", 1)
+    peer.send(Dead(1, peer.name, peer.name))
+    await s.until(lambda: s.statuses()[peer.name] == "left", 1)
+
+
+def calls(s: Stage, peer: Peer) -> list[float]:
+    """Take down when a member is called."""
+    called: list[float] = []
+
+    async def accept() -> None:
+        while True:
+            stream, _ = await peer.transport.accept()
+            called.append(trio.current_time())
+            await stream.aclose()
+
+    s.nursery.start_soon(accept)
+    return called
+
+
+@pytest.mark.parametrize("how", ["failed", "left"])
+async def test_the_gone_are_erased_after_a_day(autojump_clock: MockClock, how: str) -> None:
+    async with stage(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
+        gone, _ = await s.known("gone", "other")
+        began = trio.current_time()
+        await (fails if how == "failed" else leaves)(s, gone)
+        with s.node.subscribe() as events:
+            await trio.sleep(DAY - 60)
+            assert s.statuses()["gone"] == how
+            await trio.sleep(60 + 15 + 1)
+            assert "gone" not in s.statuses()
+            with trio.fail_after(1):
+                async for event in events:
+                    if event.kind == "member-reap":
+                        break
+            assert isinstance(event, MemberEvent)
+            assert [member.name for member in event.members] == ["gone"]
+        assert trio.current_time() - began == pytest.approx(DAY + 16, abs=1)
+
+
+async def test_the_two_times_are_configured_apart(autojump_clock: MockClock) -> None:
+    options = SerfOptions(reconnect_timeout=100, tombstone_timeout=500)
+    async with stage(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
+        failed, left, _ = await s.known("failed", "left", "other")
+        await fails(s, failed)
+        await leaves(s, left)
+        began = trio.current_time()
+        at = await s.until(lambda: "failed" not in s.statuses(), 120, 0.5)
+        assert 100 <= at - began <= 115.5
+        at = await s.until(lambda: "left" not in s.statuses(), 520, 0.5)
+        assert 500 <= at - began <= 515.5
+        assert s.statuses() == {"us": "alive", "other": "alive"}
+
+
+async def test_the_detector_forgets_sooner_and_takes_the_dead_back(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**QUIET, reconnect_interval=1e6) as s:
+        gone, _ = await s.known("gone", "other")
+        await fails(s, gone)
+        assert "gone" in s.node.membership.records
+        await s.until(lambda: "gone" not in s.node.membership.records, 40)
+        assert s.statuses()["gone"] == "failed"
+        gone.send(gone.alive())  # even in its old incarnation
+        await s.until(lambda: s.statuses()["gone"] == "alive", 1)
+
+
+async def test_the_failed_are_called_by_and_by(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, timing=CALM) as s:
+        [gone] = await s.known("gone")
+        called = calls(s, gone)
+        await fails(s, gone)
+        await trio.sleep(30 * 20 + 1)
+        # One failed, one alive: at every interval somebody is called.
+        assert len(called) >= 20
+
+
+async def test_the_more_are_left_the_rarer_they_call(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET, timing=CALM) as s:
+        gone, *_ = await s.known("gone", *(f"m{number}" for number in range(9)))
+        called = calls(s, gone)
+        await fails(s, gone)
+        await trio.sleep(30 * 500 + 1)
+        assert len(called) == pytest.approx(500 / 10, rel=0.5)
+
+
+async def test_a_call_brings_the_failed_back(autojump_clock: MockClock) -> None:
+    async with stage(**QUIET) as s:
+        [gone] = await s.known("gone")
+        await fails(s, gone)
+        heard: list[PushPull] = []
+
+        async def serve() -> None:
+            stream, _ = await gone.transport.accept()
+            async with stream:
+                theirs = await answer(stream)
+                assert isinstance(theirs, PushPull)
+                heard.append(theirs)
+                await stream.send_all(push_pull(gone.node_state(incarnation=2)))
+
+        s.nursery.start_soon(serve)
+        await s.until(lambda: s.statuses()["gone"] == "alive", 61)
+        assert heard[0].join
+        assert s.node.stats()["flaps"] == 1
+
+
+async def test_an_attempt_in_vain_is_no_error(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(**QUIET) as s:
+        gone = s.peer("gone", run=False)
+        gone.send(gone.alive())
+        await s.until(lambda: "gone" in s.statuses(), 1)
+        await fails(s, gone)
+        gone.transport.kill()
+        caplog.set_level(logging.DEBUG)
+        await trio.sleep(61)
+        attempts = [one for one in caplog.records if "attempting reconnect" in one.getMessage()]
+        assert len(attempts) == 2
+        vain = [one for one in caplog.records if one.getMessage().startswith("no reconnect to")]
+        assert {one.levelno for one in vain} == {logging.DEBUG}
+
+
+async def test_long_queues_are_told_of_and_cut(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = SerfOptions(max_queue_depth=200)
+    timing = Timing(gossip_interval=1e6, push_pull_interval=1e6, probe_interval=1e6)
+    async with stage(
+        **QUIET, reconnect_interval=1e6, serf=options, timing=timing, gossip_pause=1e6
+    ) as s:
+        await s.known("a")
+        for number in range(150):
+            await s.node.user_event(f"e{number}")
+        await trio.sleep(31)
+        assert s.node.stats()["event_queue"] == pytest.approx(150, abs=40)
+        assert "queue depth" in caplog.text.lower()
+        for number in range(500):
+            await s.node.user_event(f"f{number}")
+        await trio.sleep(31)
+        queued = s.node.stats()["event_queue"]
+        assert isinstance(queued, int)
+        assert queued <= 200
+        assert s.network.passes(OURS, s.peers["a"].address)
