@@ -123,6 +123,8 @@ async def answer(stream: HalfCloseableStream) -> Message | None:
     decoder = StreamCodec(keyring=None).decoder()
     while data := await stream.receive_some(65_536):
         message = decoder.feed(bytes(data))
+        while message is None and decoder.is_busy:
+            message = decoder.work()
         if message is not None:
             return message
     return None

@@ -39,18 +39,21 @@ class KeyDesk:
     """Does what key queries ask for.
 
     Args:
-        keyring: the keys, or None where nothing is encrypted.
+        keyring: the keys, or None where nothing is encrypted yet.
         save: keeps every change; None if there is no file.
+
+    Attributes:
+        keyring: as given.
     """
 
     def __init__(self, keyring: Keyring | None, save: SaveKeyring | None) -> None:
-        self._keyring = keyring
+        self.keyring = keyring
         self._save = save
         self._send, self._changes = trio.open_memory_channel[_Change](_WAITING)
 
     def __call__(self, action: KeyAction, key: bytes) -> KeyResponse | Later:
         """Change the keys, or list them, and say how it went, perhaps later."""
-        keyring = self._keyring
+        keyring = self.keyring
         if keyring is None:
             return no_keyring(action, key)
         if action == "list":

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Final
 
 import trio
 
-from trioserf.errors import Leaving, NameConflict, NoSuchMember
+from trioserf.errors import ConfigError, Leaving, NameConflict, NoSuchMember
 from trioserf.net.own_address import is_public, own_address
 from trioserf.net.resolver import Resolver, SystemResolver
 from trioserf.net.sockets import open_sockets
@@ -42,6 +43,7 @@ from trioserf.serf.member import Member
 from trioserf.serf.snapshot import Clocks
 from trioserf.swim.address import Address
 from trioserf.swim.membership import Membership
+from trioserf.wire.crypto import Sealer
 from trioserf.wire.serf import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
@@ -72,6 +74,7 @@ class Node:
         keeper: Keeper,
         hub: Hub,
         joining: Joining,
+        desk: KeyDesk,
         work: trio.CancelScope,
     ) -> None:
         self.config = config
@@ -80,6 +83,7 @@ class Node:
         self._state = keeper.state
         self._hub = hub
         self._joining = joining
+        self._desk = desk
         self._work = work
 
     # --- reading ---
@@ -97,7 +101,7 @@ class Node:
     @property
     def keyring(self) -> Keyring | None:
         """The keys that encrypt gossip, or None."""
-        return self.config.keyring
+        return self._desk.keyring
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -142,6 +146,24 @@ class Node:
     def dropped(self) -> dict[str, int]:
         """Count what was dropped: packets that could not be sent, and what peers sent in vain."""
         return {**self._keeper.dropped, **self._state.faults.by_kind}
+
+    def dropped_from(self) -> dict[str, int]:
+        """Count what peers sent in vain, by their addresses.
+
+        From the 1,025th address on they are counted together, as `others`.
+        """
+        return dict(self._state.faults.by_peer)
+
+    def protection(self) -> dict[str, object]:
+        """Tell how gossip is protected: the number of keys, the switches, label and networks."""
+        sealer, config = self._state.sealer, self.config
+        return {
+            "keys": 0 if self.keyring is None else len(self.keyring.keys),
+            "verify_incoming": sealer.verify_incoming,
+            "verify_outgoing": sealer.verify_outgoing,
+            "label": config.label,
+            "allowed_networks": ",".join(config.allowed_networks),
+        }
 
     def subscribe(
         self, *filters: EventFilter, answers: bool = False, buffer: int = 1024
@@ -391,6 +413,39 @@ class Node:
                     tally.count(result, SERF_CODEC.decode)
         return tally
 
+    async def protect(
+        self,
+        keyring: Keyring | None = None,
+        *,
+        verify_incoming: bool = True,
+        verify_outgoing: bool = True,
+    ) -> None:
+        """Change how gossip is protected while the node runs.
+
+        A cluster moves to encryption in three such steps, each on all members before the next:
+        keys with both switches off; `verify_outgoing`; `verify_incoming`.
+
+        Args:
+            keyring: keys for a node that has none; None to keep those that it has.
+            verify_incoming: refuse plaintext.
+            verify_outgoing: encrypt what is sent.
+
+        Raises:
+            ConfigError: there are keys already, which change by key queries only.
+            Leaving: the node has ended.
+        """
+
+        def change(state: ClusterState, _: float) -> None:
+            if keyring is not None:
+                if self._desk.keyring is not None:
+                    raise ConfigError("there is a keyring already; change it by key queries")
+                self._desk.keyring = state.sealer.keyring = keyring
+            state.sealer.verify_incoming = verify_incoming
+            state.sealer.verify_outgoing = verify_outgoing
+            _tell_protection(state.sealer)
+
+        await self._keeper.ask(change)
+
     def _must_be_alive(self) -> None:
         if self.phase is not Phase.ALIVE:
             raise Leaving(f"node {self.name!r} is {self.phase.value}, it takes no requests")
@@ -412,6 +467,7 @@ async def open_node(
     rng: random.Random | None = None,
     restore: Clocks | None = None,
     save_keyring: SaveKeyring | None = None,
+    nonce: Callable[[int], bytes] = os.urandom,
 ) -> AsyncIterator[Node]:
     """Run a node for as long as the block lasts.
 
@@ -425,6 +481,7 @@ async def open_node(
         restore: the last times seen before a restart: what is older is no news.
         save_keyring: writes changed keys to their file; may raise an OSError, which the asker
             is told.
+        nonce: gives that many bytes, which must never come twice under one key.
 
     Raises:
         AddressError: the address cannot be bound, or none can be advertised.
@@ -447,7 +504,9 @@ async def open_node(
             rng=rng,
             has_answerer=hub.has_answerer,
             keys=desk,
+            nonce=nonce,
         )
+        _tell_protection(state.sealer)
         keeper = Keeper(state, transport, hub)
         state.start(trio.current_time(), restore)
         try:
@@ -491,7 +550,7 @@ async def _running(
         services.start_soon(expire_deadlines, keeper)
         services.start_soon(desk.save_changes, keeper)
         work = trio.CancelScope()
-        node = Node(config, keeper, hub, joining, work)
+        node = Node(config, keeper, hub, joining, desk, work)
         services.start_soon(partial(_work, work, keeper, streams, joining, rng))
         try:
             yield node
@@ -538,6 +597,16 @@ def advertised(config: NodeConfig, transport: Transport) -> Address:
     if bound.host not in _ANY_HOST:
         return bound
     return Address(own_address(v6=":" in bound.host), bound.port)
+
+
+def _tell_protection(sealer: Sealer) -> None:
+    """Say so where keys do not protect what they could."""
+    if not sealer.enabled:
+        return
+    if not sealer.verify_outgoing:
+        _log.warning("there are keys, but what is sent is not encrypted (verify_outgoing is off)")
+    if not sealer.verify_incoming:
+        _log.warning("there are keys, but plaintext is accepted (verify_incoming is off)")
 
 
 def _warn_of_eavesdroppers(config: NodeConfig, address: Address) -> None:

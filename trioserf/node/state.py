@@ -6,6 +6,7 @@ come and what time it is; what is to be done about it is found afterwards in `ta
 """
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 
@@ -43,7 +44,7 @@ from trioserf.swim.notices import Conflicted, Joined, Left, Recovered, Suspected
 from trioserf.swim.options import SwimOptions, any_address, any_name, valid_node_name
 from trioserf.swim.queue import FairFiller
 from trioserf.wire.errors import WireError
-from trioserf.wire.packet import PART_OVERHEAD, PacketCodec
+from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf import SERF_CODEC, encode_tags
 from trioserf.wire.swim import encode
 
@@ -73,6 +74,7 @@ class ClusterState:
         rng: all randomness.
         has_answerer: whether anybody here may answer a query.
         keys: does what key queries ask for.
+        nonce: gives that many unpredictable bytes.
 
     Attributes:
         membership: who is there.
@@ -81,6 +83,7 @@ class ClusterState:
         outgoing: packets to be sent.
         places: network coordinates.
         faults: what was dropped.
+        sealer: encrypts and decrypts all gossip.
         tags: our own tags.
     """
 
@@ -92,6 +95,7 @@ class ClusterState:
         rng: random.Random,
         has_answerer: Callable[[QueryReceived], bool],
         keys: KeyHandler = no_keyring,
+        nonce: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.config = config
         self.address = address
@@ -103,9 +107,12 @@ class ClusterState:
             label=config.label.encode("utf-8", "surrogateescape"),
             verify_incoming=config.verify_incoming,
             verify_outgoing=config.verify_outgoing,
+            nonce=nonce,
             size=config.packet_size,
         )
-        room = codec.budget(0) - PART_OVERHEAD
+        self.sealer = codec.sealer
+        # Encryption may begin while broadcasts wait, which must still fit then.
+        room = codec.largest
         self.membership = membership = Membership(
             config.name,
             packed(address.host),
@@ -310,7 +317,7 @@ class ClusterState:
         return {
             **self.serf.stats(),
             "health_score": self.membership.awareness.score,
-            "encrypted": self.config.keyring is not None,
+            "encrypted": self.sealer.enabled,
             "coordinate_resets": self.places.resets,
         }
 

@@ -36,8 +36,8 @@ class Streams:
 
     Args:
         transport: makes connections.
-        config: for label, keys, deadlines and limits.
-        keeper: has the state.
+        config: for label, deadlines and limits.
+        keeper: has the state, and with it the keys.
 
     Attributes:
         codec: bytes to messages and back.
@@ -46,10 +46,8 @@ class Streams:
 
     def __init__(self, transport: Transport, config: NodeConfig, keeper: Keeper) -> None:
         self.codec = StreamCodec(
-            keyring=config.keyring,
+            sealer=keeper.state.sealer,
             label=config.label.encode("utf-8", "surrogateescape"),
-            verify_incoming=config.verify_incoming,
-            verify_outgoing=config.verify_outgoing,
             compress=config.compression,
         )
         self.guests = Guests(config.max_streams, config.stream_memory, give_back)

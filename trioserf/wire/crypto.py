@@ -42,22 +42,42 @@ class Keys(Protocol):
 class Sealer:
     """Seals and opens payloads with the keys of a ring, following its changes.
 
+    Keys and switches may be replaced while it is in use: that is how a running cluster moves to
+    encryption.
+
     Args:
         keyring: the keys, or None for no encryption.
         nonce: gives that many unpredictable bytes.
+        verify_incoming: refuse plaintext when there are keys.
+        verify_outgoing: encrypt when there are keys.
+
+    Attributes:
+        keyring: as given.
+        verify_incoming: as given.
+        verify_outgoing: as given.
     """
 
-    def __init__(self, keyring: Keys | None, nonce: Callable[[int], bytes]) -> None:
-        self._keyring = keyring
+    def __init__(
+        self,
+        keyring: Keys | None,
+        nonce: Callable[[int], bytes],
+        *,
+        verify_incoming: bool = True,
+        verify_outgoing: bool = True,
+    ) -> None:
+        self.keyring = keyring
+        self.verify_incoming = verify_incoming
+        self.verify_outgoing = verify_outgoing
         self._nonce = nonce
-        self._version: int | None = None
+        self._known: tuple[Keys, int] | None = None
         self._ciphers: tuple[AESGCM, ...] = ()
 
     def _refresh(self) -> "tuple[AESGCM, ...]":
-        keyring = self._keyring
+        keyring = self.keyring
         if keyring is None:
             return ()
-        if keyring.version != self._version:
+        known = self._known
+        if known is None or known[0] is not keyring or known[1] != keyring.version:
             keys = tuple(keyring.keys)
             if keys:
                 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -65,13 +85,18 @@ class Sealer:
                 self._ciphers = tuple(AESGCM(key) for key in keys)
             else:
                 self._ciphers = ()
-            self._version = keyring.version
+            self._known = keyring, keyring.version
         return self._ciphers
 
     @property
     def enabled(self) -> bool:
         """Whether there is a key, and so encryption."""
-        return bool(self._refresh())
+        return self.keyring is not None and bool(self._refresh())
+
+    @property
+    def seals(self) -> bool:
+        """Whether what is sent gets encrypted."""
+        return self.keyring is not None and self.verify_outgoing and bool(self._refresh())
 
     def seal(self, plain: bytes, associated: bytes) -> bytes:
         """Encrypt with the primary key (version 1).

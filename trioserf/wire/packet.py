@@ -113,6 +113,9 @@ class PacketCodec:
         nonce: gives that many unpredictable bytes.
         size: what a packet may measure altogether, in bytes; used by `budget`.
 
+    Attributes:
+        sealer: has the keys and the switches, which may be changed there.
+
     Raises:
         ValueError: the label is too long.
     """
@@ -128,20 +131,24 @@ class PacketCodec:
         nonce: Callable[[int], bytes] = os.urandom,
         size: int = 1400,
     ) -> None:
-        self._sealer = None if keyring is None else Sealer(keyring, nonce)
+        self.sealer = Sealer(
+            keyring, nonce, verify_incoming=verify_incoming, verify_outgoing=verify_outgoing
+        )
         self._label = label
         self._header = label_header(label)
-        self._verify_incoming = verify_incoming
-        self._verify_outgoing = verify_outgoing
         self._compress = compress
         self._size = size
 
     @property
     def overhead(self) -> int:
         """Bytes that label and encryption add to every packet."""
-        sealer = self._sealer
-        sealing = sealer is not None and self._verify_outgoing and sealer.enabled
-        return len(self._header) + (OVERHEAD if sealing else 0)
+        return len(self._header) + (OVERHEAD if self.sealer.seals else 0)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the longest message that fits into a packet, encrypted or not."""
+        reserved = len(self._header) + OVERHEAD + CRC_OVERHEAD + COMPOUND_OVERHEAD + PART_OVERHEAD
+        return self._size - reserved
 
     def budget(self, first_len: int) -> int:
         """Tell how much may ride along with a message.
@@ -188,12 +195,12 @@ class PacketCodec:
     def _unwrap(self, data: bytes) -> bytes:
         if self._label or data.startswith(b"\xf4"):
             data = strip_label(data, self._label)
-        sealer = self._sealer
-        if sealer is not None and sealer.enabled:
+        sealer = self.sealer
+        if sealer.enabled:
             try:
                 data = sealer.open(data, self._label)
             except WireError as error:
-                if self._verify_incoming:
+                if sealer.verify_incoming:
                     raise _refused(data, error) from error
         if not data:
             raise WireError("truncated", "packet: empty, expected a message")
@@ -232,9 +239,8 @@ class PacketCodec:
                 data = compressed
         if crc:
             data = b"\x0c" + _checksum.pack(crc32(data)) + data
-        sealer = self._sealer
-        if sealer is not None and self._verify_outgoing and sealer.enabled:
-            data = sealer.seal(data, self._label)
+        if self.sealer.seals:
+            data = self.sealer.seal(data, self._label)
         return self._header + data if self._header else data
 
 

@@ -88,6 +88,8 @@ class StreamCodec:
         verify_outgoing: encrypt when there are keys.
         compress: compress messages of 128 bytes to 64 KiB where that makes them smaller.
         nonce: gives that many unpredictable bytes.
+        sealer: has keys, switches and nonces, and is shared with a packet codec: these are not
+            looked at then.
 
     Raises:
         ValueError: the label is too long.
@@ -96,18 +98,19 @@ class StreamCodec:
     def __init__(
         self,
         *,
-        keyring: Keys | None,
+        keyring: Keys | None = None,
         label: bytes = b"",
         verify_incoming: bool = True,
         verify_outgoing: bool = True,
         compress: bool = True,
         nonce: Callable[[int], bytes] = os.urandom,
+        sealer: Sealer | None = None,
     ) -> None:
-        self._sealer = Sealer(keyring, nonce)
+        self._sealer = sealer or Sealer(
+            keyring, nonce, verify_incoming=verify_incoming, verify_outgoing=verify_outgoing
+        )
         self._label = label
         self._header = label_header(label)
-        self._verify_incoming = verify_incoming
-        self._verify_outgoing = verify_outgoing
         self._compress = compress
 
     def encode(self, message: bytes) -> bytes:
@@ -116,7 +119,7 @@ class StreamCodec:
             compressed = compress_message(message)
             if len(compressed) < len(message):
                 message = compressed
-        if self._verify_outgoing and self._sealer.enabled:
+        if self._sealer.seals:
             message = self._seal(message)
         return self._header + message
 
@@ -134,7 +137,7 @@ class StreamCodec:
 
     def decoder(self) -> "StreamDecoder":
         """Make a decoder for what one connection brings."""
-        return StreamDecoder(self._sealer, self._label, verify=self._verify_incoming)
+        return StreamDecoder(self._sealer, self._label)
 
     def _seal(self, message: bytes) -> bytes:
         head = bytes((_ENCRYPT,)) + _length.pack(len(message) + OVERHEAD)
@@ -147,17 +150,15 @@ class StreamDecoder:
     Args:
         sealer: opens what is encrypted.
         label: the label that the stream must have; empty for none.
-        verify: refuse plaintext when there are keys.
 
     Attributes:
         fault: the first of the rows that were passed over, or None.
     """
 
-    def __init__(self, sealer: Sealer, label: bytes, *, verify: bool) -> None:
+    def __init__(self, sealer: Sealer, label: bytes) -> None:
         self.fault: WireError | None = None
         self._sealer = sealer
         self._label = label
-        self._verify = verify
         self._head = bytearray()
         self._is_labelled = False
         self._sealed: int | None = None
@@ -250,7 +251,7 @@ class StreamDecoder:
     def _open(self) -> Message | None:
         head = self._head
         if head[0] != _ENCRYPT:
-            if self._sealer.enabled and self._verify:
+            if self._sealer.enabled and self._sealer.verify_incoming:
                 raise WireError(
                     "plaintext-refused", "stream is not encrypted, but encryption is required"
                 )
