@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, Peer, Stage, stage
-from trioserf.node.detector import _MAX_RELAYS
+from trioserf.node.detector import MAX_RELAYS
 from trioserf.serf.coordinate import ORIGIN
 from trioserf.swim.messages import Ack, IndirectPing, Message, Nack, Ping
 from trioserf.wire.serf import decode_coordinate
@@ -165,11 +165,11 @@ async def test_only_so_many_pings_are_made_for_others(autojump_clock: MockClock)
         asker, target = await asker_and_target(s)
         target.answers = False
         detector = s.node._state.detector
-        for start in range(0, _MAX_RELAYS + 500, 20):
+        for start in range(0, MAX_RELAYS + 500, 20):
             asker.send(*(about(target, start + one, nack=False) for one in range(20)))
         await trio.sleep(0.1)
-        assert len(detector._relays) == _MAX_RELAYS
-        assert len(target.got(Ping)) == _MAX_RELAYS
+        assert len(detector._relays) == MAX_RELAYS
+        assert len(target.got(Ping)) == MAX_RELAYS
         await trio.sleep(2)
         assert len(detector._relays) == 0
         assert detector._alarms == []

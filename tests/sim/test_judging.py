@@ -1,7 +1,9 @@
 """The judge sees what must not be: each invariant, broken on purpose."""
 
+import math
 from collections.abc import Awaitable, Callable
 
+import attrs
 import pytest
 import trio
 
@@ -9,7 +11,8 @@ from trioserf.serf.events import UserEventReceived
 from trioserf.sim.invariants import Violation
 from trioserf.sim.scenario import Scenario, SimulationFailed, run
 from trioserf.sim.world import World
-from trioserf.swim.messages import DEAD, Dead, Suspect
+from trioserf.swim.messages import DEAD, SUSPECT, Alive, Dead, Suspect
+from trioserf.swim.record import Record
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.swim import encode
 
@@ -91,6 +94,130 @@ def test_all_must_agree_in_time() -> None:
             await world.settle(bound=1)
 
     run(Scenario.of(hasty), seed=1)
+
+
+def test_no_incarnation_goes_back() -> None:
+    async def amnesia(world: World) -> None:
+        """A member forgets what it has said of itself."""
+        await world.grow(2)
+        await world.node("n2").set_tags({"a": "b"})
+        await trio.sleep(2)
+        world.node("n2").membership.local.incarnation = 1
+        await trio.sleep(2)
+
+    _fails(amnesia, "incarnation: n2 went from 2 to 1")
+
+
+def test_who_restores_a_snapshot_gets_no_event_again() -> None:
+    async def again(world: World) -> None:
+        """An event comes once more after a restart with a snapshot."""
+        await world.grow(2)
+        await world.settle()
+        await world.event("n1", "deploy")
+        await world.settle()
+        event = UserEventReceived(1, "deploy", b"", False)
+        await world.crash("n2")
+        await world.restart("n2", snapshot=True)
+        world.judge.saw_event(world.members["n2"], event)
+
+    _fails(again, "at most once: n2 got deploy@1 twice")
+
+
+def test_everyone_who_was_there_must_get_an_event() -> None:
+    async def deaf(world: World) -> None:
+        """A member is said to have been there, and is not given the event."""
+        await world.grow(3)
+        await world.settle()
+        world.judge.sent("deploy", b"", 1, world.judge.audience())
+        for member in ("n1", "n2"):
+            event = UserEventReceived(1, "deploy", b"", False)
+            world.judge.saw_event(world.members[member], event)
+        await world.settle(bound=5)
+
+    _fails(deaf, "convergence: after 5 s without a fault: n3 did not get the event deploy")
+
+
+def _grows(kind: str) -> Callable[[World], Awaitable[None]]:
+    async def grow(world: World) -> None:
+        """Something in a node grows without end."""
+        await world.grow(2)
+        await world.settle()
+        node = world.node("n1")
+        depths = node.depths() | {kind: 100_000}
+        if kind == "health":
+            node.membership.awareness.score = 9
+            world.judge.look()
+        node.depths = lambda: depths  # type: ignore[method-assign]
+        await trio.sleep(2)
+
+    return grow
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "inbox",
+        "membership",
+        "intent",
+        "event",
+        "query",
+        "suspicions",
+        "probes",
+        "relays",
+        "health",
+    ],
+)
+def test_nothing_grows_without_bound(kind: str) -> None:
+    _fails(_grows(kind), f"bounds: n1: {kind} is ")
+
+
+def test_nobody_believes_in_members_that_never_were() -> None:
+    async def ghosts(world: World) -> None:
+        """Somebody tells of members that nobody has started."""
+        await world.grow(3)
+        await world.settle()
+        liar = world.network.open(("10.9.9.9", 7946))
+        ghost = Alive(0, "ghost", bytes((10, 0, 0, 99)), 7946)
+        for message in (ghost, attrs.evolve(ghost, incarnation=1)):
+            for packet in PacketCodec(keyring=None).pack([encode(message)], crc=False):
+                liar.send_packet(packet, world.members["n1"].address)
+        await trio.sleep(5)
+
+    _fails(
+        ghosts, "incarnation: n1 holds ghost in incarnation 1, which itself never went beyond 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda record: setattr(record, "incarnation", 0), "knows n3 in incarnation 0"),
+        (lambda record: setattr(record, "state", SUSPECT), "holds n3 for alive, it is up"),
+    ],
+)
+def test_tables_must_agree_in_every_respect(spoil: Callable[[Record], None], what: str) -> None:
+    async def differ(world: World) -> None:
+        """One table differs from what its subject says."""
+        await world.grow(3)
+        await world.settle()
+        spoil(world.node("n1").membership.records["n3"])
+        await world.settle(bound=0)
+
+    _fails(differ, f"convergence: after 0 s without a fault: n1 {what}")
+
+
+def test_old_tags_are_no_agreement() -> None:
+    async def differ(world: World) -> None:
+        """Tags change, and nobody has had the time to hear of it."""
+        await world.grow(3)
+        await world.settle()
+        world.partition(["n3"])
+        await trio.sleep_until(math.ceil(trio.current_time()) + 0.1)  # the judge has just looked
+        await world.node("n3").set_tags({"role": "db"})
+        world.node("n3").membership.local.incarnation -= 1
+        await world.settle(bound=0)
+
+    _fails(differ, "convergence: after 0 s without a fault: n1 knows old tags of n3")
 
 
 def test_a_tame_run_fails() -> None:

@@ -25,7 +25,7 @@ _log = logging.getLogger("trioserf.memberlist")
 
 _NACKS_FROM_PROTOCOL: Final = 4
 _STREAM_PINGS_FROM_PROTOCOL: Final = 3
-_MAX_RELAYS: Final = 4096
+MAX_RELAYS: Final = 4096
 """Indirect pings served at once; more are not worth the memory somebody asks for."""
 _SEQUENCE_NUMBERS: Final = 1 << 32
 
@@ -185,7 +185,7 @@ class Detector:
 
     def take_indirect_ping(self, request: IndirectPing, source: Address, now: float) -> None:
         """Ping a member for somebody else."""
-        if not request.port or len(self._relays) >= _MAX_RELAYS:
+        if not request.port or len(self._relays) >= MAX_RELAYS:
             return
         asker = source
         if request.source_port and request.source_addr:
@@ -220,6 +220,16 @@ class Detector:
             probe.nacks += 1
 
     # --- the passing of time ---
+
+    @property
+    def probing(self) -> int:
+        """How many probes of ours wait for their acks: one, or none."""
+        return len(self._probes)
+
+    @property
+    def relaying(self) -> int:
+        """How many pings for others are remembered, at most 4,096."""
+        return len(self._relays)
 
     @property
     def next_deadline(self) -> float | None:

@@ -207,6 +207,11 @@ class Keeper:
         except trio.WouldBlock:
             await self._to_inbox.send(fact)
 
+    @property
+    def waiting(self) -> int:
+        """How many facts wait to be taken in, at most `inbox_depth`."""
+        return self._inbox.statistics().current_buffer_used
+
     def collect(self, query: AskedQuery, deliver: Callable[[QueryResult], None]) -> None:
         """Deliver the results of a query; only to be called inside `ask`."""
         self._queries[query] = deliver

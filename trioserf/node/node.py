@@ -143,6 +143,22 @@ class Node:
         """Give the group `serf` of `info`: counts, clocks, depths of queues, health."""
         return self._state.stats()
 
+    def depths(self) -> dict[str, int]:
+        """Count what waits here, by kind; none of it grows without bound.
+
+        `inbox`, `membership`, `intent`, `event` and `query` (broadcasts), `suspicions`, `probes`
+        and `relays` (pings for others).
+        """
+        state, membership = self._state, self._state.membership
+        return {
+            "inbox": self._keeper.waiting,
+            "membership": len(membership.broadcasts),
+            **{kind.lower(): len(queue) for kind, queue in state.serf.queues.items()},
+            "suspicions": membership.suspected,
+            "probes": state.detector.probing,
+            "relays": state.detector.relaying,
+        }
+
     def dropped(self) -> dict[str, int]:
         """Count what was dropped: packets that could not be sent, and what peers sent in vain."""
         return {**self._keeper.dropped, **self._state.faults.by_kind}

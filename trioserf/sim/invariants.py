@@ -38,12 +38,12 @@ probing I, with n members, suspicion's minimum S = mult · max(1, log10 n) · I 
 The bound is the sum of all of these. Most worlds agree much earlier.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trioserf.node.node import Node
+from trioserf.node.detector import MAX_RELAYS
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.swim.messages import ALIVE
@@ -280,16 +280,29 @@ class Judge:
             return
         names = {m.name for m in self._world.members.values()}
         config = node.config
-        limit = max(config.serf.max_queue_depth, 2 * config.serf.min_queue_depth, 2 * len(names))
-        for name, size, most in (
-            *((f"{kind} queue", size, _QUEUE_SLACK * limit) for kind, size in _queues(node)),
-            ("membership queue", len(node.membership.broadcasts), len(names)),
-            ("member table", len(node.membership.records), len(names)),
-            ("members", len(node.members()), len(names)),
-            ("health", node.membership.awareness.score, self.timing.awareness_max_multiplier - 1),
-        ):
-            if size > most:
-                raise Violation("bounds", f"{who.id}: {name} is {size}, expected at most {most}")
+        queue = max(config.serf.max_queue_depth, 2 * config.serf.min_queue_depth, 2 * len(names))
+        limits = {
+            "inbox": config.inbox_depth,
+            "intent": _QUEUE_SLACK * queue,
+            "event": _QUEUE_SLACK * queue,
+            "query": _QUEUE_SLACK * queue,
+            "membership": len(names),
+            "suspicions": len(names),
+            "probes": 1,
+            "relays": MAX_RELAYS,
+            "member table": len(names),
+            "members": len(names),
+            "health": self.timing.awareness_max_multiplier - 1,
+        }
+        sizes = node.depths()
+        sizes["member table"] = len(node.membership.records)
+        sizes["members"] = len(node.members())
+        sizes["health"] = node.membership.awareness.score
+        for name, size in sizes.items():
+            if size > limits[name]:
+                raise Violation(
+                    "bounds", f"{who.id}: {name} is {size}, expected at most {limits[name]}"
+                )
 
     # --- agreement ---
 
@@ -339,11 +352,3 @@ class Judge:
                 if life in lives and life not in got:
                     return f"{life[0]} did not get the event {name}"
         return None
-
-
-def _queues(node: Node) -> Iterator[tuple[str, int]]:
-    stats = node.stats()
-    for kind in ("intent", "event", "query"):
-        size = stats[f"{kind}_queue"]
-        if isinstance(size, int):
-            yield kind, size

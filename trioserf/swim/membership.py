@@ -297,6 +297,11 @@ class Membership(Beliefs):
             self._bury(record, Dead(record.incarnation, record.name, self.name), now)
 
     @property
+    def suspected(self) -> int:
+        """How many members are suspected."""
+        return len(self._suspicions)
+
+    @property
     def next_suspicion_deadline(self) -> float | None:
         """When to call `expire_suspicions` next; None while nobody is suspected."""
         return self._suspicions.next_deadline
