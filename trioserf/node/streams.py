@@ -9,7 +9,7 @@ from trio.abc import Stream
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.guests import Guest, Guests
-from trioserf.node.keeper import Keeper
+from trioserf.node.keeper import Keeper, Wake
 from trioserf.node.memory import give_back
 from trioserf.node.merging import Merge, reading_state
 from trioserf.swim.address import Address
@@ -23,6 +23,8 @@ _log = logging.getLogger("trioserf.memberlist")
 _CHUNK: Final = 65_536
 _SENDERS: Final = 16
 """Messages by stream that are on their way at once."""
+_CALM: Final = 1.0
+"""Seconds after large exchanges until what they needed is given back."""
 _ROW_SIZE: Final = 200
 """Bytes that Python needs for a name and its Lamport time."""
 
@@ -50,7 +52,8 @@ class Streams:
             label=config.label.encode("utf-8", "surrogateescape"),
             compress=config.compression,
         )
-        self.guests = Guests(config.max_streams, config.stream_memory, give_back)
+        self._has_calmed = Wake()
+        self.guests = Guests(config.max_streams, config.stream_memory, self._has_calmed)
         self._transport = transport
         self._timeout = config.timing.tcp_timeout
         self._keeper = keeper
@@ -125,6 +128,7 @@ class Streams:
     async def serve(self) -> None:
         """Take in streams until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._give_memory_back)
             while True:
                 stream, (host, port) = await self._transport.accept()
                 if not self.guests.make_room(trio.current_time()):
@@ -133,6 +137,13 @@ class Streams:
                     continue
                 guest = self.guests.enter(Address(host, port), incoming=True)
                 nursery.start_soon(self._serve, stream, guest)
+
+    async def _give_memory_back(self) -> None:
+        """Give memory back each time when large streams have come and gone."""
+        while True:
+            await self._has_calmed.wait()
+            await trio.sleep(_CALM)
+            give_back()
 
     async def _serve(self, stream: Stream, guest: Guest) -> None:
         guest.scope.deadline = trio.current_time() + self._timeout
