@@ -184,13 +184,21 @@ def test_a_flood_of_them_is_bounded_and_the_newest_stay() -> None:
     assert len(state.queues["Intent"]) <= 200
 
 
-@pytest.mark.parametrize("message", [Join(LAST_TIME, "b"), Leave(LAST_TIME, "b")])
-def test_impossible_times_are_dropped(message: Join | Leave) -> None:
+@pytest.mark.parametrize("last", [LAST_TIME - 1000, LAST_TIME - 1, LAST_TIME])
+def test_an_intent_from_the_end_of_the_range_is_not_the_last_word(last: int) -> None:
     state = serf("a", "b")
-    state.handle(encode(message), 0.0)
+    state.handle(encode(Leave(last, "b")), 0.0)
+    assert status(state, "b") is Status.LEAVING
+    state.handle(encode(Join(6, "b")), 0.0)
     assert status(state, "b") is Status.ALIVE
+    state.handle(encode(Leave(7, "b")), 0.0)
+    assert status(state, "b") is Status.LEAVING
+
+
+def test_a_jump_to_the_last_time_is_not_followed() -> None:
+    state = serf("a", "b")
+    state.handle(encode(Join(LAST_TIME, "b")), 0.0)
     assert state.clock.time == 1
-    assert raw_broadcasts(state) == []
 
 
 def test_a_poisoned_clock_still_lets_us_contradict() -> None:

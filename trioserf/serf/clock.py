@@ -2,21 +2,26 @@
 
 Serf has three such clocks: for members' intents, for user events and for queries. Each starts at
 1; a sender takes the present time for its message, and whoever hears of a time goes on behind it
-(Lamport 1978; spec: clocks). They are 64-bit numbers on the wire, and anybody may send any number,
-so two things need care:
+(Lamport 1978; spec: clocks). They are 64-bit numbers on the wire, and anybody may send any number:
+one message from the time 2**63 moves every clock there that hears of it. What must not happen then
+is that anybody becomes deaf. Speaking and hearing need different care:
 
-*Overflow.* Go's clock becomes 0 after 2**64 - 1, and with it goes the order of everything. Here a
-time in the last 2**32 of the range is believed only from those who got there in small steps: a
-time that is `FAR` ahead of ours and beyond `CEILING` is refused. There is always room to count on,
-and a clock that really is at the end of its range stays there.
+*Speaking.* A clock follows, as every Serf's does. Whoever did not would speak from a time that is
+long past for those who did, and not be heard by them ("received old event"). After 2**64 - 1 comes
+0, as in Go's arithmetic, where the whole cluster begins anew. Only a jump to the very last time is
+not followed: Go's clocks fall back to 0 by it, and the first message of one that stayed lifts them
+again.
 
-*Deafness.* A message from the time 2**63 moves a clock there. Following is right: it is what every
-Serf does, and those who followed hear only the ones who did so too ("received old event"). But
-whoever has not heard of the jump yet, or never will because its range of the network is cut off,
-goes on counting below, and a Serf that followed does not hear it any more. A `LamportWindow`
-therefore keeps the epoch that it was torn from: times near the old clock are still young, with the
-old memory against duplicates. Among honest peers times are never `FAR` apart, and then a window is
-exactly Serf's ring buffer.
+*Hearing.* Among honest peers times are never `FAR` apart, and what is a little behind the clock is
+old news. A time that is further away comes from another *epoch*: from before a jump that somebody
+has not heard of yet, or never will because its range of the network is cut off, or from after it.
+Each epoch has its own clock and its own memory against duplicates, so that a message is old only
+where it is compared with its own kind. A few epochs are kept, those used last. Within one, a
+`LamportWindow` is exactly Serf's ring buffer; so without poison nothing differs from Serf.
+
+*Starting.* Who starts passes over what is from before its start. What others remember of an epoch
+that it has no memory of is such, if that lies behind its clock: it would be old news told again.
+Only news itself may come from anywhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,14 +32,21 @@ LAST_TIME: Final = 2**64 - 1
 """The largest Lamport time that fits into a message."""
 FAR: Final = 2**32
 """Further ahead than any honest peer: fifty days of a thousand messages a second unheard."""
-CEILING: Final = 2**64 - 2**32
-"""Where no clock may jump to; it can only be walked into."""
-EPOCHS_KEPT: Final = 4
-"""Older epochs of a window; an attacker needs as many jumps to make us forget the honest one."""
+EPOCHS_KEPT: Final = 5
+"""Epochs that a window remembers; an attacker needs as many jumps to make us forget one."""
+
+
+def is_newer(ltime: int, known: int) -> bool:
+    """Whether an intent of this time overrules one of a known time about the same member.
+
+    Later ones do. But what was said from the end of the range could never be overruled; so there
+    anything does that is not near to it.
+    """
+    return ltime > known or (known > LAST_TIME - FAR and known - ltime > FAR)
 
 
 class LamportClock:
-    """A counter that never lags behind a time it has heard of.
+    """A counter that never lags behind a time it has heard of, and begins anew after the last.
 
     Args:
         time: where to start, 1 as every Serf does.
@@ -46,27 +58,14 @@ class LamportClock:
         self.time = time
 
     def increment(self) -> int:
-        """Count one on and give the new time; at the end of the range it stays."""
-        if self.time < LAST_TIME:
-            self.time += 1
+        """Count one on and give the new time."""
+        self.time = (self.time + 1) & LAST_TIME
         return self.time
 
-    def admits(self, seen: int) -> bool:
-        """Whether this time may be believed: a u64, and no jump into the end of the range."""
-        return 0 <= seen <= LAST_TIME and (seen <= CEILING or seen - self.time <= FAR)
-
-    def witness(self, seen: int) -> bool:
-        """Go on behind the time that somebody else's message bears.
-
-        Returns:
-            False if it is not to be believed (see `admits`): the message should be dropped.
-        """
-        if seen < self.time:
-            return seen >= 0
-        if not self.admits(seen):
-            return False
-        self.time = min(seen + 1, LAST_TIME)
-        return True
+    def witness(self, seen: int) -> None:
+        """Go on behind the time that somebody else's message bears, a 64-bit number."""
+        if seen >= self.time and (seen < LAST_TIME or seen - self.time <= FAR):
+            self.time = (seen + 1) & LAST_TIME
 
     def __repr__(self) -> str:
         return f"LamportClock({self.time})"
@@ -77,7 +76,6 @@ class Refusal(Enum):
 
     OLD = "it is older than the window"
     BEFORE_START = "it is from before our beginning"
-    UNBELIEVABLE = "no clock can have come there"
 
 
 E = TypeVar("E")
@@ -99,24 +97,30 @@ class _Epoch(Generic[E]):
 
     __slots__ = ("clock", "min_time", "slots")
 
-    def __init__(self, clock: LamportClock, min_time: int) -> None:
+    def __init__(self, clock: LamportClock, min_time: int = 0) -> None:
         self.clock = clock
         self.min_time = min_time
         self.slots: dict[int, Slot[E]] = {}
+
+    def is_near(self, ltime: int) -> bool:
+        return -FAR <= ltime - self.clock.time <= FAR
 
 
 class LamportWindow(Generic[E]):
     """A clock, and an entry for each of the times just past it.
 
-    A time is young if it is at most `length` behind the clock (or behind that of a kept older
-    epoch, see the head of this file). What is remembered is limited in bytes too: beyond the
-    budget the oldest times are forgotten, and count as past from then on, so that nothing that
-    was forgotten can be taken for new.
+    A time is young if it is at most `length` behind the clock of its epoch (see the head of this
+    file). What is remembered is limited in bytes too: beyond the budget the oldest times are
+    forgotten, and count as past from then on, so that nothing that was forgotten can be taken for
+    new.
 
     Args:
         length: times remembered, at least 1 (Serf: 512).
         new_entry: makes the entry of a time that is seen first.
         budget: the sum of what `charge` may be told, in bytes.
+
+    Attributes:
+        clock: the time of our next message.
     """
 
     def __init__(self, length: int, new_entry: Callable[[], E], *, budget: int) -> None:
@@ -125,45 +129,64 @@ class LamportWindow(Generic[E]):
         self._new_entry = new_entry
         self._budget = budget
         self._used = 0
-        self._present: _Epoch[E] = _Epoch(self.clock, 0)
-        self._older: list[_Epoch[E]] = []
+        self._present: _Epoch[E] = _Epoch(self.clock)
+        self._others: list[_Epoch[E]] = []  # the one heard of last comes first
+        self._reached = 1
 
     @property
     def min_time(self) -> int:
         """Messages before this time are passed over."""
         return self._present.min_time
 
-    def witness(self, seen: int) -> bool:
-        """Let the clock go on behind a time (see `LamportClock.witness`), far jumps included."""
-        if seen - self.clock.time > FAR and self.clock.admits(seen):
-            self._leave_behind()
-        if not self.clock.witness(seen):
-            return False
+    def witness(self, seen: int) -> None:
+        """Let the clock go on behind a time, and whatever epoch that belongs to."""
+        self._note_restart()
         epoch = self._epoch_of(seen)
-        if epoch is not None and epoch is not self._present:
-            epoch.clock.witness(seen)
-        return True
+        clock = self.clock
+        has_ended = seen == LAST_TIME or (epoch is not None and epoch.clock.time == LAST_TIME)
+        if seen - clock.time > FAR and not has_ended:
+            self._turn_to(epoch, seen)
+        elif epoch is self._present:
+            clock.witness(seen)
+            self._note_restart()
+        elif epoch is not None:
+            epoch.clock.time = max(epoch.clock.time, min(seen + 1, LAST_TIME))
 
     def start_at(self, min_time: int) -> None:
         """Pass over whatever is older than this from now on, in the epoch that it belongs to.
 
-        A start in the future is none: it comes from a clock that was not believed.
+        A start in the future is none: it comes from a clock that was not followed.
         """
         epoch = self._epoch_of(min_time)
+        if epoch is None and min_time < self.clock.time:
+            epoch = _Epoch(LamportClock(min_time))
+            self._keep(epoch)
         if epoch is not None and min_time <= epoch.clock.time:
             epoch.min_time = max(epoch.min_time, min_time)
 
-    def at(self, ltime: int) -> Slot[E] | Refusal:
-        """Witness the time of a message and give what is remembered of that time."""
-        if not self.witness(ltime):
-            return Refusal.UNBELIEVABLE
+    def at(self, ltime: int, *, is_live: bool = True) -> Slot[E] | Refusal:
+        """Witness the time of a message and give what is remembered of that time.
+
+        Args:
+            ltime: the time.
+            is_live: whether the message came by itself, not from another member's memory.
+        """
+        self.witness(ltime)
+        place = ltime % self._length
         epoch = self._epoch_of(ltime)
         if epoch is None:
-            return Refusal.BEFORE_START if ltime < self.min_time else Refusal.OLD
+            if not is_live and ltime < self.min_time:
+                return Refusal.BEFORE_START
+            epoch = _Epoch(LamportClock(min(ltime + 1, LAST_TIME)))
+            self._keep(epoch)
+        elif epoch is not self._present and epoch is not self._others[0]:
+            self._others.remove(epoch)
+            self._others.insert(0, epoch)
+        slot = epoch.slots.get(place)
         if ltime < epoch.min_time:
             return Refusal.BEFORE_START
-        place = ltime % self._length
-        slot = epoch.slots.get(place)
+        if ltime < epoch.clock.time - self._length:
+            return Refusal.OLD
         if slot is None or slot.ltime != ltime:
             if slot is not None:
                 self._used -= slot.size
@@ -189,26 +212,50 @@ class LamportWindow(Generic[E]):
         return iter(sorted(self._present.slots.values(), key=lambda slot: slot.ltime))
 
     def _epoch_of(self, ltime: int) -> _Epoch[E] | None:
-        """Find where a time is young, or None if it is old everywhere."""
-        if ltime >= self.clock.time - self._length:
-            return self._present
-        for epoch in self._older:
-            if -self._length <= ltime - epoch.clock.time <= FAR:
-                return epoch
-        return None
+        """Find the epoch that a time belongs to: one that remembers it, or one that is near."""
+        near = [epoch for epoch in (self._present, *self._others) if epoch.is_near(ltime)]
+        if len(near) > 1:
+            place = ltime % self._length
+            for epoch in near:
+                slot = epoch.slots.get(place)
+                if slot is not None and slot.ltime == ltime:
+                    return epoch
+        return near[0] if near else None
 
-    def _leave_behind(self) -> None:
+    def _turn_to(self, epoch: _Epoch[E] | None, seen: int) -> None:
+        """Follow a far jump: the present becomes another epoch, a new one or one that was."""
         past = self._present
-        self._older.insert(0, past)
         past.clock = LamportClock(self.clock.time)
-        self._present = _Epoch(self.clock, 0)
-        for epoch in self._older[EPOCHS_KEPT:]:
-            self._used -= sum(slot.size for slot in epoch.slots.values())
-        del self._older[EPOCHS_KEPT:]
+        if epoch is None:
+            epoch = _Epoch(self.clock)
+        else:
+            self._others.remove(epoch)
+            seen = max(seen, epoch.clock.time - 1)
+            epoch.clock = self.clock
+        self._present = epoch
+        self.clock.time = seen + 1
+        if past.slots or past.clock.time > 1:  # else nothing was ever heard of it
+            self._keep(past)
+        self._reached = self.clock.time
+
+    def _note_restart(self) -> None:
+        """See whether the clock has begun anew, which leaves what was before behind."""
+        if self.clock.time < self._reached:
+            past = self._present
+            past.clock = LamportClock(LAST_TIME)
+            self._present = _Epoch(self.clock)
+            self._keep(past)
+        self._reached = self.clock.time
+
+    def _keep(self, epoch: _Epoch[E]) -> None:
+        self._others.insert(0, epoch)
+        while len(self._others) >= EPOCHS_KEPT:
+            forgotten = self._others.pop()
+            self._used -= sum(slot.size for slot in forgotten.slots.values())
 
     def _forget_oldest(self, spared: Slot[E]) -> None:
         """Forget one time that holds anything; the budget shows that there is one."""
-        for epoch in (*reversed(self._older), self._present):
+        for epoch in (*reversed(self._others), self._present):
             held = [s for s in epoch.slots.values() if s is not spared and s.size]
             if held:
                 oldest = min(held, key=lambda slot: slot.ltime)

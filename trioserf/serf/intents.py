@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
-from trioserf.serf.clock import LamportClock
+from trioserf.serf.clock import LamportClock, is_newer
 from trioserf.serf.effects import Codec
 from trioserf.serf.members import MemberRecord, MemberTable
 from trioserf.serf.messages import Join, Leave, Status
@@ -67,8 +67,8 @@ class Intents:
         It is of an earlier life of ours, or of somebody who believed that life to have left; and
         who took it for a leave would hold us for leaving until a later join.
         """
-        if self.clock.witness(ltime):
-            self.announce_join(now, urgent=True)
+        self.clock.witness(ltime)
+        self.announce_join(now, urgent=True)
 
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
         """Tell everyone that we are about to leave, and contradict this no longer.
@@ -111,13 +111,11 @@ class Intents:
         Returns:
             Whether it was news, to be passed on.
         """
-        if not self.clock.witness(message.ltime):
-            _log.warning("refused join intent of %s from time %d", message.node, message.ltime)
-            return False
+        self.clock.witness(message.ltime)
         record = self._table.records.get(message.node)
         if record is None:
             return self._keep(message.node, Status.ALIVE, message.ltime, now)
-        if message.ltime <= record.status_ltime:
+        if not is_newer(message.ltime, record.status_ltime):
             return False
         record.status_ltime = message.ltime
         if record.status is Status.LEAVING:
@@ -131,13 +129,11 @@ class Intents:
         Returns:
             Whether it was news, to be passed on.
         """
-        if not self.clock.witness(message.ltime):
-            _log.warning("refused leave intent of %s from time %d", message.node, message.ltime)
-            return False
+        self.clock.witness(message.ltime)
         record = self._table.records.get(message.node)
         if record is None:
             return self._keep(message.node, Status.LEAVING, message.ltime, now)
-        if message.ltime <= record.status_ltime:
+        if not is_newer(message.ltime, record.status_ltime):
             return False
         if message.node == self._table.name and not self.leaving:
             _log.debug("Refuting an older leave intent")
@@ -164,7 +160,7 @@ class Intents:
 
     def _keep(self, name: str, status: Status, ltime: int, now: float) -> bool:
         known = self._buffer.get(name)
-        if known is not None and ltime <= known.ltime:
+        if known is not None and not is_newer(ltime, known.ltime):
             return False
         self._buffer.pop(name, None)
         if len(self._buffer) >= self._options.intents_kept:

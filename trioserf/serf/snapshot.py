@@ -219,9 +219,9 @@ class SnapshotState:
         if self._left:
             return b""
         if isinstance(event, UserEventReceived):
-            self._event_clock = max(self._event_clock, event.ltime)
+            self._event_clock = max(self._event_clock, _recorded(event.ltime))
         elif isinstance(event, QueryReceived):
-            self._query_clock = max(self._query_clock, event.ltime)
+            self._query_clock = max(self._query_clock, _recorded(event.ltime))
         elif event.kind in _PRESENT:
             return b"".join(map(self._present, event.members))
         elif event.kind in _GONE:
@@ -304,6 +304,11 @@ class SnapshotState:
         lines = b"".join(_clock_lines(self._written, newest))
         self._written = newest
         return lines
+
+
+def _recorded(ltime: int) -> int:
+    """Leave out the one time that clocks do not follow: a start could not go on behind it."""
+    return ltime if ltime < _LTIME_MAX else 0
 
 
 def _clock_lines(written: Clocks, newest: Clocks) -> Sequence[bytes]:

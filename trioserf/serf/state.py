@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from trioserf.serf.asking import Asking, Question
-from trioserf.serf.clock import LamportClock
+from trioserf.serf.clock import LAST_TIME, LamportClock, is_newer
 from trioserf.serf.collecting import AskedQuery, QueryResult
 from trioserf.serf.conflict import NameConflicts
 from trioserf.serf.effects import Codec, Direct, Effects, Order
@@ -317,7 +317,7 @@ class SerfState:
         # that we have heard already must not keep us from believing it.
         left = set(state.left_members)
         for count, name in enumerate(state.left_members, 1):
-            self._intents.on_leave(Leave(state.status_ltimes.get(name, 0) + 1, name), now)
+            self._intents.on_leave(Leave(_after(state.status_ltimes.get(name, 0)), name), now)
             if not count % _PIECE:
                 now = yield
         for count, (name, ltime) in enumerate(state.status_ltimes.items(), 1):
@@ -328,13 +328,13 @@ class SerfState:
         if join and ignore_events:
             self._user_events.window.start_at(state.event_ltime)
         for count, event in enumerate(self._user_events.replayed(state.events), 1):
-            self._user_events.receive(event)
+            self._user_events.receive(event, is_live=False)
             if not count % _PIECE:
                 now = yield
 
     def _merge_join(self, name: str, ltime: int, now: float) -> None:
         known = self._table.records.get(name)
-        if known is not None and ltime <= known.status_ltime:
+        if known is not None and not is_newer(ltime, known.status_ltime):
             return
         if name == self.name and not self._intents.leaving:
             self._intents.answer_older_life(ltime, now)
@@ -348,8 +348,8 @@ class SerfState:
             (self._user_events.window, state.event_ltime),
             (self._queries.window, state.query_ltime),
         ):
-            if ltime > 0 and not clock.witness(ltime - 1):
-                _log.warning("refused to set a clock to time %d", ltime)
+            if ltime > 0:
+                clock.witness(ltime - 1)
 
     def restore(self, clocks: Clocks) -> None:
         """Go on where a snapshot ended: what is older than its clocks is old news.
@@ -361,7 +361,8 @@ class SerfState:
             (self._user_events.window, clocks.event),
             (self._queries.window, clocks.query),
         ):
-            if last and window.witness(last):
+            if last:
+                window.witness(last)
                 window.start_at(last + 1)
 
     # --- what users ask for ---
@@ -489,3 +490,7 @@ class SerfState:
     def check_queues(self) -> None:
         """Warn of long queues and cut those that are too long; to be called every 30 seconds."""
         self._outbox.check()
+
+
+def _after(ltime: int) -> int:
+    return min(ltime + 1, LAST_TIME)

@@ -70,13 +70,17 @@ class UserEvents:
         self._queue.queue(data)
         return message.ltime, data
 
-    def receive(self, message: UserEvent) -> bool:
+    def receive(self, message: UserEvent, *, is_live: bool = True) -> bool:
         """Take in an event that somebody sent or passed on.
+
+        Args:
+            message: the event.
+            is_live: whether it came by itself, not from another member's memory.
 
         Returns:
             Whether it was news, to be passed on.
         """
-        slot = self.window.at(message.ltime)
+        slot = self.window.at(message.ltime, is_live=is_live)
         if isinstance(slot, Refusal):
             if slot is not Refusal.BEFORE_START:
                 _log.warning(

@@ -80,6 +80,8 @@ _LONGEST: Final[Mapping[int, int]] = {
     RELAY: MAX_GOSSIPED,
 }
 """Bytes of what may also come by stream, where it could be of any length."""
+_LARGE: Final = 65_536
+"""Bytes of a push/pull's state that are worth a pause before its rows are read."""
 _PIECE: Final = 1024
 """Rows of a push/pull read between two pauses: a millisecond's work."""
 
@@ -154,7 +156,8 @@ def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
     if data[:1] != b"\x02":
         raise WireError("unknown-type", "push/pull state: expected a message of type 2")
     fields, unread = split_fields(data[1:], "push/pull state", _PUSH_PULL_ROWS)
-    yield 0
+    if len(data) > _LARGE:
+        yield 0
     get, rows = fields.get, unread.get
     ltimes: dict[str, int] = {}
     pairs = read_pairs(rows(b"StatusLTimes", b""), "StatusLTimes", MAX_MEMBERS)
