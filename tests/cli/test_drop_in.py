@@ -198,3 +198,23 @@ def test_leaving_ends_the_agent(program: Sequence[str]) -> None:
         until(lambda: not any(one.ask(REAL, "members")[0] == 0 for one in both))
         told, said = both.ask(program, ["members"])
         assert said == told
+
+
+@PROGRAMS
+@pytest.mark.parametrize("how", ["leave", "kill"])
+def test_the_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> None:
+    told = []
+    for by, kind, here in ((REAL, (), THEIR_NET), (program, OURS, OUR_NET)):
+        with agent(f"{here}.6", "go-m", program=kind) as address:
+            cluster = Cluster(address, "", "")
+            until(lambda cluster=cluster: cluster.ask(REAL, "members")[0] == 0)  # type: ignore[misc]
+            process = cluster.follow("monitor", program=by)
+            assert process.stdout is not None
+            assert b"[INFO]" in process.stdout.readline()
+            if how == "leave":
+                assert cluster.ask(REAL, "leave")[0] == 0
+        with process:
+            out, err = process.communicate(timeout=10)
+        told.append((process.returncode, out.splitlines()[-3:], err))
+    assert told[1] == told[0]
+    assert told[0][0] == 1

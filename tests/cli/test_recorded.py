@@ -40,3 +40,15 @@ def test_a_go_agent_cannot_tell_us_from_serf(recorded: dict[str, Any]) -> None:
 def usual(request: list[Any]) -> list[Any]:
     """Take no value, no list and no map for the same, as Go does."""
     return [{key: value or None for key, value in part.items()} for part in request]
+
+
+def test_a_query_whose_agent_goes_is_no_success() -> None:
+    """Serf counts what came until then and ends with 0, as if that were everything."""
+    recorded = next(one for one in RECORDED if one["title"] == "query text")
+    *before, last = recorded["exchange"]
+    end = last["hex"].index(b"done".hex())
+    with replayed([*before, {**last, "hex": last["hex"][: end - 80]}]) as (address, _):
+        printed = ran(["query", f"-rpc-addr={address}", "load", "x"])
+    assert printed.code == 1
+    assert printed.out.startswith("Query 'load' dispatched\nAck from 'vec-a'\n")
+    assert printed.out.endswith("The query ended before its time: client closed\n")

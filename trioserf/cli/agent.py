@@ -6,18 +6,12 @@ from typing import Annotated, Any
 
 from trioserf.agent.durations import parse_duration
 from trioserf.cli.flags import Option
-from trioserf.cli.golang import parse_int
+from trioserf.cli.golang import parse_int, quote
 from trioserf.cli.output import Failure, Out
 from trioserf.control.address import DEFAULT_ADDRESS
 
 Overrides = dict[str, Any]
 """Values by the keys of configuration files; durations are still text."""
-
-
-def duration_text(text: str) -> str:
-    """Check a duration and keep its text (ValueError: it is none)."""
-    parse_duration(text)
-    return text
 
 
 def agent(
@@ -87,7 +81,6 @@ def agent(
             "retry-interval",
             "How long to wait before each retry. Default 30s.",
             "DURATION",
-            read=duration_text,
         ),
     ] = "",
     retry_max: Annotated[
@@ -143,7 +136,6 @@ def agent(
             "broadcast-timeout",
             "How long leaving and forcing to leave may take. Default 5s.",
             "DURATION",
-            read=duration_text,
         ),
     ] = "",
     settings: Annotated[
@@ -165,6 +157,8 @@ def agent(
     Event handlers get the event in SERF_EVENT and other variables, and members or payload on
     standard input; what a query's handler prints is the answer.
     """
+    for duration in (retry_interval, broadcast_timeout):
+        check_duration(duration)
     overrides: Overrides = {
         "bind": bind,
         "interface": iface,
@@ -204,6 +198,18 @@ def agent(
     from trioserf.cli.serving import serve
 
     return serve(out, config_file, config_dir, overrides)
+
+
+def check_duration(text: str) -> None:
+    """Look at a duration, as far as one is given.
+
+    Raises:
+        Failure: it is none.
+    """
+    try:
+        parse_duration(text or "0s")
+    except ValueError as error:
+        raise Failure(f"==> Error: time: invalid duration {quote(text)}", "bad_config") from error
 
 
 def given(**values: Any) -> Overrides:

@@ -117,7 +117,8 @@ def query(
                     first=first,
                 )
                 out.line(f"Query '{name}' dispatched")
-                answers = Answers(out, acks_wanted=not no_ack)
+            answers = Answers(out, acks_wanted=not no_ack)
+            with failing("The query ended before its time"):
                 for record in records:
                     answers.take(record)
         except KeyboardInterrupt:

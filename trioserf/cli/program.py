@@ -133,7 +133,8 @@ def misused(command: Command, message: str, out: Out, stderr: BinaryIO | None) -
         stderr.flush()
     elif message:
         out.line(message + "\n")
-    out.line(command_usage(command))
+    arrow = "==> " if command.name == "agent" else ""
+    out.line(arrow + command_usage(command))
     return FAILED
 
 
