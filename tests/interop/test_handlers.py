@@ -1,0 +1,205 @@
+"""Handlers of both programs: the same calls, each with the same environment and input."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+import trioserf
+from tests.cli.go_agents import OURS, ROOT, SERF
+from tests.interop.agents import Cluster, Process, cluster, following, records, until
+from tests.interop.recording import Call, Recorder
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+TAGS = {"role": "web", "a-b.c": "ü,1=2", "tab": "x\ty\nz", "empty": ""}
+WATCHING = ("go-a", "py-a")
+PAYLOADS = ("", "plain", "two\nlines\n", "\n", "\udcff\udcfe")
+"""The last one is no UTF-8; it stands for the bytes FF FE."""
+
+Recorders = dict[str, Recorder]
+
+
+@pytest.fixture(scope="module")
+def recorders(tmp_path_factory: pytest.TempPathFactory) -> Recorders:
+    folder = tmp_path_factory.mktemp("calls")
+    return {name: Recorder(folder / name) for name in WATCHING}
+
+
+@pytest.fixture(scope="module")
+def four(recorders: Recorders) -> Iterator[Cluster]:
+    """Two agents that are watched, and two that join them both at one stroke."""
+    tags = [f"-tag={name}={value}" for name, value in TAGS.items()]
+    with cluster(121) as mixed:
+        mixed.start("go-a", recorders["go-a"].option, *tags)
+        seed = f"-join={mixed.host('go-a')}"
+        mixed.start("py-a", recorders["py-a"].option, seed, *tags)
+        mixed.start("go-c")
+        mixed.start("py-c", "-tag=role=db", f"-join={mixed.host('go-c')}")
+        for name in ("go-a", "py-a"):
+            until(lambda name=name: len(mixed.running[name].statuses()) == 2)  # type: ignore[misc]
+        for recorder in recorders.values():
+            recorder.wait("member-join", "py-a")
+        assert mixed.running["py-c"].ask("join", mixed.host("go-a"))[0] == 0
+        mixed.all_see("alive", *mixed.running)
+        yield mixed
+
+
+def same_call(recorders: Recorders, event: str, about: str) -> Call:
+    """Wait until both agents have called once; give our call after a look at Go's."""
+    for recorder in recorders.values():
+        recorder.wait(event, about)
+    calls = {name: recorder.of(event, about) for name, recorder in recorders.items()}
+    for name, its in calls.items():
+        # Go tells of an update again and again, with whatever comes later.
+        assert len(its) == 1 or (event, name) == ("member-update", "go-a"), its
+        assert its[0].env.pop("SERF_SELF_NAME") == name
+    (go, *_), (ours,) = calls["go-a"], calls["py-a"]
+    assert go.env == ours.env
+    if event.startswith("member-"):
+        # Go writes tags in any order; members come in the order in which they were heard of.
+        assert go.members[about] == ours.members[about]
+        assert event == "member-update" or go.members == ours.members
+    else:
+        assert go.stdin == ours.stdin
+    return ours
+
+
+def test_a_burst_of_joins_is_one_call(four: Cluster, recorders: Recorders) -> None:
+    call = same_call(recorders, "member-join", "go-c")
+    assert set(call.members) == {"go-c", "py-c"}
+    assert call.members["py-c"] == (four.host("py-c"), "db", frozenset({"role=db"}))
+    assert call.env == {
+        "SERF_EVENT": "member-join",
+        "SERF_SELF_ROLE": "web",
+        "SERF_TAG_ROLE": "web",
+        "SERF_TAG_A_B_C": "ü,1=2",
+        "SERF_TAG_TAB": "x\ty\nz",
+        "SERF_TAG_EMPTY": "",
+    }
+
+
+def test_tags_are_written_on_one_line(four: Cluster, recorders: Recorders) -> None:
+    for name in ("go-c", "py-c"):
+        assert four.running[name].ask("tags", "-set=tab=x\ty\nz", f"-set=role={name}")[0] == 0
+        call = same_call(recorders, "member-update", name)
+        tags = frozenset({"tab=x\\ty\\nz", f"role={name}"})
+        assert call.members[name] == (four.host(name), name, tags)
+
+
+@pytest.mark.parametrize("by", ["go-c", "py-c"])
+def test_events_and_queries_of_either_kind(four: Cluster, recorders: Recorders, by: str) -> None:
+    for number, payload in enumerate(PAYLOADS):
+        name = f"{by}-{number}"
+        sender = four.running[by]
+        assert sender.ask("event", "-coalesce=false", name, payload)[0] == 0
+        assert sender.ask("query", "-timeout=200ms", "-no-ack", name, payload)[0] == 0
+        wanted = payload.encode("utf-8", "surrogateescape")
+        if wanted and not wanted.endswith(b"\n"):
+            wanted += b"\n"
+        event = same_call(recorders, "user", name)
+        query = same_call(recorders, "query", name)
+        assert event.stdin == query.stdin == wanted
+        assert int(event.env["SERF_USER_LTIME"]) > 0
+        assert int(query.env["SERF_QUERY_LTIME"]) > 0
+
+
+async def send_at_once(agent: Process, names: list[str], *, coalesce: bool) -> list[int]:
+    """Send events over one connection; gives their Lamport times."""
+    async with trioserf.connect(agent.rpc) as client:
+        return [
+            await client.event(name, str(number).encode(), coalesce=coalesce)
+            for number, name in enumerate(names)
+        ]
+
+
+def test_events_of_one_name_are_coalesced_for_handlers_only(
+    four: Cluster, recorders: Recorders
+) -> None:
+    names = ["gather", "gather", "other", "gather", "gather"]
+    with (
+        following(four.running["py-a"], "--type=user") as single,
+        following(four.running["py-a"], "--type=user", "--coalesce") as gathered,
+    ):
+        streams_have_begun(four, single, gathered)
+        ltimes = trio.run(lambda: send_at_once(four.running["py-c"], names, coalesce=True))
+        for name, payload in (("gather", b"4\n"), ("other", b"2\n")):
+            call = same_call(recorders, "user", name)
+            assert call.stdin == payload
+            assert call.env["SERF_USER_LTIME"] == str(ltimes[int(payload)])
+
+        def heard(path: Path) -> list[tuple[str, str]]:
+            return [(one["name"], one["payload"]) for one in told(path, "gather", "other")]
+
+        until(lambda: len(heard(single)) == 5)
+        # Queues are drained in an order of their own.
+        assert sorted(heard(single)) == sorted((n, str(i)) for i, n in enumerate(names))
+        until(lambda: len(heard(gathered)) == 2)
+        assert sorted(heard(gathered)) == [("gather", "4"), ("other", "2")]
+
+
+def test_events_that_may_not_be_coalesced_are_not(four: Cluster, recorders: Recorders) -> None:
+    trio.run(lambda: send_at_once(four.running["py-c"], ["each"] * 5, coalesce=False))
+    for recorder in recorders.values():
+        until(lambda recorder=recorder: len(recorder.of("user", "each")) == 5)  # type: ignore[misc]
+        stdins = sorted(call.stdin for call in recorder.of("user", "each"))
+        assert stdins == [b"%d\n" % number for number in range(5)]
+
+
+def test_a_deploy_runs_on_both_kinds(four: Cluster, recorders: Recorders) -> None:
+    """The command lines of both programs start it, each through the other's agent."""
+    assert SERF is not None
+    for program, through, version in (([SERF], "py-c", "v1"), (OURS, "go-c", "v2")):
+        command = [*program, "event", f"-rpc-addr={four.running[through].rpc}"]
+        text = subprocess.check_output([*command, f"deploy-{version}", version], cwd=ROOT)
+        assert text.decode() == f"Event 'deploy-{version}' dispatched! Coalescing enabled: true\n"
+        call = same_call(recorders, "user", f"deploy-{version}")
+        assert call.stdin.decode() == f"{version}\n"
+
+
+def test_failed_and_reaped(four: Cluster, recorders: Recorders) -> None:
+    """A forced leave that is followed by its reaping is told as the latter only."""
+    host = four.host("go-c")
+    four.end("go-c")
+    failed = same_call(recorders, "member-failed", "go-c")
+    assert four.running["py-a"].ask("force-leave", "-prune", "go-c")[0] == 0
+    reaped = same_call(recorders, "member-reap", "go-c")
+    line = (host, "go-c", frozenset({"tab=x\\ty\\nz", "role=go-c"}))
+    assert failed.members == reaped.members == {"go-c": line}
+    assert not any(recorder.of("member-leave", "go-c") for recorder in recorders.values())
+
+
+def test_left(four: Cluster, recorders: Recorders) -> None:
+    agent = four.running.pop("py-c")
+    agent.signal(signal.SIGINT)
+    assert agent.wait() == 0
+    agent.end()
+    call = same_call(recorders, "member-leave", "py-c")
+    assert set(call.members) == {"py-c"}
+
+
+def streams_have_begun(mixed: Cluster, *paths: Path) -> None:
+    """A stream begins at an instant that nobody tells: send until every one has begun."""
+    number = 0
+    while not all(told(path) for path in paths):
+        mixed.running["go-a"].ask("event", "-coalesce=false", f"begin-{number}")
+        number += 1
+
+
+def told(path: Path, *names: str) -> list[dict[str, str]]:
+    return [one for one in records(path) if not names or one["name"] in names]
+
+
+def test_the_info_of_both_shows_the_handler(four: Cluster, recorders: Recorders) -> None:
+    for name in WATCHING:
+        code, text = four.running[name].ask("info", "-format=json")
+        assert code == 0
+        shown = json.loads(text)["event_handlers"]
+        assert list(shown.values()) == [recorders[name].script]
