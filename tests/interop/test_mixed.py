@@ -6,9 +6,7 @@ import re
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
@@ -155,41 +153,6 @@ def test_answers_are_relayed_by_both_kinds(eight: Cluster) -> None:
         )
         assert code == 0
         assert set(json.loads(text)["Responses"]) == set(eight.running)
-
-
-def test_a_burst_of_events_arrives_once_each_everywhere(eight: Cluster) -> None:
-    watched = ["go-0", "go-2", "py-3", "py-7"]
-    with ExitStack() as stack:
-        paths = {
-            name: stack.enter_context(following(eight.running[name], "--type=user"))
-            for name in watched
-        }
-        # A stream begins at an instant that nobody tells: send until every one has begun.
-        begun = set[str]()
-        while begun != set(watched):
-            eight.running["go-1"].ask("event", "-coalesce=false", f"begin-{time.monotonic_ns()}")
-            begun = {name for name in watched if records(paths[name])}
-        for number in range(100):
-            for sender in ("go-1", "py-4"):
-                words = ("event", "-coalesce=false", f"burst-{number}", sender)
-                assert eight.running[sender].ask(*words)[0] == 0
-        wanted = {(f"burst-{n}", by): 1 for n in range(100) for by in ("go-1", "py-4")}
-
-        def heard(name: str) -> Counter[tuple[str, str]]:
-            return Counter(
-                (one["name"], one["payload"])
-                for one in records(paths[name])
-                if one["name"].startswith("burst-")
-            )
-
-        def amiss() -> dict[str, dict[tuple[str, str], int]]:
-            views = {name: heard(name) for name in watched}
-            return {
-                name: {key: view[key] for key in wanted if view[key] != 1}
-                for name, view in views.items()
-            }
-
-        until(lambda: not any(amiss().values()), 30, lambda: f"not heard once: {amiss()}")
 
 
 def test_a_minute_without_a_flap(eight: Cluster) -> None:

@@ -1,0 +1,311 @@
+"""Three agents of each kind: events for all, relayed and large answers, latecomers."""
+
+import json
+import re
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import trio
+
+import trioserf
+from tests.cli.go_agents import OURS, ROOT, SERF
+from tests.interop.agents import (
+    CONVERGED_WITHIN,
+    NET,
+    Cluster,
+    cluster,
+    following,
+    records,
+    until,
+)
+from tests.interop.recording import Recorder
+from trioserf.control.client import AgentClient
+from trioserf.control.inbox import Records
+from trioserf.control.records import AgentEvent, QueryEvent
+from trioserf.control.rpc_client import RpcSession
+from trioserf.serf.messages import Query, QueryFlag, QueryResponse, Relay, ResponseFlag
+from trioserf.swim.messages import UserMessage
+from trioserf.wire import serf, swim
+from trioserf.wire.packet import PacketCodec
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+NAMES = ("go-0", "py-0", "go-1", "py-1", "go-2", "py-2")
+EACH = 100
+"""Events of one sender."""
+ASKER = f"{NET}.160"
+CODEC = PacketCodec(keyring=None)
+
+
+@pytest.fixture(scope="module")
+def six() -> Iterator[Cluster]:
+    with cluster(141) as mixed:
+        for number, name in enumerate(NAMES):
+            seed = [f"-join={mixed.host(NAMES[number - 1])}"] if number else []
+            if name.startswith("py"):
+                seed.append("--set=push_pull_interval=1s")
+            mixed.start(name, f"-event-handler=query:who=echo {name}", *seed)
+        mixed.all_see("alive", *NAMES)
+        yield mixed
+
+
+# --- events ---
+
+
+def send(agent: str, by: str) -> None:
+    """Send a burst of events over one connection of Serf's RPC, which both kinds speak."""
+    with RpcSession.connect(agent) as session:
+        for number in range(EACH):
+            session.event(f"burst-{number}", by.encode())
+
+
+def test_a_burst_from_both_sides_arrives_once_at_every_agent(six: Cluster) -> None:
+    senders = ("go-1", "py-2")
+    wanted = {(f"burst-{n}", by) for n in range(EACH) for by in senders}
+    with ExitStack() as stack:
+        paths = {
+            name: stack.enter_context(following(six.running[name], "--type=user"))
+            for name in NAMES
+        }
+        begun = 0
+        while not all(map(records, paths.values())):
+            six.running["go-1"].ask("event", "-coalesce=false", f"begin-{begun}")
+            begun += 1
+        threads = [Thread(target=send, args=(six.running[by].rpc, by)) for by in senders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        def heard(name: str) -> Counter[tuple[str, str]]:
+            told = [(one["name"], one["payload"]) for one in records(paths[name])]
+            return Counter(one for one in told if one[0].startswith("burst-"))
+
+        def missing() -> dict[str, set[tuple[str, str]]]:
+            return {name: wanted - set(heard(name)) for name in NAMES}
+
+        def lacking() -> bool:
+            return any(missing().values())
+
+        # Gossip reaches a member by 99 in 100; what it misses comes with a push/pull.
+        until(lambda: not lacking(), CONVERGED_WITHIN, lambda: f"never heard: {missing()}")
+        # One more, after which no double of the burst is on its way any more.
+        six.running["py-0"].ask("event", "-coalesce=false", "end")
+        until(lambda: all(records(path)[-1]["name"] == "end" for path in paths.values()))
+        for name in NAMES:
+            assert heard(name) == dict.fromkeys(wanted, 1), name
+
+
+# --- queries ---
+
+
+class Asker:
+    """A socket that asks a query in nobody's name, and sees every packet of every answer."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((ASKER, 0))
+        self.socket.settimeout(10)
+        self.port: int = self.socket.getsockname()[1]
+
+    def tell(self, host: str, message: Query | Relay) -> None:
+        data = swim.encode(UserMessage(serf.encode(message)))
+        self.socket.sendto(data, (host, 7946))
+
+    def hear(self) -> tuple[QueryResponse, str]:
+        """Wait for a response; gives it with the address that it came from."""
+        while True:
+            data, (host, _) = self.socket.recvfrom(65_536)
+            messages, fault = CODEC.decode(data)
+            assert fault is None
+            for message in messages:
+                assert isinstance(message, UserMessage)
+                inner = serf.decode(message.payload)
+                assert isinstance(inner, QueryResponse)
+                return inner, host
+
+
+@pytest.fixture
+def asker() -> Iterator[Asker]:
+    one = Asker()
+    with one.socket:
+        yield one
+
+
+def test_answers_come_by_way_of_as_many_relays_as_asked(six: Cluster, asker: Asker) -> None:
+    """Each of six acknowledges and answers once itself and by way of two others."""
+    with RpcSession.connect(six.running["go-0"].rpc) as session:
+        ltime = int(str(session.info()["serf"]["query_time"]))
+    query = Query(
+        ltime, 77, socket.inet_aton(ASKER), asker.port, "asker", (), QueryFlag.ACK, 2,
+        10_000_000_000, "who",
+    )  # fmt: skip
+    asker.tell(six.host("go-0"), query)
+    ways = Counter[tuple[str, bool]]()
+    via = dict[tuple[str, bool], set[str]]()
+    kinds = {six.host(name): name[:2] for name in NAMES}
+    for _ in range(2 * 3 * len(NAMES)):
+        response, host = asker.hear()
+        assert (response.ltime, response.id) == (ltime, 77)
+        key = (response.source, bool(response.flags & ResponseFlag.ACK))
+        assert key[1] or response.payload == f"{response.source}\n".encode()
+        ways[key] += 1
+        via.setdefault(key, set()).add(host)
+    assert ways == {(name, ack): 3 for name in NAMES for ack in (True, False)}
+    assert all(six.host(name) in via[name, ack] for name in NAMES for ack in (True, False))
+    # Chosen at random, but hardly ever all 24 of one kind.
+    assert {kinds[host] for hosts in via.values() for host in hosts} == {"go", "py"}
+
+
+def test_both_kinds_pass_on_what_they_shall_relay_unchanged(six: Cluster, asker: Asker) -> None:
+    inner = QueryResponse(5, 6, "somebody", 256, b"\x00\xffpayload" * 50)
+    relay = Relay(socket.inet_aton(ASKER), asker.port, "asker", serf.encode(inner))
+    for name in ("go-0", "py-0"):
+        asker.tell(six.host(name), relay)
+        assert asker.hear() == (inner, six.host(name))
+
+
+async def answer_once(client: AgentClient, stream: Records[AgentEvent], payload: bytes) -> None:
+    with trio.fail_after(20):
+        async for record in stream:
+            assert isinstance(record, QueryEvent)
+            await client.respond(record.id, payload)
+            return
+
+
+@pytest.mark.parametrize("asking", ["go-2", "py-2"])
+def test_a_large_answer_is_taken_by_both_kinds(six: Cluster, asking: str) -> None:
+    """Over Serf's limit for packets; it is answered by a client, and asked by both programs."""
+    assert SERF is not None
+    answer = "".join(f"{number:07d}\n" for number in range(2560))
+    assert len(answer) == 20 * 1024
+    program = [SERF] if asking == "go-2" else list(OURS)
+    command = [*program, "query", f"-rpc-addr={six.running[asking].rpc}"]
+    command += ["-format=json", "-timeout=2s", "-node=py-1", "big"]
+
+    async def ask() -> bytes:
+        async with (
+            trioserf.connect(six.running["py-1"].rpc) as client,
+            client.stream("query:big") as stream,
+        ):
+            answering = partial(answer_once, client, stream, answer.encode())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answering)
+                return await trio.to_thread.run_sync(run)
+
+    def run() -> bytes:
+        return subprocess.run(
+            command, capture_output=True, cwd=ROOT, timeout=20, check=True
+        ).stdout  # fmt: skip
+
+    shown = json.loads(trio.run(ask))
+    assert shown["Responses"]["py-1"].strip() == answer.strip()
+    assert shown["Acks"] == ["py-1"]
+
+
+# --- coordinates, reachability ---
+
+
+def ours(*words: str) -> tuple[int, str]:
+    done = subprocess.run([*OURS, *words], capture_output=True, cwd=ROOT, timeout=60, check=False)
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def test_both_programs_estimate_the_same_round_trip(six: Cluster) -> None:
+    for by, others in (("go-0", ("py-0", "go-1")), ("py-0", ("go-0", "py-1"))):
+        agent = six.running[by]
+        for other in others:
+            # Coordinates come with acks, one member a second.
+            until(lambda: agent.ask("rtt", other)[0] == 0, 30, lambda: agent.ask("rtt", other)[1])  # noqa: B023
+
+            def estimates(*names: str) -> tuple[tuple[int, str], tuple[int, str]]:
+                mine = ours("rtt", f"--rpc-addr={agent.rpc}", *names)  # noqa: B023
+                return agent.ask("rtt", *names), mine  # noqa: B023
+
+            def agreed(*names: str) -> bool:
+                theirs, mine = estimates(*names)  # they change with every ack
+                return theirs == mine
+
+            for names in ((other,), (by, other), (other, by)):
+                until(lambda: agreed(*names), 20, lambda: str(estimates(*names)))  # noqa: B023
+                _, text = agent.ask("rtt", *names)
+                between = " <-> ".join(names if len(names) == 2 else (other, by))
+                match = re.fullmatch(rf"Estimated {between} rtt: ([0-9.]+) ms\n", text)
+                assert match, text
+                assert 0 < float(match[1]) < 500
+    for by in ("go-0", "py-0"):
+        theirs = six.running[by].ask("rtt", "nobody")
+        assert theirs == ours("rtt", f"--rpc-addr={six.running[by].rpc}", "nobody")
+        assert theirs[0] == 1
+
+
+def test_all_are_reachable_by_both_programs_over_both_kinds(six: Cluster) -> None:
+    def reach(by: str, program: str) -> tuple[int, str]:
+        agent = six.running[by]
+        if program == "serf":
+            return agent.ask("reachability", "-verbose")
+        return ours("reachability", "--verbose", f"--rpc-addr={agent.rpc}")
+
+    ways = [(by, program) for by in ("go-1", "py-1") for program in ("serf", "trioserf")]
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for code, text in pool.map(lambda way: reach(*way), ways):
+            assert code == 0, text
+            assert set(re.findall(r"Ack from '(.*)'", text)) == set(NAMES)
+            assert "Successfully contacted all live nodes" in text
+
+
+# --- latecomers; these are last, as they add members ---
+
+
+def queues_are_empty(mixed: Cluster) -> None:
+    """Wait until nobody gossips of any event any more."""
+
+    def lengths() -> dict[str, str]:
+        found = {}
+        for name, agent in mixed.running.items():
+            with RpcSession.connect(agent.rpc) as session:
+                found[name] = str(session.info()["serf"]["event_queue"])
+        return found
+
+    until(lambda: set(lengths().values()) == {"0"}, what=lambda: str(lengths()))
+
+
+def test_events_are_replayed_only_if_asked_for(six: Cluster, tmp_path: Path) -> None:
+    """Latecomers of each kind come in by way of the other."""
+    old = {(f"old-{number}", by) for number in range(8) for by in ("go-0", "py-0")}
+    for by in ("go-0", "py-0"):
+        with RpcSession.connect(six.running[by].rpc) as session:
+            for name, sender in old:
+                if sender == by:
+                    session.event(name, by.encode())
+    queues_are_empty(six)
+    recorders = {}
+    for kind, through in (("go", "py-0"), ("py", "go-0")):
+        seed = six.host(through)
+        late = {"plain": [f"-join={seed}"], "replaying": [f"-join={seed}", "-replay"]}
+        for how, options in (*late.items(), ("joining", [])):
+            name = f"{kind}-{how}"
+            recorders[name] = Recorder(tmp_path / name, "user")
+            six.start(name, recorders[name].option, *options)
+        assert six.running[f"{kind}-joining"].ask("join", "-replay", seed)[0] == 0
+    assert six.running["py-1"].ask("event", "-coalesce=false", "mark")[0] == 0
+    for name, recorder in recorders.items():
+        recorder.wait("user", "mark")
+        calls = recorder.calls()
+        heard = [(call.env["SERF_USER_EVENT"], call.stdin.decode().strip()) for call in calls]
+        ltimes = [int(call.env["SERF_USER_LTIME"]) for call in calls]
+        assert ltimes == sorted(ltimes)
+        again = [one for one in heard if one in old]
+        assert len(again) == len(set(again))
+        assert set(again) == (set() if "plain" in name else old), name
