@@ -32,7 +32,8 @@ def start(*options: str) -> tuple[int, str]:
         ("--keyring-file=/nonexistent/keys", "there is no such file"),
         ("--snapshot=/nonexistent/snapshot", "expected a file that can be read"),
         ("--set=foo=1", "unknown key"),
-        ("--syslog", "not supported"),
+        ("--set=statsd_addr=nowhere", "statsd_addr: 'nowhere': expected host:port"),
+        ("--set=statsite_addr=:1", "statsite_addr: ':1': expected host:port"),
         ("--rpc-addr=unix:/nonexistent/socket", "No such file"),
     ],
 )
@@ -50,3 +51,21 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         assert (code, "in use" in told) == (1, True)
         code, told = start(f"--rpc-addr={HOST}:{port}")
         assert (code, "in use" in told) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--set=syslog_path=/nonexistent/log"], "nobody listens at /nonexistent/log"),
+        (["--set=syslog_facility=LOCAL8"], "invalid syslog facility: LOCAL8"),
+    ],
+)
+def test_a_syslog_that_is_not_there(options: list[str], text: str) -> None:
+    code, told = start("--syslog", *options)
+    assert (code, "==> Syslog setup failed: " in told, text in told) == (1, True, True)
+
+
+def test_discovery_on_an_interface_that_is_not_there() -> None:
+    code, told = start("--discover=demo", "--mdns-iface=nosuch0")
+    assert code == 1
+    assert "Error starting mDNS listener: no such network interface: 'nosuch0'" in told

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import random
+import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -17,8 +18,10 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.logs import Logs
+from trioserf.agent.metrics import Metrics
 from trioserf.agent.node_config import node_config
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
+from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
 from trioserf.node import Node, open_node
 from trioserf.serf.snapshot import EMPTY, Replayed
@@ -41,6 +44,7 @@ class Agent:
         logs: the log.
         shutdown: set to make the agent end.
         failure: why it ends, if that is an error.
+        metrics: what is counted.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class Agent:
         logs: Logs,
         handlers: Handlers,
         snapshot: SnapshotWriter | None,
+        metrics: Metrics,
     ) -> None:
         self.config = config
         self.node = node
         self.logs = logs
         self.shutdown = trio.Event()
         self.failure = ""
+        self.metrics = metrics
         self._handlers = handlers
         self._snapshot = snapshot
 
@@ -164,7 +170,11 @@ async def open_agent(
         AddressError: an address that cannot be bound or advertised.
         NameConflict: another member has our name, and the majority sides with it.
     """
-    _refuse_what_is_missing(config)
+    senders = [
+        MetricsSender(kind, split_address(getattr(config, key), key))
+        for kind, key in (("statsite", "statsite_addr"), ("statsd", "statsd_addr"))
+        if getattr(config, key)
+    ]
     files = files or DiskFiles()
     rng = rng or random.Random()
     told = node_config(config)
@@ -182,9 +192,14 @@ async def open_agent(
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        metrics = Metrics(node, senders, host=socket.gethostname())
+        stack.enter_context(node.watch(metrics.record))
+        for sender in senders:
+            nursery.start_soon(sender.run)
+        nursery.start_soon(metrics.run)
         writer = None
         if path is not None:
-            writer = SnapshotWriter(path, replayed, node, files)
+            writer = SnapshotWriter(path, replayed, node, files, node.tally)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
         running = Handlers(
@@ -193,8 +208,9 @@ async def open_agent(
             timeout=config.handler_timeout,
             limit=config.handler_limit,
             depth=config.handler_queue,
+            tally=node.tally,
         )
-        agent = Agent(config, node, logs, running, writer)
+        agent = Agent(config, node, logs, running, writer, metrics)
         await nursery.start(running.run)
         if config.discover:
             from trioserf.agent.discovery import open_discovery
@@ -206,12 +222,6 @@ async def open_agent(
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
         yield agent
-
-
-def _refuse_what_is_missing(config: AgentConfig) -> None:
-    for key in ("enable_syslog", "statsite_addr", "statsd_addr"):
-        if getattr(config, key):
-            raise ConfigError(f"{key}: not supported by this version of trioserf")
 
 
 async def _rejoin(node: Node, replayed: Replayed, rng: random.Random) -> None:

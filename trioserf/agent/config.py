@@ -103,6 +103,7 @@ class AgentConfig:
     broadcast_timeout: Seconds = Seconds(5.0)
     validate_node_names: bool = False
 
+    syslog_path: str = ""
     handler_timeout: Seconds | None = None
     handler_limit: int = 16
     handler_queue: int = 256

@@ -21,6 +21,7 @@ from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, To
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
 from trioserf.serf.filters import EventFilter
+from trioserf.swim.tally import Tally
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -131,6 +132,7 @@ class Handlers:
         depth: events that wait for one script, 1 or more; what comes then is dropped and counted.
         runner: runs the scripts.
         environ: the environment that they start from.
+        tally: takes how long scripts run, for metrics.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Handlers:
         depth: int = 256,
         runner: Runner | None = None,
         environ: Mapping[str, str] = os.environ,
+        tally: Tally | None = None,
     ) -> None:
         self._node = node
         self._timeout = timeout or math.inf
@@ -150,6 +153,7 @@ class Handlers:
         self._depth = depth
         self._runner = runner or ShellRunner()
         self._environ = environ
+        self._tally = tally or Tally()
         self._workers = [_Worker(handler, depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None
         self._reading = trio.CancelScope()
@@ -291,6 +295,8 @@ class Handlers:
         finally:
             worker.running = False
             worker.last_duration = trio.current_time() - began
+            took = worker.last_duration * 1000
+            self._tally.values(f"agent.invoke.{script}").append(took)
         if result is None:
             why = f"killed after {self._timeout:g} s" if deadline.cancelled_caught else "not run"
         else:

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, TextIO
@@ -135,15 +135,16 @@ class Logs(logging.Handler):
 
     def __init__(self, level: str, stream: TextIO) -> None:
         super().__init__()
-        self._written_from = LEVELS[level]
+        self._level = self._written_from = LEVELS[level]
         self._stream = stream
         self._held: list[LogLine] | None = []
         self._remembered: deque[LogLine] = deque(maxlen=REMEMBERED)
         self._subscriptions: dict[LogSubscription, None] = {}
+        self._mirrors: list[Callable[[LogLine], None]] = []
 
     def set_level(self, level: str) -> None:
         """Write lines of this level and above from now on."""
-        self._written_from = LEVELS[level]
+        self._level = self._written_from = LEVELS[level]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record of `logging` in."""
@@ -158,6 +159,9 @@ class Logs(logging.Handler):
         self._remembered.append(line)
         for subscription in self._subscriptions:
             subscription.offer(line)
+        if record.levelno >= self._level:
+            for mirror in self._mirrors:
+                mirror(line)
         if record.levelno >= self._written_from:
             if self._held is None:
                 self._write(line)
@@ -181,6 +185,18 @@ class Logs(logging.Handler):
             yield subscription
         finally:
             del self._subscriptions[subscription]
+
+    @contextmanager
+    def mirrored(self, write: Callable[[LogLine], None]) -> Iterator[None]:
+        """Have a function called with every line that is written, while the block lasts.
+
+        Lines are not held back for it. It must return at once, not raise, and not log.
+        """
+        self._mirrors.append(write)
+        try:
+            yield
+        finally:
+            self._mirrors.remove(write)
 
     def end(self) -> None:
         """End all subscriptions."""

@@ -22,6 +22,7 @@ from trioserf.serf.events import Dropped, Event, MemberEvent
 from trioserf.serf.member import Member
 from trioserf.serf.messages import Status
 from trioserf.serf.snapshot import Clocks, Replayed, SnapshotState, parse
+from trioserf.swim.tally import Tally
 
 FLUSH_INTERVAL: Final = 0.5
 """Seconds between two writes, at least."""
@@ -96,10 +97,16 @@ class SnapshotWriter:
         replayed: what it said.
         source: the node.
         files: where the file is.
+        tally: takes how long writing takes, for metrics.
     """
 
     def __init__(
-        self, path: Path, replayed: Replayed, source: SnapshotSource, files: Files
+        self,
+        path: Path,
+        replayed: Replayed,
+        source: SnapshotSource,
+        files: Files,
+        tally: Tally | None = None,
     ) -> None:
         self._path = path
         self._source = source
@@ -113,6 +120,9 @@ class SnapshotWriter:
         self._wake = trio.Event()
         self._ended = trio.Event()
         self._lock = trio.Lock()
+        tally = tally or Tally()
+        self._appends = tally.values("serf.snapshot.appendLine")
+        self._compactions = tally.values("serf.snapshot.compact")
 
     async def run(self, events: AsyncIterable[Event | Dropped]) -> None:
         """Record events until there are no more of them, or until cancelled.
@@ -221,19 +231,23 @@ class SnapshotWriter:
             return
         data = bytes(self._pending)
         self._pending.clear()
+        began = trio.current_time()
         try:
             await self._files.append(self._path, data, sync=sync)
         except FileNotFoundError:
             self._rewrite = True  # somebody removed it; what it said is in memory
         else:
             self._size += len(data)
+            self._appends.append((trio.current_time() - began) * 1000)
 
     async def _replace(self) -> None:
         data = self._state.compacted()
         self._pending.clear()
         self._rewrite = False
+        began = trio.current_time()
         await self._files.replace(self._path, data, suffix=_COMPACT_SUFFIX, mode=SHARED)
         self._size = len(data)
+        self._compactions.append((trio.current_time() - began) * 1000)
 
 
 def _reason(error: OSError) -> str:

@@ -3,7 +3,8 @@
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -48,12 +49,26 @@ def serve(
     spare_details()
     with open_logs(config.log_level) as logs:
         try:
-            code = trio.run(_serve, out, config, sources, logs)
+            with _syslog(config, logs):
+                code = trio.run(_serve, out, config, sources, logs)
         except* TrioserfError as group:
             faults += _leaves(group)
     if faults:
         raise Failure("\n".join(map(_told, faults)), "failed")
     return code
+
+
+@contextmanager
+def _syslog(config: AgentConfig, logs: Logs) -> Iterator[None]:
+    """Log to syslog too while the block lasts, if so configured (raises ConfigError)."""
+    if not config.enable_syslog:
+        yield
+        return
+    from trioserf.agent.syslog import PATHS, open_syslog
+
+    paths = [config.syslog_path] if config.syslog_path else PATHS
+    with open_syslog(config.syslog_facility, paths) as syslog, logs.mirrored(syslog.write):
+        yield
 
 
 def _told(error: TrioserfError) -> str:
@@ -81,7 +96,9 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
     with trio.open_signal_receiver(*_HEARD) as signals:
         async with open_agent(config, logs) as agent:
             out.line("==> Starting Serf agent RPC...")
-            async with open_control(agent, config.rpc_addr, auth=config.rpc_auth) as control:
+            async with open_control(
+                agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.tally
+            ) as control:
                 out.line("==> Serf agent running!")
                 for label, value in _banner(agent, control):
                     out.line(f"{label:>31}: {value}")
@@ -191,8 +208,6 @@ class _Ending:
 
 
 def dump(agent: Agent) -> None:
-    """Write counters and gauges to stderr, a line each."""
-    values = {**agent.node.stats(), **agent.node.dropped()}
-    text = "".join(f"{name} = {value}\n" for name, value in sorted(values.items()))
-    sys.stderr.write(text)
+    """Write the metrics of the last minute to stderr."""
+    sys.stderr.write(agent.metrics.text())
     sys.stderr.flush()

@@ -17,6 +17,7 @@ import trio
 
 from trioserf.control.ports import Agent, WallClock, utc_now
 from trioserf.errors import TrioserfError
+from trioserf.swim.tally import Count
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -58,6 +59,7 @@ class Service:
     """What all connections of a server share.
 
     `spawn` starts a task that outlives the connection. `cache` keeps encoded replies, by name.
+    `accepted` counts connections, `requested` commands.
     """
 
     agent: Agent
@@ -66,6 +68,8 @@ class Service:
     limits: Limits = attrs.field(factory=Limits)
     spawn: Callable[[Callable[[], Awaitable[None]]], None] | None = None
     cache: dict[str, tuple[int, bytes]] = attrs.field(factory=dict)
+    accepted: Count = attrs.field(factory=Count)
+    requested: Count = attrs.field(factory=Count)
 
     def key_fits(self, key: str) -> bool:
         """Compare a key with ours in constant time."""

@@ -158,6 +158,7 @@ class JsonLines(Connection):
             if "seq" in request:
                 prefix = b'{"seq":%b,' % spelled(request["seq"])
             attempt.command = params.text(request.get("command"), "command")
+            self.service.requested.add()
             await self._dispatch(attempt.command, prefix, request)
         if attempt.fault is not None:
             await self._put(_error(prefix, attempt.fault))

@@ -124,6 +124,7 @@ class MsgpackRpc(Connection):
 
     async def _begin(self, command: str, seq: int) -> None:
         """Take a header: refuse the request, wait for its body or carry it out."""
+        self.service.requested.add()
         if command != "handshake" and not self._shaken:
             _log.error("Failed to evaluate request: Handshake required")
             self._out += header(seq, "Handshake required")

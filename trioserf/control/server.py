@@ -24,6 +24,7 @@ from trioserf.control.msgpack_rpc import MsgpackRpc
 from trioserf.control.nurseries import transparent
 from trioserf.control.ports import Agent, WallClock, utc_now
 from trioserf.errors import AddressError
+from trioserf.swim.tally import Tally
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -55,6 +56,7 @@ class Server:
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one connection from its first byte to its end; never raises."""
+        self.service.accepted.add()
         limits = self.service.limits
         crowded = bool(self.service.auth) and self.strangers >= limits.strangers
         if crowded or self.connections >= limits.connections:
@@ -118,6 +120,7 @@ async def open_control(
     auth: str = "",
     limits: Limits | None = None,
     wall: WallClock = utc_now,
+    tally: Tally | None = None,
 ) -> AsyncIterator[Server]:
     """Serve an agent's control clients on `addresses` while the block runs.
 
@@ -128,11 +131,15 @@ async def open_control(
         auth: the key that clients must give first; empty for none.
         limits: what strangers may cost.
         wall: the time of day for records.
+        tally: counts connections and commands for metrics.
 
     Raises:
         AddressError: an address that is none, is taken or may not be used.
     """
     service = Service(agent, auth, wall, limits or Limits())
+    if tally is not None:
+        service.accepted = tally.counter("agent.ipc.accept")
+        service.requested = tally.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
         stack.enter_context(transparent())
         listeners: list[trio.SocketListener] = []

@@ -27,10 +27,16 @@ async def gossip(keeper: Keeper) -> None:
                     await keeper.gossip.wait()
         if not filler:
             continue
-        await keeper.tell(ClusterState.gossip)
+        await keeper.tell(round_of_gossip)
         next_tick = trio.current_time() + interval
         # Those who have left stay on the list for a while, but do not listen.
         is_heard = state.membership.alive_count > 1
         await trio.sleep(config.gossip_pause if is_heard else interval)
         if state.wants_gossip:
             keeper.gossip()
+
+
+def round_of_gossip(state: ClusterState, now: float) -> None:
+    """Send one round, and note how long that took."""
+    state.gossip(now)
+    state.tally.values("memberlist.gossip").append((trio.current_time() - now) * 1000)

@@ -145,6 +145,7 @@ class Keeper:
         self.deadline = Alarm()
         self.gossip = Wake()
         self.dropped: Counter[str] = Counter()
+        self._sent_bytes = state.tally.counter("memberlist.udp.sent")
         self._transport = transport
         self._hub = hub
         depth = state.config.inbox_depth
@@ -277,7 +278,9 @@ class Keeper:
         packets = state.outgoing.packets
         if packets:
             send = self._transport.send_packet
+            count = self._sent_bytes.add
             for data, to in packets:
+                count(len(data))
                 if not send(data, to):
                     self.dropped["packets"] += 1
             packets.clear()

@@ -43,6 +43,7 @@ from trioserf.serf.member import Member
 from trioserf.serf.snapshot import Clocks
 from trioserf.swim.address import Address
 from trioserf.swim.membership import Membership
+from trioserf.swim.tally import Tally
 from trioserf.wire.crypto import Sealer
 from trioserf.wire.serf import SERF_CODEC
 
@@ -180,6 +181,11 @@ class Node:
             "label": config.label,
             "allowed_networks": ",".join(config.allowed_networks),
         }
+
+    @property
+    def tally(self) -> Tally:
+        """What is counted for metrics, since it was last collected."""
+        return self._state.tally
 
     def subscribe(
         self, *filters: EventFilter, answers: bool = False, buffer: int = 1024

@@ -4,8 +4,9 @@ import logging
 import random
 from collections.abc import Callable
 
-from trioserf.serf.coordinate import ORIGIN, Coordinate, CoordinateClient
+from trioserf.serf.coordinate import ORIGIN, Coordinate, CoordinateClient, distance
 from trioserf.swim.messages import Ack
+from trioserf.swim.tally import Tally
 from trioserf.wire import swim
 from trioserf.wire.errors import WireError
 from trioserf.wire.serf import decode_coordinate, encode_coordinate
@@ -20,12 +21,18 @@ class Places:
         name: our own name.
         rng: randomness.
         enabled: whether coordinates are kept, and given away in acks.
+        tally: counts for metrics.
     """
 
-    def __init__(self, name: str, rng: random.Random, *, enabled: bool) -> None:
+    def __init__(
+        self, name: str, rng: random.Random, *, enabled: bool, tally: Tally | None = None
+    ) -> None:
         self._name = name
         self._enabled = enabled
         self._client = CoordinateClient(rng)
+        tally = tally or Tally()
+        self._rejected = tally.counter("serf.coordinate.rejected")
+        self._moves = tally.values("serf.coordinate.adjustment-ms")
         self._others: dict[str, Coordinate] = {}
         self._payload = encode_coordinate(ORIGIN) if enabled else b""
 
@@ -44,10 +51,13 @@ class Places:
             return
         try:
             other = decode_coordinate(payload)
-            self._client.update(name, other, rtt)
+            before = self._client.coordinate
+            moved = self._client.update(name, other, rtt)
         except (WireError, ValueError) as error:
+            self._rejected.add()
             _log.debug("coordinate of %r: %s", name, error)
             return
+        self._moves.append(distance(before, moved) * 1000)
         self._others[name] = other
         self._payload = encode_coordinate(self._client.coordinate)
 

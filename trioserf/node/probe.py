@@ -17,20 +17,29 @@ async def probe_members(keeper: Keeper, streams: Streams, rng: random.Random) ->
     """Probe members until cancelled; the first time at a random phase of the interval."""
     membership = keeper.state.membership
     interval = membership.timing.probe_interval
+    durations = membership.tally.values("memberlist.probeNode")
+    degraded = membership.tally.counter("memberlist.degraded.probe")
     await trio.sleep(rng.random() * interval)
     while True:
         started = trio.current_time()
-        await probe_next(keeper, streams)
+        if membership.awareness.score:
+            degraded.add()
+        if await probe_next(keeper, streams):
+            durations.append((trio.current_time() - started) * 1000)
         # A probe that took long has used its tick up; missed ones are not made up for.
         await trio.sleep_until(started + membership.awareness.scale(interval))
 
 
-async def probe_next(keeper: Keeper, streams: Streams) -> None:
-    """Probe the next member of the round; without an ack, draw the conclusion."""
+async def probe_next(keeper: Keeper, streams: Streams) -> bool:
+    """Probe the next member of the round; without an ack, draw the conclusion.
+
+    Returns:
+        Whether there was anybody to be probed.
+    """
     acked = trio.Event()
     probe = await keeper.ask(lambda state, now: state.detector.begin(now, acked.set))
     if probe is None:
-        return
+        return False
     by_stream = False
     try:
         with trio.move_on_at(probe.started + keeper.state.config.timing.probe_timeout):
@@ -41,12 +50,13 @@ async def probe_next(keeper: Keeper, streams: Streams) -> None:
         keeper.state.detector.forget(probe)
         raise
     if acked.is_set():
-        return
+        return True
     await keeper.ask(
         lambda state, now: state.finish_probe(
             lambda: state.detector.finish(probe, now, by_stream=by_stream), now
         )
     )
+    return True
 
 
 async def _second_chance(

@@ -85,6 +85,7 @@ class ClusterState:
         faults: what was dropped.
         sealer: encrypts and decrypts all gossip.
         tags: our own tags.
+        tally: counts for metrics.
     """
 
     def __init__(
@@ -122,6 +123,8 @@ class ClusterState:
             encode=encode,
             options=_swim_options(config, room),
         )
+        self.tally = membership.tally
+        self._received_bytes = self.tally.counter("memberlist.udp.received")
         options = attrs.evolve(
             config.serf,
             packet_size=room,
@@ -137,10 +140,11 @@ class ClusterState:
             options=options,
             has_answerer=has_answerer,
             keys=keys,
+            tally=self.tally,
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outgoing = Outgoing(codec, self.filler)
-        self.places = Places(config.name, rng, enabled=config.coordinates)
+        self.places = Places(config.name, rng, enabled=config.coordinates, tally=self.tally)
         self.detector = Detector(
             membership, address, outgoing=self.outgoing, places=self.places, rng=rng
         )
@@ -163,7 +167,9 @@ class ClusterState:
     def take_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
         """Take in what came over the network; anything at all may be in it."""
         decode = self.outgoing.codec.decode
+        count = self._received_bytes.add
         for data, (host, port) in packets:
+            count(len(data))
             source = Address(host, port)
             if self._admits is not None and not self._is_admitted(source, now):
                 continue

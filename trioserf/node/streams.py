@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 import trio
-from trio.abc import Stream
+from trio.abc import SendStream, Stream
 
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
@@ -57,6 +57,11 @@ class Streams:
         self._transport = transport
         self._timeout = config.timing.tcp_timeout
         self._keeper = keeper
+        tally = keeper.state.tally
+        self._accepted = tally.counter("memberlist.tcp.accept")
+        self._connected = tally.counter("memberlist.tcp.connect")
+        self._sent = tally.counter("memberlist.tcp.sent")
+        self._exchanges = tally.values("memberlist.pushPullNode")
         # Whoever reads or merges something large takes turns, lest many of them hold up probes.
         self._turns = trio.Lock()
 
@@ -77,8 +82,9 @@ class Streams:
         guest.scope.deadline = trio.current_time() + self._timeout
         with guest.scope:
             stream = await self._transport.dial(guest.peer)
+            self._connected.add()
             async with stream:
-                await stream.send_all(data)
+                await self._send(stream, data)
                 answer = await self._read(stream, guest)
         if guest.scope.cancelled_caught:
             if guest.fault is not None:
@@ -95,6 +101,7 @@ class Streams:
             As `exchange`; also `WireError` for states that cannot be merged.
         """
         keeper = self._keeper
+        started = trio.current_time()
         ours = await keeper.ask(lambda state, _: state.local_state(join=join))
         with self.guests.host(to, incoming=False) as guest:
             theirs = await self._exchange(guest, self.codec.encode_push_pull(ours))
@@ -103,6 +110,7 @@ class Streams:
                     "unknown-type", f"expected a push/pull, got {type(theirs).__name__}"
                 )
             await self._merge(theirs, guest, ignore_events=ignore_events)
+        self._exchanges.append((trio.current_time() - started) * 1000)
 
     async def send_messages(self) -> None:
         """Send what needs a stream of its own, until the node ends."""
@@ -116,7 +124,7 @@ class Streams:
             try:
                 with trio.fail_after(self._timeout):
                     async with await self._transport.dial(direct.address) as stream:
-                        await stream.send_all(data)
+                        await self._send(stream, data)
                         # Wait for its end, lest closing with unread data resets the connection.
                         await stream.send_eof()
                         await stream.receive_some(1)
@@ -131,6 +139,7 @@ class Streams:
             nursery.start_soon(self._give_memory_back)
             while True:
                 stream, (host, port) = await self._transport.accept()
+                self._accepted.add()
                 if not self.guests.make_room(trio.current_time()):
                     self._keeper.dropped["streams in"] += 1
                     await trio.aclose_forcefully(stream)
@@ -170,7 +179,7 @@ class Streams:
         except WireError as error:
             self._count(error, source)
             if error.kind != "truncated":
-                await stream.send_all(self.codec.encode(encode(ErrorMessage(str(error)))))
+                await self._send(stream, self.codec.encode(encode(ErrorMessage(str(error)))))
             return
         match message:
             case PushPull():
@@ -181,7 +190,7 @@ class Streams:
                 )
             case Ping(seq_no, node):
                 if node == state.config.name:
-                    await stream.send_all(self.codec.encode(encode(Ack(seq_no))))
+                    await self._send(stream, self.codec.encode(encode(Ack(seq_no))))
                 else:
                     _log.warning("stream ping for %r, from %s", node, source)
             case _:
@@ -191,7 +200,7 @@ class Streams:
         ours = await self._keeper.ask(lambda state, _: state.local_state(join=theirs.join))
         data = self.codec.encode_push_pull(ours)
         self.guests.hold(guest, guest.held + len(data))
-        await stream.send_all(data)
+        await self._send(stream, data)
         try:
             await self._merge(theirs, guest)
         except ValueError as error:
@@ -213,6 +222,10 @@ class Streams:
         while await self._keeper.ask(merge.step):
             async with self._turns:
                 await trio.lowlevel.checkpoint()
+
+    async def _send(self, stream: SendStream, data: bytes) -> None:
+        self._sent.add(len(data))
+        await stream.send_all(data)
 
     def _count(self, error: WireError, source: Address) -> None:
         self._keeper.state.faults.count(error, source, trio.current_time())

@@ -15,10 +15,18 @@ from trioserf.serf.effects import Codec
 from trioserf.serf.filters import compiled
 from trioserf.serf.internal import PING, check_name
 from trioserf.serf.members import MemberTable
-from trioserf.serf.messages import NodeFilter, Query, QueryFlag, QueryResponse, TagFilter
+from trioserf.serf.messages import (
+    NodeFilter,
+    Query,
+    QueryFlag,
+    QueryResponse,
+    ResponseFlag,
+    TagFilter,
+)
 from trioserf.serf.options import SerfOptions
 from trioserf.serf.queries import is_meant
 from trioserf.swim.address import Address, packed
+from trioserf.swim.tally import Tally
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -106,6 +114,7 @@ class Asking:
         codec: how messages are spelled.
         options: limits.
         rng: gives the numbers of queries.
+        tally: counts what comes back.
     """
 
     def __init__(
@@ -116,12 +125,14 @@ class Asking:
         codec: Codec,
         options: SerfOptions,
         rng: random.Random,
+        tally: Tally,
     ) -> None:
         self._table = table
         self._clock = clock
         self._codec = codec
         self._options = options
         self._rng = rng
+        self._tally = tally
         self._running: dict[tuple[int, int], AskedQuery] = {}
 
     def __len__(self) -> int:
@@ -207,8 +218,12 @@ class Asking:
                 response.source,
             )
             return
-        query.take(response)
+        self._count(response, double=query.take(response))
         self._drop_if_finished(query)
+
+    def _count(self, response: QueryResponse, *, double: bool) -> None:
+        kind = "acks" if response.flags & ResponseFlag.ACK else "responses"
+        self._tally.counter(f"serf.query_{'duplicate_' if double else ''}{kind}").add()
 
     def lose(self, name: str) -> None:
         """Wait no longer for a member that has left or failed."""

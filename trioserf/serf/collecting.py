@@ -123,12 +123,18 @@ class AskedQuery:
         """What answers bear to be recognised."""
         return (self.ltime, self.id)
 
-    def take(self, response: QueryResponse) -> None:
-        """Count an acknowledgement or an answer; doubles, which relays cause, are ignored."""
+    def take(self, response: QueryResponse) -> bool:
+        """Count an acknowledgement or an answer.
+
+        Returns:
+            Whether it was a double, which relays cause and which is ignored.
+        """
         if self.finished or not self._admits(response.source):
-            return
+            return False
+        is_ack = bool(response.flags & ResponseFlag.ACK)
+        double = response.source in (self._acked if is_ack else self._answered)
         self._heard.add(response.source)
-        if response.flags & ResponseFlag.ACK:
+        if is_ack:
             if self._wants_acks and response.source not in self._acked:
                 self._acked.add(response.source)
                 self._deliver(self, QueryAck(response.source))
@@ -140,6 +146,7 @@ class AskedQuery:
             self._open.discard(response.source)
             self._deliver(self, QueryAnswer(response.source, response.payload))
         self.conclude_if_settled()
+        return double
 
     def lose(self, name: str) -> None:
         """Wait no longer for a member that has gone."""

@@ -10,6 +10,7 @@ import attrs
 from trioserf.serf.events import Event
 from trioserf.serf.messages import NodeFilter, SerfMessage, TagFilter
 from trioserf.swim.address import Address
+from trioserf.swim.tally import Tally
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -63,9 +64,11 @@ class Effects:
         sends: messages to single members.
         orders: for the node itself.
         flaps: members that came back soon after they had failed, so far.
+        tally: counts for metrics.
     """
 
     events: list[Event] = attrs.Factory(list)
     sends: list[Direct] = attrs.Factory(list)
     orders: list[Order] = attrs.Factory(list)
     flaps: int = 0
+    tally: Tally = attrs.Factory(Tally)

@@ -141,6 +141,9 @@ class Queries:
         if not self._is_news(query):
             return False
         self.newest = max(self.newest, query.ltime)
+        tally = self._effects.tally
+        tally.counter("serf.queries").add()
+        tally.count_named(f"serf.queries.{query.name}")
         pass_on = not query.flags & QueryFlag.NO_BROADCAST
         if not self._meant_for_us(query):
             return pass_on

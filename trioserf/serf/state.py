@@ -42,6 +42,7 @@ from trioserf.serf.user_events import UserEvents
 from trioserf.swim.address import Address
 from trioserf.swim.messages import Versions
 from trioserf.swim.queue import BroadcastQueue
+from trioserf.swim.tally import Tally
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -63,6 +64,7 @@ class SerfState:
         has_answerer: whether a handler or a stream here may answer this query; if not, the asker
             is told at once that no answer will follow.
         keys: does what key queries ask for.
+        tally: counts for metrics.
 
     Attributes:
         events: what happened, for users.
@@ -83,12 +85,15 @@ class SerfState:
         options: SerfOptions | None = None,
         has_answerer: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
+        tally: Tally | None = None,
     ) -> None:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
         self.results: list[tuple[AskedQuery, QueryResult]] = []
-        self._effects = effects = Effects()
+        tally = tally or Tally()
+        self._effects = effects = Effects(tally=tally)
+        self._received_sizes = tally.values("serf.msgs.received")
         self.events: list[Event] = effects.events
         self.sends: list[Direct] = effects.sends
         self.orders: list[Order] = effects.orders
@@ -98,6 +103,8 @@ class SerfState:
         )
         self._outbox = Outbox(table.__len__, options, codec.gossip_prefix)
         self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
+        for queue in self.queues.values():
+            queue.sizes = tally.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
         self._user_events = UserEvents(
             self.queues["Event"], codec=codec, options=options, effects=effects
@@ -112,7 +119,9 @@ class SerfState:
             has_answerer=has_answerer,
             keys=keys,
         )
-        self._asking = Asking(table, self.query_clock, codec=codec, options=options, rng=rng)
+        self._asking = Asking(
+            table, self.query_clock, codec=codec, options=options, rng=rng, tally=tally
+        )
         self._conflicts = NameConflicts(
             name,
             enabled=options.name_conflict_resolution,
@@ -235,6 +244,7 @@ class SerfState:
         Raises:
             ValueError: it cannot be decoded (whatever the codec raises).
         """
+        self._received_sizes.append(len(raw))
         if self._outbox.has_seen(raw):
             return
         message = self._codec.decode(raw)
@@ -489,6 +499,8 @@ class SerfState:
 
     def check_queues(self) -> None:
         """Warn of long queues and cut those that are too long; to be called every 30 seconds."""
+        for kind, queue in self.queues.items():
+            self._effects.tally.values(f"serf.queue.{kind}").append(len(queue))
         self._outbox.check()
 
 

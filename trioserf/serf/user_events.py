@@ -99,6 +99,9 @@ class UserEvents:
             return False
         slot.entry[event] = None
         self.newest = max(self.newest, message.ltime)
+        tally = self._effects.tally
+        tally.counter("serf.events").add()
+        tally.count_named(f"serf.events.{message.name}")
         self._effects.events.append(
             UserEventReceived(message.ltime, message.name, message.payload, message.coalesce)
         )

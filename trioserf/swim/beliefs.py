@@ -15,6 +15,7 @@ from trioserf.swim.queue import BroadcastQueue, Done
 from trioserf.swim.record import Record
 from trioserf.swim.roster import Roster
 from trioserf.swim.suspicion import Suspicions
+from trioserf.swim.tally import Tally
 from trioserf.swim.timing import Timing
 from trioserf.swim.versions import shared
 
@@ -37,6 +38,7 @@ class Beliefs(Roster):
         broadcasts: the messages about members that wait to be gossiped.
         awareness: the local health score.
         notices: what happened; the owner drains it after every call.
+        tally: counts the claims that were believed.
     """
 
     def __init__(
@@ -55,6 +57,11 @@ class Beliefs(Roster):
         )
         self.awareness = Awareness(timing.awareness_max_multiplier, options.lha_probe)
         self.notices: list[Notice] = []
+        self.tally = tally = Tally()
+        self._alive_count = tally.counter("memberlist.msg.alive")
+        self._suspect_count = tally.counter("memberlist.msg.suspect")
+        self._dead_count = tally.counter("memberlist.msg.dead")
+        self._doubtful_count = tally.counter("memberlist.degraded.timeout")
         self._encode = encode
         self._suspicions = Suspicions(timing, options.lha_suspicion)
 
@@ -78,6 +85,7 @@ class Beliefs(Roster):
         now: float,
         on_done: Done | None = None,
     ) -> None:
+        self._alive_count.add()
         before, old_meta = record.state, record.meta
         was_suspect = before is SUSPECT
         if was_suspect:
@@ -99,6 +107,7 @@ class Beliefs(Roster):
             self.notices.append(Updated(record))
 
     def _accuse(self, record: Record, message: Suspect, now: float) -> None:
+        self._suspect_count.add()
         self._broadcast(record, message)
         record.incarnation = message.incarnation
         self._set_state(record, SUSPECT, now)
@@ -108,6 +117,7 @@ class Beliefs(Roster):
     def _bury(
         self, record: Record, message: Dead, now: float, on_done: Done | None = None
     ) -> None:
+        self._dead_count.add()
         self._suspicions.cancel(record.name)
         self._broadcast(record, message, on_done=on_done)
         record.incarnation = message.incarnation

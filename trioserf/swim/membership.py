@@ -294,6 +294,8 @@ class Membership(Beliefs):
                 record.name,
                 suspicion.confirmations,
             )
+            if suspicion.is_doubted:
+                self._doubtful_count.add()
             self._bury(record, Dead(record.incarnation, record.name, self.name), now)
 
     @property

@@ -14,6 +14,8 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 
+from trioserf.swim.tally import Series
+
 _SERIAL_BITS = 48
 _LARGEST = 65_507
 """No UDP packet has room for more, whatever its configured size."""
@@ -50,6 +52,10 @@ class BroadcastQueue:
         prefix: what every message of this queue begins with in a packet; counts towards its
             length.
 
+    Attributes:
+        bytes_queued: lengths of all that waits.
+        sizes: takes the length of every message that goes into a packet, unless it is None.
+
     A callback given as `on_done` is called once: when its message was sent as often as the limit
     says, when a newer one of the same name took its place, or when it was pruned. It is called
     with the queue in order, so it may queue further messages.
@@ -67,6 +73,7 @@ class BroadcastQueue:
         "_urgent",
         "_waiting",
         "bytes_queued",
+        "sizes",
     )
 
     def __init__(
@@ -89,6 +96,7 @@ class BroadcastQueue:
         self._picked: list[int] = []
         self._serial = 0
         self.bytes_queued = 0
+        self.sizes: Series | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -174,6 +182,8 @@ class BroadcastQueue:
         limit = retransmit_limit(self._mult, self._node_count())
         for key in self._picked:
             broadcast = self._waiting[key]
+            if self.sizes is not None:
+                self.sizes.append(len(broadcast.data) - len(self._prefix))
             broadcast.transmits += 1
             if broadcast.transmits >= limit:
                 self._forget(key)

@@ -117,6 +117,11 @@ class Suspicion:
         """How many members have confirmed the suspicion, 0 to k."""
         return len(self._accusers) - 1
 
+    @property
+    def is_doubted(self) -> bool:
+        """Whether more confirmations were wanted than came: the fault may be the accuser's."""
+        return self.confirmations < self._k
+
     def confirm(self, source: str) -> bool:
         """Count another member's accusation, which may bring the deadline forward, even past now.
 

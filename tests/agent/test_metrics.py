@@ -1,0 +1,237 @@
+"""Metrics: names and forms are those that the real program writes."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from trioserf.agent.metrics import Metrics, Report
+from trioserf.agent.statsd import MetricsSender, lines, packets, split_address
+from trioserf.errors import ConfigError
+from trioserf.serf.events import MemberEvent, QueryReceived
+from trioserf.swim.tally import Count, Tally
+
+START = datetime(2026, 11, 25, 1, 56, 33, tzinfo=UTC)
+
+
+class OneNode:
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.flaps = 0
+        self.lost: dict[str, int] = {}
+
+    def stats(self) -> dict[str, Any]:
+        return {"flaps": self.flaps, "health_score": 3}
+
+    def dropped(self) -> dict[str, int]:
+        return self.lost
+
+
+class Wall:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    def take(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def totals(self) -> dict[str, float]:
+        return {name: count.total for name, count in self.reports[-1].counters.items()}
+
+
+def count(*values: float) -> Count:
+    made = Count()
+    for value in values:
+        made.add(value)
+    return made
+
+
+async def test_a_report_has_serfs_names() -> None:
+    node, kept = OneNode(), Kept()
+    metrics = Metrics(node, [kept], host="my host")
+    node.tally.counter("memberlist.udp.sent").add(42)
+    node.tally.count_named("serf.events.dep loy")
+    node.tally.values("memberlist.gossip").append(0.5)
+    metrics.record(MemberEvent("member-join", ()))
+    metrics.record(MemberEvent("member-suspect", ()))
+    metrics.record(QueryReceived(1, 1, 1, "load", b"", "x", 0))
+    node.flaps = 2
+    node.lost["packets"] = 7
+    metrics.collect()
+    assert kept.totals() == {
+        "serf-agent.memberlist.udp.sent": 42,
+        "serf-agent.serf.events.dep_loy": 1,
+        "serf-agent.serf.member.join": 0,
+        "serf-agent.serf.member.flap": 2,
+        "serf-agent.trioserf.dropped.packets": 7,
+    }
+    assert kept.reports[0].samples == {"serf-agent.memberlist.gossip": [0.5]}
+    assert set(kept.reports[0].gauges) == {
+        "serf-agent.my_host.runtime.num_goroutines",
+        "serf-agent.my_host.runtime.sys_bytes",
+        "serf-agent.my_host.runtime.total_gc_runs",
+        "serf-agent.my_host.memberlist.health.score",
+    }
+    assert kept.reports[0].gauges["serf-agent.my_host.runtime.sys_bytes"] > 1_000_000
+    node.lost["packets"] = 8
+    metrics.collect()
+    assert kept.totals() == {"serf-agent.trioserf.dropped.packets": 1}
+
+
+async def test_the_text_is_the_one_that_serf_writes() -> None:
+    node, wall = OneNode(), Wall()
+    metrics = Metrics(node, wall=wall)
+    for size in (42, 44):
+        node.tally.counter("memberlist.udp.sent").add(size)
+    node.tally.counter("serf.queries").add()
+    node.tally.values("serf.queue.Event").append(0)
+    metrics.collect()
+    assert metrics.text() == ""  # the step at hand is not told yet
+    wall.now += timedelta(seconds=10)
+    told = metrics.text().splitlines()
+    at = r"\[2026-11-25 01:56:30 \+0000 UTC\]"
+    updated = r"LastUpdated: 2026-11-25 01:56:33\.000000 \+0000 UTC"
+    name = "'serf-agent."
+    for line in (
+        rf"{at}\[G\] {name}memberlist\.health\.score': 3\.000",
+        rf"{at}\[C\] {name}memberlist\.udp\.sent': Count: 2 Min: 42\.000 Mean: 43\.000"
+        rf" Max: 44\.000 Stddev: 1\.414 Sum: 86\.000 {updated}",
+        rf"{at}\[C\] {name}serf\.queries': Count: 1 Sum: 1\.000 {updated}",
+        rf"{at}\[S\] {name}serf\.queue\.Event': Count: 1 Sum: 0\.000 {updated}",
+    ):
+        assert any(re.fullmatch(line, one) for one in told), (line, told)
+
+
+async def test_a_minute_is_remembered() -> None:
+    node, wall = OneNode(), Wall()
+    metrics = Metrics(node, wall=wall)
+    for _ in range(20):
+        node.tally.counter("serf.queries").add()
+        metrics.collect()
+        wall.now += timedelta(seconds=10)
+    steps = [line.split("]")[0] for line in metrics.text().splitlines() if "queries" in line]
+    assert len(steps) == len(set(steps)) == 5
+
+
+async def test_it_collects_every_second(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    kept = Kept()
+    nursery.start_soon(Metrics(OneNode(), [kept]).run)
+    await trio.sleep(10.5)
+    assert len(kept.reports) == 10
+
+
+# --- sending ---
+
+REPORT = Report(
+    {"a.b": 1.5}, {"c d:e|f\n": count(1, 2)}, {"x": [0.25, 3.0]}
+)  # fmt: skip
+
+
+def test_lines_are_those_of_statsd() -> None:
+    assert list(lines(REPORT)) == [
+        "a.b:1.500000|g\n",
+        "c_d_e_f_:3.000000|c\n",
+        "x:0.250000|ms\n",
+        "x:3.000000|ms\n",
+    ]
+
+
+def test_packets_are_short_and_of_whole_lines() -> None:
+    report = Report({f"gauge.{number}": number for number in range(500)}, {}, {})
+    pieces = list(packets(report))
+    assert b"".join(pieces) == "".join(lines(report)).encode()
+    assert max(map(len, pieces)) <= 1400
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert len(pieces) < 10
+    assert list(packets(Report({}, {}, {}))) == []
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":8125", "host:x", "host:0", "host:70000"])
+def test_addresses_must_be_whole(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"statsd_addr: .*: expected host:port"):
+        split_address(text, "statsd_addr")
+    assert split_address("[::1]:8125", "statsd_addr") == ("::1", 8125)
+
+
+async def fed(sender: MetricsSender, report: Report) -> None:
+    """Give reports for ever, as an agent would."""
+    while True:
+        sender.take(report)
+        await trio.sleep(0.01)
+
+
+async def test_packets_arrive(nursery: trio.Nursery) -> None:
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as server:
+        await server.bind(("127.0.0.1", 0))
+        sender = MetricsSender("statsd", server.getsockname())
+        nursery.start_soon(sender.run)
+        nursery.start_soon(fed, sender, REPORT)
+        with trio.fail_after(20):
+            assert await server.recv(9000) == "".join(lines(REPORT)).encode()
+
+
+async def test_a_stream_is_opened_again(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trioserf.agent.statsd._PAUSE", 0.01)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        sender = MetricsSender("statsite", listener.socket.getsockname())
+        nursery.start_soon(sender.run)
+        nursery.start_soon(fed, sender, REPORT)
+        with trio.fail_after(20):
+            for _ in range(3):
+                async with await listener.accept() as stream:
+                    data = b""
+                    while data.count(b"\n") < 12:
+                        data += bytes(await stream.receive_some())
+                    assert data.startswith("".join(lines(REPORT)).encode())
+
+
+async def test_faults_are_told_once_and_stop_nothing(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trioserf.agent.statsd._PAUSE", 0.01)
+    with trio.socket.socket() as closed:
+        await closed.bind(("127.0.0.1", 0))  # and nobody listens
+        sender = MetricsSender("statsite", closed.getsockname())
+        attempts = 0
+        enough = trio.Event()
+
+        async def counted() -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 3:
+                enough.set()
+            await connect()
+
+        connect, sender._by_stream = sender._by_stream, counted  # type: ignore[method-assign]
+        nursery.start_soon(sender.run)
+        nursery.start_soon(fed, sender, REPORT)
+        with trio.fail_after(20):
+            await enough.wait()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert told[0].startswith("Error writing to statsite! Err: ")
+
+
+async def test_reports_do_not_pile_up(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    sender = MetricsSender("statsite", ("127.0.0.1", 1))
+    sender._is_up = True
+    for _ in range(100):
+        sender.take(REPORT)
+    assert sender._receive.statistics().current_buffer_used == 16
