@@ -24,39 +24,49 @@ async def probe_members(keeper: Keeper, streams: Streams, rng: random.Random) ->
         started = trio.current_time()
         if membership.awareness.score:
             degraded.add()
-        if await probe_next(keeper, streams):
-            durations.append((trio.current_time() - started) * 1000)
+        took = await _probe_next(keeper, streams)
+        if took is not None:
+            durations.append(took * 1000)
         # A probe that took long has used its tick up; missed ones are not made up for.
-        await trio.sleep_until(started + membership.awareness.scale(interval))
+        tick = started + membership.awareness.scale(interval)
+        if trio.current_time() < tick:
+            await trio.sleep_until(tick)
 
 
-async def probe_next(keeper: Keeper, streams: Streams) -> bool:
+async def _probe_next(keeper: Keeper, streams: Streams) -> float | None:
     """Probe the next member of the round; without an ack, draw the conclusion.
 
+    With an ack it comes back at the end of the tick.
+
     Returns:
-        Whether there was anybody to be probed.
+        Seconds that the probe took; None if there was nobody to be probed.
     """
     acked = trio.Event()
     probe = await keeper.ask(lambda state, now: state.detector.begin(now, acked.set))
     if probe is None:
-        return False
-    by_stream = False
+        return None
+    membership, by_stream, took = keeper.state.membership, False, 0.0
+    timing = membership.timing
     try:
-        with trio.move_on_at(probe.started + keeper.state.config.timing.probe_timeout):
+        with trio.CancelScope(deadline=probe.started + timing.probe_timeout) as scope:
             await acked.wait()
+            took = trio.current_time() - probe.started
+            # Nearly always the ack is here now. A scope is dear: let it end the rest of the tick.
+            scope.deadline = probe.started + membership.awareness.scale(timing.probe_interval)
+            await trio.sleep_forever()
         if not acked.is_set():
             by_stream = await _second_chance(keeper, streams, probe, acked)
     except BaseException:
         keeper.state.detector.forget(probe)
         raise
     if acked.is_set():
-        return True
+        return took or trio.current_time() - probe.started
     await keeper.ask(
         lambda state, now: state.finish_probe(
             lambda: state.detector.finish(probe, now, by_stream=by_stream), now
         )
     )
-    return True
+    return trio.current_time() - probe.started
 
 
 async def _second_chance(

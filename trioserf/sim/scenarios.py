@@ -4,7 +4,7 @@ All of them begin with a cluster that has formed; `run` adds the end: all must a
 
 Each is as long as it takes for what it is about to happen often, and no longer: a thousand seeds
 say more than a long night. Whatever is periodic comes round within 30 s (push/pull, reconnecting,
-a look at the queues), or within twelve probes, as many as there are members.
+a look at the queues), or within ten probes, as many as there are members.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ from trioserf.sim.network import Link
 from trioserf.sim.scenario import Scenario
 from trioserf.sim.world import World
 
-_SIZE: Final = 12
+_SIZE: Final = 10
 _LOSSY: Final = Link(loss=0.05, duplicate=0.01, reorder=0.02)
 _NO_STREAM_PINGS: Final = NodeConfig(name="template", tcp_pings=False)
 

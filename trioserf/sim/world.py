@@ -27,8 +27,10 @@ from trioserf.sim.trace import Trace
 from trioserf.swim.address import Address
 
 PORT: Final = 7946
-_POLL: Final = 1.0
+_LOOK: Final = 3.0
 """Seconds between two looks at things that nobody announces, such as the lengths of queues."""
+_POLL: Final = 0.5
+"""Seconds between two looks at whether all agree."""
 
 
 class World(Faults):
@@ -313,12 +315,12 @@ class World(Faults):
                 raise Violation(
                     "convergence", f"after {bound:.0f} s without a fault: {disagreement}"
                 )
-            await trio.sleep(_POLL / 2)
+            await trio.sleep(_POLL)
 
     async def watch_bounds(self) -> None:
         """Look from time to time at what nobody announces, until cancelled."""
         while True:
-            await trio.sleep(_POLL)
+            await trio.sleep(_LOOK)
             self.judge.look()
 
 
