@@ -1,6 +1,8 @@
 """The keyring file on a real disk."""
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from trioserf.agent.files import DiskFiles
 from trioserf.errors import ConfigError
 from trioserf.serf.keyring import Keyring, dump_keyring
 
+ROOT = Path(__file__).resolve().parents[2]
 A, B = bytes(32), bytes(16)
 A64, B64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AAAAAAAAAAAAAAAAAAAAAA=="
 
@@ -21,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def save(path: Path, content: bytes) -> None:
-    trio.run(keyring_file.save, path, DiskFiles(), content)
+    trio.run(keyring_file.KeyringFile(DiskFiles(), str(path)).save, content)
 
 
 def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
@@ -40,29 +43,76 @@ def test_loads_what_was_saved(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "Not JSON; expected a list of base64 keys"),
-        ("{}", "Expected a JSON list"),
-        ("[]", "empty; expected at least one"),
-        (f'["{A64}", "AAAA"]', "Key 2: .*16, 24 or 32 bytes"),
+        ("", "Failed to decode keyring file: not JSON; expected a JSON list of base64 keys"),
+        ("{}", "Failed to decode keyring file: not a list; expected a JSON list"),
+        ("[]", "Keyring file contains no keys; expected at least one"),
+        (f'["{A64}", "AAAA"]', "Failed to restore keyring: key 2: .*16, 24 or 32 bytes"),
+        (f'["{A64}", "!!"]', "Failed to decode key from keyring: key 2"),
     ],
 )
 def test_a_fault_names_the_file_and_what_was_expected(
     path: Path, content: str, reason: str
 ) -> None:
     path.write_text(content)
-    with pytest.raises(ConfigError, match=f"^keyring_file {path}: .*{reason}") as caught:
+    with pytest.raises(ConfigError, match=rf"^{reason}.* \(keyring_file {path}\)$") as caught:
         keyring_file.load(path)
     assert "AAAA" not in str(caught.value)
     assert path.read_text() == content
 
 
 def test_a_missing_file_is_a_fault(path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file; expected a JSON list"):
+    with pytest.raises(ConfigError, match=f"^stat {path}: no such file or directory; expected"):
         keyring_file.load(path)
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"^Failed to read keyring file: .*: is a directory"):
         keyring_file.load(path.parent)
 
 
 def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         save(tmp_path / "missing" / "keys.json", b"[]")
+
+
+def test_an_agent_without_a_file_keeps_its_keys_in_memory(tmp_path: Path) -> None:
+    trio.run(keyring_file.KeyringFile(DiskFiles(), "").save, b"[]")
+    assert list(tmp_path.iterdir()) == []
+
+
+_WRITER = """
+import sys, trio
+from trioserf.agent.files import DiskFiles
+from trioserf.agent.keyring_file import KeyringFile
+from trioserf.serf.keyring import Keyring, dump_keyring
+
+async def main():
+    file = KeyringFile(DiskFiles(), sys.argv[1])
+    keys = [n.to_bytes(32, "big") for n in range(900)]
+    contents = [dump_keyring(Keyring(keys[:count])) for count in (1, 900)]
+    print("ready", flush=True)
+    while True:
+        for content in contents:
+            await file.save(content)
+
+trio.run(main)
+"""
+
+
+def test_a_kill_in_the_middle_leaves_one_content_or_the_other(path: Path) -> None:
+    path.write_text(f'["{A64}"]')
+    sizes = set()
+    for number in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            before = path.stat().st_ino
+            while path.stat().st_ino == before:
+                pass
+            for _ in range(number * 300):
+                path.exists()
+            writer.kill()
+        sizes.add(len(keyring_file.load(path).keys))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sizes <= {1, 900}
+    save(path, dump_keyring(Keyring([A])))
+    assert list(path.parent.iterdir()) == [path]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT
+from tests.cli.go_agents import OURS, ROOT, SERF
 
 HOST = "127.17.9.1"
 
@@ -29,11 +29,13 @@ def start(*options: str) -> tuple[int, str]:
         (f"--join={HOST}:1", "connection refused"),
         ("--event-handler=foo=x", "Invalid event script"),
         ("--encrypt=x", "Invalid encryption key"),
-        ("--keyring-file=/nonexistent/keys", "there is no such file"),
+        ("--keyring-file=/nonexistent/keys", "/nonexistent/keys: no such file or directory"),
         ("--snapshot=/nonexistent/snapshot", "expected a file that can be read"),
         ("--set=foo=1", "unknown key"),
         ("--set=statsd_addr=nowhere", "statsd_addr: 'nowhere': expected host:port"),
         ("--set=statsite_addr=:1", "statsite_addr: ':1': expected host:port"),
+        ("--allowed-network=10.0.0.0/33", "allowed_networks: '10.0.0.0/33' is no network such as"),
+        (f"--label={'x' * 256}", "label: 256 bytes, expected at most 255"),
         ("--rpc-addr=unix:/nonexistent/socket", "No such file"),
     ],
 )
@@ -42,6 +44,51 @@ def test_faults_are_told_in_a_line(option: str, text: str) -> None:
     assert code == 1
     assert text in told
     assert told.splitlines()[-1 if "join" not in option else -2].startswith(("==>", "\t*"))
+
+
+def test_names_are_validated_on_demand() -> None:
+    code, told = start("--node=not_valid", "--validate-node-names")
+    assert code == 1
+    assert "node_name: 'not_valid' is not valid, expected letters, digits, dashes" in told
+
+
+KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
+KEYRINGS = {
+    "missing": None,
+    "empty list": "[]",
+    "no JSON": "{",
+    "nothing": "",
+    "an object": "{}",
+    "a number": "[1]",
+    "no base64": '["!!"]',
+    "a short key": '["AAAA"]',
+    "both": f'["{KEY}"]',
+}
+
+
+@pytest.mark.interop
+@pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED")
+@pytest.mark.parametrize("case", KEYRINGS)
+def test_keyring_files_are_refused_in_serfs_words(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "keys"
+    content = KEYRINGS[case]
+    if content is not None:
+        path.write_text(content)
+    options = [f"-keyring-file={path}", *([f"-encrypt={KEY}"] if case == "both" else [])]
+    code, told = start(*options)
+    assert SERF is not None
+    theirs = subprocess.run(
+        [SERF, "agent", f"-bind={HOST}:7946", f"-rpc-addr={HOST}:7373", *options],
+        capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (code, theirs.returncode) == (1, 1)
+    line, ours = theirs.stdout.decode().splitlines()[-1], told.splitlines()[-1]
+    exactly = line.removeprefix("==> Failed to setup the Serf agent: ")
+    assert exactly != line
+    words = exactly.partition(": ")[0]  # what follows may be Go's library's
+    assert ours.startswith(f"==> Failed to setup the Serf agent: {words}")
+    assert "AAAA" not in told
+    assert KEY not in told
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from typing import Final
 
 import trio
 
-from trioserf.agent import keyring_file, tags_file
+from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
+from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics
-from trioserf.agent.node_config import node_config
+from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
@@ -55,6 +56,7 @@ class Agent:
         handlers: Handlers,
         snapshot: SnapshotWriter | None,
         metrics: Metrics,
+        keyring_file: KeyringFile,
     ) -> None:
         self.config = config
         self.node = node
@@ -64,6 +66,7 @@ class Agent:
         self.metrics = metrics
         self._handlers = handlers
         self._snapshot = snapshot
+        self._keyring_file = keyring_file
 
     def info(self) -> dict[str, dict[str, object]]:
         """Give the groups of `info`; numbers are numbers and truths are booleans."""
@@ -79,9 +82,19 @@ class Agent:
             for handler, stats in self._handlers.stats().items()
             for what, value in stats.items()
         }
-        if fares:
-            groups["handler_stats"] = fares
+        protection = self.node.protection()
+        optional: dict[str, dict[str, object]] = {
+            "handler_stats": fares,
+            "protection": protection if self._is_protected(protection) else {},
+            "dropped": dict(self.node.dropped()),
+            "dropped_from": dict(self.node.dropped_from()),
+        }
+        groups.update({name: group for name, group in optional.items() if group})
         return groups
+
+    @staticmethod
+    def _is_protected(protection: Mapping[str, object]) -> bool:
+        return any(protection[what] for what in ("keys", "label", "allowed_networks"))
 
     async def set_tags(
         self,
@@ -114,21 +127,40 @@ class Agent:
         await self.node.leave()
 
     async def reload(self, config: AgentConfig) -> None:
-        """Take log level, event handlers and tags from a new configuration.
+        """Take log level, event handlers, tags and encryption from a new configuration.
 
-        Tags that a file keeps stay as they are: what was set at run time is in there.
+        Tags that a file keeps stay as they are: what was set at run time is in there. Keys are
+        taken by an agent that has none; one that has some keeps them, for they change by key
+        queries.
 
         Raises:
-            ConfigError: a handler that is none; nothing has changed then.
-            TooLarge: the tags; handlers and level have changed.
+            ConfigError: a handler that is none, keys that cannot be used, or none where there
+                were some; nothing has changed then.
+            TooLarge: the tags; all else has changed.
         """
         handlers = [Handler.parse(text) for text in config.event_handlers]
+        await self._reload_protection(config)
         self.logs.set_level(config.log_level)
         self._handlers.replace(handlers)
         if not self.config.tags_file:
             new = config.own_tags
             await self.node.set_tags(new, [key for key in self.node.tags if key not in new])
         self.config = config
+
+    async def _reload_protection(self, config: AgentConfig) -> None:
+        node, keyring = self.node, None
+        if node.keyring is None:
+            keyring = await trio.to_thread.run_sync(start_keyring, config)
+        elif not config.encrypt_key and not config.keyring_file:
+            raise ConfigError(
+                "encrypt_key: there is none any more; an agent stops encrypting by a restart only"
+            )
+        self._keyring_file.path = config.keyring_file
+        await node.protect(
+            keyring, verify_incoming=config.verify_incoming, verify_outgoing=config.verify_outgoing
+        )
+        if keyring is not None:
+            _log.info("%d keys loaded", len(keyring.keys))
 
     async def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
         """Join, and say so in the log.
@@ -183,11 +215,9 @@ async def open_agent(
     replayed = EMPTY
     if path is not None:
         replayed = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
-    save = None
-    if config.keyring_file:
-        save = partial(keyring_file.save, Path(config.keyring_file), files)
+    keyring_file = KeyringFile(files, config.keyring_file)
     async with AsyncExitStack() as stack:
-        opening = open_node(told, rng=rng, restore=replayed.clocks, save_keyring=save)
+        opening = open_node(told, rng=rng, restore=replayed.clocks, save_keyring=keyring_file.save)
         _log.info("Serf agent starting")
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -210,7 +240,7 @@ async def open_agent(
             depth=config.handler_queue,
             tally=node.tally,
         )
-        agent = Agent(config, node, logs, running, writer, metrics)
+        agent = Agent(config, node, logs, running, writer, metrics, keyring_file)
         await nursery.start(running.run)
         if config.discover:
             from trioserf.agent.discovery import open_discovery

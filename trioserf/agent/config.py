@@ -36,6 +36,8 @@ Addresses = NewType("Addresses", tuple)  # type: ignore[type-arg]
 DEFAULT_RPC_ADDR: Final = "127.0.0.1:7373"
 LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 PROFILE_NAMES: Final = ("lan", "wan", "local")
+SETUP_FAILED: Final = "Failed to setup the Serf agent"
+"""What Serf says before some of its errors."""
 _LEAST_RETRY: Final = 1.0
 _LEAST_BROADCAST: Final = 1.0
 _COMMAND_LINE: Final = "command line"
@@ -380,9 +382,9 @@ def _value_faults(config: AgentConfig) -> Iterable[str]:
     if config.profile not in PROFILE_NAMES:
         yield f"Unknown profile: {config.profile}; expected {', '.join(PROFILE_NAMES)}"
     if config.tags_file and config.own_tags:
-        yield "Tags config not allowed while using tag files"
+        yield f"{SETUP_FAILED}: Tags config not allowed while using tag files"
     if config.encrypt_key and config.keyring_file:
-        yield "Encryption key not allowed while using a keyring"
+        yield f"{SETUP_FAILED}: Encryption key not allowed while using a keyring"
     for key in ("handler_limit", "handler_queue"):
         if getattr(config, key) < 1:
             yield f"{key}: expected 1 or more, not {getattr(config, key)}"

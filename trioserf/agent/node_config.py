@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from trioserf.agent import keyring_file, tags_file
-from trioserf.agent.config import AgentConfig
+from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
 from trioserf.net.own_address import own_address
 from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
@@ -68,7 +68,7 @@ def node_config(config: AgentConfig) -> NodeConfig:
                 name_conflict_resolution=not config.disable_name_resolution,
                 **_given(config, _SERF_KEYS),
             ),
-            keyring=start_keyring(config),
+            keyring=_setup_keyring(config),
             allowed_networks=tuple(config.allowed_networks),
             compression=config.enable_compression,
             coordinates=not config.disable_coordinates,
@@ -107,6 +107,15 @@ def start_keyring(config: AgentConfig) -> Keyring | None:
         return Keyring([decoded_key(config.encrypt_key)])
     except (KeyringError, ValueError) as error:
         raise ConfigError(f"Invalid encryption key: {error}") from None
+
+
+def _setup_keyring(config: AgentConfig) -> Keyring | None:
+    try:
+        return start_keyring(config)
+    except ConfigError as error:
+        if not config.keyring_file:
+            raise
+        raise ConfigError(f"{SETUP_FAILED}: {error}") from error
 
 
 def decoded_key(text: str) -> bytes:

@@ -138,6 +138,58 @@ def agent(
             "DURATION",
         ),
     ] = "",
+    label: Annotated[
+        str,
+        Option(
+            "label",
+            "Keep clusters apart: whoever has another label, or none, is not heard.",
+            "TEXT",
+            ours=True,
+        ),
+    ] = "",
+    allowed_network: Annotated[
+        list[str],
+        Option(
+            "allowed-network",
+            "Hear only senders and members of this network. Repeatable. Default: all.",
+            "CIDR",
+            ours=True,
+        ),
+    ] = [],  # noqa: B006 - only read
+    dead_node_reclaim_time: Annotated[
+        str,
+        Option(
+            "dead-node-reclaim-time",
+            "How long a member must have been dead before another address may take its name."
+            " Default 0s: never.",
+            "DURATION",
+            ours=True,
+        ),
+    ] = "",
+    validate_node_names: Annotated[
+        bool,
+        Option(
+            "validate-node-names",
+            "Accept only names of letters, digits, dashes and dots.",
+            ours=True,
+        ),
+    ] = False,
+    verify_incoming: Annotated[
+        bool | None,
+        Option(
+            "verify-incoming",
+            "With a key: refuse plaintext. The default; switch it off with =false.",
+            ours=True,
+        ),
+    ] = None,
+    verify_outgoing: Annotated[
+        bool | None,
+        Option(
+            "verify-outgoing",
+            "With a key: send no plaintext. The default; switch it off with =false.",
+            ours=True,
+        ),
+    ] = None,
     settings: Annotated[
         list[str],
         Option(
@@ -152,12 +204,12 @@ def agent(
     """Run an agent: one member of a cluster, until it is interrupted.
 
     Files are read in their order, options count more than files. SIGINT leaves the cluster in
-    good order; SIGHUP reads log level, handlers and tags anew.
+    good order; SIGHUP reads log level, handlers, tags, a first key and the verify switches anew.
 
     Event handlers get the event in SERF_EVENT and other variables, and members or payload on
     standard input; what a query's handler prints is the answer.
     """
-    for duration in (retry_interval, broadcast_timeout):
+    for duration in (retry_interval, broadcast_timeout, dead_node_reclaim_time):
         check_duration(duration)
     overrides: Overrides = {
         "bind": bind,
@@ -187,6 +239,10 @@ def agent(
         "snapshot_path": snapshot,
         "enable_syslog": syslog,
         "broadcast_timeout": broadcast_timeout,
+        "label": label,
+        "allowed_networks": allowed_network,
+        "dead_node_reclaim_time": dead_node_reclaim_time,
+        "validate_node_names": validate_node_names,
     }
     overrides = given(**overrides)
     if role:
@@ -194,6 +250,10 @@ def agent(
         overrides.setdefault("tags", {}).setdefault("role", role)
     if disable_compression:
         overrides["enable_compression"] = False
+    if verify_incoming is not None:
+        overrides["verify_incoming"] = verify_incoming
+    if verify_outgoing is not None:
+        overrides["verify_outgoing"] = verify_outgoing
     set_keys(overrides, settings)
     from trioserf.cli.serving import serve
 

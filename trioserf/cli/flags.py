@@ -18,7 +18,7 @@ from trioserf.control.address import DEFAULT_ADDRESS
 
 
 class Option(NamedTuple):
-    """One option of a command.
+    """One option of a command; a `bool | None` parameter tells false from not given.
 
     `flag` is its name without dashes, `metavar` what stands for its value in the usage text,
     `env` an environment variable that may set it. `ours` marks what Serf does not know. `read`
@@ -66,7 +66,7 @@ def flags_of(function: Callable[..., int]) -> dict[str, Flag]:
         for note in getattr(annotation, "__metadata__", ()):
             if isinstance(note, Option):
                 kind = annotation.__origin__
-                kind = getattr(kind, "__origin__", kind)
+                kind = bool if kind == bool | None else getattr(kind, "__origin__", kind)
                 found[note.flag] = Flag(parameter, note, kind, defaults[parameter])
     return found
 

@@ -1,17 +1,11 @@
-"""`keys rotate`: every key of the cluster gives way to a new one.
-
-Each step leaves a cluster that understands itself, whoever has taken it and whoever has not: the
-new key is used only when every member can open what it seals, and no old key is removed before
-every member seals with the new one. A rotation that stopped is therefore taken further by another
-one from the start; keys that it left behind are among those that go at the end.
-"""
+"""`keys rotate`: every key of the cluster gives way to a new one (`serf.rotation`)."""
 
 from trioserf.cli.columns import columns
 from trioserf.cli.key_steps import KeySession, carry_out, naming_laggards
 from trioserf.cli.output import Failure, Out
 from trioserf.control.errors import ControlError
 from trioserf.control.records import KeyReport
-from trioserf.control.session import Action
+from trioserf.serf.rotation import Change, Step, lacking, rotation
 
 ATTEMPTS = 3
 """How often a step is tried: an answer may get lost, and a member may join in the middle."""
@@ -32,15 +26,21 @@ def rotate(out: Out, session: KeySession, key: str) -> int:
     away = _absent(session)
     if away:
         out.line(f"==> Failed, and without the new key when they return: {', '.join(away)}")
-    _everywhere(out, session, "install", key)
-    report = _everywhere(out, session, "use", key)
-    removed = set(before.keys) - {key}
-    while others := sorted(set(report.keys) - {key}):
-        for other in others:
-            report = _everywhere(out, session, "remove", other)
-        removed.update(others)
+    steps = rotation(key, before)
+    step = next(steps)
+    while True:
+        report = _everywhere(out, session, step)
+        try:
+            step = steps.send(report)
+        except StopIteration as end:
+            removed: set[str] = end.value
+            break
+    missed = sorted({*away, *_absent(session)})
+    if missed != away:
+        out.line(f"==> Failed meanwhile, perhaps without the new key: {', '.join(missed)}")
     out.line(key)
-    out.record({"key": key, "removed": sorted(removed), "nodes": report.nodes, "absent": away})
+    record = {"key": key, "removed": sorted(removed), "nodes": report.nodes, "absent": missed}
+    out.record(record)
     return 0
 
 
@@ -52,42 +52,35 @@ def _absent(session: KeySession) -> list[str]:
         raise Failure(f"Error getting members: {error.message}", error.code) from error
 
 
-def _everywhere(out: Out, session: KeySession, action: Action, key: str) -> KeyReport:
+def _everywhere(out: Out, session: KeySession, step: Step) -> KeyReport:
     """Take a step and see that all members have taken it; give what they list then."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with naming_laggards(session):
-                carry_out(out, session, action, key)
+                carry_out(out, session, step.change, step.key)
                 report = carry_out(out, session, "list")
-                _verify(action, key, report)
+                _verify(step, report)
         except Failure as failure:
             if failure.code != "key_failed" or attempt == ATTEMPTS:
-                raise _stopped(out, action, failure) from failure
+                raise _stopped(out, step.change, failure) from failure
             out.line(f"{failure.text}\n==> Trying again ({attempt + 1} of {ATTEMPTS})...")
         else:
             return report
     raise AssertionError("the last attempt returns or raises")
 
 
-def _verify(action: Action, key: str, report: KeyReport) -> None:
+def _verify(step: Step, report: KeyReport) -> None:
     """Hold what members list against what they were told to do.
 
     Raises:
         Failure: some have not done it, although they said so, or were not there to be told.
     """
-    holders, users = report.keys.get(key, 0), report.primary_keys.get(key, 0)
-    if action == "remove":
-        done = report.nodes - holders
-    elif action == "use" and report.primary_keys:
-        done = users
-    else:
-        done = holders
-    if done != report.nodes:
-        text = f"{done}/{report.nodes} nodes have taken the step '{action}'"
+    if behind := lacking(step, report):
+        text = f"{report.nodes - behind}/{report.nodes} nodes have taken the step '{step.change}'"
         raise Failure(text, "key_failed", {"nodes": report.nodes, "responses": report.responses})
 
 
-def _stopped(out: Out, action: Action, failure: Failure) -> Failure:
+def _stopped(out: Out, action: Change, failure: Failure) -> Failure:
     """Say who lags behind, and that nothing is lost."""
     behind = failure.details.get("laggards") or {}
     if behind:

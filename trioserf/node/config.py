@@ -61,7 +61,7 @@ class NodeConfig:
             `packet_size` is taken from there.
         protocol: the version of Serf's protocol to speak, 2 to 5.
         keyring: keys that encrypt all gossip; None for plaintext.
-        verify_incoming: refuse plaintext when there are keys.
+        verify_incoming: refuse plaintext when there are keys (see also `Node.protect`).
         verify_outgoing: encrypt when there are keys.
         label: keeps clusters apart; others with another label are not heard. Up to 255 bytes.
         allowed_networks: networks (CIDR) that packets, streams and members may come from; empty

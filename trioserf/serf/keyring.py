@@ -90,7 +90,7 @@ class Keyring:
 
 def _checked(key: bytes) -> bytes:
     if len(key) not in KEY_SIZES:
-        raise KeyringError(f"A key has 16, 24 or 32 bytes, not {len(key)}")
+        raise KeyringError("key size must be 16, 24 or 32 bytes")  # Serf's words
     return key
 
 
@@ -106,36 +106,51 @@ def parse_key(text: str) -> bytes:
         KeyringError: not base64, or of a wrong size; the text itself is not repeated.
     """
     try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        key = _decoded(text)
+    except ValueError:
         raise KeyringError("A key must be base64 text with padding") from None
     return _checked(key)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
 
 
 def load_keyring(data: bytes) -> Keyring:
     """Read the content of a keyring file: a JSON list of keys in base64, the primary one first.
 
     Raises:
-        KeyringError: anything else; the text says what was expected, and shows no key.
+        KeyringError: anything else; the text begins as Serf's, says what was expected, and shows
+            no key.
     """
+    expected = "expected a JSON list of base64 keys, the primary one first"
     try:
         keys = json.loads(data)
     except (ValueError, RecursionError):  # its text could quote a key
-        raise KeyringError("Not JSON; expected a list of base64 keys, the primary first") from None
+        raise KeyringError(f"Failed to decode keyring file: not JSON; {expected}") from None
     if not isinstance(keys, list):
-        raise KeyringError("Expected a JSON list of base64 keys, the primary first")
+        raise KeyringError(f"Failed to decode keyring file: not a list; {expected}")
     if not keys:
-        raise KeyringError("The list of keys is empty; expected at least one")
+        raise KeyringError("Keyring file contains no keys; expected at least one")
     return Keyring([_listed(place, text) for place, text in enumerate(keys, start=1)])
 
 
 def _listed(place: int, text: object) -> bytes:
     if not isinstance(text, str):
-        raise KeyringError(f"Key {place}: expected base64 text")
+        raise KeyringError(f"Failed to decode keyring file: key {place} is no base64 text")
     try:
-        return parse_key(text)
+        key = _decoded(text)
+    except ValueError:
+        raise KeyringError(
+            f"Failed to decode key from keyring: key {place} is no base64 text with padding"
+        ) from None
+    try:
+        return _checked(key)
     except KeyringError as error:
-        raise KeyringError(f"Key {place}: {error}") from None
+        raise KeyringError(f"Failed to restore keyring: key {place}: {error}") from None
 
 
 def dump_keyring(keyring: Keyring) -> bytes:

@@ -255,7 +255,11 @@ def _decode(data: bytes) -> Message:
 
 def _refused(data: bytes, error: WireError) -> WireError:
     """Tell plaintext from bytes that no key opens, for whoever reads the counters."""
-    if data and data[0] > 1 and data[0] in (*_PACKET_DECODERS, COMPOUND, COMPRESS, CRC):
+    # Versions 0 and 1 look like pings, of which all have this field.
+    is_ping = data[:1] in (b"\0", b"\1") and b"SeqNo" in data
+    if is_ping or (
+        data and data[0] > 1 and data[0] in (*_PACKET_DECODERS, COMPOUND, COMPRESS, CRC)
+    ):
         return WireError(
             "plaintext-refused", "packet is not encrypted, but encryption is required"
         )

@@ -1,0 +1,239 @@
+"""Moving a running cluster to encryption, and counting what does not belong to it."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.node.small import open_nodes
+from tests.node.stage import OURS, Peer, Stage, stage
+from trioserf.errors import ConfigError
+from trioserf.node.node import Node
+from trioserf.serf.events import UserEventReceived
+from trioserf.serf.keyring import Keyring
+from trioserf.sim.network import Link, Network
+from trioserf.swim.messages import Ping
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim import encode
+
+A, B = bytes(32), b"b" * 16
+NAMES = ("a", "b", "c", "d")
+
+
+class Ledger:
+    """What nodes see: events each once, and suspicions never."""
+
+    def __init__(self, nodes: dict[str, Node]) -> None:
+        self.nodes = nodes
+        self.seen: dict[str, list[str]] = {name: [] for name in nodes}
+        self.sent: list[str] = []
+        self.alarms: list[str] = []
+        for name, node in nodes.items():
+            node._hub.watchers.append(self._watcher(name))
+
+    def _watcher(self, name: str) -> Callable[[object], None]:
+        def watch(event: object) -> None:
+            if isinstance(event, UserEventReceived):
+                self.seen[name].append(event.name)
+            else:
+                self.alarms.append(f"{name}: {event}")
+
+        return watch
+
+    async def send(self) -> None:
+        """Let everyone send an event every tenth of a second."""
+        while True:
+            for name, node in self.nodes.items():
+                self.sent.append(f"{name}-{len(self.sent)}")
+                await node.user_event(self.sent[-1], b"x" * 400)
+            await trio.sleep(0.1)
+
+
+async def test_a_running_cluster_moves_to_encryption_in_three_steps(
+    autojump_clock: MockClock,
+) -> None:
+    network = Network(random.Random(1), Link())
+    wires: list[bytes] = []
+    send = network.send
+
+    def tap(source: object, data: bytes, to: tuple[str, int]) -> None:
+        wires.append(data)
+        send(source, data, to)  # type: ignore[arg-type]
+
+    network.send = tap  # type: ignore[method-assign]
+    sealed = PacketCodec(keyring=Keyring([A]))
+
+    async def look(seconds: float) -> tuple[int, int]:
+        """Give how many packets can be read without, and with the key."""
+        await trio.sleep(seconds / 2)
+        wires.clear()
+        await trio.sleep(seconds / 2)
+        plain = PacketCodec(keyring=None)
+        readable = [
+            sum(codec.decode(one)[1] is None for one in wires) for codec in (plain, sealed)
+        ]
+        assert sum(readable) == len(wires)
+        return readable[0], readable[1]
+
+    async with open_nodes(*NAMES, network=network) as nodes, trio.open_nursery() as nursery:
+        ledger = Ledger(nodes)
+        nursery.start_soon(ledger.send)
+        steps = [(False, False), (False, True), (True, True)]
+        for number, (incoming, outgoing) in enumerate(steps):
+            for node in nodes.values():
+                await node.protect(
+                    Keyring([A]) if number == 0 else None,
+                    verify_incoming=incoming,
+                    verify_outgoing=outgoing,
+                )
+                await trio.sleep(3)
+            plain, encrypted = await look(60)
+            assert (plain == 0) == outgoing
+            assert (encrypted > 100) == outgoing
+        nursery.cancel_scope.cancel()
+        await trio.sleep(5)
+        assert ledger.alarms == []
+        assert len(ledger.sent) > 1000
+        for name, seen in ledger.seen.items():
+            assert sorted(seen) == sorted(ledger.sent), name
+            assert nodes[name].dropped() == {}
+            assert nodes[name].protection() == {
+                "keys": 1, "verify_incoming": True, "verify_outgoing": True,
+                "label": "", "allowed_networks": "",
+            }  # fmt: skip
+
+
+async def test_without_the_steps_members_are_lost(autojump_clock: MockClock) -> None:
+    """The test above could fail: switching at once parts the cluster."""
+    async with open_nodes(*NAMES) as nodes:
+        ledger = Ledger(nodes)
+        await nodes["a"].protect(Keyring([A]))
+        await trio.sleep(60)
+        assert any("failed" in alarm for alarm in ledger.alarms)
+        assert nodes["a"].dropped()["plaintext-refused"] > 0
+
+
+async def test_keys_that_are_there_are_not_replaced(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_nodes("a", options={"a": {"keyring": Keyring([A])}}) as nodes:
+        with pytest.raises(ConfigError, match="there is a keyring already"):
+            await nodes["a"].protect(Keyring([B]), verify_incoming=False)
+        assert nodes["a"].keyring is not None
+        assert nodes["a"].keyring.keys == (A,)
+        assert nodes["a"].protection()["verify_incoming"] is True
+        await nodes["a"].protect(verify_incoming=False, verify_outgoing=False)
+        assert "plaintext is accepted (verify_incoming is off)" in caplog.text
+        assert "is not encrypted (verify_outgoing is off)" in caplog.text
+
+
+async def test_a_key_query_changes_keys_that_came_later(autojump_clock: MockClock) -> None:
+    async with open_nodes("a", "b") as nodes:
+        tally = await nodes["a"].keys("list")
+        assert tally.messages["b"] == "Keyring is empty (encryption not enabled)"
+        for node in nodes.values():
+            await node.protect(Keyring([A]), verify_incoming=False, verify_outgoing=False)
+        assert (await nodes["a"].keys("install", B)).failure is None
+        assert (await nodes["b"].keys("use", B)).failure is None
+        assert (await nodes["a"].keys("remove", A)).failure is None
+        assert [node.keyring and node.keyring.keys for node in nodes.values()] == [(B,), (B,)]
+        assert all(node.stats()["encrypted"] for node in nodes.values())
+
+
+def _damaged(packet: bytes) -> dict[str, bytes]:
+    """Give versions of a sealed packet, by what the node makes of them."""
+    return {
+        "version": b"\x63" + packet[1:],
+        "truncated": packet[:20],
+        "decrypt": packet[:-1],
+        "plaintext-refused": encode(Ping(1, "us")),
+    }
+
+
+def _sealed(keys: Keyring, ping: Ping, label: bytes = b"") -> bytes:
+    (packet,) = PacketCodec(keyring=keys, label=label).pack([encode(ping)], crc=False)
+    return packet
+
+
+async def test_what_does_not_open_is_dropped_and_counted_by_peer(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(keyring=Keyring([A]), label="blue") as s:
+        peer = s.peer("peer", run=False)
+        whole = _sealed(Keyring([A]), Ping(1, "us"), b"blue")
+        head, body = whole[:6], whole[6:]
+        other = _sealed(Keyring([A]), Ping(2, "us"), b"blue")[6:]
+        expected = {"decrypt": 0, "label": 0}
+        for kind, packet in _damaged(body).items():
+            assert peer.transport.send_packet(head + packet, OURS)
+            expected[kind] = 1
+        for packet in (
+            _sealed(Keyring([B]), Ping(1, "us"), b"blue"),  # another key
+            head + body[:13] + other[13:],  # one nonce, another's text
+            head + other[:13] + body[13:-16] + other[-16:],  # parts of two
+        ):
+            assert peer.transport.send_packet(packet, OURS)
+            expected["decrypt"] += 1
+        for label in (b"", b"red"):
+            assert peer.transport.send_packet(_sealed(Keyring([A]), Ping(1, "us"), label), OURS)
+            expected["label"] += 1
+        # A label that is taken off and put on again does not make the packet ours.
+        forged = head + _sealed(Keyring([A]), Ping(1, "us"), b"red")[5:]
+        assert peer.transport.send_packet(forged, OURS)
+        expected["decrypt"] += 1
+        await trio.sleep(1)
+        assert await _answers(peer) == 0
+        assert s.node.dropped() == expected
+        assert s.node.dropped_from() == {peer.address.host: sum(expected.values())}
+        assert peer.transport.send_packet(whole, OURS)
+        await trio.sleep(1)
+        assert await _answers(peer) == 1
+
+
+async def _answers(peer: Peer) -> int:
+    with trio.move_on_after(0.1):
+        return len(await peer.transport.receive_packets())
+    return 0
+
+
+async def test_streams_that_do_not_open_are_counted_by_peer(autojump_clock: MockClock) -> None:
+    async with stage(keyring=Keyring([A]), label="blue") as s:
+        peer = s.peer("peer", run=False)
+        ping = encode(Ping(1, "us"))
+        ours = StreamCodec(keyring=Keyring([A]), label=b"blue")
+        whole = ours.encode(ping)
+        for kind, data in {
+            "decrypt": StreamCodec(keyring=Keyring([B]), label=b"blue").encode(ping),
+            "label": StreamCodec(keyring=Keyring([A])).encode(ping),
+            "version": whole[:11] + b"\x02" + whole[12:],
+            "plaintext-refused": StreamCodec(keyring=None, label=b"blue").encode(ping),
+            "truncated": whole[:-1],
+        }.items():
+            assert await _reply(s, peer, data) is None
+            assert s.node.dropped()[kind] == 1
+        assert s.node.dropped_from() == {peer.address.host: 5}
+        answer = await _reply(s, peer, whole)
+        assert answer is not None
+        decoder = ours.decoder()
+        message = decoder.feed(answer)
+        while message is None and decoder.is_busy:
+            message = decoder.work()
+        assert message is not None
+
+
+async def _reply(s: Stage, peer: Peer, data: bytes) -> bytes | None:
+    """Send a stream; give an answer that is none of the errors that are sent in the open."""
+    async with await peer.transport.dial(OURS) as stream:
+        await stream.send_all(data)
+        await stream.send_eof()
+        answer = b""
+        while some := await stream.receive_some(65_536):
+            answer += bytes(some)
+    decoder = StreamCodec(keyring=Keyring([A]), label=b"blue").decoder()
+    message = decoder.feed(answer) if answer else None
+    while message is None and decoder.is_busy:
+        message = decoder.work()
+    return None if message is None or type(message).__name__ == "ErrorMessage" else answer
