@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.serf.rig import Cluster, broadcasts, decode, encode, kinds, raw_broadcasts, serf
 from trioserf.errors import TooLarge
 from trioserf.serf.clock import LAST_TIME
+from trioserf.serf.effects import Spread
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.messages import BufferedEvents, UserEvent
 from trioserf.serf.options import SerfOptions
@@ -157,11 +158,51 @@ def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
     assert len(state.local_state().events) < 50
 
 
-def test_larger_than_a_packet_is_delivered_but_not_passed_on() -> None:
-    state = serf("a")
-    state.handle(encode(UserEvent(5, "huge", b"x" * 2000)), 0.0)
+def test_what_fits_no_packet_goes_by_streams_and_does_not_stay_in_the_queue() -> None:
+    state = serf("a", "b", options=SerfOptions(user_event_size_limit=9216))
+    ltime = state.user_event("huge", b"x" * 9000)
+    [spread] = state.spreads
+    assert spread.to_all
+    assert decode(spread.data) == UserEvent(ltime, "huge", b"x" * 9000)
+    assert len(state.queues["Event"]) == 0
+    state.spreads.clear()
+    state.handle(spread.data, 0.0)
+    assert (len(state.events), state.spreads) == (1, [])
+
+
+def test_what_fits_no_packet_is_passed_on_once() -> None:
+    state = serf("a", "b")
+    raw = encode(UserEvent(5, "huge", b"x" * 2000))
+    state.handle(raw, 0.0)
+    state.handle(raw, 0.0)
     assert len(state.events) == 1
     assert raw_broadcasts(state) == []
+    assert state.spreads == [Spread(raw, to_all=False)]
+
+
+@pytest.mark.parametrize(("size", "streams"), [(1390, 0), (1405, 1), (9000, 1), (20_000, 0)])
+def test_streams_are_for_what_honest_members_send_and_packets_cannot(
+    size: int, streams: int
+) -> None:
+    state = serf("a", "b")
+    raw = encode(UserEvent(5, "x", b"x"))
+    raw = encode(UserEvent(5, "x", b"x" * (size - len(raw))))
+    state.handle(raw, 0.0)
+    assert len(state.spreads) == streams
+    assert len(raw_broadcasts(state)) == (size < 1400 and not streams)
+
+
+def test_large_news_of_a_push_pull_is_passed_on_but_not_what_a_join_brings() -> None:
+    giver = serf("a", "b")
+    for size in (10, 2000):
+        giver.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
+    for join, passed_on in ((True, 0), (False, 1)):
+        taker = serf("b", "a")
+        for _ in range(2):
+            taker.merge_remote_state(giver.local_state(), join=join, ignore_events=False, now=0.0)
+        assert len(taker.events) == 2
+        assert [len(spread.data) > 2000 for spread in taker.spreads] == [True] * passed_on
+        assert raw_broadcasts(taker) == []
 
 
 @given(

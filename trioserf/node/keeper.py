@@ -19,10 +19,10 @@ import trio
 
 from trioserf.errors import Leaving, NameConflict, NoSuchQuery
 from trioserf.net.transport import Transport
+from trioserf.node.bulk import BulkQueue
 from trioserf.node.hub import Hub
 from trioserf.node.state import ClusterState
 from trioserf.serf.collecting import AskedQuery, QueryResult
-from trioserf.serf.effects import Direct
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -30,8 +30,6 @@ _AT_ONCE: Final = 32
 """Facts taken in without letting another task run."""
 _BATCHES_WAITING: Final = 16
 """Batches of packets in the inbox; more may wait in the kernel, which bounds their bytes."""
-STREAMS_WAITING: Final = 256
-"""Messages that wait for a stream of their own; each may be as large as an answer's cap."""
 
 T = TypeVar("T")
 Packets = list[tuple[bytes, tuple[str, int]]]
@@ -135,7 +133,7 @@ class Keeper:
         suspicion: when a suspicion runs out.
         deadline: when a query, or something else of the kind, runs out.
         gossip: woken when there is something to say.
-        streams: messages that need a stream of their own.
+        bulk: messages that need a stream of their own.
         dropped: counts of what was not sent, by reason.
     """
 
@@ -144,13 +142,13 @@ class Keeper:
         self.suspicion = Alarm()
         self.deadline = Alarm()
         self.gossip = Wake()
+        self.bulk = BulkQueue()
         self.dropped: Counter[str] = Counter()
         self._sent_bytes = state.tally.counter("memberlist.udp.sent")
         self._transport = transport
         self._hub = hub
         depth = state.config.inbox_depth
         self._to_inbox, self._inbox = trio.open_memory_channel[Fact](depth)
-        self._to_streams, self.streams = trio.open_memory_channel[Direct](STREAMS_WAITING)
         self._batches = 0
         self._fewer_batches = Wake()
         self._queries: dict[AskedQuery, Callable[[QueryResult], None]] = {}
@@ -229,18 +227,15 @@ class Keeper:
         Raises:
             NameConflict: the cluster holds our name for somebody else's.
         """
-        try:
-            while True:
-                fact = await self._inbox.receive()
+        while True:
+            fact = await self._inbox.receive()
+            self._take(fact)
+            for _ in range(_AT_ONCE):
+                try:
+                    fact = self._inbox.receive_nowait()
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break  # closed: this task is cancelled as soon as it waits
                 self._take(fact)
-                for _ in range(_AT_ONCE):
-                    try:
-                        fact = self._inbox.receive_nowait()
-                    except (trio.WouldBlock, trio.EndOfChannel):
-                        break  # closed: this task is cancelled as soon as it waits
-                    self._take(fact)
-        finally:
-            self._to_streams.close()
 
     def abandon(self) -> None:
         """Tell everyone who still waits for the state that it is gone; `run` has ended, or will.
@@ -271,10 +266,11 @@ class Keeper:
         """Do what the state has ordered."""
         state = self.state
         for direct in state.take_streams():
-            try:
-                self._to_streams.send_nowait(direct)
-            except trio.WouldBlock:
+            if not self.bulk.put(direct, first=True):
                 self._drop("streams", f"an answer for {direct.node!r}")
+        for direct in state.take_spreads():
+            if not self.bulk.put(direct):
+                self._drop("streams", f"an event or query for {direct.node!r}")
         packets = state.outgoing.packets
         if packets:
             send = self._transport.send_packet

@@ -102,6 +102,7 @@ class ClusterState:
         self.address = address
         self.faults = Faults()
         self.tags = dict(config.tags)
+        self._rng = rng
         self._admits = config.admits
         codec = PacketCodec(
             keyring=config.keyring,
@@ -346,6 +347,34 @@ class ClusterState:
             self.outgoing.send_alone([_USER + direct.data], direct.address, crc=crc)
         self.serf.sends.clear()
         return streams
+
+    def take_spreads(self) -> list[Direct]:
+        """Choose the members to whom goes what fits no packet, each by a stream of its own.
+
+        Suspects come last: their streams may well take long.
+        """
+        if not self.serf.spreads:
+            return []
+        streams = []
+        for spread in self.serf.spreads:
+            if spread.to_all:
+                targets = [one for one in self.membership.records.values() if not one.is_gone]
+                self._rng.shuffle(targets)
+                targets.sort(key=lambda record: record.state)
+            else:
+                targets = self.membership.random_peers(self.config.timing.gossip_nodes)
+            streams += [
+                Direct(record.address, record.name, spread.data, stream=True)
+                for record in targets
+                if record.name != self.config.name
+            ]
+        self.serf.spreads.clear()
+        return streams
+
+    def is_present(self, name: str, address: Address) -> bool:
+        """Tell whether a member is there, under this address, as far as we know."""
+        record = self.membership.records.get(name)
+        return record is not None and not record.is_gone and record.address == address
 
     def heed_notices(self, now: float) -> None:
         """Tell Serf's layer what has become of members."""

@@ -1,6 +1,7 @@
 """Streams: exchanges over TCP, out and in. Each has a deadline, and all of them a limit."""
 
 import logging
+from functools import lru_cache
 from typing import Final
 
 import trio
@@ -12,6 +13,7 @@ from trioserf.node.guests import Guest, Guests
 from trioserf.node.keeper import Keeper, Wake
 from trioserf.node.memory import give_back
 from trioserf.node.merging import Merge, reading_state
+from trioserf.serf.effects import Direct
 from trioserf.swim.address import Address
 from trioserf.swim.messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
 from trioserf.wire.errors import WireError
@@ -21,6 +23,8 @@ from trioserf.wire.swim import encode
 _log = logging.getLogger("trioserf.memberlist")
 
 _CHUNK: Final = 65_536
+_SPELLED: Final = 8
+"""Messages by stream whose bytes are kept for the next member, compressed and sealed."""
 _SENDERS: Final = 16
 """Messages by stream that are on their way at once."""
 _CALM: Final = 1.0
@@ -55,7 +59,10 @@ class Streams:
         self._has_calmed = Wake()
         self.guests = Guests(config.max_streams, config.stream_memory, self._has_calmed)
         self._transport = transport
+        self._keyring = config.keyring
+        self._spell = lru_cache(_SPELLED)(self._spelled)
         self._timeout = config.timing.tcp_timeout
+        self._brief = min(config.timing.tcp_timeout, config.timing.probe_timeout)
         self._keeper = keeper
         tally = keeper.state.tally
         self._accepted = tally.counter("memberlist.tcp.accept")
@@ -119,17 +126,46 @@ class Streams:
                 nursery.start_soon(self._send_messages)
 
     async def _send_messages(self) -> None:
-        async for direct in self._keeper.streams:
-            data = self.codec.encode_user_message(direct.data)
-            try:
-                with trio.fail_after(self._timeout):
-                    async with await self._transport.dial(direct.address) as stream:
-                        await self._send(stream, data)
-                        # Wait for its end, lest closing with unread data resets the connection.
-                        await stream.send_eof()
-                        await stream.receive_some(1)
-            except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                _log.warning("could not send a message to %r: %s", direct.node, error)
+        queue = self._keeper.bulk
+        while True:
+            direct = await queue.next()
+            if not self._keeper.state.is_present(direct.node, direct.address):
+                count = queue.abandon(direct)
+                _log.debug("%d messages for %r, which has gone", count, direct.node)
+                continue
+            is_first = queue.is_first_attempt(direct)
+            why = await self._send_message(direct, self._brief if is_first else self._timeout)
+            if why is None:
+                queue.sent(direct)
+            elif lost := queue.failed(direct):
+                self._keeper.dropped["streams"] += lost
+                _log.warning("could not send %d messages to %r: %s", lost, direct.node, why)
+            else:
+                _log.debug("no stream to %r yet: %s", direct.node, why)
+
+    async def _send_message(self, direct: Direct, timeout: float) -> str | None:
+        """Send one; gives the reason if that does not work."""
+        data = self._encoded(direct.data)
+        try:
+            with trio.fail_after(timeout):
+                async with await self._transport.dial(direct.address) as stream:
+                    await self._send(stream, data)
+                    # Wait for its end, lest closing with unread data resets the connection.
+                    await stream.send_eof()
+                    await stream.receive_some(1)
+        except trio.TooSlowError:
+            return f"it took longer than {timeout:g} s"
+        except (OSError, trio.BrokenResourceError) as error:
+            return str(error) or type(error).__name__
+        return None
+
+    def _encoded(self, message: bytes) -> bytes:
+        """Spell a message, which mostly goes to many members one after the other, once."""
+        return self._spell(message, 0 if self._keyring is None else self._keyring.version)
+
+    def _spelled(self, message: bytes, keys_version: int) -> bytes:
+        del keys_version  # what was sealed with an older key is not for those who never had it
+        return self.codec.encode_user_message(message)
 
     # --- in ---
 

@@ -45,6 +45,20 @@ class Direct:
 
 
 @attrs.frozen(slots=True)
+class Spread:
+    """News that fits no packet: send these bytes to members by streams of their own.
+
+    Attributes:
+        data: the encoded message.
+        to_all: everyone is to get it from us, who began it; else it is for a few chosen at random,
+            each of whom passes it on in turn.
+    """
+
+    data: bytes
+    to_all: bool
+
+
+@attrs.frozen(slots=True)
 class GiveUpName:
     """The cluster holds our name for somebody else's: shut down, without a leave."""
 
@@ -62,6 +76,7 @@ class Effects:
     Attributes:
         events: for users and handlers.
         sends: messages to single members.
+        spreads: messages to many members that fit no packet.
         orders: for the node itself.
         flaps: members that came back soon after they had failed, so far.
         tally: counts for metrics.
@@ -69,6 +84,7 @@ class Effects:
 
     events: list[Event] = attrs.Factory(list)
     sends: list[Direct] = attrs.Factory(list)
+    spreads: list[Spread] = attrs.Factory(list)
     orders: list[Order] = attrs.Factory(list)
     flaps: int = 0
     tally: Tally = attrs.Factory(Tally)

@@ -1,9 +1,18 @@
-"""What goes to everyone: three queues of broadcasts, and a memory of what has been seen."""
+"""What goes to everyone: three queues of broadcasts, and a memory of what has been seen.
+
+User events and queries that fit no packet (their limits can be raised so far) are not gossiped:
+Serf keeps them in its queue, from which they never leave. Here they go by streams. Whoever begins
+one sends it to every member, since a Serf that gets it does not pass it on; whoever gets one
+passes it on to a few at random, so that many have it long before the first is done with sending,
+and all of them though the first may die over it. Push/pulls bring user events to those whom all
+that has missed.
+"""
 
 import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
+from trioserf.serf.effects import Spread
 from trioserf.serf.options import USER_EVENT_HARD_LIMIT, SerfOptions
 from trioserf.swim.queue import BroadcastQueue
 
@@ -15,8 +24,6 @@ KINDS: Final[tuple[Kind, ...]] = ("Intent", "Query", "Event")
 
 _RECENT: Final = 1024
 """Raw messages in each of two generations that are known for doubles without reading them."""
-_LONGEST: Final = USER_EVENT_HARD_LIMIT
-"""Bytes of a raw message that is remembered; longer ones are recognised when they are read."""
 
 
 class Outbox:
@@ -25,6 +32,7 @@ class Outbox:
     Args:
         node_count: counts the members.
         options: limits.
+        spreads: takes what fits no packet.
         prefix: what stands before every broadcast in a packet.
 
     Attributes:
@@ -32,7 +40,11 @@ class Outbox:
     """
 
     def __init__(
-        self, node_count: Callable[[], int], options: SerfOptions, prefix: bytes = b""
+        self,
+        node_count: Callable[[], int],
+        options: SerfOptions,
+        spreads: list[Spread],
+        prefix: bytes = b"",
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
             kind: BroadcastQueue(
@@ -42,6 +54,9 @@ class Outbox:
         }
         self._node_count = node_count
         self._options = options
+        self._spreads = spreads
+        self._room = options.packet_size - len(prefix)
+        self._largest = max(USER_EVENT_HARD_LIMIT, options.query_size_limit)
         self._recent: set[bytes] = set()
         self._less_recent: set[bytes] = set()
 
@@ -52,8 +67,8 @@ class Outbox:
         return raw in self._recent or raw in self._less_recent
 
     def remember(self, raw: bytes) -> None:
-        """Remember a message of which every double is of no interest."""
-        if len(raw) > _LONGEST:
+        """Remember a message of which every double is of no interest; not the large, rare ones."""
+        if len(raw) > self._room:
             return
         if len(self._recent) >= _RECENT:
             self._less_recent = self._recent
@@ -62,10 +77,30 @@ class Outbox:
 
     # --- queues ---
 
+    def send(self, kind: Kind, raw: bytes) -> None:
+        """Send a message of ours to everyone."""
+        if not self.fits(raw):
+            self._spreads.append(Spread(raw, to_all=True))
+            return
+        self.remember(raw)
+        self._queue(kind, raw)
+
     def pass_on(self, kind: Kind, raw: bytes) -> None:
-        """Queue a message for everyone, as it came or was made."""
+        """Send a message of somebody else's to everyone, as it came."""
+        if self.fits(raw):
+            self._queue(kind, raw)
+        elif kind != "Intent" and len(raw) <= self._largest:
+            self._spreads.append(Spread(raw, to_all=False))
+        else:
+            _log.debug("%d bytes of no honest member's, not passed on", len(raw))
+
+    def fits(self, raw: bytes) -> bool:
+        """Whether a message can be gossiped in packets."""
+        return len(raw) <= self._room
+
+    def _queue(self, kind: Kind, raw: bytes) -> None:
         self.queues[kind].queue(raw)
-        self.bound(kind)
+        self._bound(kind)
 
     @property
     def limit(self) -> int:
@@ -86,7 +121,7 @@ class Outbox:
                 _log.warning(text, kind, depth, limit)
                 queue.prune(limit)
 
-    def bound(self, kind: Kind) -> None:
+    def _bound(self, kind: Kind) -> None:
         """Bound a queue between two checks too, rarely enough to cost nothing."""
         queue = self.queues[kind]
         if len(queue) > 2 * self.limit:

@@ -1,9 +1,9 @@
 """The Serf layer of one node: members, intents, user events, queries, and their push/pull.
 
 One object without a clock, a socket or a task. Its owner tells it what has come and what time it
-is, and carries out what it finds in `events`, `sends`, `orders` and `results` afterwards, emptying
-these lists; broadcasts stand in the three `queues`. Every instant (`now`, deadlines) is in seconds
-of one monotonic clock.
+is, and carries out what it finds in `events`, `sends`, `spreads`, `orders` and `results`
+afterwards, emptying these lists; broadcasts stand in the three `queues`. Every instant (`now`,
+deadlines) is in seconds of one monotonic clock.
 
 The rules themselves stand in the modules beside this one; here they are put together.
 """
@@ -18,7 +18,7 @@ from trioserf.serf.asking import Asking, Question
 from trioserf.serf.clock import LAST_TIME, LamportClock, is_newer
 from trioserf.serf.collecting import AskedQuery, QueryResult
 from trioserf.serf.conflict import NameConflicts
-from trioserf.serf.effects import Codec, Direct, Effects, Order
+from trioserf.serf.effects import Codec, Direct, Effects, Order, Spread
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.intents import Intents
 from trioserf.serf.internal import KeyHandler, no_keyring
@@ -69,6 +69,7 @@ class SerfState:
     Attributes:
         events: what happened, for users.
         sends: messages to single members, as packets or by stream.
+        spreads: messages to many members that fit no packet.
         orders: what the node itself shall do.
         results: what came back to our queries, each with its query.
         queues: the broadcasts, by Serf's names for them: Intent, Query and Event, in the order
@@ -96,19 +97,18 @@ class SerfState:
         self._received_sizes = tally.values("serf.msgs.received")
         self.events: list[Event] = effects.events
         self.sends: list[Direct] = effects.sends
+        self.spreads: list[Spread] = effects.spreads
         self.orders: list[Order] = effects.orders
         self._codec = codec
         self._table = table = MemberTable(
             name, options=options, effects=effects, decode_tags=codec.decode_tags, rng=rng
         )
-        self._outbox = Outbox(table.__len__, options, codec.gossip_prefix)
+        self._outbox = Outbox(table.__len__, options, effects.spreads, codec.gossip_prefix)
         self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
         for queue in self.queues.values():
             queue.sizes = tally.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
-        self._user_events = UserEvents(
-            self.queues["Event"], codec=codec, options=options, effects=effects
-        )
+        self._user_events = UserEvents(codec=codec, options=options, effects=effects)
         self._queries = Queries(
             table,
             codec=codec,
@@ -338,9 +338,19 @@ class SerfState:
         if join and ignore_events:
             self._user_events.window.start_at(state.event_ltime)
         for count, event in enumerate(self._user_events.replayed(state.events), 1):
-            self._user_events.receive(event, is_live=False)
+            if self._user_events.receive(event, is_live=False) and not join:
+                self._pass_on_replayed(event)
             if not count % _PIECE:
                 now = yield
+
+    def _pass_on_replayed(self, event: UserEvent) -> None:
+        """Pass on a large event that a push/pull brought, as a Serf's can come no other way.
+
+        Small ones have been gossiped. What a join brings is mostly old news to the others.
+        """
+        raw = self._codec.encode(event)
+        if not self._outbox.fits(raw):
+            self._outbox.pass_on("Event", raw)
 
     def _merge_join(self, name: str, ltime: int, now: float) -> None:
         known = self._table.records.get(name)
@@ -412,8 +422,7 @@ class SerfState:
             TooLarge: over the limit, before or after encoding.
         """
         ltime, data = self._user_events.send(name, payload, coalesce=coalesce)
-        self._outbox.remember(data)
-        self._outbox.bound("Event")
+        self._outbox.send("Event", data)
         return ltime
 
     def ask(self, question: Question, now: float) -> AskedQuery:
@@ -432,11 +441,10 @@ class SerfState:
         self, question: Question, now: float, deliver: Callable[[AskedQuery, QueryResult], None]
     ) -> AskedQuery:
         asked, message, data = self._asking.start(question, self.address, now, deliver)
-        self._outbox.remember(data)
         self._queries.receive(message, now, ours=True)
         self._asking.settle(asked)
         if not asked.finished:
-            self._outbox.pass_on("Query", data)
+            self._outbox.send("Query", data)
         return asked
 
     def cancel(self, query: AskedQuery) -> None:

@@ -9,7 +9,6 @@ from trioserf.serf.effects import Codec, Effects
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.messages import BufferedEvents, UserEvent
 from trioserf.serf.options import SerfOptions
-from trioserf.swim.queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -24,7 +23,6 @@ class UserEvents:
     """Sending user events, and telling new ones from those already seen.
 
     Args:
-        queue: for broadcasts.
         codec: how they are spelled.
         options: limits and the length of the memory.
         effects: where events are announced.
@@ -34,23 +32,20 @@ class UserEvents:
         newest: the latest Lamport time delivered, 0 at first; what a snapshot records.
     """
 
-    def __init__(
-        self, queue: BroadcastQueue, *, codec: Codec, options: SerfOptions, effects: Effects
-    ) -> None:
+    def __init__(self, *, codec: Codec, options: SerfOptions, effects: Effects) -> None:
         self.window: LamportWindow[_Seen] = LamportWindow(
             options.event_buffer, dict, budget=options.event_buffer_bytes
         )
         self.newest = 0
-        self._queue = queue
         self._codec = codec
         self._options = options
         self._effects = effects
 
     def send(self, name: str, payload: bytes, *, coalesce: bool) -> tuple[int, bytes]:
-        """Send an event to everyone, ourselves included.
+        """Make an event, and deliver it here.
 
         Returns:
-            Its Lamport time and its bytes.
+            Its Lamport time, and its bytes for everyone else.
 
         Raises:
             TooLarge: over the limit, before or after encoding.
@@ -67,7 +62,6 @@ class UserEvents:
         )
         self.window.clock.increment()
         self.receive(message)
-        self._queue.queue(data)
         return message.ltime, data
 
     def receive(self, message: UserEvent, *, is_live: bool = True) -> bool:

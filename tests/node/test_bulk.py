@@ -1,0 +1,133 @@
+"""Lines of messages for streams: whose turn it is, and what becomes of failures."""
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trioserf.node.bulk import LONGEST_LINE, MOST_BYTES, RESTS, TROUBLED_AT_ONCE, BulkQueue
+from trioserf.serf.effects import Direct
+from trioserf.swim.address import Address
+
+
+def direct(node: str, data: bytes) -> Direct:
+    return Direct(Address(f"10.0.0.{ord(node)}", 7946), node, data, stream=True)
+
+
+def filled(*messages: tuple[str, bytes]) -> BulkQueue:
+    queue = BulkQueue()
+    for node, data in messages:
+        assert queue.put(direct(node, data))
+    return queue
+
+
+async def test_one_stream_to_a_member_at_a_time_and_members_take_turns() -> None:
+    queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"), ("b", b"2"))
+    one, two = await queue.next(), await queue.next()
+    assert [one, two] == [direct("a", b"1"), direct("b", b"1")]
+    with trio.CancelScope() as scope:
+        scope.deadline = trio.current_time()
+        await queue.next()
+    assert scope.cancelled_caught
+    queue.sent(two)
+    assert await queue.next() == direct("b", b"2")
+    queue.sent(one)
+    assert await queue.next() == direct("a", b"2")
+
+
+async def test_answers_go_before_events_but_not_before_what_is_on_its_way() -> None:
+    queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"))
+    queue.put(direct("c", b"answer"), first=True)
+    assert await queue.next() == direct("c", b"answer")
+    assert await queue.next() == direct("a", b"1")
+    queue.put(direct("a", b"answer"), first=True)
+    queue.sent(direct("a", b"1"))
+    assert await queue.next() == direct("b", b"1")
+    assert await queue.next() == direct("a", b"answer")
+
+
+async def test_a_failure_rests_its_line_alone(autojump_clock: MockClock) -> None:
+    queue = filled(("a", b"1"), ("a", b"2"))
+    turn = await queue.next()
+    assert queue.is_first_attempt(turn)
+    for rest in RESTS:
+        began = trio.current_time()
+        assert queue.failed(turn) == 0
+        queue.put(direct("b", b"1"))
+        other = await queue.next()
+        assert (other.node, trio.current_time()) == ("b", began)
+        assert queue.is_first_attempt(other)
+        queue.sent(other)
+        assert await queue.next() == turn == direct("a", b"1")
+        assert trio.current_time() - began == rest
+        assert not queue.is_first_attempt(turn)
+    assert queue.failed(turn) == 2
+    assert (len(queue), queue.bytes_waiting, queue._tried) == (0, 0, 0)
+
+
+async def test_success_ends_the_trouble() -> None:
+    queue = filled(("a", b"1"), ("a", b"2"))
+    queue.failed(await queue.next())
+    queue._troubled.append(queue._resting.pop()[2])
+    queue.sent(await queue.next())
+    turn = await queue.next()
+    assert turn == direct("a", b"2")
+    assert queue.is_first_attempt(turn)
+    assert queue._tried == 0
+
+
+async def test_few_lines_in_trouble_are_tried_at_once(autojump_clock: MockClock) -> None:
+    queue = filled(*((node, b"1") for node in "abcdefgh"))
+    for _ in range(8):
+        queue.failed(await queue.next())
+    tried = [await queue.next() for _ in range(TROUBLED_AT_ONCE)]
+    with trio.move_on_after(60) as scope:
+        await queue.next()
+    assert scope.cancelled_caught
+    queue.put(direct("z", b"1"))
+    assert (await queue.next()).node == "z"
+    queue.failed(tried.pop())
+    queue.sent(tried.pop())
+    assert queue.abandon(tried.pop()) == 1
+    assert len({(await queue.next()).node for _ in range(3)}) == 3
+
+
+async def test_whoever_waits_already_hears_of_a_shorter_rest(autojump_clock: MockClock) -> None:
+    queue = filled(("a", b"1"), ("b", b"1"))
+    one, two = await queue.next(), await queue.next()
+    queue.failed(two)
+    two = await queue.next()
+    queue.failed(two)  # and rests for the longer time
+    began = trio.current_time()
+    got: list[Direct] = []
+
+    async def read() -> None:
+        got.append(await queue.next())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        queue.failed(one)
+    assert got == [one]
+    assert trio.current_time() - began == RESTS[0]
+
+
+def test_what_waits_is_bounded() -> None:
+    queue = BulkQueue()
+    for number in range(LONGEST_LINE):
+        assert queue.put(direct("a", b"%d" % number))
+    assert not queue.put(direct("a", b"one too many"))
+    assert queue.put(direct("b", b"for another"))
+    assert len(queue) == LONGEST_LINE + 1
+    large = b"x" * (MOST_BYTES - queue.bytes_waiting)
+    assert queue.put(direct("c", large))
+    assert queue.put(direct("d", large))  # the same bytes once more
+    assert not queue.put(direct("e", b"y"))
+    assert queue.bytes_waiting == MOST_BYTES
+
+
+async def test_a_member_that_has_gone_takes_its_line_along() -> None:
+    queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"))
+    assert queue.abandon(await queue.next()) == 2
+    queue.sent(await queue.next())
+    assert (len(queue), queue.bytes_waiting) == (0, 0)
+    queue.put(direct("a", b"3"))
+    assert await queue.next() == direct("a", b"3")

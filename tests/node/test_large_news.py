@@ -1,0 +1,140 @@
+"""Events and queries that fit no packet, among whole nodes in virtual time."""
+
+import trio
+from trio.testing import MockClock
+
+from trioserf.node.config import NodeConfig
+from trioserf.serf.events import UserEventReceived
+from trioserf.serf.options import SerfOptions
+from trioserf.sim.world import World
+from trioserf.testing import cluster, cluster_seed
+
+__all__ = ["cluster", "cluster_seed"]
+
+LARGE = SerfOptions(user_event_size_limit=9216, query_size_limit=9216)
+
+
+def received(world: World) -> dict[str, list[tuple[float, str]]]:
+    """Take down when each member gets which event."""
+    got: dict[str, list[tuple[float, str]]] = {member.id: [] for member in world.up}
+    for member in world.up:
+        log = got[member.id]
+
+        def watch(event: object, log: list[tuple[float, str]] = log) -> None:
+            if isinstance(event, UserEventReceived):
+                log.append((trio.current_time(), event.name))
+
+        world.node(member.id)._hub.watchers.append(watch)
+    return got
+
+
+async def formed(world: World, size: int) -> list[str]:
+    world.config = NodeConfig(name="template", serf=LARGE)
+    ids = await world.grow(size)
+    await world.settle()
+    return ids
+
+
+async def test_a_large_event_is_everywhere_at_once(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    await formed(cluster, 40)
+    got = received(cluster)
+    began = trio.current_time()
+    await cluster.event("n7", "big", b"x" * 9000)
+    await trio.sleep(1)
+    assert {len(log) for log in got.values()} == {1}
+    assert max(log[0][0] for log in got.values()) - began < 0.5
+
+
+async def test_large_events_do_not_hold_up_small_ones(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    await formed(cluster, 12)
+    got = received(cluster)
+    began = trio.current_time()
+    for number in range(50):
+        await cluster.event("n1", f"big-{number}", b"%d" % number * 4000)
+    await cluster.event("n1", "small")
+    await trio.sleep(2)
+    small = [at for log in got.values() for at, name in log if name == "small"]
+    assert len(small) == 12
+    assert max(small) - began < 1
+    await trio.sleep(10)
+    assert {len(log) for log in got.values()} == {51}
+    assert all(len(node.node._keeper.bulk) == 0 for node in cluster.up if node.node)
+
+
+async def test_members_that_pass_nothing_on_are_reached_too(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    """As Serf's: whoever begins a large event sends it to every one of them."""
+    await formed(cluster, 30)
+    got = received(cluster)
+    for member in cluster.up:
+        if member.id != "n1":
+            cluster.node(member.id)._keeper.bulk.put = lambda *_, **__: True  # type: ignore[method-assign]
+    began = trio.current_time()
+    await cluster.event("n1", "big", b"x" * 9000)
+    await trio.sleep(1)
+    assert {len(log) for log in got.values()} == {1}
+    assert max(log[0][0] for log in got.values()) - began < 0.5
+
+
+async def test_a_large_event_of_a_member_that_dies_over_it_arrives(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    await formed(cluster, 30)
+    got = received(cluster)
+    await cluster.event("n1", "big", b"x" * 9000)
+    while sum(map(len, got.values())) < 3:  # noqa: ASYNC110 - looked at from outside
+        await trio.sleep(0.0005)
+    await cluster.crash("n1")
+    await cluster.settle()
+    assert all(len(log) == 1 for member, log in got.items() if member != "n1")
+
+
+async def test_stopped_members_delay_nobody_and_get_it_late(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    """More of them than streams at once, so that every stream meets one."""
+    ids = await formed(cluster, 40)
+    got = received(cluster)
+    stopped = ids[20:]
+    for member in stopped:
+        cluster.pause(member)
+    began = trio.current_time()
+    for number in range(3):
+        await cluster.event("n1", f"big-{number}", b"%d" % number * 9000)
+    await trio.sleep(3)
+    for member in ids[:20]:
+        assert len(got[member]) == 3
+        assert got[member][-1][0] - began < 1.5
+    for member in stopped:
+        cluster.resume(member)
+    await cluster.settle()
+    assert {len(log) for log in got.values()} == {3}
+
+
+async def test_push_pulls_bring_what_no_stream_could(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    ids = await formed(cluster, 6)
+    got = received(cluster)
+    for member in cluster.up:
+        cluster.node(member.id)._keeper.bulk.put = lambda *_, **__: False  # type: ignore[method-assign]
+    await cluster.event(ids[0], "big", b"x" * 9000)
+    await trio.sleep(2)
+    assert sum(map(len, got.values())) == 1
+    assert cluster.node(ids[0]).dropped()["streams"] == 5
+    await trio.sleep(150)
+    assert {len(log) for log in got.values()} == {1}
+
+
+async def test_a_large_query_is_answered_by_all(cluster: World, autojump_clock: MockClock) -> None:
+    ids = await formed(cluster, 10)
+    began = trio.current_time()
+    async with cluster.node("n3").query("load", b"x" * 9000) as results:
+        found = [result async for result in results]
+    assert sum(type(result).__name__ == "QueryAck" for result in found) == len(ids)
+    assert trio.current_time() - began < 1
