@@ -12,9 +12,10 @@ from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS
 from trioserf.errors import Leaving, NameConflict
+from trioserf.node.bulk import LONGEST_LINE
 from trioserf.node.config import NodeConfig
 from trioserf.node.hub import Hub
-from trioserf.node.keeper import STREAMS_WAITING, Alarm, Keeper, Received, Wake
+from trioserf.node.keeper import Alarm, Keeper, Received, Wake
 from trioserf.node.state import ClusterState
 from trioserf.serf.effects import Direct, GiveUpName
 from trioserf.sim.endpoint import SimTransport
@@ -192,14 +193,14 @@ async def test_too_many_streams_are_dropped_counted_and_told_once(
     async with kept() as keeper:
 
         def order(state: ClusterState, _: float) -> None:
-            for _ in range(STREAMS_WAITING + 5):
+            for _ in range(LONGEST_LINE + 5):
                 state.serf.sends.append(Direct(SOMEBODY, "b", b"x", stream=True))
 
         await keeper.ask(order)
         assert keeper.dropped == {"streams": 5}
         told = [one.getMessage() for one in caplog.records]
         assert told == ["dropped an answer for 'b': too many streams wait already"]
-        assert keeper.streams.statistics().current_buffer_used == STREAMS_WAITING
+        assert len(keeper.bulk) == LONGEST_LINE
 
 
 async def test_a_name_that_is_lost_ends_the_keeper() -> None:

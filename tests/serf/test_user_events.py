@@ -202,7 +202,16 @@ def test_large_news_of_a_push_pull_is_passed_on_but_not_what_a_join_brings() -> 
             taker.merge_remote_state(giver.local_state(), join=join, ignore_events=False, now=0.0)
         assert len(taker.events) == 2
         assert [len(spread.data) > 2000 for spread in taker.spreads] == [True] * passed_on
+        assert all(spread.to_all for spread in taker.spreads)
         assert raw_broadcasts(taker) == []
+
+
+def test_much_large_news_at_once_is_old_and_goes_to_a_few() -> None:
+    giver, taker = serf("a", "b"), serf("b", "a")
+    for number in range(10):
+        giver.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
+    taker.merge_remote_state(giver.local_state(), join=False, ignore_events=False, now=0.0)
+    assert [spread.to_all for spread in taker.spreads] == [True] * 8 + [False] * 2
 
 
 @given(

@@ -130,18 +130,21 @@ class Streams:
         while True:
             direct = await queue.next()
             if not self._keeper.state.is_present(direct.node, direct.address):
-                count = queue.abandon(direct)
-                _log.debug("%d messages for %r, which has gone", count, direct.node)
+                self._count_lost(queue.abandon(direct), direct.node, "it has gone")
                 continue
             is_first = queue.is_first_attempt(direct)
             why = await self._send_message(direct, self._brief if is_first else self._timeout)
             if why is None:
                 queue.sent(direct)
             elif lost := queue.failed(direct):
-                self._keeper.dropped["streams"] += lost
-                _log.warning("could not send %d messages to %r: %s", lost, direct.node, why)
+                self._count_lost(lost, direct.node, why)
             else:
                 _log.debug("no stream to %r yet: %s", direct.node, why)
+
+    def _count_lost(self, count: int, node: str, why: str) -> None:
+        self._keeper.dropped["streams"] += count
+        what = "a message" if count == 1 else f"{count} messages"
+        _log.warning("could not send %s to %r: %s", what, node, why)
 
     async def _send_message(self, direct: Direct, timeout: float) -> str | None:
         """Send one; gives the reason if that does not work."""

@@ -5,7 +5,8 @@ Serf keeps them in its queue, from which they never leave. Here they go by strea
 one sends it to every member, since a Serf that gets it does not pass it on; whoever gets one
 passes it on to a few at random, so that many have it long before the first is done with sending,
 and all of them though the first may die over it. Push/pulls bring user events to those whom all
-that has missed.
+that has missed; and since a Serf's own come by push/pull alone, whoever gets one so sends it on as
+if it had begun it.
 """
 
 import logging
@@ -85,12 +86,18 @@ class Outbox:
         self.remember(raw)
         self._queue(kind, raw)
 
-    def pass_on(self, kind: Kind, raw: bytes) -> None:
-        """Send a message of somebody else's to everyone, as it came."""
+    def pass_on(self, kind: Kind, raw: bytes, *, to_all: bool = False) -> None:
+        """Send a message of somebody else's to everyone, as it came.
+
+        Args:
+            kind: its queue.
+            raw: the message.
+            to_all: if it fits no packet, whether we send it to everyone ourselves.
+        """
         if self.fits(raw):
             self._queue(kind, raw)
         elif kind != "Intent" and len(raw) <= self._largest:
-            self._spreads.append(Spread(raw, to_all=False))
+            self._spreads.append(Spread(raw, to_all))
         else:
             _log.debug("%d bytes of no honest member's, not passed on", len(raw))
 

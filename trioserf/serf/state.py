@@ -48,6 +48,8 @@ _log = logging.getLogger("trioserf.serf")
 
 _PIECE: Final = 512
 """Names or events of a push/pull taken in at once: a few milliseconds' work."""
+_FRESH: Final = 8
+"""Large events of a push/pull that are news to us and, as we take it, to the others as well."""
 _GOSSIPED_OFTEN: Final = frozenset({3, 4})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
@@ -337,20 +339,25 @@ class SerfState:
                 now = yield
         if join and ignore_events:
             self._user_events.window.start_at(state.event_ltime)
+        passed_on = 0
         for count, event in enumerate(self._user_events.replayed(state.events), 1):
             if self._user_events.receive(event, is_live=False) and not join:
-                self._pass_on_replayed(event)
+                passed_on += self._pass_on_replayed(event, to_all=passed_on < _FRESH)
             if not count % _PIECE:
                 now = yield
 
-    def _pass_on_replayed(self, event: UserEvent) -> None:
+    def _pass_on_replayed(self, event: UserEvent, *, to_all: bool) -> bool:
         """Pass on a large event that a push/pull brought, as a Serf's can come no other way.
 
-        Small ones have been gossiped. What a join brings is mostly old news to the others.
+        Small ones have been gossiped. What a join brings is mostly old news to the others. A few
+        large ones are fresh: perhaps nobody else of those who use streams has them, so that we
+        send them to all, as if they were ours.
         """
         raw = self._codec.encode(event)
-        if not self._outbox.fits(raw):
-            self._outbox.pass_on("Event", raw)
+        if self._outbox.fits(raw):
+            return False
+        self._outbox.pass_on("Event", raw, to_all=to_all)
+        return True
 
     def _merge_join(self, name: str, ltime: int, now: float) -> None:
         known = self._table.records.get(name)
