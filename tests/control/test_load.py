@@ -1,6 +1,7 @@
 """A running agent, as a process, under clients that stop reading, crowd it or break off."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -120,14 +121,23 @@ def is_up(process: Process) -> bool:
     return True
 
 
-def send(agent: Process, name: str, count: int = EVENTS) -> float:
-    """Send events, each after the reply to the one before; gives their rate per second."""
+def send(agent: Process, name: str, count: int = EVENTS) -> tuple[float, float]:
+    """Send events, each after the reply to the one before.
+
+    Gives the seconds that it took, and those that the agent spent on it.
+    """
     with closing(Rpc(agent.rpc)) as rpc:
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), cpu(agent)
         for number in range(count):
             body = {"Coalesce": False, "Name": f"{name}{number}", "Payload": PAYLOAD}
             assert rpc.ask({"Command": "event", "Seq": 2}, body)["Error"] == ""
-        return count / (time.perf_counter() - began)
+        return time.perf_counter() - began, cpu(agent) - spent
+
+
+def cpu(agent: Process) -> float:
+    """CPU time of the agent so far, in seconds."""
+    stat = Path(f"/proc/{agent._process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Reader(Thread):
@@ -148,7 +158,7 @@ class Reader(Thread):
 
 def test_readers_that_stop_reading_slow_nobody_and_are_told(agent: Process) -> None:
     with ExitStack() as stack:
-        free = send(agent, "free")
+        _, free = send(agent, "free")
         stuck = [stack.enter_context(closing(kind(agent.rpc))) for kind in (Lines, Rpc) * 2]
         for client in stuck:
             for seq in range(1, STREAMS + 1):
@@ -159,12 +169,13 @@ def test_readers_that_stop_reading_slow_nobody_and_are_told(agent: Process) -> N
             for kind in (Lines, Rpc)
         ]
         send(agent, "filling")
-        held = send(agent, "held")
+        took, held = send(agent, "held")
         for reader in readers:
             reader.join(PATIENCE)
             assert reader.names == [f"{name}{n}" for name in ("filling", "held")
                                     for n in range(EVENTS)]  # fmt: skip
-        assert held > free / 5
+        assert took < 25  # seconds, after which nobody would have been cut off yet
+        assert held < 5 * free + 0.5
         dropped, seen = read_what_is_left(stuck[0])
         assert dropped.total() > 0
         assert dropped + seen == dict.fromkeys(range(1, STREAMS + 1), 2 * EVENTS)
