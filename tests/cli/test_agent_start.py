@@ -1,5 +1,6 @@
 """An agent that cannot start: one clear line and exit code 1."""
 
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -116,3 +117,96 @@ def test_discovery_on_an_interface_that_is_not_there() -> None:
     code, told = start("--discover=demo", "--mdns-iface=nosuch0")
     assert code == 1
     assert "Error starting mDNS listener: no such network interface: 'nosuch0'" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--bind=203.0.113.5:7946", "cannot listen on 203.0.113.5:7946: Cannot assign"),
+        ("--bind=[2001:db8::1]:7946", "cannot listen on [2001:db8::1]:7946: Cannot assign"),
+        ("--bind=127.0.0.1:99999", "expected a port from 0 to 65535"),
+        ("--bind=[::1", "expected [host]:port"),
+        ("--advertise=nosuch.invalid", "Invalid advertise address: 'nosuch.invalid'"),
+        ("--iface=nosuch0", "interface 'nosuch0' does not exist"),
+        ("--iface=lo", f"'lo' has the address 127.0.0.1, but bind says {HOST}"),
+        (f"--node={'é' * 65}", "130 bytes, expected 1 to 128"),
+        ("--set=validate_node_names=true\0--node=a b", "expected letters, digits, dashes"),
+        (f"--tag=a={'x' * 600}", "Encoded length of tags exceeds limit of 512 bytes"),
+        ("--protocol=9", "protocol: 9 is not spoken here, expected 2 to 5"),
+        ("--profile=moon", "Unknown profile: moon"),
+        ("--log-level=loud", "Invalid log level: LOUD"),
+        ("--set=probe_interval=0s", "probe_interval"),
+        ('--set=allowed_networks=["10.0.0.1/8"]', "allowed_networks"),
+        ("--rpc-addr=203.0.113.5:7373", "Cannot assign requested address"),
+    ],
+)
+def test_more_faults(option: str, text: str) -> None:
+    code, told = start(*option.split("\0"))
+    assert code == 1
+    assert text in told
+    *banner, last = told.splitlines()
+    assert text in last
+    assert last.startswith("==>")
+    assert all(line.startswith("==>") for line in banner)
+
+
+def test_every_address_that_cannot_be_joined_is_told(tmp_path: Path) -> None:
+    code, told = start(f"--join={HOST}:1", "--join=nosuch.invalid", "--join=[::1")
+    assert code == 1
+    assert "==> 3 errors occurred:\n" in told
+    causes = sorted(line for line in told.splitlines() if line.startswith("\t* "))
+    assert [line.partition(": ")[0] for line in causes] == [
+        f"\t* Failed to join {HOST}:1",
+        "\t* Failed to join [::1",
+        "\t* Failed to join nosuch.invalid",
+    ]
+
+
+def run_and_end(
+    *options: str, number: int = signal.SIGTERM, hang_up: bool = False
+) -> tuple[int, str, str]:
+    """Start an agent, end it when it runs; gives its exit code, banner and log."""
+    process = subprocess.Popen(
+        [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", "--node=n", *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        banner = b""
+        while b"Node name" not in banner:
+            banner += process.stdout.readline()
+        if hang_up:
+            process.stdout.close()
+        else:
+            while b"Log data will now stream" not in banner:
+                banner += process.stdout.readline()
+        log = b""
+        while b"EventMemberJoin" not in log:
+            log += process.stderr.readline()
+        process.send_signal(number)
+        log += process.stderr.read()
+        return process.wait(20), banner.decode(), log.decode()
+
+
+def test_the_banner_shows_where_it_listens_and_what_it_advertises() -> None:
+    _, banner, log = run_and_end("--advertise=8.8.4.4:7946")
+    assert f"\n                      Bind addr: '{HOST}:" in banner
+    assert "\n    Advertise addr: '8.8.4.4:7946'\n" in banner
+    assert "[WARN] serf: advertising the public address 8.8.4.4:7946" in log
+
+
+def test_who_ends_without_a_leave_says_so() -> None:
+    code, _, log = run_and_end()
+    assert code == 1
+    assert "[WARN] serf: Shutdown without a Leave" in log
+    code, _, log = run_and_end(number=signal.SIGINT)
+    assert code == 0
+    assert "without a Leave" not in log
+
+
+def test_whoever_read_the_banner_may_go() -> None:
+    code, _, log = run_and_end(number=signal.SIGINT, hang_up=True)
+    assert "Traceback" not in log
+    assert "requesting graceful leave" in log
+    assert code == 0

@@ -23,13 +23,16 @@ NET = f"127.20.{os.getpid() % 250}"
 class Process:
     """An agent that can be killed, stopped and asked."""
 
-    def __init__(self, program: Sequence[str], name: str, number: int, options: Sequence[str]):
+    def __init__(
+        self, program: Sequence[str], name: str, number: int, options: Sequence[str], bind: str
+    ):
         self.name = name
         self.host = f"{NET}.{number}"
         self.rpc = f"{self.host}:7373"
+        self.bind = bind or f"{self.host}:7946"
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
-            [*program, "agent", f"-bind={self.host}:7946", f"-rpc-addr={self.rpc}",
+            [*program, "agent", f"-bind={self.bind}", f"-rpc-addr={self.rpc}",
              f"-node={name}", *options],
             stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
@@ -80,11 +83,11 @@ class Cluster:
         self._first = first
         self._numbers: dict[str, int] = {}
 
-    def start(self, name: str, *options: str) -> Process:
+    def start(self, name: str, *options: str, bind: str = "") -> Process:
         assert SERF is not None
         program = [SERF] if name.startswith("go") else OURS
         number = self._numbers.setdefault(name, self._first + len(self._numbers))
-        agent = self.running[name] = Process(program, name, number, options)
+        agent = self.running[name] = Process(program, name, number, options, bind)
         until(lambda: agent.name in agent.members(), what=lambda: agent.said())
         return agent
 

@@ -10,7 +10,7 @@ import attrs
 from trioserf.agent import keyring_file, tags_file
 from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
-from trioserf.net.own_address import own_address
+from trioserf.net.own_address import interface_addresses
 from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
 from trioserf.serf.keyring import Keyring, KeyringError
 from trioserf.serf.options import SerfOptions
@@ -146,13 +146,15 @@ def bind_address(config: AgentConfig) -> Address:
     bind = _address(config.bind, "bind", ANY_ADDRESS)
     if not config.interface:
         return bind
-    v6 = ":" in bind.host
-    host = own_address(v6=v6, interface=config.interface)
-    if bind.host not in (ANY_ADDRESS.host, "::", host):
+    hosts = interface_addresses(config.interface, v6=":" in bind.host)
+    if bind.host in (ANY_ADDRESS.host, "::"):
+        return Address(hosts[0], bind.port)
+    if bind.host not in hosts:
         raise ConfigError(
-            f"interface: {config.interface!r} has the address {host}, but bind says {bind.host}"
+            f"interface: {config.interface!r} has the address {', '.join(hosts)}, but bind says"
+            f" {bind.host}"
         )
-    return Address(host, bind.port)
+    return bind
 
 
 def advertise_address(config: AgentConfig) -> Address | None:

@@ -1,5 +1,6 @@
 """Running the agent as a program: banner, signals, exit codes (spec: signals)."""
 
+import contextlib
 import logging
 import signal
 import sys
@@ -13,11 +14,14 @@ from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
 from trioserf.agent.footprint import settle
 from trioserf.agent.logs import Logs, open_logs, spare_details
+from trioserf.agent.node_config import bind_address
 from trioserf.cli.output import Failure, Out
 from trioserf.control.server import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
+from trioserf.node import Phase
 
 _log = logging.getLogger("trioserf.agent")
+_serf_log = logging.getLogger("trioserf.serf")
 
 GRACE: Final = 3.0
 """Seconds that a graceful leave may take."""
@@ -92,35 +96,49 @@ def _leaves(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
 
 
 async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) -> int:
-    out.line("==> Starting Serf agent...")
+    if config.interface and not config.bind:
+        using = bind_address(config).host
+        _say(out, f"==> Using interface '{config.interface}' address '{using}'")
+    _say(out, "==> Starting Serf agent...")
     with trio.open_signal_receiver(*_HEARD) as signals:
         async with open_agent(config, logs) as agent:
-            out.line("==> Starting Serf agent RPC...")
+            _say(out, "==> Starting Serf agent RPC...")
             async with open_control(
                 agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.tally
             ) as control:
-                out.line("==> Serf agent running!")
+                _say(out, "==> Serf agent running!")
                 for label, value in _banner(agent, control):
-                    out.line(f"{label:>31}: {value}")
+                    _say(out, f"{label:>31}: {value}")
+                    if label == "Bind addr" and config.advertise:
+                        # Serf does not align this one.
+                        _say(out, f"    Advertise addr: '{agent.node.address}'")
                 await _start_join(out, agent)
-                out.line()
-                out.line("==> Log data will now stream in as it occurs:")
-                out.line()
+                _say(out)
+                _say(out, "==> Log data will now stream in as it occurs:")
+                _say(out)
                 settle()
                 logs.open_gate()
                 code = await _Ending(out, agent, sources).wait(signals)
             _log.info("requesting serf shutdown")
+            if agent.node.phase is Phase.ALIVE:
+                _serf_log.warning("Shutdown without a Leave")
         _log.info("shutdown complete")
     if agent.failure:
         raise Failure(_arrows(agent.failure), "failed")
     return code
 
 
+def _say(out: Out, line: str = "") -> None:
+    """Tell whoever reads the banner, if that is still anybody: its end must not be ours."""
+    with contextlib.suppress(OSError):
+        out.line(line)
+
+
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
     config = agent.config
     lines = [
         ("Node name", f"'{agent.node.name}'"),
-        ("Bind addr", f"'{agent.node.address}'"),
+        ("Bind addr", f"'{agent.node.bound}'"),
         ("RPC addr", f"'{', '.join(control.addresses)}'"),
         ("Encrypted", _truth(agent.node.keyring is not None)),
         ("Snapshot", _truth(bool(config.snapshot_path))),
@@ -140,9 +158,9 @@ async def _start_join(out: Out, agent: Agent) -> None:
     config = agent.config
     if not config.start_join:
         return
-    out.line(f"==> Joining cluster...(replay: {_truth(config.replay_on_join)})")
+    _say(out, f"==> Joining cluster...(replay: {_truth(config.replay_on_join)})")
     joined = await agent.join(config.start_join, replay=config.replay_on_join)
-    out.line(f"    Join completed. Synced with {joined} initial agents")
+    _say(out, f"    Join completed. Synced with {joined} initial agents")
 
 
 class _Ending:
@@ -176,12 +194,12 @@ class _Ending:
             elif number == signal.SIGUSR1:
                 dump(self._agent)
             else:
-                self._out.line(f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
+                _say(self._out, f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
                 if self._leaving or not self._graceful(number):
                     self._end(1)
                     return
                 self._leaving = True
-                self._out.line("==> Gracefully shutting down agent...")
+                _say(self._out, "==> Gracefully shutting down agent...")
                 nursery.start_soon(self._leave)
 
     def _graceful(self, number: int) -> bool:

@@ -10,29 +10,43 @@ from trioserf.errors import AddressError
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def own_address(*, v6: bool = False, interface: str = "") -> str:
-    """Find the address to give to others when bound to all.
+def own_address(*, v6: bool = False) -> str:
+    """Find the address to give to others when bound to all: the first private one (RFC 6890).
 
     Args:
         v6: whether it is to be an IPv6 address.
-        interface: look only at the interface of this name, and take any address of it.
-
-    Returns:
-        The first private one (RFC 6890), as text.
 
     Raises:
         AddressError: there is none.
     """
-    found = list(_addresses(v6=v6, interface=interface))
-    for ip in found:
-        if interface or not is_public(str(ip)):
+    for ip in _addresses(v6=v6):
+        if not is_public(str(ip)):
             return str(ip)
-    family = "IPv6" if v6 else "IPv4"
-    if interface:
-        raise AddressError(f"interface {interface!r} does not exist or has no {family} address")
     raise AddressError(
-        f"no interface has a private {family} address to advertise; set one with advertise"
+        f"no interface has a private {_family(v6)} address to advertise; set one with advertise"
     )
+
+
+def interface_addresses(interface: str, *, v6: bool = False) -> list[str]:
+    """Give all addresses of an interface, at least one, in the system's order.
+
+    Args:
+        interface: its name.
+        v6: whether they are to be IPv6 addresses.
+
+    Raises:
+        AddressError: there is no such interface, or it has none.
+    """
+    found = [str(ip) for ip in _addresses(v6=v6, interface=interface)]
+    if not found:
+        raise AddressError(
+            f"interface {interface!r} does not exist or has no {_family(v6)} address"
+        )
+    return found
+
+
+def _family(v6: bool) -> str:
+    return "IPv6" if v6 else "IPv4"
 
 
 def is_public(host: str) -> bool:
@@ -40,7 +54,7 @@ def is_public(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_global
 
 
-def _addresses(*, v6: bool, interface: str) -> Iterator[_IP]:
+def _addresses(*, v6: bool, interface: str = "") -> Iterator[_IP]:
     for adapter in ifaddr.get_adapters():
         if interface and interface not in (adapter.name, adapter.nice_name):
             continue

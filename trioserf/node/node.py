@@ -67,6 +67,11 @@ class Node:
 
     Its methods may be called from any task. Errors are those of `trioserf.errors`; after the end
     of its block every call that needs the cluster raises `Leaving`.
+
+    Attributes:
+        config: as given.
+        bound: where it listens; `address` is what others are told.
+        phase: its stage of life.
     """
 
     def __init__(
@@ -77,8 +82,10 @@ class Node:
         joining: Joining,
         desk: KeyDesk,
         work: trio.CancelScope,
+        bound: Address,
     ) -> None:
         self.config = config
+        self.bound = bound
         self.phase = Phase.ALIVE
         self._keeper = keeper
         self._state = keeper.state
@@ -572,7 +579,8 @@ async def _running(
         services.start_soon(expire_deadlines, keeper)
         services.start_soon(desk.save_changes, keeper)
         work = trio.CancelScope()
-        node = Node(config, keeper, hub, joining, desk, work)
+        bound = Address(*transport.address)
+        node = Node(config, keeper, hub, joining, desk, work, bound)
         services.start_soon(partial(_work, work, keeper, streams, joining, rng))
         try:
             yield node
