@@ -24,7 +24,12 @@ class Process:
     """An agent that can be killed, stopped and asked."""
 
     def __init__(
-        self, program: Sequence[str], name: str, number: int, options: Sequence[str], bind: str
+        self,
+        program: Sequence[str],
+        name: str,
+        number: int,
+        options: Sequence[str],
+        bind: str = "",
     ):
         self.name = name
         self.host = f"{NET}.{number}"
