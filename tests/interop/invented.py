@@ -4,9 +4,9 @@ import socket
 import time
 from collections.abc import Iterable
 
+from trioserf.serf.messages import SerfPushPull
 from trioserf.swim.messages import Message, NodeState, PushPull, State
 from trioserf.wire.serf import encode, encode_tags
-from trioserf.serf.messages import SerfPushPull
 from trioserf.wire.stream import StreamCodec
 
 CODEC = StreamCodec(keyring=None, compress=False)
