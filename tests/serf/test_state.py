@@ -111,6 +111,24 @@ def test_a_later_return_is_not_undone() -> None:
     assert status(state, "b") is Status.ALIVE
 
 
+def test_who_lives_for_all_we_know_is_not_taken_for_leaving_on_hearsay() -> None:
+    remote = push_pull(status_ltimes={"b": 9, "c": 9}, left=("b", "c"))
+    state = serf("a", "b", "c")
+    merging = state.merging(remote, join=False, ignore_events=False, lives="b".__eq__)
+    next(merging)
+    with pytest.raises(StopIteration):
+        merging.send(0.0)
+    assert status(state, "b") is Status.ALIVE
+    assert status(state, "c") is Status.LEAVING
+
+
+def test_our_answer_is_later_than_any_leave_made_of_what_it_answers() -> None:
+    state = serf("a", "b")
+    merge(state, push_pull(status_ltimes={"a": 27}))
+    [answer] = [one for one in broadcasts(state) if isinstance(one, Join)]
+    assert answer.ltime > 27 + 1
+
+
 def test_intents_about_an_earlier_life_of_ours_are_answered_with_a_join() -> None:
     state = serf("a", "b")
     merge(state, push_pull(12, {"a": 9, "b": 3}))

@@ -48,3 +48,27 @@ def test_a_partition_that_a_seed_ends_loses_no_event() -> None:
                             heard.add(event.name)
 
     run_in_virtual_time(main, seed=1)
+
+
+def test_who_came_back_is_not_taken_for_leaving_by_those_who_know_better() -> None:
+    async def main() -> None:
+        async with open_world(seed=3) as world:
+            await world.grow(4)
+            await world.settle()
+            await world.leave("n4")
+            # Two go on telling each other that n4 has left, each time with a later Lamport time,
+            # while n4 comes back where they cannot hear of it.
+            world.partition(["n1", "n2"])
+            world.members["n4"].seeds = ("n3",)
+            await world.restart("n4")
+            await trio.sleep(180)
+            world.heal()
+            with trio.move_on_after(world.judge.convergence_bound()):
+                while True:
+                    known = world.node("n3").member("n4")
+                    assert known is not None
+                    assert known.status_text == "alive"
+                    await trio.sleep(0.05)
+            await world.settle(bound=0)
+
+    run_in_virtual_time(main, seed=1)

@@ -6,10 +6,11 @@ does no harm: every row is weighed by itself, as if it had come alone.
 """
 
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trioserf.serf.messages import SerfPushPull
-from trioserf.swim.messages import PushPull
+from trioserf.swim.messages import ALIVE, PushPull
 from trioserf.wire.serf import read_push_pull
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ class Merge:
         if self._state is None:
             return
         serf = cluster.serf.merging(
-            self._state, join=self._remote.join, ignore_events=self._ignore_events
+            self._state,
+            join=self._remote.join,
+            ignore_events=self._ignore_events,
+            lives=partial(_lives, cluster),
         )
         next(serf)
         while True:
@@ -96,3 +100,8 @@ class Merge:
             except StopIteration:
                 return
             now = yield
+
+
+def _lives(cluster: "ClusterState", name: str) -> bool:
+    record = cluster.membership.records.get(name)
+    return record is not None and record.state is ALIVE

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
-from trioserf.serf.clock import LamportClock, is_newer
+from trioserf.serf.clock import LAST_TIME, LamportClock, is_newer
 from trioserf.serf.effects import Codec
 from trioserf.serf.members import MemberRecord, MemberTable
 from trioserf.serf.messages import Join, Leave, Status
@@ -65,9 +65,10 @@ class Intents:
         """Say that we are here to somebody who knows an intent about us that we do not.
 
         It is of an earlier life of ours, or of somebody who believed that life to have left; and
-        who took it for a leave would hold us for leaving until a later join.
+        who took it for a leave would hold us for leaving until a later join. So this one is later
+        than any leave that is made of the same intent, which bears the next time.
         """
-        self.clock.witness(ltime)
+        self.clock.witness(min(ltime + 1, LAST_TIME))
         self.announce_join(now, urgent=True)
 
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:

@@ -54,6 +54,10 @@ _GOSSIPED_OFTEN: Final = frozenset({3, 4})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
 
+def _unknown(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
+    return False
+
+
 class SerfState:
     """The Serf layer of one node.
 
@@ -311,7 +315,12 @@ class SerfState:
                 merging.send(now)
 
     def merging(
-        self, state: SerfPushPull, *, join: bool, ignore_events: bool
+        self,
+        state: SerfPushPull,
+        *,
+        join: bool,
+        ignore_events: bool,
+        lives: Callable[[str], bool] = _unknown,
     ) -> Generator[None, float, None]:
         """Take in the other half of a push/pull, piece by piece (spec: push/pull merge).
 
@@ -322,14 +331,19 @@ class SerfState:
             state: what the other member sent.
             join: whether the exchange is somebody's join.
             ignore_events: whether user events from before our join are none of our business.
+            lives: whether a member is alive for all that the failure detector knows, after it
+                has taken in its part of the same exchange.
         """
         now = yield
         self._merge_clocks(state)
         # Those who left come first, with a later time than they had there: an intent about them
-        # that we have heard already must not keep us from believing it.
+        # that we have heard already must not keep us from believing it. But whom the failure
+        # detector holds for alive after this exchange has come back since; the other side has
+        # not heard of it yet. Taken for leaving, it would be so until a later join.
         left = set(state.left_members)
         for count, name in enumerate(state.left_members, 1):
-            self._intents.on_leave(Leave(_after(state.status_ltimes.get(name, 0)), name), now)
+            if name == self.name or not lives(name):
+                self._intents.on_leave(Leave(_after(state.status_ltimes.get(name, 0)), name), now)
             if not count % _PIECE:
                 now = yield
         for count, (name, ltime) in enumerate(state.status_ltimes.items(), 1):
