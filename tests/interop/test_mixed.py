@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.go_agents import SERF
-from tests.interop.agents import Cluster, cluster, following, records, until
+from tests.cli.go_agents import OURS, SERF
+from tests.interop.agents import Cluster, Process, cluster, following, records, until
 
 pytestmark = [
     pytest.mark.interop,
@@ -119,6 +119,39 @@ def test_nonsense_harms_nobody(four: Cluster) -> None:
             stream.sendall(lie)
     assert set(four.running["py-a"].statuses().values()) == {"alive"}
     four.all_see("alive", "py-a")
+
+
+def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
+    """One of each kind, each with a name that the other kind holds."""
+    assert SERF is not None
+    holders = {name: four.host(name) for name in ("go-b", "py-b")}
+    join = [f"-join={four.host('py-a')}", f"-join={four.host('go-a')}"]
+    go = Process([SERF], "py-b", 31, join)
+    ours = Process(OURS, "go-b", 32, join)
+    try:
+        assert ours.wait(30) == 1
+        assert go.wait(30) == 0  # Serf sees no failure in this
+        for intruder in (go, ours):
+            minority = r"\[WARN\] serf: minority in name conflict resolution, quitting \[0 / \d\]"
+            assert re.search(minority, intruder.said())
+        assert re.search(
+            r"==> another member has the name 'go-b', and the majority sides with it"
+            r" \(0 of \d answers for us\)\n$",
+            ours.said(),
+        )
+    finally:
+        go.end()
+        ours.end()
+    four.all_see("alive", *four.running)
+    for agent in four.running.values():
+        for name, host in holders.items():
+            assert agent.members()[name]["addr"] == f"{host}:7946"
+    for name in ("go-a", "py-a"):
+        assert re.search(
+            rf"\[WARN\] serf: Name conflict for 'go-b' both {holders['go-b']}:7946 and"
+            rf" {ours.host}:7946 are claiming",
+            four.running[name].said(),
+        )
 
 
 @pytest.fixture(scope="module")
