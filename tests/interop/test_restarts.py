@@ -1,0 +1,241 @@
+"""What outlives an agent: snapshots read by the other kind, tags files, those who reconnect."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.cli.go_agents import SERF
+from tests.interop.agents import Cluster, Process, cluster, until
+from tests.interop.recording import Recorder
+from trioserf.control.rpc_client import RpcSession
+from trioserf.serf.snapshot import parse
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+OTHER = {"go-w": "py-w", "py-w": "go-w"}
+SAID = 30.0
+"""Seconds within which an agent says something that it should."""
+
+
+def says(agent: Process, pattern: str, seconds: float = SAID) -> None:
+    def what() -> str:
+        return f"{pattern} is not in:\n{agent.said()}"
+
+    until(lambda: bool(re.search(pattern, agent.said())), seconds, what)
+
+
+# --- a full disk: begins first and ends last, as its agent tries again after half a minute ---
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a FULL DISK IS NOT TESTED, a small one cannot be mounted: {done.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Path]]:
+    """An agent of ours whose snapshot has found no room."""
+    if os.geteuid() != 0:
+        pytest.skip("a FULL DISK IS NOT TESTED: only root may mount a small one")
+    with small_disk(tmp_path_factory.mktemp("disk") / "small") as disk, cluster(201) as mixed:
+        snapshot = disk / "snapshot"
+        # A page of the disk that is full but for a few lines.
+        snapshot.write_bytes(b"#" * (4096 - 100) + b"\n")
+        agent = mixed.start("py-full", f"-snapshot={snapshot}")
+        until(lambda: b"alive: py-full" in snapshot.read_bytes())
+        fill(disk / "filler")
+        with RpcSession.connect(agent.rpc) as session:
+            while "cannot be written" not in agent.said():
+                session.event("more")
+                time.sleep(0.05)  # the file has a line every half second
+        yield agent, snapshot
+
+
+def fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_a_full_disk_stops_nothing(full: tuple[Process, Path]) -> None:
+    agent, snapshot = full
+    says(agent, rf"\[ERR\] agent: snapshot {snapshot}: cannot be written: No space left on device")
+    assert agent.statuses() == {"py-full": "alive"}
+    assert agent.ask("event", "during")[0] == 0
+    (snapshot.parent / "filler").unlink()
+
+
+# --- snapshots ---
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Cluster]:
+    """One of each kind that stays."""
+    with cluster(161) as mixed:
+        mixed.start("go-a")
+        mixed.start("py-a", f"-join={mixed.host('go-a')}", "--set=push_pull_interval=1s")
+        mixed.all_see("alive", "go-a", "py-a")
+        yield mixed
+
+
+def make_news(mixed: Cluster, name: str) -> None:
+    """Send an event and a query."""
+    assert mixed.running["go-a"].ask("event", "-coalesce=false", name)[0] == 0
+    assert mixed.running["py-a"].ask("query", "-no-ack", "-timeout=200ms", name)[0] == 0
+
+
+def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path) -> None:
+    """Members and all three clocks are in the file: no old event and no old query comes again."""
+    seed = f"-join={base.host('go-a')}"
+    files = {name: tmp_path / f"{name}.snapshot" for name in OTHER}
+    heard = {name: Recorder(tmp_path / name, "user,query") for name in OTHER}
+    for name, file in files.items():
+        base.start(name, f"-snapshot={file}", seed, heard[name].option)
+    base.all_see("alive", *base.running)
+    for number in range(3):
+        make_news(base, f"before-{number}")
+    for recorder in heard.values():
+        recorder.wait("user", "before-2")
+        recorder.wait("query", "before-2")
+    until(lambda: b"query-clock: 3\n" in files["py-w"].read_bytes(), 10)
+    base.end("py-w")  # a crash: all is in the file within half a second
+    leaver = base.running["go-w"]
+    leaver.signal(signal.SIGTERM)  # Go keeps lines back until it ends
+    assert leaver.wait() == 1
+    base.end("go-w")
+    written = {name: parse(file.read_bytes()) for name, file in files.items()}
+    for replayed in written.values():
+        assert replayed.faults == ()
+        assert set(replayed.alive) == {"go-a", "py-a", "go-w", "py-w"}
+        assert (replayed.clocks.event, replayed.clocks.query) == (3, 3)
+        assert replayed.clocks.member > 0
+    make_news(base, "meanwhile")
+    again = {name: Recorder(tmp_path / f"{name}-again", "user,query") for name in OTHER}
+    for name, other in OTHER.items():
+        # Replay is asked for: but for the clocks in the file, all would come again.
+        base.start(name, f"-snapshot={files[other]}", again[name].option, seed, "-replay")
+    base.all_see("alive", *base.running)
+    make_news(base, "after")
+    for recorder in again.values():
+        recorder.wait("user", "after")
+        recorder.wait("query", "after")
+        names = [
+            call.env.get("SERF_USER_EVENT") or call.env["SERF_QUERY_NAME"]
+            for call in recorder.calls()
+        ]
+        assert set(names) <= {"meanwhile", "after"}
+        assert names.count("after") == 2
+    for name in OTHER:
+        base.end(name)
+
+
+def test_who_left_comes_back_only_if_told_to(base: Cluster, tmp_path: Path) -> None:
+    """Snapshots that end with a leave, each read by the other kind, with `-rejoin` and without."""
+    files = {name: tmp_path / f"{name}.snapshot" for name in OTHER}
+    for name, file in files.items():
+        base.start(name, f"-snapshot={file}", f"-join={base.host('py-a')}", "-rejoin")
+    base.all_see("alive", *base.running)
+    for name, file in files.items():
+        agent = base.running.pop(name)
+        assert agent.ask("leave")[0] == 0
+        assert agent.wait() == 0
+        agent.end()
+        replayed = parse(file.read_bytes(), rejoin=True)
+        assert (replayed.left, {"go-a", "py-a"} <= set(replayed.alive)) == (True, True)
+        forgotten = parse(file.read_bytes())
+        assert (forgotten.left, forgotten.alive) == (True, {})
+    # Go writes a clock once more.
+    assert files["py-w"].read_bytes().endswith(b"leave\n")
+    base.all_see("left", *OTHER)
+    for name, other in OTHER.items():
+        copy = tmp_path / f"{name}.copy"
+        copy.write_bytes(files[other].read_bytes())
+        alone = base.start(name, f"-snapshot={copy}")
+        assert set(alone.statuses()) == {name}
+        assert not re.search("(?i)re-?join", alone.said())
+        base.end(name)
+        base.start(name, f"-snapshot={files[other]}", "-rejoin")
+    base.all_see("alive", *OTHER)
+    for name in OTHER:
+        base.end(name)
+
+
+def test_a_damaged_snapshot_is_put_to_use(base: Cluster, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    at = base.host("go-a")
+    snapshot.write_bytes(
+        b"alive: go-a %s:7946\nwhat is this\n\0\0\0\0clock: 7\nevent-clock: x\nquery-clo"
+        % at.encode()
+    )
+    agent = base.start("py-d", f"-snapshot={snapshot}")
+    base.all_see("alive", "py-d")
+    for fault in (
+        "line 2: unknown line 'what is this'",
+        "line 3: a hole of NULs",
+        "line 4: expected a 64-bit number after event-clock: 'x'",
+        "line 5: cut short: 'query-clo'",
+    ):
+        assert f"[WARN] agent: snapshot {snapshot}: {fault}\n" in agent.said()
+    until(lambda: set(parse(snapshot.read_bytes()).alive) == {"go-a", "py-a", "py-d"}, 10)
+    assert parse(snapshot.read_bytes()).faults == ()
+    base.end("py-d")
+
+
+# --- failed members ---
+
+
+def test_the_failed_are_found_again_with_their_tags(tmp_path: Path) -> None:
+    """Two pairs: each kind reconnects to the other, which has kept its tags in a file."""
+    options = tmp_path / "often.json"
+    options.write_text(json.dumps({"reconnect_interval": "1s"}))
+    files = {name: tmp_path / f"{name}.tags" for name in ("go-v", "py-v")}
+    with cluster(181) as left, cluster(191) as right:
+        pairs = ((left, "py-a", "go-v"), (right, "go-a", "py-v"))
+        for pair, finder, victim in pairs:
+            pair.start(finder, f"-config-file={options}")
+            at = f"-join={pair.host(finder)}"
+            agent = pair.start(victim, f"-tags-file={files[victim]}", at)
+            assert agent.ask("tags", "-set=zone=ü<&>", "-set=b=1", "-set=a=")[0] == 0
+            assert agent.ask("tags", "-delete=b")[0] == 0
+        for pair, finder, victim in pairs:
+            until(lambda: len(pair.running[finder].statuses()) == 2)  # noqa: B023
+            pair.end(victim)
+        tags = {"zone": "ü<&>", "a": ""}
+        assert [json.loads(file.read_bytes()) for file in files.values()] == [tags, tags]
+        for pair, finder, victim in pairs:
+            pair.all_see("failed", victim)
+            file = files["py-v" if victim == "go-v" else "go-v"]
+            pair.start(victim, f"-tags-file={file}")  # whom to join, it does not know
+            pair.all_see("alive", finder, victim)
+            assert pair.running[finder].members()[victim]["tags"] == tags
+        with RpcSession.connect(left.running["py-a"].rpc) as session:
+            assert session.info()["serf"]["flaps"] == "1"
+
+
+def test_a_disk_with_room_again_is_written_to(full: tuple[Process, Path]) -> None:
+    agent, snapshot = full
+    says(agent, rf"\[INFO\] agent: snapshot {snapshot}: written again", 60)
+    replayed = parse(snapshot.read_bytes())
+    assert replayed.faults == ()
+    assert set(replayed.alive) == {"py-full"}
+    with RpcSession.connect(agent.rpc) as session:
+        assert replayed.clocks.event + 1 == int(str(session.info()["serf"]["event_time"]))
