@@ -136,6 +136,27 @@ def test_who_pauses_receives_late_and_sends_late() -> None:
     _tell(story)
 
 
+def test_what_a_slow_member_sends_is_late() -> None:
+    async def story(_: Network, a: SimTransport, b: SimTransport) -> None:
+        b.delay = 0.5
+        a.send_packet(b"to b", B)
+        b.send_packet(b"from b", A)
+        [(at, data)] = await _listen(b, 0.1)
+        assert at == pytest.approx(0, abs=1e-6)
+        assert data == b"to b"
+        [(at, data)] = await _listen(a, 1)
+        assert at == pytest.approx(0.5)
+        assert data == b"from b"
+        started = trio.current_time()
+        near = await a.dial(B)
+        far, _source = await b.accept()
+        await far.send_all(b"hello")
+        assert await near.receive_some() == b"hello"
+        assert trio.current_time() - started == pytest.approx(1.5)  # SYN, its answer, the bytes
+
+    _tell(story)
+
+
 def test_streams_wait_for_a_broken_link() -> None:
     async def story(network: Network, a: SimTransport, b: SimTransport) -> None:
         near = await a.dial(B)

@@ -33,6 +33,7 @@ def plot(points: list[Point], file: Path) -> None:
 
     _spreads(event, sizes, [point.event for point in points])
     event.plot(sizes, [expected_event(size) for size in sizes], "k--", label="99 %, formula")
+    event.set_yscale("log")
     _finish(event, "A user event reaches members", "seconds")
 
     _spreads(detection, sizes, [point.detection for point in points])
