@@ -16,7 +16,7 @@ from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim import encode
 
 LAST = 2**64 - 1
-POISON = [2**40, 2**63, LAST - 1000, LAST - 2, LAST - 1, LAST]
+POISON = [2**40, 2**63, 2**64 - 2**32, LAST - 1000, LAST - 2, LAST - 1, LAST]
 
 
 def event(ltime: int) -> bytes:
