@@ -130,8 +130,10 @@ class CoordinateClient:
                 f"round-trip time to {node!r} refused: {rtt} s is not within 0 to {RTT_MAX:g} s"
             )
         rtt = self._filtered(node, rtt)
-        moved = self._adjusted(self._vivaldi(other, rtt), other, rtt)
-        moved = self._pulled_by_gravity(moved)
+        error, vec, height = self._vivaldi(other, rtt)
+        adjustment = self._adjusted(vec, height, other, rtt)
+        vec, height = self._pulled_by_gravity(vec, height, adjustment)
+        moved = Coordinate(vec, error, adjustment, height)
         if not moved.is_valid:
             # The window may hold what spoilt the coordinate and would spoil the next ones too.
             self.resets += 1
@@ -150,44 +152,60 @@ class CoordinateClient:
         self._latencies[node] = recent
         return sorted(recent)[len(recent) // 2]
 
-    def _vivaldi(self, other: Coordinate, rtt: float) -> Coordinate:
-        """Move towards or away from the peer (Vivaldi, figure 3)."""
+    def _vivaldi(self, other: Coordinate, rtt: float) -> tuple[float, Vector, float]:
+        """Move towards or away from the peer (Vivaldi, figure 3); give error, vector, height."""
         here = self.coordinate
-        expected = _distance(here, other)
+        away = _difference(here.vec, other.vec)
+        magnitude = _magnitude(away)
+        raw = magnitude + here.height + other.height
+        expected = _whole(raw, here.adjustment, other.adjustment)
         rtt = max(rtt, _ZERO)
         wrongness = abs(expected - rtt) / rtt
         weight = here.error / max(here.error + other.error, _ZERO)
         error = _ERROR_WEIGHT * weight * wrongness + here.error * (1.0 - _ERROR_WEIGHT * weight)
         force = _POSITION_WEIGHT * weight * (rtt - expected)
-        vec, height = self._pushed(here, force, other)
-        return Coordinate(vec, min(error, ERROR_MAX), here.adjustment, height)
+        vec, height = self._pushed(here.vec, here.height, force, away, magnitude, other.height)
+        return min(error, ERROR_MAX), vec, height
 
-    def _adjusted(self, here: Coordinate, other: Coordinate, rtt: float) -> Coordinate:
+    def _adjusted(self, vec: Vector, height: float, other: Coordinate, rtt: float) -> float:
         """Renew the adjustment: half the mean error of the last measurements, ours and theirs."""
         samples = self._adjustments
-        samples[self._next_adjustment] = rtt - _raw_distance(here, other)
+        raw = _magnitude(_difference(vec, other.vec)) + height + other.height
+        samples[self._next_adjustment] = rtt - raw
         self._next_adjustment = (self._next_adjustment + 1) % ADJUSTMENT_WINDOW_SIZE
-        adjustment = sum(samples) / (2.0 * ADJUSTMENT_WINDOW_SIZE)
-        return Coordinate(here.vec, here.error, adjustment, here.height)
+        total = 0.0
+        for sample in samples:  # not sum(), which is more exact than Go from Python 3.12 on
+            total += sample
+        return total / (2.0 * ADJUSTMENT_WINDOW_SIZE)
 
-    def _pulled_by_gravity(self, here: Coordinate) -> Coordinate:
-        ratio = _distance(ORIGIN, here) / _GRAVITY_RHO
-        vec, height = self._pushed(here, -(ratio * ratio), ORIGIN)
-        return Coordinate(vec, here.error, here.adjustment, height)
+    def _pulled_by_gravity(
+        self, vec: Vector, height: float, adjustment: float
+    ) -> tuple[Vector, float]:
+        magnitude = _magnitude(vec)
+        ratio = (
+            _whole(magnitude + ORIGIN.height + height, ORIGIN.adjustment, adjustment)
+            / _GRAVITY_RHO
+        )
+        return self._pushed(vec, height, -(ratio * ratio), vec, magnitude, ORIGIN.height)
 
-    def _pushed(self, here: Coordinate, force: float, other: Coordinate) -> tuple[Vector, float]:
-        """Push a coordinate away from another one by `force` seconds; give vector and height."""
-        away = [a - b for a, b in zip(here.vec, other.vec, strict=True)]
-        magnitude = _magnitude(away)
-        height = here.height
+    def _pushed(
+        self,
+        vec: Vector,
+        height: float,
+        force: float,
+        away: Sequence[float],
+        magnitude: float,
+        other_height: float,
+    ) -> tuple[Vector, float]:
+        """Push a place away from another one by `force` seconds; give vector and height."""
         if magnitude > _ZERO:
             factor = 1.0 / magnitude
-            height = (height + other.height) * force / magnitude + height
+            height = (height + other_height) * force / magnitude + height
             if height < HEIGHT_MIN:
                 height = HEIGHT_MIN
         else:
             away, factor = self._random_direction(), 1.0
-        return tuple([a + d * factor * force for a, d in zip(here.vec, away, strict=True)]), height
+        return tuple([a + d * factor * force for a, d in zip(vec, away, strict=True)]), height
 
     def _random_direction(self) -> list[float]:
         """Give a random unit vector."""
@@ -205,18 +223,18 @@ def _magnitude(vec: Sequence[float]) -> float:
     return math.sqrt(total)
 
 
-def _raw_distance(a: Coordinate, b: Coordinate) -> float:
-    """The distance without adjustments, in seconds."""
-    total = 0.0
-    for x, y in zip(a.vec, b.vec, strict=True):
-        d = x - y
-        total += d * d
-    return math.sqrt(total) + a.height + b.height
+def _difference(a: Vector, b: Vector) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
 
 
 def _distance(a: Coordinate, b: Coordinate) -> float:
-    raw = _raw_distance(a, b)
-    adjusted = raw + a.adjustment + b.adjustment
+    raw = _magnitude(_difference(a.vec, b.vec)) + a.height + b.height
+    return _whole(raw, a.adjustment, b.adjustment)
+
+
+def _whole(raw: float, adjustment: float, other: float) -> float:
+    """Give a distance in whole nanoseconds, adjusted on both sides if that leaves a rest."""
+    adjusted = raw + adjustment + other
     nanoseconds = (adjusted if adjusted > 0.0 else raw) * _NANOSECONDS
     # What is not finite comes out as it is, and makes the resulting coordinate invalid.
     return int(nanoseconds) / _NANOSECONDS if math.isfinite(nanoseconds) else nanoseconds

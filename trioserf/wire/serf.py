@@ -353,7 +353,7 @@ def decode_coordinate(payload: bytes) -> Coordinate:
         raise WireError("version", f"coordinate of version {found}, expected {_COORDINATE}")
     get = unpack_fields(payload[1:], "coordinate").get
     coordinate = Coordinate(
-        tuple(number(part, "coordinate Vec") for part in items(get(b"Vec"), "coordinate Vec")),
+        tuple([number(part, "coordinate Vec") for part in items(get(b"Vec"), "coordinate Vec")]),
         number(get(b"Error"), "coordinate Error"),
         number(get(b"Adjustment"), "coordinate Adjustment"),
         number(get(b"Height"), "coordinate Height"),
