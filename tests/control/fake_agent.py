@@ -31,6 +31,7 @@ from trioserf.errors import (
     NoSuchQuery,
     TooLarge,
 )
+from trioserf.node.hub import Answerer
 from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
@@ -294,7 +295,12 @@ class FakeNode:
         acks = len(expected) if ack else 0
         yield QueryDone(acks, responses, len(expected), ())
 
-    async def respond(self, id: int, payload: bytes) -> None:  # noqa: A002
+    async def respond(
+        self,
+        id: int,  # noqa: A002
+        payload: bytes,
+        by: Answerer | None = None,
+    ) -> None:
         answer = self.pending.pop(id, None)
         if answer is None:
             raise NoSuchQuery(f"no query {id} waits for an answer")
@@ -302,7 +308,7 @@ class FakeNode:
             raise TooLarge("answer exceeds limit of 65536 bytes")
         answer(payload)
 
-    async def decline(self, id: int) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
         answer = self.pending.pop(id, None)
         if answer is None:
             raise NoSuchQuery(f"no query {id} waits for an answer")
@@ -310,10 +316,10 @@ class FakeNode:
 
     @contextmanager
     def subscribe(
-        self, *filters: EventFilter, answers: bool = False, buffer: int = 1024
+        self, *filters: EventFilter, answers: bool | Answerer = False, buffer: int = 1024
     ) -> Iterator[FakeSubscription[Event]]:
         subscriber: FakeSubscription[Event] = FakeSubscription(buffer)
-        entry = (filters, subscriber, answers)
+        entry = (filters, subscriber, answers is not False)
         self._subscribers.append(entry)
         try:
             yield subscriber

@@ -8,7 +8,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, stage
-from trioserf.node.hub import _UNDECIDED, Hub, Subscription
+from trioserf.node.hub import _UNDECIDED, PATIENCE, Answerer, Hub, Subscription
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.messages import Query, QueryFlag, QueryResponse, ResponseFlag
@@ -161,10 +161,146 @@ async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: Moc
     hub = Hub()
     deserted: list[int] = []
     hub.on_deserted = deserted.extend
-    with hub.subscribe((), answers=True, buffer=1):
+    with hub.subscribe((), answers=True, buffer=_UNDECIDED + 10):
         for number in range(_UNDECIDED + 10):
             hub.publish(query(number))
     assert deserted == list(range(10, _UNDECIDED + 10))
+
+
+async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    with (
+        hub.subscribe((), answers=True, buffer=1),
+        hub.subscribe(QUERIES, answers=True, buffer=2),
+    ):
+        hub.publish(user(1))
+        for number in range(1, 4):
+            hub.publish(query(number))
+        assert deserted == [3]
+    assert deserted == [3, 1, 2]
+
+
+# --- who perhaps only watches ---
+
+
+async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    with hub.subscribe((), answers=Answerer(), buffer=9):
+        assert hub.has_answerer(query(1))
+        hub.publish(query(1))
+        assert hub.next_deadline == trio.current_time() + PATIENCE
+        await trio.sleep(PATIENCE / 2)
+        hub.publish(query(2))
+        hub.expire(trio.current_time())
+        assert deserted == []
+        await trio.sleep(PATIENCE / 2)
+        hub.expire(trio.current_time())
+        assert deserted == [1]
+        await trio.sleep(PATIENCE / 2)
+        hub.expire(trio.current_time())
+        assert deserted == [1, 2]
+        assert hub.next_deadline is None
+
+
+@pytest.mark.parametrize("act", ["answers", "declines"])
+async def test_one_that_has_decided_once_is_waited_for_from_then_on(
+    autojump_clock: MockClock, act: str
+) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    client = Answerer()
+    with hub.subscribe((), answers=client, buffer=9):
+        hub.publish(query(1))
+        hub.publish(query(2))
+        if act == "answers":
+            hub.answered(1, client)
+        else:
+            assert hub.declined(1, client)
+        await trio.sleep(100)
+        hub.publish(query(3))
+        assert len(hub._presumed) == 2  # from before it was known
+        hub.expire(trio.current_time())
+        assert len(hub._presumed) == 0
+        assert deserted == []
+    assert sorted(deserted) == [2, 3]
+
+
+@pytest.mark.parametrize("filters", ["query", "query:load", "user,query"])
+async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filters: str) -> None:
+    hub = Hub()
+    named = tuple(EventFilter.parse(filters))
+    with hub.subscribe(named, answers=Answerer(), buffer=9):
+        hub.publish(query(1))
+        assert hub.next_deadline is None
+
+
+async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
+    autojump_clock: MockClock,
+) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    handlers = Answerer(is_known=True)
+    with (
+        hub.subscribe(QUERIES, answers=handlers, buffer=9),
+        hub.subscribe((), answers=Answerer(), buffer=9),
+    ):
+        hub.publish(query(1))
+        await trio.sleep(PATIENCE)
+        hub.expire(trio.current_time())
+        assert deserted == []
+        assert hub.declined(1, handlers)
+
+
+async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    with hub.subscribe((), answers=Answerer(), buffer=3 * _UNDECIDED):
+        for number in range(2 * _UNDECIDED):
+            hub.publish(query(number))
+        assert len(hub._presumed) == len(hub._undecided) == _UNDECIDED
+
+
+async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockClock) -> None:
+    hub = Hub()
+    client, handlers = Answerer(), Answerer(is_known=True)
+    with (
+        hub.subscribe((), answers=client, buffer=9),
+        hub.subscribe(QUERIES, answers=handlers, buffer=9),
+        hub.subscribe(QUERIES, answers=client, buffer=9),
+    ):
+        hub.publish(query(1))
+        assert not hub.declined(1, client)
+        assert hub.declined(1, handlers)
+        hub.publish(query(2))
+        assert not hub.declined(2, handlers)
+        assert hub.declined(2, Answerer())  # by another connection: one of those left
+        hub.publish(query(3))
+
+
+async def test_a_subscription_can_want_something_else_and_keeps_what_waits(
+    autojump_clock: MockClock,
+) -> None:
+    hub = Hub()
+    deserted: list[int] = []
+    hub.on_deserted = deserted.extend
+    with hub.subscribe(QUERIES, answers=True, buffer=9) as events:
+        hub.publish(query(1))
+        events.change(EventFilter("user"))
+        hub.publish(query(2))
+        hub.publish(user(1))
+        assert not hub.has_answerer(query(2))
+        assert await read(events) == [query(1), user(1)]
+        assert deserted == []
+        assert hub.declined(1, events)
 
 
 def ask(number: int) -> UserMessage:
@@ -198,6 +334,36 @@ async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: Mo
         a.send(ask(next(numbers)))
         await trio.sleep(3 * LATENCY)
         assert flags()[2:] == [none]
+
+
+async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
+    async with stage() as s:
+        [a] = await s.known("a")
+
+        def responses() -> list[QueryResponse]:
+            replies = [serf.decode(m.payload) for m in a.got(UserMessage)]
+            return [m for m in replies if isinstance(m, QueryResponse)]
+
+        client = Answerer()
+        with s.node.subscribe(answers=client) as events:
+            a.send(ask(1))
+            await trio.sleep(PATIENCE - LATENCY)
+            assert [m.flags for m in responses()] == [ResponseFlag.ACK]
+            await trio.sleep(4 * LATENCY)
+            assert [m.flags for m in responses()] == [ResponseFlag.ACK, none]
+            query = await events.receive()
+            assert isinstance(query, QueryReceived)
+            await s.node.respond(query.id, b"late", client)  # a Serf waits for it
+            await trio.sleep(3 * LATENCY)
+            assert responses()[-1].payload == b"late"
+            a.send(ask(2))
+            await trio.sleep(5 * PATIENCE)
+            assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK]
+        await trio.sleep(3 * LATENCY)
+        assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK, none]
 
 
 async def test_watchers_see_every_event_in_the_step_that_made_it(

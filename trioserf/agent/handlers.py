@@ -11,13 +11,15 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Final, Protocol, Self
 
 import attrs
 import trio
 
 from trioserf.agent.scripts import Result, Runner, ShellRunner, environment, standard_input
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
+from trioserf.node.hub import Answerer, Subscription
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
 from trioserf.serf.filters import EventFilter
@@ -44,15 +46,22 @@ class HandlerNode(Protocol):
         """This node's own tags."""
         ...
 
-    def subscribe(self, *filters: EventFilter, answers: bool = ..., buffer: int = ...) -> Any:
+    def subscribe(
+        self, *filters: EventFilter, answers: Answerer = ..., buffer: int = ...
+    ) -> AbstractContextManager[Subscription]:
         """Deliver events while a block lasts."""
         ...
 
-    async def respond(self, id: int, payload: bytes) -> None:  # noqa: A002
+    async def respond(
+        self,
+        id: int,  # noqa: A002
+        payload: bytes,
+        by: Answerer | None = None,
+    ) -> None:
         """Answer a query."""
         ...
 
-    async def decline(self, id: int) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
         """Say that no answer will follow."""
         ...
 
@@ -156,7 +165,8 @@ class Handlers:
         self._tally = tally or Tally()
         self._workers = [_Worker(handler, depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None
-        self._reading = trio.CancelScope()
+        self._answerer = Answerer(is_known=True)
+        self._events: Subscription | None = None
 
     def configured(self) -> dict[str, str]:
         """Give the script of every filter, as `info` shows them."""
@@ -187,7 +197,8 @@ class Handlers:
         if self._nursery is not None:
             for worker in fresh.values():
                 self._nursery.start_soon(self._work, worker)
-        self._reading.cancel()  # and subscribe to what is wanted now
+        if self._events is not None:
+            self._events.change(*self._wanted())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run scripts until the node ends or this is cancelled, which ends the scripts too."""
@@ -196,16 +207,11 @@ class Handlers:
             for worker in self._workers:
                 nursery.start_soon(self._work, worker)
             try:
-                ended = False
-                while not ended:
-                    with self._node.subscribe(*self._wanted(), answers=True) as events:
-                        task_status.started()
-                        task_status = trio.TASK_STATUS_IGNORED
-                        with trio.CancelScope() as self._reading:
-                            await self._read(events)
-                            ended = True
+                with self._node.subscribe(*self._wanted(), answers=self._answerer) as self._events:
+                    task_status.started()
+                    await self._read(self._events)
             finally:
-                self._nursery = None
+                self._nursery = self._events = None
                 nursery.cancel_scope.cancel()
 
     def _wanted(self) -> list[EventFilter]:
@@ -224,7 +230,7 @@ class Handlers:
         }
         return [*_WATCHED, *sorted(queries | suspicions, key=str)]
 
-    async def _read(self, events: Any) -> None:
+    async def _read(self, events: Subscription) -> None:
         coalescer = EventCoalescer()
         while True:
             event: Event | Dropped | None = None
@@ -314,7 +320,7 @@ class Handlers:
         asked.undecided -= 1
         query = asked.query
         try:
-            await self._node.respond(query.id, output)
+            await self._node.respond(query.id, output, self._answerer)
         except (NoSuchQuery, TooLarge, Leaving) as error:
             _log.warning("Failed to respond to query '%s': %s", query.name, error)
 
@@ -323,7 +329,7 @@ class Handlers:
         if asked.undecided > 0:
             return
         try:
-            await self._node.decline(asked.query.id)
+            await self._node.decline(asked.query.id, self._answerer)
         except (NoSuchQuery, Leaving) as error:
             _log.debug("query '%s' needs no answer any more: %s", asked.query.name, error)
 

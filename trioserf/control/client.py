@@ -128,17 +128,19 @@ class AgentClient:
         return self._open("query", request, query_record_of, QUERY_BUFFER)
 
     def stream(
-        self, *types: str, coalesce: bool = False, answers: bool = True
+        self, *types: str, coalesce: bool = False, answers: bool | None = None
     ) -> Records[AgentEvent]:
         """Follow events.
 
         Args:
             types: event filters such as `member-join`, `user:deploy`, `query` (none: all).
             coalesce: deliver bursts of member events together, up to three seconds late.
-            answers: this client answers queries it sees (`respond` or `decline`); False if it only
-                watches, so that no query waits for it.
+            answers: this client answers the queries it sees (`respond` or `decline`), so that
+                they wait for it; False if it only watches. None is the first if the types name
+                queries or it has answered one before, otherwise queries wait for it for a second.
         """
-        request = {"types": list(types), "coalesce": coalesce, "answers": answers}
+        request: dict[str, Any] = {"types": list(types), "coalesce": coalesce}
+        request |= {} if answers is None else {"answers": answers}
         return self._open("stream", request, event_of, BUFFER)
 
     def monitor(self, level: str = "INFO") -> Records[LogEntry | Missed]:

@@ -18,6 +18,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.params import PAYLOAD, Param, Params
 from trioserf.control.patterns import MemberFilter
 from trioserf.control.ports import Agent, KeyAction, KeyResult, WallClock
+from trioserf.node.hub import Answerer
 from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.coordinate import Coordinate, distance
 from trioserf.serf.filters import EventFilter
@@ -37,13 +38,14 @@ class Command:
     """A request with one reply.
 
     `prompt` handlers answer at once and run in the connection's own task, in order; the others
-    wait for the network and overlap.
+    wait for the network and overlap. What `answers` queries is told by whom.
     """
 
     params: Params
     run: Callable[..., Awaitable[Any]]
     show: Callable[[Any], render.Record]
     prompt: bool = False
+    answers: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -58,6 +60,7 @@ class Stream:
     open: Callable[..., Items]
     show: Callable[[Any, WallClock], render.Record]
     finite: bool = False
+    answers: bool = False
 
 
 async def members(
@@ -74,14 +77,14 @@ async def event(agent: Agent, name: str, payload: bytes, coalesce: bool) -> int:
     return await agent.node.user_event(name, payload, coalesce=coalesce)
 
 
-async def respond(agent: Agent, id: int, payload: bytes) -> None:  # noqa: A002
+async def respond(agent: Agent, id: int, payload: bytes, by: Answerer) -> None:  # noqa: A002
     """Answer a query."""
-    await agent.node.respond(id, payload)
+    await agent.node.respond(id, payload, by)
 
 
-async def decline(agent: Agent, id: int) -> None:  # noqa: A002
+async def decline(agent: Agent, id: int, by: Answerer) -> None:  # noqa: A002
     """Say that no answer of ours will follow."""
-    await agent.node.decline(id)
+    await agent.node.decline(id, by)
 
 
 async def join(agent: Agent, addresses: Sequence[str], replay: bool) -> int:
@@ -163,11 +166,13 @@ def event_filters(words: Sequence[str]) -> list[EventFilter]:
 
 @asynccontextmanager
 async def stream(
-    agent: Agent, types: Sequence[str], coalesce: bool, answers: bool
+    agent: Agent, types: Sequence[str], coalesce: bool, answers: bool | None, by: Answerer
 ) -> AsyncIterator[Receive]:
-    """Events as they happen."""
+    """Events as they happen; whether the client answers queries, it may say or leave open."""
     filters = event_filters(types)
-    with agent.node.subscribe(*filters, answers=answers, buffer=STREAM_BUFFER) as subscription:
+    by.is_known |= bool(answers)
+    who = False if answers is False else by
+    with agent.node.subscribe(*filters, answers=who, buffer=STREAM_BUFFER) as subscription:
         yield Coalesced(subscription).receive if coalesce else subscription.receive
 
 
@@ -248,8 +253,8 @@ COMMANDS: Mapping[str, Command] = {
         _named("ltime"),
         prompt=True,
     ),
-    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing),
-    "decline": Command(Params(Param("id", _U64)), decline, _nothing),
+    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing, answers=True),
+    "decline": Command(Params(Param("id", _U64)), decline, _nothing, answers=True),
     "join": Command(
         Params(Param("addresses", params.some_texts), Param("replay", params.flag, False)),
         join,
@@ -294,10 +299,11 @@ STREAMS: Mapping[str, Stream] = {
         Params(
             Param("types", params.texts, ()),
             Param("coalesce", params.flag, False),
-            Param("answers", params.flag, True),
+            Param("answers", params.flag, None),
         ),
         stream,
         _show_event,
+        answers=True,
     ),
     "monitor": Stream(Params(Param("level", _level, "INFO")), monitor, _show_log),
     "query": Stream(

@@ -17,6 +17,7 @@ import trio
 
 from trioserf.control.ports import Agent, WallClock, utc_now
 from trioserf.errors import TrioserfError
+from trioserf.node.hub import Answerer
 from trioserf.swim.tally import Count
 
 _log = logging.getLogger("trioserf.agent.ipc")
@@ -128,6 +129,7 @@ class Connection:
         self.agent = service.agent
         self.stream = stream
         self.slots: dict[Hashable, Slot] = {}
+        self.answerer = Answerer()
         self.authenticated = not service.auth
         self.ending = False
         self.gone = False

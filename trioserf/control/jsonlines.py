@@ -169,7 +169,7 @@ class JsonLines(Connection):
             raise ControlError("auth_required", "the first command must be auth, with the key")
         command = COMMANDS.get(name)
         if command is not None:
-            values = command.params.read(request)
+            values = self._with_answerer(command, command.params.read(request))
             if name == "members" and not (values["name"] or values["status"] or values["tags"]):
                 await self._put(prefix + self._members())
             elif command.prompt:
@@ -180,12 +180,16 @@ class JsonLines(Connection):
             else:
                 await self.overlap(self._perform, name, command, prefix, values)
         elif (stream := STREAMS.get(name)) is not None:
-            await self._open(name, stream, prefix, stream.params.read(request))
+            values = self._with_answerer(stream, stream.params.read(request))
+            await self._open(name, stream, prefix, values)
         elif (known := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(_ok(prefix, self._connection_command(name, known.read(request))))
         else:
             raise ControlError("unknown_command", f"unknown command '{name}'")
         self.greeted()
+
+    def _with_answerer(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "by": self.answerer} if command.answers else values
 
     def _connection_command(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
         if name == "handshake":

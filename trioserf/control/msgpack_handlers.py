@@ -78,12 +78,6 @@ async def tags(agent: Agent, body: Body) -> bytes:
     return b""
 
 
-async def respond(agent: Agent, body: Body) -> bytes:
-    """Answer a query."""
-    await commands.respond(agent, body["ID"], body["Payload"])
-    return b""
-
-
 async def stats(agent: Agent, body: Body) -> bytes:
     """Give the groups of `serf info`, everything as text."""
     del body
@@ -154,7 +148,6 @@ HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
     "force-leave": force_leave,
     "join": join,
     "tags": tags,
-    "respond": respond,
     "stats": stats,
     "get-coordinate": get_coordinate,
     **{command: _keys(action) for command, action in _KEY_ACTIONS.items()},

@@ -182,7 +182,10 @@ class MsgpackRpc(Connection):
         """Carry out a request and spell its reply."""
         reply = b""
         with Attempt(command) as attempt:
-            reply = await HANDLERS[command](self.agent, body)
+            if command == "respond":
+                await commands.respond(self.agent, body["ID"], body["Payload"], self.answerer)
+            else:
+                reply = await HANDLERS[command](self.agent, body)
         if attempt.fault is None:
             return header(seq) + reply
         return header(seq, error_text(attempt.error, attempt.fault)) + body_beside_error(
@@ -271,7 +274,7 @@ class MsgpackRpc(Connection):
         slot = self.slots[seq] = Slot()
         filters = EventFilter.parse(kinds)
         node = self.agent.node
-        with node.subscribe(*filters, answers=True, buffer=EVENT_BUFFER) as events:
+        with node.subscribe(*filters, answers=self.answerer, buffer=EVENT_BUFFER) as events:
             await self._pump(seq, slot, events, event_record, task_status)
         if self.slots.get(seq) is slot:
             del self.slots[seq]

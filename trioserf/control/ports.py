@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeVar
 
 import trio
 
+from trioserf.node.hub import Answerer
 from trioserf.serf.collecting import QueryResult
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event
@@ -176,16 +177,21 @@ class Node(Protocol):
         """
         ...
 
-    async def respond(self, id: int, payload: bytes) -> None:  # noqa: A002
+    async def respond(
+        self,
+        id: int,  # noqa: A002
+        payload: bytes,
+        by: Answerer | None = None,
+    ) -> None:
         """Answer a query (NoSuchQuery, TooLarge)."""
         ...
 
-    async def decline(self, id: int) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
         """Say that no answer of ours will follow (NoSuchQuery)."""
         ...
 
     def subscribe(
-        self, *filters: EventFilter, answers: bool = False, buffer: int = 1024
+        self, *filters: EventFilter, answers: bool | Answerer = False, buffer: int = 1024
     ) -> AbstractContextManager[Subscription[Event]]:
         """Deliver events that one of the filters wants."""
         ...

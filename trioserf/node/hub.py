@@ -5,6 +5,12 @@ count stands in the stream where the events would have been.
 
 Queries have answerers: subscriptions that say that they may answer. If a query has none here, or
 all of its answerers have declined or gone, its asker is told that no answer will follow.
+
+Some readers cannot say whether they will answer: in Serf's RPC who streams all events may watch or
+answer, and never declines. Whoever names queries in its filters, or has answered one before, is
+waited for until the deadline. Of one who just streams everything it is presumed, if it has not
+answered within a second, that it only watches; an answer that comes later still goes out, and a
+Serf that asks takes it.
 """
 
 import logging
@@ -13,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import attrs
 import trio
 
 from trioserf.serf.events import (
@@ -28,8 +35,21 @@ _log = logging.getLogger("trioserf.agent")
 
 _UNDECIDED: Final = 4096
 """Queries whose answerers are remembered; older ones run into their deadlines."""
+PATIENCE: Final = 1.0
+"""Seconds for which an answer is waited for of somebody who perhaps only watches."""
 _BYTES: Final = 8 * 1024 * 1024
 """Bytes of payloads that wait for one reader, however many events it has room for."""
+
+
+@attrs.define(slots=True, eq=False)
+class Answerer:
+    """Somebody who may answer queries, perhaps those of several subscriptions.
+
+    Attributes:
+        is_known: whether it is known to answer or decline: it said so, or has done so before.
+    """
+
+    is_known: bool = False
 
 
 class Subscription:
@@ -37,12 +57,14 @@ class Subscription:
 
     Args:
         filters: an event that one of them wants is delivered; none for all of Serf's kinds.
-        answers: whether the reader may answer queries.
+        answerer: who answers the queries of it; None if nobody does.
         buffer: events kept for a reader that is slow, at least 1.
     """
 
-    def __init__(self, filters: tuple[EventFilter, ...], *, answers: bool, buffer: int) -> None:
-        self.answers = answers
+    def __init__(
+        self, filters: tuple[EventFilter, ...], *, answerer: Answerer | None, buffer: int
+    ) -> None:
+        self.answerer = answerer
         self._filters = filters
         self._buffer = buffer
         self._items: deque[Event | Dropped] = deque()
@@ -57,18 +79,29 @@ class Subscription:
             return event.kind not in SUSPICION_EVENT_KINDS
         return any(one.matches(event) for one in self._filters)
 
-    def offer(self, event: Event) -> None:
-        """Deliver an event, or count it as dropped."""
+    def change(self, *filters: EventFilter) -> None:
+        """Want other events from now on; those that wait are still delivered."""
+        self._filters = filters
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether its reader may take until the deadline to answer a query."""
+        named = any(one.kind == "query" for one in self._filters)
+        return self.answerer is not None and (self.answerer.is_known or named)
+
+    def offer(self, event: Event) -> bool:
+        """Deliver an event; if there is no room, count it as dropped and give False."""
         size = _size(event)
         if len(self._items) >= self._buffer or self._bytes + size > _BYTES:
             if not self._dropped:
                 _log.warning("Dropping events: a reader has left %d unread", len(self._items))
             self._dropped += 1
-            return
+            return False
         self._announce_dropped()
         self._items.append(event)
         self._bytes += size
         self._readers.unpark()
+        return True
 
     async def receive(self) -> Event | Dropped:
         """Wait for the next event.
@@ -126,14 +159,16 @@ class Hub:
         self.watchers: list[Callable[[Event], None]] = []
         self._subscriptions: dict[Subscription, None] = {}
         self._undecided: dict[int, list[Subscription]] = {}
+        self._presumed: deque[tuple[float, int, Subscription]] = deque()
         self._closed = False
 
     @contextmanager
     def subscribe(
-        self, filters: tuple[EventFilter, ...], *, answers: bool, buffer: int
+        self, filters: tuple[EventFilter, ...], *, answers: bool | Answerer, buffer: int
     ) -> Iterator[Subscription]:
         """Add a subscription for as long as the block lasts."""
-        subscription = Subscription(filters, answers=answers, buffer=buffer)
+        answerer = Answerer(is_known=True) if answers is True else answers or None
+        subscription = Subscription(filters, answerer=answerer, buffer=buffer)
         self._subscriptions[subscription] = None
         if self._closed:
             subscription.close()
@@ -141,44 +176,85 @@ class Hub:
             yield subscription
         finally:
             del self._subscriptions[subscription]
-            if answers:
+            if answerer is not None:
                 self._leave_undecided(subscription)
 
     def has_answerer(self, query: QueryReceived) -> bool:
         """Tell whether a subscription here may answer the query."""
-        return any(one.answers and one.wants(query) for one in self._subscriptions)
+        return any(one.answerer is not None and one.wants(query) for one in self._subscriptions)
 
     def publish(self, event: Event) -> None:
         """Deliver an event to all who want it."""
         for watcher in self.watchers:
             watcher(event)
-        answerers = []
+        answerers, missed = [], False
         for subscription in self._subscriptions:
             if subscription.wants(event):
-                subscription.offer(event)
-                if subscription.answers:
+                delivered = subscription.offer(event)
+                if subscription.answerer is None:
+                    continue
+                if delivered:
                     answerers.append(subscription)
-        if answerers and isinstance(event, QueryReceived):
-            self._undecided[event.id] = answerers
-            if len(self._undecided) > _UNDECIDED:
-                del self._undecided[next(iter(self._undecided))]
+                else:
+                    missed = True
+        if not isinstance(event, QueryReceived):
+            return
+        if answerers:
+            self._await(event, answerers)
+        elif missed:
+            self.on_deserted([event.id])
 
-    def answered(self, number: int) -> None:
-        """Note that a query needs no more deciding."""
+    def _await(self, query: QueryReceived, answerers: list[Subscription]) -> None:
+        self._undecided[query.id] = answerers
+        if len(self._undecided) > _UNDECIDED:
+            del self._undecided[next(iter(self._undecided))]
+        impatient = [one for one in answerers if not one.is_patient]
+        if impatient:
+            at = trio.current_time() + PATIENCE
+            self._presumed += [(at, query.id, one) for one in impatient]
+            while len(self._presumed) > _UNDECIDED:
+                self._presume_next()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do, or None."""
+        return self._presumed[0][0] if self._presumed else None
+
+    def expire(self, now: float) -> None:
+        """Presume of readers that have not answered that they will not."""
+        while self._presumed and self._presumed[0][0] <= now:
+            self._presume_next()
+
+    def _presume_next(self) -> None:
+        _, number, subscription = self._presumed.popleft()
+        if subscription.is_patient or subscription not in self._undecided.get(number, ()):
+            return
+        if self.declined(number, subscription):
+            self.on_deserted([number])
+
+    def answered(self, number: int, by: Answerer | None = None) -> None:
+        """Note that a query needs no more deciding, as somebody has answered it."""
         self._undecided.pop(number, None)
+        if by is not None:
+            by.is_known = True
 
-    def declined(self, number: int, by: Subscription | None = None) -> bool:
+    def declined(self, number: int, by: Subscription | Answerer | None = None) -> bool:
         """Note that one answerer declines; gives whether all have.
 
-        Without saying who (`by`), it is one that has not declined yet.
+        If it is not told who (`by`), or somebody who was not asked, it is one that has not
+        declined yet.
         """
+        if isinstance(by, Answerer):
+            by.is_known = True
         answerers = self._undecided.get(number)
         if answerers is None:
             return True
-        if by is None:
-            answerers.pop()
-        elif by in answerers:
-            answerers.remove(by)
+        if isinstance(by, Subscription):
+            answerers[:] = [one for one in answerers if one is not by]
+        else:
+            if all(one.answerer is not by for one in answerers):
+                by = answerers[-1].answerer
+            answerers[:] = [one for one in answerers if one.answerer is not by]
         if answerers:
             return False
         del self._undecided[number]

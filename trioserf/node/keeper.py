@@ -211,6 +211,19 @@ class Keeper:
         """How many facts wait to be taken in, at most `inbox_depth`."""
         return self._inbox.statistics().current_buffer_used
 
+    async def expire(self) -> None:
+        """Do what is due by now.
+
+        Raises:
+            Leaving: the node has ended.
+        """
+
+        def expire(state: ClusterState, now: float) -> None:
+            state.expire(now)
+            self._hub.expire(now)
+
+        await self.ask(expire)
+
     def collect(self, query: AskedQuery, deliver: Callable[[QueryResult], None]) -> None:
         """Deliver the results of a query; only to be called inside `ask`."""
         self._queries[query] = deliver
@@ -293,7 +306,7 @@ class Keeper:
             serf.results.clear()
         self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
-        self.deadline.move(state.next_deadline)
+        self.deadline.move(_earlier(state.next_deadline, self._hub.next_deadline))
         if serf.orders:
             order = serf.orders.pop()
             raise NameConflict(
@@ -328,3 +341,9 @@ class Keeper:
         self.dropped[kind] += 1
         if self.dropped[kind] == 1:
             _log.warning("dropped %s: too many %s wait already", what, kind)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

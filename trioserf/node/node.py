@@ -22,7 +22,7 @@ from trioserf.net.transport import Transport
 from trioserf.node.antientropy import push_pull
 from trioserf.node.config import NodeConfig
 from trioserf.node.gossip import gossip
-from trioserf.node.hub import Hub, Subscription
+from trioserf.node.hub import Answerer, Hub, Subscription
 from trioserf.node.joining import Joining, keep_seeds
 from trioserf.node.keeper import Keeper
 from trioserf.node.keys import KeyDesk, SaveKeyring
@@ -195,14 +195,16 @@ class Node:
         return self._state.tally
 
     def subscribe(
-        self, *filters: EventFilter, answers: bool = False, buffer: int = 1024
+        self, *filters: EventFilter, answers: bool | Answerer = False, buffer: int = 1024
     ) -> AbstractContextManager[Subscription]:
         """Deliver events while the block lasts; iterate over what it gives.
 
         Args:
             filters: an event that one of them wants is delivered; without any, all kinds that
                 Serf knows.
-            answers: the reader may answer queries (`respond`, `decline`).
+            answers: the reader may answer queries, and does (`respond`) or says that it will not
+                (`decline`), or else they run to their deadline. An `Answerer` stands for one of
+                whom that is not certain.
             buffer: events kept for a slow reader; `Dropped` stands for what did not fit.
         """
         return self._hub.subscribe(filters, answers=answers, buffer=buffer)
@@ -401,27 +403,41 @@ class Node:
                 with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
                     await self._keeper.ask(lambda state, _: state.serf.cancel(asked))
 
-    async def respond(self, id: int, payload: bytes) -> None:  # noqa: A002 - the field's name
+    async def respond(
+        self,
+        id: int,  # noqa: A002 - the field's name
+        payload: bytes,
+        by: Answerer | None = None,
+    ) -> None:
         """Answer a query, once.
 
         Args:
             id: `QueryReceived.id`.
             payload: the answer.
+            by: who answers.
 
         Raises:
             NoSuchQuery: never heard of, answered already, or past its deadline.
             TooLarge: over every limit; a smaller answer may still be given.
         """
         await self._keeper.ask(lambda state, now: state.serf.respond(id, payload, now))
-        self._hub.answered(id)
+        self._hub.answered(id, by)
 
-    async def decline(self, id: int) -> None:  # noqa: A002 - the field's name
+    async def decline(
+        self,
+        id: int,  # noqa: A002 - the field's name
+        by: Answerer | None = None,
+    ) -> None:
         """Say that this answerer will not answer a query; the last one tells its asker.
+
+        Args:
+            id: `QueryReceived.id`.
+            by: who declines.
 
         Raises:
             NoSuchQuery: never heard of, answered already, or past its deadline.
         """
-        if self._hub.declined(id):
+        if self._hub.declined(id, by):
             await self._keeper.ask(lambda state, now: state.serf.decline(id, now))
 
     async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyTally:

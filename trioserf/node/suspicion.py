@@ -27,4 +27,4 @@ async def expire_deadlines(keeper: Keeper) -> None:
     """End queries and relayed pings when their time is over, until cancelled."""
     while True:
         await keeper.deadline.wait()
-        await keeper.ask(lambda state, now: state.expire(now))
+        await keeper.expire()
