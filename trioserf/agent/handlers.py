@@ -102,6 +102,7 @@ class _Asked:
 
     query: QueryReceived
     undecided: int
+    answered: bool = False
 
 
 _Job = tuple[Event, _Asked | None]
@@ -317,16 +318,19 @@ class Handlers:
         return result
 
     async def _answer(self, asked: _Asked, output: bytes) -> None:
-        asked.undecided -= 1
         query = asked.query
         try:
             await self._node.respond(query.id, output, self._answerer)
         except (NoSuchQuery, TooLarge, Leaving) as error:
             _log.warning("Failed to respond to query '%s': %s", query.name, error)
+            await self._silent(asked)
+        else:
+            asked.answered = True
+            asked.undecided -= 1
 
     async def _silent(self, asked: _Asked) -> None:
         asked.undecided -= 1
-        if asked.undecided > 0:
+        if asked.undecided > 0 or asked.answered:
             return
         try:
             await self._node.decline(asked.query.id, self._answerer)
