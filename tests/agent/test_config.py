@@ -24,7 +24,7 @@ def test_later_sources_count_more_lists_grow_and_tags_merge(tmp_path: Path) -> N
     write(folder / "2.json", {"node_name": "c", "tags": {"y": "3"}})
     write(folder / "1.json", {"node_name": "b", "retry_join": ["q"]})
     (folder / "notes.txt").write_text("no JSON")
-    config = Sources([first], [str(folder)], {"retry_join": ["r"], "log_level": "debug"}).load()
+    config = Sources([first, str(folder)], {"retry_join": ["r"], "log_level": "debug"}).load()
     assert config.node_name == "c"
     assert config.tags == {"x": "1", "y": "3"}
     assert config.retry_join == ["p", "q", "r"]

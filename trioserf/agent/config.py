@@ -9,7 +9,7 @@ that nobody said anything.
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NewType, get_args
 
@@ -157,22 +157,32 @@ class AgentConfig:
         return {"role": self.role, **self.tags} if self.role else dict(self.tags)
 
 
+_NAMES = [field.name for field in attrs.fields(AgentConfig)]
+_SERF_KEYS: Final = frozenset(_NAMES[: _NAMES.index("syslog_path")]) - {"enable_compression"}
+"""Those that Serf knows; compression is the one that is on unless somebody turns it off."""
+_SERF_DURATIONS: Final = frozenset(
+    ("reconnect_interval", "reconnect_timeout", "tombstone_timeout", "retry_interval",
+     "broadcast_timeout")
+)  # fmt: skip
+
+
 @attrs.frozen(slots=True)
 class Sources:
     """Where a configuration comes from; read again on SIGHUP.
 
     Attributes:
-        files: JSON files, in their order.
-        directories: their `*.json` files follow, by name.
+        paths: JSON files, and directories whose `*.json` files are taken by name, in their order.
         overrides: keys given on the command line, which count most.
     """
 
-    files: Sequence[str] = ()
-    directories: Sequence[str] = ()
+    paths: Sequence[str] = ()
     overrides: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
-    def load(self) -> AgentConfig:
+    def load(self, warn: Callable[[str], None] = _log.warning) -> AgentConfig:
         """Read everything.
+
+        Args:
+            warn: is told of settings that work, but hardly as they were meant.
 
         Raises:
             ConfigError: a file that cannot be read, or faults, each with its source, key and what
@@ -189,7 +199,7 @@ class Sources:
                 _lay_over(merged, values)
         if faults:
             raise ConfigError("\n".join(faults))
-        return _checked(_structured(merged))
+        return _checked(_structured(merged), warn)
 
     def _objects(self) -> Iterable[tuple[str, dict[str, Any]]]:
         for path in self._paths():
@@ -197,15 +207,18 @@ class Sources:
         yield _COMMAND_LINE, dict(self.overrides)
 
     def _paths(self) -> Iterable[Path]:
-        yield from map(Path, self.files)
-        for directory in map(Path, self.directories):
+        for path in map(Path, self.paths):
+            if not path.is_dir():
+                yield path
+                continue
             try:
-                yield from sorted(path for path in directory.iterdir() if path.suffix == ".json")
+                inside = sorted(path.iterdir())
             except OSError as error:
                 raise ConfigError(
-                    f"{directory}: cannot be read: {error.strerror}; expected a directory of"
+                    f"{path}: cannot be read: {error.strerror}; expected a directory of"
                     " *.json files"
                 ) from error
+            yield from (one for one in inside if one.suffix == ".json" and not one.is_dir())
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -226,12 +239,23 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
         there = below.get(key)
+        if _says_nothing(key, value):
+            continue
         if isinstance(there, list) and isinstance(value, list) and key != "rpc_addr":
             below[key] = there + value
         elif isinstance(there, dict) and isinstance(value, dict):
             below[key] = there | value
         else:
             below[key] = value
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    """Tell whether a value of one of Serf's keys is Go's zero, which Serf takes for no value."""
+    if key not in _SERF_KEYS:
+        return False
+    if isinstance(value, str) and key in _SERF_DURATIONS:
+        return parse_duration(value) == 0
+    return value in ("", 0, False)
 
 
 # --- from JSON to values ---
@@ -351,7 +375,7 @@ def _similar(key: str) -> str:
 # --- what values must be ---
 
 
-def _checked(config: AgentConfig) -> AgentConfig:
+def _checked(config: AgentConfig, warn: Callable[[str], None]) -> AgentConfig:
     """Check values that no type describes, and raise two durations to their least values.
 
     Raises:
@@ -360,18 +384,21 @@ def _checked(config: AgentConfig) -> AgentConfig:
     faults = list(_value_faults(config))
     if faults:
         raise ConfigError("\n".join(faults))
+    if config.rejoin_after_leave and not config.snapshot_path:
+        warn("'RejoinAfterLeave' enabled without snapshot file")
     return attrs.evolve(
         config,
         log_level=config.log_level.upper(),
-        retry_interval=Seconds(_at_least(config, "retry_interval", _LEAST_RETRY)),
-        broadcast_timeout=Seconds(_at_least(config, "broadcast_timeout", _LEAST_BROADCAST)),
+        retry_interval=Seconds(_at_least(config, "retry_interval", _LEAST_RETRY, warn)),
+        broadcast_timeout=Seconds(_at_least(config, "broadcast_timeout", _LEAST_BROADCAST, warn)),
     )
 
 
-def _at_least(config: AgentConfig, key: str, least: float) -> float:
+def _at_least(config: AgentConfig, key: str, least: float, warn: Callable[[str], None]) -> float:
     value: float = getattr(config, key)
     if value < least:
-        _log.warning("%s of %gs is too low, using %gs", key, value, least)
+        name = "".join(word.capitalize() for word in key.split("_"))
+        warn(f"'{name}' is too low. Setting to {least:g}s")
     return max(value, least)
 
 

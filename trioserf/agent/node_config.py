@@ -1,6 +1,7 @@
 """From an agent's configuration to its node's: profile, limits, addresses, keys."""
 
 import binascii
+import ipaddress
 import socket
 from pathlib import Path
 from typing import Any, Final
@@ -146,15 +147,20 @@ def bind_address(config: AgentConfig) -> Address:
     bind = _address(config.bind, "bind", ANY_ADDRESS)
     if not config.interface:
         return bind
-    hosts = interface_addresses(config.interface, v6=":" in bind.host)
-    if bind.host in (ANY_ADDRESS.host, "::"):
-        return Address(hosts[0], bind.port)
-    if bind.host not in hosts:
-        raise ConfigError(
-            f"interface: {config.interface!r} has the address {', '.join(hosts)}, but bind says"
-            f" {bind.host}"
-        )
-    return bind
+    name = config.interface
+    found = interface_addresses(name)
+    if bind.host not in (ANY_ADDRESS.host, "::"):
+        if bind.host not in found:
+            raise ConfigError(
+                f"Interface '{name}' has no '{bind.host}' address; it has {', '.join(found)}"
+            )
+        return bind
+    for host in found:
+        if not ipaddress.ip_address(host).is_link_local and (bind.host != "::" or ":" in host):
+            return Address(host, bind.port)
+    raise ConfigError(
+        f"Failed to find usable address for interface '{name}'; it has {', '.join(found)}"
+    )
 
 
 def advertise_address(config: AgentConfig) -> Address | None:

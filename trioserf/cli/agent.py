@@ -36,10 +36,15 @@ def agent(
     config_file: Annotated[
         list[str], Option("config-file", "Read this JSON file. Repeatable.", "PATH")
     ] = [],  # noqa: B006 - only read
-    config_dir: Annotated[
+    config_dir: Annotated[  # noqa: ARG001 - its values are among those of config_file
         list[str],
-        Option("config-dir", "Read every *.json in a directory, by name. Repeatable.", "PATH"),
-    ] = [],  # noqa: B006 - only read
+        Option(
+            "config-dir",
+            "Read every *.json in a directory, by name. Repeatable.",
+            "PATH",
+            into="config_file",
+        ),
+    ] = [],  # noqa: B006 - its values are among those of config_file
     discover: Annotated[
         str, Option("discover", "Find members of this cluster by multicast DNS.", "CLUSTER")
     ] = "",
@@ -257,7 +262,7 @@ def agent(
     set_keys(overrides, settings)
     from trioserf.cli.serving import serve
 
-    return serve(out, config_file, config_dir, overrides)
+    return serve(out, config_file, overrides)
 
 
 def check_duration(text: str) -> None:

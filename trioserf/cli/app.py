@@ -66,7 +66,7 @@ def _declared(command: Command) -> Callable[..., None]:
     parameters = [inspect.Parameter("words", keyword, default=None, annotation=words)]
     parameters += [
         inspect.Parameter(
-            flag.parameter,
+            flag.option.flag.replace("-", "_"),
             keyword,
             default=False if flag.boolean else None,
             annotation=_annotation(flag),

@@ -22,7 +22,8 @@ class Option(NamedTuple):
 
     `flag` is its name without dashes, `metavar` what stands for its value in the usage text,
     `env` an environment variable that may set it. `ours` marks what Serf does not know. `read`
-    makes a value of the text, raising ValueError with a reason.
+    makes a value of the text, raising ValueError with a reason. `into` names another parameter,
+    whose list takes the values if their order among those of its own option counts.
     """
 
     flag: str
@@ -31,6 +32,7 @@ class Option(NamedTuple):
     env: str = ""
     ours: bool = False
     read: Callable[[str], Any] | None = None
+    into: str = ""
 
 
 class Flag(NamedTuple):
@@ -67,7 +69,7 @@ def flags_of(function: Callable[..., int]) -> dict[str, Flag]:
             if isinstance(note, Option):
                 kind = annotation.__origin__
                 kind = bool if kind == bool | None else getattr(kind, "__origin__", kind)
-                found[note.flag] = Flag(parameter, note, kind, defaults[parameter])
+                found[note.flag] = Flag(note.into or parameter, note, kind, defaults[parameter])
     return found
 
 

@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import trio
@@ -14,7 +14,7 @@ from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
 from trioserf.agent.footprint import settle
 from trioserf.agent.logs import Logs, open_logs, spare_details
-from trioserf.agent.node_config import bind_address
+from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import Failure, Out
 from trioserf.control.server import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
@@ -29,23 +29,21 @@ _NAMES: Final = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminated"}
 _HEARD: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-def serve(
-    out: Out, files: Sequence[str], directories: Sequence[str], overrides: Mapping[str, Any]
-) -> int:
+def serve(out: Out, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
     """Run an agent until it is told to end; gives the exit code.
 
     Args:
         out: where the banner goes; the log goes to stderr.
-        files: configuration files.
-        directories: of configuration files.
+        paths: configuration files, and directories of them.
         overrides: keys from the command line.
 
     Raises:
         Failure: it could not start, or ended by an error.
     """
-    sources = Sources(files, directories, overrides)
+    sources = Sources(paths, overrides)
     try:
-        config = sources.load()
+        config = sources.load(lambda text: out.line(f"==> Warning: {text}"))
+        _tell_address(out, config)
     except TrioserfError as error:
         raise Failure(_arrows(str(error)), "bad_config") from error
     faults: list[TrioserfError] = []
@@ -60,6 +58,14 @@ def serve(
     if faults:
         raise Failure("\n".join(map(_told, faults)), "failed")
     return code
+
+
+def _tell_address(out: Out, config: AgentConfig) -> None:
+    """Say which address of an interface it is, if that was left open (raises TrioserfError)."""
+    if config.interface:
+        host = bind_address(config).host
+        if host != split_bind(config.bind, "bind")[0]:
+            _say(out, f"==> Using interface '{config.interface}' address '{host}'")
 
 
 @contextmanager
@@ -96,9 +102,6 @@ def _leaves(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
 
 
 async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) -> int:
-    if config.interface and not config.bind:
-        using = bind_address(config).host
-        _say(out, f"==> Using interface '{config.interface}' address '{using}'")
     _say(out, "==> Starting Serf agent...")
     with trio.open_signal_receiver(*_HEARD) as signals:
         async with open_agent(config, logs) as agent:
@@ -216,16 +219,20 @@ class _Ending:
         self._end(1 if deadline.cancelled_caught else 0)
 
     async def _reload(self) -> None:
+        _say(self._out, "==> Caught signal: hangup")
+        _say(self._out, "==> Reloading configuration...")
         _log.info("Reloading configuration...")
         try:
             await self._agent.reload(self._sources.load())
         except TrioserfError as error:
             _log.error("the configuration stays as it was: %s", error)
+            _say(self._out, "==> Failed to reload configs")
         else:
             _log.info("Configuration reloaded")
 
 
 def dump(agent: Agent) -> None:
     """Write the metrics of the last minute to stderr."""
-    sys.stderr.write(agent.metrics.text())
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody may be there to read it
+        sys.stderr.write(agent.metrics.text())
+        sys.stderr.flush()
