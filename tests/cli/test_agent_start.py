@@ -128,7 +128,7 @@ def test_discovery_on_an_interface_that_is_not_there() -> None:
         ("--bind=[::1", "expected [host]:port"),
         ("--advertise=nosuch.invalid", "Invalid advertise address: 'nosuch.invalid'"),
         ("--iface=nosuch0", "interface 'nosuch0' does not exist"),
-        ("--iface=lo", f"'lo' has the address 127.0.0.1, but bind says {HOST}"),
+        ("--iface=lo", f"Interface 'lo' has no '{HOST}' address; it has 127.0.0.1"),
         (f"--node={'é' * 65}", "130 bytes, expected 1 to 128"),
         ("--set=validate_node_names=true\0--node=a b", "expected letters, digits, dashes"),
         (f"--tag=a={'x' * 600}", "Encoded length of tags exceeds limit of 512 bytes"),
