@@ -1,5 +1,6 @@
 """Every scenario with a few seeds, on CI with fifty; `scripts/simulate` plays as many as asked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def test_a_campaign_ends_with_a_table() -> None:
     assert result.returncode == 0, result.stderr
     assert "4 runs, 0 failed" in result.stdout
     assert "crash_wave" in result.stdout
+
+
+def test_a_campaign_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
+    book = tmp_path / "results.jsonl"
+    options = "--scenario", "name_conflict", "--workers", "1", "--results", str(book)
+    assert _simulate(*options, "--seeds", "2").returncode == 0
+    first, second = book.read_text().splitlines()
+    failed = json.loads(second) | {"failure": "it was raining"}
+    book.write_text(f"{first}\n{json.dumps(failed)}\n{first[:40]}")
+    result = _simulate(*options, "--seeds", "3")
+    assert result.returncode == 1
+    assert "3 runs, 1 failed" in result.stdout
+    assert "it was raining" in result.stdout
+    assert [len(line) > 40 for line in book.read_text().splitlines()] == [True, True, False, True]
 
 
 def test_one_run_can_be_shown() -> None:
