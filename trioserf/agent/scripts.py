@@ -121,10 +121,14 @@ class ShellRunner:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_feed, process, stdin)
                 nursery.start_soon(output.read, process)
-                await process.wait()
+                try:
+                    await process.wait()
+                finally:
+                    await _end(process)
+                    output.hurry()
                 nursery.cancel_scope.deadline = trio.current_time() + _DRAIN
         finally:
-            await _end(process)
+            await _close(process)
         status = process.returncode
         return Result(status, bytes(output.kept), output.lost, _failure(status))
 
@@ -151,17 +155,23 @@ class _Output:
     def __init__(self) -> None:
         self.kept = bytearray()
         self.lost = 0
+        # Whoever is asked to end may write about it, and must not die of a closed pipe.
+        self._scope = trio.CancelScope(shield=True)
 
     async def read(self, process: trio.Process) -> None:
         if process.stdout is None:
             return
-        async with process.stdout:
+        with self._scope:
             async for chunk in process.stdout:
                 self.kept += chunk
                 over = len(self.kept) - OUTPUT_KEPT
                 if over > 0:
                     del self.kept[:over]
                     self.lost += over
+
+    def hurry(self) -> None:
+        """Read no longer than its reader has time."""
+        self._scope.shield = False
 
 
 async def _end(process: trio.Process) -> None:
@@ -173,6 +183,9 @@ async def _end(process: trio.Process) -> None:
                 await process.wait()
             _kill_group(process, signal.SIGKILL)
             await process.wait()
+
+
+async def _close(process: trio.Process) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             with trio.CancelScope(shield=True):
