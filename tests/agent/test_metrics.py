@@ -77,12 +77,13 @@ async def test_a_report_has_serfs_names() -> None:
     }
     assert kept.reports[0].samples == {"serf-agent.memberlist.gossip": [0.5]}
     assert set(kept.reports[0].gauges) == {
-        "serf-agent.my_host.runtime.num_goroutines",
-        "serf-agent.my_host.runtime.sys_bytes",
-        "serf-agent.my_host.runtime.total_gc_runs",
-        "serf-agent.my_host.memberlist.health.score",
+        "runtime.num_goroutines",
+        "runtime.sys_bytes",
+        "runtime.total_gc_runs",
+        "memberlist.health.score",
     }
-    assert kept.reports[0].gauges["serf-agent.my_host.runtime.sys_bytes"] > 1_000_000
+    assert kept.reports[0].gauges["runtime.sys_bytes"] > 1_000_000
+    assert "serf-agent.my_host.memberlist.health.score:3.000000|g\n" in lines(kept.reports[0])
     node.lost["packets"] = 8
     metrics.collect()
     assert kept.totals() == {"serf-agent.trioserf.dropped.packets": 1}
@@ -135,7 +136,7 @@ async def test_it_collects_every_second(
 # --- sending ---
 
 REPORT = Report(
-    {"a.b": 1.5}, {"c d:e|f\n": count(1, 2)}, {"x": [0.25, 3.0]}
+    {"b": 1.5}, "a.", {"c d:e|f\n": count(1, 2)}, {"x": [0.25, 3.0]}
 )  # fmt: skip
 
 
@@ -149,13 +150,13 @@ def test_lines_are_those_of_statsd() -> None:
 
 
 def test_packets_are_short_and_of_whole_lines() -> None:
-    report = Report({f"gauge.{number}": number for number in range(500)}, {}, {})
+    report = Report({f"gauge.{number}": number for number in range(500)}, "", {}, {})
     pieces = list(packets(report))
     assert b"".join(pieces) == "".join(lines(report)).encode()
     assert max(map(len, pieces)) <= 1400
     assert all(piece.endswith(b"\n") for piece in pieces)
     assert len(pieces) < 10
-    assert list(packets(Report({}, {}, {}))) == []
+    assert list(packets(Report({}, "", {}, {}))) == []
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", ":8125", "host:x", "host:0", "host:70000"])

@@ -19,7 +19,7 @@ from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import Logs
-from trioserf.agent.metrics import Metrics
+from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
@@ -222,7 +222,12 @@ async def open_agent(
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        metrics = Metrics(node, senders, host=socket.gethostname())
+        sinks: list[Sink] = [*senders]
+        if config.metrics_addr:
+            from trioserf.agent.prometheus import open_page
+
+            sinks.append(await stack.enter_async_context(open_page(config.metrics_addr)))
+        metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
         stack.enter_context(node.watch(metrics.record))
         for sender in senders:
             nursery.start_soon(sender.run)

@@ -106,6 +106,7 @@ class AgentConfig:
     validate_node_names: bool = False
 
     syslog_path: str = ""
+    metrics_addr: str = ""
     handler_timeout: Seconds | None = None
     handler_limit: int = 16
     handler_queue: int = 256

@@ -47,12 +47,14 @@ class Report:
     """What one collection has brought, by full name.
 
     Attributes:
-        gauges: values as they are now.
+        gauges: values as they are now, by names that lack a prefix.
+        gauge_prefix: what the names of gauges begin with.
         counters: what was counted since the last collection.
         samples: values that came since then.
     """
 
     gauges: Mapping[str, float]
+    gauge_prefix: str
     counters: Mapping[str, Count]
     samples: Mapping[str, Sequence[float]]
 
@@ -93,7 +95,7 @@ class Metrics:
     Args:
         node: whose tally it is.
         sinks: who else wants reports.
-        host: the host's name, which the names of gauges get if there are sinks.
+        host: the host's name, if those of gauges are to bear it.
         wall: the time of day.
     """
 
@@ -107,7 +109,7 @@ class Metrics:
     ) -> None:
         self._node = node
         self._sinks = [*sinks]
-        self._gauge_prefix = f"{_SERVICE}.{_plain(host)}." if sinks and host else f"{_SERVICE}."
+        self._gauge_prefix = f"{_SERVICE}.{_plain(host)}." if host else f"{_SERVICE}."
         self._wall = wall
         self._grown: dict[str, int] = {}
         self._steps: deque[_Step] = deque(maxlen=_REMEMBERED)
@@ -139,7 +141,8 @@ class Metrics:
                 counters[name].add(grown)
                 self._grown[name] = total
         report = Report(
-            {f"{self._gauge_prefix}{name}": value for name, value in self._gauges().items()},
+            self._gauges(),
+            self._gauge_prefix,
             {f"{_SERVICE}.{_plain(name)}": count for name, count in counters.items()},
             {f"{_SERVICE}.{_plain(name)}": values for name, values in samples.items()},
         )
@@ -189,7 +192,8 @@ class _Step:
         self._updated: dict[str, datetime] = {}
 
     def take(self, report: Report, now: datetime) -> None:
-        self._gauges.update(report.gauges)
+        for name, value in report.gauges.items():
+            self._gauges[report.gauge_prefix + name] = value
         for name, count in report.counters.items():
             self._counters.setdefault(name, Count()).merge(count)
             self._updated[name] = now

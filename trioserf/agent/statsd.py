@@ -44,7 +44,7 @@ def split_address(text: str, key: str) -> Address:
 def lines(report: Report) -> Iterator[str]:
     """Spell a report, a line for each value."""
     for name, value in report.gauges.items():
-        yield f"{_clean(name)}:{value:f}|g\n"
+        yield f"{_clean(report.gauge_prefix + name)}:{value:f}|g\n"
     for name, count in report.counters.items():
         yield f"{_clean(name)}:{count.total:f}|c\n"
     for name, values in report.samples.items():

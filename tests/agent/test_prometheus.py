@@ -1,0 +1,151 @@
+"""The page for Prometheus: what is on it, and requests of all kinds."""
+
+import contextlib
+import sys
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from trioserf.agent.metrics import Report
+from trioserf.agent.prometheus import Page, open_page
+from trioserf.errors import AddressError, ConfigError
+from trioserf.swim.tally import Count
+
+
+def count(*values: float) -> Count:
+    made = Count()
+    for value in values:
+        made.add(value)
+    return made
+
+
+REPORT = Report(
+    {"memberlist.health.score": 2, "runtime.sys_bytes": 1e6},
+    "serf-agent.host.",
+    {
+        "serf-agent.memberlist.udp.sent": count(40, 2),
+        "serf-agent.serf.events": count(1, 1),
+        "serf-agent.serf.events.dep loy": count(1),
+        'serf-agent.serf.events."': count(1),
+    },
+    {"serf-agent.memberlist.probeNode": [1.5, 2.5], "serf-agent.agent.invoke.echo_1": [3]},
+)
+
+
+def values(page: bytes) -> dict[tuple[str, str], float]:
+    return {
+        (sample.name, "".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def test_the_page_adds_everything_up() -> None:
+    page = Page()
+    page.take(REPORT)
+    page.take(REPORT)
+    assert values(page.text()) == {
+        ("trioserf_memberlist_health_score", ""): 2,
+        ("trioserf_runtime_sys_bytes", ""): 1e6,
+        ("trioserf_memberlist_udp_sent_total", ""): 84,
+        ("trioserf_serf_events_total", ""): 4,
+        ("trioserf_serf_events_by_name_total", "dep loy"): 2,
+        ("trioserf_serf_events_by_name_total", '"'): 2,
+        ("trioserf_memberlist_probeNode_count", ""): 4,
+        ("trioserf_memberlist_probeNode_sum", ""): 8,
+        ("trioserf_agent_invoke_milliseconds_count", "echo_1"): 2,
+        ("trioserf_agent_invoke_milliseconds_sum", "echo_1"): 6,
+    }
+
+
+def test_names_that_others_choose_are_bounded() -> None:
+    page = Page()
+    for number in range(3000):
+        page.take(Report({}, "", {f"serf-agent.serf.events.{number}": count(1)}, {}))
+    told = values(page.text())
+    assert len(told) <= 1025
+    assert sum(told.values()) == 3000
+    assert told["trioserf_serf_events_by_name_total", "others"] == 3000 - 1024
+
+
+async def ask(port: int, request: bytes) -> bytes:
+    with trio.fail_after(20):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request)
+            data = b""
+            with contextlib.suppress(trio.BrokenResourceError):  # it may read no more of that
+                async for chunk in stream:
+                    data += bytes(chunk)
+            return data
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+async def test_requests_of_all_kinds() -> None:
+    port = free_port()
+    async with open_page(f"127.0.0.1:{port}") as page:
+        page.take(REPORT)
+        answer = await ask(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"text/plain; version=0.0.4" in head
+        assert body == page.text()
+        answer = await ask(port, b"HEAD /metrics HTTP/1.0\r\n\r\n")
+        assert (answer[:12], answer[-4:]) == (b"HTTP/1.1 200", b"\r\n\r\n")
+        answer = await ask(port, b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        answer = await ask(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert await ask(port, b"\xff\x00\r\n\r\n") == b""
+        assert await ask(port, b"GET " + b"x" * 100_000) == b""
+        # It is still there after all that.
+        answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.endswith(page.text())
+
+
+async def test_a_crowd_is_turned_away_and_others_are_served_later() -> None:
+    port = free_port()
+    async with open_page(f"127.0.0.1:{port}"):
+        crowd = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(16)]
+        with trio.fail_after(20):
+            while True:  # until all of them have been taken in
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    with trio.move_on_after(0.2) as waited:
+                        with contextlib.suppress(trio.BrokenResourceError):
+                            assert await stream.receive_some() == b""
+                    if not waited.cancelled_caught:
+                        break
+        for stream in crowd:
+            await stream.aclose()
+        with trio.fail_after(20):
+            answer = b""
+            while not answer:
+                try:
+                    answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                except trio.BrokenResourceError:
+                    answer = b""
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_cannot_be_served_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="metrics_addr: 'here': expected host:port"):
+        async with open_page("here"):
+            pass
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        taken = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        with pytest.raises(AddressError, match=f"metrics_addr: cannot listen on {taken}: "):
+            async with open_page(taken):
+                pass
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ConfigError, match="prometheus_client is missing"):
+        async with open_page("127.0.0.1:9"):
+            pass
