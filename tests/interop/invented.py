@@ -38,6 +38,8 @@ def hand_over(
             if not got:
                 raise decoder.end()
             message = decoder.feed(got)
+            while message is None and decoder.is_busy:
+                message = decoder.work()
     took = time.monotonic() - began
     assert isinstance(message, PushPull)
     return message, took

@@ -106,6 +106,14 @@ async def test_doubles_are_called_once_and_ports_default(autojump_clock: MockClo
         assert len(seen) == 1
 
 
+async def test_the_default_port_is_our_own(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER, bind=Address("10.0.0.1", 1234)) as s:
+        assert await causes(s, "10.0.9.9", "a/10.0.9.8") == {
+            "10.0.9.9:1234": "connection refused",
+            "10.0.9.8:1234": "connection refused",
+        }
+
+
 async def test_our_own_address_is_passed_over(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
         began = trio.current_time()

@@ -11,7 +11,6 @@ import trio
 
 from trioserf.errors import AddressError, JoinFailed
 from trioserf.net.resolver import Resolver
-from trioserf.node.config import DEFAULT_PORT
 from trioserf.node.keeper import Keeper
 from trioserf.node.streams import Streams
 from trioserf.swim.address import Address
@@ -35,16 +34,18 @@ class Joining:
         keeper: has the state.
         streams: makes exchanges.
         resolver: finds the addresses of names.
+        port: where none is given: the one that we are bound to, as for Serf.
 
     Attributes:
         seeds: addresses that were asked for, as they were typed, with what they last meant.
         has_joined: whether any join has worked.
     """
 
-    def __init__(self, keeper: Keeper, streams: Streams, resolver: Resolver) -> None:
+    def __init__(self, keeper: Keeper, streams: Streams, resolver: Resolver, port: int) -> None:
         self._keeper = keeper
         self._streams = streams
         self._resolver = resolver
+        self._port = port
         self.seeds: dict[str, frozenset[Address]] = {}
         self.has_joined = False
 
@@ -86,7 +87,7 @@ class Joining:
         self, text: str, replay: bool, limiter: trio.CapacityLimiter, outcomes: list[Outcome]
     ) -> None:
         try:
-            target = parse_join_address(text, DEFAULT_PORT)
+            target = parse_join_address(text, self._port)
             found = await self._resolve(target)
         except AddressError as error:
             outcomes.append((text, str(error)))

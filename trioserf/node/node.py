@@ -584,7 +584,7 @@ async def _running(
     rng: random.Random,
 ) -> AsyncIterator[Node]:
     streams = Streams(transport, config, keeper)
-    joining = Joining(keeper, streams, resolver or SystemResolver())
+    joining = Joining(keeper, streams, resolver or SystemResolver(), transport.address[1])
     async with trio.open_nursery() as services:
         services.start_soon(keeper.run)
         services.start_soon(_receive, transport, keeper)
