@@ -27,15 +27,18 @@ class Host:
 
 
 @contextmanager
-def two_hosts() -> Iterator[tuple[Host, Host]]:
+def two_hosts(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
     """Make two namespaces that can reach each other, by multicast too, while the block lasts.
+
+    Args:
+        net: the first three numbers of their IPv4 addresses, which end in 1 and 2.
 
     Raises:
         NoNamespaces: with the reason.
     """
     if shutil.which("ip") is None:
         raise NoNamespaces("there is no ip command; install iproute2")
-    hosts = [Host(f"trioserf-{os.getpid()}-{n}", f"10.77.0.{n}", f"fd77::{n}") for n in (1, 2)]
+    hosts = [Host(f"trioserf-{os.getpid()}-{n}", f"{net}.{n}", f"fd77::{n}") for n in (1, 2)]
     with ExitStack() as stack:
         for host in hosts:
             _ip("netns", "add", host.name)
