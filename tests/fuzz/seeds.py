@@ -1,7 +1,7 @@
 """Where fuzzing starts: what the real program said, in the shape that each target takes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -97,9 +97,9 @@ def kept(target: str) -> list[bytes]:
     return [bytes.fromhex(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def keep(target: str, inputs: list[bytes]) -> None:
+def keep(target: str, inputs: Collection[bytes]) -> None:
     """Write what is worth keeping."""
-    lines = sorted({one.hex() for one in inputs}, key=lambda line: (len(line), line))
+    lines = sorted((one.hex() for one in inputs), key=lambda line: (len(line), line))
     (CORPUS / f"{target}.hex").write_text("".join(f"{line}\n" for line in lines))
 
 
