@@ -29,6 +29,7 @@ from trioserf.node.state import ClusterState
 from trioserf.serf.events import Event
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.messages import Query, Relay, SerfMessage
+from trioserf.serf.options import SerfOptions
 from trioserf.serf.snapshot import SnapshotState, parse
 from trioserf.swim.address import Address
 from trioserf.swim.messages import Ack, Alive, Message, PushPull, UserMessage
@@ -178,9 +179,9 @@ def state(data: bytes) -> None:
 class NodeInAir:
     """A node's state without a node: what comes in is given, what goes out is looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: SerfOptions | None = None) -> None:
         self.now = 1000.0
-        config = NodeConfig(name="us", tags={"role": "web"})
+        config = NodeConfig(name="us", tags={"role": "web"}, serf=limits or SerfOptions())
         self.state = ClusterState(
             config,
             Address("127.0.0.1", 7946),
