@@ -1,5 +1,6 @@
 """Clients that lie, dawdle, hoard or vanish; all in virtual time."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -253,3 +254,22 @@ def test_any_body_is_answered_or_ends_the_connection(command: str, body: Any) ->
             assert await world.empty()
 
     trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("auth", "said", "told"),
+    [
+        ("", b'{"comm', "does not finish what it says"),
+        ("sesame", b'{"command": "handshake"}\n', "shows no key"),
+        ("", b'{"command": "members"}\n' * 9999, "takes nothing"),
+    ],
+)
+async def test_the_log_tells_who_was_cut_off(
+    auth: str, said: bytes, told: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(auth) as world:
+        pipe = world.narrow_pipe()
+        with trio.move_on_after(100), suppress(trio.BrokenResourceError):
+            await pipe.send_all(said)  # and no reply is read
+            await trio.sleep_forever()
+    assert f"Cut off a client that {told}" in caplog.text

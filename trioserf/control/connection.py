@@ -165,8 +165,7 @@ class Connection:
                     await self._read(first)
                 await self._farewell()
             if self._scope.cancelled_caught:
-                why = "takes nothing" if self._is_stuck else "does not finish what it says"
-                _log.warning("Cut off a client that %s", why)
+                _log.warning("Cut off a client that %s", self._fault)
         finally:
             self.lost()
             with trio.CancelScope() as at_once:
@@ -215,9 +214,11 @@ class Connection:
         self._greeted = True
 
     @property
-    def _is_stuck(self) -> bool:
-        """Whether it is the client that keeps us waiting for room to write."""
-        return self._write_deadline <= self._read_deadline
+    def _fault(self) -> str:
+        """Why a deadline has passed."""
+        if self._write_deadline <= self._read_deadline:
+            return "takes nothing"
+        return "does not finish what it says" if self.authenticated else "shows no key"
 
     def _arm(self) -> None:
         self._scope.deadline = min(self._read_deadline, self._write_deadline)
