@@ -21,7 +21,7 @@ NET = f"127.20.{os.getpid() % 250}"
 
 
 class Process:
-    """An agent that can be killed, stopped and asked."""
+    """An agent that can be killed, stopped and asked; in a network namespace if one is named."""
 
     def __init__(
         self,
@@ -30,14 +30,16 @@ class Process:
         number: int,
         options: Sequence[str],
         bind: str = "",
+        namespace: str = "",
     ):
         self.name = name
         self.host = f"{NET}.{number}"
         self.rpc = f"{self.host}:7373"
+        self._within = ("ip", "netns", "exec", namespace) if namespace else ()
         self.bind = bind or f"{self.host}:7946"
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
-            [*program, "agent", f"-bind={self.bind}", f"-rpc-addr={self.rpc}",
+            [*self._within, *program, "agent", f"-bind={self.bind}", f"-rpc-addr={self.rpc}",
              f"-node={name}", *options],
             stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
@@ -65,7 +67,7 @@ class Process:
         """Drive this agent by the real program; gives its exit code and what it printed."""
         assert SERF is not None
         done = subprocess.run(
-            [SERF, words[0], f"-rpc-addr={self.rpc}", *words[1:]],
+            [*self._within, SERF, words[0], f"-rpc-addr={self.rpc}", *words[1:]],
             capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
@@ -88,11 +90,11 @@ class Cluster:
         self._first = first
         self._numbers: dict[str, int] = {}
 
-    def start(self, name: str, *options: str, bind: str = "") -> Process:
+    def start(self, name: str, *options: str, bind: str = "", namespace: str = "") -> Process:
         assert SERF is not None
         program = [SERF] if name.startswith("go") else OURS
         number = self._numbers.setdefault(name, self._first + len(self._numbers))
-        agent = self.running[name] = Process(program, name, number, options, bind)
+        agent = self.running[name] = Process(program, name, number, options, bind, namespace)
         until(lambda: agent.name in agent.members(), what=lambda: agent.said())
         return agent
 

@@ -51,6 +51,23 @@ def two_hosts(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
         yield one, two
 
 
+_NOWHERE = "02:00:00:00:00:99"
+"""An Ethernet address that nobody has."""
+
+
+def cut(one: Host, two: Host) -> None:
+    """Let everything between two hosts get lost without a word; within each, all goes on."""
+    for host, other in ((one, two), (two, one)):
+        neighbour = ["neigh", "replace", other.v4, "lladdr", _NOWHERE, "dev", "v0"]
+        _ip("-n", host.name, *neighbour, "nud", "permanent")
+
+
+def mend(one: Host, two: Host) -> None:
+    """Undo `cut`."""
+    for host, other in ((one, two), (two, one)):
+        _ip("-n", host.name, "neigh", "delete", other.v4, "dev", "v0")
+
+
 def _set_up(host: Host) -> None:
     for words in (
         ["link", "set", "lo", "up"],

@@ -1,0 +1,82 @@
+"""A partition that lasts until nobody remembers the other side heals by itself."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.go_agents import SERF
+from tests.interop.agents import cluster, until
+from tests.interop.namespaces import Host, NoNamespaces, cut, mend, two_hosts
+from tests.interop.recording import Recorder
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+SIDES = ({"go-a", "py-a"}, {"go-b", "py-b"})
+FORGOTTEN_AFTER = 15.0
+"""Seconds after which the profile for one machine gossips no more to the dead (Go: fixed)."""
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    try:
+        with two_hosts() as both:
+            yield both
+    except NoNamespaces as error:
+        pytest.skip(f"PARTITIONS ARE NOT TESTED: no network namespaces here: {error}")
+
+
+def test_a_partition_longer_than_every_timeout_heals(
+    hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    heard = Recorder(tmp_path / "heard", "user")
+    addresses = {"go-a": "10.77.0.1:7001", "py-a": "10.77.0.1:7002",
+                 "go-b": "10.77.0.2:7003", "py-b": "10.77.0.2:7004"}  # fmt: skip
+    keys = {"reconnect_timeout": "1s", "tombstone_timeout": "1s", "profile": "local"}
+    configs = {"go": keys, "py": keys | {"seed_interval": "1s", "seed_interval_max": "2s"}}
+    with cluster(211) as mixed:
+        for name, seed, *options in (
+            ("go-a", ""),
+            ("py-a", "go-a"),
+            ("go-b", "py-a"),
+            # The only one that has a seed on the other side and forgets none.
+            ("py-b", "go-a", heard.option),
+        ):
+            config = tmp_path / f"{name}.json"
+            config.write_text(json.dumps(configs[name[:2]]))
+            mixed.start(
+                name,
+                f"-config-file={config}",
+                *([f"-join={addresses[seed]}"] if seed else []),
+                *options,
+                bind=addresses[name],
+                namespace=hosts[name in SIDES[1]].name,
+            )
+        mixed.all_see("alive", *addresses)
+
+        cut(*hosts)
+
+        def views() -> dict[str, set[str]]:
+            return {name: set(agent.statuses()) for name, agent in mixed.running.items()}
+
+        apart = {name: side for side in SIDES for name in side}
+        until(lambda: views() == apart, 70, lambda: str(views()))
+        erased = time.monotonic()
+        assert mixed.running["go-a"].ask("event", "-coalesce=false", "meanwhile")[0] == 0
+        # It is the time itself that counts: then even gossip for the dead has ended.
+        until(lambda: time.monotonic() > erased + FORGOTTEN_AFTER, 60)
+        assert views() == apart
+
+        mend(*hosts)
+
+        mixed.all_see("alive", *addresses)
+        # Who was in the cluster before takes in what has happened since.
+        heard.wait("user", "meanwhile")
+        for agent in mixed.running.values():
+            members = agent.members()
+            assert {name: one["addr"] for name, one in members.items()} == addresses
