@@ -1,6 +1,7 @@
 """Joining: many at once, names and addresses, causes told, seeds tried for ever."""
 
 import errno
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from trio.testing import MockClock
 from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
 from trioserf.errors import JoinFailed, Leaving
 from trioserf.serf.messages import SerfPushPull
+from trioserf.serf.options import SerfOptions
 from trioserf.swim.address import Address
 from trioserf.swim.messages import ErrorMessage, PushPull, Versions
 from trioserf.wire import serf
@@ -233,6 +235,56 @@ async def test_a_lost_seed_is_looked_for_again(autojump_clock: MockClock) -> Non
         s.network.heal()
         s.nursery.start_soon(host_again, a)
         await s.until(lambda: s.statuses()["a"] == "alive", 130)
+
+
+FORGETFUL: dict[str, Any] = {
+    **RETRIES,
+    "reconnect_interval": 1e6,
+    "reap_interval": 1.0,
+    "serf": SerfOptions(reconnect_timeout=10.0),
+}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("other_seed", [False, True])
+async def test_a_forgotten_seed_is_looked_for_though_others_are_here(
+    autojump_clock: MockClock, by_name: bool, other_seed: bool
+) -> None:
+    """The seed is on the other side of a partition; perhaps another one is on ours."""
+    async with stage(**FORGETFUL) as s:
+        a, here = hosts(s, "a", "here")
+        s.names.book["seed.test"] = [a.address.host]
+        seeds = ["seed.test" if by_name else str(a.address)]
+        if other_seed:
+            seeds.append(str(here.address))
+        here.send(here.alive())
+        assert await s.node.join(seeds) == len(seeds)
+        await s.until(lambda: {"a", "here"} <= set(s.statuses()))
+        s.network.partition([OURS, here.address])
+        await s.until(lambda: "a" not in s.statuses(), 200)
+        await trio.sleep(600)
+        assert s.statuses() == {"us": "alive", "here": "alive"}
+        s.network.heal()
+        # Members take turns if there is another seed: one in two here, on average every minute.
+        await s.until(lambda: s.statuses().get("a") == "alive", 1000 if other_seed else 130)
+
+
+async def test_an_address_that_is_no_members_is_not_joined_again_and_again(
+    autojump_clock: MockClock,
+) -> None:
+    """A load balancer, say: whoever answers there has another address."""
+    async with stage(**RETRIES) as s:
+        [here] = await s.known("here")
+        s.nursery.start_soon(host, here)
+        balancer = s.peer("balancer")
+        seen: list[PushPull] = []
+        said = push_pull(here.node_state())
+        s.nursery.start_soon(partial(host, balancer, seen, said=said))
+        assert await s.node.join([str(balancer.address)]) == 1
+        await trio.sleep(1200)
+        assert s.statuses() == {"us": "alive", "here": "alive"}
+        # By turns of two members, about one of which comes every minute.
+        assert 3 <= len(seen) <= 25
 
 
 async def host_again(peer: Peer) -> None:

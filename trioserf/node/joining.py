@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -38,6 +39,7 @@ class Joining:
 
     Attributes:
         seeds: addresses that were asked for, as they were typed, with what they last meant.
+        aliases: addresses that answered though no member bears them, such as a load balancer's.
         has_joined: whether any join has worked.
     """
 
@@ -47,6 +49,7 @@ class Joining:
         self._resolver = resolver
         self._port = port
         self.seeds: dict[str, frozenset[Address]] = {}
+        self.aliases: set[Address] = set()
         self.has_joined = False
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
@@ -69,22 +72,29 @@ class Joining:
             JoinFailed: none, and there was one to reach.
         """
         tried: dict[str, list[Outcome]] = {text: [] for text in addresses}
+        meant: dict[str, frozenset[Address]] = {}
         limiter = trio.CapacityLimiter(_DIALS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for text, found in tried.items():
-                nursery.start_soon(self._join_text, text, replay, limiter, found)
+                nursery.start_soon(self._join_text, text, replay, limiter, found, meant)
         outcomes = [outcome for found in tried.values() for outcome in found]
         joined = sum(why is None for _, why in outcomes)
         if joined:
             self.has_joined = True
             await self._keeper.ask(lambda state, now: state.serf.announce_join(now))
             self.add_seeds(addresses)
-        elif outcomes:
+        self.seeds |= {text: found for text, found in meant.items() if text in self.seeds}
+        if outcomes and not joined:
             raise JoinFailed([(what, why) for what, why in outcomes if why is not None])
         return joined
 
     async def _join_text(
-        self, text: str, replay: bool, limiter: trio.CapacityLimiter, outcomes: list[Outcome]
+        self,
+        text: str,
+        replay: bool,
+        limiter: trio.CapacityLimiter,
+        outcomes: list[Outcome],
+        meant: dict[str, frozenset[Address]],
     ) -> None:
         try:
             target = parse_join_address(text, self._port)
@@ -92,8 +102,7 @@ class Joining:
         except AddressError as error:
             outcomes.append((text, str(error)))
             return
-        if text in self.seeds:
-            self.seeds[text] = frozenset(found)
+        meant[text] = frozenset(found)
         own = self._keeper.state.address
         async with trio.open_nursery() as nursery:
             for address in found:
@@ -113,6 +122,10 @@ class Joining:
             why = await self.try_push_pull(address, ignore_events=not replay)
         if why is not None:
             _log.debug("Failed to join %s: %s", address, why)
+        elif any(one.address == address for one in self._keeper.state.membership.records.values()):
+            self.aliases.discard(address)
+        else:
+            self.aliases.add(address)
         outcomes.append((str(address), why))
 
     async def try_push_pull(
@@ -141,22 +154,29 @@ class Joining:
         return [Address(host, target.port) for host in hosts]
 
 
-async def keep_seeds(keeper: Keeper, joining: Joining) -> None:
-    """Join the seeds again whenever all are lost, for ever, with growing pauses and fresh DNS.
+async def keep_seeds(keeper: Keeper, joining: Joining, rng: random.Random) -> None:
+    """Join seeds that are lost again, for ever and with fresh DNS, until cancelled.
 
-    So a partition heals that lasted longer than failed members are remembered. Who was in the
-    cluster before takes in the user events of the meantime, as when it reconnects: passing them
-    over is for newcomers.
+    So a partition heals that lasted longer than failed members are remembered. Whoever has lost
+    all seeds, or everybody, tries with growing pauses. While some are in sight, a seed may be on
+    the other side of a partition, or just gone: then the members take turns, so that one of them
+    tries about every `seed_interval_max`, however many they are.
+
+    Who was in the cluster before takes in the user events of the meantime, as when it reconnects:
+    passing them over is for newcomers.
     """
     config = keeper.state.config
+    turns = config.seed_interval / config.seed_interval_max
     pause = config.seed_interval
     while True:
         await trio.sleep(pause)
-        if not joining.seeds or _sees_a_seed(keeper, joining):
+        lost, in_sight = _lost_seeds(keeper, joining)
+        ours = not in_sight or rng.random() * keeper.state.membership.alive_count < turns
+        if not (lost and ours):
             pause = config.seed_interval
             continue
         try:
-            await joining.join(tuple(joining.seeds), replay=joining.has_joined)
+            await joining.join(lost, replay=joining.has_joined)
         except JoinFailed as error:
             _log.debug("no seed can be reached: %s", error)
             pause = min(pause * 2, config.seed_interval_max)
@@ -164,12 +184,14 @@ async def keep_seeds(keeper: Keeper, joining: Joining) -> None:
             pause = config.seed_interval_max
 
 
-def _sees_a_seed(keeper: Keeper, joining: Joining) -> bool:
+def _lost_seeds(keeper: Keeper, joining: Joining) -> tuple[tuple[str, ...], bool]:
+    """Give the seeds of which an address is not a member's, and whether anybody is in sight."""
     membership = keeper.state.membership
     own = keeper.state.address
-    wanted = {address for found in joining.seeds.values() for address in found} - {own}
-    if not wanted:
-        return membership.alive_count > 1
-    return any(
-        not record.is_gone and record.address in wanted for record in membership.records.values()
-    )
+    there = {record.address for record in membership.records.values() if not record.is_gone}
+    lost = tuple(text for text, found in joining.seeds.items() if not found or found - there)
+    meant = {address for found in joining.seeds.values() for address in found}
+    joining.aliases &= meant
+    wanted = meant - joining.aliases - {own}
+    in_sight = bool(wanted & there) if wanted else membership.alive_count > 1
+    return lost, in_sight

@@ -621,7 +621,7 @@ async def _work(
             nursery.start_soon(probe_members, keeper, streams, rng)
             nursery.start_soon(push_pull, keeper, joining, rng)
             nursery.start_soon(reconnect, keeper, joining, rng)
-            nursery.start_soon(keep_seeds, keeper, joining)
+            nursery.start_soon(keep_seeds, keeper, joining, rng)
             nursery.start_soon(reap, keeper)
             nursery.start_soon(check_queues, keeper)
 
