@@ -87,6 +87,28 @@ async def test_strangers_have_no_time_to_guess_keys(autojump_clock: object) -> N
         assert (await known.ask(command="members"))["ok"]
 
 
+async def test_strangers_have_no_room_for_more_than_a_key() -> None:
+    long = "x" * 20_000
+    async with serving(auth="sesame") as world:
+        wire = world.wire()
+        reply = await wire.ask(command="auth", key=long)
+        assert reply["error"]["code"] == "line_too_long"
+        assert await wire.hear() is None
+        rpc = await world.rpc()
+        await rpc.say(
+            {"Command": "auth", "Seq": 1}, b"\x81\xa7AuthKey\xda\xff\xff" + b"x" * 20_000
+        )
+        assert await rpc.hear() is None
+        known = world.wire()
+        assert (await known.ask(command="auth", key="sesame"))["ok"]
+        reply = await known.ask(command="event", name=long)
+        assert reply["error"]["code"] == "too_large"
+        known_rpc = await world.rpc()
+        assert (await known_rpc.ask("auth", 1, {"AuthKey": "sesame"}))["Error"] == ""
+        reply = await known_rpc.ask("event", 2, {"Name": long})
+        assert "exceeds" in reply["Error"]
+
+
 async def test_strangers_do_not_keep_others_out(autojump_clock: object) -> None:
     limits = Limits(connections=10, strangers=3)
     async with serving("sesame", limits) as world:

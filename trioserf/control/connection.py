@@ -26,6 +26,8 @@ CHUNK = 65536
 """Bytes per read, and per write: each write has its own deadline."""
 MAX_MESSAGE = 1024 * 1024
 """Longest line, longest msgpack message, in bytes."""
+MAX_STRANGERS_MESSAGE = 16 * 1024
+"""The same before the right key, where one is asked for: room for a key and little else."""
 MAX_IN_FLIGHT = 256
 """Requests of one connection that may wait at a time; the next is not read before one ends."""
 MAX_STREAMS = 128
@@ -208,6 +210,11 @@ class Connection:
         if not self.authenticated:
             self.authenticated = True
             self._accepted()
+
+    @property
+    def longest(self) -> int:
+        """Bytes of a message that is taken from this client now."""
+        return MAX_MESSAGE if self.authenticated else MAX_STRANGERS_MESSAGE
 
     def greeted(self) -> None:
         """A first complete request has come."""

@@ -15,7 +15,6 @@ from trioserf.control.commands import COMMANDS, CONNECTION_PARAMS, STREAMS, Comm
 from trioserf.control.connection import (
     CHUNK,
     END,
-    MAX_MESSAGE,
     MAX_STREAMS,
     Connection,
     Service,
@@ -127,9 +126,9 @@ class JsonLines(Connection):
                 self._length += len(line)
                 line = b"".join(self._parts)
                 self._parts, self._length = [], 0
-                if len(line) > MAX_MESSAGE:
-                    await self._too_long()
-                    return False
+            if len(line) > self.longest:
+                await self._too_long()
+                return False
             if line and not line.isspace():
                 await self._line(line)
                 if self.ending:
@@ -139,13 +138,13 @@ class JsonLines(Connection):
         if rest:
             self._parts.append(rest)
             self._length += len(rest)
-            if self._length > MAX_MESSAGE:
+            if self._length > self.longest:
                 await self._too_long()
                 return False
         return bool(self._parts)
 
     async def _too_long(self) -> None:
-        fault = ControlError("line_too_long", f"a line may have {MAX_MESSAGE} bytes")
+        fault = ControlError("line_too_long", f"a line may have {self.longest} bytes")
         await self._put(_error(b"{", fault))
         await self._flush()
         self.ending = True

@@ -100,7 +100,9 @@ class MsgpackRpc(Connection):
             while not self.ending:
                 await self._message(self._unpacker.unpack())
         except msgpack.OutOfData:
-            pass
+            if self._fed - self._unpacker.tell() > self.longest:
+                _log.error("a request of a stranger is too long")
+                self._end()
         except (BadBodyError, msgpack.UnpackException, ValueError, TypeError) as error:
             _log.error("failed to decode a request: %s", str(error) or type(error).__name__)
             self._end()

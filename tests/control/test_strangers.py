@@ -1,0 +1,173 @@
+"""The control port of a real agent against strangers: on real sockets, at its most talkative."""
+
+import json
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import msgpack
+import pytest
+
+from tests.cli.go_agents import OURS, ROOT
+from tests.interop.agents import until
+from tests.interop.floods import memory
+
+AUTH = "open-sesame-0193"
+KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
+HOST = "127.15.0.9"
+
+
+@attrs.frozen
+class Agent:
+    pid: int
+    log: Path
+    path: Path
+
+    def dial(self) -> socket.socket:
+        stream = socket.create_connection((HOST, 7373), 10)
+        stream.settimeout(10)
+        return stream
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    with tempfile.TemporaryDirectory() as folder:
+        path, log = Path(folder) / "control", Path(folder) / "log"
+        config = Path(folder) / "agent.json"
+        addresses = [f"{HOST}:7373", f"unix:{path}"]
+        config.write_text(
+            json.dumps({"rpc_auth": AUTH, "encrypt_key": KEY, "rpc_addr": addresses})
+        )
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*OURS, "agent", f"--config-file={config}", f"--bind={HOST}:0", "--node=a",
+                 "--log-level=trace"],
+                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
+            )  # fmt: skip
+            try:
+                until(lambda: "agent running" in log.read_text(), what=log.read_text)
+                yield Agent(process.pid, log, path)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                process.kill()
+                process.wait()
+
+
+def lines(stream: socket.socket, *requests: dict[str, object]) -> list[dict[str, object]]:
+    """Say things and give what is answered until the other side has no more to say."""
+    stream.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
+    stream.shutdown(socket.SHUT_WR)
+    said = b""
+    while data := stream.recv(65_536):
+        said += data
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def is_well(agent: Agent) -> bool:
+    with agent.dial() as stream:
+        replies = lines(stream, {"command": "auth", "key": AUTH}, {"command": "members"})
+    return [one["ok"] for one in replies] == [True, True]
+
+
+def test_garbage_is_refused_and_does_no_harm(agent: Agent) -> None:
+    rng = random.Random(1)
+    before = memory(agent.pid)
+    for number in range(300):
+        first = rng.choice((b"{", b"\x82", b"", b"[", b"\xff", b"\x82\xa7Command\xa4auth\xa3Seq"))
+        with agent.dial() as stream, suppress(OSError):
+            stream.sendall(first + rng.randbytes(rng.randrange(1, 30_000)))
+            if number % 2:
+                stream.shutdown(socket.SHUT_WR)
+                while stream.recv(65_536):
+                    pass
+    assert is_well(agent)
+    assert memory(agent.pid) < before + 20
+    assert "Traceback" not in agent.said()
+
+
+def test_a_crowd_of_strangers_keeps_known_clients_neither_out_nor_waiting(agent: Agent) -> None:
+    known = agent.dial()
+    known.sendall(json.dumps({"command": "auth", "key": AUTH}).encode() + b"\n")
+    assert b"true" in known.recv(1000)
+    strangers = [agent.dial() for _ in range(200)]
+    refused = 0
+    for stranger in strangers[64:]:
+        with suppress(OSError):
+            refused += not stranger.recv(1)
+    assert refused >= len(strangers) - 64 - 1
+    known.sendall(b'{"command":"members"}\n')
+    assert b'"a"' in known.recv(65_536)
+    for stranger in strangers:
+        stranger.close()
+    known.close()
+    until(lambda: is_well(agent))
+
+
+def test_a_long_message_of_a_stranger_is_not_kept(agent: Agent) -> None:
+    for data in (
+        b'{"command":"' + b"x" * 200_000,
+        b"\x81\xa7Command\xdb\x00\x0f\x00\x00" + bytes(99_999),
+    ):
+        with agent.dial() as stream, suppress(OSError):
+            stream.sendall(data)
+            while stream.recv(65_536):
+                pass
+    assert is_well(agent)  # fmt: skip
+
+
+def test_the_path_is_for_its_owner_alone(agent: Agent) -> None:
+    mode = agent.path.lstat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+    assert agent.path.lstat().st_uid == os.getuid()
+
+
+def test_no_secret_is_told_to_anybody(agent: Agent) -> None:
+    with agent.dial() as stream:
+        replies = lines(
+            stream,
+            {"command": "auth", "key": AUTH + "x"},
+            {"command": "auth", "key": AUTH[:-1]},
+            {"command": "info"},
+            {"command": "auth", "key": AUTH},
+            {"command": "info"},
+            {"command": "keys", "action": "install", "key": KEY[:-2]},
+            {"command": "monitor", "level": "TRACE"},
+        )
+    assert [one["ok"] for one in replies[:5]] == [False, False, False, True, True]
+    told = json.dumps(replies) + agent.said()
+    with agent.dial() as stream:
+        unpacker = msgpack.Unpacker(raw=False)
+        stream.sendall(
+            b"".join(
+                map(
+                    msgpack.packb,
+                    (
+                        {"Command": "handshake", "Seq": 1}, {"Version": 1},
+                        {"Command": "auth", "Seq": 2}, {"AuthKey": AUTH},
+                        {"Command": "stats", "Seq": 3},
+                    ),
+                )
+            )
+        )  # fmt: skip
+        heard: list[object] = []
+        while len(heard) < 4:
+            unpacker.feed(stream.recv(65_536))
+            heard += list(unpacker)
+    told += str(heard)
+    assert "encrypted" in told
+    for secret in (AUTH, AUTH[:-1], KEY, KEY[:-2]):
+        assert secret not in told
