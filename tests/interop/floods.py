@@ -70,7 +70,7 @@ def send_packets(target: Target, seconds: float) -> int:
 
 
 def hold_streams(target: Target, amount: int) -> int:
-    """Open streams that say nothing, or begin a push/pull and stop; hold them for 12 s."""
+    """Open streams that say nothing, or begin a push/pull and stop; hold them for a while."""
     streams = []
     for number in range(amount):
         with suppress(OSError):
@@ -78,34 +78,40 @@ def hold_streams(target: Target, amount: int) -> int:
             streams.append(stream)
             if number % 2:
                 stream.send(b"\x06" + pack({"Join": False, "Nodes": 1_000_000}))
-    time.sleep(12)
+    time.sleep(min(12.0, amount / 50))
     for stream in streams:
         stream.close()
     return len(streams)
 
 
-def exchanges() -> list[bytes]:
-    """Make streams of 20 MiB: of every kind that is read to its end."""
+def exchanges(*, compressed: bool) -> list[bytes]:
+    """Make streams of 20 MiB: of every kind that is read to its end. Compressing takes seconds."""
     codec = StreamCodec(keyring=None, compress=False)
     gone = NodeState("gone", bytes((127, 9, 9, 9)), 7946, bytes(512), 1, State.DEAD)
     rows = PushPull(False, (gone,) * (LARGE // 600))
     # Many names that nobody has: intents about strangers.
     names = {f"stranger-{number}-{'x' * 200}": 1 for number in range(LARGE // 220)}
     state = serf.encode(SerfPushPull(1, names, (), 1, (), 1))
-    noise = random.Random(1).randbytes(13 * 1024 * 1024)
-    return [
+    plain = [
         codec.encode_user_message(b"\x03" + bytes(LARGE - 1)),
         codec.encode_push_pull(rows),
         codec.encode_push_pull(PushPull(False, (), state)),
         codec.encode_push_pull(PushPull(False, (), b"\x02" + bytes(LARGE - 1))),
+    ]
+    if not compressed:
+        return plain
+    noise = random.Random(1).randbytes(13 * 1024 * 1024)
+    zeros = bytes(39 * 1024 * 1024)
+    return [
+        *plain,
         b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(b"\x08\xc0" + noise)}),
-        b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(b"\x06" + bytes(39 * 1024 * 1024))}),
+        b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(b"\x06" + zeros)}),
     ]
 
 
 def exchange_large(target: Target, amount: int) -> int:
     """Make so many exchanges, 32 at once; gives how many were taken to their end."""
-    kinds = exchanges()
+    kinds = exchanges(compressed=amount >= AT_ONCE)
     todo = list(range(amount))
     sent: Counter[str] = Counter()
 

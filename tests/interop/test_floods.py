@@ -1,0 +1,43 @@
+"""A flooded agent stays in its cluster; `scripts/flood` does the same at full size."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.go_agents import SERF
+from tests.interop import floods
+from tests.interop.agents import Cluster, cluster, until
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Cluster]:
+    with cluster(80) as mixed:
+        mixed.start("py-victim")
+        for name in ("go-a", "py-a"):
+            mixed.start(name, f"-join={mixed.host('py-victim')}")
+        mixed.all_see("alive", *mixed.running)
+        yield mixed
+
+
+@pytest.mark.parametrize(("kind", "amount"), [("packets", 2), ("streams", 200), ("exchanges", 12)])
+def test_a_flooded_agent_answers_and_forgets(three: Cluster, kind: str, amount: int) -> None:
+    victim = three.running["py-victim"]
+    before = floods.memory(victim.pid)
+    with floods.pinging((victim.host, 7946), "py-victim") as answers:
+        sent = floods.attack(kind, (victim.host, 7946), amount).communicate()[0]
+    assert int(sent) > 0
+    assert answers.packets_answered + answers.streams_answered > 0
+    until(
+        lambda: floods.memory(victim.pid) < before + 20,
+        seconds=60,
+        what=lambda: f"{before} MB before, {floods.memory(victim.pid)} MB after",
+    )
+    three.all_see("alive", *three.running)
+    for name in ("go-a", "py-a"):
+        assert "EventMemberFailed: py-victim" not in three.running[name].said()
+    assert "Traceback" not in victim.said()
