@@ -14,6 +14,7 @@ import trio
 from trio.abc import HalfCloseableStream
 
 from trioserf.errors import AddressError
+from trioserf.net.resolver import Service
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import Link, Network
@@ -142,6 +143,14 @@ class Names:
         self.book: dict[str, list[str]] = {}
         self.asked: list[tuple[float, str]] = []
         self.delay = 0.0
+        self.srv_records: dict[str, list[Service]] = {}
+
+    async def services(self, name: str) -> list[Service]:
+        self.asked.append((trio.current_time(), name))
+        await trio.sleep(self.delay)
+        if name not in self.srv_records:
+            raise AddressError(f"service {name!r}: nobody said so")
+        return self.srv_records[name]
 
     async def addresses(self, host: str) -> list[str]:
         self.asked.append((trio.current_time(), host))

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
 from trioserf.errors import JoinFailed, Leaving
+from trioserf.net.resolver import Service
 from trioserf.serf.messages import SerfPushPull
 from trioserf.serf.options import SerfOptions
 from trioserf.swim.address import Address
@@ -306,3 +307,88 @@ async def test_causes_have_no_numbers_of_the_system(autojump_clock: MockClock) -
         why = await s.node._joining.try_push_pull(Address("10.0.9.9", 1))
         assert why == "connection refused"
         assert str(errno.ECONNREFUSED) not in why
+
+
+# --- services ---
+
+
+async def test_a_service_is_joined_at_its_best_priority(autojump_clock: MockClock) -> None:
+    async with stage(**NEVER) as s:
+        best, other, worse = hosts(s, "best", "other", "worse")
+        s.names.book["best.example"] = [best.address.host]
+        s.names.srv_records["_serf._tcp.example"] = [
+            Service("worse.example", 7946, 20, 1, (worse.address.host,)),
+            Service("best.example", 7946, 10, 1),
+            Service("other.example", 7946, 10, 0, (other.address.host,)),
+        ]
+        assert await s.node.join(["_serf._tcp.example"]) == 2
+        assert s.statuses() == {"us": "alive", "best": "alive", "other": "alive"}
+
+
+async def test_the_next_priority_is_for_when_nobody_was_reached(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**NEVER) as s:
+        [backup] = hosts(s, "backup")
+        s.names.srv_records["_serf._tcp.example"] = [
+            Service("gone.example", 7946, 10, 1, ("10.0.9.9",)),
+            Service("us.example", 7946, 15, 1, (OURS.host,)),
+            Service("nowhere.example", 7946, 20, 1),
+            Service("backup.example", 7946, 30, 1, (backup.address.host,)),
+        ]
+        assert await s.node.join(["_serf._tcp.example"]) == 1
+        assert s.statuses() == {"us": "alive", "backup": "alive"}
+
+
+async def test_a_service_of_which_nothing_works_is_told_host_by_host(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**NEVER) as s:
+        s.names.srv_records["_serf._tcp.example"] = [
+            Service("gone.example", 7947, 10, 1, ("10.0.9.9",)),
+            Service("nowhere.example", 7946, 20, 1),
+        ]
+        assert await causes(s, "_serf._tcp.example", "_serf._udp.example") == {
+            "10.0.9.9:7947": "connection refused",
+            "nowhere.example:7946": "unknown host 'nowhere.example': nobody said so",
+            "_serf._udp.example": "service '_serf._udp.example': nobody said so",
+        }
+
+
+async def test_a_service_is_asked_for_anew_at_every_try(autojump_clock: MockClock) -> None:
+    async with stage(**RETRIES) as s:
+        s.node.add_seeds(["_serf._tcp.example"])
+        await trio.sleep(21)
+        asked = [at for at, name in s.names.asked if name == "_serf._tcp.example"]
+        assert asked == pytest.approx([5, 15])
+        [late] = hosts(s, "late")
+        s.names.srv_records["_serf._tcp.example"] = [
+            Service("late.example", 7946, 0, 0, (late.address.host,))
+        ]
+        await s.until(lambda: "late" in s.statuses(), 20)
+
+
+async def test_dns_that_does_not_answer_for_a_service_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(**NEVER) as s:
+        s.names.delay = 1e6
+        began = trio.current_time()
+        assert await causes(s, "_serf._tcp.example") == {
+            "_serf._tcp.example": "no answer from DNS for '_serf._tcp.example' in time"
+        }
+        assert trio.current_time() - began == pytest.approx(10)
+
+
+@pytest.mark.parametrize("text", ["_serf._tcp.example:7946", "a/_serf._tcp.example"])
+async def test_a_service_has_its_own_names_and_ports(autojump_clock: MockClock, text: str) -> None:
+    async with stage(**NEVER) as s:
+        [why] = (await causes(s, text)).values()
+        assert "expected a service without a name or port" in why
+        assert s.names.asked == []
+
+
+@pytest.mark.parametrize("host", ["_serf._tcp", "_serf.example", "x._serf._tcp.example", "_.._.x"])
+async def test_what_is_no_service_is_a_host(autojump_clock: MockClock, host: str) -> None:
+    async with stage(**NEVER) as s:
+        assert "unknown host" in (await causes(s, host))[host]

@@ -24,6 +24,7 @@ from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
+from trioserf.net.resolver import SystemResolver
 from trioserf.node import Node, open_node
 from trioserf.serf.snapshot import EMPTY, Replayed
 
@@ -217,7 +218,13 @@ async def open_agent(
         replayed = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
     keyring_file = KeyringFile(files, config.keyring_file)
     async with AsyncExitStack() as stack:
-        opening = open_node(told, rng=rng, restore=replayed.clocks, save_keyring=keyring_file.save)
+        opening = open_node(
+            told,
+            resolver=SystemResolver(config.dns_servers),
+            rng=rng,
+            restore=replayed.clocks,
+            save_keyring=keyring_file.save,
+        )
         _log.info("Serf agent starting")
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())

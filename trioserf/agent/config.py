@@ -106,6 +106,7 @@ class AgentConfig:
     validate_node_names: bool = False
 
     syslog_path: str = ""
+    dns_servers: Texts = attrs.field(factory=list)
     metrics_addr: str = ""
     handler_timeout: Seconds | None = None
     handler_limit: int = 16

@@ -5,13 +5,12 @@ import logging
 import os
 import random
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 import trio
 
 from trioserf.errors import AddressError, JoinFailed
-from trioserf.net.resolver import Resolver
+from trioserf.net.resolver import Resolver, in_order
 from trioserf.node.keeper import Keeper
 from trioserf.node.streams import Streams
 from trioserf.swim.address import Address
@@ -36,6 +35,7 @@ class Joining:
         streams: makes exchanges.
         resolver: finds the addresses of names.
         port: where none is given: the one that we are bound to, as for Serf.
+        rng: randomness.
 
     Attributes:
         seeds: addresses that were asked for, as they were typed, with what they last meant.
@@ -43,10 +43,18 @@ class Joining:
         has_joined: whether any join has worked.
     """
 
-    def __init__(self, keeper: Keeper, streams: Streams, resolver: Resolver, port: int) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        streams: Streams,
+        resolver: Resolver,
+        port: int,
+        rng: random.Random,
+    ) -> None:
         self._keeper = keeper
         self._streams = streams
         self._resolver = resolver
+        self._rng = rng
         self._port = port
         self.seeds: dict[str, frozenset[Address]] = {}
         self.aliases: set[Address] = set()
@@ -73,10 +81,10 @@ class Joining:
         """
         tried: dict[str, list[Outcome]] = {text: [] for text in addresses}
         meant: dict[str, frozenset[Address]] = {}
-        limiter = trio.CapacityLimiter(_DIALS_AT_ONCE)
+        slots = trio.Semaphore(_DIALS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for text, found in tried.items():
-                nursery.start_soon(self._join_text, text, replay, limiter, found, meant)
+                nursery.start_soon(self._join_text, text, replay, slots, found, meant)
         outcomes = [outcome for found in tried.values() for outcome in found]
         joined = sum(why is None for _, why in outcomes)
         if joined:
@@ -92,41 +100,56 @@ class Joining:
         self,
         text: str,
         replay: bool,
-        limiter: trio.CapacityLimiter,
+        slots: trio.Semaphore,
         outcomes: list[Outcome],
         meant: dict[str, frozenset[Address]],
     ) -> None:
+        """Join what an address stands for: all of it, or of a service the best that works."""
         try:
             target = parse_join_address(text, self._port)
-            found = await self._resolve(target)
+            groups = await self._look_up(target, outcomes)
         except AddressError as error:
             outcomes.append((text, str(error)))
             return
-        meant[text] = frozenset(found)
-        own = self._keeper.state.address
-        async with trio.open_nursery() as nursery:
-            for address in found:
-                if address != own:
-                    nursery.start_soon(
-                        partial(self._join_address, address, replay, limiter, outcomes)
-                    )
+        meant[text] = frozenset()
+        for group in groups:
+            meant[text] |= frozenset(group)
+            found: list[Outcome] = []
+            await self._join_group(group, replay, slots, found)
+            outcomes += found
+            if any(why is None for _, why in found):
+                return
 
-    async def _join_address(
+    async def _join_group(
         self,
-        address: Address,
+        group: Sequence[Address],
         replay: bool,
-        limiter: trio.CapacityLimiter,
+        slots: trio.Semaphore,
         outcomes: list[Outcome],
     ) -> None:
-        async with limiter:
-            why = await self.try_push_pull(address, ignore_events=not replay)
+        own = self._keeper.state.address
+
+        async def join(address: Address) -> None:
+            try:
+                outcomes.append((str(address), await self._join_address(address, replay)))
+            finally:
+                slots.release()
+
+        async with trio.open_nursery() as nursery:
+            for address in dict.fromkeys(group):
+                if address != own:
+                    await slots.acquire()
+                    nursery.start_soon(join, address)
+
+    async def _join_address(self, address: Address, replay: bool) -> str | None:
+        why = await self.try_push_pull(address, ignore_events=not replay)
         if why is not None:
             _log.debug("Failed to join %s: %s", address, why)
         elif any(one.address == address for one in self._keeper.state.membership.records.values()):
             self.aliases.discard(address)
         else:
             self.aliases.add(address)
-        outcomes.append((str(address), why))
+        return why
 
     async def try_push_pull(
         self, address: Address, *, join: bool = True, ignore_events: bool = False
@@ -140,18 +163,35 @@ class Joining:
             return str(error) or type(error).__name__
         return None
 
-    async def _resolve(self, target: JoinTarget) -> list[Address]:
+    async def _look_up(self, target: JoinTarget, outcomes: list[Outcome]) -> list[list[Address]]:
+        """Give what an address stands for, the best first; hosts without any become outcomes."""
+        with trio.move_on_after(_RESOLVE_TIMEOUT):
+            if target.is_service:
+                return await self._find_service(target.host, outcomes)
+            return [await self._resolve(target.host, target.port)]
+        raise AddressError(f"no answer from DNS for {target.host!r} in time")
+
+    async def _resolve(self, host: str, port: int) -> list[Address]:
         try:
-            ip = ipaddress.ip_address(target.host.partition("%")[0])
+            ip = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
-            pass
-        else:
-            return [Address(str(ip), target.port)]
-        with trio.move_on_after(_RESOLVE_TIMEOUT) as deadline:
-            hosts = await self._resolver.addresses(target.host)
-        if deadline.cancelled_caught:
-            raise AddressError(f"no answer from DNS for {target.host!r} in time")
-        return [Address(host, target.port) for host in hosts]
+            return [Address(one, port) for one in await self._resolver.addresses(host)]
+        return [Address(str(ip), port)]
+
+    async def _find_service(self, name: str, outcomes: list[Outcome]) -> list[list[Address]]:
+        groups: list[list[Address]] = []
+        for services in in_order(await self._resolver.services(name), self._rng):
+            group: list[Address] = []
+            for service in services:
+                if service.addresses:
+                    group += [Address(one, service.port) for one in service.addresses]
+                    continue
+                try:
+                    group += await self._resolve(service.host, service.port)
+                except AddressError as error:
+                    outcomes.append((f"{service.host}:{service.port}", str(error)))
+            groups.append(group)
+        return groups
 
 
 async def keep_seeds(keeper: Keeper, joining: Joining, rng: random.Random) -> None:

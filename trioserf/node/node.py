@@ -521,7 +521,7 @@ async def open_node(
     Args:
         config: everything that can be configured.
         transport: carries packets and streams; real sockets unless given.
-        resolver: finds addresses of names; the system's unless given.
+        resolver: finds addresses of names, and services; the system's unless given.
         rng: all randomness.
         restore: the last times seen before a restart: what is older is no news.
         save_keyring: writes changed keys to their file; may raise an OSError, which the asker
@@ -584,7 +584,7 @@ async def _running(
     rng: random.Random,
 ) -> AsyncIterator[Node]:
     streams = Streams(transport, config, keeper)
-    joining = Joining(keeper, streams, resolver or SystemResolver(), transport.address[1])
+    joining = Joining(keeper, streams, resolver or SystemResolver(), transport.address[1], rng)
     async with trio.open_nursery() as services:
         services.start_soon(keeper.run)
         services.start_soon(_receive, transport, keeper)

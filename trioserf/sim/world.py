@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trioserf.errors import AddressError, JoinFailed, Leaving, NameConflict
+from trioserf.net.resolver import Service
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node, open_node
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
@@ -49,6 +50,7 @@ class World(Faults):
         judge: watches the invariants.
         trace: what has happened.
         rng: randomness for scenarios.
+        srv_records: services by name, whose hosts are ids of members.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class World(Faults):
         super().__init__(Network(random.Random(rng.getrandbits(64)), link), trace)
         self.rng = rng
         self.config = config
+        self.srv_records: dict[str, list[Service]] = {}
         self.judge = Judge(self)
         self._nursery = nursery
 
@@ -266,6 +269,17 @@ class World(Faults):
         if host not in self.members:
             raise AddressError(f"unknown host {host!r}")
         return [self.members[host].address.host]
+
+    async def services(self, name: str) -> list[Service]:
+        """Give what scenarios have put into `srv_records`, as a resolver.
+
+        Raises:
+            AddressError: nothing.
+        """
+        await trio.lowlevel.checkpoint()
+        if not self.srv_records.get(name):
+            raise AddressError(f"service {name!r}: there is no such name")
+        return list(self.srv_records[name])
 
     # --- events ---
 

@@ -1,9 +1,12 @@
 """The addresses that users type to join a cluster (spec: joining)."""
 
 import ipaddress
+import re
 from typing import NamedTuple
 
 from trioserf.errors import AddressError
+
+_SERVICE = re.compile(r"_[^._]+(-[^._]+)*\._[^._]+\.[^.].*")
 
 
 class JoinTarget(NamedTuple):
@@ -13,18 +16,25 @@ class JoinTarget(NamedTuple):
     host: str
     port: int
 
+    @property
+    def is_service(self) -> bool:
+        """Whether the host is a name of SRV records, `_service._proto.domain`."""
+        return _SERVICE.fullmatch(self.host) is not None
+
 
 def parse_join_address(text: str, default_port: int) -> JoinTarget:
     """Read `host`, `host:port`, `[v6]`, `[v6]:port` or a bare v6 address; `name/` may precede it.
 
     An address with colons that is an IPv6 address as it stands has no port: `::1:7946` is a host.
+    A host of the form `_service._proto.domain` is a service; its records tell names and ports.
 
     Args:
         text: what the user typed.
         default_port: the port where none is given, 1 to 65535.
 
     Raises:
-        AddressError: no host, an empty name, or no port where there should be one.
+        AddressError: no host, an empty name, no port where there should be one, or one where
+            records tell it.
     """
     name, slash, rest = text.partition("/")
     if not slash:
@@ -34,7 +44,13 @@ def parse_join_address(text: str, default_port: int) -> JoinTarget:
     host, port = _split_port(rest)
     if not host or "/" in host or any(map(str.isspace, host)):
         raise AddressError(f"join address {text!r}: expected a host name or an IP address")
-    return JoinTarget(name or None, host, default_port if port is None else _number(text, port))
+    target = JoinTarget(name or None, host, default_port if port is None else _number(text, port))
+    if target.is_service and (name or port is not None):
+        raise AddressError(
+            f"join address {text!r}: expected a service without a name or port, its SRV records"
+            " tell them"
+        )
+    return target
 
 
 def _split_port(text: str) -> tuple[str, str | None]:
