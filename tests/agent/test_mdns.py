@@ -193,3 +193,11 @@ def test_damaged_answers_may_come(data: st.DataObject) -> None:
             assert isinstance(address, Address)
     except MdnsError:
         pass
+
+
+def test_a_question_asked_a_thousand_times_is_answered_once() -> None:
+    one = GO_QUESTION[12:]
+    many = GO_QUESTION[:4] + (1490).to_bytes(2, "big") + bytes(6) + one
+    message = told(many + (b"\xc0\x0c" + one[-4:]) * 1489)
+    assert len(message.question) == 1
+    assert len(message.answer) == 1

@@ -5,8 +5,19 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz.targets import EXCHANGE, PACKET, TARGETS, TIME, TURN, USER, step
+from tests.fuzz.targets import (
+    EXCHANGE,
+    INSTANCE,
+    PACKET,
+    SERVICE,
+    TARGETS,
+    TIME,
+    TURN,
+    USER,
+    step,
+)
 from tests.wire.vectors import load
+from trioserf.agent.mdns import question
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 """One file for each target, of one input a line, in hexadecimal."""
@@ -48,6 +59,7 @@ def seeds() -> Mapping[str, list[bytes]]:
         "messages": [bytes.fromhex(one["wire"]) for one in load("serf")["messages"]],
         "state": list(_states()),
         "control": list(_controls()),
+        "mdns": list(_mdns()),
         "snapshot": [_SNAPSHOT, _SNAPSHOT.replace(b"leave\n", b"")],
     }
 
@@ -139,6 +151,17 @@ def _states() -> Iterator[bytes]:
         yield step(PACKET, bytes.fromhex(one["wire"])) + turn
     for one in load("streams")["streams"]:
         yield step(EXCHANGE, bytes.fromhex(one["hex"])) + turn + step(TIME, b"\x7f" * 4)
+
+
+def _mdns() -> Iterator[bytes]:
+    asked = question(SERVICE)
+    yield asked
+    for port in (40_000, 5353):
+        answer = INSTANCE.answer(asked, port)
+        assert answer is not None
+        yield answer.data
+    many = asked[:4] + (1490).to_bytes(2, "big") + asked[6:]
+    yield many + (b"\xc0\x0c" + asked[-4:]) * 1489  # what an answer has no room for
 
 
 def _controls() -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
+from trioserf.agent.mdns import Instance, MdnsError, found, service_name
 from trioserf.control import render
 from trioserf.control.connection import Limits, Service
 from trioserf.control.jsonlines import encode as encode_json
@@ -320,6 +321,22 @@ async def _say(stream: trio.abc.HalfCloseableStream, data: bytes, size: int) -> 
         await stream.send_eof()
 
 
+# ------------------------------------------------------------------------------------------ mDNS
+
+SERVICE: Final = service_name("demo")
+INSTANCE: Final = Instance(SERVICE, "ours", Address("10.0.0.1", 7946), "Serf 'demo' cluster")
+
+
+def mdns(data: bytes) -> None:
+    """A message of multicast DNS is answered or passed over, whoever sent it; so are answers."""
+    for port in (40_000, 5353):
+        with suppress(MdnsError):
+            answer = INSTANCE.answer(data, port)
+            assert answer is None or len(answer.data) <= 9000
+    with suppress(MdnsError):
+        assert all(0 < address.port < 65_536 for address in found(SERVICE, data))
+
+
 # ------------------------------------------------------------------------------------------ files
 
 
@@ -341,5 +358,6 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "messages": messages,
     "state": state,
     "control": control,
+    "mdns": mdns,
     "snapshot": snapshot,
 }

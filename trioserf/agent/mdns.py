@@ -120,7 +120,8 @@ class Instance:
             if found:
                 answers += [one for one in found if one not in answers]
                 more += [one for one in extra if one not in more]
-                asked.append((name, kind))
+                if (name, kind) not in asked:  # repeated they would not fit into the answer
+                    asked.append((name, kind))
                 alone &= bool(rdclass & _TOP_BIT)
         if not answers:
             return None
