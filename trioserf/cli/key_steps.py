@@ -13,6 +13,7 @@ from trioserf.control.session import Action
 PING = "_serf_ping"
 """A query that every agent acknowledges and none answers."""
 SILENT = "no answer"
+FAILED = "failed"
 _STEPS: Mapping[Action, tuple[str, str, str]] = {
     "install": (
         "Installing key on all members...",
@@ -96,8 +97,8 @@ def naming_laggards(session: KeySession, wanted: bool = True) -> Iterator[None]:
 def laggards(session: KeySession, report: Mapping[str, Any]) -> dict[str, str]:
     """Name the members that did not do as they were told, each with the reason.
 
-    Those that could not say why they did not; those that kept silent are found by asking everyone
-    for a sign of life.
+    Those that could not do it say why; those that kept silent are found by asking everyone for a
+    sign of life. Where these are too few, others have failed since they were told.
 
     Args:
         session: asks them.
@@ -109,9 +110,12 @@ def laggards(session: KeySession, report: Mapping[str, Any]) -> dict[str, str]:
     behind = dict(report.get("messages") or {})
     if report.get("responses", 0) < report.get("nodes", 0):
         heard = {one.source for one in session.query(PING) if isinstance(one, QueryAck)}
-        for one in session.members():
-            if one.status == "alive" and one.name not in heard:
-                behind.setdefault(one.name, SILENT)
+        silent = report["nodes"] - report["responses"]
+        members = session.members()
+        quiet = [one.name for one in members if one.status == "alive" and one.name not in heard]
+        behind.update((name, SILENT) for name in quiet if name not in behind)
+        if len(quiet) < silent:
+            behind.update((one.name, FAILED) for one in members if one.status == "failed")
     return dict(sorted(behind.items()))
 
 

@@ -1,11 +1,14 @@
 """`keys rotate`: every key of the cluster gives way to a new one (`serf.rotation`)."""
 
+from collections.abc import Collection
+from contextlib import suppress
+
 from trioserf.cli.columns import columns
-from trioserf.cli.key_steps import KeySession, carry_out, naming_laggards
+from trioserf.cli.key_steps import FAILED, KeySession, carry_out, naming_laggards
 from trioserf.cli.output import Failure, Out
 from trioserf.control.errors import ControlError
 from trioserf.control.records import KeyReport
-from trioserf.serf.rotation import Change, Step, lacking, rotation
+from trioserf.serf.rotation import Change, Step, lacking, primary_of, rotation
 
 ATTEMPTS = 3
 """How often a step is tried: an answer may get lost, and a member may join in the middle."""
@@ -29,19 +32,28 @@ def rotate(out: Out, session: KeySession, key: str) -> int:
     steps = rotation(key, before)
     step = next(steps)
     while True:
-        report = _everywhere(out, session, step)
+        try:
+            report = _everywhere(out, session, step)
+            _none_missing(out, session, step, away)
+        except Failure:
+            if step.change == "use":
+                _use_again(out, session, primary_of(before))
+            raise
         try:
             step = steps.send(report)
         except StopIteration as end:
             removed: set[str] = end.value
             break
-    missed = sorted({*away, *_absent(session)})
-    if missed != away:
-        out.line(f"==> Failed meanwhile, perhaps without the new key: {', '.join(missed)}")
     out.line(key)
-    record = {"key": key, "removed": sorted(removed), "nodes": report.nodes, "absent": missed}
-    out.record(record)
+    out.record({"key": key, "removed": sorted(removed), "nodes": report.nodes, "absent": away})
     return 0
+
+
+def _use_again(out: Out, session: KeySession, former: str | None) -> None:
+    """Let members that have no other key hear the others again; that some lag behind is known."""
+    if former is not None:
+        with suppress(Failure):
+            carry_out(out, session, "use", former)
 
 
 def _absent(session: KeySession) -> list[str]:
@@ -67,6 +79,24 @@ def _everywhere(out: Out, session: KeySession, step: Step) -> KeyReport:
         else:
             return report
     raise AssertionError("the last attempt returns or raises")
+
+
+def _none_missing(out: Out, session: KeySession, step: Step, away: Collection[str]) -> None:
+    """See that nobody has failed since the rotation began.
+
+    Such a member has taken this step or not; those that are left have, so it would not be missed,
+    and shut out by the next one.
+
+    Raises:
+        Failure: some have, who are named.
+    """
+    if lost := [name for name in _absent(session) if name not in away]:
+        failure = Failure(
+            f"Members have failed since the rotation began: {', '.join(lost)}",
+            "key_failed",
+            {"laggards": dict.fromkeys(lost, FAILED)},
+        )
+        raise _stopped(out, step.change, failure)
 
 
 def _verify(step: Step, report: KeyReport) -> None:

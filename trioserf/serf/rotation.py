@@ -5,6 +5,10 @@ new key is used only when every member can open what it seals, and no old key is
 every member seals with the new one. A rotation that stopped is therefore taken further by another
 one from the start; keys that it left behind are among those that go at the end.
 
+One member may not understand the others: who came, with the old keys only, after all had the new
+one and before it was used. When that step fails, members are therefore told to use again what they
+used before: this one hears them then, and the next rotation reaches it.
+
 Nothing is imported here: a client command that must start quickly uses it too.
 """
 
@@ -58,6 +62,11 @@ def rotation(key: str, before: Listing) -> Generator[Step, Listing, set[str]]:
             now = yield Step("remove", other)
         removed.update(others)
     return removed
+
+
+def primary_of(now: Listing) -> str | None:
+    """Give the key that most members seal with; None if they do not tell."""
+    return max(sorted(now.primary_keys), key=lambda key: now.primary_keys[key], default=None)
 
 
 def lacking(step: Step, now: Listing) -> int:

@@ -14,6 +14,7 @@ import trio
 
 from trioserf.node.config import NodeConfig
 from trioserf.sim.network import Link
+from trioserf.sim.rotating import ENCRYPTED, key_rotation
 from trioserf.sim.scenario import Scenario
 from trioserf.sim.world import World
 
@@ -245,6 +246,7 @@ SCENARIOS: Final = {
         Scenario.of(leave_storm),
         Scenario.of(event_storm, link=Link(duplicate=0.05, reorder=0.1)),
         Scenario.of(snapshot_restart, shows={"drop"}),
+        Scenario.of(key_rotation, link=_LOSSY, config=ENCRYPTED, shows={"drop"}),
         Scenario.of(chaos),
     )
 }

@@ -19,6 +19,7 @@ from trioserf.net.resolver import Service
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node, open_node
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
+from trioserf.serf.keyring import Keyring
 from trioserf.serf.snapshot import Clocks
 from trioserf.sim.faults import Faults
 from trioserf.sim.invariants import Judge, Violation
@@ -115,6 +116,9 @@ class World(Faults):
         number = len(self.members) + 1
         address = Address(host or f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PORT)
         config = attrs.evolve(self.config, name=name or member, bind=address, **options)
+        if config.keyring is not None:
+            # A ring of its own, which it keeps through all its lives, as if in a file.
+            config = attrs.evolve(config, keyring=Keyring(config.keyring.keys))
         who = SimMember(member, config.name, address, config, tuple(seeds))
         self.members[member] = who
         return await self._start(who, None)
@@ -223,12 +227,17 @@ class World(Faults):
         task_status: trio.TaskStatus[None],
     ) -> None:
         who.transport = transport = self.network.open(who.address)
-        rng = random.Random(self.rng.getrandbits(64))
+        seed = self.rng.getrandbits(64)
         try:
             with who.scope:
                 async with (
                     open_node(
-                        who.config, transport=transport, resolver=self, rng=rng, restore=clocks
+                        who.config,
+                        transport=transport,
+                        resolver=self,
+                        rng=random.Random(seed),
+                        restore=clocks,
+                        nonce=random.Random(~seed).randbytes,
                     ) as node,
                     trio.open_nursery() as nursery,
                 ):
