@@ -5,17 +5,14 @@ import json
 import os
 import signal
 import subprocess
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 
 from tests.cli.go_agents import OURS, ROOT, SERF
-from tests.interop.agents import CONVERGED_WITHIN, Cluster, cluster, following, records, until
-from trioserf.control.rpc_client import RpcSession
+from tests.interop.agents import Cluster, cluster
+from tests.interop.load import Load, ours
 
 pytestmark = [
     pytest.mark.interop,
@@ -23,8 +20,6 @@ pytestmark = [
 ]
 
 NAMES = ("go-a", "py-a", "go-b", "py-b")
-PAUSE = 0.05
-"""Seconds between two events of one sender."""
 
 
 def new_key() -> str:
@@ -37,11 +32,6 @@ def spellings(key: str) -> set[str]:
     return {key, key.rstrip("="), raw.hex(), raw.hex().upper(), repr(raw)[2:-1]}
 
 
-def ours(*words: str) -> tuple[int, str]:
-    done = subprocess.run([*OURS, *words], capture_output=True, cwd=ROOT, timeout=120, check=False)
-    return done.returncode, (done.stdout + done.stderr).decode()
-
-
 def keys(agents: Cluster, by: str, program: str, *words: str) -> str:
     """Change or list keys by one of the programs, through an agent of either kind."""
     agent = agents.running[by]
@@ -51,81 +41,6 @@ def keys(agents: Cluster, by: str, program: str, *words: str) -> str:
         code, text = ours("keys", f"--rpc-addr={agent.rpc}", *words)
     assert code == 0, (by, program, words, text)
     return text
-
-
-class Load:
-    """Events from some agents, and who hears them.
-
-    Attributes:
-        sent: name and sender of each.
-        lost: what was seen of members that failed or left meanwhile.
-    """
-
-    def __init__(self, agents: Cluster, senders: Sequence[str]) -> None:
-        self.sent: list[tuple[str, str]] = []
-        self.lost: list[str] = []
-        self.faults: list[Exception] = []
-        self._agents = agents
-        self._stop = Event()
-        self._paths: dict[str, Path] = {}
-        self._threads = [Thread(target=self._send, args=(name,)) for name in senders]
-
-    @contextmanager
-    def flowing(self) -> Iterator["Load"]:
-        """Send while the block lasts; every event is told once by each agent of then."""
-        with ExitStack() as stack:
-            for name, agent in self._agents.running.items():
-                self._paths[name] = stack.enter_context(following(agent))
-            self._until_all_listen()
-            for thread in self._threads:
-                thread.start()
-            try:
-                yield self
-            finally:
-                self._stop.set()
-                for thread in self._threads:
-                    thread.join()
-            assert self.faults == []
-            until(lambda: not self._missing(), CONVERGED_WITHIN, lambda: f"{self._missing()}")
-            wanted = dict.fromkeys(self.sent, 1)
-            for name in self._paths:
-                assert self._heard(name) == wanted, name
-            self.lost = self._gone()
-
-    def _until_all_listen(self) -> None:
-        by, number = next(iter(self._agents.running.values())), 0
-        while not all(map(records, self._paths.values())):
-            by.ask("event", "-coalesce=false", f"begin-{number}")
-            number += 1
-
-    def _gone(self) -> list[str]:
-        gone = ("member-failed", "member-leave", "member-reap")
-        return [
-            f"{by}: {one['event']} {[member['name'] for member in one['members']]}"
-            for by, path in self._paths.items()
-            for one in records(path)
-            if one["event"] in gone
-        ]
-
-    def _send(self, name: str) -> None:
-        number = 0
-        try:
-            with RpcSession.connect(self._agents.running[name].rpc) as session:
-                while not self._stop.wait(PAUSE):
-                    session.event(f"load-{number}", name.encode())
-                    self.sent.append((f"load-{number}", name))
-                    number += 1
-        except Exception as error:  # noqa: BLE001 - told by the thread that waits
-            self.faults.append(error)
-
-    def _heard(self, name: str) -> Counter[tuple[str, str]]:
-        told = [one for one in records(self._paths[name]) if one["event"] == "user"]
-        pairs = [(str(one["name"]), str(one["payload"])) for one in told]
-        return Counter(pair for pair in pairs if pair[0].startswith("load-"))
-
-    def _missing(self) -> dict[str, int]:
-        counts = {name: len(set(self.sent) - set(self._heard(name))) for name in self._paths}
-        return {name: count for name, count in counts.items() if count}
 
 
 def start_all(agents: Cluster, names: Sequence[str], files: Path | None, *options: str) -> None:

@@ -13,7 +13,7 @@ from trioserf.sim.scenarios import SCENARIOS
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["chaos", "loss_20"])
+@pytest.mark.parametrize("name", ["chaos", "loss_20", "key_rotation"])
 def test_twice_in_one_process(name: str) -> None:
     first, second = (run(SCENARIOS[name], seed=7) for _ in range(2))
     assert first.text == second.text

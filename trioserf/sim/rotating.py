@@ -15,6 +15,8 @@ from trioserf.sim.world import World
 ENCRYPTED: Final = NodeConfig(name="template", keyring=Keyring([bytes(16)]))
 """What members have in common; each gets a ring of its own."""
 _SIZE: Final = 8
+_CRASHES: Final = 3
+"""Members that crash while keys are changed."""
 _ATTEMPTS: Final = 3
 _PATIENCE: Final = 60.0
 """Seconds that a query may take, more than its own timeout: its asker may crash."""
@@ -28,16 +30,13 @@ class _Stopped(Exception):
 
 async def key_rotation(world: World) -> None:
     """All keys give way to a new one while packets get lost and members crash; and once more."""
-    await world.grow(_SIZE)
+    first, *others = await world.grow(_SIZE)
     await world.settle()
+    world.members[first].seeds = tuple(others)  # it will come back, too
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_events, world)
-        nursery.start_soon(_crash_and_return, world)
-        await _rotate_at_last(world)
+        await _rotate_and_crash(world)
         nursery.cancel_scope.cancel()
-    for who in world.members.values():
-        if not who.is_up:
-            await _restart(world, who.id)
     await world.settle()
     key = await _rotate_at_last(world)
     for who in world.up:
@@ -54,12 +53,20 @@ async def _send_events(world: World) -> None:
         await trio.sleep(world.rng.expovariate(1))
 
 
+async def _rotate_and_crash(world: World) -> None:
+    """Rotate for as long as members crash and come back, and until it has succeeded."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_crash_and_return, world)
+        while world.trace.counts["crash"] < _CRASHES:
+            await _rotate_at_last(world)
+
+
 async def _crash_and_return(world: World) -> None:
-    while True:
-        await trio.sleep(world.rng.expovariate(0.1))
+    for _ in range(_CRASHES):
+        await trio.sleep(world.rng.uniform(0.2, 8))
         victim = world.rng.choice([who.id for who in world.up])
         await world.crash(victim)
-        await trio.sleep(world.rng.expovariate(0.1))
+        await trio.sleep(world.rng.uniform(0.2, 8))
         await _restart(world, victim)
 
 

@@ -147,6 +147,7 @@ class World(Faults):
             who = self.members[member]
             if who.node is None or who.transport is None:
                 raise KeyError(f"{member} is {who.status}")
+            self.judge.look_at(who)  # what it has said last may still be on its way
             self._remember(who, who.node)
             self.note("crash", who=member)
             who.status = "crashed"

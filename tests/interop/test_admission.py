@@ -1,0 +1,200 @@
+"""Who belongs to a cluster: the move to encryption, labels, networks and names."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.go_agents import SERF
+from tests.interop.agents import Cluster, Process, cluster, until
+from tests.interop.load import Load, ours
+from tests.interop.test_keys import new_key
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+
+def info(agent: Process) -> dict[str, dict[str, str]]:
+    code, text = ours("info", f"--rpc-addr={agent.rpc}", "--format=json")
+    assert code == 0, text
+    groups: dict[str, dict[str, str]] = json.loads(text)
+    return groups
+
+
+class Settings:
+    """Configuration files of agents of ours, which they read again when told.
+
+    Attributes:
+        files: the keyring file of each agent that has one.
+    """
+
+    def __init__(self, folder: Path, agents: Cluster, *names: str) -> None:
+        self.files: dict[str, Path] = {}
+        self._agents = agents
+        self._paths = {name: folder / f"{name}.json" for name in names}
+        self.write({})
+
+    def option(self, name: str) -> str:
+        return f"-config-file={self._paths[name]}"
+
+    def write(self, values: dict[str, object]) -> None:
+        for name, path in self._paths.items():
+            own = {"keyring_file": str(self.files[name])} if name in self.files else {}
+            path.write_text(json.dumps({**values, **own}))
+
+    def change(self, holds: Callable[[dict[str, str]], bool], **values: object) -> None:
+        """Have all agents read new values, until that shows in their `protection`."""
+        self.write(values)
+        for name in self._paths:
+            self._agents.running[name].signal(signal.SIGHUP)
+        for name in self._paths:
+            agent = self._agents.running[name]
+            until(lambda: holds(info(agent).get("protection", {})), 20, agent.said)  # noqa: B023
+
+
+def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
+    """Three steps without a restart of ours; an agent of Serf leaves before the second."""
+    key = new_key()
+    files = {name: tmp_path / name for name in ("py-a", "py-b", "go-a")}
+    for file in files.values():
+        file.write_text(json.dumps([key]))
+    with cluster(191) as mixed:
+        settings = Settings(tmp_path, mixed, "py-a", "py-b")
+        mixed.start("py-a", settings.option("py-a"))
+        seed = f"-join={mixed.host('py-a')}"
+        mixed.start("py-b", settings.option("py-b"), seed)
+        mixed.start("go-a", seed)
+        mixed.all_see("alive", "py-a", "py-b", "go-a")
+        with Load(mixed, ("py-a", "py-b")).flowing("py-a", "py-b") as load:
+            step = {"verify_incoming": False}
+            settings.files = {"py-a": files["py-a"], "py-b": files["py-b"]}
+            settings.change(lambda told: told.get("keys") == "1", **step, verify_outgoing=False)
+            mixed.all_see("alive", "py-a", "py-b", "go-a")
+            assert mixed.running["go-a"].ask("leave")[0] == 0
+            mixed.end("go-a")
+            mixed.all_see("left", "go-a")
+            settings.change(lambda told: told["verify_outgoing"] == "true", **step)
+            go = mixed.start("go-a", f"-keyring-file={files['go-a']}", seed)
+            mixed.all_see("alive", "py-a", "py-b", "go-a")
+            settings.change(lambda told: told["verify_incoming"] == "true")
+            plain = mixed.start("go-plain")
+            assert plain.ask("join", mixed.host("py-a"))[0] == 1
+            mixed.end("go-plain")
+            mixed.all_see("alive", "py-a", "py-b", "go-a")
+        assert len(load.sent) > 20
+        assert load.lost == ["py-a: member-leave ['go-a']", "py-b: member-leave ['go-a']"]
+        # From now on keys change as everywhere.
+        code, text = go.ask("keys", "-install", new_key())
+        assert code == 0, text
+        assert {len(json.loads(file.read_text())) for file in files.values()} == {2}
+        # A first key is taken, none is taken away.
+        settings.files = {}
+        settings.write({})
+        mixed.running["py-a"].signal(signal.SIGHUP)
+        until(lambda: "the configuration stays as it was" in mixed.running["py-a"].said(), 10)
+        assert info(mixed.running["py-a"])["protection"]["keys"] == "2"
+        assert all(key not in agent.said() for agent in mixed.running.values())
+
+
+def test_a_label_keeps_clusters_apart() -> None:
+    with cluster(201) as mixed:
+        blue = ("py-a", "py-b")
+        mixed.start("py-a", "--label=blue")
+        mixed.start("py-b", "--label=blue", f"-join={mixed.host('py-a')}")
+        mixed.start("py-red", "--label=red")
+        mixed.start("go-a")
+        mixed.start("go-b", f"-join={mixed.host('go-a')}")
+        worlds = {"py-a": blue, "go-a": ("go-a", "go-b"), "py-red": ("py-red",)}
+
+        def as_they_were() -> bool:
+            views = {by: mixed.running[by].statuses() for by in mixed.running}
+            wanted = {by: world for world in worlds.values() for by in world}
+            return views == {by: dict.fromkeys(wanted[by], "alive") for by in views}
+
+        until(as_they_were, 70)
+        for by in worlds:
+            for other in worlds:
+                if by != other:
+                    code, text = mixed.running[by].ask("join", mixed.host(other))
+                    assert code == 1, text
+                    assert as_they_were()
+        # A push/pull and some probes later nobody has heard of the others.
+        assert mixed.running["py-a"].ask("event", "-coalesce=false", "x")[0] == 0
+        assert mixed.running["go-a"].ask("query", "-timeout=2s", "x")[0] == 0
+        assert as_they_were()
+        for name in ("py-a", "py-red"):
+            assert int(info(mixed.running[name])["dropped"]["label"]) >= 2
+        assert info(mixed.running["py-a"])["protection"]["label"] == "blue"
+
+
+def test_members_outside_the_allowed_networks_are_not_let_in() -> None:
+    with cluster(211) as mixed:
+        names = ("go-a", "py-a", "py-b")
+        mixed.start("go-a")
+        hosts = [f"{mixed.host('go-a').rpartition('.')[0]}.{211 + n}/32" for n in range(3)]
+        # Serf's streams come from the loopback's own address.
+        allowed = [f"--allowed-network={one}" for one in (*hosts, "127.0.0.1/32")]
+        for name in ("py-a", "py-b"):
+            mixed.start(name, *allowed, f"-join={mixed.host('go-a')}")
+        mixed.all_see("alive", *names)
+        stranger = mixed.start("go-out", f"-join={mixed.host('go-a')}")
+        until(lambda: mixed.running["go-a"].statuses().get("go-out") == "alive", 20)
+        for name in ("py-a", "py-b"):
+            agent = mixed.running[name]
+            until(
+                lambda: int(info(agent).get("dropped_from", {}).get(stranger.host, 0)) > 0,  # noqa: B023
+                30,
+                agent.said,
+            )
+            until(lambda: "'go-out'" in agent.said(), 30, agent.said)  # noqa: B023
+            assert set(agent.statuses()) == set(names)
+            assert "its address is not allowed" in agent.said()
+        # The stranger reaches ours by way of others, so that nobody is taken for failed.
+        statuses = mixed.running["go-a"].statuses()
+        assert statuses == dict.fromkeys((*names, "go-out"), "alive")
+
+
+def test_names_that_are_not_valid_are_not_let_in() -> None:
+    with cluster(221) as mixed:
+        mixed.start("go-a")
+        mixed.start("py-a", "--validate-node-names", f"-join={mixed.host('go-a')}")
+        mixed.start("py-b", f"-join={mixed.host('go-a')}")
+        mixed.start("go_bad", f"-join={mixed.host('go-a')}")
+        for name in ("go-a", "py-b", "go_bad"):
+            until(lambda: mixed.running[name].statuses().get("go_bad") == "alive", 70)  # noqa: B023
+        strict = mixed.running["py-a"]
+        until(lambda: "refusing the member 'go_bad'" in strict.said(), 70, strict.said)
+        assert "its name is not valid" in strict.said()
+        assert set(strict.statuses()) == {"go-a", "py-a", "py-b"}
+        mixed.all_see("alive", "go-a", "py-a", "py-b")
+
+
+@pytest.mark.parametrize("kind", ["go", "py"])
+def test_the_name_of_a_dead_member_is_free_after_a_time(kind: str) -> None:
+    with cluster(231 if kind == "go" else 241) as mixed:
+        reclaim = "--dead-node-reclaim-time=2s"
+        mixed.start("py-a", reclaim, "-profile=local")
+        seed = f"-join={mixed.host('py-a')}"
+        mixed.start("py-b", reclaim, "-profile=local", seed)
+        old = mixed.start(f"{kind}-x", "-profile=local", seed)
+        mixed.all_see("alive", "py-a", "py-b", old.name)
+        mixed.end(old.name)
+        mixed.all_see("failed", old.name)
+        # The same name at another address, which is free once the time is over.
+        host = mixed.running["py-a"].host.rpartition(".")[0] + ".250"
+        new = mixed.start(old.name, "-profile=local", f"-bind={host}:7946")
+
+        def has_moved(agent: Process) -> bool:
+            known = agent.members()[old.name]
+            return (known["addr"], known["status"]) == (f"{host}:7946", "alive")
+
+        def moves() -> bool:
+            new.ask("join", mixed.host("py-a"))
+            return has_moved(mixed.running["py-a"])
+
+        until(moves, 30, lambda: str(mixed.running["py-a"].members()))
+        until(lambda: has_moved(mixed.running["py-b"]), 70)
