@@ -8,54 +8,20 @@ and looks at none, so that it costs as little as it can. `measure` gives the num
 
 import argparse
 import os
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 
 import msgpack
+from bench_wire import PROGRAMS, invented, one_agent, take_in
 
-from trioserf.swim.messages import NodeState, PushPull, State
-from trioserf.wire.stream import StreamCodec
-
-PROGRAMS = {
-    "serf": [shutil.which("serf") or "serf"],
-    "trioserf": [sys.executable, "-m", "trioserf"],
-}
 WINDOW = 64
+QUIET = "-log-level=err"
 MEMBERS = {"Command": "members", "Seq": 1}
 EVENT = {"Command": "event", "Seq": 1}, {"Coalesce": False, "Name": "x", "Payload": b"y"}
-
-
-@contextmanager
-def running(program, host):
-    """Run an agent; gives its host once it answers."""
-    command = [*PROGRAMS[program], "agent", f"-bind={host}:7946", f"-rpc-addr={host}:7373",
-               "-node=n0", "-log-level=err"]  # fmt: skip
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
-        try:
-            until(lambda: answers(host))
-            yield host
-        finally:
-            process.kill()
-
-
-def until(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            sys.exit("the agent does not come up")
-        time.sleep(0.05)
-
-
-def answers(host):
-    with suppress(OSError), closing(connected(host)):
-        return True
-    return False
 
 
 def connected(host):
@@ -69,19 +35,6 @@ def connected(host):
 
 def packed(*messages):
     return b"".join(map(msgpack.packb, messages))
-
-
-def fill(host, count):
-    """Tell an agent of invented members, which are alive for as long as nobody finds out."""
-    nodes = tuple(
-        NodeState(f"invented-{i:05}", bytes((127, 2, i >> 8, i & 255)), 7946, b"", 1, State.ALIVE)
-        for i in range(count)
-    )
-    codec = StreamCodec(keyring=None, compress=False)
-    with socket.create_connection((host, 7946), timeout=30) as connection:
-        connection.sendall(codec.encode_push_pull(PushPull(False, nodes)))
-        while connection.recv(65536):
-            pass
 
 
 def rate(host, request, messages, window, seconds):
@@ -137,14 +90,14 @@ def measure(program, host, seconds=3.0, runs=15, many=1000):
     """Measure one program at this address; gives numbers by what they are."""
     members, event = packed(MEMBERS), packed(*EVENT)
     found = {}
-    with running(program, host):
+    with one_agent(PROGRAMS[program], host, QUIET):
         for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
             took = median_rate(host, members, 2, window, seconds)
             found[f"members calls per s, 1 member, {how}"] = took
         for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
             found[f"event calls per s, {how}"] = median_rate(host, event, 1, window, seconds)
-    with running(program, host):
-        fill(host, many)
+    with one_agent(PROGRAMS[program], host, QUIET):
+        take_in(host, invented(many), many)
         for window, how in ((1, "one at a time"), (8, "8 at a time")):
             took = median_rate(host, members, 2, window, seconds)
             found[f"members calls per s, {many + 1} members, {how}"] = took

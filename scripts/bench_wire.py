@@ -6,8 +6,10 @@ agent's RPC for what it knows then.
 
 import contextlib
 import re
+import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,10 @@ from trioserf.wire.serf import SERF_CODEC, encode_tags
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim import encode
 
+PROGRAMS = {
+    "serf": [shutil.which("serf") or "serf"],
+    "trioserf": [sys.executable, "-m", "trioserf"],
+}
 WINDOW = 64
 """Pings on their way at once."""
 NAME = "measured"
