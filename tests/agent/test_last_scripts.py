@@ -24,7 +24,7 @@ from trioserf.agent.scripts import GRACE, ShellRunner
 
 HOST = "127.17.10.1"
 PATIENCE = 30.0
-STUBBORN = "trap '' TERM; (trap '' TERM; sleep 3600) & sleep 3600"
+STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 3600) & echo up >&3; sleep 3600"
 """Ignores what asks it to end, as does what it has put into the background."""
 
 
@@ -33,7 +33,7 @@ class Pipe:
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
-        self.script = f"exec 3>{path}; echo up >&3; {STUBBORN}"
+        self.script = STUBBORN.format(path)
         self._reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     def read(self, patience: float = PATIENCE) -> bytes:
@@ -137,15 +137,30 @@ def test_scripts_end_with_the_agent_and_delay_nobody_before(pipe: Pipe, end: str
             for _ in range(2):  # one runs, one waits
                 assert ask("event", "-coalesce=false", "go") == "Event 'go' dispatched!"
             assert pipe.read() == b"up\n"
+            stream = [*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]
+            following = subprocess.Popen(stream, stdout=subprocess.PIPE, cwd=ROOT)
             began = time.monotonic()
             assert "Response from 'a': 0.42" in ask("query", "--timeout=20s", "load")
             assert time.monotonic() - began < 10  # long before the query's deadline
+            assert following.stdout is not None
+            heard = b""
+            while b"heard" not in heard:  # though a handler still sleeps
+                assert time.monotonic() - began < PATIENCE
+                ask("event", "-coalesce=false", "heard")
+                if select.select([following.stdout], [], [], 0.2)[0]:
+                    heard += os.read(following.stdout.fileno(), 65536)
             stop(agent, end)
             code = agent.wait(PATIENCE)
             assert pipe.read(1) == b""
             # A second signal may come when all is over and nobody hears it any more.
             wanted = {"SIGTERM": {1}, "SIGINT twice": {0, 1, -signal.SIGINT}}
             assert code in wanted.get(end, {0})
+            told, _ = following.communicate(timeout=PATIENCE)
+            assert (
+                told.splitlines(keepends=True)[-1]
+                == b"The stream ended: the agent has exited, or crashed\n"
+            )
+            assert following.returncode == 1
         finally:
             agent.kill()
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from trioserf.cli.calling import connect, connect_any
 from trioserf.cli.flags import Option, OurFormat, RpcAddr, RpcAuth
 from trioserf.cli.golang import go_syntax
-from trioserf.cli.output import Failure, Out, check_format, failing, reason_of
+from trioserf.cli.output import Failure, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
 from trioserf.control.records import LogEntry
@@ -127,6 +127,7 @@ def stream(
             for record in records:
                 lines.record(record, indent=None)
         except ControlError as error:
-            text = f"The stream ended: {reason_of(error)}"
-            raise Failure(text, error.code) from error
+            gone = error.code == "disconnected"
+            why = "the agent has exited, or crashed" if gone else error.message
+            raise Failure(f"The stream ended: {why}", error.code) from error
     return 0
