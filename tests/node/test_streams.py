@@ -205,6 +205,26 @@ async def test_the_acceptor_answers_with_its_state_and_echoes_join(
         assert s.statuses() == {"us": "alive", "p": "alive"}
 
 
+@pytest.mark.parametrize("compression", [True, False])
+async def test_the_switch_decides_whether_we_compress_and_never_whether_we_read(
+    autojump_clock: MockClock, compression: bool
+) -> None:
+    async with stage(**NEVER, compression=compression) as s:
+        peer = s.peer("p")
+        for told in (CODEC, StreamCodec(keyring=None, compress=False)):
+            async with await peer.transport.dial(OURS) as stream:
+                await stream.send_all(told.encode_push_pull(PushPull(True, nodes(3))))
+                first = await stream.receive_some(1)
+                assert first == (b"\x09" if compression else b"\x06")
+                assert await ends(stream, 1)
+        await trio.sleep(LATENCY)
+        assert set(s.statuses()) == {"us", "n0", "n1", "n2"}
+        peer.send(peer.alive())
+        await s.node.user_event("x", bytes(400))
+        await trio.sleep(0.1)
+        assert peer.got(UserMessage)  # as a packet that anybody reads, compressed or not
+
+
 async def test_what_others_hold_for_dead_is_only_suspected(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
         a, b, c, _ = await s.known("a", "b", "c", "d")

@@ -19,6 +19,7 @@ from trioserf.swim.messages import (
     Nack,
     NodeState,
     Ping,
+    PushPull,
     State,
     Suspect,
     UserMessage,
@@ -29,6 +30,7 @@ from trioserf.wire.crypto import Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import pack, unpack_fields
 from trioserf.wire.packet import PacketCodec, make_compound, split_compound
+from trioserf.wire.stream import StreamCodec
 
 MEMBERLIST = load("memberlist")
 PACKETS = load("packets")
@@ -89,6 +91,26 @@ def test_a_node_of_a_push_pull() -> None:
     node = NodeState("a", octets(fields["Addr"]), 7946, b"", 4, State.LEFT, versions(fields))
     assert pack(swim.node_state_fields(node)) in wire
     assert swim.decode_node_state(unpack_fields(pack(swim.node_state_fields(node)), "n")) == node
+
+
+def test_the_parts_of_streams_are_spelled_as_go_does() -> None:
+    wire = {name: bytes.fromhex(GOLDEN[name]["wire"]) for name in PARTS_OF_STREAMS}
+    codec = StreamCodec(keyring=None, compress=False)
+    node = NodeState("a", bytes((10, 0, 0, 1)), 7946, b"", 4, State.LEFT)
+    exchange = PushPull(True, (node, node), bytes(300))
+    data = wire["pushpull-header"] + 2 * wire["pushpull-node"][1:] + bytes(300)
+    assert codec.encode_push_pull(exchange) == data
+    assert codec.encode_user_message(b"hello") == wire["user-header"] + b"hello"
+    assert b"\x09" + pack({"Algo": 0, "Buf": b"\1\2\3"}) == wire["compress"]
+    for stream, message in (
+        (data, exchange),
+        (wire["user-header"] + b"hello", UserMessage(b"hello")),
+    ):
+        decoder = codec.decoder()
+        found = decoder.feed(stream)
+        while found is None and decoder.is_busy:
+            found = decoder.work()
+        assert found == message
 
 
 @pytest.mark.parametrize("one", MEMBERLIST["lzw"], ids=lambda one: str(one["name"]))
