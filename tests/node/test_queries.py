@@ -1,0 +1,219 @@
+"""Queries among whole nodes in virtual time: who is waited for, and which way answers take."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trioserf.errors import InvalidFilter, InvalidQuery, NoSuchQuery, TooLarge
+from trioserf.node.hub import PATIENCE, Answerer
+from trioserf.node.node import Node
+from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.serf.events import QueryReceived
+from trioserf.serf.filters import EventFilter
+from trioserf.sim.world import World
+from trioserf.testing import cluster, cluster_seed
+
+__all__ = ["cluster", "cluster_seed"]
+
+QUERY = EventFilter("query")
+PROMPT = 0.3
+"""Seconds within which a query is done of which nobody has to be waited for."""
+
+
+@asynccontextmanager
+async def answering(
+    *nodes: Node, payload: bytes | None = b"yes", after: float = 0.0
+) -> AsyncIterator[None]:
+    """Let nodes answer every query, or decline it."""
+    async with trio.open_nursery() as nursery:
+
+        async def answer(node: Node, task_status: trio.TaskStatus[None]) -> None:
+            with node.subscribe(QUERY, answers=True) as queries:
+                task_status.started()
+                async for query in queries:
+                    assert isinstance(query, QueryReceived)
+                    await trio.sleep(after)
+                    if payload is None:
+                        await node.decline(query.id)
+                    else:
+                        await node.respond(query.id, payload)
+
+        for node in nodes:
+            await nursery.start(answer, node)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], QueryDone, float]:
+    """Give acks, answers, the end, and how long it took to come."""
+    began = trio.current_time()
+    acks: set[str] = set()
+    answers: dict[str, bytes] = {}
+    results: list[QueryResult] = []
+    async with node.query("load", **how) as found:
+        results = [result async for result in found]
+    *results, done = results
+    for result in results:
+        if isinstance(result, QueryAck):
+            acks.add(result.source)
+        elif isinstance(result, QueryAnswer):
+            answers[result.source] = result.payload
+    assert isinstance(done, QueryDone)
+    return acks, answers, done, trio.current_time() - began
+
+
+async def formed(world: World, size: int = 6) -> list[Node]:
+    ids = await world.grow(size)
+    await world.settle()
+    return [world.node(member) for member in ids]
+
+
+async def test_it_is_done_with_the_last_answer(cluster: World, autojump_clock: MockClock) -> None:
+    nodes = await formed(cluster)
+    names = {node.name for node in nodes}
+    async with answering(*nodes):
+        acks, answers, done, took = await ask(nodes[2])
+    assert acks == set(answers) == names
+    assert done == QueryDone(6, 6, 6, ())
+    assert took < PROMPT
+
+
+async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    nodes = await formed(cluster)
+    async with answering(nodes[1]), answering(nodes[3], payload=None):
+        acks, answers, done, took = await ask(nodes[0])
+    assert (len(acks), answers) == (6, {nodes[1].name: b"yes"})
+    assert (done.responses, done.missing) == (1, ())
+    assert took < PROMPT
+
+
+async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    nodes = await formed(cluster)
+    async with answering(nodes[1], after=2.0):
+        _, answers, _, took = await ask(nodes[0], timeout=5)
+        assert answers == {nodes[1].name: b"yes"}
+        assert 2 <= took < 2 + PROMPT
+        with nodes[2].subscribe(QUERY, answers=True):
+            _, answers, done, took = await ask(nodes[0], timeout=5)
+        assert took == pytest.approx(5, abs=0.01)
+        assert (done.acks, done.responses, done.missing) == (6, 1, ())
+
+
+async def test_a_mere_watcher_costs_a_second(cluster: World, autojump_clock: MockClock) -> None:
+    nodes = await formed(cluster)
+    with nodes[2].subscribe(answers=Answerer()):
+        _, _, done, took = await ask(nodes[0], timeout=5)
+        assert (done.acks, done.responses) == (6, 0)
+        assert PATIENCE <= took < PATIENCE + PROMPT
+    with nodes[2].subscribe(answers=False):
+        assert (await ask(nodes[0], timeout=5))[3] < PROMPT
+
+
+async def test_a_member_that_dies_is_missing(cluster: World, autojump_clock: MockClock) -> None:
+    nodes = await formed(cluster)
+    await cluster.crash("n4")
+    acks, _, done, took = await ask(nodes[0], timeout=100)
+    assert "n4" not in acks
+    assert (done.acks, done.expected, done.missing) == (5, 6, ("n4",))
+    assert took < 30  # its death is noticed, and then nobody waits for it
+
+
+async def test_the_first_answers_may_do(cluster: World, autojump_clock: MockClock) -> None:
+    nodes = await formed(cluster)
+    async with answering(*nodes[:3]), answering(*nodes[3:], after=3.0):
+        _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
+        assert (len(answers), done.responses) == (2, 2)
+        assert took < PROMPT
+        await trio.sleep(5)  # the slow ones are done with this one
+        _, answers, _, took = await ask(nodes[0], first=5, timeout=10)
+        assert len(answers) == 5
+        assert 3 <= took < 3 + PROMPT
+
+
+async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    nodes = await formed(cluster)
+    for node, role in zip(nodes, ["web-1", "web-2", "db", "cweb", "", "x"], strict=True):
+        await node.set_tags({"role": role})
+    await cluster.settle()
+    async with answering(*nodes):
+        _, answers, done, took = await ask(nodes[5], tags={"role": "web"})
+        assert set(answers) == {"n1", "n2", "n4"}
+        assert (done.expected, took < PROMPT) == (3, True)
+        _, answers, _, _ = await ask(nodes[5], tags={"role": "^web|^$"}, nodes=["n1", "n5", "n9"])
+        assert set(answers) == {"n1", "n5"}
+        _, answers, done, took = await ask(nodes[5], tags={"other": "."})
+        assert (answers, done, took) == ({}, QueryDone(0, 0, 0, ()), 0)
+        with pytest.raises(InvalidFilter):
+            await ask(nodes[5], tags={"role": "(?=look-ahead)"})
+
+
+async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    nodes = await formed(cluster)
+    with nodes[1].subscribe(answers=True):
+        async with nodes[0].query("_serf_ping") as results:
+            found = [result async for result in results]
+    assert found[-1] == QueryDone(6, 0, 6, ())
+    for name, payload in (("_serf_ping", b"x"), ("_serf_install-key", b"")):
+        with pytest.raises(InvalidQuery, match="Queries cannot contain the '_serf_' prefix"):
+            async with nodes[0].query(name, payload):
+                pass
+
+
+# --- ways ---
+
+
+@pytest.mark.parametrize("size", [1024, 20_000, 65_000])
+async def test_large_answers_arrive(cluster: World, autojump_clock: MockClock, size: int) -> None:
+    nodes = await formed(cluster, 3)
+    payload = bytes(range(256)) * (size // 256)
+    async with answering(*nodes, payload=payload):
+        _, answers, _, took = await ask(nodes[0])
+    assert answers == {node.name: payload for node in nodes}
+    assert took < 1
+
+
+async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
+    cluster: World, autojump_clock: MockClock
+) -> None:
+    nodes = await formed(cluster, 3)
+    with nodes[1].subscribe(QUERY, answers=True) as queries:
+        async with nodes[0].query("load", timeout=5) as results:
+            query = await queries.receive()
+            assert isinstance(query, QueryReceived)
+            with pytest.raises(TooLarge, match="response exceeds limit of 65536 bytes"):
+                await nodes[1].respond(query.id, bytes(65_536))
+            await nodes[1].respond(query.id, bytes(65_000))
+            with pytest.raises(NoSuchQuery, match="No pending queries matching ID"):
+                await nodes[1].respond(query.id, b"again")
+            found = [result async for result in results]
+    assert QueryAnswer("n2", bytes(65_000)) in found
+
+
+@pytest.mark.parametrize("relays", [0, 2])
+async def test_relays_bring_what_cannot_come_straight(
+    cluster: World, autojump_clock: MockClock, relays: int
+) -> None:
+    """A query reaches everyone by gossip; the answer of one cannot reach the asker directly."""
+    nodes = await formed(cluster)
+    cluster.cut("n4", "n1")
+    async with answering(nodes[3]):
+        acks, answers, done, _ = await ask(nodes[0], relay_factor=relays, timeout=3)
+    assert ("n4" in acks, "n4" in answers, "n4" in done.missing) == (
+        bool(relays),
+        bool(relays),
+        not relays,
+    )
+    cluster.mend("n4", "n1")
+    await cluster.settle()
