@@ -124,7 +124,7 @@ FEW_EPOCHS = st.integers(0, 40) | st.sampled_from(
 
 @given(st.lists(st.tuples(FEW_EPOCHS, st.sampled_from("xyz"))))
 def test_nothing_is_news_twice_while_its_epoch_is_kept(messages: list[tuple[int, str]]) -> None:
-    ours = window(budget=20)
+    ours = window()
     taken = set()
     for ltime, what in messages:
         slot = ours.at(ltime)

@@ -195,6 +195,20 @@ def test_an_intent_from_the_end_of_the_range_is_not_the_last_word(last: int) -> 
     assert status(state, "b") is Status.LEAVING
 
 
+def test_after_the_last_time_the_clock_goes_on_behind_what_members_have_said() -> None:
+    state = serf("a", "b", "c")
+    state.handle(encode(Join(40, "b")), 0.0)
+    state.handle(encode(Join(LAST_TIME - 1, "x")), 0.0)
+    assert state.clock.time == LAST_TIME
+    state.handle(encode(Join(LAST_TIME, "x")), 0.0)
+    assert state.clock.time == 41
+    state.force_leave("c", now=0.0)
+    assert status(state, "c") is Status.LEAVING
+    state.clock.time = LAST_TIME
+    state.force_leave("c", now=0.0)
+    assert state.clock.time == 41
+
+
 def test_a_jump_to_the_last_time_is_not_followed() -> None:
     state = serf("a", "b")
     state.handle(encode(Join(LAST_TIME, "b")), 0.0)

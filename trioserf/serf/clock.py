@@ -8,9 +8,9 @@ is that anybody becomes deaf. Speaking and hearing need different care:
 
 *Speaking.* A clock follows, as every Serf's does. Whoever did not would speak from a time that is
 long past for those who did, and not be heard by them ("received old event"). After 2**64 - 1 comes
-0, as in Go's arithmetic, where the whole cluster begins anew. Only a jump to the very last time is
-not followed: Go's clocks fall back to 0 by it, and the first message of one that stayed lifts them
-again.
+0, as in Go's arithmetic, where the whole cluster begins anew (`intents` tells where members' clock
+does). Only a jump to the very last time is not followed: Go's clocks fall back to 0 by it, and the
+first message of one that stayed lifts them again.
 
 *Hearing.* Among honest peers times are never `FAR` apart, and what is a little behind the clock is
 old news. A time that is further away comes from another *epoch*: from before a jump that somebody

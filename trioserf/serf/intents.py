@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
-from trioserf.serf.clock import LAST_TIME, LamportClock, is_newer
+from trioserf.serf.clock import FAR, LAST_TIME, LamportClock, is_newer
 from trioserf.serf.effects import Codec
 from trioserf.serf.members import MemberRecord, MemberTable
 from trioserf.serf.messages import Join, Leave, Status
@@ -53,6 +53,23 @@ class Intents:
         self._buffer: dict[str, _Buffered] = {}
         self._prunes: dict[str, float] = {}  # all after the same delay, so the first is due first
 
+    def witness(self, ltime: int) -> None:
+        """Let the clock go on behind a time."""
+        before = self.clock.time
+        self.clock.witness(ltime)
+        self._go_on_after_the_end(before)
+
+    def _go_on_after_the_end(self, before: int) -> None:
+        """Go on behind what is known of members, if the clock has come to the end of its range.
+
+        At 0 nobody would believe us: members' intents of old are later.
+        """
+        if self.clock.time < before:
+            known = [one.status_ltime for one in self._table.records.values()]
+            self.clock.time = 1 + max(
+                (time for time in known if time <= LAST_TIME - FAR), default=0
+            )
+
     # --- ours ---
 
     def announce_join(self, now: float, *, urgent: bool = False) -> None:
@@ -68,7 +85,7 @@ class Intents:
         who took it for a leave would hold us for leaving until a later join. So this one is later
         than any leave that is made of the same intent, which bears the next time.
         """
-        self.clock.witness(min(ltime + 1, LAST_TIME))
+        self.witness(min(ltime + 1, LAST_TIME))
         self.announce_join(now, urgent=True)
 
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
@@ -99,6 +116,7 @@ class Intents:
         message = Leave(self.clock.time, name, prune)
         self.clock.increment()
         self.on_leave(message, now)
+        self._go_on_after_the_end(message.ltime)
         if self._table.has_others_alive:
             self._queue.queue(self._codec.encode(message), on_done=on_done, urgent=True)
         elif on_done is not None:
@@ -112,7 +130,7 @@ class Intents:
         Returns:
             Whether it was news, to be passed on.
         """
-        self.clock.witness(message.ltime)
+        self.witness(message.ltime)
         record = self._table.records.get(message.node)
         if record is None:
             return self._keep(message.node, Status.ALIVE, message.ltime, now)
@@ -130,7 +148,7 @@ class Intents:
         Returns:
             Whether it was news, to be passed on.
         """
-        self.clock.witness(message.ltime)
+        self.witness(message.ltime)
         record = self._table.records.get(message.node)
         if record is None:
             return self._keep(message.node, Status.LEAVING, message.ltime, now)

@@ -385,7 +385,7 @@ class SerfState:
     def _merge_clocks(self, state: SerfPushPull) -> None:
         """Witness the times of another's clocks, which have not been used for a message yet."""
         for clock, ltime in (
-            (self.clock, state.ltime),
+            (self._intents, state.ltime),
             (self._user_events.window, state.event_ltime),
             (self._queries.window, state.query_ltime),
         ):
@@ -397,7 +397,7 @@ class SerfState:
 
         A user event or query is passed over up to its clock; zero means that there was none.
         """
-        self.clock.witness(clocks.member)
+        self._intents.witness(clocks.member)
         for window, last in (
             (self._user_events.window, clocks.event),
             (self._queries.window, clocks.query),
