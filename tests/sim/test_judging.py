@@ -1,6 +1,8 @@
 """The judge sees what must not be: each invariant, broken on purpose."""
 
+import signal
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -259,8 +261,20 @@ async def _wait(world: World) -> None:
     await trio.sleep_forever()
 
 
+@pytest.mark.parametrize("on_interrupt", [signal.default_int_handler, signal.SIG_IGN])
 @pytest.mark.parametrize("play", [_spin, _busy, _wait])
-def test_a_run_that_does_not_end_is_cut_off(play: Callable[[World], Awaitable[None]]) -> None:
+def test_a_run_that_does_not_end_is_cut_off(
+    play: Callable[[World], Awaitable[None]], on_interrupt: Any
+) -> None:
+    before = signal.signal(signal.SIGINT, on_interrupt)  # ignored in a shell's background
+    try:
+        _is_cut_off(play)
+        assert signal.getsignal(signal.SIGINT) is on_interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_cut_off(play: Callable[[World], Awaitable[None]]) -> None:
     with pytest.raises(
         SimulationFailed, match=r"TookTooLong: still running after 0\.3 s"
     ) as caught:

@@ -40,6 +40,8 @@ def real_time_limit(seconds: float) -> Iterator[None]:
         if callable(handler):
             handler(signal.SIGINT, frame)
 
+    # Trio takes SIGINT only where Python does, and what a shell runs in the background ignores it.
+    interrupted_before = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
@@ -51,3 +53,4 @@ def real_time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, interrupted_before)
