@@ -138,7 +138,9 @@ def test_scripts_end_with_the_agent_and_delay_nobody_before(pipe: Pipe, end: str
                 assert ask("event", "-coalesce=false", "go") == "Event 'go' dispatched!"
             assert pipe.read() == b"up\n"
             stream = [*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]
-            following = subprocess.Popen(stream, stdout=subprocess.PIPE, cwd=ROOT)
+            following = subprocess.Popen(
+                stream, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+            )
             began = time.monotonic()
             assert "Response from 'a': 0.42" in ask("query", "--timeout=20s", "load")
             assert time.monotonic() - began < 10  # long before the query's deadline

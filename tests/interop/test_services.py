@@ -89,22 +89,35 @@ def test_handlers_and_level_are_reloaded(tmp_path: Path) -> None:
         until(lambda: "the configuration stays as it was" in agent.said(), 10)
 
 
-def test_a_large_event_reaches_both_kinds(tmp_path: Path) -> None:
+def test_events_that_fit_no_packet_reach_both_kinds(tmp_path: Path) -> None:
+    """Ours go to everybody by streams. Go's own come to us by push/pull, and on from there."""
     limits = tmp_path / "limits.json"
     limits.write_text(json.dumps({"user_event_size_limit": 9216}))
+    names = ("go-a", "go-b", "py-a", "py-b")
     with cluster(81) as mixed:
-        for name in ("go-a", "py-a", "py-b"):
+        for name in names:
             seed = [f"-join={mixed.host('go-a')}"] if name != "go-a" else []
-            out = tmp_path / name
-            mixed.start(
-                name, f"-config-file={limits}", f"-event-handler=user=wc -c >>{out}", *seed
-            )
-        mixed.all_see("alive", *mixed.running)
-        payload = "x" * 900
-        assert mixed.running["py-a"].ask("event", "-coalesce=false", "big", payload)[0] == 0
-        for name in mixed.running:
-            until(lambda name=name: (tmp_path / name).exists(), 15, lambda name=name: name)  # type: ignore[misc]
-            until(lambda name=name: "901" in (tmp_path / name).read_text(), 5)  # type: ignore[misc]
+            if name.startswith("py"):
+                seed.append("--set=push_pull_interval=1s")
+            handler = f"-event-handler=user=wc -c >>{tmp_path / name}"
+            mixed.start(name, f"-config-file={limits}", handler, *seed)
+        mixed.all_see("alive", *names)
+        counts = []
+        for sender, size in (("py-a", 9000), ("go-a", 8000), ("py-b", 7000)):
+            counts.append(str(size + 1))  # and the newline that ends what a handler reads
+            arguments = ("event", "-coalesce=false", "big", "x" * size)
+            assert mixed.running[sender].ask(*arguments)[0] == 0
+            for name in names:
+                until(
+                    lambda path=tmp_path / name: (
+                        path.exists()  # type: ignore[misc]
+                        and path.read_text().split() == counts
+                    ),
+                    20,
+                    lambda: f"{sender}: {[(tmp_path / n).read_text() for n in names]}",  # noqa: B023
+                )
+        queues = [mixed.running[name].ask("info")[1] for name in names[2:]]
+        assert all("event_queue = 0" in text for text in queues)
 
 
 def test_sigterm_ends_without_a_leave() -> None:
