@@ -211,6 +211,8 @@ async def test_the_switch_decides_whether_we_compress_and_never_whether_we_read(
 ) -> None:
     async with stage(**NEVER, compression=compression) as s:
         peer = s.peer("p")
+        await peer.exchange(push_pull(*nodes(2)))  # lest our state be too small to shrink
+        await trio.sleep(LATENCY)
         for told in (CODEC, StreamCodec(keyring=None, compress=False)):
             async with await peer.transport.dial(OURS) as stream:
                 await stream.send_all(told.encode_push_pull(PushPull(True, nodes(3))))
