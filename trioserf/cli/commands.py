@@ -24,6 +24,8 @@ class Command(NamedTuple):
     """A first word that only we know; `*` for commands that Serf lacks altogether."""
     raw: bool = False
     """It looks at no option at all, as Serf's `version` and `keygen`."""
+    aside: bool = False
+    """Its failures are told on standard error, as its output is for programs."""
 
     def load(self) -> Run:
         """Import the function."""
@@ -92,6 +94,7 @@ _ALL = (
         "stream",
         "[options] [filter ...]",
         ours="*",
+        aside=True,
     ),
     Command("tags", "Change the agent's tags", "cluster", "tags"),
     Command("version", "Print the version", "version", "version", raw=True),

@@ -114,7 +114,8 @@ def stream(
 ) -> int:
     """Write what happens in the cluster as JSON, one event a line, as it happens.
 
-    It ends when its reader does, and fails when the agent goes.
+    It ends when its reader does, and fails when the agent goes. What goes wrong is told on
+    standard error: whoever reads the output gets JSON and nothing else.
     """
     filters = [one for text in [*event_type, *words] for one in text.split(",") if one]
     session = connect_any(rpc_addr, rpc_auth)

@@ -113,8 +113,9 @@ def run_command(
     except Misuse as error:
         return misused(command, str(error), out, None)
     except Failure as error:
-        out.line(error.text)
-        out.record(error.record)
+        told = Out(stderr) if command.aside else out
+        told.line(error.text)
+        told.record(error.record)
         return FAILED
 
 
