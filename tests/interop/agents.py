@@ -14,6 +14,8 @@ from typing import Any
 
 from tests.cli.go_agents import OURS, ROOT, SERF
 
+STARTED_WITHIN = 60.0
+"""Seconds: Python may take many of them on a machine that is busy."""
 CONVERGED_WITHIN = 70.0
 """Seconds: what gossip may miss in a small cluster comes with the next push/pull, every 30 s."""
 NET = f"127.20.{os.getpid() % 250}"
@@ -95,7 +97,7 @@ class Cluster:
         program = [SERF] if name.startswith("go") else OURS
         number = self._numbers.setdefault(name, self._first + len(self._numbers))
         agent = self.running[name] = Process(program, name, number, options, bind, namespace)
-        until(lambda: agent.name in agent.members(), what=lambda: agent.said())
+        until(lambda: agent.name in agent.members(), STARTED_WITHIN, lambda: agent.said())
         return agent
 
     def host(self, name: str) -> str:
