@@ -231,6 +231,20 @@ async def test_one_that_takes_too_long_is_ended_and_the_next_event_runs(
         assert caplog.messages.count("Script 'sleep:9' slow, execution exceeding 1s") == 2
 
 
+async def test_one_that_fails_has_its_last_line_in_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running("user:plain=say:why exit:3", "user:mute=exit:4") as w:
+        await w.node.event("plain")
+        await w.node.event("mute")
+        await trio.sleep(1)
+        told = [text for text in caplog.messages if text.startswith("Error")]
+        assert told == [
+            "Error invoking script 'say:why exit:3': exit status 3: why",
+            "Error invoking script 'exit:4': exit status 4",
+        ]
+
+
 async def test_what_is_told_of_one_that_runs(autojump_clock: MockClock) -> None:
     async with running("user:deploy,query=sleep:2 exit:3") as w:
         for _ in range(3):

@@ -157,6 +157,16 @@ class TestInATable:
         table.expire_suspicions(7.0)
         assert table.records[PEER].state is State.DEAD
 
+    @pytest.mark.parametrize(("by", "told"), [("us", 1), (OTHER, 0)])
+    def test_the_log_says_how_our_own_suspicion_ended(
+        self, caplog: pytest.LogCaptureFixture, by: str, told: int
+    ) -> None:
+        caplog.set_level("INFO", "trioserf.memberlist")
+        table = Table().with_member(PEER, State.ALIVE, 1)
+        table.suspect(Suspect(1, PEER, table.name if by == "us" else by), 0.0)
+        table.alive(alive(PEER, 2), 1.0)
+        assert caplog.messages.count(f"{PEER!r} has refuted the suspicion") == told
+
     def test_confirmations_are_passed_on_while_they_are_news(self) -> None:
         table = Table().with_crowd(8).with_member(PEER, State.ALIVE, 1)
         table.suspect(Suspect(1, PEER, "m0"), 0.0)

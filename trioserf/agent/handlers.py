@@ -30,6 +30,8 @@ _log = logging.getLogger("trioserf.agent")
 WARN_AFTER: Final = 1.0
 """Seconds of running after which a script is called slow."""
 _DROPS_BETWEEN_WARNINGS: Final = 100
+_SHOWN: Final = 200
+"""Characters of a failed script's last line that go into the log."""
 _WATCHED: Final = tuple(EventFilter(kind) for kind in (*MEMBER_EVENT_KINDS, "user"))
 
 
@@ -308,6 +310,10 @@ class Handlers:
             why = f"killed after {self._timeout:g} s" if deadline.cancelled_caught else "not run"
         else:
             why = result.failure
+            last = result.output.decode("utf-8", "backslashreplace").strip()[-_SHOWN:]
+            if why and last:
+                # What a script says last is most often why it fails.
+                why += f": {last.splitlines()[-1]}"
             if result.lost:
                 _log.warning("Script %r generated %d bytes too much output", script, result.lost)
             text = result.output.decode("utf-8", "backslashreplace")

@@ -89,6 +89,9 @@ class Beliefs(Roster):
         before, old_meta = record.state, record.meta
         was_suspect = before is SUSPECT
         if was_suspect:
+            suspicion = self._suspicions.get(record.name)
+            if suspicion is not None and suspicion.is_of(self.name):
+                log.info("%r has refuted the suspicion", record.name)
             self._suspicions.cancel(record.name)
         self._broadcast(record, message, urgent=was_suspect, on_done=on_done)
         record.incarnation = message.incarnation

@@ -122,6 +122,10 @@ class Suspicion:
         """Whether more confirmations were wanted than came: the fault may be the accuser's."""
         return self.confirmations < self._k
 
+    def is_of(self, member: str) -> bool:
+        """Tell whether this member is among the accusers that counted."""
+        return member in self._accusers
+
     def confirm(self, source: str) -> bool:
         """Count another member's accusation, which may bring the deadline forward, even past now.
 
