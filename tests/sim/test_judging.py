@@ -101,6 +101,25 @@ def test_all_must_agree_in_time() -> None:
     run(Scenario.of(hasty), seed=1)
 
 
+def test_the_last_words_of_the_dead_are_known() -> None:
+    async def last_words(world: World) -> None:
+        """A member refutes an accusation, and crashes before the judge looks at it again."""
+        await world.grow(3)
+        await world.settle()
+        await trio.sleep_until(3.1)
+        liar = world.network.open(("10.9.9.9", 7946))
+        for packet in PacketCodec(keyring=None).pack(
+            [encode(Suspect(1, "n2", "liar"))], crc=False
+        ):
+            liar.send_packet(packet, world.members["n2"].address)
+        await trio.sleep(0.3)
+        await world.crash("n2")
+        assert world.node("n1").membership.records["n2"].incarnation == 2
+        await trio.sleep(5)
+
+    run(Scenario.of(last_words, must_agree=False), seed=1)
+
+
 def test_no_incarnation_goes_back() -> None:
     async def amnesia(world: World) -> None:
         """A member forgets what it has said of itself."""
