@@ -130,12 +130,13 @@ class Guests:
         guest.was_large = guest.was_large or size >= LARGE
         while self.held > self._memory:
             largest = max(self._all, key=_size)
-            fault = WireError("limit", f"streams hold more than {self._memory} bytes together")
+            text = f"streams hold more than {self._memory} bytes together"
             if largest is guest:
-                raise fault
+                # Not by a variable's name: that would keep all its buffers in a cycle.
+                raise WireError("limit", text)
             self.held -= largest.held
             largest.held = 0
-            largest.dismiss(fault)
+            largest.dismiss(WireError("limit", text))
 
 
 def _size(guest: Guest) -> int:

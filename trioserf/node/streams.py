@@ -1,5 +1,6 @@
 """Streams: exchanges over TCP, out and in. Each has a deadline, and all of them a limit."""
 
+import gc
 import logging
 from functools import lru_cache
 from typing import Final
@@ -95,7 +96,7 @@ class Streams:
                 answer = await self._read(stream, guest)
         if guest.scope.cancelled_caught:
             if guest.fault is not None:
-                raise guest.fault
+                raise WireError(guest.fault.kind, str(guest.fault))
             raise TimeoutError(f"no answer within {self._timeout:g} s")
         if isinstance(answer, ErrorMessage):
             raise RemoteError(f"the other side says: {answer.error}")
@@ -191,6 +192,7 @@ class Streams:
         while True:
             await self._has_calmed.wait()
             await trio.sleep(_CALM)
+            gc.collect()  # errors hold what they came through, and each other
             give_back()
 
     async def _serve(self, stream: Stream, guest: Guest) -> None:

@@ -482,7 +482,7 @@ class _PushPullReader:
         try:
             node = decode_node_state(fields)
         except WireError as fault:
-            self.fault = self.fault or fault
+            self.fault = self.fault or fault.with_traceback(None)
         else:
             self._nodes.append(node)
             self._names_and_meta += len(node.name) + len(node.meta)
