@@ -309,3 +309,17 @@ def test_events_are_replayed_only_if_asked_for(six: Cluster, tmp_path: Path) -> 
         again = [one for one in heard if one in old]
         assert len(again) == len(set(again))
         assert set(again) == (set() if "plain" in name else old), name
+
+
+def test_a_newcomers_handler_runs_for_all_that_is_replayed(tmp_path: Path) -> None:
+    """As many events as Serf remembers, which come at one stroke."""
+    with cluster(221) as mixed:
+        with RpcSession.connect(mixed.start("go-a").rpc) as session:
+            for number in range(500):
+                session.event(f"old-{number}")
+        output = tmp_path / "output"
+        handler = f"-event-handler=user=echo $SERF_USER_EVENT >>{output}"
+        mixed.start("py-a", f"-join={mixed.host('go-a')}", "-replay", handler)
+        last = "old-499\n"
+        until(lambda: output.exists() and output.read_text().endswith(last), CONVERGED_WITHIN)
+        assert output.read_text().splitlines() == [f"old-{number}" for number in range(500)]

@@ -34,6 +34,8 @@ Addresses = NewType("Addresses", tuple)  # type: ignore[type-arg]
 """One address, or a list of them."""
 
 DEFAULT_RPC_ADDR: Final = "127.0.0.1:7373"
+HANDLER_QUEUE: Final = 1024
+"""Events that wait for one script: a join that replays brings those of 512 times at a stroke."""
 LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 PROFILE_NAMES: Final = ("lan", "wan", "local")
 SETUP_FAILED: Final = "Failed to setup the Serf agent"
@@ -110,7 +112,7 @@ class AgentConfig:
     metrics_addr: str = ""
     handler_timeout: Seconds | None = None
     handler_limit: int = 16
-    handler_queue: int = 256
+    handler_queue: int = HANDLER_QUEUE
 
     label: str = ""
     allowed_networks: Texts = attrs.field(factory=list)

@@ -17,6 +17,7 @@ from typing import Final, Protocol, Self
 import attrs
 import trio
 
+from trioserf.agent.config import HANDLER_QUEUE
 from trioserf.agent.scripts import Result, Runner, ShellRunner, environment, standard_input
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
 from trioserf.node.hub import Answerer, Subscription
@@ -154,7 +155,7 @@ class Handlers:
         *,
         timeout: float | None = None,
         limit: int = 16,
-        depth: int = 256,
+        depth: int = HANDLER_QUEUE,
         runner: Runner | None = None,
         environ: Mapping[str, str] = os.environ,
         tally: Tally | None = None,
