@@ -45,30 +45,6 @@ def test_an_encrypted_cluster_of_both_kinds_changes_its_key() -> None:
         assert all(KEY not in agent.said() for agent in mixed.running.values())
 
 
-@pytest.mark.parametrize(("writer", "reader"), [("py-w", "go-w"), ("go-w", "py-w")])
-def test_a_snapshot_of_one_kind_starts_the_other(tmp_path: Path, writer: str, reader: str) -> None:
-    snapshot = tmp_path / "snapshot"
-    with cluster(61) as mixed:
-        mixed.start("go-a")
-        told = f"-event-handler=user=touch {tmp_path}/heard"
-        mixed.start(writer, told, f"-snapshot={snapshot}", f"-join={mixed.host('go-a')}")
-        mixed.all_see("alive", "go-a", writer)
-        assert mixed.running["go-a"].ask("event", "-coalesce=false", "before")[0] == 0
-        heard = tmp_path / "heard"
-        until(lambda: heard.exists(), 10)
-        mixed.running[writer].signal(signal.SIGTERM)  # Go keeps lines back until it ends
-        mixed.running[writer].wait()
-        assert b"event-clock: 1" in snapshot.read_bytes()
-        mixed.end(writer)
-        output = tmp_path / "events"
-        handler = f"-event-handler=user=echo $SERF_USER_EVENT >>{output}"
-        mixed.start(reader, f"-snapshot={snapshot}", handler)
-        mixed.all_see("alive", "go-a", reader)
-        assert mixed.running["go-a"].ask("event", "-coalesce=false", "after")[0] == 0
-        until(lambda: output.exists() and "after" in output.read_text(), 10)
-        assert output.read_text() == "after\n"
-
-
 def test_handlers_and_level_are_reloaded(tmp_path: Path) -> None:
     output = tmp_path / "output"
     config = tmp_path / "config.json"
