@@ -71,8 +71,8 @@ class Network:
     Attributes:
         link: see there.
         counts: packets and bytes that were sent, packets delivered, and what became of the rest:
-            `lost`, `cut`, `nobody` (there), `full` (buffer), `slow` (link), `doubled`; and the
-            bytes that were `streamed`.
+            `lost`, `cut`, `nobody` (there), `full` (buffer), `slow` (link), `doubled`; streams
+            that were asked for, and the bytes that were `streamed`.
         checksum: of all packets that were ever delivered, where and when.
     """
 
@@ -277,6 +277,7 @@ class Network:
             OSError: refused, or no answer for two minutes.
         """
         here = source.address
+        self.counts["streams"] += 1
         for pause in _CONNECT_RETRIES:
             started = trio.current_time()
             if self.flows(here, to) and self.passes(to, here):

@@ -20,10 +20,10 @@ from trioserf.sim.trace import Entry, Trace
 from trioserf.sim.world import World
 from trioserf.swim.messages import PushPull
 from trioserf.swim.suspicion import suspicion_timeout
-from trioserf.swim.timing import LAN
+from trioserf.swim.timing import LAN, push_pull_scale
 
 IDLE: Final = 10.0
-"""Seconds for which traffic is counted. Push/pulls are spread evenly, so few will do."""
+"""Seconds for which traffic is counted."""
 PARTED: Final = 60.0
 """Seconds for which two members are cut off: they are held for failed, and reconnecting begins."""
 _CRASHES: Final = 4
@@ -68,7 +68,8 @@ class Point:
         members: the size.
         packets: packets of a member in a second in which nothing happens.
         bytes: their bytes.
-        streamed: bytes that a member writes on streams in such a second.
+        streamed: bytes on streams for each member in such a second: those of an exchange, of which
+            each member begins one in every interval of push/pulls.
         event: a user event, from its sending to each member.
         join: newcomers, each from its start to each member that hears of it.
         detection: crashes, each from the crash to each member that declares it.
@@ -137,8 +138,12 @@ def measure(members: int, *, seed: int = 0) -> Point:
         await trio.sleep(1)
         before = world.network.counts.copy()
         await trio.sleep(IDLE)
-        for kind in ("packets", "bytes", "streamed"):
-            spent[kind] = (world.network.counts[kind] - before[kind]) / members / IDLE
+        counted = {kind: count - before[kind] for kind, count in world.network.counts.items()}
+        for kind in ("packets", "bytes"):
+            spent[kind] = counted[kind] / members / IDLE
+        # Not by the second: first exchanges are spread over an interval that is not yet stretched.
+        exchange = counted["streamed"] / max(1, counted["streams"])
+        spent["streamed"] = exchange / push_pull_scale(LAN.push_pull_interval, members)
         await world.event(f"n{members // 2}", "news")
         await trio.sleep(5)
         await world.grow(max(1, members // _NEWCOMERS))
