@@ -69,6 +69,14 @@ def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
         mixed.start("py-b", settings.option("py-b"), seed)
         mixed.start("go-a", seed)
         mixed.all_see("alive", "py-a", "py-b", "go-a")
+        # A file that is not there changes nothing.
+        ours_a = mixed.running["py-a"]
+        settings.files = {"py-a": tmp_path / "missing"}
+        settings.write({"log_level": "debug"})
+        ours_a.signal(signal.SIGHUP)
+        fault = f"the configuration stays as it was: stat {tmp_path / 'missing'}: no such file"
+        until(lambda: fault in ours_a.said(), 10, ours_a.said)
+        assert "protection" not in info(ours_a)
         with Load(mixed, ("py-a", "py-b")).flowing("py-a", "py-b") as load:
             step = {"verify_incoming": False}
             settings.files = {"py-a": files["py-a"], "py-b": files["py-b"]}
