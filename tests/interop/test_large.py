@@ -76,11 +76,13 @@ def test_who_joins_takes_them_over(pair: Cluster, newcomer: str, seed: str) -> N
 def test_two_large_clusters_become_one(pair: Cluster, caller: str, called: str) -> None:
     to = (pair.host(called), 7946)
     hand_over(to, members(COUNT // 2, f"more-{called}"))
+
+    def taken(by: str) -> int:
+        return sum(name.startswith("more-" + called) for name in pair.running[by].statuses())
+
+    # It answers before it has taken them all in.
+    until(lambda: taken(called) == COUNT // 2, PATIENCE, lambda: str(taken(called)))
     assert pair.running[caller].ask("join", pair.host(called))[0] == 0
-
-    def taken() -> int:
-        return sum(name.startswith("more-" + called) for name in pair.running[caller].statuses())
-
-    until(lambda: taken() >= COUNT // 2 * 9 // 10, PATIENCE, lambda: str(taken()))
+    until(lambda: taken(caller) >= COUNT // 2 * 9 // 10, PATIENCE, lambda: str(taken(caller)))
     assert pair.running[called].statuses()[caller] == "alive"
     assert pair.running[caller].statuses()[called] == "alive"
