@@ -14,8 +14,9 @@ pytestmark = [
     pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
 ]
 
-BASE = 20_000 + os.getpid() % 2000 * 8
-"""The ports of this test run, eight of them: there is one IPv6 loopback address only."""
+BASE = 20_000 + os.getpid() % 1500 * 8
+"""The ports of this test run, eight of them, below those that Linux gives to clients: there is
+one IPv6 loopback address only."""
 
 
 def six(number: int) -> str:
