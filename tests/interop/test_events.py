@@ -317,7 +317,10 @@ def test_events_are_replayed_only_if_asked_for(six: Cluster, tmp_path: Path) -> 
         assert ltimes == sorted(ltimes)
         again = [one for one in heard if one in old]
         assert len(again) == len(set(again))
-        assert set(again) == (set() if "plain" in name else old), name
+        # What a seed has sent itself, it has for certain.
+        seed = "py-0" if name.startswith("go") else "go-0"
+        due = set() if "plain" in name else {one for one in old if one[1] == seed}
+        assert due <= set(again) <= (old if due else set()), name
 
 
 def test_a_newcomers_handler_runs_for_all_that_is_replayed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -236,24 +237,25 @@ def eight() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("asker", ["go-1", "py-4"])
-def test_all_answer_a_query(eight: Cluster, asker: str) -> None:
-    code, text = eight.running[asker].ask("query", "-format=json", "-timeout=4s", "who")
-    assert code == 0
-    answers = json.loads(text)
-    assert answers["Responses"] == {name: name + "\n" for name in eight.running} or (
-        {name: said.strip() for name, said in answers["Responses"].items()}
-        == {name: name for name in eight.running}
-    )
-    assert sorted(answers["Acks"]) == sorted(eight.running)
-
-
-def test_answers_are_relayed_by_both_kinds(eight: Cluster) -> None:
-    for asker in ("go-1", "py-4"):
+@pytest.mark.parametrize("relay", ["0", "3"])
+def test_all_answer_a_query(eight: Cluster, asker: str, relay: str) -> None:
+    def heard() -> dict[str, Any]:
         code, text = eight.running[asker].ask(
-            "query", "-format=json", "-timeout=4s", "-relay-factor=3", "who"
+            "query", "-format=json", "-timeout=4s", f"-relay-factor={relay}", "who"
         )
         assert code == 0
-        assert set(json.loads(text)["Responses"]) == set(eight.running)
+        answers: dict[str, Any] = json.loads(text)
+        return answers
+
+    def all_answer() -> bool:
+        answers = heard()
+        said = {name: text.strip() for name, text in answers["Responses"].items()}
+        assert said == {name: name for name in said}
+        assert len(answers["Acks"]) == len(set(answers["Acks"]))
+        return set(said) == set(answers["Acks"]) == set(eight.running)
+
+    # Gossip may miss a member, and nothing else brings it a query: then ask again.
+    until(all_answer, 60)
 
 
 def test_a_minute_without_a_flap(eight: Cluster) -> None:
