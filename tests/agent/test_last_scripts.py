@@ -22,7 +22,8 @@ from trioserf.agent.config import Addresses, AgentConfig
 from trioserf.agent.logs import open_logs
 from trioserf.agent.scripts import GRACE, ShellRunner
 
-HOST = "127.17.10.1"
+HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+"""An address that no other test run uses."""
 PATIENCE = 30.0
 STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 3600) & echo up >&3; sleep 3600"
 """Ignores what asks it to end, as does what it has put into the background."""
@@ -174,8 +175,8 @@ def stop(agent: "subprocess.Popen[bytes]", end: str) -> None:
     agent.send_signal(signal.SIGTERM if "SIGTERM" in end else signal.SIGINT)
     if end == "SIGINT twice":
         assert agent.stdout is not None
-        while b"Gracefully" not in agent.stdout.readline():
-            pass
+        while b"Gracefully" not in (line := agent.stdout.readline()):
+            assert line
         agent.send_signal(signal.SIGINT)
 
 
