@@ -18,8 +18,6 @@ STARTED_WITHIN = 60.0
 """Seconds: Python may take many of them on a machine that is busy."""
 CONVERGED_WITHIN = 70.0
 """Seconds: what gossip may miss in a small cluster comes with the next push/pull, every 30 s."""
-STARTED_WITHIN = 60.0
-"""Seconds: it takes one, but a machine with much else to do may let a program wait."""
 NET = f"127.20.{os.getpid() % 250}"
 """The addresses of this test run."""
 
