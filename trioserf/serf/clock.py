@@ -17,7 +17,10 @@ old news. A time that is further away comes from another *epoch*: from before a 
 has not heard of yet, or never will because its range of the network is cut off, or from after it.
 Each epoch has its own clock and its own memory against duplicates, so that a message is old only
 where it is compared with its own kind. A few epochs are kept, those used last. Within one, a
-`LamportWindow` is exactly Serf's ring buffer; so without poison nothing differs from Serf.
+`LamportWindow` is exactly Serf's ring buffer; so without poison nothing differs from Serf. Where a
+clock has begun anew at 0, its times stand again for what was said long ago. What the ring of that
+epoch still holds is known for a double; what it had let go of before cannot be told from news any
+more, and counts as that: better twice than never.
 
 *Starting.* Who starts passes over what is from before its start. What others remember of an epoch
 that it has no memory of is such, if that lies behind its clock: it would be old news told again.
