@@ -1,9 +1,10 @@
 """Gossip: broadcasts to random members, as long as there are any (spec: gossip loop).
 
-Serf waits for its next tick. Here news is sent at once; while there is something that was never
-sent the next round follows after a short pause, otherwise repetitions keep to the interval. Each
-message is sent as often as ever, only earlier. With nothing to say, or nobody to say it to, the
-task sleeps.
+Serf waits for its next tick. Here news is sent at once, and once more after a short pause: the
+first wave of a rumour misses one in e^k members, where k is how many each tells, and nobody
+shall have to wait for the tick because of that. Further repetitions keep to the interval, lest a
+short disturbance swallow all of them. Each message is sent as often as ever, only earlier. With
+nothing to say, or nobody to say it to, the task sleeps.
 """
 
 import trio
@@ -21,7 +22,9 @@ async def gossip(keeper: Keeper) -> None:
     next_tick = trio.current_time()
     while True:
         await keeper.gossip.wait()
-        if filler and not filler.has_unsent:
+        # After the first round a message has been sent to as many as there are, or are asked for.
+        told = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
+        if filler and not filler.has_news(told):
             with trio.move_on_at(next_tick):
                 while not filler.has_unsent:
                     await keeper.gossip.wait()

@@ -145,6 +145,10 @@ class BroadcastQueue:
         """Whether a message waits that was never sent."""
         return bool(self._urgent[0] or self._plain[0])
 
+    def has_news(self, times: int) -> bool:
+        """Whether a message waits that was sent so many times at most."""
+        return any(any(lane[: times + 1]) for lane in (self._urgent, self._plain))
+
     def take(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
         if not self._waiting:
@@ -265,6 +269,10 @@ class FairFiller:
     def has_unsent(self) -> bool:
         """Whether a message waits that was never sent."""
         return any(queue.has_unsent for queue in self._queues)
+
+    def has_news(self, times: int) -> bool:
+        """Whether a message waits that was sent so many times at most."""
+        return any(queue.has_news(times) for queue in self._queues)
 
     def fill(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
