@@ -26,7 +26,8 @@ from trioserf.swim.messages import (
 from trioserf.swim.timing import LOCAL
 from trioserf.wire import serf
 from trioserf.wire.msgpack import pack
-from trioserf.wire.stream import MAX_NODES, StreamCodec
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream_readers import MAX_NODES
 from trioserf.wire.swim import encode
 
 NEVER: dict[str, Any] = {"seed_interval": 1e6}

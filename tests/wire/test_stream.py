@@ -19,7 +19,8 @@ from trioserf.swim.messages import (
 from trioserf.wire import serf, swim
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import pack
-from trioserf.wire.stream import MAX_NODES, StreamCodec
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream_readers import MAX_NODES
 
 STREAMS = load("streams")
 KEYS = Keyring([bytes.fromhex(STREAMS["key_hex"])])

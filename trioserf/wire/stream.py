@@ -5,77 +5,48 @@ come first: an encrypted stream is byte 10, the length of the sealed payload in 
 payload, whose associated data are those five bytes and the label.
 
 A push/pull has no length of its own; its end is where the last map and the bytes announced in the
-header end. The decoder therefore takes bytes as they come, parses each once, and keeps nothing for
-what a header merely promises: it holds what has arrived, within the limits below.
+header end. The decoder therefore takes bytes as they come (see `stream_readers`) and keeps nothing
+for what a header merely promises.
 
 What is encrypted or compressed comes as a whole, and up to 40 MiB of it would take seconds to
 read in one go. So the decoder works in steps of a few milliseconds, and its owner does other
-things in between. One row of a push/pull that cannot be believed is passed over: a member that
-holds it shall not keep us from exchanging the others.
+things in between.
 """
 
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Final
 
-from msgpack import OutOfData, Unpacker, UnpackException
-
-from trioserf.swim.messages import Message, NodeState, PushPull, UserMessage
+from trioserf.swim.messages import Message, PushPull
 from trioserf.wire.crypto import OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, mismatch
 from trioserf.wire.lzw import Expansion
-from trioserf.wire.msgpack import U32, Fields, fields_of, flag, new_packer, pack, unsigned
-from trioserf.wire.packet import compress_message, compressed_part
-from trioserf.wire.swim import (
-    COMPRESS,
-    DECODERS,
-    LABEL,
-    USER,
-    decode_node_state,
-    node_state_fields,
-    push_pull_header,
+from trioserf.wire.msgpack import new_packer, pack
+from trioserf.wire.packet import compress_message
+from trioserf.wire.stream_readers import (
+    MAX_SEALED,
+    CompressReader,
+    PushPullReader,
+    Reader,
+    reader_of,
 )
+from trioserf.wire.swim import LABEL, node_state_fields, push_pull_header
 
-MAX_SEALED: Final = 20 * 1024 * 1024
-"""Longest encrypted payload, in bytes."""
-MAX_NODES: Final = 1_048_576
-MAX_USER_STATE: Final = 20 * 1024 * 1024
-MAX_USER_MESSAGE: Final = 20 * 1024 * 1024
 MAX_EXPANDED: Final = 40 * 1024 * 1024
 """What a compressed stream may expand to, in bytes."""
 MAX_COMPRESSED: Final = 65_536
 """Longest message we compress, in bytes: longer ones would hold up the event loop."""
 
-_PUSH_PULL = 6
 _ENCRYPT = 10
 _WORTH_COMPRESSING = 128
-_MAX_MAP = 256
-_MAX_LIST = 16
 _STEP = 16_384
 """Bytes of content that are read in one step."""
 _EXPANDED_STEP = 4096
 """Compressed bytes that are expanded in one step: up to ten megabytes may come of them."""
 _COMPRESSED = "compressed stream"
-_HEADER_SIZE = 131_072
-"""Bytes of one map that may wait for its end: a row has at most some kilobytes."""
-_NODE_SIZE = 640
-"""Bytes that Python needs for a row of a push/pull, besides its name and metadata."""
 _length = struct.Struct(">I")
-
-
-class _Reader(Protocol):
-    """Reads one kind of content."""
-
-    @property
-    def held(self) -> int:
-        """The bytes of memory that it takes."""
-        ...
-
-    def feed(self, data: bytes) -> Message | None:
-        """Take in the next bytes; give the message once it is whole."""
-        ...
 
 
 class StreamCodec:
@@ -162,7 +133,7 @@ class StreamDecoder:
         self._head = bytearray()
         self._is_labelled = False
         self._sealed: int | None = None
-        self._reader: _Reader | None = None
+        self._reader: Reader | None = None
         self._has_begun = self._is_open = False
         self._pieces: Iterator[bytes] | None = None
         self._unread = 0
@@ -219,12 +190,12 @@ class StreamDecoder:
             if not piece:
                 return None
             may_be_compressed = self._envelope != _COMPRESSED
-            self._reader = reader = _reader_of(piece[0], may_be_compressed=may_be_compressed)
+            self._reader = reader = reader_of(piece[0], may_be_compressed=may_be_compressed)
             piece = piece[1:]
         message = reader.feed(piece)
-        if isinstance(reader, _PushPullReader):
+        if isinstance(reader, PushPullReader):
             self.fault = reader.fault
-        elif isinstance(reader, _CompressReader) and reader.content is not None:
+        elif isinstance(reader, CompressReader) and reader.content is not None:
             self._envelope = _COMPRESSED
             self._pieces = _expanded(reader.content)
             self._unread = len(reader.content)
@@ -285,18 +256,6 @@ class StreamDecoder:
         return self.work()
 
 
-def _reader_of(kind: int, *, may_be_compressed: bool) -> _Reader:
-    if kind == _PUSH_PULL:
-        return _PushPullReader()
-    if kind == USER:
-        return _UserMessageReader()
-    if kind == COMPRESS and may_be_compressed:
-        return _CompressReader()
-    if kind in DECODERS:
-        return _SingleReader(kind)
-    raise WireError("unknown-type", f"stream: message of type {kind} is not expected")
-
-
 def _cut(data: bytes) -> Iterator[bytes]:
     """Cut content into pieces for one step each."""
     if len(data) <= _STEP:
@@ -316,180 +275,3 @@ def _expanded(data: bytes) -> Iterator[bytes]:
         if expansion.ended:
             return
     expansion.end()
-
-
-class _Maps:
-    """A row of maps, parsed as they arrive."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._unpacker = Unpacker(
-            raw=True,
-            max_buffer_size=limit,
-            max_str_len=limit,
-            max_bin_len=limit,
-            max_array_len=_MAX_LIST,
-            max_map_len=_MAX_MAP,
-            max_ext_len=0,
-        )
-
-    def feed(self, data: bytes) -> None:
-        try:
-            self._unpacker.feed(data)
-        except (ValueError, UnpackException) as error:
-            raise WireError("limit", f"stream: more than {self._limit} bytes at once") from error
-
-    def next(self, what: str) -> Fields | None:
-        try:
-            value: object = self._unpacker.unpack()
-        except OutOfData:
-            return None
-        except (ValueError, UnpackException) as error:
-            why = str(error) or type(error).__name__
-            raise WireError("msgpack", f"{what}: not the expected MessagePack: {why}") from error
-        return fields_of(value, what)
-
-    def take(self, count: int) -> bytes:
-        """Give up to so many of the bytes that follow the last map."""
-        data: bytes = self._unpacker.read_bytes(count)
-        return data
-
-
-class _SingleReader:
-    """One message that is one map."""
-
-    def __init__(self, kind: int) -> None:
-        self._kind = kind
-        self._data = bytearray((kind,))
-        self._maps = _Maps(65_536)
-
-    @property
-    def held(self) -> int:
-        return 2 * len(self._data)
-
-    def feed(self, data: bytes) -> Message | None:
-        self._maps.feed(data)
-        self._data += data
-        if self._maps.next("stream") is None:
-            return None
-        return DECODERS[self._kind](bytes(self._data))
-
-
-class _CompressReader:
-    """A compress message; gives none itself, but has `content` to be expanded."""
-
-    def __init__(self) -> None:
-        self.content: bytes | None = None
-        self._maps = _Maps(MAX_SEALED)
-        self._taken = 0
-
-    @property
-    def held(self) -> int:
-        return self._taken
-
-    def feed(self, data: bytes) -> Message | None:
-        self._maps.feed(data)
-        self._taken += len(data)
-        fields = self._maps.next("compress")
-        if fields is not None:
-            self.content = compressed_part(fields)
-        return None
-
-
-class _Tail:
-    """So many bytes at the end of a message."""
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self._pieces: list[bytes] = []
-        self.held = 0
-
-    def take(self, maps: _Maps) -> bytes | None:
-        data = maps.take(self._left)
-        if data:
-            self._pieces.append(data)
-        self.held += len(data)
-        self._left -= len(data)
-        return None if self._left else b"".join(self._pieces)
-
-
-class _UserMessageReader:
-    def __init__(self) -> None:
-        self._maps = _Maps(_HEADER_SIZE)
-        self._tail: _Tail | None = None
-
-    @property
-    def held(self) -> int:
-        return _HEADER_SIZE if self._tail is None else self._tail.held
-
-    def feed(self, data: bytes) -> Message | None:
-        self._maps.feed(data)
-        if self._tail is None:
-            header = self._maps.next("user message header")
-            if header is None:
-                return None
-            self._tail = _Tail(
-                _within(header, b"UserMsgLen", MAX_USER_MESSAGE, "user message length")
-            )
-        payload = self._tail.take(self._maps)
-        return None if payload is None else UserMessage(payload)
-
-
-class _PushPullReader:
-    """An exchange of states.
-
-    Attributes:
-        fault: the first of the rows that were passed over, or None.
-    """
-
-    def __init__(self) -> None:
-        self.fault: WireError | None = None
-        self._maps = _Maps(_HEADER_SIZE)
-        self._is_join = False
-        self._missing = 0
-        self._nodes: list[NodeState] = []
-        self._names_and_meta = 0
-        self._tail: _Tail | None = None
-
-    @property
-    def held(self) -> int:
-        rows = len(self._nodes) * _NODE_SIZE + self._names_and_meta
-        return _HEADER_SIZE + rows + (0 if self._tail is None else self._tail.held)
-
-    def feed(self, data: bytes) -> Message | None:
-        self._maps.feed(data)
-        if self._tail is None:
-            header = self._maps.next("push/pull header")
-            if header is None:
-                return None
-            self._is_join = flag(header.get(b"Join"), "push/pull Join")
-            self._missing = _within(header, b"Nodes", MAX_NODES, "push/pull nodes")
-            self._tail = _Tail(
-                _within(header, b"UserStateLen", MAX_USER_STATE, "push/pull user state")
-            )
-        while self._missing:
-            fields = self._maps.next("push/pull node")
-            if fields is None:
-                return None
-            self._missing -= 1
-            self._take(fields)
-        user_state = self._tail.take(self._maps)
-        if user_state is None:
-            return None
-        return PushPull(self._is_join, tuple(self._nodes), user_state)
-
-    def _take(self, fields: Fields) -> None:
-        try:
-            node = decode_node_state(fields)
-        except WireError as fault:
-            self.fault = self.fault or fault.with_traceback(None)
-        else:
-            self._nodes.append(node)
-            self._names_and_meta += len(node.name) + len(node.meta)
-
-
-def _within(header: Fields, key: bytes, limit: int, what: str) -> int:
-    count = unsigned(header.get(key), what, U32)
-    if count > limit:
-        raise WireError("limit", f"{what}: {count}, at most {limit} are allowed")
-    return count
