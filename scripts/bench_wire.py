@@ -18,7 +18,8 @@ from trioserf.control.errors import ControlError
 from trioserf.control.rpc_client import RpcSession
 from trioserf.serf.messages import SerfPushPull
 from trioserf.swim.messages import OUR_VERSIONS, NodeState, Ping, PushPull, State
-from trioserf.wire.serf import SERF_CODEC, encode_tags
+from trioserf.wire.embedded import encode_tags
+from trioserf.wire.serf import SERF_CODEC
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim import encode
 

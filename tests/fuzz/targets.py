@@ -34,7 +34,7 @@ from trioserf.serf.options import SerfOptions
 from trioserf.serf.snapshot import SnapshotState, parse
 from trioserf.swim.address import Address
 from trioserf.swim.messages import Ack, Alive, Message, PushPull, UserMessage
-from trioserf.wire import serf, swim
+from trioserf.wire import embedded, serf, swim
 from trioserf.wire.crypto import Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
@@ -83,11 +83,11 @@ def look_into(message: Message) -> None:
     assert swim.decode(swim.encode(message)) == message
     with suppress(WireError):
         if isinstance(message, Ack):
-            place = serf.decode_coordinate(message.payload)
-            assert serf.decode_coordinate(serf.encode_coordinate(place)) == place
+            place = embedded.decode_coordinate(message.payload)
+            assert embedded.decode_coordinate(embedded.encode_coordinate(place)) == place
         elif isinstance(message, Alive):
-            tags = serf.decode_tags(message.meta)
-            assert serf.decode_tags(serf.encode_tags(tags)) == tags
+            tags = embedded.decode_tags(message.meta)
+            assert embedded.decode_tags(embedded.encode_tags(tags)) == tags
         elif isinstance(message, UserMessage):
             look_at(serf.decode(message.payload))
 
@@ -98,8 +98,8 @@ def look_at(message: SerfMessage) -> None:
     if isinstance(message, Query):
         for one in message.filters:
             with suppress(WireError):
-                found = serf.decode_filter(one)
-                assert serf.decode_filter(serf.encode_filter(found)) == found
+                found = embedded.decode_filter(one)
+                assert embedded.decode_filter(embedded.encode_filter(found)) == found
     elif isinstance(message, Relay):
         with suppress(WireError):
             serf.decode(message.inner)
@@ -140,7 +140,7 @@ def messages(data: bytes) -> None:
     """Serf's messages, filters, tags and coordinates: any bytes give one or a fault."""
     with suppress(WireError):
         look_at(serf.decode(data))
-    for read in (serf.decode_filter, serf.decode_tags, serf.decode_coordinate):
+    for read in (embedded.decode_filter, embedded.decode_tags, embedded.decode_coordinate):
         with suppress(WireError):
             read(data)
 
@@ -194,7 +194,7 @@ class NodeInAir:
         self.snapshot = SnapshotState()
         self.pending: list[int] = []
         self.state.start(self.now, None)
-        hello = Alive(1, "peer", bytes((127, 0, 0, 2)), 7946, serf.encode_tags({"a": "b"}))
+        hello = Alive(1, "peer", bytes((127, 0, 0, 2)), 7946, embedded.encode_tags({"a": "b"}))
         self.do(PACKET, swim.encode(hello))
 
     def do(self, kind: int, data: bytes) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from trioserf.serf.messages import SerfPushPull
 from trioserf.swim.messages import Message, NodeState, PushPull, State
-from trioserf.wire.serf import encode, encode_tags
+from trioserf.wire.embedded import encode_tags
+from trioserf.wire.serf import encode
 from trioserf.wire.stream import StreamCodec
 
 CODEC = StreamCodec(keyring=None, compress=False)

@@ -10,7 +10,7 @@ from tests.node.stage import LATENCY, Peer, Stage, stage
 from trioserf.node.detector import MAX_RELAYS
 from trioserf.serf.coordinate import ORIGIN
 from trioserf.swim.messages import Ack, IndirectPing, Message, Nack, Ping
-from trioserf.wire.serf import decode_coordinate
+from trioserf.wire.embedded import decode_coordinate
 
 HERE = bytes((10, 0, 1, 1))
 """Where the first of the played members is."""

@@ -15,7 +15,7 @@ from trioserf.serf.messages import SerfPushPull
 from trioserf.serf.options import SerfOptions
 from trioserf.swim.address import Address
 from trioserf.swim.messages import ErrorMessage, PushPull, Versions
-from trioserf.wire import serf
+from trioserf.wire import embedded, serf
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim import encode
 
@@ -65,7 +65,7 @@ async def test_states_are_exchanged_and_the_join_is_announced(autojump_clock: Mo
         [theirs] = seen
         assert theirs.join
         assert [(node.name, node.incarnation) for node in theirs.nodes] == [("us", 1)]
-        assert theirs.nodes[0].meta == serf.encode_tags({"role": "web"})
+        assert theirs.nodes[0].meta == embedded.encode_tags({"role": "web"})
         state = serf.decode(theirs.user_state)
         assert isinstance(state, SerfPushPull)
         assert state.status_ltimes == {"us": 0}

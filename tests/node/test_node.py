@@ -19,7 +19,7 @@ from trioserf.serf.options import SerfOptions
 from trioserf.sim.network import Network
 from trioserf.swim.address import Address, packed
 from trioserf.swim.messages import Ack, Alive, Dead, Ping, State, UserMessage
-from trioserf.wire import serf
+from trioserf.wire import embedded, serf
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
 
@@ -392,7 +392,7 @@ async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None
         await trio.sleep(1)
         news = [one for one in peer.got(Alive) if one.node == "us"]
         assert news[-1].incarnation == 2
-        assert news[-1].meta == serf.encode_tags({"b": "2"})
+        assert news[-1].meta == embedded.encode_tags({"b": "2"})
         assert all(earlier.incarnation <= later.incarnation for earlier, later in pairwise(news))
         member = s.node.member("us")
         assert member is not None

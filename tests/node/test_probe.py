@@ -21,7 +21,7 @@ from trioserf.swim.messages import (
     Suspect,
     Versions,
 )
-from trioserf.wire.serf import encode_coordinate
+from trioserf.wire.embedded import encode_coordinate
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim import encode
 

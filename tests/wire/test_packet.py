@@ -25,7 +25,7 @@ from trioserf.swim.messages import (
     UserMessage,
     Versions,
 )
-from trioserf.wire import lzw, serf, swim
+from trioserf.wire import embedded, lzw, serf, swim
 from trioserf.wire.crypto import Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import pack, unpack_fields
@@ -160,7 +160,7 @@ def test_captured_packets(kind: str) -> None:
             if isinstance(message, UserMessage):
                 seen[type(serf.decode(message.payload)).__name__] += 1
             if isinstance(message, Ack) and message.payload:
-                assert serf.decode_coordinate(message.payload).is_valid
+                assert embedded.decode_coordinate(message.payload).is_valid
     assert seen["Ping"]
     assert seen["Alive"]
     assert seen["UserEvent"]

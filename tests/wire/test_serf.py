@@ -24,7 +24,7 @@ from trioserf.serf.messages import (
     TagFilter,
     UserEvent,
 )
-from trioserf.wire import serf
+from trioserf.wire import embedded, serf
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import pack
 
@@ -82,24 +82,24 @@ def test_all_golden_messages_are_looked_at() -> None:
 )
 def test_filters(name: str, one: NodeFilter | TagFilter) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
-    assert serf.encode_filter(one) == wire
-    assert serf.decode_filter(wire) == one
+    assert embedded.encode_filter(one) == wire
+    assert embedded.decode_filter(wire) == one
 
 
 def test_tags() -> None:
     wire = bytes.fromhex(GOLDEN["tags"]["wire"])
-    assert serf.encode_tags({"role": "web"}) == wire
-    assert serf.decode_tags(wire) == {"role": "web"}
+    assert embedded.encode_tags({"role": "web"}) == wire
+    assert embedded.decode_tags(wire) == {"role": "web"}
 
 
 def test_the_old_form_of_tags_is_a_role() -> None:
-    assert serf.decode_tags(b"db") == {"role": "db"}
+    assert embedded.decode_tags(b"db") == {"role": "db"}
 
 
 @pytest.mark.parametrize("meta", [b"\xff", b"\xff\x01", b"\xff\x81\xa1a\x01"])
 def test_tags_that_are_no_map_of_texts(meta: bytes) -> None:
     with pytest.raises(WireError):
-        serf.decode_tags(meta)
+        embedded.decode_tags(meta)
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9)
@@ -108,7 +108,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_va
 @given(st.lists(FINITE, min_size=8, max_size=8), FINITE, FINITE, FINITE)
 def test_coordinates_come_back(vec: list[float], error: float, adj: float, height: float) -> None:
     coordinate = Coordinate(tuple(vec), error, adj, height)
-    assert serf.decode_coordinate(serf.encode_coordinate(coordinate)) == coordinate
+    assert embedded.decode_coordinate(embedded.encode_coordinate(coordinate)) == coordinate
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_coordinates_come_back(vec: list[float], error: float, adj: float, heigh
         b"",
         b"\x02\x80",
         b"\x01" + pack({"Vec": [0.0] * 7}),
-        serf.encode_coordinate(Coordinate(vec=(math.nan,) * 8)),
-        serf.encode_coordinate(Coordinate(height=math.inf)),
+        embedded.encode_coordinate(Coordinate(vec=(math.nan,) * 8)),
+        embedded.encode_coordinate(Coordinate(height=math.inf)),
     ],
 )
 def test_coordinates_that_are_none(payload: bytes) -> None:
     with pytest.raises(WireError):
-        serf.decode_coordinate(payload)
+        embedded.decode_coordinate(payload)
 
 
 BAD = [
@@ -149,7 +149,7 @@ def test_bad_bytes_are_told_apart(data: bytes, kind: str) -> None:
     assert caught.value.kind == kind
 
 
-READERS = [serf.decode, serf.decode_filter, serf.decode_tags, serf.decode_coordinate]
+READERS = [serf.decode, embedded.decode_filter, embedded.decode_tags, embedded.decode_coordinate]
 
 
 @given(st.integers(0, 9), st.binary(max_size=200))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from trioserf.serf.messages import SerfPushPull
 from trioserf.swim.messages import ALIVE, PushPull
-from trioserf.wire.serf import read_push_pull
+from trioserf.wire.serf_push_pull import read_push_pull
 
 if TYPE_CHECKING:
     from trioserf.node.state import ClusterState

@@ -8,8 +8,8 @@ from trioserf.serf.coordinate import ORIGIN, Coordinate, CoordinateClient, dista
 from trioserf.swim.messages import Ack
 from trioserf.swim.tally import Tally
 from trioserf.wire import swim
+from trioserf.wire.embedded import decode_coordinate, encode_coordinate
 from trioserf.wire.errors import WireError
-from trioserf.wire.serf import decode_coordinate, encode_coordinate
 
 _log = logging.getLogger("trioserf.serf")
 

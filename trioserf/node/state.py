@@ -43,9 +43,10 @@ from trioserf.swim.messages import (
 from trioserf.swim.notices import Conflicted, Joined, Left, Recovered, Suspected, Updated
 from trioserf.swim.options import SwimOptions, any_address, any_name, valid_node_name
 from trioserf.swim.queue import FairFiller
+from trioserf.wire.embedded import encode_tags
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.serf import SERF_CODEC, encode_tags
+from trioserf.wire.serf import SERF_CODEC
 from trioserf.wire.swim import encode
 
 _log = logging.getLogger("trioserf.memberlist")

@@ -13,8 +13,8 @@ directly in a message and of plain elements, are cut out first (`split_fields`) 
 themselves (`read_list`, `read_pairs`, `read_slices`), where nothing is reserved.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final, TypeVar
 
 from msgpack import ExtraData, OutOfData, Packer, Unpacker, UnpackException, unpackb
 
@@ -35,6 +35,7 @@ U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 I64: Final = 0x7FFF_FFFF_FFFF_FFFF
 
 Fields = dict[bytes, object]
+T = TypeVar("T")
 
 
 def new_packer(*, autoreset: bool = True) -> Packer:
@@ -44,6 +45,15 @@ def new_packer(*, autoreset: bool = True) -> Packer:
 
 pack: Final[Callable[[object], bytes]] = new_packer().pack
 """Encode one value; the caller has put the keys of its maps in order."""
+
+
+def by_bytes(mapping: Mapping[str, T]) -> dict[str, T]:
+    """Put a map of texts into the order in which Go writes it."""
+    return dict(sorted(mapping.items(), key=_bytewise))
+
+
+def _bytewise(item: tuple[str, object]) -> bytes:
+    return item[0].encode("utf-8", "surrogateescape")
 
 
 def split(data: bytes, what: str) -> tuple[object, bytes]:
@@ -341,6 +351,15 @@ _KINDS = {
     list: "a list",
     dict: "a map",
 }
+
+
+def text_map(fields: Fields, what: str) -> dict[str, str]:
+    """Take a map as one of texts to texts.
+
+    Raises:
+        WireError: `field`, something in it is none.
+    """
+    return {text(key, what): text(value, what) for key, value in fields.items()}
 
 
 def _kind(value: object) -> str:

@@ -1,77 +1,61 @@
-"""The messages of the Serf layer as bytes: a type byte and a map (spec: the Serf layer).
+"""The messages of the Serf layer as bytes: a type byte and a map (spec: the Serf layer)."""
 
-Also the three things that travel inside other messages: the filters of queries, the tags in a
-member's metadata, and the network coordinate in the payload of an ack.
-"""
-
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from trioserf.serf.coordinate import DIMENSIONS, Coordinate
 from trioserf.serf.effects import Codec
 from trioserf.serf.messages import (
-    BufferedEvents,
     ConflictResponse,
     Join,
     KeyRequest,
     KeyResponse,
     Leave,
-    NodeFilter,
     Query,
     QueryResponse,
     Relay,
     SerfMessage,
     SerfPushPull,
-    TagFilter,
     UserEvent,
 )
 from trioserf.serf.options import USER_EVENT_HARD_LIMIT
+from trioserf.wire.embedded import (
+    MAX_NAMES,
+    decode_filter,
+    decode_tags,
+    encode_filter,
+)
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
     I64,
-    MAX_NAME,
     U8,
     U16,
     U32,
     U64,
-    Fields,
+    by_bytes,
     fields_of,
     flag,
     ip_address,
-    items,
     mapping,
     name,
-    number,
     octets,
     optional_ip_address,
     pack,
     read_list,
-    read_pairs,
-    read_slices,
     split,
     split_fields,
     text,
+    text_map,
     unpack_fields,
     unsigned,
 )
+from trioserf.wire.serf_push_pull import decode_push_pull, encode_push_pull
 from trioserf.wire.swim import USER
 
-MAX_MEMBERS: Final = 1_048_576
-"""Most names in a push/pull, as many as memberlist takes nodes."""
-MAX_NAMES: Final = 65_536
-"""Most names in a filter, filters of a query, or keys of a response."""
-MAX_EVENTS: Final = 65_536
-"""Most user events in a push/pull, and most Lamport times that it may tell of."""
-_MAX_SIMULTANEOUS: Final = 4096
-"""Most user events of one Lamport time in a push/pull."""
 MAX_GOSSIPED: Final = 65_507
 """Bytes of a message that is gossiped or relayed: it must fit into a packet."""
 
 LEAVE, JOIN, PUSH_PULL, USER_EVENT, QUERY, RESPONSE, CONFLICT, KEY, KEYS, RELAY = range(10)
 
-_TAGS = 255
-_COORDINATE = 1
-_NODES, _TAG = 0, 1
 _LONGEST: Final[Mapping[int, int]] = {
     LEAVE: MAX_GOSSIPED,
     JOIN: MAX_GOSSIPED,
@@ -80,10 +64,6 @@ _LONGEST: Final[Mapping[int, int]] = {
     RELAY: MAX_GOSSIPED,
 }
 """Bytes of what may also come by stream, where it could be of any length."""
-_LARGE: Final = 65_536
-"""Bytes of a push/pull's state that are worth a pause before its rows are read."""
-_PIECE: Final = 1024
-"""Rows of a push/pull read between two pauses: a millisecond's work."""
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -131,91 +111,6 @@ def _decode_user_event(data: bytes) -> UserEvent:
     )
 
 
-def _decode_push_pull(data: bytes) -> SerfPushPull:
-    reading = read_push_pull(data)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            state: SerfPushPull = end.value
-            return state
-
-
-def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
-    """Read a push/pull's state, type byte included, with pauses for others' work.
-
-    Names that no member can have are passed over: a member that believed in one shall not keep
-    us from exchanging states with it.
-
-    Yields:
-        The rows read so far, every thousand of them.
-
-    Raises:
-        WireError: it is none, or a field is not what it should be.
-    """
-    if data[:1] != b"\x02":
-        raise WireError("unknown-type", "push/pull state: expected a message of type 2")
-    fields, unread = split_fields(data[1:], "push/pull state", _PUSH_PULL_ROWS)
-    if len(data) > _LARGE:
-        yield 0
-    get, rows = fields.get, unread.get
-    ltimes: dict[str, int] = {}
-    pairs = read_pairs(rows(b"StatusLTimes", b""), "StatusLTimes", MAX_MEMBERS)
-    for count, (who, ltime) in enumerate(pairs, 1):
-        if not _is_too_long(who):
-            ltimes[text(who, "StatusLTimes name")] = unsigned(ltime, "StatusLTimes", U64)
-        if not count % _PIECE:
-            yield count
-    left: list[str] = []
-    names = read_list(rows(b"LeftMembers", b""), "LeftMembers", MAX_MEMBERS)
-    for count, who in enumerate(names, 1):
-        if not _is_too_long(who):
-            left.append(text(who, "LeftMembers"))
-        if not count % _PIECE:
-            yield len(ltimes) + count
-    events: list[BufferedEvents | None] = []
-    total = paused = 0
-    for slot in read_slices(rows(b"Events", b""), "push/pull Events", MAX_EVENTS):
-        one = _buffered_events(slot)
-        events.append(one)
-        total += 1 if one is None else 1 + len(one.events)
-        if total > MAX_EVENTS:
-            raise WireError("limit", f"push/pull Events: more than {MAX_EVENTS}")
-        if total >= paused + _PIECE:
-            paused = total
-            yield len(ltimes) + len(left) + total
-    return SerfPushPull(
-        unsigned(get(b"LTime"), "push/pull LTime", U64),
-        ltimes,
-        tuple(left),
-        unsigned(get(b"EventLTime"), "push/pull EventLTime", U64),
-        tuple(events),
-        unsigned(get(b"QueryLTime"), "push/pull QueryLTime", U64),
-    )
-
-
-_PUSH_PULL_ROWS = frozenset({b"StatusLTimes", b"LeftMembers", b"Events"})
-
-
-def _is_too_long(who: object) -> bool:
-    return type(who) is bytes and len(who) > MAX_NAME
-
-
-def _buffered_events(slot: bytes) -> BufferedEvents | None:
-    if slot == b"\xc0":
-        return None
-    get = unpack_fields(slot, "Events", max_list=min(_MAX_SIMULTANEOUS, len(slot))).get
-    return BufferedEvents(
-        unsigned(get(b"LTime"), "Events LTime", U64),
-        tuple(_name_and_payload(event) for event in items(get(b"Events"), "Events")),
-    )
-
-
-def _name_and_payload(value: object) -> tuple[str, bytes]:
-    get = fields_of(value, "Events").get
-    return text(get(b"Name"), "Events Name"), octets(get(b"Payload"), "Events Payload")
-
-
 def _decode_query(data: bytes) -> Query:
     fields, unread = split_fields(data[1:], "query", (b"Filters",))
     get = fields.get
@@ -252,7 +147,7 @@ def _decode_conflict(data: bytes) -> ConflictResponse:
         name(get(b"Name"), "member Name"),
         ip_address(get(b"Addr"), "member Addr"),
         unsigned(get(b"Port"), "member Port", U16),
-        _text_map(mapping(get(b"Tags"), "member Tags"), "member Tags"),
+        text_map(mapping(get(b"Tags"), "member Tags"), "member Tags"),
         unsigned(get(b"Status"), "member Status", U8),
         *(unsigned(get(key), f"member {key.decode()}", U8) for key in _MEMBER_VERSIONS),
     )
@@ -300,7 +195,7 @@ def _decode_relay(data: bytes) -> Relay:
 _DECODERS: Final[Mapping[int, Callable[[bytes], SerfMessage]]] = {
     LEAVE: _decode_leave,
     JOIN: _decode_join,
-    PUSH_PULL: _decode_push_pull,
+    PUSH_PULL: decode_push_pull,
     USER_EVENT: _decode_user_event,
     QUERY: _decode_query,
     RESPONSE: _decode_response,
@@ -309,59 +204,6 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], SerfMessage]]] = {
     KEYS: _decode_key_response,
     RELAY: _decode_relay,
 }
-
-
-def decode_filter(data: bytes) -> NodeFilter | TagFilter:
-    """Read one filter of a query, type byte included.
-
-    Raises:
-        WireError: `unknown-type`, or it cannot be read.
-    """
-    kind = data[0] if data else -1
-    if kind == _NODES:
-        names = read_list(data[1:], "node filter", MAX_NAMES)
-        return NodeFilter(tuple([text(one, "node filter") for one in names]))
-    if kind == _TAG:
-        get = unpack_fields(data[1:], "tag filter").get
-        return TagFilter(text(get(b"Tag"), "filter Tag"), text(get(b"Expr"), "filter Expr"))
-    raise WireError("unknown-type", f"filter of type {kind}, expected 0 or 1")
-
-
-def decode_tags(meta: bytes) -> Mapping[str, str]:
-    """Read a member's metadata as its tags; without the magic byte all of it is the role.
-
-    Raises:
-        WireError: the magic byte, but no map of texts after it.
-    """
-    if not meta.startswith(b"\xff"):
-        return {"role": text(meta, "role")}
-    return _text_map(unpack_fields(meta[1:], "tags"), "tags")
-
-
-def _text_map(fields: Fields, what: str) -> dict[str, str]:
-    return {text(key, what): text(value, what) for key, value in fields.items()}
-
-
-def decode_coordinate(payload: bytes) -> Coordinate:
-    """Read the coordinate in an ack's payload.
-
-    Raises:
-        WireError: another version, or not a coordinate of finite numbers in our dimensions.
-    """
-    if not payload.startswith(b"\x01"):
-        found = payload[0] if payload else "none"
-        raise WireError("version", f"coordinate of version {found}, expected {_COORDINATE}")
-    get = unpack_fields(payload[1:], "coordinate").get
-    coordinate = Coordinate(
-        tuple([number(part, "coordinate Vec") for part in items(get(b"Vec"), "coordinate Vec")]),
-        number(get(b"Error"), "coordinate Error"),
-        number(get(b"Adjustment"), "coordinate Adjustment"),
-        number(get(b"Height"), "coordinate Height"),
-    )
-    fault = coordinate.fault()
-    if fault is not None:
-        raise WireError("field", f"coordinate: {fault}, expected {DIMENSIONS} finite numbers")
-    return coordinate
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -378,28 +220,6 @@ def _encode_leave(message: Leave) -> bytes:
 
 def _encode_join(message: Join) -> bytes:
     return b"\x01" + pack({"LTime": message.ltime, "Node": message.node})
-
-
-def _encode_push_pull(message: SerfPushPull) -> bytes:
-    events = [
-        None
-        if slot is None
-        else {
-            "Events": [{"Name": name, "Payload": load or None} for name, load in slot.events],
-            "LTime": slot.ltime,
-        }
-        for slot in message.events
-    ]
-    return b"\x02" + pack(
-        {
-            "EventLTime": message.event_ltime,
-            "Events": events,
-            "LTime": message.ltime,
-            "LeftMembers": message.left_members,
-            "QueryLTime": message.query_ltime,
-            "StatusLTimes": _sorted(message.status_ltimes),
-        }
-    )
 
 
 def _encode_user_event(message: UserEvent) -> bytes:
@@ -456,7 +276,7 @@ def _encode_conflict(message: ConflictResponse) -> bytes:
             "ProtocolMax": message.protocol_max,
             "ProtocolMin": message.protocol_min,
             "Status": message.status,
-            "Tags": _sorted(message.tags),
+            "Tags": by_bytes(message.tags),
         }
     )
 
@@ -485,7 +305,7 @@ def _encode_relay(message: Relay) -> bytes:
 _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     Leave: _encode_leave,
     Join: _encode_join,
-    SerfPushPull: _encode_push_pull,
+    SerfPushPull: encode_push_pull,
     UserEvent: _encode_user_event,
     Query: _encode_query,
     QueryResponse: _encode_response,
@@ -494,38 +314,6 @@ _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     KeyResponse: _encode_key_response,
     Relay: _encode_relay,
 }
-
-
-def encode_filter(one: NodeFilter | TagFilter) -> bytes:
-    """Spell one filter of a query, type byte included."""
-    if isinstance(one, NodeFilter):
-        return b"\x00" + pack(one.names)
-    return b"\x01" + pack({"Expr": one.expr, "Tag": one.tag})
-
-
-def encode_tags(tags: Mapping[str, str]) -> bytes:
-    """Spell tags as a member's metadata; its length is the caller's to check."""
-    return b"\xff" + pack(_sorted(tags))
-
-
-def encode_coordinate(coordinate: Coordinate) -> bytes:
-    """Spell a coordinate as an ack's payload."""
-    return b"\x01" + pack(
-        {
-            "Adjustment": coordinate.adjustment,
-            "Error": coordinate.error,
-            "Height": coordinate.height,
-            "Vec": coordinate.vec,
-        }
-    )
-
-
-def _sorted(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(sorted(mapping.items(), key=_bytewise))
-
-
-def _bytewise(item: tuple[str, Any]) -> bytes:
-    return item[0].encode("utf-8", "surrogateescape")
 
 
 SERF_CODEC: Final = Codec(
