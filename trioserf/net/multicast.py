@@ -135,8 +135,8 @@ def _bound_to(group: Group, index: int) -> tuple[object, ...]:
 
 
 def _open(group: Group, index: int) -> socket.socket:
-    one = socket.socket(group.family, socket.SOCK_DGRAM)
-    try:
+    with ExitStack() as unfinished:
+        one = unfinished.enter_context(socket.socket(group.family, socket.SOCK_DGRAM))
         one.setblocking(False)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sys.platform != "linux" and hasattr(socket, "SO_REUSEPORT"):
@@ -150,9 +150,7 @@ def _open(group: Group, index: int) -> socket.socket:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _TTL)
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-    except BaseException:
-        one.close()
-        raise
+        unfinished.pop_all()
     return one
 
 

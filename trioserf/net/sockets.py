@@ -5,14 +5,14 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
 import trio
 from trio.abc import HalfCloseableStream
 
 from trioserf.errors import AddressError
-from trioserf.net.transport import BATCH, Datagram, SocketAddress
+from trioserf.net.transport import ANY_HOST, BATCH, Datagram, SocketAddress
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -23,7 +23,6 @@ _ATTEMPTS: Final = 50
 """Free ports to try until one is free for UDP and TCP alike."""
 _PAUSE: Final = 0.1
 """Seconds to wait when no more files can be opened."""
-_ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - looked for, not bound
 _OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED: Final = "::ffff:"
 
@@ -61,9 +60,9 @@ def _bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    tcp = socket.socket(family, socket.SOCK_STREAM)
-    udp = socket.socket(family, socket.SOCK_DGRAM)
-    try:
+    with ExitStack() as unfinished:
+        tcp = unfinished.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        udp = unfinished.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         for one in (tcp, udp):
             one.setblocking(False)
             if family == socket.AF_INET6:
@@ -73,10 +72,7 @@ def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
         udp.bind((host, tcp.getsockname()[1]))
         tcp.listen(_BACKLOG)
         _enlarge(udp)
-    except BaseException:
-        tcp.close()
-        udp.close()
-        raise
+        unfinished.pop_all()
     return tcp, udp
 
 
@@ -167,18 +163,16 @@ class SocketTransport:
             OSError: nobody listens there, or there is no way.
         """
         family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
-        tcp = trio.socket.socket(family, socket.SOCK_STREAM)
-        try:
+        with ExitStack() as unfinished:
+            tcp = unfinished.enter_context(trio.socket.socket(family, socket.SOCK_STREAM))
             host = self._address[0]
-            if host not in _ANY_HOST and (":" in host) == (":" in to[0]):
+            if host not in ANY_HOST and (":" in host) == (":" in to[0]):
                 # Leave the choice of the port to connect(): many may share one then.
                 if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):
                     tcp.setsockopt(socket.SOL_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
                 await tcp.bind((host, 0))
             await tcp.connect(to)
-        except BaseException:
-            tcp.close()
-            raise
+            unfinished.pop_all()
         return trio.SocketStream(tcp)
 
     async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:

@@ -4,7 +4,7 @@ The real one is in `sockets`; the simulator has a twin. Addresses are pairs of a
 text (no brackets) and a port.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from trio.abc import HalfCloseableStream
 
@@ -13,6 +13,8 @@ Datagram = tuple[bytes, SocketAddress]
 
 BATCH = 64
 """Datagrams that are given at once, at most."""
+ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - looked for, not bound
+"""Hosts that stand for all addresses of a machine."""
 
 
 class Transport(Protocol):

@@ -56,17 +56,15 @@ async def _probe_next(keeper: Keeper, streams: Streams) -> float | None:
             await trio.sleep_forever()
         if not acked.is_set():
             by_stream = await _second_chance(keeper, streams, probe, acked)
-    except BaseException:
+        if not acked.is_set():
+            await keeper.ask(
+                lambda state, now: state.finish_probe(
+                    lambda: state.detector.finish(probe, now, by_stream=by_stream), now
+                )
+            )
+    finally:
         keeper.state.detector.forget(probe)
-        raise
-    if acked.is_set():
-        return took or trio.current_time() - probe.started
-    await keeper.ask(
-        lambda state, now: state.finish_probe(
-            lambda: state.detector.finish(probe, now, by_stream=by_stream), now
-        )
-    )
-    return trio.current_time() - probe.started
+    return took or trio.current_time() - probe.started
 
 
 async def _second_chance(
