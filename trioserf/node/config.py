@@ -13,7 +13,13 @@ from trioserf.errors import ConfigError
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.options import SerfOptions
 from trioserf.swim.address import Address
-from trioserf.swim.options import MAX_MEMBERS, valid_node_name
+from trioserf.swim.options import (
+    MAX_MEMBERS,
+    SwimOptions,
+    any_address,
+    any_name,
+    valid_node_name,
+)
 from trioserf.swim.timing import LAN, Timing
 
 DEFAULT_PORT: Final = 7946
@@ -164,6 +170,36 @@ class NodeConfig:
             return any(ip in network for network in networks)
 
         return admits
+
+
+def swim_options(config: NodeConfig, room: int) -> SwimOptions:
+    """Give membership its part of a configuration.
+
+    Args:
+        config: the whole.
+        room: bytes of the longest broadcast that fits into a packet.
+    """
+    return SwimOptions(
+        lha_probe=config.lha_probe,
+        lha_suspicion=config.lha_suspicion,
+        buddy=config.buddy,
+        dead_node_reclaim_time=config.dead_node_reclaim_time,
+        allowed=config.admits or any_address,
+        validate_name=valid_node_name if config.validate_node_names else any_name,
+        largest_broadcast=room,
+        max_members=config.max_members,
+    )
+
+
+def serf_options(config: NodeConfig, room: int) -> SerfOptions:
+    """Give Serf's layer its part of a configuration (as `swim_options`)."""
+    return attrs.evolve(
+        config.serf,
+        packet_size=room,
+        gossip_interval=config.timing.gossip_interval,
+        retransmit_mult=config.timing.retransmit_mult,
+        max_members=config.max_members,
+    )
 
 
 def _check_address(key: str, address: Address, *, least_port: int) -> None:

@@ -10,10 +10,8 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 
-import attrs
-
 from trioserf.errors import TooLarge
-from trioserf.node.config import NodeConfig
+from trioserf.node.config import NodeConfig, serf_options, swim_options
 from trioserf.node.detector import Detector
 from trioserf.node.faults import Faults
 from trioserf.node.merging import Merge, read_state
@@ -41,7 +39,6 @@ from trioserf.swim.messages import (
     UserMessage,
 )
 from trioserf.swim.notices import Conflicted, Joined, Left, Recovered, Suspected, Updated
-from trioserf.swim.options import SwimOptions, any_address, any_name, valid_node_name
 from trioserf.swim.queue import FairFiller
 from trioserf.wire.embedded import encode_tags
 from trioserf.wire.errors import WireError
@@ -123,23 +120,16 @@ class ClusterState:
             timing=config.timing,
             rng=rng,
             encode=encode,
-            options=_swim_options(config, room),
+            options=swim_options(config, room),
         )
         self.tally = membership.tally
         self._received_bytes = self.tally.counter("memberlist.udp.received")
-        options = attrs.evolve(
-            config.serf,
-            packet_size=room,
-            gossip_interval=config.timing.gossip_interval,
-            retransmit_mult=config.timing.retransmit_mult,
-            max_members=config.max_members,
-        )
         self.serf = SerfState(
             config.name,
             address,
             codec=SERF_CODEC,
             rng=rng,
-            options=options,
+            options=serf_options(config, room),
             has_answerer=has_answerer,
             keys=keys,
             tally=self.tally,
@@ -403,16 +393,3 @@ class ClusterState:
                 case _:  # refused: the table has logged it
                     pass
         notices.clear()
-
-
-def _swim_options(config: NodeConfig, room: int) -> SwimOptions:
-    return SwimOptions(
-        lha_probe=config.lha_probe,
-        lha_suspicion=config.lha_suspicion,
-        buddy=config.buddy,
-        dead_node_reclaim_time=config.dead_node_reclaim_time,
-        allowed=config.admits or any_address,
-        validate_name=valid_node_name if config.validate_node_names else any_name,
-        largest_broadcast=room,
-        max_members=config.max_members,
-    )
