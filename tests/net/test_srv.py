@@ -276,5 +276,5 @@ def test_the_heavier_tend_to_be_first_and_all_are_there() -> None:
 
 
 def test_dnspython_is_imported_for_services_alone() -> None:
-    code = "import sys, trioserf.node.node, trioserf.net.resolver; sys.exit('dns' in sys.modules)"
+    code = "import sys, trioserf.node, trioserf.net.resolver; sys.exit('dns' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """The Trio tasks of one member: keeper, probe, suspicion, gossip, anti-entropy, upkeep."""
 
 from trioserf.node.config import NodeConfig
-from trioserf.node.node import Node, Phase, open_node
+from trioserf.node.node import Node, Phase
+from trioserf.node.opening import open_node
 
 __all__ = ["Node", "NodeConfig", "Phase", "open_node"]

@@ -1,4 +1,4 @@
-"""Changing this node's keyring when the cluster asks for it (spec: key management).
+"""This node's keys: changing them when the cluster asks for it (spec: key management).
 
 A change counts at once. Its answer waits until the file has it, and says so if that failed. The
 file is written by a task of its own: a slow disk must not keep the state's owner from answering
@@ -12,10 +12,12 @@ from typing import Final
 import attrs
 import trio
 
+from trioserf.errors import ConfigError
 from trioserf.node.keeper import Keeper
 from trioserf.serf.internal import KeyAction, Later, no_keyring
 from trioserf.serf.keyring import Keyring, KeyringError, dump_keyring, format_key
 from trioserf.serf.messages import KeyResponse
+from trioserf.wire.crypto import Sealer
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -72,6 +74,27 @@ class KeyDesk:
         self._send.send_nowait(_Change(action, dump_keyring(keyring), later))
         return later
 
+    def protect(
+        self,
+        sealer: Sealer,
+        keyring: Keyring | None,
+        *,
+        verify_incoming: bool,
+        verify_outgoing: bool,
+    ) -> None:
+        """Change how gossip is protected (see `Node.protect`).
+
+        Raises:
+            ConfigError: there are keys already, which change by key queries only.
+        """
+        if keyring is not None:
+            if self.keyring is not None:
+                raise ConfigError("there is a keyring already; change it by key queries")
+            self.keyring = sealer.keyring = keyring
+        sealer.verify_incoming = verify_incoming
+        sealer.verify_outgoing = verify_outgoing
+        warn_of_plaintext(sealer)
+
     async def save_changes(self, keeper: Keeper) -> None:
         """Write each change to the file, in order, and then answer it; until cancelled.
 
@@ -92,3 +115,13 @@ class KeyDesk:
 def _failed(action: KeyAction, why: str) -> KeyResponse:
     _log.error("could not %s a key: %s", action, why)
     return KeyResponse(False, why)
+
+
+def warn_of_plaintext(sealer: Sealer) -> None:
+    """Say so where there are keys which do not protect what they could."""
+    if not sealer.enabled:
+        return
+    if not sealer.verify_outgoing:
+        _log.warning("there are keys, but what is sent is not encrypted (verify_outgoing is off)")
+    if not sealer.verify_incoming:
+        _log.warning("there are keys, but plaintext is accepted (verify_incoming is off)")

@@ -17,7 +17,8 @@ import trio
 from trioserf.errors import AddressError, JoinFailed, Leaving, NameConflict
 from trioserf.net.resolver import Service
 from trioserf.node.config import NodeConfig
-from trioserf.node.node import Node, open_node
+from trioserf.node.node import Node
+from trioserf.node.opening import open_node
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.snapshot import Clocks
