@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trioserf.errors import AddressError
 
-_SERVICE = re.compile(r"_[^._]+(-[^._]+)*\._[^._]+\.[^.].*")
+_SERVICE = re.compile(r"_[^._]+\._[^._]+\.[^.].*")
 
 
 class JoinTarget(NamedTuple):
