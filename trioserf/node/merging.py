@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from trioserf.serf.messages import SerfPushPull
 from trioserf.swim.messages import ALIVE, PushPull
-from trioserf.wire.serf_push_pull import read_push_pull
+from trioserf.wire.serf_push_pull import decode_push_pull, read_push_pull
 
 if TYPE_CHECKING:
     from trioserf.node.state import ClusterState
@@ -35,13 +35,7 @@ def reading_state(data: bytes) -> Generator[int, None, SerfPushPull | None]:
 
 def read_state(data: bytes) -> SerfPushPull | None:
     """Read the state of Serf's layer in a push/pull, in one go (as `reading_state`)."""
-    reading = reading_state(data)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            state: SerfPushPull | None = end.value
-            return state
+    return decode_push_pull(data) if data else None
 
 
 class Merge:
