@@ -14,7 +14,8 @@ from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.keyring import Keyring
 from trioserf.sim.network import Link, Network
-from trioserf.swim.messages import Ping
+from trioserf.swim.messages import Ping, UserMessage
+from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim import encode
@@ -128,6 +129,29 @@ async def test_keys_that_are_there_are_not_replaced(
         await nodes["a"].protect(verify_incoming=False, verify_outgoing=False)
         assert "plaintext is accepted (verify_incoming is off)" in caplog.text
         assert "is not encrypted (verify_outgoing is off)" in caplog.text
+
+
+async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: MockClock) -> None:
+    async with open_nodes("a") as nodes:
+        node = nodes["a"]
+        spell = node._joining._streams._encoded
+
+        def opens(key: bytes) -> bool:
+            decoder = StreamCodec(keyring=Keyring([key])).decoder()
+            try:
+                return decoder.feed(spell(b"news")) == UserMessage(b"news")
+            except WireError:
+                return False
+
+        assert not opens(A)
+        await node.protect(Keyring([A]), verify_outgoing=False)
+        assert not opens(A)
+        await node.protect()
+        assert opens(A)
+        for action in ("install", "use"):
+            assert (await node.keys(action, B)).failure is None
+        assert opens(B)
+        assert not opens(A)
 
 
 async def test_a_key_query_changes_keys_that_came_later(autojump_clock: MockClock) -> None:

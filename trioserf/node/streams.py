@@ -60,7 +60,6 @@ class Streams:
         self._has_calmed = Wake()
         self.guests = Guests(config.max_streams, config.stream_memory, self._has_calmed)
         self._transport = transport
-        self._keyring = config.keyring
         self._spell = lru_cache(_SPELLED)(self._spelled)
         self._timeout = config.timing.tcp_timeout
         self._brief = min(config.timing.tcp_timeout, config.timing.probe_timeout)
@@ -165,10 +164,10 @@ class Streams:
 
     def _encoded(self, message: bytes) -> bytes:
         """Spell a message, which mostly goes to many members one after the other, once."""
-        return self._spell(message, 0 if self._keyring is None else self._keyring.version)
+        return self._spell(message, self._keeper.state.sealer.sealed_with)
 
-    def _spelled(self, message: bytes, keys_version: int) -> bytes:
-        del keys_version  # what was sealed with an older key is not for those who never had it
+    def _spelled(self, message: bytes, sealed_with: int | None) -> bytes:
+        del sealed_with  # what was sealed with an older key is not for those who never had it
         return self.codec.encode_user_message(message)
 
     # --- in ---

@@ -98,6 +98,12 @@ class Sealer:
         """Whether what is sent gets encrypted."""
         return self.keyring is not None and self.verify_outgoing and bool(self._refresh())
 
+    @property
+    def sealed_with(self) -> int | None:
+        """The version of the keys that what is sent is encrypted with; None if it is not."""
+        keyring = self.keyring
+        return keyring.version if keyring is not None and self.seals else None
+
     def seal(self, plain: bytes, associated: bytes) -> bytes:
         """Encrypt with the primary key (version 1).
 
