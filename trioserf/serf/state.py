@@ -339,10 +339,11 @@ class SerfState:
         # Those who left come first, with a later time than they had there: an intent about them
         # that we have heard already must not keep us from believing it. But whom the failure
         # detector holds for alive after this exchange has come back since; the other side has
-        # not heard of it yet. Taken for leaving, it would be so until a later join.
+        # not heard of it yet. Taken for leaving, it would be so until a later join. The same goes
+        # for whom we do not know: when we hear that it lives, it has come back.
         left = set(state.left_members)
         for count, name in enumerate(state.left_members, 1):
-            if name == self.name or not lives(name):
+            if name == self.name or (name in self._table.records and not lives(name)):
                 self._intents.on_leave(Leave(_after(state.status_ltimes.get(name, 0)), name), now)
             if not count % _PIECE:
                 now = yield
