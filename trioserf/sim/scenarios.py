@@ -45,10 +45,11 @@ async def mass_join(world: World) -> None:
 
 
 async def rolling_restart(world: World) -> None:
-    """One after the other is restarted, some of them with a leave before, some without."""
+    """One after the other is restarted, half of them with a leave before, half without."""
     ids = await _formed(world, 8)
+    polite = world.rng.sample(ids, len(ids) // 2)
     for member in ids:
-        if world.rng.random() < 0.5:
+        if member in polite:
             await world.leave(member)
         else:
             await world.crash(member)
