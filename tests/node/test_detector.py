@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from tests.node.stage import LATENCY, Peer, Stage, stage
 from trioserf.node.detector import MAX_RELAYS
 from trioserf.serf.coordinate import ORIGIN
-from trioserf.swim.messages import Ack, IndirectPing, Message, Nack, Ping
+from trioserf.swim.messages import Ack, Dead, IndirectPing, Message, Nack, Ping
 from trioserf.wire.embedded import decode_coordinate
 
 HERE = bytes((10, 0, 1, 1))
@@ -70,6 +70,24 @@ async def test_the_answer_goes_where_the_ping_says(autojump_clock: MockClock) ->
         await second.hears(Ack, 1, skip=1)
         assert [ack.seq_no for ack in first.got(Ack)] == [1]
         assert [ack.seq_no for ack in second.got(Ack)] == [2, 3]
+
+
+@pytest.mark.parametrize("witness", ["p", "other"], ids=["left", "failed"])
+async def test_who_is_gone_for_us_hears_so_when_it_pings(
+    autojump_clock: MockClock, witness: str
+) -> None:
+    async with stage() as s:
+        peer = s.peer("p")
+        peer.send(peer.alive())
+        peer.send(Ping(1, "us", HERE, 7946, "p"))
+        await peer.hears(Ack, 1)
+        assert peer.got(Dead) == []
+        peer.send(Dead(1, "p", witness))
+        await trio.sleep(25)  # until nobody gossips about it any more
+        heard = len(peer.got(Dead))
+        peer.send(Ping(2, "us", HERE, 7946, "p"))
+        dead = await peer.hears(Dead, 1, skip=heard)
+        assert dead == Dead(1, "p", "p" if witness == "p" else "us")
 
 
 # --- pings for others ---

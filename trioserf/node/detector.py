@@ -17,7 +17,7 @@ from trioserf.node.outgoing import Outgoing, understands_crc
 from trioserf.node.places import Places
 from trioserf.swim.address import Address, address_of, packed
 from trioserf.swim.membership import Membership
-from trioserf.swim.messages import SUSPECT, Ack, IndirectPing, Nack, Ping, Suspect
+from trioserf.swim.messages import LEFT, SUSPECT, Ack, Dead, IndirectPing, Nack, Ping, Suspect
 from trioserf.swim.record import Record
 from trioserf.wire.swim import encode
 
@@ -174,7 +174,13 @@ class Detector:
     # --- what comes in ---
 
     def take_ping(self, ping: Ping, source: Address) -> None:
-        """Answer a ping, if it is for us."""
+        """Answer a ping, if it is for us; tell who pings us if we take it for gone.
+
+        Who comes back at its old incarnation is not believed by those who know of its end. It
+        would learn of that with some push/pull, and be taken for failed where such news comes
+        first; told at once, it refutes (as a suspect does that is told with the ping: Lifeguard,
+        section IV-C).
+        """
         if ping.node and ping.node != self._name:
             _log.warning("ping for %r, but this is %r; from %s", ping.node, self._name, source)
             return
@@ -182,6 +188,10 @@ class Detector:
         if ping.source_port and ping.source_addr:
             to = address_of(ping.source_addr, ping.source_port)
         self._outgoing.send(self._places.ack(ping.seq_no), to)
+        pinger = self._membership.records.get(ping.source_node)
+        if pinger is not None and pinger.is_gone and pinger.name != self._name:
+            witness = pinger.name if pinger.state is LEFT else self._name
+            self._outgoing.send(encode(Dead(pinger.incarnation, pinger.name, witness)), to)
 
     def take_indirect_ping(self, request: IndirectPing, source: Address, now: float) -> None:
         """Ping a member for somebody else."""
