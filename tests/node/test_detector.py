@@ -78,6 +78,7 @@ async def test_who_is_gone_for_us_hears_so_when_it_pings(
 ) -> None:
     async with stage() as s:
         peer = s.peer("p")
+        await s.known("q")
         peer.send(peer.alive())
         peer.send(Ping(1, "us", HERE, 7946, "p"))
         await peer.hears(Ack, 1)
