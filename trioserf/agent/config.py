@@ -11,29 +11,20 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NewType, get_args
+from typing import Any, Final
 
 import attrs
-import cattrs
-from cattrs.errors import (
-    ClassValidationError,
-    ForbiddenExtraKeysError,
-    IterableValidationError,
-    IterableValidationNote,
-)
-from cattrs.v import format_exception
 
 from trioserf.agent.durations import parse_duration
+from trioserf.agent.structuring import Addresses, Seconds, Tags, Texts, kind_name, structurer
 from trioserf.errors import ConfigError
 
 _log = logging.getLogger("trioserf.agent")
 
-Seconds = NewType("Seconds", float)
-"""A duration: text with units in a file, seconds here."""
-Addresses = NewType("Addresses", tuple)  # type: ignore[type-arg]
-"""One address, or a list of them."""
-
 DEFAULT_RPC_ADDR: Final = "127.0.0.1:7373"
+_RPC_ADDR: Final = Addresses((DEFAULT_RPC_ADDR,))
+_RETRY_INTERVAL: Final = Seconds(30.0)
+_BROADCAST_TIMEOUT: Final = Seconds(5.0)
 HANDLER_QUEUE: Final = 1024
 """Events that wait for one script: a join that replays brings those of 512 times at a stroke."""
 LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
@@ -43,9 +34,6 @@ SETUP_FAILED: Final = "Failed to setup the Serf agent"
 _LEAST_RETRY: Final = 1.0
 _LEAST_BROADCAST: Final = 1.0
 _COMMAND_LINE: Final = "command line"
-
-Tags = dict[str, str]
-Texts = list[str]
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -80,7 +68,7 @@ class AgentConfig:
     log_level: str = "INFO"
     profile: str = "lan"
     protocol: int = 5
-    rpc_addr: Addresses = Addresses((DEFAULT_RPC_ADDR,))
+    rpc_addr: Addresses = _RPC_ADDR
     rpc_auth: str = attrs.field(default="", repr=False)
     event_handlers: Texts = attrs.field(factory=list)
     start_join: Texts = attrs.field(factory=list)
@@ -96,7 +84,7 @@ class AgentConfig:
     syslog_facility: str = "LOCAL0"
     retry_join: Texts = attrs.field(factory=list)
     retry_max_attempts: int = 0
-    retry_interval: Seconds = Seconds(30.0)
+    retry_interval: Seconds = _RETRY_INTERVAL
     rejoin_after_leave: bool = False
     enable_compression: bool = True
     statsite_addr: str = ""
@@ -104,7 +92,7 @@ class AgentConfig:
     query_response_size_limit: int | None = None
     query_size_limit: int | None = None
     user_event_size_limit: int | None = None
-    broadcast_timeout: Seconds = Seconds(5.0)
+    broadcast_timeout: Seconds = _BROADCAST_TIMEOUT
     validate_node_names: bool = False
 
     syslog_path: str = ""
@@ -192,18 +180,19 @@ class Sources:
             ConfigError: a file that cannot be read, or faults, each with its source, key and what
                 was expected.
         """
+        structured = structurer(AgentConfig)
         merged: dict[str, Any] = {}
         faults: list[str] = []
         for source, values in self._objects():
             try:
-                _structured(values)
+                structured(values)
             except ConfigError as error:
                 faults += [f"{source}: {line}" for line in str(error).splitlines()]
             else:
                 _lay_over(merged, values)
         if faults:
             raise ConfigError("\n".join(faults))
-        return _checked(_structured(merged), warn)
+        return _checked(structured(merged), warn)
 
     def _objects(self) -> Iterable[tuple[str, dict[str, Any]]]:
         for path in self._paths():
@@ -236,7 +225,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}; expected a JSON object") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object, not {_kind(values)}")
+        raise ConfigError(f"{path}: expected a JSON object, not {kind_name(values)}")
     return values
 
 
@@ -260,120 +249,6 @@ def _says_nothing(key: str, value: Any) -> bool:
     if isinstance(value, str) and key in _SERF_DURATIONS:
         return parse_duration(value) == 0
     return value in ("", 0, False)
-
-
-# --- from JSON to values ---
-
-_KINDS: Final = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
-
-
-def _kind(value: object) -> str:
-    return _KINDS.get(type(value), type(value).__name__)
-
-
-def _strict(kind: type) -> Any:
-    def structure(value: object, _: object) -> object:
-        if type(value) is not kind:
-            raise ValueError(f"expected {_KINDS[kind]}, not {_kind(value)}")
-        return value
-
-    return structure
-
-
-def _seconds(value: object, _: object) -> float:
-    if not isinstance(value, str):
-        raise ValueError(f'expected a duration such as "30s", not {_kind(value)}')  # noqa: TRY004
-    try:
-        seconds = parse_duration(value)
-    except ValueError:
-        raise ValueError(f'expected a duration such as "30s", not {value!r}') from None
-    if seconds < 0:
-        raise ValueError(f"expected a duration of 0s or more, not {value!r}")
-    return seconds
-
-
-def _addresses(value: object, _: object) -> tuple[str, ...]:
-    several = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str) and one for one in several):
-        raise ValueError("expected an address such as 127.0.0.1:7373, or a list of them")
-    return tuple(several)
-
-
-def _list_of_texts(value: object, _: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"expected a list of texts, not {_kind(value)}")
-    return value
-
-
-def _object_of_texts(value: object, _: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004 - a fault of a file
-            f"expected an object of texts, not {_kind(value)}"
-        )
-    for name, text in value.items():
-        if not isinstance(text, str):
-            raise ValueError(  # noqa: TRY004
-                f"expected text for {name!r}, not {_kind(text)}"
-            )
-    return value
-
-
-def _optional(hook: Any) -> Any:
-    return lambda value, kind: None if value is None else hook(value, kind)
-
-
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    for kind in (bool, int, float, str):
-        converter.register_structure_hook(kind, _strict(kind))
-    converter.register_structure_hook_func(lambda t: t is Seconds, _seconds)
-    converter.register_structure_hook_func(
-        lambda t: Seconds in get_args(t) and type(None) in get_args(t), _optional(_seconds)
-    )
-    converter.register_structure_hook_func(lambda t: t is Addresses, _addresses)
-    converter.register_structure_hook_func(lambda t: t == Texts, _list_of_texts)
-    converter.register_structure_hook_func(lambda t: t == Tags, _object_of_texts)
-    return converter
-
-
-def _structured(values: Mapping[str, Any]) -> AgentConfig:
-    try:
-        return _converter().structure(values, AgentConfig)
-    except ClassValidationError as error:
-        raise ConfigError("\n".join(_faults(error))) from None
-
-
-def _faults(error: BaseException, path: str = "") -> Iterable[str]:
-    """Tell every fault of a nest of validation errors as `key: what was expected`."""
-    if isinstance(error, ClassValidationError | IterableValidationError):
-        with_notes, others = error.group_exceptions()
-        for inner, note in with_notes:
-            key = note.index if isinstance(note, IterableValidationNote) else note.name
-            yield from _faults(inner, f"{path}.{key}" if path else str(key))
-        for inner in others:
-            yield from _faults(inner, path)
-    elif isinstance(error, ForbiddenExtraKeysError):
-        for key in sorted(error.extra_fields):
-            yield f"{path}.{key}: unknown key" if path else f"{key}: unknown key{_similar(key)}"
-    else:
-        text = str(error) if type(error) is ValueError else format_exception(error, None)
-        yield f"{path}: {text}"
-
-
-def _similar(key: str) -> str:
-    import difflib
-
-    names = [field.name for field in attrs.fields(AgentConfig)]
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]}?" if close else "; expected one of those of AgentConfig"
 
 
 # --- what values must be ---
