@@ -29,7 +29,7 @@ def test_the_program_lists_its_commands() -> None:
 @pytest.mark.parametrize("line", ["-h", "-help", "--help"])
 def test_help_is_no_error(line: str) -> None:
     printed = ran([line])
-    assert (printed.code, printed.out, printed.err) == (0, program_usage(), "")
+    assert (printed.code, printed.out, printed.err) == (0, program_usage() + "\n", "")
 
 
 @pytest.mark.parametrize("line", ["members -h", "-h members", "members x --help -nosuch"])

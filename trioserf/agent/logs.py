@@ -135,7 +135,7 @@ class Logs(logging.Handler):
 
     def __init__(self, level: str, stream: TextIO) -> None:
         super().__init__()
-        self._level = self._written_from = LEVELS[level]
+        self._level = LEVELS[level]
         self._stream = stream
         self._held: list[LogLine] | None = []
         self._remembered: deque[LogLine] = deque(maxlen=REMEMBERED)
@@ -144,7 +144,7 @@ class Logs(logging.Handler):
 
     def set_level(self, level: str) -> None:
         """Write lines of this level and above from now on."""
-        self._level = self._written_from = LEVELS[level]
+        self._level = LEVELS[level]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record of `logging` in."""
@@ -162,7 +162,6 @@ class Logs(logging.Handler):
         if record.levelno >= self._level:
             for mirror in self._mirrors:
                 mirror(line)
-        if record.levelno >= self._written_from:
             if self._held is None:
                 self._write(line)
             else:
@@ -208,9 +207,9 @@ class Logs(logging.Handler):
             self._stream.write(line.text + "\n")
             self._stream.flush()
         except OSError:
-            # A full disk or a closed terminal: the line is still remembered, and nobody could
-            # be told there.
-            self._written_from = logging.CRITICAL + 1
+            # A full disk or a closed terminal: the line is remembered, and could be told nowhere
+            # else. The next one may find room.
+            return
 
 
 def spare_details() -> None:

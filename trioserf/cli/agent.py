@@ -251,7 +251,7 @@ def agent(
     }
     overrides = given(**overrides)
     if role:
-        out.line("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
+        out.notice("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
         overrides.setdefault("tags", {}).setdefault("role", role)
     if disable_compression:
         overrides["enable_compression"] = False

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 from trioserf.cli.golang import bytes_of, go_json
@@ -34,10 +34,18 @@ class Misuse(Exception):
     """Words that make no command: the usage text follows."""
 
 
+class OutputLost(OSError):
+    """Output that cannot be written, as on a full disk.
+
+    Where only its reader has gone, it is a BrokenPipeError instead.
+    """
+
+
 class Out:
     """Standard output of one command; `json` says that the user wants JSON.
 
-    Text may hold surrogate escapes, which are written as the bytes that they stand for.
+    Text may hold surrogate escapes, which are written as the bytes that they stand for. Whatever
+    writes raises OutputLost or BrokenPipeError if it cannot, `notice` excepted.
     """
 
     def __init__(self, stream: BinaryIO | None = None, *, json: bool = False) -> None:
@@ -49,6 +57,11 @@ class Out:
         if not self.json:
             self.write(bytes_of(text) + b"\n")
 
+    def notice(self, text: str = "") -> None:
+        """Write a line if that is possible: of an agent, which goes on without a reader."""
+        with suppress(OSError):
+            self.line(text)
+
     def record(self, record: Any, *, indent: int | None = 2) -> None:
         """Write a JSON document; nothing where text is wanted."""
         if self.json:
@@ -56,8 +69,13 @@ class Out:
 
     def write(self, data: bytes) -> None:
         """Write bytes."""
-        self.stream.write(data)
-        self.stream.flush()
+        try:
+            self.stream.write(data)
+            self.stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(error.errno, error.strerror) from error
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO, NoReturn
 
 from trioserf.cli.argv import FlagError, Invocation, parse, split
-from trioserf.cli.commands import COMMANDS, Command, flags, similar
-from trioserf.cli.golang import bytes_of
-from trioserf.cli.output import FAILED, Failure, Misuse, Out
+from trioserf.cli.commands import COMMANDS, PROGRAM, Command, flags, similar
+from trioserf.cli.output import FAILED, Failure, Misuse, Out, OutputLost
 
 NO_COMMAND = 127
 """Exit code without a command, or with an unknown one."""
@@ -19,6 +18,7 @@ _COMPLETION = ("--install-completion", "--show-completion")
 
 def main() -> NoReturn:
     """Run the program with the arguments of this process, and end it."""
+    _open_closed_streams()
     words = sys.argv[1:]
     if "_TRIOSERF_COMPLETE" in os.environ or (words and words[0] in _COMPLETION):
         from trioserf.cli.app import app
@@ -28,20 +28,31 @@ def main() -> NoReturn:
         code = run(words, sys.stdout.buffer, sys.stderr.buffer)
     except BrokenPipeError:
         code = BROKEN_PIPE
-    except KeyboardInterrupt:
-        # Die of the signal itself, so that shells and their loops see an interruption.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-        code = 128 + signal.SIGINT
+    except OutputLost as error:
+        Out(sys.stderr.buffer).notice(f"{PROGRAM}: cannot write: {error.strerror}")
+        code = FAILED
     _end(code)
 
 
+def _open_closed_streams() -> None:
+    """Open standard streams that are closed, to nowhere: a socket may get their numbers else."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w"))  # noqa: SIM115, PTH123 - for good
+
+
 def _end(code: int) -> NoReturn:
-    """End the process; a pipe that nobody reads any more shall not be complained about."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """End the process; output that could not be written was told already, or concerns nobody."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 
@@ -64,14 +75,13 @@ def run(
     command = COMMANDS.get(asked.command)
     if command is None:
         return _without_command(asked, stdout, stderr)
-    from_usage = stderr if asked.stray else stdout
-    if asked.stray:
-        text = f"Invalid flags before the command: {asked.stray[0]}\n\n"
-        stderr.write(bytes_of(text))
     if asked.help or asked.stray:
         from trioserf.cli.usage import command_usage
 
-        from_usage.write(bytes_of(command_usage(command) + "\n"))
+        told = Out(stderr if asked.stray else stdout)
+        if asked.stray:
+            told.line(f"Invalid flags before the command: {asked.stray[0]}\n")
+        told.line(command_usage(command))
         return FAILED if asked.stray else 0
     return run_command(command, asked.words, stdout, stderr, env)
 
@@ -80,12 +90,13 @@ def _without_command(asked: Invocation, stdout: BinaryIO, stderr: BinaryIO) -> i
     from trioserf.cli.usage import program_usage
 
     if asked.help and not asked.command:
-        stdout.write(bytes_of(program_usage()))
+        Out(stdout).line(program_usage())
         return 0
+    told = Out(stderr)
     if asked.command:
         hint = similar(asked.command, list(COMMANDS))
-        stderr.write(bytes_of(f"no such command: {asked.command}{hint}\n\n"))
-    stderr.write(bytes_of(program_usage()))
+        told.line(f"no such command: {asked.command}{hint}\n")
+    told.line(program_usage())
     return NO_COMMAND
 
 
@@ -129,9 +140,8 @@ def misused(command: Command, message: str, out: Out, stderr: BinaryIO | None) -
     if out.json:
         out.record(Failure(message or "nothing to do", "usage").record)
         return FAILED
-    if stderr is not None:
-        stderr.write(bytes_of(message + "\n" if message else ""))
-        stderr.flush()
+    if message and stderr is not None:
+        Out(stderr).line(message)
     elif message:
         out.line(message + "\n")
     arrow = "==> " if command.name == "agent" else ""

@@ -1,6 +1,5 @@
 """Running the agent as a program: banner, signals, exit codes (spec: signals)."""
 
-import contextlib
 import logging
 import signal
 import sys
@@ -42,7 +41,7 @@ def serve(out: Out, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
     """
     sources = Sources(paths, overrides)
     try:
-        config = sources.load(lambda text: out.line(f"==> Warning: {text}"))
+        config = sources.load(lambda text: out.notice(f"==> Warning: {text}"))
         _tell_address(out, config)
     except TrioserfError as error:
         raise Failure(_arrows(str(error)), "bad_config") from error
@@ -65,7 +64,7 @@ def _tell_address(out: Out, config: AgentConfig) -> None:
     if config.interface:
         host = bind_address(config).host
         if host != split_bind(config.bind, "bind")[0]:
-            _say(out, f"==> Using interface '{config.interface}' address '{host}'")
+            out.notice(f"==> Using interface '{config.interface}' address '{host}'")
 
 
 @contextmanager
@@ -102,23 +101,23 @@ def _leaves(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
 
 
 async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) -> int:
-    _say(out, "==> Starting Serf agent...")
+    out.notice("==> Starting Serf agent...")
     with trio.open_signal_receiver(*_HEARD) as signals:
         async with open_agent(config, logs) as agent:
-            _say(out, "==> Starting Serf agent RPC...")
+            out.notice("==> Starting Serf agent RPC...")
             async with open_control(
                 agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.tally
             ) as control:
-                _say(out, "==> Serf agent running!")
+                out.notice("==> Serf agent running!")
                 for label, value in _banner(agent, control):
-                    _say(out, f"{label:>31}: {value}")
+                    out.notice(f"{label:>31}: {value}")
                     if label == "Bind addr" and config.advertise:
                         # Serf does not align this one.
-                        _say(out, f"    Advertise addr: '{agent.node.address}'")
+                        out.notice(f"    Advertise addr: '{agent.node.address}'")
                 await _start_join(out, agent)
-                _say(out)
-                _say(out, "==> Log data will now stream in as it occurs:")
-                _say(out)
+                out.notice()
+                out.notice("==> Log data will now stream in as it occurs:")
+                out.notice()
                 settle()
                 logs.open_gate()
                 code = await _Ending(out, agent, sources).wait(signals)
@@ -129,12 +128,6 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
     if agent.failure:
         raise Failure(_arrows(agent.failure), "failed")
     return code
-
-
-def _say(out: Out, line: str = "") -> None:
-    """Tell whoever reads the banner, if that is still anybody: its end must not be ours."""
-    with contextlib.suppress(OSError):
-        out.line(line)
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
@@ -161,9 +154,9 @@ async def _start_join(out: Out, agent: Agent) -> None:
     config = agent.config
     if not config.start_join:
         return
-    _say(out, f"==> Joining cluster...(replay: {_truth(config.replay_on_join)})")
+    out.notice(f"==> Joining cluster...(replay: {_truth(config.replay_on_join)})")
     joined = await agent.join(config.start_join, replay=config.replay_on_join)
-    _say(out, f"    Join completed. Synced with {joined} initial agents")
+    out.notice(f"    Join completed. Synced with {joined} initial agents")
 
 
 class _Ending:
@@ -197,12 +190,12 @@ class _Ending:
             elif number == signal.SIGUSR1:
                 dump(self._agent)
             else:
-                _say(self._out, f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
+                self._out.notice(f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
                 if self._leaving or not self._graceful(number):
                     self._end(1)
                     return
                 self._leaving = True
-                _say(self._out, "==> Gracefully shutting down agent...")
+                self._out.notice("==> Gracefully shutting down agent...")
                 nursery.start_soon(self._leave)
 
     def _graceful(self, number: int) -> bool:
@@ -219,14 +212,14 @@ class _Ending:
         self._end(1 if deadline.cancelled_caught else 0)
 
     async def _reload(self) -> None:
-        _say(self._out, "==> Caught signal: hangup")
-        _say(self._out, "==> Reloading configuration...")
+        self._out.notice("==> Caught signal: hangup")
+        self._out.notice("==> Reloading configuration...")
         _log.info("Reloading configuration...")
         try:
             await self._agent.reload(self._sources.load())
         except TrioserfError as error:
             _log.error("the configuration stays as it was: %s", error)
-            _say(self._out, "==> Failed to reload configs")
+            self._out.notice("==> Failed to reload configs")
         else:
             _log.info("Configuration reloaded")
 

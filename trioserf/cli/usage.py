@@ -16,7 +16,7 @@ def program_usage() -> str:
     lines = [f"Usage: {PROGRAM} [--version] [--help] <command> [<args>]", ""]
     lines.append("Available commands are:")
     lines += [f"    {one.name:<{widest}}    {one.summary}" for one in COMMANDS.values()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def command_usage(command: Command) -> str:
