@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, Self
 
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -49,14 +50,13 @@ class JsonSession(Session):
         Raises:
             ControlError: also `disconnected` or `protocol` when no JSON is spoken there.
         """
-        session = cls(Line(address, timeout))
-        try:
+        with ExitStack() as unfinished:
+            session = cls(Line(address, timeout))
+            unfinished.callback(session.close)
             if auth:
                 session._ask("auth", {"key": auth}, timeout)
             session._ask("handshake", wait=timeout)
-        except BaseException:
-            session.close()
-            raise
+            unfinished.pop_all()
         return session
 
     def members(

@@ -8,6 +8,7 @@ read holds back its own requests and streams and nobody else; when a write makes
 import hmac
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from typing import Any
@@ -32,7 +33,6 @@ MAX_IN_FLIGHT = 256
 """Requests of one connection that may wait at a time; the next is not read before one ends."""
 MAX_STREAMS = 128
 """Open streams of one connection."""
-
 
 END: Any = object()
 """What a stream gives after its last item."""
@@ -114,7 +114,7 @@ class Slot:
         return END
 
 
-class Connection:
+class Connection(ABC):
     """The part that both framings share. They implement `take`, which is fed what is read.
 
     `ending`: nothing more is read, replies are still written. `gone`: nothing can be written.
@@ -144,9 +144,9 @@ class Connection:
         self._room = trio.Event()
         self._nursery: trio.Nursery
 
+    @abstractmethod
     async def take(self, data: bytes) -> bool:
         """Handle bytes from the client; tell whether a request is begun but not complete."""
-        raise NotImplementedError
 
     def input_ended(self) -> None:
         """The client has said its last: end what has no end of its own."""

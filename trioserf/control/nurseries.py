@@ -10,6 +10,8 @@ def transparent() -> Iterator[None]:
 
     For nurseries that belong to a context manager: the tasks in them are its own, so what comes
     out is nearly always what the caller's block raised, and callers want to catch that by type.
+    Several that come together stay a group: nothing is lost. Trio's own way, a nursery with
+    `strict_exception_groups=False`, is deprecated since Trio 0.25.
     """
     try:
         yield

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, Self
 
 import msgpack
@@ -61,17 +62,19 @@ class RpcSession(Session):
         cls, address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
     ) -> Self:
         """Connect and greet; arguments and errors as `session.connect_any`."""
-        session = cls(Line(address, timeout))
-        try:
-            session._ask("handshake", {"Version": 1}, timeout)
-            if auth:
-                session._ask("auth", {"AuthKey": auth}, timeout)
-        except ControlError as error:
-            session.close()
-            if error.code == "disconnected":
-                text = f"what answers at {address} is no agent"
-                raise ControlError("protocol", text) from None
-            raise
+        with ExitStack() as unfinished:
+            session = cls(Line(address, timeout))
+            unfinished.callback(session.close)
+            try:
+                session._ask("handshake", {"Version": 1}, timeout)
+                if auth:
+                    session._ask("auth", {"AuthKey": auth}, timeout)
+            except ControlError as error:
+                if error.code == "disconnected":
+                    text = f"what answers at {address} is no agent"
+                    raise ControlError("protocol", text) from None
+                raise
+            unfinished.pop_all()
         return session
 
     def members(
