@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import closing, suppress
 
+import own_python  # noqa: F401 - first
 import msgpack
 from bench_wire import PROGRAMS, invented, one_agent, take_in
 

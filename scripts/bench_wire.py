@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import own_python  # noqa: F401 - first
+
 from trioserf.control.errors import ControlError
 from trioserf.control.rpc_client import RpcSession
 from trioserf.serf.messages import SerfPushPull
