@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,30 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 def test_a_syslog_that_is_not_there(options: list[str], text: str) -> None:
     code, told = start("--syslog", *options)
     assert (code, "==> Syslog setup failed: " in told, text in told) == (1, True, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "module", "extra"),
+    [
+        ("metrics_addr=127.0.0.1:9", "prometheus_client", "prometheus"),
+        ("metrics_addr=127.0.0.1:9", "h11", "prometheus"),
+        ("discover=demo", "dns", "mdns"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(setting: str, module: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from trioserf.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "agent", f"--bind={HOST}:0", f"--set={setting}"],
+        capture_output=True, timeout=30, check=False, cwd=ROOT, text=True,
+    )  # fmt: skip
+    key = setting.partition("=")[0]
+    told = f"==> {key}: the module {module} is missing; it comes with"
+    assert (done.returncode, told in done.stdout, f"'trioserf[{extra}]'" in done.stdout) == (
+        1,
+        True,
+        True,
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_discovery_on_an_interface_that_is_not_there() -> None:

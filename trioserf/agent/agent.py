@@ -15,6 +15,7 @@ import trio
 
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
+from trioserf.agent.extras import needed_for
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.keyring_file import KeyringFile
@@ -217,7 +218,12 @@ async def open_agent(
     if path is not None:
         replayed = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
     keyring_file = KeyringFile(files, config.keyring_file)
+    sinks: list[Sink] = [*senders]
     async with AsyncExitStack() as stack:
+        if config.metrics_addr:
+            with needed_for("metrics_addr", "prometheus"):
+                from trioserf.agent.prometheus import open_page
+            sinks.append(await stack.enter_async_context(open_page(config.metrics_addr)))
         opening = open_node(
             told,
             resolver=SystemResolver(config.dns_servers),
@@ -229,11 +235,6 @@ async def open_agent(
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        sinks: list[Sink] = [*senders]
-        if config.metrics_addr:
-            from trioserf.agent.prometheus import open_page
-
-            sinks.append(await stack.enter_async_context(open_page(config.metrics_addr)))
         metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
         stack.enter_context(node.watch(metrics.record))
         for sender in senders:
@@ -255,8 +256,8 @@ async def open_agent(
         agent = Agent(config, node, logs, running, writer, metrics, keyring_file)
         await nursery.start(running.run)
         if config.discover:
-            from trioserf.agent.discovery import open_discovery
-
+            with needed_for("discover", "mdns"):
+                from trioserf.agent.discovery import open_discovery
             found = partial(agent.join, replay=config.replay_on_join)
             discovery = stack.enter_context(open_discovery(config, node, found))
             nursery.start_soon(discovery.run)

@@ -1,7 +1,8 @@
 """Finding members by multicast DNS, and being found (spec: mDNS).
 
 Every minute we ask for the cluster's members. Whoever is new is joined, together with all others
-that answer before there was a pause. Questions of others are answered all the time.
+that answer before there was a pause. Questions of others are answered all the time. It needs
+dnspython, which comes with `pip install 'trioserf[mdns]'`.
 """
 
 import logging
@@ -11,6 +12,7 @@ from typing import Final
 
 import trio
 
+from trioserf.agent import mdns
 from trioserf.agent.config import AgentConfig
 from trioserf.errors import AddressError, ConfigError, JoinFailed, Leaving
 from trioserf.net.multicast import Speaker, open_speakers
@@ -48,9 +50,6 @@ class Discovery:
     """
 
     def __init__(self, cluster: str, node: Node, join: Join, speakers: Sequence[Speaker]) -> None:
-        from trioserf.agent import mdns
-
-        self._mdns = mdns
         self._node = node
         self._join = join
         self._speakers = speakers
@@ -74,7 +73,7 @@ class Discovery:
             nursery.cancel_scope.cancel()
 
     async def _ask(self) -> None:
-        data = self._mdns.question(self._service)
+        data = mdns.question(self._service)
         due = trio.current_time()
         while True:
             faults = {}
@@ -94,7 +93,7 @@ class Discovery:
         """Answer questions."""
         while True:
             try:
-                data, source = await speaker.answering.recvfrom(self._mdns.LARGEST)
+                data, source = await speaker.answering.recvfrom(mdns.LARGEST)
                 answer = self._instance.answer(data, source[1])
                 if answer is None:
                     continue
@@ -102,7 +101,7 @@ class Discovery:
                     await speaker.send(answer.data)
                 else:
                     await speaker.send_to(answer.data, source)
-            except self._mdns.MdnsError as error:
+            except mdns.MdnsError as error:
                 _log.debug("no question: %s", error)
             except OSError as error:
                 _log.debug("a question was lost: %s", error)
@@ -112,9 +111,9 @@ class Discovery:
         """Pass on who is new among those who answer us."""
         while True:
             try:
-                data, source = await speaker.asking.recvfrom(self._mdns.LARGEST)
-                addresses = self._mdns.found(self._service, data)
-            except self._mdns.MdnsError as error:
+                data, source = await speaker.asking.recvfrom(mdns.LARGEST)
+                addresses = mdns.found(self._service, data)
+            except mdns.MdnsError as error:
                 _log.debug("no answer: %s", error)
                 continue
             except OSError as error:
@@ -172,16 +171,9 @@ def open_discovery(config: AgentConfig, node: Node, join: Join) -> Iterator[Disc
     """Prepare discovery as configured; its sockets are open while the block lasts.
 
     Raises:
-        ConfigError: it cannot be started.
+        ConfigError: no socket can be opened, or the cluster's name fits no name of DNS.
     """
     chosen = config.mdns
-    try:
-        import dns  # noqa: F401 - only to see whether it is there
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "discover: the package dnspython is missing; it comes with pip install"
-            " 'trioserf[mdns]'"
-        ) from error
     with ExitStack() as stack:
         opening = open_speakers(
             interface=chosen.interface or config.interface,

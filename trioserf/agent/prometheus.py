@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
+import h11
 import trio
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
 from trioserf.agent.metrics import Report
 from trioserf.agent.statsd import split_address
-from trioserf.errors import AddressError, ConfigError
+from trioserf.errors import AddressError
 from trioserf.swim.tally import Count
 
 _log = logging.getLogger("trioserf.agent")
@@ -62,12 +65,6 @@ class Page:
 
     def collect(self) -> Iterator[Any]:
         """Give the families of metrics; prometheus_client calls this."""
-        from prometheus_client.core import (
-            CounterMetricFamily,
-            GaugeMetricFamily,
-            SummaryMetricFamily,
-        )
-
         for name, value in self._gauges.items():
             yield GaugeMetricFamily(name, name, value=value)
         families: dict[str, Any] = {}
@@ -83,8 +80,6 @@ class Page:
 
     def text(self) -> bytes:
         """Give the page."""
-        from prometheus_client import CollectorRegistry, generate_latest
-
         registry = CollectorRegistry()
         registry.register(self)
         return bytes(generate_latest(registry))
@@ -103,18 +98,10 @@ async def open_page(address: str) -> AsyncIterator[Page]:
     """Serve `http://ADDRESS/metrics` while the block lasts.
 
     Raises:
-        ConfigError: no address, or the libraries are missing.
+        ConfigError: no address.
         AddressError: it cannot be listened on.
     """
     host, port = split_address(address, "metrics_addr")
-    try:
-        import h11  # noqa: F401 - only to see whether it is there
-        import prometheus_client  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"metrics_addr: the package {error.name} is missing; it comes with pip install"
-            " 'trioserf[prometheus]'"
-        ) from error
     page = Page()
     limiter = trio.Semaphore(_AT_ONCE)
     try:
@@ -146,8 +133,6 @@ async def _serve(page: Page, limiter: trio.Semaphore, stream: trio.SocketStream)
 
 
 async def _answer(page: Page, stream: trio.SocketStream) -> None:
-    import h11
-
     connection = h11.Connection(h11.SERVER)
     try:
         request = await _request(connection, stream)
@@ -180,8 +165,6 @@ async def _answer(page: Page, stream: trio.SocketStream) -> None:
 
 async def _request(connection: Any, stream: trio.SocketStream) -> Any:
     """Read the head of a request; None if none comes."""
-    import h11
-
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:

@@ -88,14 +88,12 @@ class SystemResolver:
             AddressError: it is nowhere, or dnspython, which asks for it, is not installed.
         """
         try:
-            import dns  # noqa: F401 - only to see whether it is there
+            from trioserf.net.srv import find_services
         except ModuleNotFoundError as error:
             raise AddressError(
                 f"service {name!r}: the package dnspython is missing; it comes with"
                 " pip install 'trioserf[srv]'"
             ) from error
-        from trioserf.net.srv import find_services
-
         return await find_services(name, self._dns_servers)
 
 
