@@ -40,7 +40,8 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             "leave_on_terminate": "false",
             "retry_interval": "1x",
             "tags": {"a": 1},
-            "mdns": {"disable_ipv4": 1},
+            "mdns": {"disable_ipv4": 1, "zzz": 1},
+            "zzz": 1,
             "start_join": "host",
         },
     )
@@ -50,6 +51,8 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         f"{path}: {fault}"
         for fault in (
             "nod_name: unknown key; did you mean node_name?",
+            "zzz: unknown key; no key is spelled like it",
+            "mdns.zzz: unknown key; expected interface, disable_ipv4, disable_ipv6",
             "protocol: expected a whole number, not a number",
             "leave_on_terminate: expected true or false, not text",
             "retry_interval: expected a duration such as \"30s\", not '1x'",

@@ -5,7 +5,7 @@ or it is a fault. The types beyond those of JSON have hooks of their own.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NewType, TypeVar, cast, get_args
+from typing import Any, Final, NewType, TypeVar, get_args
 
 import attrs
 import cattrs
@@ -29,6 +29,8 @@ Addresses = NewType("Addresses", tuple[str, ...])
 Tags = dict[str, str]
 Texts = list[str]
 
+_LISTED: Final = 8
+"""So many keys are worth naming to somebody who has named another one."""
 _KINDS: Final = {
     bool: "true or false",
     int: "a whole number",
@@ -122,41 +124,42 @@ def structurer(kind: type[T]) -> Callable[[Mapping[str, Any]], T]:
         The function. It raises ConfigError with a line for every fault, each with its key.
     """
     converter = _converter()
-    names = [field.name for field in attrs.fields(cast("Any", kind))]
 
     def structured(values: Mapping[str, Any]) -> T:
         try:
             return converter.structure(values, kind)
         except ClassValidationError as error:
-            lines = _faults(error, names, kind.__name__)
-            raise ConfigError("\n".join(lines)) from None
+            raise ConfigError("\n".join(_faults(error))) from None
 
     return structured
 
 
-def _faults(error: BaseException, names: Sequence[str], of: str, path: str = "") -> Iterable[str]:
+def _faults(error: BaseException, path: str = "") -> Iterable[str]:
     """Tell every fault of a nest of validation errors as `key: what was expected`."""
     if isinstance(error, ClassValidationError | IterableValidationError):
         with_notes, others = error.group_exceptions()
         for inner, note in with_notes:
             key = note.index if isinstance(note, IterableValidationNote) else note.name
-            yield from _faults(inner, names, of, f"{path}.{key}" if path else str(key))
+            yield from _faults(inner, f"{path}.{key}" if path else str(key))
         for inner in others:
-            yield from _faults(inner, names, of, path)
+            yield from _faults(inner, path)
     elif isinstance(error, ForbiddenExtraKeysError):
+        names = [field.name for field in attrs.fields(error.cl)]
         for key in sorted(error.extra_fields):
-            yield (
-                f"{path}.{key}: unknown key"
-                if path
-                else f"{key}: unknown key{_similar(key, names, of)}"
-            )
+            above = f"{path}." if path else ""
+            yield f"{above}{key}: unknown key; {_instead(key, names)}"
     else:
         text = str(error) if type(error) is ValueError else format_exception(error, None)
         yield f"{path}: {text}"
 
 
-def _similar(key: str, names: Sequence[str], of: str) -> str:
+def _instead(key: str, names: Sequence[str]) -> str:
+    """Say what was perhaps meant, or what there is."""
     import difflib
 
     close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of those of {of}"
+    if close:
+        return f"did you mean {close[0]}?"
+    if len(names) <= _LISTED:
+        return f"expected {', '.join(names)}"
+    return "no key is spelled like it"

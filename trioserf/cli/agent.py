@@ -306,7 +306,8 @@ def set_keys(overrides: Overrides, settings: Iterable[str]) -> None:
         path, equals, text = setting.partition("=")
         *above, key = path.split(".")
         if not equals or not key:
-            raise Failure(f"==> Error: Invalid setting: '{setting}'", "bad_request")
+            text = f"==> Error: Invalid setting: '{setting}' (expected KEY=VALUE)"
+            raise Failure(text, "bad_request")
         place = overrides
         for name in above:
             place = place.setdefault(name, {})
