@@ -108,15 +108,11 @@ class Metrics:
         wall: WallClock = local_now,
     ) -> None:
         self._node = node
-        self._sinks = [*sinks]
+        self._sinks = sinks
         self._gauge_prefix = f"{_SERVICE}.{_plain(host)}." if host else f"{_SERVICE}."
         self._wall = wall
         self._grown: dict[str, int] = {}
         self._steps: deque[_Step] = deque(maxlen=_REMEMBERED)
-
-    def add_sink(self, sink: Sink) -> None:
-        """Give reports to one more sink."""
-        self._sinks.append(sink)
 
     def record(self, event: Event) -> None:
         """Count what happens to members; to be called with every event of the node."""
@@ -135,13 +131,14 @@ class Metrics:
     def collect(self) -> None:
         """Collect what was counted since the last time."""
         counters, samples = self._node.tally.collect()
-        for name, total in self._growing().items():
+        stats = self._node.stats()
+        for name, total in self._growing(stats).items():
             if grown := total - self._grown.get(name, 0):
                 counters[name] = Count()
                 counters[name].add(grown)
                 self._grown[name] = total
         report = Report(
-            self._gauges(),
+            self._gauges(stats),
             self._gauge_prefix,
             {f"{_SERVICE}.{_plain(name)}": count for name, count in counters.items()},
             {f"{_SERVICE}.{_plain(name)}": values for name, values in samples.items()},
@@ -155,19 +152,20 @@ class Metrics:
         self._step()
         return "".join(step.text() for step in list(self._steps)[:-1])
 
-    def _growing(self) -> dict[str, int]:
-        grown = {"serf.member.flap": int(self._node.stats()["flaps"])}
+    def _growing(self, stats: Mapping[str, Any]) -> dict[str, int]:
+        grown = {"serf.member.flap": int(stats["flaps"])}
         for name, count in self._node.dropped().items():
             grown[f"trioserf.dropped.{name}"] = count
         return grown
 
-    def _gauges(self) -> dict[str, float]:
+    @staticmethod
+    def _gauges(stats: Mapping[str, Any]) -> dict[str, float]:
         collections = sum(one["collections"] for one in gc.get_stats())
         return {
             "runtime.num_goroutines": trio.lowlevel.current_statistics().tasks_living,
             "runtime.sys_bytes": _resident(),
             "runtime.total_gc_runs": collections,
-            "memberlist.health.score": self._node.stats()["health_score"],
+            "memberlist.health.score": stats["health_score"],
         }
 
     def _step(self) -> "_Step":

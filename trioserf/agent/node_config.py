@@ -1,6 +1,5 @@
 """From an agent's configuration to its node's: profile, limits, addresses, keys."""
 
-import binascii
 import ipaddress
 import socket
 from pathlib import Path
@@ -13,12 +12,11 @@ from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
 from trioserf.net.own_address import interface_addresses
 from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
-from trioserf.serf.keyring import Keyring, KeyringError
+from trioserf.serf.keyring import Keyring, KeyringError, parse_key
 from trioserf.serf.options import SerfOptions
 from trioserf.swim.address import Address
 from trioserf.swim.timing import PROFILES, Timing
 
-_KEY_SIZES: Final = (16, 24, 32)
 _NODE_KEYS: Final = (
     "dead_node_reclaim_time",
     "inbox_depth",
@@ -105,8 +103,8 @@ def start_keyring(config: AgentConfig) -> Keyring | None:
     if not config.encrypt_key:
         return None
     try:
-        return Keyring([decoded_key(config.encrypt_key)])
-    except (KeyringError, ValueError) as error:
+        return Keyring([parse_key(config.encrypt_key)])
+    except KeyringError as error:
         raise ConfigError(f"Invalid encryption key: {error}") from None
 
 
@@ -117,21 +115,6 @@ def _setup_keyring(config: AgentConfig) -> Keyring | None:
         if not config.keyring_file:
             raise
         raise ConfigError(f"{SETUP_FAILED}: {error}") from error
-
-
-def decoded_key(text: str) -> bytes:
-    """Decode a key.
-
-    Raises:
-        ValueError: not base64, or another length than 16, 24 or 32 bytes.
-    """
-    try:
-        key = binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("expected base64 (see trioserf keygen)") from None
-    if len(key) not in _KEY_SIZES:
-        raise ValueError(f"it has {len(key)} bytes, expected 16, 24 or 32")
-    return key
 
 
 # --- addresses ---

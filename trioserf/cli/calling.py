@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from trioserf.control.session import AgentSession
 
 
+PING = "_serf_ping"
+"""A query that every agent acknowledges and none answers."""
+
+
 def connect(address: str, auth: str) -> "RpcSession":
     """Connect over Serf's RPC, which both Serf's agents and ours speak.
 

@@ -4,14 +4,13 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+from trioserf.cli.calling import PING
 from trioserf.cli.columns import columns
 from trioserf.cli.output import Failure, Out, reason_of
 from trioserf.control.errors import ControlError
 from trioserf.control.records import KeyReport, MemberInfo, QueryAck, QueryRecord
 from trioserf.control.session import Action
 
-PING = "_serf_ping"
-"""A query that every agent acknowledges and none answers."""
 SILENT = "no answer"
 FAILED = "failed"
 _STEPS: Mapping[Action, tuple[str, str, str]] = {

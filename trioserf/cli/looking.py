@@ -4,16 +4,13 @@ from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Annotated, Any, NamedTuple
 
-from trioserf.cli.calling import connect
+from trioserf.cli.calling import PING, connect
 from trioserf.cli.flags import Format, Option, OurFormat, RpcAddr, RpcAuth
 from trioserf.cli.golang import quote, sorted_keys
 from trioserf.cli.output import FAILED, Failure, Misuse, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
 from trioserf.control.records import QueryAck
-
-PING = "_serf_ping"
-"""A query that every agent acknowledges and none answers."""
 
 HINTS = (
     "Packets of the gossip may get lost on the way. Things to look at:",

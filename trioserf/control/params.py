@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from trioserf.control.errors import ControlError
+from trioserf.serf.keyring import KEY_SIZES
 
 Check = Callable[[object, str], Any]
 """Takes a value and its path, gives the value to use, or raises `bad_request`."""
@@ -123,7 +124,7 @@ def sequence(value: object, path: str) -> int | float | str:
 def key(value: object, path: str) -> bytes:
     """Accept an encryption key in base64: 16, 24 or 32 bytes."""
     decoded = base64_bytes(value, path)
-    if len(decoded) not in (16, 24, 32):
+    if len(decoded) not in KEY_SIZES:
         raise bad_request(f"{path}: expected a key of 16, 24 or 32 bytes, got {len(decoded)}")
     return decoded
 
