@@ -103,6 +103,7 @@ async def test_requests_of_all_kinds() -> None:
         assert answer.startswith(b"HTTP/1.1 404 ")
         answer = await ask(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
         assert answer.startswith(b"HTTP/1.1 405 ")
+        assert b"\r\nAllow: GET, HEAD\r\n" in answer
         assert await ask(port, b"\xff\x00\r\n\r\n") == b""
         assert await ask(port, b"GET " + b"x" * 100_000) == b""
         # It is still there after all that.

@@ -153,6 +153,8 @@ async def _answer(page: Page, stream: trio.SocketStream) -> None:
         ("Content-Length", str(len(body))),
         ("Connection", "close"),
     ]
+    if status == 405:
+        headers.append(("Allow", "GET, HEAD"))
     data = connection.send(h11.Response(status_code=status, headers=headers)) or b""
     if request.method != b"HEAD":
         data += connection.send(h11.Data(data=body)) or b""
