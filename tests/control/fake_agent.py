@@ -22,7 +22,6 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
-from trioserf.control.ports import KeyAction
 from trioserf.errors import (
     InvalidQuery,
     JoinFailed,
@@ -36,6 +35,7 @@ from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter, compiled
+from trioserf.serf.internal import KeyAction
 from trioserf.serf.member import Member
 from trioserf.serf.messages import Status
 from trioserf.swim.address import Address

@@ -25,6 +25,9 @@ _PAUSE: Final = 5.0
 _WITHIN: Final = 5.0
 """Seconds that connecting or sending may take."""
 
+_CLEAN: Final = {ord(bad): "_" for bad in ": \n\r|"}
+"""What would end a name, or its line."""
+
 Address = tuple[str, int]
 
 
@@ -66,11 +69,7 @@ def packets(report: Report) -> Iterator[bytes]:
 
 
 def _clean(name: str) -> str:
-    """Take out of a name what would end it, or its line."""
     return name.translate(_CLEAN)
-
-
-_CLEAN: Final = {ord(bad): "_" for bad in ": \n\r|"}
 
 
 class MetricsSender:

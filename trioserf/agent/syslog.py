@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from logging.handlers import SysLogHandler
 from typing import Final
 
@@ -32,6 +32,11 @@ _PRIORITIES: Final = {
     "ERR": SysLogHandler.LOG_ERR,
 }
 """One step lower than the names suggest, as with Serf."""
+_MONTHS: Final = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
+"""In English, whatever language this machine speaks."""
 _LONGEST: Final = 32 * 1024
 """Bytes of a line; the kernel would refuse a datagram that is much longer."""
 
@@ -101,13 +106,9 @@ class Syslog:
     def _spelled(self, line: LogLine) -> bytes:
         priority = self._facility | _PRIORITIES[line.level]
         at = time.localtime(line.time.timestamp())
-        stamp = f"{_MONTHS.split()[at.tm_mon - 1]} {at.tm_mday:2} {time.strftime('%H:%M:%S', at)}"
+        stamp = f"{_MONTHS[at.tm_mon - 1]} {at.tm_mday:2} {time.strftime('%H:%M:%S', at)}"
         text = f"<{priority}>{stamp} {TAG}[{os.getpid()}]: {line.source}: {line.message}"
         return text.encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
-
-
-_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
-"""In English, whatever language this machine speaks."""
 
 
 @contextmanager
@@ -127,15 +128,11 @@ def open_syslog(facility: str, paths: Sequence[str] = PATHS) -> Iterator[Syslog]
             f"Syslog setup failed: invalid syslog facility: {facility}; expected one of"
             f" {' '.join(FACILITIES)}"
         )
-    syslog = Syslog(number, paths)
-    try:
-        syslog.connect()
-    except OSError as error:
-        raise ConfigError(
-            f"Syslog setup failed: {error}: nobody listens at {', '.join(paths)}"
-        ) from None
-    try:
+    with closing(Syslog(number, paths)) as syslog:
+        try:
+            syslog.connect()
+        except OSError as error:
+            raise ConfigError(
+                f"Syslog setup failed: {error}: nobody listens at {', '.join(paths)}"
+            ) from None
         yield syslog
-    finally:
-        with suppress(OSError):
-            syslog.close()

@@ -14,7 +14,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import trio
@@ -42,6 +42,7 @@ from trioserf.control.replies import (
     member_of,
     query_record_of,
 )
+from trioserf.control.session import Action
 from trioserf.errors import AddressError
 
 Record = dict[str, Any]
@@ -179,9 +180,7 @@ class AgentClient:
         tags: dict[str, str] = (await self._ask("tags", request))["tags"]
         return tags
 
-    async def keys(
-        self, action: Literal["install", "use", "remove", "list"], key: str | None = None
-    ) -> KeyReport:
+    async def keys(self, action: Action, key: str | None = None) -> KeyReport:
         """Install, use, remove or list keys (in base64) on every member.
 
         Raises:

@@ -12,21 +12,23 @@ from typing import Any
 import attrs
 import trio
 
+from trioserf.agent.logs import LEVELS
 from trioserf.control import params, render
 from trioserf.control.coalescing import Coalesced
 from trioserf.control.errors import ControlError
 from trioserf.control.params import PAYLOAD, Param, Params
 from trioserf.control.patterns import MemberFilter
-from trioserf.control.ports import Agent, KeyAction, KeyResult, WallClock
+from trioserf.control.ports import Agent, KeyResult, WallClock
 from trioserf.node.hub import Answerer
 from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.coordinate import Coordinate, distance
 from trioserf.serf.filters import EventFilter
+from trioserf.serf.internal import KeyAction
 from trioserf.serf.member import Member
 
 STREAM_BUFFER = 1024
 """Records kept for one stream whose client is slow; enough for a burst, small enough to hold."""
-LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
+LOG_LEVELS = tuple(LEVELS)
 
 Items = AbstractAsyncContextManager["Receive"]
 Receive = Callable[[], Awaitable[Any]]

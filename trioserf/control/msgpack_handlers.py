@@ -10,10 +10,11 @@ from trioserf.control import params as checks
 from trioserf.control.errors import ControlError
 from trioserf.control.gotexts import base64_fault, join_fault
 from trioserf.control.msgpack_fields import Body, Reader, pack
-from trioserf.control.ports import Agent, KeyAction
+from trioserf.control.ports import Agent
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
 from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
+from trioserf.serf.internal import KeyAction
 
 BODIES: Mapping[str, Mapping[str, Reader]] = {
     "handshake": {"Version": fields.number(-(2**31), 2**31 - 1)},

@@ -6,7 +6,7 @@ The real agent satisfies these protocols as it is; so does the twin that the tes
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -15,11 +15,11 @@ from trioserf.serf.collecting import QueryResult
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event
 from trioserf.serf.filters import EventFilter
+from trioserf.serf.internal import KeyAction
 from trioserf.serf.member import Member
 
 ItemT_co = TypeVar("ItemT_co", covariant=True)
 
-KeyAction = Literal["install", "use", "remove", "list"]
 WallClock = Callable[[], datetime]
 """Gives the time of day, aware of its zone; used only in records for users."""
 
