@@ -5,8 +5,8 @@ import os
 import platform
 import random
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -204,11 +204,7 @@ async def open_agent(
         AddressError: an address that cannot be bound or advertised.
         NameConflict: another member has our name, and the majority sides with it.
     """
-    senders = [
-        MetricsSender(kind, split_address(getattr(config, key), key))
-        for kind, key in (("statsite", "statsite_addr"), ("statsd", "statsd_addr"))
-        if getattr(config, key)
-    ]
+    senders = _metrics_senders(config)
     files = files or DiskFiles()
     rng = rng or random.Random()
     told = node_config(config)
@@ -255,6 +251,31 @@ async def open_agent(
         )
         agent = Agent(config, node, logs, running, writer, metrics, keyring_file)
         await nursery.start(running.run)
+        stack.enter_context(_joining(agent, replayed, rng, nursery))
+        yield agent
+
+
+def _metrics_senders(config: AgentConfig) -> list[MetricsSender]:
+    """Make those that send metrics away (raises ConfigError)."""
+    servers = {"statsite": config.statsite_addr, "statsd": config.statsd_addr}
+    return [
+        MetricsSender(kind, split_address(address, f"{kind}_addr"))
+        for kind, address in servers.items()
+        if address
+    ]
+
+
+@contextmanager
+def _joining(
+    agent: Agent, replayed: Replayed, rng: random.Random, nursery: trio.Nursery
+) -> Iterator[None]:
+    """Find others in all the ways that are configured, in tasks of this nursery.
+
+    Raises:
+        ConfigError: discovery cannot be started.
+    """
+    config, node = agent.config, agent.node
+    with ExitStack() as stack:
         if config.discover:
             with needed_for("discover", "mdns"):
                 from trioserf.agent.discovery import open_discovery
@@ -264,7 +285,7 @@ async def open_agent(
         nursery.start_soon(_rejoin, node, replayed, rng)
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
-        yield agent
+        yield
 
 
 async def _rejoin(node: Node, replayed: Replayed, rng: random.Random) -> None:

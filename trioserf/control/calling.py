@@ -15,7 +15,15 @@ _BUFFER = 16_384
 
 
 class Line:
-    """A connected socket whose faults are ControlErrors."""
+    """A connected socket whose faults are ControlErrors.
+
+    Args:
+        address: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`.
+        timeout: seconds to connect, and to wait until `wait` says otherwise.
+
+    Raises:
+        ControlError: `unreachable`.
+    """
 
     def __init__(self, address: str, timeout: float) -> None:
         self.address = address
@@ -35,7 +43,11 @@ class Line:
         self._timeout = timeout
 
     def send(self, data: bytes) -> None:
-        """Write all of it."""
+        """Write all of it.
+
+        Raises:
+            ControlError: `timeout`, `disconnected`.
+        """
         try:
             self._socket.settimeout(self._timeout)
             self._socket.sendall(data)
