@@ -15,11 +15,12 @@ from contextlib import suppress
 from typing import Final
 
 from trioserf.serf.asking import Asking, Question
-from trioserf.serf.clock import LAST_TIME, LamportClock, is_newer
+from trioserf.serf.clock import LamportClock
 from trioserf.serf.collecting import AskedQuery, QueryResult
 from trioserf.serf.conflict import NameConflicts
 from trioserf.serf.effects import Codec, Direct, Effects, Order, Spread
 from trioserf.serf.events import Event, QueryReceived
+from trioserf.serf.exchanges import Exchanges
 from trioserf.serf.intents import Intents
 from trioserf.serf.internal import KeyHandler, no_keyring
 from trioserf.serf.member import Member
@@ -46,10 +47,6 @@ from trioserf.swim.tally import Tally
 
 _log = logging.getLogger("trioserf.serf")
 
-_PIECE: Final = 512
-"""Names or events of a push/pull taken in at once: a few milliseconds' work."""
-_FRESH: Final = 8
-"""Large events of a push/pull that are news to us and, as we take it, to the others as well."""
 _GOSSIPED_OFTEN: Final = frozenset({3, 4})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
@@ -124,6 +121,9 @@ class SerfState:
             to_ourselves=lambda response, now: self._asking.take(response, now),
             has_answerer=has_answerer,
             keys=keys,
+        )
+        self._exchanges = Exchanges(
+            table, self._intents, self._user_events, self._queries, self._outbox, codec
         )
         self._asking = Asking(
             table, self.query_clock, codec=codec, options=options, rng=rng, tally=tally
@@ -295,14 +295,7 @@ class SerfState:
 
     def local_state(self) -> SerfPushPull:
         """Give our half of a push/pull."""
-        return SerfPushPull(
-            self.clock.time,
-            {name: record.status_ltime for name, record in self._table.records.items()},
-            tuple(self._table.left),
-            self.event_clock.time,
-            self._user_events.buffered(),
-            self.query_clock.time,
-        )
+        return self._exchanges.local_state()
 
     def merge_remote_state(
         self, state: SerfPushPull, *, join: bool, ignore_events: bool, now: float
@@ -322,76 +315,8 @@ class SerfState:
         ignore_events: bool,
         lives: Callable[[str], bool] = _unknown,
     ) -> Generator[None, float, None]:
-        """Take in the other half of a push/pull, piece by piece (spec: push/pull merge).
-
-        The generator waits for the instant of each of its steps to be sent to it, the first too,
-        and takes in up to 512 names or events in a step.
-
-        Args:
-            state: what the other member sent.
-            join: whether the exchange is somebody's join.
-            ignore_events: whether user events from before our join are none of our business.
-            lives: whether a member is alive for all that the failure detector knows, after it
-                has taken in its part of the same exchange.
-        """
-        now = yield
-        self._merge_clocks(state)
-        # Those who left come first, with a later time than they had there: an intent about them
-        # that we have heard already must not keep us from believing it. But whom the failure
-        # detector holds for alive after this exchange has come back since; the other side has
-        # not heard of it yet. Taken for leaving, it would be so until a later join. The same goes
-        # for whom we do not know: when we hear that it lives, it has come back.
-        left = set(state.left_members)
-        for count, name in enumerate(state.left_members, 1):
-            if name == self.name or (name in self._table.records and not lives(name)):
-                self._intents.on_leave(Leave(_after(state.status_ltimes.get(name, 0)), name), now)
-            if not count % _PIECE:
-                now = yield
-        for count, (name, ltime) in enumerate(state.status_ltimes.items(), 1):
-            if name not in left:
-                self._merge_join(name, ltime, now)
-            if not count % _PIECE:
-                now = yield
-        if join and ignore_events:
-            self._user_events.window.start_at(state.event_ltime)
-        passed_on = 0
-        for count, event in enumerate(self._user_events.replayed(state.events), 1):
-            if self._user_events.receive(event, is_live=False) and not join:
-                passed_on += self._pass_on_replayed(event, to_all=passed_on < _FRESH)
-            if not count % _PIECE:
-                now = yield
-
-    def _pass_on_replayed(self, event: UserEvent, *, to_all: bool) -> bool:
-        """Pass on a large event that a push/pull brought, as a Serf's can come no other way.
-
-        Small ones have been gossiped. What a join brings is mostly old news to the others. A few
-        large ones are fresh: perhaps nobody else of those who use streams has them, so that we
-        send them to all, as if they were ours.
-        """
-        raw = self._codec.encode(event)
-        if self._outbox.fits(raw):
-            return False
-        self._outbox.pass_on("Event", raw, to_all=to_all)
-        return True
-
-    def _merge_join(self, name: str, ltime: int, now: float) -> None:
-        known = self._table.records.get(name)
-        if known is not None and not is_newer(ltime, known.status_ltime):
-            return
-        if name == self.name and not self._intents.leaving:
-            self._intents.answer_older_life(ltime, now)
-        else:
-            self._intents.on_join(Join(ltime, name), now)
-
-    def _merge_clocks(self, state: SerfPushPull) -> None:
-        """Witness the times of another's clocks, which have not been used for a message yet."""
-        for clock, ltime in (
-            (self._intents, state.ltime),
-            (self._user_events.window, state.event_ltime),
-            (self._queries.window, state.query_ltime),
-        ):
-            if ltime > 0:
-                clock.witness(ltime - 1)
+        """Take in the other half of a push/pull, piece by piece: see `Exchanges.merging`."""
+        return self._exchanges.merging(state, join=join, ignore_events=ignore_events, lives=lives)
 
     def restore(self, clocks: Clocks) -> None:
         """Go on where a snapshot ended: what is older than its clocks is old news.
@@ -532,7 +457,3 @@ class SerfState:
         for kind, queue in self.queues.items():
             self._effects.tally.values(f"serf.queue.{kind}").append(len(queue))
         self._outbox.check()
-
-
-def _after(ltime: int) -> int:
-    return min(ltime + 1, LAST_TIME)
