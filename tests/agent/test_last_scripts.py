@@ -26,8 +26,13 @@ from trioserf.agent.structuring import Addresses
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""
 PATIENCE = 30.0
-STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 3600) & echo up >&3; sleep 3600"
-"""Ignores what asks it to end, as does what it has put into the background."""
+STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 300) & echo up >&3; sleep 300"
+"""Ignores what asks it to end, as does what it has put into the background.
+
+It sleeps for longer than anything is waited for, and not for hours should a test fail.
+"""
+TIMEOUT = 2.0
+"""Seconds in which a shell has set its trap and said so, however busy the machine is."""
 
 
 class Pipe:
@@ -94,7 +99,7 @@ def config(pipe: Pipe, **keys: object) -> AgentConfig:
 
 async def test_a_timeout_ends_all_that_a_script_started(pipe: Pipe) -> None:
     with open_logs("ERR") as logs:
-        async with open_agent(config(pipe, handler_timeout=0.5), logs) as agent:
+        async with open_agent(config(pipe, handler_timeout=TIMEOUT), logs) as agent:
             await agent.node.user_event("go")
             await pipe.wait_for_start()
             assert await trio.to_thread.run_sync(pipe.read) == b""
@@ -105,7 +110,7 @@ async def test_a_timeout_ends_all_that_a_script_started(pipe: Pipe) -> None:
                         break
                     await trio.sleep(0.01)
             assert (stats["runs"], stats["failures"]) == (1, 1)
-            assert float(str(stats["last_duration"])) >= 0.5
+            assert float(str(stats["last_duration"])) >= TIMEOUT
 
 
 async def test_a_crash_of_the_agent_ends_its_scripts(pipe: Pipe) -> None:
@@ -131,18 +136,12 @@ def test_scripts_end_with_the_agent_and_delay_nobody_before(pipe: Pipe, end: str
     command = [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:7373"]
     command += [f"--event-handler=user={pipe.script}", "--event-handler=query:load=echo 0.42"]
     command += ["--node=a", f"--set=leave_on_terminate={polite}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as agent:
-        try:
-            assert agent.stdout is not None
-            while b"Log data" not in agent.stdout.readline():
-                assert agent.poll() is None
-            for _ in range(2):  # one runs, one waits
-                assert ask("event", "-coalesce=false", "go") == "Event 'go' dispatched!"
-            assert pipe.read() == b"up\n"
-            stream = [*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]
-            following = subprocess.Popen(
-                stream, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
-            )
+    with started(command) as agent:
+        await_text(agent, b"Log data")
+        for _ in range(2):  # one runs, one waits
+            assert ask("event", "-coalesce=false", "go") == "Event 'go' dispatched!"
+        assert pipe.read() == b"up\n"
+        with started([*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]) as following:
             began = time.monotonic()
             assert "Response from 'a': 0.42" in ask("query", "--timeout=20s", "load")
             assert time.monotonic() - began < 10  # long before the query's deadline
@@ -165,8 +164,30 @@ def test_scripts_end_with_the_agent_and_delay_nobody_before(pipe: Pipe, end: str
                 == b"The stream ended: the agent has exited, or crashed\n"
             )
             assert following.returncode == 1
+
+
+@contextlib.contextmanager
+def started(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program for as long as the block lasts at the most; what it says can be read."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+    ) as process:
+        try:
+            yield process
         finally:
-            agent.kill()
+            process.kill()
+
+
+def await_text(process: "subprocess.Popen[bytes]", text: bytes) -> None:
+    """Read what a program says until a text has come."""
+    assert process.stdout is not None
+    said, deadline = b"", time.monotonic() + PATIENCE
+    while text not in said:
+        left = max(0.0, deadline - time.monotonic())
+        assert select.select([process.stdout], [], [], left)[0], f"no {text!r} in {said!r}"
+        data = os.read(process.stdout.fileno(), 65_536)
+        assert data, f"it has ended without {text!r}: {said!r}"
+        said += data
 
 
 def stop(agent: "subprocess.Popen[bytes]", end: str) -> None:
@@ -175,9 +196,7 @@ def stop(agent: "subprocess.Popen[bytes]", end: str) -> None:
         return
     agent.send_signal(signal.SIGTERM if "SIGTERM" in end else signal.SIGINT)
     if end == "SIGINT twice":
-        assert agent.stdout is not None
-        while b"Gracefully" not in (line := agent.stdout.readline()):
-            assert line
+        await_text(agent, b"Gracefully")
         agent.send_signal(signal.SIGINT)
 
 
