@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
+from tests.wire import pieces
 from trioserf.agent.mdns import Instance, MdnsError, found, service_name
 from trioserf.control import render
 from trioserf.control.connection import Limits, Service
@@ -125,15 +126,11 @@ def stream(data: bytes) -> None:
 
 
 def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
+    """Read a stream; None if it ends before its message."""
     decoder = codec.decoder()
-    for start in range(0, len(data), size):
-        message = decoder.feed(data[start : start + size])
-        while message is None and decoder.is_busy:
-            message = decoder.work()
-        if message is not None:
-            return message
-    assert decoder.end().kind == "truncated"
-    return None
+    message, _ = pieces.feed(decoder, data, size)
+    assert message is not None or decoder.end().kind == "truncated"
+    return message
 
 
 def messages(data: bytes) -> None:

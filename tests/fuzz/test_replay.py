@@ -5,16 +5,24 @@ import pytest
 from tests.fuzz import seeds
 from tests.fuzz.targets import TARGETS
 
+KNOWN = {target: seeds.inputs(target) for target in TARGETS}
+
+
+@pytest.mark.parametrize(
+    ("target", "data"),
+    [
+        pytest.param(target, data, id=f"{target}-{number}")
+        for target, known in KNOWN.items()
+        for number, data in enumerate(known)
+    ],
+)
+def test_every_known_input_keeps_the_promises(target: str, data: bytes) -> None:
+    TARGETS[target](data)
+
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_known_input_keeps_the_promises(target: str) -> None:
-    known = seeds.inputs(target)
-    assert known
-    for data in known:
-        try:
-            TARGETS[target](data)
-        except Exception as error:
-            raise AssertionError(f"scripts/fuzz {target}: {data.hex()}") from error
+def test_every_target_has_known_inputs(target: str) -> None:
+    assert KNOWN[target]
 
 
 def test_the_corpus_has_no_file_without_a_target() -> None:

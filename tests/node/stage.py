@@ -13,6 +13,7 @@ import attrs
 import trio
 from trio.abc import HalfCloseableStream
 
+from tests.wire.pieces import take
 from trioserf.errors import AddressError
 from trioserf.net.resolver import Service
 from trioserf.node import Node, NodeConfig, open_node
@@ -123,9 +124,7 @@ async def answer(stream: HalfCloseableStream) -> Message | None:
     """Read one message from a stream; None if it ends before."""
     decoder = StreamCodec(keyring=None).decoder()
     while data := await stream.receive_some(65_536):
-        message = decoder.feed(bytes(data))
-        while message is None and decoder.is_busy:
-            message = decoder.work()
+        message, _ = take(decoder, bytes(data))
         if message is not None:
             return message
     return None

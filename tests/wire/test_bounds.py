@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.wire.pieces import feed
 from tests.wire.vectors import load
 from trioserf.serf.coordinate import Coordinate
 from trioserf.serf.messages import (
@@ -48,7 +49,7 @@ from trioserf.wire import embedded, lzw, serf, swim
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import MAX_NAME, pack
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.stream import StreamCodec, StreamDecoder
+from trioserf.wire.stream import StreamCodec
 from trioserf.wire.stream_readers import MAX_SEALED
 
 # ------------------------------------------------------------------------------------ round trips
@@ -196,20 +197,6 @@ def test_damaged_streams_give_messages_or_faults(
 
 
 # ----------------------------------------------------------------------------------------- bombs
-
-
-def feed(decoder: StreamDecoder, data: bytes, size: int = 65_536) -> tuple[Message | None, int]:
-    """Feed a stream in pieces; gives its message and the steps that it took."""
-    steps = 0
-    for start in range(0, len(data), size):
-        message = decoder.feed(data[start : start + size])
-        steps += 1
-        while message is None and decoder.is_busy:
-            message = decoder.work()
-            steps += 1
-        if message is not None:
-            return message, steps
-    return None, steps
 
 
 def cost(act: Callable[[], object]) -> tuple[float, float]:

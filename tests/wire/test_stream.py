@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.wire.pieces import feed
 from tests.wire.vectors import load
 from trioserf.serf.keyring import Keyring
 from trioserf.swim.messages import (
@@ -32,15 +33,7 @@ EXCHANGE = PushPull(True, NODES, b"the other layer's state")
 
 
 def read(codec: StreamCodec, data: bytes, size: int = 1 << 20) -> Message | None:
-    """Feed a stream in pieces."""
-    decoder = codec.decoder()
-    for start in range(0, len(data), size):
-        message = decoder.feed(data[start : start + size])
-        while message is None and decoder.is_busy:
-            message = decoder.work()
-        if message is not None:
-            return message
-    return None
+    return feed(codec.decoder(), data, size)[0]
 
 
 CODECS = {
