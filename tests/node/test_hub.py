@@ -19,6 +19,13 @@ ALL_AND_SUSPECT = tuple(EventFilter.parse("*,member-suspect"))
 QUERIES = tuple(EventFilter.parse("query"))
 
 
+def watched_hub() -> tuple[Hub, list[int]]:
+    """A hub, and the queries that nobody will answer any more."""
+    hub, deserted = Hub(), list[int]()
+    hub.on_deserted = deserted.extend
+    return hub, deserted
+
+
 def user(number: int) -> UserEventReceived:
     return UserEventReceived(number, f"e{number}", b"", coalesce=False)
 
@@ -142,9 +149,7 @@ async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
 
 
 async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockClock) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     with hub.subscribe((), answers=True, buffer=9):
         with hub.subscribe((), answers=True, buffer=9):
             hub.publish(query(1))
@@ -158,9 +163,7 @@ async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockCloc
 
 
 async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: MockClock) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     with hub.subscribe((), answers=True, buffer=_UNDECIDED + 10):
         for number in range(_UNDECIDED + 10):
             hub.publish(query(number))
@@ -170,9 +173,7 @@ async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: Moc
 async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
     autojump_clock: MockClock,
 ) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     with (
         hub.subscribe((), answers=True, buffer=1),
         hub.subscribe(QUERIES, answers=True, buffer=2),
@@ -188,9 +189,7 @@ async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
 
 
 async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: MockClock) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     with hub.subscribe((), answers=Answerer(), buffer=9):
         assert hub.has_answerer(query(1))
         hub.publish(query(1))
@@ -212,9 +211,7 @@ async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: Moc
 async def test_one_that_has_decided_once_is_waited_for_from_then_on(
     autojump_clock: MockClock, act: str
 ) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     client = Answerer()
     with hub.subscribe((), answers=client, buffer=9):
         hub.publish(query(1))
@@ -244,9 +241,7 @@ async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filter
 async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
     autojump_clock: MockClock,
 ) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     handlers = Answerer(is_known=True)
     with (
         hub.subscribe(QUERIES, answers=handlers, buffer=9),
@@ -261,8 +256,6 @@ async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
 
 async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: MockClock) -> None:
     hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
     with hub.subscribe((), answers=Answerer(), buffer=3 * _UNDECIDED):
         for number in range(2 * _UNDECIDED):
             hub.publish(query(number))
@@ -289,9 +282,7 @@ async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockCloc
 async def test_a_subscription_can_want_something_else_and_keeps_what_waits(
     autojump_clock: MockClock,
 ) -> None:
-    hub = Hub()
-    deserted: list[int] = []
-    hub.on_deserted = deserted.extend
+    hub, deserted = watched_hub()
     with hub.subscribe(QUERIES, answers=True, buffer=9) as events:
         hub.publish(query(1))
         events.change(EventFilter("user"))

@@ -63,6 +63,17 @@ async def all_hear_all(world: World, round_: str) -> None:
         assert [(one.acks, one.missing) for one in done] == [(len(everyone), ())]
 
 
+async def nobody_is_deaf(world: World) -> None:
+    """See that all hear all, again and again, and one that comes back from a crash as well."""
+    for round_ in range(3):
+        await all_hear_all(world, f"round {round_}")
+    await world.crash("n2")
+    await world.settle()
+    await world.restart("n2", snapshot=True)
+    await world.settle()
+    await all_hear_all(world, "after a restart")
+
+
 @pytest.mark.parametrize("ltime", POISON)
 @pytest.mark.parametrize("kind", MESSAGES)
 def test_one_poisoned_message_makes_nobody_deaf(kind: str, ltime: int) -> None:
@@ -73,13 +84,7 @@ def test_one_poisoned_message_makes_nobody_deaf(kind: str, ltime: int) -> None:
             await all_hear_all(world, "before")
             send(world, MESSAGES[kind](ltime))
             await trio.sleep(0.1)  # while some have heard of it and some have not
-            for round_ in range(3):
-                await all_hear_all(world, f"round {round_}")
-            await world.crash("n2")
-            await world.settle()
-            await world.restart("n2", snapshot=True)
-            await world.settle()
-            await all_hear_all(world, "after a restart")
+            await nobody_is_deaf(world)
             await world.start("n5", seeds=["n4"])
             await world.settle()
             await all_hear_all(world, "with a newcomer")
@@ -108,13 +113,7 @@ def test_a_poisoned_push_pull_makes_nobody_deaf(ltime: int) -> None:
             async with await stranger.dial(world.members["n1"].address) as stream:
                 await stream.send_all(data)
                 await stream.receive_some()
-            for round_ in range(3):
-                await all_hear_all(world, f"round {round_}")
-            await world.crash("n2")
-            await world.settle()
-            await world.restart("n2", snapshot=True)
-            await world.settle()
-            await all_hear_all(world, "after a restart")
+            await nobody_is_deaf(world)
 
     run_in_virtual_time(main, seed=1)
 
