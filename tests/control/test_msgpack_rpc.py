@@ -1,5 +1,3 @@
-import json
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -8,20 +6,12 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent
+from tests.control.recorded import RECORDED, messages, turns
 from tests.control.world import RpcWire, serving
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
 from trioserf.serf.messages import Status
 from trioserf.swim.address import Address
-
-VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "rpc.json").read_text())
-RECORDED = [one for one in VECTORS["exchanges"] if one["exchange"]]
-
-
-def messages(data: bytes) -> list[Any]:
-    unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
-    unpacker.feed(data)
-    return list(unpacker)
 
 
 def shape(value: Any, path: str = "") -> Any:
@@ -51,18 +41,6 @@ def vec_world() -> FakeAgent:
     agent = FakeAgent("vec-a")
     populate(agent)
     return agent
-
-
-def turns(exchange: list[dict[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Pairs of what the client said and what the agent said to it."""
-    found: list[tuple[bytes, bytes]] = []
-    for step in exchange:
-        data = bytes.fromhex(step["hex"])
-        if step["from"] == "client":
-            found.append((data, b""))
-        else:
-            found[-1] = found[-1][0], found[-1][1] + data
-    return found
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: one["title"])

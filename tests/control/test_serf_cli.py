@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from tests.control.fake_agent import FakeAgent
-from tests.control.test_msgpack_rpc import RECORDED, vec_world
+from tests.control.recorded import RECORDED
+from tests.control.test_msgpack_rpc import vec_world
 from trioserf.control.server import open_control
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member

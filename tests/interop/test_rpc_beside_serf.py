@@ -11,18 +11,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgpack
 import pytest
 
 from tests.cli.go_agents import OURS, SERF, agent, net, until
+from tests.control.recorded import RECORDED, messages, turns
 from tests.interop.rpc_bytes import SHAKE, Raw, header, pack, shape, spellings
 
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
 ]
-VECTORS = Path(__file__).parent.parent / "vectors" / "rpc.json"
-RECORDED = [one for one in json.loads(VECTORS.read_text())["exchanges"] if one["exchange"]]
 KEY = "s3cret"
 OPTIONS = ("-tag=role=web", "-tag=dc=east", "-event-handler=query:load=echo 0.42")
 Messages = list[tuple[Any, bytes]]
@@ -79,29 +77,16 @@ def of_both(
     return theirs, ours
 
 
-def turns(exchange: list[dict[str, str]]) -> list[tuple[bytes, list[Any]]]:
-    """Pairs of what the client said and what the agent said to it."""
-    found: list[tuple[bytes, bytes]] = []
-    for step in exchange:
-        data = bytes.fromhex(step["hex"])
-        if step["from"] == "client":
-            found.append((data, b""))
-        else:
-            found[-1] = found[-1][0], found[-1][1] + data
-    return [(said, messages(heard)) for said, heard in found]
-
-
-def messages(data: bytes) -> list[Any]:
-    unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
-    unpacker.feed(data)
-    return list(unpacker)
+def exchanged(exchange: list[dict[str, str]]) -> list[tuple[bytes, list[Any]]]:
+    """Pairs of what the client said and the messages that the agent said to it."""
+    return [(said, messages(heard)) for said, heard in turns(exchange)]
 
 
 def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:
     """Say what was recorded, at our addresses; wait for as many messages, or a query's end."""
     found: Messages = []
     with Raw(agents.open) as raw:
-        for said, expected in turns(exchange):
+        for said, expected in exchanged(exchange):
             raw.say(at_home(said, agents.net))
             streams = any(isinstance(one.get("Type"), str) for one in expected)
             count = 0
@@ -161,7 +146,7 @@ def test_recorded_requests_get_the_same_replies(
     recorded: dict[str, Any], pair: tuple[Agents, Agents]
 ) -> None:
     theirs, ours = of_both(pair, lambda agents: replay(agents, recorded["exchange"]))
-    recording = [m for _, expected in turns(recorded["exchange"]) for m in expected]
+    recording = [m for _, expected in exchanged(recorded["exchange"]) for m in expected]
     assert sorted(map(str, kinds(ours))) == sorted(map(str, kinds(theirs)))
     assert sorted(map(str, kinds(ours))) == sorted(
         map(str, kinds([(one, b"") for one in recording]))
@@ -423,12 +408,12 @@ def test_leave_is_answered_and_then_the_agent_is_gone(
         with agent(f"{here}.24", "vec-l", program=program) as address:
             until(lambda: alive(address) == 1)
             with Raw(address) as raw:
-                for said, _ in turns(LEAVE["exchange"]):
+                for said, _ in exchanged(LEAVE["exchange"]):
                     raw.say(said)
                 return raw.rest()
 
     theirs, ours = ask(5), ask(6, *OURS)
-    recording = [m for _, expected in turns(LEAVE["exchange"]) for m in expected]
+    recording = [m for _, expected in exchanged(LEAVE["exchange"]) for m in expected]
     assert told(ours, "NET") == told(theirs, "NET")
     assert [m for m, _ in ours] == recording
     assert [data for _, data in ours] == [data for _, data in theirs]
