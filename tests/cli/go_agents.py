@@ -78,12 +78,14 @@ def real() -> tuple[str]:
     return (SERF,)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something holds, in the real world."""
+def until(
+    holds: Callable[[], bool], seconds: float = 20.0, what: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait until something holds, in the real world; `what` says what holds in its place."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)  # processes cannot be waited for otherwise
 
 
 @contextmanager

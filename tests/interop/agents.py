@@ -1,5 +1,6 @@
 """Clusters of processes: agents of the real serf and of ours, side by side."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.cli.go_agents import OURS, ROOT, SERF
+from tests.cli.go_agents import until as until  # for all who ask agents
 
 STARTED_WITHIN = 60.0
 """Seconds: Python may take many of them on a machine that is busy."""
@@ -106,6 +108,14 @@ class Cluster:
     def end(self, name: str) -> None:
         self.running.pop(name).end()
 
+    def leave(self, name: str) -> Process:
+        """Let an agent leave by a signal, as both kinds do; gives what it was."""
+        agent = self.running.pop(name)
+        agent.signal(signal.SIGINT)
+        assert agent.wait() == 0
+        agent.end()
+        return agent
+
     def end_all(self) -> None:
         for name in list(self.running):
             self.end(name)
@@ -137,6 +147,17 @@ def cluster(first: int) -> Iterator[Cluster]:
 
 
 @contextmanager
+def joined(first: int, seed: str, *others: str) -> Iterator[Cluster]:
+    """A cluster of agents that have joined a first one, and see each other."""
+    with cluster(first) as running:
+        running.start(seed)
+        for name in others:
+            running.start(name, f"-join={running.host(seed)}")
+        running.all_see("alive", seed, *others)
+        yield running
+
+
+@contextmanager
 def following(agent: Process, *words: str) -> Iterator[Path]:
     """Write what our `stream` tells of an agent of either kind into a file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -160,6 +181,20 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def streams_have_begun(agent: Process, paths: Collection[Path]) -> None:
+    """A stream begins at an instant that nobody tells: send until every one has begun."""
+    numbers = itertools.count()
+
+    def all_hear() -> bool:
+        code, said = agent.ask("event", "-coalesce=false", f"begin-{next(numbers)}")
+        assert code == 0, said
+        return all(map(records, paths))
+
+    until(
+        all_hear, CONVERGED_WITHIN, lambda: f"silent: {[str(p) for p in paths if not records(p)]}"
+    )
+
+
 def _connected(pid: int) -> bool:
     """Tell whether a process has an open socket, and has asked for its stream."""
     try:
@@ -167,13 +202,3 @@ def _connected(pid: int) -> bool:
     except OSError:
         return False
     return any(link.startswith("socket:") for link in links)
-
-
-def until(
-    holds: Callable[[], bool], seconds: float = 20.0, what: Callable[[], str] = lambda: ""
-) -> None:
-    """Wait until something holds, in the real world."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)  # processes cannot be waited for otherwise

@@ -3,12 +3,20 @@
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 from tests.cli.go_agents import OURS, ROOT
-from tests.interop.agents import CONVERGED_WITHIN, Cluster, following, records, until
+from tests.interop.agents import (
+    CONVERGED_WITHIN,
+    Cluster,
+    following,
+    records,
+    streams_have_begun,
+    until,
+)
 from trioserf.control.rpc_client import RpcSession
 
 PAUSE = 0.05
@@ -31,11 +39,10 @@ class Load:
     def __init__(self, agents: Cluster, senders: Sequence[str]) -> None:
         self.sent: list[tuple[str, str]] = []
         self.lost: list[str] = []
-        self.faults: list[Exception] = []
         self._agents = agents
         self._stop = Event()
         self._paths: dict[str, Path] = {}
-        self._threads = [Thread(target=self._send, args=(name,)) for name in senders]
+        self._senders = senders
 
     @contextmanager
     def flowing(self, *hearers: str) -> Iterator["Load"]:
@@ -44,27 +51,21 @@ class Load:
             for name in hearers or self._agents.running:
                 agent = self._agents.running[name]
                 self._paths[name] = stack.enter_context(following(agent))
-            self._until_all_listen()
-            for thread in self._threads:
-                thread.start()
-            try:
-                yield self
-            finally:
-                self._stop.set()
-                for thread in self._threads:
-                    thread.join()
-            assert self.faults == []
+            first = next(iter(self._agents.running.values()))
+            streams_have_begun(first, self._paths.values())
+            with ThreadPoolExecutor(len(self._senders)) as pool:
+                sending = [pool.submit(self._send, name) for name in self._senders]
+                try:
+                    yield self
+                finally:
+                    self._stop.set()
+            for one in sending:
+                one.result()  # raises what has ended a sender
             until(lambda: not self._missing(), CONVERGED_WITHIN, lambda: f"{self._missing()}")
             wanted = dict.fromkeys(self.sent, 1)
             for name in self._paths:
                 assert self._heard(name) == wanted, name
             self.lost = self._gone()
-
-    def _until_all_listen(self) -> None:
-        by, number = next(iter(self._agents.running.values())), 0
-        while not all(map(records, self._paths.values())):
-            by.ask("event", "-coalesce=false", f"begin-{number}")
-            number += 1
 
     def _gone(self) -> list[str]:
         gone = ("member-failed", "member-leave", "member-reap")
@@ -77,14 +78,11 @@ class Load:
 
     def _send(self, name: str) -> None:
         number = 0
-        try:
-            with RpcSession.connect(self._agents.running[name].rpc) as session:
-                while not self._stop.wait(PAUSE):
-                    session.event(f"load-{number}", name.encode())
-                    self.sent.append((f"load-{number}", name))
-                    number += 1
-        except Exception as error:  # noqa: BLE001 - told by the thread that waits
-            self.faults.append(error)
+        with RpcSession.connect(self._agents.running[name].rpc) as session:
+            while not self._stop.wait(PAUSE):
+                session.event(f"load-{number}", name.encode())
+                self.sent.append((f"load-{number}", name))
+                number += 1
 
     def _heard(self, name: str) -> Counter[tuple[str, str]]:
         told = [one for one in records(self._paths[name]) if one["event"] == "user"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import attrs
+import pytest
 
 
 class NoNamespaces(Exception):
@@ -24,6 +25,16 @@ class Host:
     def inside(self, *words: str) -> list[str]:
         """Give the command line that runs another one in here."""
         return ["ip", "netns", "exec", self.name, *words]
+
+
+@contextmanager
+def two_hosts_or_skip(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
+    """Make them for a test, which is skipped where this cannot be."""
+    try:
+        with two_hosts(net) as both:
+            yield both
+    except NoNamespaces as error:
+        pytest.skip(f"NETWORK NAMESPACES CANNOT BE MADE: {error}")
 
 
 @contextmanager

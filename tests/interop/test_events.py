@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import trio
@@ -24,6 +23,7 @@ from tests.interop.agents import (
     cluster,
     following,
     records,
+    streams_have_begun,
     until,
 )
 from tests.interop.recording import Recorder
@@ -78,15 +78,9 @@ def test_a_burst_from_both_sides_arrives_once_at_every_agent(six: Cluster) -> No
             name: stack.enter_context(following(six.running[name], "--type=user"))
             for name in NAMES
         }
-        begun = 0
-        while not all(map(records, paths.values())):
-            six.running["go-1"].ask("event", "-coalesce=false", f"begin-{begun}")
-            begun += 1
-        threads = [Thread(target=send, args=(six.running[by].rpc, by)) for by in senders]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        streams_have_begun(six.running["go-1"], paths.values())
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda by: send(six.running[by].rpc, by), senders))
 
         def heard(name: str) -> Counter[tuple[str, str]]:
             told = [(one["name"], one["payload"]) for one in records(paths[name])]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.go_agents import SERF
 from tests.interop import floods
-from tests.interop.agents import Cluster, cluster, until
+from tests.interop.agents import Cluster, joined, until
 
 pytestmark = [
     pytest.mark.interop,
@@ -16,11 +16,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[Cluster]:
-    with cluster(80) as mixed:
-        mixed.start("py-victim")
-        for name in ("go-a", "py-a"):
-            mixed.start(name, f"-join={mixed.host('py-victim')}")
-        mixed.all_see("alive", *mixed.running)
+    with joined(80, "py-victim", "go-a", "py-a") as mixed:
         yield mixed
 
 

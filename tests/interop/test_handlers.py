@@ -1,7 +1,6 @@
 """Handlers of both programs: the same calls, each with the same environment and input."""
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,15 @@ import trio
 
 import trioserf
 from tests.cli.go_agents import OURS, ROOT, SERF
-from tests.interop.agents import Cluster, Process, cluster, following, records, until
+from tests.interop.agents import (
+    Cluster,
+    Process,
+    cluster,
+    following,
+    records,
+    streams_have_begun,
+    until,
+)
 from tests.interop.recording import Call, Recorder
 
 pytestmark = [
@@ -127,7 +134,7 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
         following(four.running["py-a"], "--type=user") as single,
         following(four.running["py-a"], "--type=user", "--coalesce") as gathered,
     ):
-        streams_have_begun(four, single, gathered)
+        streams_have_begun(four.running["go-a"], (single, gathered))
         for attempt in range(5):
             many, once = f"gather-{attempt}", f"other-{attempt}"
             names = [many, many, once, many, many]
@@ -196,20 +203,9 @@ def test_failed_and_reaped(four: Cluster, recorders: Recorders) -> None:
 
 
 def test_left(four: Cluster, recorders: Recorders) -> None:
-    agent = four.running.pop("py-c")
-    agent.signal(signal.SIGINT)
-    assert agent.wait() == 0
-    agent.end()
+    four.leave("py-c")
     call = same_call(recorders, "member-leave", "py-c")
     assert set(call.members) == {"py-c"}
-
-
-def streams_have_begun(mixed: Cluster, *paths: Path) -> None:
-    """A stream begins at an instant that nobody tells: send until every one has begun."""
-    number = 0
-    while not all(map(records, paths)):
-        mixed.running["go-a"].ask("event", "-coalesce=false", f"begin-{number}")
-        number += 1
 
 
 def test_the_info_of_both_shows_the_handler(four: Cluster, recorders: Recorders) -> None:

@@ -1,7 +1,6 @@
 """IPv6: agents of both programs on the loopback address, bound to all, found by name."""
 
 import os
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -67,10 +66,7 @@ def test_a_crash_and_a_return_over_ipv6(four: Cluster, victim: str) -> None:
 
 @pytest.mark.parametrize("leaver", ["go-b", "py-b"])
 def test_a_leave_over_ipv6(four: Cluster, leaver: str) -> None:
-    agent = four.running.pop(leaver)
-    agent.signal(signal.SIGINT)
-    assert agent.wait() == 0
-    agent.end()
+    agent = four.leave(leaver)
     four.all_see("left", leaver)
     four.start(leaver, f"-join={six(0)}", bind=agent.bind)
     four.all_see("alive", leaver)

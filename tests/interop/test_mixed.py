@@ -81,10 +81,7 @@ def test_a_killed_member_is_failed_everywhere_and_comes_back(four: Cluster, vict
 
 @pytest.mark.parametrize("leaver", ["go-b", "py-b"])
 def test_a_member_that_leaves_is_seen_as_left(four: Cluster, leaver: str) -> None:
-    agent = four.running.pop(leaver)
-    agent.signal(signal.SIGINT)
-    assert agent.wait() == 0
-    agent.end()
+    four.leave(leaver)
     four.all_see("left", leaver)
     assert all(
         view.statuses()[other] == "alive"
@@ -163,10 +160,7 @@ def test_a_restart_before_anybody_noticed(four: Cluster) -> None:
 def test_the_name_of_one_who_left_is_free_for_another_address(four: Cluster, name: str) -> None:
     host, home = four.host(name), four.running[name].bind
     for bind in (f"{host}:7950", home):
-        agent = four.running.pop(name)
-        agent.signal(signal.SIGINT)
-        assert agent.wait() == 0
-        agent.end()
+        four.leave(name)
         four.all_see("left", name)
         # Both programs take their own port for that of others: it must be told here.
         four.start(name, f"-join={four.host('go-a')}:7946", bind=bind)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.go_agents import SERF
 from tests.interop.agents import cluster, until
-from tests.interop.namespaces import Host, NoNamespaces, cut, mend, two_hosts
+from tests.interop.namespaces import Host, cut, mend, two_hosts_or_skip
 from tests.interop.recording import Recorder
 
 pytestmark = [
@@ -24,11 +24,8 @@ FORGOTTEN_AFTER = 15.0
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
-    try:
-        with two_hosts() as both:
-            yield both
-    except NoNamespaces as error:
-        pytest.skip(f"PARTITIONS ARE NOT TESTED: no network namespaces here: {error}")
+    with two_hosts_or_skip() as both:
+        yield both
 
 
 def test_a_partition_longer_than_every_timeout_heals(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.go_agents import SERF
-from tests.interop.agents import Cluster, cluster, following, records, until
+from tests.interop.agents import Cluster, following, joined, records, until
 from trioserf.serf.messages import UserEvent
 from trioserf.swim.messages import OUR_VERSIONS, Alive, Message, UserMessage
 from trioserf.wire import serf
@@ -23,11 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[Cluster]:
-    with cluster(70) as mixed:
-        mixed.start("go-a")
-        for name in ("py-a", "py-b"):
-            mixed.start(name, f"-join={mixed.host('go-a')}")
-        mixed.all_see("alive", *mixed.running)
+    with joined(70, "go-a", "py-a", "py-b") as mixed:
         yield mixed
 
 

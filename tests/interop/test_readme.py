@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.go_agents import ROOT, SERF
 from tests.interop.agents import until
-from tests.interop.namespaces import Host, NoNamespaces, two_hosts
+from tests.interop.namespaces import Host, two_hosts_or_skip
 
 pytestmark = [
     pytest.mark.interop,
@@ -32,11 +32,8 @@ def example() -> str:
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
     """The host that the example joins, and another."""
-    try:
-        with two_hosts("10.0.0") as pair:
-            yield pair
-    except NoNamespaces as reason:
-        pytest.skip(f"NO NETWORK NAMESPACES: {reason}")
+    with two_hosts_or_skip("10.0.0") as both:
+        yield both
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,9 +63,13 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Pa
         until(lambda: b"alive: py-full" in snapshot.read_bytes())
         fill(disk / "filler")
         with RpcSession.connect(agent.rpc) as session:
-            while "cannot be written" not in agent.said():
+
+            def is_told() -> bool:
+                """Say more: the file has a line every half second."""
                 session.event("more")
-                time.sleep(0.05)  # the file has a line every half second
+                return "cannot be written" in agent.said()
+
+            until(is_told, SAID, agent.said)
         yield agent, snapshot
 
 

@@ -7,11 +7,25 @@ from typing import Any
 
 import trio
 
+from trioserf.net.transport import SocketAddress
 from trioserf.node import Node, open_node
 from trioserf.node.config import NodeConfig
 from trioserf.node.keys import SaveKeyring
+from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import Link, Network
 from trioserf.swim.address import Address
+
+
+class Tapped(Network):
+    """A network that takes down which packets are sent on it, when, and by whom."""
+
+    def __init__(self, rng: random.Random, link: Link | None = None) -> None:
+        super().__init__(rng, link)
+        self.tapped: list[tuple[float, SocketAddress, bytes]] = []
+
+    def send(self, source: SimTransport, data: bytes, to: SocketAddress) -> None:
+        self.tapped.append((trio.current_time(), source.address, data))
+        super().send(source, data, to)
 
 
 @asynccontextmanager

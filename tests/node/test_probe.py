@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.node.small import Tapped, open_nodes
 from tests.node.stage import LATENCY, OURS, Heard, Peer, Stage, answer, stage
+from trioserf.net.transport import SocketAddress
 from trioserf.serf.coordinate import ORIGIN
+from trioserf.sim.network import Link
 from trioserf.swim.messages import (
     Ack,
     Alive,
@@ -23,7 +27,7 @@ from trioserf.swim.messages import (
 )
 from trioserf.wire.embedded import encode_coordinate
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim import PING, encode
 
 PROTOCOL_2 = Versions(1, 2, 2, 2, 5, 5)
 PROTOCOL_3 = Versions(1, 3, 2, 2, 5, 5)
@@ -334,3 +338,17 @@ async def test_the_node_refutes_what_is_said_of_it(autojump_clock: MockClock) ->
         a.send(Suspect(1, "us", "a"))
         await trio.sleep(0.05)
         assert [one.incarnation for one in a.got(Alive, since) if one.node == "us"] == [2]
+
+
+async def test_every_member_probes_at_a_phase_of_its_own(autojump_clock: MockClock) -> None:
+    network = Tapped(random.Random(1), Link())
+    async with open_nodes(*(f"n{number}" for number in range(8)), network=network):
+        began = trio.current_time() + 10  # when all have joined and none is suspected
+        await trio.sleep_until(began + 10)
+    phases: dict[SocketAddress, set[float]] = {}
+    for at, source, data in network.tapped:
+        if data[0] == PING and at > began:
+            phases.setdefault(source, set()).add(round(at % 1, 4))
+    assert len(phases) == 8
+    assert all(len(one) == 1 for one in phases.values())  # each keeps to its phase
+    assert len(set().union(*phases.values())) == 8

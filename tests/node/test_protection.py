@@ -7,13 +7,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.small import open_nodes
+from tests.node.small import Tapped, open_nodes
 from tests.node.stage import OURS, Peer, Stage, stage
 from trioserf.errors import ConfigError
 from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.keyring import Keyring
-from trioserf.sim.network import Link, Network
+from trioserf.sim.network import Link
 from trioserf.swim.messages import Ping, UserMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
@@ -56,27 +56,20 @@ class Ledger:
 async def test_a_running_cluster_moves_to_encryption_in_three_steps(
     autojump_clock: MockClock,
 ) -> None:
-    network = Network(random.Random(1), Link())
-    wires: list[bytes] = []
-    send = network.send
-
-    def tap(source: object, data: bytes, to: tuple[str, int]) -> None:
-        wires.append(data)
-        send(source, data, to)  # type: ignore[arg-type]
-
-    network.send = tap  # type: ignore[method-assign]
+    network = Tapped(random.Random(1), Link())
     sealed = PacketCodec(keyring=Keyring([A]))
 
     async def look(seconds: float) -> tuple[int, int]:
         """Give how many packets can be read without, and with the key."""
         await trio.sleep(seconds / 2)
-        wires.clear()
+        network.tapped.clear()
         await trio.sleep(seconds / 2)
         plain = PacketCodec(keyring=None)
         readable = [
-            sum(codec.decode(one)[1] is None for one in wires) for codec in (plain, sealed)
+            sum(codec.decode(data)[1] is None for _, _, data in network.tapped)
+            for codec in (plain, sealed)
         ]
-        assert sum(readable) == len(wires)
+        assert sum(readable) == len(network.tapped)
         return readable[0], readable[1]
 
     async with open_nodes(*NAMES, network=network) as nodes, trio.open_nursery() as nursery:

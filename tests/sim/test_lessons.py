@@ -1,16 +1,12 @@
 """What nodes have learned in the simulator, each lesson told without its scenario."""
 
-import pytest
 import trio
 
-from trioserf.net.transport import SocketAddress
-from trioserf.sim.endpoint import SimTransport
-from trioserf.sim.network import Network
 from trioserf.sim.schedule import run_in_virtual_time
 from trioserf.sim.world import open_world
 from trioserf.swim.messages import Alive, Suspect
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.swim import PING, encode
+from trioserf.wire.swim import encode
 
 
 def test_who_accuses_in_an_old_incarnation_is_told_of_the_new_one() -> None:
@@ -30,28 +26,6 @@ def test_who_accuses_in_an_old_incarnation_is_told_of_the_new_one() -> None:
                 assert (claim.node, claim.incarnation) == ("n1", 2)
 
     run_in_virtual_time(main, seed=1)
-
-
-def test_every_member_probes_at_a_phase_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    phases: dict[SocketAddress, set[float]] = {}
-    send = Network.send
-
-    def watched(network: Network, source: SimTransport, data: bytes, to: SocketAddress) -> None:
-        if data[0] == PING and trio.current_time() > 30:
-            phases.setdefault(source.address, set()).add(round(trio.current_time() % 1, 4))
-        send(network, source, data, to)
-
-    monkeypatch.setattr(Network, "send", watched)
-
-    async def main() -> None:
-        async with open_world(seed=1) as world:
-            await world.grow(8)
-            await trio.sleep_until(40)
-
-    run_in_virtual_time(main, seed=1)
-    assert len(phases) == 8
-    assert all(len(one) == 1 for one in phases.values())  # each keeps to its phase
-    assert len(set().union(*phases.values())) == 8
 
 
 def test_a_partition_that_a_seed_ends_loses_no_event() -> None:
