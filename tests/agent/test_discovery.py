@@ -1,4 +1,7 @@
-"""Asking every minute, joining whom nobody knows: with sockets that are none, in virtual time."""
+"""Asking every minute, joining whom nobody knows: with sockets that are none, in virtual time.
+
+What cannot be started is told by real ones.
+"""
 
 import attrs
 import pytest

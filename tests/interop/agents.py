@@ -159,7 +159,10 @@ def joined(first: int, seed: str, *others: str) -> Iterator[Cluster]:
 
 @contextmanager
 def following(agent: Process, *words: str) -> Iterator[Path]:
-    """Write what our `stream` tells of an agent of either kind into a file."""
+    """Write what our `stream` tells of an agent of either kind into a file.
+
+    It begins soon after the block does: `streams_have_begun` waits for that.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lines"
         with path.open("wb") as file:
@@ -196,7 +199,7 @@ def streams_have_begun(agent: Process, paths: Collection[Path]) -> None:
 
 
 def _connected(pid: int) -> bool:
-    """Tell whether a process has an open socket, and has asked for its stream."""
+    """Tell whether a process has an open socket; its stream begins a little later."""
     try:
         links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:

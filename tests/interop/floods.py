@@ -174,7 +174,7 @@ class Answers:
 
 @contextmanager
 def pinging(target: Target, name: str) -> Iterator[Answers]:
-    """Ping an agent ten times a second while the block lasts."""
+    """Ping an agent while the block lasts: ten times a second by packet, twice by stream."""
     answers = Answers()
     stop = threading.Event()
     threads = [

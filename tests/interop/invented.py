@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterable
 
+from tests.wire.pieces import take
 from trioserf.serf.messages import SerfPushPull
 from trioserf.swim.messages import Message, NodeState, PushPull, State
 from trioserf.wire.embedded import encode_tags
@@ -38,9 +39,7 @@ def hand_over(
             got = stream.recv(1 << 20)
             if not got:
                 raise decoder.end()
-            message = decoder.feed(got)
-            while message is None and decoder.is_busy:
-                message = decoder.work()
+            message, _ = take(decoder, got)
     took = time.monotonic() - began
     assert isinstance(message, PushPull)
     return message, took
