@@ -94,7 +94,8 @@ class NodeConfig:
         tcp_pings: try a stream where packets do not get through.
         lha_probe: Lifeguard's health score (on in every real cluster).
         lha_suspicion: Lifeguard's shrinking suspicion time (on in every real cluster).
-        buddy: Lifeguard's early word to suspects (on in every real cluster).
+        buddy: Lifeguard's early word to suspects, and to the gone that ping (on in every real
+            cluster).
 
     Raises:
         ConfigError: an unusable name, address or network.

@@ -188,7 +188,10 @@ class Detector:
         if ping.source_port and ping.source_addr:
             to = address_of(ping.source_addr, ping.source_port)
         self._outgoing.send(self._places.ack(ping.seq_no), to)
-        pinger = self._membership.records.get(ping.source_node)
+        membership = self._membership
+        if not membership.options.buddy:
+            return
+        pinger = membership.records.get(ping.source_node)
         if pinger is not None and pinger.is_gone and pinger.name != self._name:
             witness = pinger.name if pinger.state is LEFT else self._name
             self._outgoing.send(encode(Dead(pinger.incarnation, pinger.name, witness)), to)

@@ -35,8 +35,9 @@ class SwimOptions:
     Attributes:
         lha_probe: keep a local health score (Lifeguard §IV-A); off, it is 0 for ever.
         lha_suspicion: shorten suspicions by confirmations (§IV-B); off, they last the minimum.
-        buddy: tell a suspect that it is one together with the ping (§IV-C). The table does
-            nothing about it: who sends the probe reads it here.
+        buddy: tell a suspect that it is one together with the ping (§IV-C), and one that is gone
+            for us, should it ping us, with the ack. The table does nothing about it: the failure
+            detector reads it here.
         dead_node_reclaim_time: how long a member must have been dead before another address may
             take over its name, in seconds; 0 forbids it.
         allowed: whether members may come from this address (4 or 16 raw bytes).
