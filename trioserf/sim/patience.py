@@ -46,7 +46,7 @@ def real_time_limit(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
         yield
-    except BaseException as error:
+    except (KeyboardInterrupt, BaseExceptionGroup) as error:
         if has_fired:
             raise TookTooLong(f"still running after {seconds:g} s of real time") from error
         raise
