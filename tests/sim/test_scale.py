@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from trioserf.sim.scale import (
@@ -37,10 +38,10 @@ def test_a_small_cluster_is_measured(point: Point) -> None:
 
 
 def test_the_table_has_a_line_for_each_size(point: Point) -> None:
-    head, line = table([point], {16: 0.5}).splitlines()
+    head, formed, grown = table([attrs.evolve(point, formed=0.5), point]).splitlines()
     assert len(head.split()) > 12
-    assert line.split()[:2] == ["16", "0.5"]
-    assert table([point], {}).splitlines()[1].split()[1] == "-"
+    assert formed.split()[:2] == ["16", "0.5"]
+    assert grown.split()[:2] == ["16", "-"]
 
 
 def test_how_long_a_cluster_takes_to_form() -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from trioserf.sim.scenario import run
 from trioserf.sim.scenarios import SCENARIOS
 
@@ -46,13 +48,42 @@ def test_a_campaign_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
     options = "--scenario", "name_conflict", "--workers", "1", "--results", str(book)
     assert _simulate(*options, "--seeds", "2").returncode == 0
     first, second = book.read_text().splitlines()
-    failed = json.loads(second) | {"failure": "it was raining"}
+    key, value = json.loads(second)
+    failed = [key, value | {"failure": "it was raining"}]
     book.write_text(f"{first}\n{json.dumps(failed)}\n{first[:40]}")
     result = _simulate(*options, "--seeds", "3")
     assert result.returncode == 1
     assert "3 runs, 1 failed" in result.stdout
     assert "it was raining" in result.stdout
     assert [len(line) > 40 for line in book.read_text().splitlines()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--scale", "32,x"], "'32,x' is not a list of numbers from 8 to 32768, as 32,64"),
+        (["--lifeguard", "128"], "'128' is not a list of numbers from 1 to 127, as 32,64"),
+        (["--scale", "8", "--results", "/"], "--results /: "),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options: list[str], complaint: str) -> None:
+    result = _simulate(*options)
+    assert result.returncode != 0
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_results_of_another_kind_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    book = tmp_path / "results.jsonl"
+    first = _simulate("--scale", "8", "--results", str(book))
+    assert first.returncode == 0
+    again = _simulate("--scale", "8", "--results", str(book))
+    assert again.stdout == first.stdout
+    assert again.stderr == ""  # nothing was measured
+    other = _simulate("--scenario", "steady", "--seeds", "1", "--results", str(book))
+    assert other.returncode == 1
+    assert "line 1 is not of such a run: [[8, 0], " in other.stderr
+    assert len(book.read_text().splitlines()) == 1
 
 
 def test_one_run_can_be_shown() -> None:

@@ -7,7 +7,7 @@ everything else that it is measured for itself (`measure_forming`), and in small
 
 import gc
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Final
 
@@ -74,6 +74,7 @@ class Point:
         join: newcomers, each from its start to each member that hears of it.
         detection: crashes, each from the crash to each member that declares it.
         heal: seconds from the end of a partition until all agreed again.
+        formed: seconds from the last of so many joins until all knew all, if that was measured.
     """
 
     members: int
@@ -84,6 +85,7 @@ class Point:
     join: Spread
     detection: Spread
     heal: float
+    formed: float | None = None
 
 
 def expected_event(members: int) -> float:
@@ -212,13 +214,8 @@ def _subject(entry: Entry) -> str:
     return entry.detail.split()[0] if entry.what.startswith("member-") else entry.who
 
 
-def table(points: list[Point], forming: Mapping[int, float]) -> str:
-    """Give what was measured as a table.
-
-    Args:
-        points: what was measured.
-        forming: seconds until a cluster of so many had formed (`measure_forming`).
-    """
+def table(points: list[Point]) -> str:
+    """Give what was measured as a table."""
     lines = [
         f"{'members':>7} {'formed s':>8}  {'event 50 / 99 / 100 % ms':>24}"
         f"  {'join 50 / 99 / 100 % s':>22}  {'crash 50 / 99 / 100 % s':>23} {'(formula)':>9}"
@@ -226,7 +223,7 @@ def table(points: list[Point], forming: Mapping[int, float]) -> str:
     ]
     for one in points:
         event, join, crash = one.event, one.join, one.detection
-        formed = f"{forming[one.members]:.1f}" if one.members in forming else "-"
+        formed = "-" if one.formed is None else f"{one.formed:.1f}"
         lines.append(
             f"{one.members:>7} {formed:>8}"
             f"  {1e3 * event.half:>8.1f} {1e3 * event.most:>7.1f} {1e3 * event.all:>7.1f}"
