@@ -115,6 +115,7 @@ class Judge:
         self.false_alarms = 0
         self._world = world
         self._looked_at = 0
+        self._last_wrong = ""
         self._highest: dict[str, int] = {}
         self._own: dict[tuple[str, int], tuple[int, Mapping[str, str]]] = {}
         self._deaths: dict[tuple[str, int, str], _Death] = {}
@@ -313,10 +314,12 @@ class Judge:
         for member in world.members.values():
             if member.name not in owners or member.is_up:
                 owners[member.name] = member
-        for viewer in world.up:
+        # Who was the last to be wrong is asked first: mostly that is enough.
+        for viewer in sorted(world.up, key=lambda viewer: viewer.id != self._last_wrong):
             for name, owner in owners.items():
                 fault = self._misbelief(viewer, name, owner)
                 if fault is not None:
+                    self._last_wrong = viewer.id
                     return f"{viewer.id} {fault}"
         return self._missing_event()
 

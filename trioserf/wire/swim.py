@@ -58,6 +58,9 @@ CRC: Final = 12
 ERROR: Final = 13
 LABEL: Final = 244
 
+_LONGEST_KEPT: Final = 1400
+"""Bytes of the longest message that is kept beside what was read in it."""
+
 
 def decode(data: bytes) -> Message:
     """Read one message: anything but push/pulls and the envelopes.
@@ -148,6 +151,11 @@ def _decode_dead(data: bytes) -> Dead:
 
 
 def _decode_alive(data: bytes) -> Alive:
+    # Most are copies of one that came before: gossip tells everything several times.
+    return _read_alive_once(data) if len(data) <= _LONGEST_KEPT else _read_alive(data)
+
+
+def _read_alive(data: bytes) -> Alive:
     get = unpack_fields(data[1:], "alive").get
     return Alive(
         unsigned(get(b"Incarnation"), "alive Incarnation", U32),
@@ -157,6 +165,9 @@ def _decode_alive(data: bytes) -> Alive:
         _meta(get(b"Meta"), "alive Meta"),
         _versions(octets(get(b"Vsn"), "alive Vsn")),
     )
+
+
+_read_alive_once = lru_cache(maxsize=256)(_read_alive)
 
 
 def _decode_user(data: bytes) -> UserMessage:
