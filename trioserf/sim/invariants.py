@@ -84,6 +84,30 @@ class _Sent:
     expected: dict[tuple[str, int], None]
 
 
+@attrs.frozen(slots=True)
+class _Truth:
+    """What all should believe of a name: that it is so alive, or one of the epitaphs."""
+
+    name: str
+    owner: "SimMember"
+    incarnation: int = 0
+    tags: Mapping[str, str] = attrs.Factory(dict)
+    epitaphs: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, name: str, owner: "SimMember") -> "_Truth":
+        """Look at the member that the name belongs to."""
+        if owner.is_up and owner.node is not None:
+            local = owner.node.membership.local
+            return cls(name, owner, local.incarnation, owner.node.tags)
+        wanted = {"unknown", "left" if owner.status == "left" else "failed"}
+        if owner.status == "left" and not owner.left_in_calm:
+            wanted.add("failed")
+        if owner.has_left_once:
+            wanted.add("left")  # nobody may have heard of the life after
+        return cls(name, owner, epitaphs=frozenset(wanted))
+
+
 @attrs.define(slots=True)
 class _Death:
     """A member's death as another saw it."""
@@ -314,35 +338,35 @@ class Judge:
         for member in world.members.values():
             if member.name not in owners or member.is_up:
                 owners[member.name] = member
+        truths = [_Truth.of(name, owner) for name, owner in owners.items()]
         # Who was the last to be wrong is asked first: mostly that is enough.
         for viewer in sorted(world.up, key=lambda viewer: viewer.id != self._last_wrong):
-            for name, owner in owners.items():
-                fault = self._misbelief(viewer, name, owner)
-                if fault is not None:
-                    self._last_wrong = viewer.id
-                    return f"{viewer.id} {fault}"
+            fault = self._misbelief(viewer, truths)
+            if fault is not None:
+                self._last_wrong = viewer.id
+                return f"{viewer.id} {fault}"
         return self._missing_event()
 
-    def _misbelief(self, viewer: "SimMember", name: str, owner: "SimMember") -> str | None:
+    def _misbelief(self, viewer: "SimMember", truths: list[_Truth]) -> str | None:
         node = viewer.node
         if node is None:
             return None
-        known = node.member(name)
-        status = "unknown" if known is None else known.status_text
-        if not owner.is_up or owner.node is None:
-            wanted = {"unknown", "left" if owner.status == "left" else "failed"}
-            if owner.status == "left" and not owner.left_in_calm:
-                wanted.add("failed")
-            if owner.has_left_once:
-                wanted.add("left")  # nobody may have heard of the life after
-            return None if status in wanted else f"holds {name} for {status}, it {owner.status}"
-        record = node.membership.records.get(name)
-        if known is None or record is None or status != "alive" or record.state is not ALIVE:
-            return f"holds {name} for {status}, it is up"
-        if record.incarnation != owner.node.membership.local.incarnation:
-            return f"knows {name} in incarnation {record.incarnation}"
-        if known.tags != owner.node.tags:
-            return f"knows old tags of {name}"
+        records, member = node.membership.records, node.member
+        for truth in truths:
+            name = truth.name
+            known = member(name)
+            status = "unknown" if known is None else known.status_text
+            if truth.epitaphs:
+                if status not in truth.epitaphs:
+                    return f"holds {name} for {status}, it {truth.owner.status}"
+                continue
+            record = records.get(name)
+            if known is None or record is None or status != "alive" or record.state is not ALIVE:
+                return f"holds {name} for {status}, it is up"
+            if record.incarnation != truth.incarnation:
+                return f"knows {name} in incarnation {record.incarnation}"
+            if known.tags != truth.tags:
+                return f"knows old tags of {name}"
         return None
 
     def _missing_event(self) -> str | None:
