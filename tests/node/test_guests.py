@@ -1,6 +1,8 @@
 """Open streams: who makes room for whom, and what all of them may hold."""
 
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 import trio
@@ -95,6 +97,39 @@ async def test_large_exchanges_make_room_for_small_ones(autojump_clock: MockCloc
         assert isinstance(await peer.exchange(push_pull(peer.node_state())), PushPull)
         assert s.node.dropped()["limit"] >= 1
         assert s.statuses() == {"us": "alive", "p": "alive"}
+
+
+@pytest.mark.parametrize("owns_process", [False, True])
+async def test_garbage_is_collected_only_where_nobody_else_has_any(
+    autojump_clock: MockClock, owns_process: bool
+) -> None:
+    collections = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] == 2:
+            collections.append(trio.current_time())
+
+    async with stage(seed_interval=1e6, owns_process=owns_process) as s:
+        peer = s.peer("p")
+        codec = StreamCodec(keyring=None, compress=False)
+        with automatic_collection_off(note):
+            large = codec.encode_push_pull(PushPull(False, (), bytes(LARGE)))
+            with suppress(trio.BrokenResourceError):
+                await peer.exchange(large)
+            await trio.sleep(5)
+    assert len(collections) == owns_process
+
+
+@contextmanager
+def automatic_collection_off(note: Callable[[str, dict[str, int]], None]) -> Iterator[None]:
+    """Collect no garbage unless somebody asks for it, and tell of that."""
+    gc.disable()
+    gc.callbacks.append(note)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
 
 
 async def test_rows_that_cannot_be_are_counted_and_passed_over(autojump_clock: MockClock) -> None:

@@ -71,6 +71,7 @@ def node_config(config: AgentConfig) -> NodeConfig:
             allowed_networks=tuple(config.allowed_networks),
             compression=config.enable_compression,
             coordinates=not config.disable_coordinates,
+            owns_process=True,
             **values,
         )
     except ValueError as error:

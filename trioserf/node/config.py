@@ -92,6 +92,9 @@ class NodeConfig:
             the most is closed.
         max_members: members that are known at once; those beyond are not let in.
         tcp_pings: try a stream where packets do not get through.
+        owns_process: the process is there for this node alone. After large exchanges it may then
+            collect garbage, everybody's, and give freed memory back to the system; both take as
+            long as the process is large.
         lha_probe: Lifeguard's health score (on in every real cluster).
         lha_suspicion: Lifeguard's shrinking suspicion time (on in every real cluster).
         buddy: Lifeguard's early word to suspects, and to the gone that ping (on in every real
@@ -130,6 +133,7 @@ class NodeConfig:
     stream_memory: int = attrs.field(default=128 * 1024 * 1024, validator=v.ge(1024 * 1024))
     max_members: int = attrs.field(default=MAX_MEMBERS, validator=v.and_(v.ge(1), v.le(1_048_576)))
     tcp_pings: bool = True
+    owns_process: bool = False
     lha_probe: bool = True
     lha_suspicion: bool = True
     buddy: bool = True

@@ -62,6 +62,7 @@ class Streams:
         self._transport = transport
         self._spell = lru_cache(_SPELLED)(self._spelled)
         self._timeout = config.timing.tcp_timeout
+        self._owns_process = config.owns_process
         self._brief = min(config.timing.tcp_timeout, config.timing.probe_timeout)
         self._keeper = keeper
         tally = keeper.state.tally
@@ -175,7 +176,8 @@ class Streams:
     async def serve(self) -> None:
         """Take in streams until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._give_memory_back)
+            if self._owns_process:
+                nursery.start_soon(self._give_memory_back)
             while True:
                 stream, (host, port) = await self._transport.accept()
                 self._accepted.add()
