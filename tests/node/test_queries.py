@@ -15,7 +15,7 @@ from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResu
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.sim.world import World
-from trioserf.testing import cluster, cluster_seed
+from trioserf.testing import Link, cluster, cluster_seed
 
 __all__ = ["cluster", "cluster_seed"]
 
@@ -66,7 +66,12 @@ async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], Query
     return acks, answers, done, trio.current_time() - began
 
 
-async def formed(world: World, size: int = 6) -> list[Node]:
+async def formed(world: World, size: int = 4) -> list[Node]:
+    """Start nodes with which nothing depends on chance.
+
+    Of four, all are reached by a first round of gossip; no answer overtakes an acknowledgement.
+    """
+    world.network.link = Link(jitter=0)
     ids = await world.grow(size)
     await world.settle()
     return [world.node(member) for member in ids]
@@ -78,7 +83,7 @@ async def test_it_is_done_with_the_last_answer(cluster: World, autojump_clock: M
     async with answering(*nodes):
         acks, answers, done, took = await ask(nodes[2])
     assert acks == set(answers) == names
-    assert done == QueryDone(6, 6, 6, ())
+    assert done == QueryDone(4, 4, 4, ())
     assert took < PROMPT
 
 
@@ -88,7 +93,7 @@ async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
     nodes = await formed(cluster)
     async with answering(nodes[1]), answering(nodes[3], payload=None):
         acks, answers, done, took = await ask(nodes[0])
-    assert (len(acks), answers) == (6, {nodes[1].name: b"yes"})
+    assert (len(acks), answers) == (4, {nodes[1].name: b"yes"})
     assert (done.responses, done.missing) == (1, ())
     assert took < PROMPT
 
@@ -104,14 +109,14 @@ async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
         with nodes[2].subscribe(QUERY, answers=True):
             _, answers, done, took = await ask(nodes[0], timeout=5)
         assert took == pytest.approx(5, abs=0.01)
-        assert (done.acks, done.responses, done.missing) == (6, 1, ())
+        assert (done.acks, done.responses, done.missing) == (4, 1, ())
 
 
 async def test_a_mere_watcher_costs_a_second(cluster: World, autojump_clock: MockClock) -> None:
     nodes = await formed(cluster)
     with nodes[2].subscribe(answers=Answerer()):
         _, _, done, took = await ask(nodes[0], timeout=5)
-        assert (done.acks, done.responses) == (6, 0)
+        assert (done.acks, done.responses) == (4, 0)
         assert PATIENCE <= took < PATIENCE + PROMPT
     with nodes[2].subscribe(answers=False):
         assert (await ask(nodes[0], timeout=5))[3] < PROMPT
@@ -122,19 +127,19 @@ async def test_a_member_that_dies_is_missing(cluster: World, autojump_clock: Moc
     await cluster.crash("n4")
     acks, _, done, took = await ask(nodes[0], timeout=100)
     assert "n4" not in acks
-    assert (done.acks, done.expected, done.missing) == (5, 6, ("n4",))
+    assert (done.acks, done.expected, done.missing) == (3, 4, ("n4",))
     assert took < 30  # its death is noticed, and then nobody waits for it
 
 
 async def test_the_first_answers_may_do(cluster: World, autojump_clock: MockClock) -> None:
     nodes = await formed(cluster)
-    async with answering(*nodes[:3]), answering(*nodes[3:], after=3.0):
+    async with answering(*nodes[:2]), answering(*nodes[2:], after=3.0):
         _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
         assert (len(answers), done.responses) == (2, 2)
         assert took < PROMPT
         await trio.sleep(5)  # the slow ones are done with this one
-        _, answers, _, took = await ask(nodes[0], first=5, timeout=10)
-        assert len(answers) == 5
+        _, answers, _, took = await ask(nodes[0], first=3, timeout=10)
+        assert len(answers) == 3
         assert 3 <= took < 3 + PROMPT
 
 
@@ -142,19 +147,19 @@ async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
     cluster: World, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
-    for node, role in zip(nodes, ["web-1", "web-2", "db", "cweb", "", "x"], strict=True):
+    for node, role in zip(nodes, ["web-1", "db", "cweb", ""], strict=True):
         await node.set_tags({"role": role})
     await cluster.settle()
     async with answering(*nodes):
-        _, answers, done, took = await ask(nodes[5], tags={"role": "web"})
-        assert set(answers) == {"n1", "n2", "n4"}
-        assert (done.expected, took < PROMPT) == (3, True)
-        _, answers, _, _ = await ask(nodes[5], tags={"role": "^web|^$"}, nodes=["n1", "n5", "n9"])
-        assert set(answers) == {"n1", "n5"}
-        _, answers, done, took = await ask(nodes[5], tags={"other": "."})
+        _, answers, done, took = await ask(nodes[1], tags={"role": "web"})
+        assert set(answers) == {"n1", "n3"}
+        assert (done.expected, took < PROMPT) == (2, True)
+        _, answers, _, _ = await ask(nodes[1], tags={"role": "^web|^$"}, nodes=["n1", "n4", "n9"])
+        assert set(answers) == {"n1", "n4"}
+        _, answers, done, took = await ask(nodes[1], tags={"other": "."})
         assert (answers, done, took) == ({}, QueryDone(0, 0, 0, ()), 0)
         with pytest.raises(InvalidFilter):
-            await ask(nodes[5], tags={"role": "(?=look-ahead)"})
+            await ask(nodes[1], tags={"role": "(?=look-ahead)"})
 
 
 async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
@@ -164,7 +169,7 @@ async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
     with nodes[1].subscribe(answers=True):
         async with nodes[0].query("_serf_ping") as results:
             found = [result async for result in results]
-    assert found[-1] == QueryDone(6, 0, 6, ())
+    assert found[-1] == QueryDone(4, 0, 4, ())
     for name, payload in (("_serf_ping", b"x"), ("_serf_install-key", b"")):
         with pytest.raises(InvalidQuery, match="Queries cannot contain the '_serf_' prefix"):
             async with nodes[0].query(name, payload):
