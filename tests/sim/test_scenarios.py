@@ -13,10 +13,12 @@ from trioserf.sim.scenarios import SCENARIOS
 
 _SIMULATE = Path(__file__).resolve().parents[2] / "scripts" / "simulate"
 _SEEDS = 50 if os.environ.get("CI") else 3
+_PATIENCE = 1500.0
+"""Seconds of a campaign, thrice what a slow and busy machine needs: something hangs after that."""
 
 
 def test_all_invariants_hold_in_every_scenario() -> None:
-    result = _simulate("--seeds", str(_SEEDS), "--scenario", "all", timeout=480)
+    result = _simulate("--seeds", str(_SEEDS), "--scenario", "all", timeout=_PATIENCE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"\n{_SEEDS * len(SCENARIOS)} runs, 0 failed" in result.stdout
 
