@@ -88,6 +88,18 @@ def test_results_of_another_kind_are_not_taken_for_ones_own(tmp_path: Path) -> N
     assert len(book.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "line", ["1", "[1]", "[1, 2]", '[[{}, 0], {"failure": null}]', "[[1], []]"]
+)
+def test_lines_that_are_no_results_are_named(tmp_path: Path, line: str) -> None:
+    book = tmp_path / "results.jsonl"
+    book.write_text(f"{line}\n")
+    result = _simulate("--scale", "8", "--results", str(book))
+    assert result.returncode == 1
+    assert f"line 1 is not of such a run: {line}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_one_run_can_be_shown() -> None:
     result = _simulate("--scenario", "name_conflict", "--seed", "3", "--seeds", "1", "--trace")
     assert result.returncode == 0, result.stderr
