@@ -6,13 +6,16 @@ signal does. It acts as Ctrl-C would: Trio knows where that may raise an error a
 """
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
 _AGAIN: Final = 5.0
 """Seconds until the next attempt, should the first one not have ended it."""
+_AT_ONCE: Final = 1e-6
+"""Seconds until an alarm that was due meanwhile: 0 would be none."""
 
 
 class TookTooLong(Exception):
@@ -20,13 +23,15 @@ class TookTooLong(Exception):
 
 
 @contextmanager
-def real_time_limit(seconds: float) -> Iterator[None]:
+def real_time_limit(seconds: float, witness: Callable[[], None] | None = None) -> Iterator[None]:
     """Cut off what runs in the block after so many seconds of real time.
 
     It works in the main thread of a process only, and not where there are no interval timers.
+    Who has set an alarm before, such as a test runner, gets it; limits can be nested.
 
     Args:
         seconds: the limit, above 0.
+        witness: is called before the cut, with everything as it is then.
 
     Raises:
         TookTooLong: it was cut off.
@@ -35,6 +40,8 @@ def real_time_limit(seconds: float) -> Iterator[None]:
 
     def interrupt(_number: int, frame: FrameType | None) -> None:
         nonlocal has_fired
+        if not has_fired and witness is not None:
+            witness()
         has_fired = True
         handler = signal.getsignal(signal.SIGINT)  # Trio's own, while Trio runs
         if callable(handler):
@@ -43,7 +50,8 @@ def real_time_limit(seconds: float) -> Iterator[None]:
     # Trio takes SIGINT only where Python does, and what a shell runs in the background ignores it.
     interrupted_before = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    alarm, again = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    began = time.monotonic()
     try:
         yield
     except (KeyboardInterrupt, BaseExceptionGroup) as error:
@@ -54,3 +62,6 @@ def real_time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         signal.signal(signal.SIGINT, interrupted_before)
+        if alarm:
+            left = alarm - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(left, _AT_ONCE), again)
