@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,6 +71,27 @@ def agent(host: str, name: str, *options: str, program: Sequence[str] = ()) -> I
             yield rpc
         finally:
             run.kill()
+
+
+@contextmanager
+def repeating(act: Callable[[], object]) -> Iterator[None]:
+    """Do something again and again while the block lasts.
+
+    A follower begins at an instant that nobody tells: what it shall hear is sent until it hears.
+    """
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(0.2):
+            act()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def real() -> tuple[str]:

@@ -13,6 +13,7 @@ from trioserf.control.rpc_client import RpcSession
 from trioserf.control.session import AgentSession
 
 RECORDS = 16_384 + 100
+PATIENCE = 60.0
 MEMBERS = 3
 """The seq of the third request, after the greeting and the stream."""
 
@@ -38,12 +39,14 @@ def saying(data: bytes) -> Iterator[str]:
 
     def serve() -> None:
         connection, _ = listener.accept()
+        connection.settimeout(PATIENCE)
         with closing(connection):
             connection.sendall(data)
             while connection.recv(65536):
                 pass
 
     with closing(socket.create_server(("127.15.0.1", 0))) as listener:
+        listener.settimeout(PATIENCE)
         server = Thread(target=serve)
         server.start()
         yield f"127.15.0.1:{listener.getsockname()[1]}"

@@ -113,7 +113,8 @@ async def test_a_thousand_visits_leave_no_task_no_descriptor_and_no_memory() -> 
             await visit(server, number)
         await all_gone(server)
         tasks_after, descriptors_after, objects_after = belongings()
-    assert (tasks_after, descriptors_after) == (tasks, descriptors)
+    assert tasks_after == tasks
+    assert descriptors_after <= descriptors  # the first visitors' may have been open yet
     assert objects_after - objects < 500
     assert agent.node.subscriptions == 0
     assert agent.logs.watchers == []

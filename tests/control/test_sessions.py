@@ -27,6 +27,7 @@ from trioserf.serf.events import MemberEvent
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
 KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
+PATIENCE = 60.0
 
 both = pytest.mark.parametrize("kind", ["json", "msgpack"])
 
@@ -210,10 +211,12 @@ def test_nobody_is_there(tmp_path: Path) -> None:
 def answering(*answers: bytes) -> Iterator[str]:
     """A server that gives each connection one of these answers and hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
 
         def serve() -> None:
             for answer in answers:
                 connection, _ = listener.accept()
+                connection.settimeout(PATIENCE)
                 with connection:
                     connection.recv(1000)
                     connection.sendall(answer)
