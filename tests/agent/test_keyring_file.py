@@ -107,7 +107,7 @@ def test_a_kill_in_the_middle_leaves_one_content_or_the_other(path: Path) -> Non
             writer.stdout.readline()
             before = path.stat().st_ino
             while path.stat().st_ino == before:
-                pass
+                assert writer.poll() is None
             for _ in range(number * 300):
                 path.exists()
             writer.kill()

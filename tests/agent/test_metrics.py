@@ -203,7 +203,9 @@ async def test_a_stream_is_opened_again(
                 async with await listener.accept() as stream:
                     data = b""
                     while data.count(b"\n") < 12:
-                        data += bytes(await stream.receive_some())
+                        more = await stream.receive_some()
+                        assert more, "the stream was closed"
+                        data += bytes(more)
                     assert data.startswith("".join(lines(REPORT)).encode())
 
 

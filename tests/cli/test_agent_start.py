@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -187,6 +188,16 @@ def test_every_address_that_cannot_be_joined_is_told(tmp_path: Path) -> None:
     ]
 
 
+def read_to(file: IO[bytes], text: bytes) -> bytes:
+    """Give the lines up to the first with this text."""
+    read = b""
+    while text not in read:
+        line = file.readline()
+        assert line, f"it ended without {text!r}: {read!r}"
+        read += line
+    return read
+
+
 def run_and_end(
     *options: str, number: int = signal.SIGTERM, hang_up: bool = False
 ) -> tuple[int, str, str]:
@@ -198,17 +209,12 @@ def run_and_end(
     with process:
         assert process.stdout is not None
         assert process.stderr is not None
-        banner = b""
-        while b"Node name" not in banner:
-            banner += process.stdout.readline()
+        banner = read_to(process.stdout, b"Node name")
         if hang_up:
             process.stdout.close()
         else:
-            while b"Log data will now stream" not in banner:
-                banner += process.stdout.readline()
-        log = b""
-        while b"EventMemberJoin" not in log:
-            log += process.stderr.readline()
+            banner += read_to(process.stdout, b"Log data will now stream")
+        log = read_to(process.stderr, b"EventMemberJoin")
         process.send_signal(number)
         log += process.stderr.read()
         return process.wait(20), banner.decode(), log.decode()

@@ -165,7 +165,9 @@ def test_no_secret_is_told_to_anybody(agent: Agent) -> None:
         )  # fmt: skip
         heard: list[object] = []
         while len(heard) < 4:
-            unpacker.feed(stream.recv(65_536))
+            data = stream.recv(65_536)
+            assert data, f"the agent closed the connection after {heard}"
+            unpacker.feed(data)
             heard += list(unpacker)
     told += str(heard)
     assert "encrypted" in told

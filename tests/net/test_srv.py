@@ -98,7 +98,9 @@ class NameServer:
             async with await listener.accept() as stream:
                 data = b""
                 while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
-                    data += await stream.receive_some()
+                    more = await stream.receive_some()
+                    assert more, "a question ends in the middle"
+                    data += more
                 said = self._answer(data[2:], by_tcp=True)
                 if said is not None:
                     await stream.send_all(len(said).to_bytes(2, "big") + said)
