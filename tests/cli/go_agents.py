@@ -46,17 +46,22 @@ class Cluster:
         assert done.stderr == b""
         return done.returncode, done.stdout.decode("utf-8", "surrogateescape")
 
+    @contextmanager
     def follow(
         self, *words: str, addr: str = "", program: Sequence[str] = OURS
-    ) -> "subprocess.Popen[bytes]":
-        """Start a program, which is ours unless it is named."""
-        return subprocess.Popen(
+    ) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a program, ours unless it is named, for as long as the block lasts at the most."""
+        with subprocess.Popen(
             [*program, *words],
             env={**os.environ, "SERF_RPC_ADDR": addr or self.first},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 @contextmanager

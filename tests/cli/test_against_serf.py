@@ -110,7 +110,7 @@ def test_a_stream_writes_each_event_at_once(cluster: Cluster) -> None:
         with repeating(lambda: send(cluster)):
             record = json.loads(next(lines))
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert record["event"] == "user"
@@ -128,7 +128,7 @@ def test_the_log_is_followed(cluster: Cluster) -> None:
         first = next(lines_of(process))
         assert re.fullmatch(rb"\d{4}/\d\d/\d\d [\d:]{8} \[\w+\] [a-z.]+: .*\n", first)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 def test_a_monitor_tells_events_as_serf_does(cluster: Cluster) -> None:
@@ -140,7 +140,6 @@ def test_a_monitor_tells_events_as_serf_does(cluster: Cluster) -> None:
             assert b" [INFO] agent" in next(lines)
             with repeating(lambda: send(cluster)):
                 event = block(lines, 'Name: "a"')
-            process.kill()
         told[program] = sorted(re.sub(r"LTime: \w+", "LTime: N", line) for line in event)
     assert told[OURS] == told[(SERF,)]
     assert "\tPayload: []byte{0xc3, 0xbc, 0x3c, 0x62, 0x3e}" in told[OURS]
@@ -163,7 +162,6 @@ def block(lines: Iterator[bytes], wanted: str) -> list[str]:
 def test_the_log_comes_in_json_too(cluster: Cluster) -> None:
     with cluster.follow("monitor", "--format=json") as process:
         record = json.loads(next(lines_of(process)))
-        process.kill()
     assert set(record) == {"time", "level", "source", "message"}
     assert record["level"] == "INFO"
 
@@ -174,7 +172,7 @@ def test_followers_end_with_their_reader(cluster: Cluster, words: list[str], cod
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.wait(10) == code
+        assert process.wait(30) == code
         assert process.stderr.read() == b""
 
 
@@ -193,7 +191,7 @@ def test_followers_tell_when_the_agent_goes(words: list[str], told: tuple[bytes,
         with cluster.follow(*words) as process:
             until(lambda: connected(addr))
             assert cluster.ask(OURS, "leave") == (0, "Graceful leave complete\n")
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert out.endswith(told[0])
     assert err == told[1]
@@ -218,7 +216,7 @@ def test_an_interrupted_query_is_an_error(cluster: Cluster) -> None:
     with cluster.follow("query", "-timeout=25s", "nobody-answers") as process:
         assert next(lines_of(process)) == b"Query 'nobody-answers' dispatched\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert err == b""
     assert b"Total" not in out

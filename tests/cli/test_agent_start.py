@@ -202,22 +202,24 @@ def run_and_end(
     *options: str, number: int = signal.SIGTERM, hang_up: bool = False
 ) -> tuple[int, str, str]:
     """Start an agent, end it when it runs; gives its exit code, banner and log."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", "--node=n", *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
-    )  # fmt: skip
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        banner = read_to(process.stdout, b"Node name")
-        if hang_up:
-            process.stdout.close()
-        else:
-            banner += read_to(process.stdout, b"Log data will now stream")
-        log = read_to(process.stderr, b"EventMemberJoin")
-        process.send_signal(number)
-        log += process.stderr.read()
-        return process.wait(20), banner.decode(), log.decode()
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            banner = read_to(process.stdout, b"Node name")
+            if hang_up:
+                process.stdout.close()
+            else:
+                banner += read_to(process.stdout, b"Log data will now stream")
+            log = read_to(process.stderr, b"EventMemberJoin")
+            process.send_signal(number)
+            log += process.stderr.read()
+            return process.wait(20), banner.decode(), log.decode()
+        finally:
+            process.kill()
 
 
 def test_the_banner_shows_where_it_listens_and_what_it_advertises() -> None:

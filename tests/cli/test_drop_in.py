@@ -132,7 +132,6 @@ def test_the_monitor_shows_log_and_events(both: Both, program: Sequence[str]) ->
             send = partial(cluster.ask, REAL, "event", "-coalesce=false", "seen", "ü<b>")
             with repeating(send):
                 told.append(event_of(process))
-            process.kill()
     assert told[1] == told[0]
 
 
@@ -197,16 +196,16 @@ def test_leaving_ends_the_agent(program: Sequence[str]) -> None:
 def test_the_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> None:
     told = []
     for by, kind, here in ((REAL, (), THEIR_NET), (program, OURS, OUR_NET)):
-        with agent(f"{here}.6", "go-m", program=kind) as address:
-            cluster = Cluster(address, "", "")
-            until(lambda cluster=cluster: cluster.ask(REAL, "members")[0] == 0)  # type: ignore[misc]
-            process = cluster.follow("monitor", program=by)
-            assert process.stdout is not None
-            assert b"[INFO]" in process.stdout.readline()
-            if how == "leave":
-                assert cluster.ask(REAL, "leave")[0] == 0
-        with process:
-            out, err = process.communicate(timeout=10)
+        with ExitStack() as followers:
+            with agent(f"{here}.6", "go-m", program=kind) as address:
+                cluster = Cluster(address, "", "")
+                until(lambda cluster=cluster: cluster.ask(REAL, "members")[0] == 0)  # type: ignore[misc]
+                process = followers.enter_context(cluster.follow("monitor", program=by))
+                assert process.stdout is not None
+                assert b"[INFO]" in process.stdout.readline()
+                if how == "leave":
+                    assert cluster.ask(REAL, "leave")[0] == 0
+            out, err = process.communicate(timeout=30)
         told.append((process.returncode, out.splitlines()[-3:], err))
     assert told[1] == told[0]
     assert told[0][0] == 1
