@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import attrs
+import trio
 
 from trioserf.node.config import NodeConfig
 from trioserf.sim.invariants import Violation
@@ -105,7 +106,13 @@ def run(
     """
     trace = trace or Trace(scenario.name, seed)
 
+    scope = trio.CancelScope()
+
     async def main() -> None:
+        with scope:
+            await play()
+
+    async def play() -> None:
         async with open_world(
             seed=seed,
             scenario=scenario.name,
@@ -122,13 +129,19 @@ def run(
     with _quiet(quiet):
         try:
             if limit:
-                with real_time_limit(limit):
+                with real_time_limit(limit, lambda: _cancel(scope)):
                     run_in_virtual_time(main, seed=seed)
             else:
                 run_in_virtual_time(main, seed=seed)
         except Exception as error:
             raise SimulationFailed(_report(scenario, trace, error), trace) from error
     return trace
+
+
+def _cancel(scope: trio.CancelScope) -> None:
+    """Cancel from a signal handler; whoever does not give way may not notice."""
+    with suppress(RuntimeError):  # Trio does not run yet, or has ended
+        trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
 
 
 def _judge_tameness(scenario: Scenario, world: World) -> None:
