@@ -10,7 +10,7 @@ run: $(STAMP)  ## start an agent (pass options with ARGS="--node=a")
 	$(BIN)/trioserf agent $(ARGS)
 
 test: $(STAMP)  ## run the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: format lint types contract test
 

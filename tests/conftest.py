@@ -20,6 +20,14 @@ settings.load_profile("any machine")
 # What a shell runs in the background ignores SIGINT, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+FIRST = ("tests/sim/test_scenarios.py", "tests/interop/")
+"""What takes longest: the one computes, the other waits for agents, so they go well together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; the rest stays in its order."""
+    items.sort(key=lambda item: [not item.nodeid.startswith(first) for first in FIRST])
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:

@@ -45,12 +45,12 @@ class Ledger:
         return watch
 
     async def send(self) -> None:
-        """Let everyone send an event every tenth of a second."""
+        """Let everyone send an event every quarter of a second."""
         while True:
             for name, node in self.nodes.items():
                 self.sent.append(f"{name}-{len(self.sent)}")
                 await node.user_event(self.sent[-1], b"x" * 400)
-            await trio.sleep(0.1)
+            await trio.sleep(0.25)
 
 
 async def test_a_running_cluster_moves_to_encryption_in_three_steps(
@@ -84,7 +84,7 @@ async def test_a_running_cluster_moves_to_encryption_in_three_steps(
                     verify_outgoing=outgoing,
                 )
                 await trio.sleep(3)
-            plain, encrypted = await look(60)
+            plain, encrypted = await look(20)
             assert (plain == 0) == outgoing
             assert (encrypted > 100) == outgoing
         nursery.cancel_scope.cancel()
