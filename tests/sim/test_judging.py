@@ -300,3 +300,7 @@ def _is_cut_off(play: Callable[[World], Awaitable[None]]) -> None:
         run(Scenario.of(play), seed=4, limit=0.3)
     assert f"--scenario {play.__name__} --seed 4 --seeds 1" in str(caught.value)
     assert "of virtual time" in str(caught.value)
+    too_long = caught.value.__cause__
+    assert too_long is not None
+    # An interruption may strike within Trio: only who does not give way is interrupted.
+    assert (too_long.__cause__ is not None) == (play is _spin)

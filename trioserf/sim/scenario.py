@@ -105,7 +105,6 @@ def run(
             off.
     """
     trace = trace or Trace(scenario.name, seed)
-
     scope = trio.CancelScope()
 
     async def main() -> None:
