@@ -1,5 +1,6 @@
 """Every scenario with a few seeds, on CI with fifty; `scripts/simulate` plays as many as asked."""
 
+import errno
 import json
 import os
 import signal
@@ -102,6 +103,20 @@ def test_a_campaign_ends_when_it_is_broken_off(
     assert complaint in told
     assert b"Traceback" not in told
     assert len(book.read_bytes().splitlines()) < 5000
+
+
+def test_results_that_find_no_room_end_a_campaign_at_once(tmp_path: Path) -> None:
+    book = tmp_path / "results.jsonl"
+    options = "--scenario", "name_conflict", "--seeds", "5000", "--results", str(book)
+    limited = "/bin/sh", "-c", 'ulimit -f 1; exec "$0" "$@"'
+    result = subprocess.run(
+        [*limited, sys.executable, str(_SIMULATE), *options],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert f"--results {book}: [Errno {errno.EFBIG}]" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert 0 < len(book.read_text().splitlines()) < 10
 
 
 @pytest.mark.parametrize(
