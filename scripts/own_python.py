@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_PYTHON = ROOT / ".venv" / "bin" / "python"
+_VENV = ROOT / ".venv"
+_PYTHON = _VENV / "bin" / "python"
 
-if find_spec("trioserf") is None and _PYTHON.exists():
+if find_spec("trioserf") is None and _PYTHON.exists() and Path(sys.prefix) != _VENV:
     os.execv(_PYTHON, [str(_PYTHON), *sys.argv])  # noqa: S606
 sys.path.insert(0, str(ROOT))

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,18 @@ def test_unknown_scenarios_are_refused() -> None:
     result = _simulate("--scenario", "unheard_of")
     assert result.returncode == 2
     assert "no scenario unheard_of; there are steady, " in result.stderr
+
+
+def test_an_environment_without_what_it_needs_is_told_and_not_tried_again(tmp_path: Path) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for name in ("simulate", "own_python.py"):
+        shutil.copy(_SIMULATE.with_name(name), scripts)
+    venv.create(tmp_path / ".venv")
+    python = Path(sys.base_prefix) / "bin" / "python3"
+    result = subprocess.run(
+        [python, str(scripts / "simulate")],
+        capture_output=True, text=True, check=False, timeout=30, env={},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.endswith("ModuleNotFoundError: No module named 'attrs'\n")
