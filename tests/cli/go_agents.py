@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, AnyStr
 
 import attrs
 
@@ -76,6 +77,16 @@ def agent(host: str, name: str, *options: str, program: Sequence[str] = ()) -> I
             yield rpc
         finally:
             run.kill()
+
+
+def read_to(file: IO[AnyStr], text: AnyStr) -> AnyStr:
+    """Read what a program says up to the first line with this text."""
+    read = file.readline()
+    while text not in read:
+        line = file.readline()
+        assert line, f"it ended without {text!r}: {read!r}"
+        read += line
+    return read
 
 
 @contextmanager

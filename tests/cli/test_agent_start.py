@@ -5,11 +5,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, SERF
+from tests.cli.go_agents import OURS, ROOT, SERF, read_to
 
 HOST = "127.17.9.1"
 
@@ -186,16 +185,6 @@ def test_every_address_that_cannot_be_joined_is_told(tmp_path: Path) -> None:
         "\t* Failed to join [::1",
         "\t* Failed to join nosuch.invalid",
     ]
-
-
-def read_to(file: IO[bytes], text: bytes) -> bytes:
-    """Give the lines up to the first with this text."""
-    read = b""
-    while text not in read:
-        line = file.readline()
-        assert line, f"it ended without {text!r}: {read!r}"
-        read += line
-    return read
 
 
 def run_and_end(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, SERF
+from tests.cli.go_agents import OURS, ROOT, SERF, read_to
 from tests.interop.agents import Cluster, cluster
 from tests.interop.load import Load, ours
 
@@ -118,17 +118,6 @@ def rotate(mixed: Cluster, by: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def read_to(process: "subprocess.Popen[str]", line: str) -> str:
-    """Read up to a line."""
-    assert process.stdout is not None
-    text = ""
-    while line not in text:
-        more = process.stdout.readline()
-        assert more, text
-        text += more
-    return text
-
-
 def rest(process: "subprocess.Popen[str]") -> tuple[int, str]:
     text, _ = process.communicate(timeout=180)
     return process.returncode, text
@@ -142,7 +131,8 @@ def test_a_rotation_stops_at_a_paused_member_and_is_taken_further(
     (first,) = rings(folder)[0]
     paused = mixed.running["go-b" if by == "py-a" else "py-b"]
     process = rotate(mixed, by)
-    read_to(process, "Successfully installed key!")
+    assert process.stdout is not None
+    read_to(process.stdout, "Successfully installed key!")
     paused.signal(signal.SIGSTOP)
     try:
         code, text = rest(process)
@@ -166,7 +156,8 @@ def test_a_rotation_stops_at_a_member_that_dies_and_is_taken_further(
     mixed, folder = four
     (first,) = rings(folder)[0]
     process = rotate(mixed, "py-a")
-    read_to(process, "Successfully installed key!")
+    assert process.stdout is not None
+    read_to(process.stdout, "Successfully installed key!")
     mixed.running["py-b"].signal(signal.SIGKILL)
     code, text = rest(process)
     assert code == 1, text

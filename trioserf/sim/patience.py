@@ -26,7 +26,7 @@ class TookTooLong(Exception):
 def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) -> Iterator[None]:
     """Cut off what runs in the block after so many seconds of real time.
 
-    An interruption acts as Ctrl-C does, wherever it finds the program; one in a hundred leaves
+    An interruption acts as Ctrl-C does, wherever it finds the program, and now and then leaves
     Trio in disorder. It is for what does not give way, and comes after `at_first` had its time.
 
     This works in the main thread of a process only, and not where there are no interval timers.

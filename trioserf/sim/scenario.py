@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Literal
 
 import attrs
@@ -107,30 +107,22 @@ def run(
     trace = trace or Trace(scenario.name, seed)
     scope = trio.CancelScope()
 
+    opened = open_world(
+        seed=seed, scenario=scenario.name, link=scenario.link, config=scenario.config, trace=trace
+    )
+
     async def main() -> None:
         with scope:
-            await play()
-
-    async def play() -> None:
-        async with open_world(
-            seed=seed,
-            scenario=scenario.name,
-            link=scenario.link,
-            config=scenario.config,
-            trace=trace,
-        ) as world:
-            world.judge.expect_false_alarms = scenario.count_false_alarms
-            await scenario.play(world)
-            if scenario.must_agree:
-                await world.settle()
-            _judge_tameness(scenario, world)
+            async with opened as world:
+                world.judge.expect_false_alarms = scenario.count_false_alarms
+                await scenario.play(world)
+                if scenario.must_agree:
+                    await world.settle()
+                _judge_tameness(scenario, world)
 
     with _quiet(quiet):
         try:
-            if limit:
-                with real_time_limit(limit, lambda: _cancel(scope)):
-                    run_in_virtual_time(main, seed=seed)
-            else:
+            with real_time_limit(limit, lambda: _cancel(scope)) if limit else nullcontext():
                 run_in_virtual_time(main, seed=seed)
         except Exception as error:
             raise SimulationFailed(_report(scenario, trace, error), trace) from error
