@@ -16,14 +16,14 @@ from pathlib import Path
 
 import own_python  # noqa: F401 - first
 
+from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
-from trioserf.control.rpc_client import RpcSession
-from trioserf.serf.messages import SerfPushPull
-from trioserf.swim.messages import OUR_VERSIONS, NodeState, Ping, PushPull, State
-from trioserf.wire.embedded import encode_tags
-from trioserf.wire.serf import SERF_CODEC
+from trioserf.wire.serf_codec import SERF_CODEC
+from trioserf.wire.serf_messages import SerfPushPull
+from trioserf.wire.serf_payloads import encode_tags
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import OUR_VERSIONS, NodeState, Ping, PushPull, State
 
 PROGRAMS = {
     "serf": [shutil.which("serf") or "serf"],

@@ -8,7 +8,7 @@ import pytest
 import trio
 from hypothesis import settings
 
-from trioserf.sim.patience import real_time_limit
+from trioserf.sim.time_limit import real_time_limit
 
 LIMIT = 600.0
 """Seconds after which a test hangs: the longest needs a fifth of it on a slow, busy machine."""

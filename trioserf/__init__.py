@@ -7,7 +7,7 @@ pays for nothing it does not need.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trioserf.control.client import connect
+    from trioserf.control.client.trio_client import connect
     from trioserf.node import Node, NodeConfig, open_node
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ _ROOMS = {
     "Node": "trioserf.node",
     "NodeConfig": "trioserf.node",
     "open_node": "trioserf.node",
-    "connect": "trioserf.control.client",
+    "connect": "trioserf.control.client.trio_client",
 }
 
 

@@ -20,10 +20,10 @@ import trio
 from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 from trio.testing import MockClock
 
+from trioserf.sim.cluster import World as Cluster
+from trioserf.sim.cluster import open_world
 from trioserf.sim.network import Link
 from trioserf.sim.schedule import repeatable
-from trioserf.sim.world import World as Cluster
-from trioserf.sim.world import open_world
 
 __all__ = ["Cluster", "Link", "cluster", "cluster_seed"]
 

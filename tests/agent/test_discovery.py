@@ -8,12 +8,12 @@ import pytest
 import trio
 import trio.testing
 
+from trioserf.address import Address
 from trioserf.agent.config import AgentConfig, MdnsConfig
 from trioserf.agent.discovery import ASK_EVERY, Discovery, open_discovery
 from trioserf.agent.mdns import Instance, question, service_name
 from trioserf.errors import ConfigError, JoinFailed, Leaving
 from trioserf.net.multicast import IPV4
-from trioserf.swim.address import Address
 
 SERVICE = service_name("demo")
 HERE = Address("10.0.0.1", 7946)

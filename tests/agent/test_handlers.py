@@ -10,15 +10,15 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trioserf.address import Address
 from trioserf.agent.handlers import Handler, Handlers
-from trioserf.agent.scripts import Result
+from trioserf.agent.script_runner import Result
 from trioserf.errors import Leaving, NoSuchQuery, TooLarge
-from trioserf.node.hub import Answerer, Hub, Subscription
+from trioserf.node.event_hub import Answerer, Hub, Subscription
 from trioserf.serf.events import MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 HOUR = 3600.0
 

@@ -19,9 +19,9 @@ import trio
 from tests.cli.go_agents import OURS, ROOT
 from trioserf.agent.agent import open_agent
 from trioserf.agent.config import AgentConfig
+from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
-from trioserf.agent.scripts import GRACE, ShellRunner
-from trioserf.agent.structuring import Addresses
+from trioserf.agent.script_runner import GRACE, ShellRunner
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, found, question, service_name
 from trioserf.errors import ConfigError
-from trioserf.swim.address import Address
 
 SERVICE = service_name("demo")
 HERE = Address("10.0.0.1", 7946)

@@ -10,9 +10,9 @@ import trio.testing
 
 from trioserf.agent.metrics import Metrics, Report
 from trioserf.agent.statsd import MetricsSender, lines, packets, split_address
+from trioserf.counters import Count, Tally
 from trioserf.errors import ConfigError
 from trioserf.serf.events import MemberEvent, QueryReceived
-from trioserf.swim.tally import Count, Tally
 
 START = datetime(2026, 11, 25, 1, 56, 33, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from trioserf.agent.metrics import Report
 from trioserf.agent.prometheus import Page, open_page
+from trioserf.counters import Count
 from trioserf.errors import AddressError, ConfigError
-from trioserf.swim.tally import Count
 
 
 def count(*values: float) -> Count:

@@ -11,8 +11,8 @@ import trioserf.agent
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.durations import parse_duration
 from trioserf.node.config import NodeConfig
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.timing import PROFILES, Timing
+from trioserf.serf.config import SerfOptions
+from trioserf.swim.config import PROFILES, Timing
 
 REFERENCE = (Path(trioserf.agent.__file__).parent / "README.md").read_text("utf-8")
 ROWS = {

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from trioserf.address import Address
 from trioserf.agent.handlers import Handler
-from trioserf.agent.scripts import OUTPUT_KEPT, ShellRunner, environment, standard_input
+from trioserf.agent.script_runner import OUTPUT_KEPT, ShellRunner, environment, standard_input
 from trioserf.errors import ConfigError
 from trioserf.serf.events import MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 ENV = {"PATH": os.environ["PATH"]}
 

@@ -11,14 +11,14 @@ import pytest
 import trio
 import trio.testing
 
+from trioserf.address import Address
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.errors import ConfigError
 from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
 from trioserf.serf.snapshot import EMPTY, Clocks, Replayed, parse
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 PATH = Path("/var/lib/serf.snapshot")
 

@@ -14,8 +14,8 @@ from trioserf.cli.key_steps import failures_text, keys_text
 from trioserf.cli.looking import info_text, judge
 from trioserf.cli.members import members_record, members_text
 from trioserf.cli.output import Failure, check_format, failing
+from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryAnswer, QueryDone
 from trioserf.control.errors import ControlError
-from trioserf.control.records import KeyReport, MemberInfo, QueryAck, QueryAnswer, QueryDone
 
 WEB = MemberInfo("web", "10.0.0.1", 7946, {"role": "web", "dc": "é"}, "alive", 2, 5, 5)
 DB = MemberInfo("db-long", "fe80::1", 7947, {}, "failed", 2, 5, 4)

@@ -15,9 +15,9 @@ from tests.cli.running import Page
 from trioserf.cli.key_steps import carry_out, laggards, naming_laggards, report_record
 from trioserf.cli.output import Failure
 from trioserf.cli.rotating import rotate
+from trioserf.control.client.connect import Action
+from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryDone, QueryRecord
 from trioserf.control.errors import ControlError
-from trioserf.control.records import KeyReport, MemberInfo, QueryAck, QueryDone, QueryRecord
-from trioserf.control.session import Action
 
 Deaf = Callable[[str, Action], str | None]
 """Says why a member does not do as it is told: a text that it answers, or "" for silence."""

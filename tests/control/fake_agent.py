@@ -1,7 +1,7 @@
 """An agent in memory: it keeps what it is told, answers from what it keeps, and has no network.
 
 `tests/control/test_fake_agent.py` and the suite's use of it through both framings verify it
-against the protocols of `trioserf.control.ports`.
+against the protocols of `trioserf.control.server.ports`.
 """
 
 import binascii
@@ -22,6 +22,8 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
+from trioserf.address import Address
+from trioserf.coordinate import Coordinate
 from trioserf.errors import (
     InvalidQuery,
     JoinFailed,
@@ -30,15 +32,13 @@ from trioserf.errors import (
     NoSuchQuery,
     TooLarge,
 )
-from trioserf.node.hub import Answerer
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
-from trioserf.serf.coordinate import Coordinate
+from trioserf.node.event_hub import Answerer
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter, compiled
-from trioserf.serf.internal import KeyAction
+from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
+from trioserf.wire.serf_messages import Status
 
 T = TypeVar("T")
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")

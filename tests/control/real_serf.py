@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
-from trioserf.control.rpc_client import RpcSession
 
 SERF = shutil.which("serf")
 needs_serf = [

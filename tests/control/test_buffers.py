@@ -8,9 +8,9 @@ from threading import Thread
 
 import msgpack
 
-from trioserf.control.blocking import JsonSession
-from trioserf.control.rpc_client import RpcSession
-from trioserf.control.session import AgentSession
+from trioserf.control.client.connect import AgentSession
+from trioserf.control.client.json_session import JsonSession
+from trioserf.control.client.rpc_session import RpcSession
 
 RECORDS = 16_384 + 100
 PATIENCE = 60.0

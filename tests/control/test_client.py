@@ -9,10 +9,8 @@ import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
 from tests.control.test_msgpack_rpc import vec_world
-from trioserf.control.client import AgentClient, connect
-from trioserf.control.errors import ControlError
-from trioserf.control.inbox import Inbox
-from trioserf.control.records import (
+from trioserf.control.client.inbox import Inbox
+from trioserf.control.client.records import (
     MemberEvent,
     Missed,
     QueryAck,
@@ -21,7 +19,9 @@ from trioserf.control.records import (
     QueryEvent,
     UserEvent,
 )
-from trioserf.control.server import open_control
+from trioserf.control.client.trio_client import AgentClient, connect
+from trioserf.control.errors import ControlError
+from trioserf.control.server.listener import open_control
 from trioserf.serf import events
 from trioserf.serf.member import Member
 

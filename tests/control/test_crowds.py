@@ -16,8 +16,8 @@ import trio.testing
 from tests.control.fake_agent import FakeAgent
 from tests.control.world import RpcWire, Wire, serving
 from trioserf.control.address import split_address
-from trioserf.control.connection import Limits, Service
-from trioserf.control.server import Server, open_control
+from trioserf.control.server.connection import Limits, Service
+from trioserf.control.server.listener import Server, open_control
 
 HOST = "127.15.0.4:0"
 CLIENTS = 50

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trioserf.control.gotexts import base64_fault, join_fault
+from trioserf.control.server.go_errors import base64_fault, join_fault
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.control.world import RpcWire, Wire, World, serving
-from trioserf.control.connection import MAX_IN_FLIGHT, Limits
+from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
 
 
 async def ends_at(wire: Wire) -> float:

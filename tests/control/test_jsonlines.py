@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from tests.control.fake_agent import FakeAgent
 from tests.control.world import serving
+from trioserf.address import Address
 from trioserf.control.errors import CODES
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
 
@@ -574,7 +574,7 @@ def test_every_object_gets_a_reply(request_: dict[str, object]) -> None:
 
 
 def test_the_fake_is_what_control_needs() -> None:
-    from trioserf.control.ports import Agent
+    from trioserf.control.server.ports import Agent
 
     def takes(agent: Agent) -> str:
         return agent.node.name

@@ -8,10 +8,10 @@ import trio.testing
 from tests.control.fake_agent import FakeAgent
 from tests.control.recorded import RECORDED, messages, turns
 from tests.control.world import RpcWire, serving
+from trioserf.address import Address
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 
 def shape(value: Any, path: str = "") -> Any:

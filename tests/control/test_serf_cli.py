@@ -14,7 +14,7 @@ import trio
 from tests.control.fake_agent import FakeAgent
 from tests.control.recorded import RECORDED
 from tests.control.test_msgpack_rpc import vec_world
-from trioserf.control.server import open_control
+from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
 

@@ -11,7 +11,7 @@ import trio.testing
 from tests.control.fake_agent import FakeAgent
 from tests.control.world import RpcWire, Wire
 from trioserf.control.address import split_address
-from trioserf.control.server import Server, open_control
+from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import AddressError
 
 

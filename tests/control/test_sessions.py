@@ -16,12 +16,12 @@ import trio
 from tests.control.fake_agent import FakeAgent
 from tests.control.real_serf import needs_serf, serf_agent
 from tests.control.test_msgpack_rpc import vec_world
-from trioserf.control.blocking import JsonSession
+from trioserf.control.client.connect import AgentSession, connect_any
+from trioserf.control.client.json_session import JsonSession
+from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone
+from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
-from trioserf.control.records import QueryAck, QueryAnswer, QueryDone
-from trioserf.control.rpc_client import RpcSession
-from trioserf.control.server import open_control
-from trioserf.control.session import AgentSession, connect_any
+from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent
 
 T = TypeVar("T")
@@ -247,7 +247,7 @@ def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
 
 def test_a_command_line_loads_nothing_heavy() -> None:
     code = (
-        "import sys; import trioserf.control.blocking, trioserf.control.session;"
+        "import sys; import trioserf.control.client.json_session, trioserf.control.client.connect;"
         "print([m for m in ('trio','attrs','attr','cattrs','cryptography','msgpack','asyncio',"
         "'re2','ssl') if m in sys.modules])"
     )

@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
-from trioserf.control.connection import Limits, Service
-from trioserf.control.server import Server
+from trioserf.control.server.connection import Limits, Service
+from trioserf.control.server.listener import Server
 
 Pipe = trio.StapledStream[Any, Any]
 

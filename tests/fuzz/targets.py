@@ -18,28 +18,28 @@ import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
 from tests.wire import pieces
+from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, found, service_name
-from trioserf.control import render
-from trioserf.control.connection import Limits, Service
-from trioserf.control.jsonlines import encode as encode_json
-from trioserf.control.msgpack_fields import pack as pack_rpc
-from trioserf.control.msgpack_handlers import event_record
-from trioserf.control.server import Server
+from trioserf.control.server import json_records
+from trioserf.control.server.connection import Limits, Service
+from trioserf.control.server.json_lines import encode as encode_json
+from trioserf.control.server.listener import Server
+from trioserf.control.server.msgpack_fields import pack as pack_rpc
+from trioserf.control.server.msgpack_handlers import event_record
 from trioserf.errors import TrioserfError
 from trioserf.node.config import NodeConfig
 from trioserf.node.state import ClusterState
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import Event
 from trioserf.serf.keyring import Keyring
-from trioserf.serf.messages import Query, Relay, SerfMessage
-from trioserf.serf.options import SerfOptions
 from trioserf.serf.snapshot import SnapshotState, parse
-from trioserf.swim.address import Address
-from trioserf.swim.messages import Ack, Alive, Message, PushPull, UserMessage
-from trioserf.wire import embedded, serf, swim
-from trioserf.wire.crypto import Sealer
+from trioserf.wire import serf_codec, serf_payloads, swim_codec
+from trioserf.wire.encryption import Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
+from trioserf.wire.serf_messages import Query, Relay, SerfMessage
 from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_messages import Ack, Alive, Message, PushPull, UserMessage
 
 KEYS: Final = Keyring([bytes(range(16)), bytes(32)])
 LABEL: Final = b"blue"
@@ -65,7 +65,7 @@ def packet(data: bytes) -> None:
     if mode & 4 and keyring is not None:
         data = Sealer(keyring, nonce).seal(data, label)
     if mode & 8:
-        data = bytes((swim.LABEL, len(LABEL))) + LABEL + data
+        data = bytes((swim_codec.LABEL, len(LABEL))) + LABEL + data
     codec = PacketCodec(keyring=keyring, label=label, verify_incoming=not mode & 16, nonce=nonce)
     messages, fault = codec.decode(data)
     assert fault is None or fault.kind
@@ -79,31 +79,31 @@ def look_into(message: Message) -> None:
         codec = StreamCodec(keyring=None, compress=False)
         assert feed(codec, codec.encode_push_pull(message)) == message
         with suppress(WireError):
-            look_at(serf.decode(message.user_state))
+            look_at(serf_codec.decode(message.user_state))
         return
-    assert swim.decode(swim.encode(message)) == message
+    assert swim_codec.decode(swim_codec.encode(message)) == message
     with suppress(WireError):
         if isinstance(message, Ack):
-            place = embedded.decode_coordinate(message.payload)
-            assert embedded.decode_coordinate(embedded.encode_coordinate(place)) == place
+            place = serf_payloads.decode_coordinate(message.payload)
+            assert serf_payloads.decode_coordinate(serf_payloads.encode_coordinate(place)) == place
         elif isinstance(message, Alive):
-            tags = embedded.decode_tags(message.meta)
-            assert embedded.decode_tags(embedded.encode_tags(tags)) == tags
+            tags = serf_payloads.decode_tags(message.meta)
+            assert serf_payloads.decode_tags(serf_payloads.encode_tags(tags)) == tags
         elif isinstance(message, UserMessage):
-            look_at(serf.decode(message.payload))
+            look_at(serf_codec.decode(message.payload))
 
 
 def look_at(message: SerfMessage) -> None:
     """Read what travels inside a message of Serf's, and spell the message."""
-    assert serf.decode(serf.encode(message)) == message
+    assert serf_codec.decode(serf_codec.encode(message)) == message
     if isinstance(message, Query):
         for one in message.filters:
             with suppress(WireError):
-                found = embedded.decode_filter(one)
-                assert embedded.decode_filter(embedded.encode_filter(found)) == found
+                found = serf_payloads.decode_filter(one)
+                assert serf_payloads.decode_filter(serf_payloads.encode_filter(found)) == found
     elif isinstance(message, Relay):
         with suppress(WireError):
-            serf.decode(message.inner)
+            serf_codec.decode(message.inner)
 
 
 def stream(data: bytes) -> None:
@@ -136,8 +136,12 @@ def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
 def messages(data: bytes) -> None:
     """Serf's messages, filters, tags and coordinates: any bytes give one or a fault."""
     with suppress(WireError):
-        look_at(serf.decode(data))
-    for read in (embedded.decode_filter, embedded.decode_tags, embedded.decode_coordinate):
+        look_at(serf_codec.decode(data))
+    for read in (
+        serf_payloads.decode_filter,
+        serf_payloads.decode_tags,
+        serf_payloads.decode_coordinate,
+    ):
         with suppress(WireError):
             read(data)
 
@@ -191,8 +195,10 @@ class NodeInAir:
         self.snapshot = SnapshotState()
         self.pending: list[int] = []
         self.state.start(self.now, None)
-        hello = Alive(1, "peer", bytes((127, 0, 0, 2)), 7946, embedded.encode_tags({"a": "b"}))
-        self.do(PACKET, swim.encode(hello))
+        hello = Alive(
+            1, "peer", bytes((127, 0, 0, 2)), 7946, serf_payloads.encode_tags({"a": "b"})
+        )
+        self.do(PACKET, swim_codec.encode(hello))
 
     def do(self, kind: int, data: bytes) -> None:
         state = self.state
@@ -236,7 +242,7 @@ class NodeInAir:
         if probe is not None:
             state.detector.ask_others(probe)
             if len(data) % 2:
-                ack = swim.encode(Ack(probe.seq_no, data))
+                ack = swim_codec.encode(Ack(probe.seq_no, data))
                 state.take_packets([(ack, self.peer)], now)
             state.finish_probe(lambda: state.detector.finish(probe, now, by_stream=False), now)
         with suppress(TrioserfError):
@@ -258,7 +264,7 @@ class NodeInAir:
 
     def tell(self, event: Event) -> None:
         """Show an event to everyone who is shown events."""
-        json.loads(encode_json(render.event(event, NOON, self.now)))
+        json.loads(encode_json(json_records.event(event, NOON, self.now)))
         msgpack.unpackb(pack_rpc(event_record(event)), unicode_errors="surrogateescape")
         self.snapshot.record(event)
         if event.kind == "query":
@@ -270,9 +276,9 @@ class NodeInAir:
         self.do(TURN, b"")
         ours = state.local_state(join=False)
         assert feed(self.codec, self.codec.encode_push_pull(ours)) == ours
-        serf.decode(ours.user_state)
+        serf_codec.decode(ours.user_state)
         for one in state.serf.members():
-            encode_json(render.member(one))
+            encode_json(json_records.member(one))
         assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
         assert not parse(self.snapshot.compacted()).faults
         for kind, queue in state.serf.queues.items():

@@ -21,12 +21,12 @@ import attrs
 
 from tests.cli.go_agents import ROOT
 from tests.wire.vectors import load
-from trioserf.serf.messages import SerfPushPull
-from trioserf.swim.messages import Ack, NodeState, Ping, PushPull, State
-from trioserf.wire import lzw, serf, swim
+from trioserf.wire import lzw, serf_codec, swim_codec
 from trioserf.wire.msgpack import pack
 from trioserf.wire.packet import PacketCodec, make_compound
+from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_messages import Ack, NodeState, Ping, PushPull, State
 
 LARGE: Final = 20 * 1024 * 1024
 AT_ONCE: Final = 32
@@ -91,7 +91,7 @@ def exchanges(*, compressed: bool) -> list[bytes]:
     rows = PushPull(False, (gone,) * (LARGE // 600))
     # Many names that nobody has: intents about strangers.
     names = {f"stranger-{number}-{'x' * 200}": 1 for number in range(LARGE // 220)}
-    state = serf.encode(SerfPushPull(1, names, (), 1, (), 1))
+    state = serf_codec.encode(SerfPushPull(1, names, (), 1, (), 1))
     plain = [
         codec.encode_user_message(b"\x03" + bytes(LARGE - 1)),
         codec.encode_push_pull(rows),
@@ -199,7 +199,7 @@ def _ping_by_packets(target: Target, name: str, answers: Answers, stop: threadin
         while not stop.wait(0.1):
             answers.packets += 1
             with suppress(OSError):
-                udp.send(swim.encode(Ping(answers.packets, name)))
+                udp.send(swim_codec.encode(Ping(answers.packets, name)))
                 while not any(isinstance(one, Ack) for one in codec.decode(udp.recv(65_536))[0]):
                     pass
                 answers.packets_answered += 1
@@ -210,7 +210,7 @@ def _ping_by_streams(target: Target, name: str, answers: Answers, stop: threadin
         answers.streams += 1
         with suppress(OSError), socket.create_connection(target, 3) as stream:
             stream.settimeout(3)
-            stream.sendall(swim.encode(Ping(answers.streams, name)))
+            stream.sendall(swim_codec.encode(Ping(answers.streams, name)))
             if stream.recv(1):
                 answers.streams_answered += 1
 

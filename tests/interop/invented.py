@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterable
 
 from tests.wire.pieces import take
-from trioserf.serf.messages import SerfPushPull
-from trioserf.swim.messages import Message, NodeState, PushPull, State
-from trioserf.wire.embedded import encode_tags
-from trioserf.wire.serf import encode
+from trioserf.wire.serf_codec import encode
+from trioserf.wire.serf_messages import SerfPushPull
+from trioserf.wire.serf_payloads import encode_tags
 from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_messages import Message, NodeState, PushPull, State
 
 CODEC = StreamCodec(keyring=None, compress=False)
 

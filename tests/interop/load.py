@@ -17,7 +17,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
-from trioserf.control.rpc_client import RpcSession
+from trioserf.control.client.rpc_session import RpcSession
 
 PAUSE = 0.05
 """Seconds between two events of one sender."""

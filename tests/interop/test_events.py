@@ -27,14 +27,14 @@ from tests.interop.agents import (
     until,
 )
 from tests.interop.recording import Recorder
-from trioserf.control.client import AgentClient
-from trioserf.control.inbox import Records
-from trioserf.control.records import AgentEvent, QueryEvent
-from trioserf.control.rpc_client import RpcSession
-from trioserf.serf.messages import Query, QueryFlag, QueryResponse, Relay, ResponseFlag
-from trioserf.swim.messages import UserMessage
-from trioserf.wire import serf, swim
+from trioserf.control.client.inbox import Records
+from trioserf.control.client.records import AgentEvent, QueryEvent
+from trioserf.control.client.rpc_session import RpcSession
+from trioserf.control.client.trio_client import AgentClient
+from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.packet import PacketCodec
+from trioserf.wire.serf_messages import Query, QueryFlag, QueryResponse, Relay, ResponseFlag
+from trioserf.wire.swim_messages import UserMessage
 
 pytestmark = [
     pytest.mark.interop,
@@ -114,7 +114,7 @@ class Asker:
         self.port: int = self.socket.getsockname()[1]
 
     def tell(self, host: str, message: Query | Relay) -> None:
-        data = swim.encode(UserMessage(serf.encode(message)))
+        data = swim_codec.encode(UserMessage(serf_codec.encode(message)))
         self.socket.sendto(data, (host, 7946))
 
     def hear(self) -> tuple[QueryResponse, str]:
@@ -125,7 +125,7 @@ class Asker:
             assert fault is None
             for message in messages:
                 assert isinstance(message, UserMessage)
-                inner = serf.decode(message.payload)
+                inner = serf_codec.decode(message.payload)
                 assert isinstance(inner, QueryResponse)
                 return inner, host
 
@@ -165,7 +165,7 @@ def test_answers_come_by_way_of_as_many_relays_as_asked(six: Cluster, asker: Ask
 
 def test_both_kinds_pass_on_what_they_shall_relay_unchanged(six: Cluster, asker: Asker) -> None:
     inner = QueryResponse(5, 6, "somebody", 256, b"\x00\xffpayload" * 50)
-    relay = Relay(socket.inet_aton(ASKER), asker.port, "asker", serf.encode(inner))
+    relay = Relay(socket.inet_aton(ASKER), asker.port, "asker", serf_codec.encode(inner))
     for name in ("go-0", "py-0"):
         asker.tell(six.host(name), relay)
         assert asker.hear() == (inner, six.host(name))

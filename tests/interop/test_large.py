@@ -9,7 +9,7 @@ import pytest
 from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, Process, cluster, until
 from tests.interop.invented import hand_over, members
-from trioserf.swim.messages import State
+from trioserf.wire.swim_messages import State
 
 pytestmark = [
     pytest.mark.interop,

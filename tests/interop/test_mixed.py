@@ -13,8 +13,8 @@ import pytest
 
 from tests.cli.go_agents import OURS, SERF
 from tests.interop.agents import Cluster, Process, cluster, following, records, until
+from trioserf.swim.config import LAN
 from trioserf.swim.suspicion import suspicion_timeout, wanted_confirmations
-from trioserf.swim.timing import LAN
 
 pytestmark = [
     pytest.mark.interop,

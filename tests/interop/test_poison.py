@@ -9,11 +9,11 @@ import pytest
 
 from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, following, joined, records, until
-from trioserf.serf.messages import UserEvent
-from trioserf.swim.messages import OUR_VERSIONS, Alive, Message, UserMessage
-from trioserf.wire import serf
+from trioserf.wire import serf_codec
 from trioserf.wire.msgpack import pack
-from trioserf.wire.swim import encode
+from trioserf.wire.serf_messages import UserEvent
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import OUR_VERSIONS, Alive, Message, UserMessage
 
 pytestmark = [
     pytest.mark.interop,
@@ -54,7 +54,7 @@ def test_everybody_hears_everybody_after_a_jump_of_the_clock(
             """Say it again, for a stream that has not quite begun misses the first."""
             number = next(attempts)
             poison = UserEvent(ltime + number, "poison", b"%d" % number)
-            send(three, to, encode(UserMessage(serf.encode(poison))))
+            send(three, to, encode(UserMessage(serf_codec.encode(poison))))
             return all("poison" in names(path) for path in heard.values())
 
         # The real program does not hear who has not heard of the jump yet, so let all hear of it.

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, Process, cluster, until
 from tests.interop.recording import Recorder
-from trioserf.control.rpc_client import RpcSession
+from trioserf.control.client.rpc_session import RpcSession
 from trioserf.serf.snapshot import parse
 
 pytestmark = [

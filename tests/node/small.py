@@ -7,13 +7,13 @@ from typing import Any
 
 import trio
 
+from trioserf.address import Address
 from trioserf.net.transport import SocketAddress
 from trioserf.node import Node, open_node
 from trioserf.node.config import NodeConfig
-from trioserf.node.keys import SaveKeyring
+from trioserf.node.key_handler import SaveKeyring
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import Link, Network
-from trioserf.swim.address import Address
 
 
 class Tapped(Network):

@@ -14,13 +14,16 @@ import trio
 from trio.abc import HalfCloseableStream
 
 from tests.wire.pieces import take
+from trioserf.address import Address, packed
 from trioserf.errors import AddressError
 from trioserf.net.resolver import Service
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import Link, Network
-from trioserf.swim.address import Address, packed
-from trioserf.swim.messages import (
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import (
     OUR_VERSIONS,
     Ack,
     Alive,
@@ -31,9 +34,6 @@ from trioserf.swim.messages import (
     State,
     Versions,
 )
-from trioserf.wire.packet import PacketCodec
-from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
 
 LATENCY = 0.001
 _POLL = 0.01

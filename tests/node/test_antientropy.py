@@ -11,8 +11,8 @@ from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
 from trioserf.node.state import ClusterState
-from trioserf.swim.messages import Dead, NodeState, PushPull, State, Suspect
-from trioserf.swim.timing import LOCAL, WAN, Timing, push_pull_scale
+from trioserf.swim.config import LOCAL, WAN, Timing, push_pull_scale
+from trioserf.wire.swim_messages import Dead, NodeState, PushPull, State, Suspect
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
 Seen = list[tuple[float, str, PushPull]]

@@ -3,9 +3,9 @@
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trioserf.node.bulk import LONGEST_LINE, MOST_BYTES, RESTS, TROUBLED_AT_ONCE, BulkQueue
+from trioserf.address import Address
+from trioserf.node.stream_queue import LONGEST_LINE, MOST_BYTES, RESTS, TROUBLED_AT_ONCE, BulkQueue
 from trioserf.serf.effects import Direct
-from trioserf.swim.address import Address
 
 
 def direct(node: str, data: bytes) -> Direct:

@@ -7,10 +7,10 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, Peer, Stage, stage
-from trioserf.node.detector import MAX_RELAYS
-from trioserf.serf.coordinate import ORIGIN
-from trioserf.swim.messages import Ack, Dead, IndirectPing, Message, Nack, Ping
-from trioserf.wire.embedded import decode_coordinate
+from trioserf.coordinate import ORIGIN
+from trioserf.swim.failure_detector import MAX_RELAYS
+from trioserf.wire.serf_payloads import decode_coordinate
+from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
 
 HERE = bytes((10, 0, 1, 1))
 """Where the first of the played members is."""

@@ -3,10 +3,10 @@
 import trio
 import trio.testing
 
+from trioserf.address import Address
 from trioserf.node import open_node
 from trioserf.node.config import NodeConfig
-from trioserf.node.keeper import Call
-from trioserf.swim.address import Address
+from trioserf.node.state_owner import Call
 
 
 async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:

@@ -10,10 +10,10 @@ from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, Peer, Stage, stage
 from trioserf.node.gossip import gossip
-from trioserf.serf.messages import UserEvent
-from trioserf.swim.messages import Alive, Dead, Ping, State, Suspect, UserMessage
-from trioserf.swim.timing import Timing
-from trioserf.wire import serf
+from trioserf.swim.config import Timing
+from trioserf.wire import serf_codec
+from trioserf.wire.serf_messages import UserEvent
+from trioserf.wire.swim_messages import Alive, Dead, Ping, State, Suspect, UserMessage
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
 SLOW_PROBES = Timing(probe_interval=1e6, push_pull_interval=1e6)
@@ -35,7 +35,7 @@ def events(peers: list[Peer]) -> list[tuple[float, str, str]]:
     for peer in peers:
         for one in peer.of(UserMessage):
             assert isinstance(one.message, UserMessage)
-            message = serf.decode(one.message.payload)
+            message = serf_codec.decode(one.message.payload)
             assert isinstance(message, UserEvent)
             found.append((one.at, peer.name, message.name))
     return sorted(found)

@@ -9,11 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, push_pull, stage
-from trioserf.node.guests import LARGE, Guests
-from trioserf.swim.address import Address
-from trioserf.swim.messages import NodeState, PushPull, State
+from trioserf.address import Address
+from trioserf.node.stream_limits import LARGE, Guests
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_messages import NodeState, PushPull, State
 
 PEER = Address("10.0.1.1", 7946)
 

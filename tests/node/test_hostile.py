@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import EXCHANGE, PACKET, USER, NodeInAir, steps
-from trioserf.serf.messages import Join, Leave, Query, Relay, SerfPushPull, UserEvent
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.messages import (
+from trioserf.serf.config import SerfOptions
+from trioserf.wire import serf_codec, swim_codec
+from trioserf.wire.packet import make_compound
+from trioserf.wire.serf_messages import Join, Leave, Query, Relay, SerfPushPull, UserEvent
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_messages import (
     Alive,
     Dead,
     IndirectPing,
@@ -20,9 +23,6 @@ from trioserf.swim.messages import (
     State,
     Suspect,
 )
-from trioserf.wire import serf, swim
-from trioserf.wire.packet import make_compound
-from trioserf.wire.stream import StreamCodec
 
 KNOWN = [step for data in seeds()["state"] for step in steps(data)]
 EDITS = st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=9)), max_size=4)
@@ -34,9 +34,9 @@ ADDRS = st.sampled_from([bytes((127, 0, 0, 1)), bytes((127, 0, 0, 2)), bytes(4),
 PORTS = st.sampled_from([0, 1, 7946, 65_535])
 
 SPOKEN = st.one_of(
-    st.builds(Alive, COUNTS, NAMES, ADDRS, PORTS, st.binary(max_size=20)).map(swim.encode),
-    st.builds(Suspect, COUNTS, NAMES, NAMES).map(swim.encode),
-    st.builds(Dead, COUNTS, NAMES, NAMES).map(swim.encode),
+    st.builds(Alive, COUNTS, NAMES, ADDRS, PORTS, st.binary(max_size=20)).map(swim_codec.encode),
+    st.builds(Suspect, COUNTS, NAMES, NAMES).map(swim_codec.encode),
+    st.builds(Dead, COUNTS, NAMES, NAMES).map(swim_codec.encode),
 )
 SAID = st.one_of(
     st.builds(Join, TIMES, NAMES),
@@ -52,7 +52,7 @@ SAID = st.one_of(
         SerfPushPull, TIMES, st.dictionaries(NAMES, TIMES), st.lists(NAMES).map(tuple), TIMES,
         st.just(()), TIMES,
     ),
-).map(serf.encode)  # fmt: skip
+).map(serf_codec.encode)  # fmt: skip
 ROWS = st.builds(
     NodeState, NAMES, ADDRS, PORTS, st.binary(max_size=9), COUNTS, st.sampled_from(State)
 )
@@ -116,9 +116,9 @@ def test_a_flood_of_everything_is_bounded(caplog: pytest.LogCaptureFixture) -> N
                     number, number, host, 7946, name, (), 1, 3, 2**62, "load", bytes(300)
                 ),
             ):  # fmt: skip
-                world.do(USER, serf.encode(message))
+                world.do(USER, serf_codec.encode(message))
             world.do(PACKET, b"\xff" + host)
-            world.do(PACKET, swim.encode(IndirectPing(number, host, 1, name, True)))
+            world.do(PACKET, swim_codec.encode(IndirectPing(number, host, 1, name, True)))
         world.pending.clear()
 
     for start in range(0, 3000, 1000):  # until all that has a bound has come to it

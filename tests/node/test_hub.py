@@ -8,12 +8,12 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, stage
-from trioserf.node.hub import _UNDECIDED, PATIENCE, Answerer, Hub, Subscription
+from trioserf.node.event_hub import _UNDECIDED, PATIENCE, Answerer, Hub, Subscription
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
-from trioserf.serf.messages import Query, QueryFlag, QueryResponse, ResponseFlag
-from trioserf.swim.messages import UserMessage
-from trioserf.wire import serf
+from trioserf.wire import serf_codec
+from trioserf.wire.serf_messages import Query, QueryFlag, QueryResponse, ResponseFlag
+from trioserf.wire.swim_messages import UserMessage
 
 ALL_AND_SUSPECT = tuple(EventFilter.parse("*,member-suspect"))
 QUERIES = tuple(EventFilter.parse("query"))
@@ -297,7 +297,7 @@ async def test_a_subscription_can_want_something_else_and_keeps_what_waits(
 def ask(number: int) -> UserMessage:
     addr = bytes((10, 0, 1, 1))
     return UserMessage(
-        serf.encode(
+        serf_codec.encode(
             Query(
                 number, number, addr, 7946, "a", (), QueryFlag.ACK, 0, 10_000_000_000, "load", b""
             )
@@ -311,7 +311,7 @@ async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: Mo
         [a] = await s.known("a")
 
         def flags() -> list[int]:
-            replies = [serf.decode(m.payload) for m in a.got(UserMessage)]
+            replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
             return [m.flags for m in replies if isinstance(m, QueryResponse)]
 
         with s.node.subscribe(answers=True) as answerer:
@@ -335,7 +335,7 @@ async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
         [a] = await s.known("a")
 
         def responses() -> list[QueryResponse]:
-            replies = [serf.decode(m.payload) for m in a.got(UserMessage)]
+            replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
             return [m for m in replies if isinstance(m, QueryResponse)]
 
         client = Answerer()

@@ -9,15 +9,15 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
+from trioserf.address import Address
 from trioserf.errors import JoinFailed, Leaving
 from trioserf.net.resolver import Service
-from trioserf.serf.messages import SerfPushPull
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.address import Address
-from trioserf.swim.messages import ErrorMessage, PushPull, Versions
-from trioserf.wire import embedded, serf
+from trioserf.serf.config import SerfOptions
+from trioserf.wire import serf_codec, serf_payloads
+from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import ErrorMessage, PushPull, Versions
 
 RETRIES: dict[str, Any] = {"seed_interval": 5.0, "seed_interval_max": 60.0}
 NEVER: dict[str, Any] = {"seed_interval": 1e6}
@@ -65,8 +65,8 @@ async def test_states_are_exchanged_and_the_join_is_announced(autojump_clock: Mo
         [theirs] = seen
         assert theirs.join
         assert [(node.name, node.incarnation) for node in theirs.nodes] == [("us", 1)]
-        assert theirs.nodes[0].meta == embedded.encode_tags({"role": "web"})
-        state = serf.decode(theirs.user_state)
+        assert theirs.nodes[0].meta == serf_payloads.encode_tags({"role": "web"})
+        state = serf_codec.decode(theirs.user_state)
         assert isinstance(state, SerfPushPull)
         assert state.status_ltimes == {"us": 0}
 

@@ -11,19 +11,19 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS
+from trioserf.address import Address
 from trioserf.errors import Leaving, NameConflict
-from trioserf.node.bulk import LONGEST_LINE
 from trioserf.node.config import NodeConfig
-from trioserf.node.hub import Hub
-from trioserf.node.keeper import Alarm, Keeper, Received, Wake
+from trioserf.node.event_hub import Hub
 from trioserf.node.state import ClusterState
+from trioserf.node.state_owner import Alarm, Keeper, Received, Wake
+from trioserf.node.stream_queue import LONGEST_LINE
 from trioserf.serf.effects import Direct, GiveUpName
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import Link, Network
-from trioserf.swim.address import Address
-from trioserf.swim.messages import Ping
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import Ping
 
 SOMEBODY = Address("10.0.1.1", 7946)
 

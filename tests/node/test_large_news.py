@@ -6,9 +6,9 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.node.config import NodeConfig
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import UserEventReceived
-from trioserf.serf.options import SerfOptions
-from trioserf.sim.world import World
+from trioserf.sim.cluster import World
 from trioserf.testing import cluster, cluster_seed
 
 __all__ = ["cluster", "cluster_seed"]

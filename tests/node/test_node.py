@@ -10,16 +10,16 @@ import trio.lowlevel
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, Peer, Stage, stage
+from trioserf.address import Address, packed
 from trioserf.errors import AddressError, ConfigError, Leaving, NameConflict, TooLarge
 from trioserf.net.own_address import own_address
 from trioserf.node import NodeConfig, Phase, open_node
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
-from trioserf.serf.messages import ConflictResponse, Leave, Query, QueryResponse, Status
-from trioserf.serf.options import SerfOptions
 from trioserf.sim.network import Network
-from trioserf.swim.address import Address, packed
-from trioserf.swim.messages import Ack, Alive, Dead, Ping, State, UserMessage
-from trioserf.wire import embedded, serf
+from trioserf.wire import serf_codec, serf_payloads
+from trioserf.wire.serf_messages import ConflictResponse, Leave, Query, QueryResponse, Status
+from trioserf.wire.swim_messages import Ack, Alive, Dead, Ping, State, UserMessage
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
 
@@ -28,7 +28,7 @@ def intents(peer: Peer) -> list[tuple[float, Leave]]:
     found = []
     for one in peer.of(UserMessage):
         assert isinstance(one.message, UserMessage)
-        message = serf.decode(one.message.payload)
+        message = serf_codec.decode(one.message.payload)
         if isinstance(message, Leave):
             found.append((one.at, message))
     return found
@@ -160,11 +160,13 @@ async def answers_conflict(peer: Peer, verdict: ConflictResponse) -> None:
     """Answer the question whose the name is."""
     while True:
         for message in peer.got(UserMessage):
-            query = serf.decode(message.payload)
+            query = serf_codec.decode(message.payload)
             if isinstance(query, Query) and query.name == "_serf_conflict":
                 assert query.payload == b"us"
-                response = QueryResponse(query.ltime, query.id, peer.name, 0, serf.encode(verdict))
-                peer.send(UserMessage(serf.encode(response)))
+                response = QueryResponse(
+                    query.ltime, query.id, peer.name, 0, serf_codec.encode(verdict)
+                )
+                peer.send(UserMessage(serf_codec.encode(response)))
                 return
         await trio.sleep(0.05)
 
@@ -217,7 +219,7 @@ async def test_a_name_that_the_majority_knows_as_ours_stays(autojump_clock: Mock
 async def test_without_resolution_nobody_is_asked(autojump_clock: MockClock) -> None:
     async with stage(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
         await claimed(s, of_us=0)
-        queries = [serf.decode(message.payload) for message in s.peers["b"].got(UserMessage)]
+        queries = [serf_codec.decode(message.payload) for message in s.peers["b"].got(UserMessage)]
         assert not [one for one in queries if isinstance(one, Query)]
 
 
@@ -392,7 +394,7 @@ async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None
         await trio.sleep(1)
         news = [one for one in peer.got(Alive) if one.node == "us"]
         assert news[-1].incarnation == 2
-        assert news[-1].meta == embedded.encode_tags({"b": "2"})
+        assert news[-1].meta == serf_payloads.encode_tags({"b": "2"})
         assert all(earlier.incarnation <= later.incarnation for earlier, later in pairwise(news))
         member = s.node.member("us")
         assert member is not None

@@ -12,10 +12,13 @@ from trio.testing import MockClock
 
 from tests.node.small import Tapped, open_nodes
 from tests.node.stage import LATENCY, OURS, Heard, Peer, Stage, answer, stage
+from trioserf.coordinate import ORIGIN
 from trioserf.net.transport import SocketAddress
-from trioserf.serf.coordinate import ORIGIN
 from trioserf.sim.network import Link
-from trioserf.swim.messages import (
+from trioserf.wire.serf_payloads import encode_coordinate
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_codec import PING, encode
+from trioserf.wire.swim_messages import (
     Ack,
     Alive,
     IndirectPing,
@@ -25,9 +28,6 @@ from trioserf.swim.messages import (
     Suspect,
     Versions,
 )
-from trioserf.wire.embedded import encode_coordinate
-from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import PING, encode
 
 PROTOCOL_2 = Versions(1, 2, 2, 2, 5, 5)
 PROTOCOL_3 = Versions(1, 3, 2, 2, 5, 5)

@@ -14,11 +14,11 @@ from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.keyring import Keyring
 from trioserf.sim.network import Link
-from trioserf.swim.messages import Ping, UserMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import Ping, UserMessage
 
 A, B = bytes(32), b"b" * 16
 NAMES = ("a", "b", "c", "d")

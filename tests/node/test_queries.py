@@ -9,12 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.errors import InvalidFilter, InvalidQuery, NoSuchQuery, TooLarge
-from trioserf.node.hub import PATIENCE, Answerer
+from trioserf.node.event_hub import PATIENCE, Answerer
 from trioserf.node.node import Node
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.filters import EventFilter
-from trioserf.sim.world import World
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.sim.cluster import World
 from trioserf.testing import Link, cluster, cluster_seed
 
 __all__ = ["cluster", "cluster_seed"]

@@ -9,11 +9,17 @@ from trio.abc import HalfCloseableStream
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, Peer, answer, push_pull, stage
-from trioserf.node.hub import Subscription
+from trioserf.address import Address, packed
+from trioserf.node.event_hub import Subscription
 from trioserf.serf.events import QueryReceived, UserEventReceived
-from trioserf.serf.messages import Query, QueryResponse, UserEvent
-from trioserf.swim.address import Address, packed
-from trioserf.swim.messages import (
+from trioserf.swim.config import LOCAL
+from trioserf.wire import serf_codec
+from trioserf.wire.msgpack import pack
+from trioserf.wire.serf_messages import Query, QueryResponse, UserEvent
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream_decoders import MAX_NODES
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import (
     Ack,
     ErrorMessage,
     NodeState,
@@ -23,12 +29,6 @@ from trioserf.swim.messages import (
     UserMessage,
     Versions,
 )
-from trioserf.swim.timing import LOCAL
-from trioserf.wire import serf
-from trioserf.wire.msgpack import pack
-from trioserf.wire.stream import StreamCodec
-from trioserf.wire.stream_readers import MAX_NODES
-from trioserf.wire.swim import encode
 
 NEVER: dict[str, Any] = {"seed_interval": 1e6}
 CODEC = StreamCodec(keyring=None)
@@ -270,7 +270,7 @@ async def test_a_state_that_cannot_be_read_is_refused(
 ) -> None:
     async with stage(**NEVER) as s:
         peer = s.peer("p")
-        for state in (b"\x63", serf.encode(UserEvent(1, "x")), b"\x02\x90"):
+        for state in (b"\x63", serf_codec.encode(UserEvent(1, "x")), b"\x02\x90"):
             await peer.exchange(push_pull(peer.node_state(), user_state=state))
         await trio.sleep(LATENCY)
         refused = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
@@ -294,7 +294,7 @@ async def test_a_ping_for_our_name_alone_is_answered(
 async def test_a_user_message_by_stream_counts_as_by_packet(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
         with s.node.subscribe() as events:
-            event = serf.encode(UserEvent(3, "deploy", b"v1"))
+            event = serf_codec.encode(UserEvent(3, "deploy", b"v1"))
             assert await s.peer("p").exchange(CODEC.encode_user_message(event)) is None
             with trio.fail_after(1):
                 async for got in events:
@@ -326,7 +326,7 @@ async def test_strangers_are_not_heard(autojump_clock: MockClock) -> None:
 
 def ask(peer: Peer, number: int) -> UserMessage:
     return UserMessage(
-        serf.encode(
+        serf_codec.encode(
             Query(
                 number, number, packed(peer.address.host), peer.address.port, peer.name, (), 0,
                 0, 60_000_000_000, "big",
@@ -356,7 +356,7 @@ async def test_a_large_answer_goes_by_stream(autojump_clock: MockClock) -> None:
         async with stream:
             message = await answer(stream)
             assert isinstance(message, UserMessage)
-            response = serf.decode(message.payload)
+            response = serf_codec.decode(message.payload)
             assert isinstance(response, QueryResponse)
             assert (response.source, response.payload) == ("us", payload)
 

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 from tests.node.stage import LATENCY, Peer, Stage, stage
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.filters import EventFilter
-from trioserf.swim.messages import Alive, Dead, State, Suspect
-from trioserf.swim.timing import LOCAL, WAN, Timing
+from trioserf.swim.config import LOCAL, WAN, Timing
+from trioserf.wire.swim_messages import Alive, Dead, State, Suspect
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
 

@@ -8,12 +8,12 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.stage import OURS, Peer, Stage, answer, push_pull, stage
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
-from trioserf.serf.messages import Leave
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.messages import Dead, PushPull, UserMessage
-from trioserf.swim.timing import Timing
-from trioserf.wire import serf
+from trioserf.swim.config import Timing
+from trioserf.wire import serf_codec
+from trioserf.wire.serf_messages import Leave
+from trioserf.wire.swim_messages import Dead, PushPull, UserMessage
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "tcp_pings": False}
 DAY = 24 * 3600.0
@@ -31,7 +31,7 @@ async def fails(s: Stage, peer: Peer) -> None:
 async def leaves(s: Stage, peer: Peer) -> None:
     """Let a member leave in good order."""
     peer.answers = False
-    intent = serf.encode(Leave(9, peer.name))
+    intent = serf_codec.encode(Leave(9, peer.name))
     peer.send(UserMessage(intent))
     await s.until(lambda: s.statuses()[peer.name] == "leaving", 1)
     peer.send(Dead(1, peer.name, peer.name))

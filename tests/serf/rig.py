@@ -4,12 +4,15 @@ import pickle
 import random
 from collections.abc import Callable, Iterable, Mapping
 
-from trioserf.serf.asking import Question
-from trioserf.serf.collecting import AskedQuery, QueryResult
+from trioserf.address import Address
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Codec
 from trioserf.serf.events import Event, MemberEvent, QueryReceived
-from trioserf.serf.internal import KeyHandler, no_keyring
-from trioserf.serf.messages import (
+from trioserf.serf.internal_queries import KeyHandler, no_keyring
+from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.query_collector import AskedQuery, QueryResult
+from trioserf.serf.serf import SerfState
+from trioserf.wire.serf_messages import (
     ConflictResponse,
     Join,
     KeyRequest,
@@ -24,10 +27,7 @@ from trioserf.serf.messages import (
     TagFilter,
     UserEvent,
 )
-from trioserf.serf.options import SerfOptions
-from trioserf.serf.state import SerfState
-from trioserf.swim.address import Address
-from trioserf.swim.messages import OUR_VERSIONS, Versions
+from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 TYPES: tuple[type[SerfMessage], ...] = (
     Leave,

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from tests.serf.rig import Cluster, address_of, broadcasts, encode, join, kinds, results, serf
+from trioserf.address import packed
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
-from trioserf.serf.asking import Question, default_query_timeout
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import QueryReceived
-from trioserf.serf.messages import NodeFilter, Query, QueryResponse, TagFilter
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.address import packed
+from trioserf.serf.outgoing_queries import Question, default_query_timeout
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
+from trioserf.wire.serf_messages import NodeFilter, Query, QueryResponse, TagFilter
 
 
 def nobody(_: QueryReceived) -> bool:

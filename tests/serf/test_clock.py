@@ -1,7 +1,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trioserf.serf.clock import (
+from trioserf.serf.lamport import (
     EPOCHS_KEPT,
     FAR,
     LAST_TIME,

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trioserf.address import Address
 from trioserf.serf.coalesce import EventCoalescer, MemberCoalescer, UserCoalescer
 from trioserf.serf.events import (
     MEMBER_EVENT_KINDS,
@@ -15,8 +16,7 @@ from trioserf.serf.events import (
     UserEventReceived,
 )
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 
 def member(name: str, **tags: str) -> Member:

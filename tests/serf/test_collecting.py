@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserf.serf.collecting import AskedQuery, QueryAck, QueryAnswer, QueryDone, QueryResult
-from trioserf.serf.messages import QueryResponse, ResponseFlag
+from trioserf.serf.query_collector import AskedQuery, QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
 
 ACK = int(ResponseFlag.ACK)
 NO_ANSWER = int(ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW)

@@ -3,13 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serf.rig import Cluster, address_of, encode, serf
-from trioserf.serf.conflict import NOBODY, ConflictVote
+from trioserf.address import Address, packed
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import GiveUpName
-from trioserf.serf.messages import ConflictResponse, KeyRequest, QueryResponse
-from trioserf.serf.options import SerfOptions
-from trioserf.serf.state import SerfState
-from trioserf.swim.address import Address, packed
-from trioserf.swim.messages import OUR_VERSIONS
+from trioserf.serf.name_conflict import NOBODY, ConflictVote
+from trioserf.serf.serf import SerfState
+from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
+from trioserf.wire.swim_messages import OUR_VERSIONS
 
 OTHER = Address("10.9.9.9", 7946)
 

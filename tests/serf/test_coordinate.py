@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserf.serf.coordinate import (
+from trioserf.coordinate import (
     DIMENSIONS,
     ERROR_MAX,
     HEIGHT_MIN,

@@ -15,7 +15,7 @@ from trioserf.serf.events import (
     UserEventReceived,
 )
 from trioserf.serf.filters import EventFilter, anchored, compiled, found, tag_matches
-from trioserf.serf.messages import TagFilter
+from trioserf.wire.serf_messages import TagFilter
 
 
 def user(name: str) -> UserEventReceived:

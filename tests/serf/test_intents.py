@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from tests.serf.rig import broadcasts, encode, join, kinds, raw_broadcasts, serf
 from tests.serf.test_members import in_status, status
-from trioserf.serf.clock import LAST_TIME
-from trioserf.serf.messages import Join, Leave, Status
-from trioserf.serf.options import SerfOptions
+from trioserf.serf.config import SerfOptions
+from trioserf.serf.lamport import LAST_TIME
+from trioserf.wire.serf_messages import Join, Leave, Status
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,22 @@ import pytest
 
 from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadcasts, results, serf
 from tests.serf.test_queries import query, response, sent
+from trioserf.address import packed
 from trioserf.errors import InvalidQuery
-from trioserf.serf.asking import Question
-from trioserf.serf.collecting import QueryAck, QueryAnswer, QueryDone
-from trioserf.serf.internal import KeyAction, check_name, fit_keys
-from trioserf.serf.key_tally import KeyTally, key_question
-from trioserf.serf.messages import ConflictResponse, KeyRequest, KeyResponse, QueryResponse, Status
-from trioserf.serf.options import SerfOptions
-from trioserf.serf.state import SerfState
-from trioserf.swim.address import packed
-from trioserf.swim.messages import OUR_VERSIONS
+from trioserf.serf.config import SerfOptions
+from trioserf.serf.internal_queries import KeyAction, check_name, fit_keys
+from trioserf.serf.key_queries import KeyTally, key_question
+from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
+from trioserf.serf.serf import SerfState
+from trioserf.wire.serf_messages import (
+    ConflictResponse,
+    KeyRequest,
+    KeyResponse,
+    QueryResponse,
+    Status,
+)
+from trioserf.wire.swim_messages import OUR_VERSIONS
 
 ACK, NO_ANSWER = 1, 257
 KEY = b"k" * 32

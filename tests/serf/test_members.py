@@ -3,12 +3,12 @@ import logging
 import pytest
 
 from tests.serf.rig import address_of, join, kinds, serf
+from trioserf.address import Address
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
-from trioserf.serf.messages import Leave, Status
-from trioserf.serf.options import SerfOptions
-from trioserf.serf.state import SerfState
-from trioserf.swim.address import Address
-from trioserf.swim.messages import OUR_VERSIONS, Versions
+from trioserf.serf.serf import SerfState
+from trioserf.wire.serf_messages import Leave, Status
+from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
 def status(state: SerfState, name: str) -> Status:

@@ -5,13 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadcasts, results, serf
+from trioserf.address import Address, packed
 from trioserf.errors import NoSuchQuery, TooLarge
-from trioserf.serf.asking import Question
-from trioserf.serf.clock import LAST_TIME
-from trioserf.serf.collecting import QueryAnswer
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Direct
 from trioserf.serf.events import QueryReceived
-from trioserf.serf.messages import (
+from trioserf.serf.lamport import LAST_TIME
+from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.query_collector import QueryAnswer
+from trioserf.serf.serf import SerfState
+from trioserf.wire.serf_messages import (
     NodeFilter,
     Query,
     QueryResponse,
@@ -20,10 +23,7 @@ from trioserf.serf.messages import (
     TagFilter,
     UserEvent,
 )
-from trioserf.serf.options import SerfOptions
-from trioserf.serf.state import SerfState
-from trioserf.swim.address import Address, packed
-from trioserf.swim.messages import OUR_VERSIONS
+from trioserf.wire.swim_messages import OUR_VERSIONS
 
 ACK, NO_BROADCAST = 1, 2
 WANTS_NO_ANSWER = 257

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trioserf.address import Address
 from trioserf.serf.events import (
     MEMBER_EVENT_KINDS,
     SUSPICION_EVENT_KINDS,
@@ -17,7 +18,6 @@ from trioserf.serf.events import (
     UserEventReceived,
 )
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
 from trioserf.serf.snapshot import (
     EMPTY,
     Clocks,
@@ -25,7 +25,7 @@ from trioserf.serf.snapshot import (
     SnapshotState,
     parse,
 )
-from trioserf.swim.address import Address
+from trioserf.wire.serf_messages import Status
 
 # What `serf agent -snapshot` (0.8.2) wrote: b joined, three events and a query came, b was killed,
 # came back and left, c joined, then a left.

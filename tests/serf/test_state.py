@@ -13,8 +13,11 @@ from tests.serf.rig import (
 )
 from tests.serf.test_members import in_status, status
 from tests.serf.test_queries import query
-from trioserf.serf.clock import LAST_TIME
-from trioserf.serf.messages import (
+from trioserf.serf.config import SerfOptions
+from trioserf.serf.lamport import LAST_TIME
+from trioserf.serf.serf import SerfState
+from trioserf.serf.snapshot import Clocks
+from trioserf.wire.serf_messages import (
     BufferedEvents,
     Join,
     KeyRequest,
@@ -23,9 +26,6 @@ from trioserf.serf.messages import (
     Status,
     UserEvent,
 )
-from trioserf.serf.options import SerfOptions
-from trioserf.serf.snapshot import Clocks
-from trioserf.serf.state import SerfState
 
 
 def push_pull(

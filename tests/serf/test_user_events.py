@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from tests.serf.rig import Cluster, broadcasts, decode, encode, kinds, raw_broadcasts, serf
 from trioserf.errors import TooLarge
-from trioserf.serf.clock import LAST_TIME
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Spread
 from trioserf.serf.events import UserEventReceived
-from trioserf.serf.messages import BufferedEvents, UserEvent
-from trioserf.serf.options import SerfOptions
+from trioserf.serf.lamport import LAST_TIME
+from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 
 def test_an_event_is_for_everyone_ourselves_included() -> None:

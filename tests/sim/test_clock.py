@@ -5,7 +5,7 @@ import time
 import pytest
 import trio
 
-from trioserf.sim.clock import VirtualClock
+from trioserf.sim.virtual_time import VirtualClock
 
 
 class _Bell:

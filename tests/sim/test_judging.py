@@ -9,13 +9,13 @@ import pytest
 import trio
 
 from trioserf.serf.events import UserEventReceived
+from trioserf.sim.cluster import World
 from trioserf.sim.invariants import Violation
 from trioserf.sim.scenario import Scenario, SimulationFailed, run
-from trioserf.sim.world import World
-from trioserf.swim.messages import DEAD, SUSPECT, Alive, Dead, Suspect
-from trioserf.swim.record import Record
+from trioserf.swim.node_record import NodeRecord
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import DEAD, SUSPECT, Alive, Dead, Suspect
 
 
 def _fails(play: Callable[[World], Awaitable[None]], match: str) -> SimulationFailed:
@@ -219,7 +219,9 @@ def test_nobody_believes_in_members_that_never_were() -> None:
         (lambda record: setattr(record, "state", SUSPECT), "holds n3 for alive, it is up"),
     ],
 )
-def test_tables_must_agree_in_every_respect(spoil: Callable[[Record], None], what: str) -> None:
+def test_tables_must_agree_in_every_respect(
+    spoil: Callable[[NodeRecord], None], what: str
+) -> None:
     async def differ(world: World) -> None:
         """One table differs from what its subject says."""
         await world.grow(3)

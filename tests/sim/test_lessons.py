@@ -2,11 +2,11 @@
 
 import trio
 
+from trioserf.sim.cluster import open_world
 from trioserf.sim.schedule import run_in_virtual_time
-from trioserf.sim.world import open_world
-from trioserf.swim.messages import Alive, Suspect
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import Alive, Suspect
 
 
 def test_who_accuses_in_an_old_incarnation_is_told_of_the_new_one() -> None:

@@ -7,7 +7,7 @@ from types import FrameType
 import pytest
 import trio
 
-from trioserf.sim.patience import TookTooLong, real_time_limit
+from trioserf.sim.time_limit import TookTooLong, real_time_limit
 
 LONG = 30.0
 """Seconds that nothing here needs."""

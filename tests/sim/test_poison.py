@@ -5,34 +5,36 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from trioserf.serf.collecting import QueryDone
-from trioserf.serf.messages import Join, Leave, Query, SerfPushPull, UserEvent
+from trioserf.serf.query_collector import QueryDone
+from trioserf.sim.cluster import World, open_world
 from trioserf.sim.schedule import run_in_virtual_time
-from trioserf.sim.world import World, open_world
-from trioserf.swim.messages import PushPull, UserMessage
-from trioserf.wire import serf
+from trioserf.wire import serf_codec
 from trioserf.wire.packet import PacketCodec
+from trioserf.wire.serf_messages import Join, Leave, Query, SerfPushPull, UserEvent
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import PushPull, UserMessage
 
 LAST = 2**64 - 1
 POISON = [2**40, 2**63, 2**64 - 2**32, LAST - 1000, LAST - 2, LAST - 1, LAST]
 
 
 def event(ltime: int) -> bytes:
-    return serf.encode(UserEvent(ltime, "poison"))
+    return serf_codec.encode(UserEvent(ltime, "poison"))
 
 
 def query(ltime: int) -> bytes:
-    return serf.encode(Query(ltime, 7, bytes((10, 9, 9, 9)), 7946, "x", (), 0, 0, 10**9, "poison"))
+    return serf_codec.encode(
+        Query(ltime, 7, bytes((10, 9, 9, 9)), 7946, "x", (), 0, 0, 10**9, "poison")
+    )
 
 
 def leave(ltime: int) -> bytes:
-    return serf.encode(Leave(ltime, "n3"))
+    return serf_codec.encode(Leave(ltime, "n3"))
 
 
 def join(ltime: int) -> bytes:
-    return serf.encode(Join(ltime, "n2"))
+    return serf_codec.encode(Join(ltime, "n2"))
 
 
 MESSAGES: dict[str, Callable[[int], bytes]] = {
@@ -107,7 +109,7 @@ def test_a_poisoned_push_pull_makes_nobody_deaf(ltime: int) -> None:
             await all_hear_all(world, "before")
             state = SerfPushPull(ltime, {"n2": ltime}, ("n3",), ltime, (), ltime)
             data = StreamCodec(keyring=None).encode_push_pull(
-                PushPull(False, (), serf.encode(state))
+                PushPull(False, (), serf_codec.encode(state))
             )
             stranger = world.network.open(("10.9.9.9", 7946))
             async with await stranger.dial(world.members["n1"].address) as stream:

@@ -2,8 +2,10 @@
 
 import random
 
+from trioserf.swim.config import LAN, Timing
 from trioserf.swim.membership import Membership
-from trioserf.swim.messages import (
+from trioserf.swim.options import SwimOptions
+from trioserf.wire.swim_messages import (
     OUR_VERSIONS,
     Alive,
     Dead,
@@ -13,8 +15,6 @@ from trioserf.swim.messages import (
     Suspect,
     Versions,
 )
-from trioserf.swim.options import SwimOptions
-from trioserf.swim.timing import LAN, Timing
 
 US, PEER, OTHER = "us", "peer", "other"
 ADDRESSES = {US: bytes([127, 0, 0, 1]), PEER: bytes([127, 0, 0, 2]), OTHER: bytes([127, 0, 0, 3])}

@@ -3,7 +3,7 @@
 import pytest
 
 from trioserf.errors import AddressError
-from trioserf.swim.joinaddr import JoinTarget, parse_join_address
+from trioserf.node.join_address import JoinTarget, parse_join_address
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,16 @@ import pytest
 
 from tests.swim.kit import ELSEWHERE, META, OTHER, PEER, US, Table, alive, node_state
 from trioserf.swim.beliefs import MAX_INCARNATION
-from trioserf.swim.messages import MAX_META, OUR_VERSIONS, Alive, Dead, State, Suspect, Versions
 from trioserf.swim.options import SwimOptions
+from trioserf.wire.swim_messages import (
+    MAX_META,
+    OUR_VERSIONS,
+    Alive,
+    Dead,
+    State,
+    Suspect,
+    Versions,
+)
 
 ALIVE, SUSPECT, DEAD, LEFT = State
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.swim.kit import ADDRESSES, ELSEWHERE, META, OTHER, PEER, PORT, US, Table, alive
-from trioserf.swim.messages import Alive, Dead, Message, State, Suspect, Versions
-from trioserf.swim.notices import Conflicted, Left, Refused
+from trioserf.swim.events import Conflicted, Left, Refused
+from trioserf.swim.node_record import UNANNOUNCED
 from trioserf.swim.options import SwimOptions, valid_node_name
-from trioserf.swim.record import UNANNOUNCED
+from trioserf.wire.swim_messages import Alive, Dead, Message, State, Suspect, Versions
 
 ALIVE, SUSPECT, DEAD, LEFT = State
 KNOWN = 5

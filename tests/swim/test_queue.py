@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserf.swim.queue import BroadcastQueue, FairFiller, retransmit_limit
+from trioserf.swim.broadcast_queue import BroadcastQueue, FairFiller, retransmit_limit
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "memberlist.json"
 

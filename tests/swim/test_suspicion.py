@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.swim.kit import OTHER, PEER, US, Table, alive
-from trioserf.swim.messages import Dead, State, Suspect
+from trioserf.swim.broadcast_queue import retransmit_limit
+from trioserf.swim.config import LAN, LOCAL, WAN, Timing, push_pull_scale
 from trioserf.swim.options import SwimOptions
-from trioserf.swim.queue import retransmit_limit
 from trioserf.swim.suspicion import (
     Suspicion,
     Suspicions,
@@ -20,7 +20,7 @@ from trioserf.swim.suspicion import (
     total_suspicion_time,
     wanted_confirmations,
 )
-from trioserf.swim.timing import LAN, LOCAL, WAN, Timing, push_pull_scale
+from trioserf.wire.swim_messages import Dead, State, Suspect
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "memberlist.json"
 FORMULAS: dict[str, list[dict[str, Any]]] = json.loads(VECTORS.read_text())["formulas"]

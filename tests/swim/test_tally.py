@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserf.agent.metrics import standard_deviation
-from trioserf.swim.tally import Count, Tally
+from trioserf.counters import Count, Tally
 
 VALUES = st.lists(st.integers(0, 10_000), min_size=1, max_size=30)
 

@@ -1,7 +1,7 @@
 """Streams that come in pieces, as a test says."""
 
-from trioserf.swim.messages import Message
 from trioserf.wire.stream import StreamDecoder
+from trioserf.wire.swim_messages import Message
 
 
 def take(decoder: StreamDecoder, piece: bytes) -> tuple[Message | None, int]:

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 
 from tests.wire.pieces import feed
 from tests.wire.vectors import load
-from trioserf.serf.coordinate import Coordinate
-from trioserf.serf.messages import (
+from trioserf.coordinate import Coordinate
+from trioserf.wire import lzw, serf_codec, serf_payloads, swim_codec
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import MAX_NAME, pack
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.serf_messages import (
     BufferedEvents,
     ConflictResponse,
     Join,
@@ -29,7 +33,9 @@ from trioserf.serf.messages import (
     TagFilter,
     UserEvent,
 )
-from trioserf.swim.messages import (
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream_decoders import MAX_SEALED
+from trioserf.wire.swim_messages import (
     Ack,
     Alive,
     Dead,
@@ -45,12 +51,6 @@ from trioserf.swim.messages import (
     UserMessage,
     Versions,
 )
-from trioserf.wire import embedded, lzw, serf, swim
-from trioserf.wire.errors import WireError
-from trioserf.wire.msgpack import MAX_NAME, pack
-from trioserf.wire.packet import PacketCodec
-from trioserf.wire.stream import StreamCodec
-from trioserf.wire.stream_readers import MAX_SEALED
 
 # ------------------------------------------------------------------------------------ round trips
 
@@ -110,18 +110,18 @@ FILTERS = st.builds(NodeFilter, st.lists(TEXT, max_size=30).map(tuple)) | st.bui
 
 @given(SWIM)
 def test_every_message_comes_back(message: Message) -> None:
-    assert swim.decode(swim.encode(message)) == message
+    assert swim_codec.decode(swim_codec.encode(message)) == message
 
 
 @given(SERF)
 def test_every_serf_message_comes_back(message: SerfMessage) -> None:
-    assert serf.decode(serf.encode(message)) == message
+    assert serf_codec.decode(serf_codec.encode(message)) == message
 
 
 @given(FILTERS, TEXTS)
 def test_filters_and_tags_come_back(one: NodeFilter | TagFilter, tags: dict[str, str]) -> None:
-    assert embedded.decode_filter(embedded.encode_filter(one)) == one
-    assert embedded.decode_tags(embedded.encode_tags(tags)) == tags
+    assert serf_payloads.decode_filter(serf_payloads.encode_filter(one)) == one
+    assert serf_payloads.decode_tags(serf_payloads.encode_tags(tags)) == tags
 
 
 @given(st.booleans(), st.lists(NODES, max_size=5).map(tuple), BYTES, st.integers(1, 40))
@@ -178,7 +178,12 @@ def test_damaged_messages_give_messages_or_faults(
 ) -> None:
     damaged = mutated(data, edits)
     PacketCodec(keyring=None).decode(damaged)
-    for read in (swim.decode, serf.decode, embedded.decode_filter, embedded.decode_tags):
+    for read in (
+        swim_codec.decode,
+        serf_codec.decode,
+        serf_payloads.decode_filter,
+        serf_payloads.decode_tags,
+    ):
         try:
             read(damaged)
         except WireError as error:
@@ -222,19 +227,21 @@ def lists(count: int, depth: int) -> bytes:
 
 ZEROS = lzw.compress(bytes(1 << 19))
 BOMBS: dict[str, Callable[[], object]] = {
-    "lists in a push/pull": lambda: serf.decode(b"\x02\x81\xa6Events" + lists(1 << 20, 1000)),
-    "lists in its events": lambda: serf.decode(
+    "lists in a push/pull": lambda: serf_codec.decode(
+        b"\x02\x81\xa6Events" + lists(1 << 20, 1000)
+    ),
+    "lists in its events": lambda: serf_codec.decode(
         b"\x02\x81\xa6Events\x91\x81\xa6Events" + lists(4096, 1000)
     ),
-    "names of a push/pull": lambda: serf.decode(
+    "names of a push/pull": lambda: serf_codec.decode(
         b"\x02\x81\xabLeftMembers" + lists(1 << 20, 1) + b"\xa0" * 60_000
     ),
-    "lists in a query": lambda: serf.decode(b"\x04\x81\xa7Filters" + lists(65_536, 1000)),
-    "lists in a filter": lambda: embedded.decode_filter(b"\x00" + lists(65_536, 1000)),
-    "lists in keys": lambda: serf.decode(b"\x08\x81\xa4Keys" + lists(65_536, 1000)),
-    "maps in maps": lambda: serf.decode(b"\x01" + b"\x81\xa1a" * 20_000),
-    "lists in a ping": lambda: swim.decode(b"\x00" + b"\x9f" * 1000 + b"\x90" * 64_000),
-    "a long text": lambda: swim.decode(b"\x00\x81\xa4Node\xdb\x7f\xff\xff\xff"),
+    "lists in a query": lambda: serf_codec.decode(b"\x04\x81\xa7Filters" + lists(65_536, 1000)),
+    "lists in a filter": lambda: serf_payloads.decode_filter(b"\x00" + lists(65_536, 1000)),
+    "lists in keys": lambda: serf_codec.decode(b"\x08\x81\xa4Keys" + lists(65_536, 1000)),
+    "maps in maps": lambda: serf_codec.decode(b"\x01" + b"\x81\xa1a" * 20_000),
+    "lists in a ping": lambda: swim_codec.decode(b"\x00" + b"\x9f" * 1000 + b"\x90" * 64_000),
+    "a long text": lambda: swim_codec.decode(b"\x00\x81\xa4Node\xdb\x7f\xff\xff\xff"),
     "a compressed packet": lambda: PacketCodec(keyring=None).decode(
         b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(bytes(65_536))})
     ),
@@ -323,7 +330,9 @@ def test_rows_that_cannot_be_are_passed_over() -> None:
 
 def test_names_that_no_member_has_are_passed_over() -> None:
     long = "x" * (MAX_NAME + 1)
-    state = serf.decode(serf.encode(SerfPushPull(1, {long: 1, "a": 2}, (long, "b"), 1, (), 1)))
+    state = serf_codec.decode(
+        serf_codec.encode(SerfPushPull(1, {long: 1, "a": 2}, (long, "b"), 1, (), 1))
+    )
     assert isinstance(state, SerfPushPull)
     assert state.status_ltimes == {"a": 2}
     assert state.left_members == ("b",)
@@ -344,20 +353,20 @@ def test_names_that_no_member_has_are_passed_over() -> None:
 )  # fmt: skip
 def test_messages_beyond_all_limits_are_refused(message: SerfMessage) -> None:
     with pytest.raises(WireError) as caught:
-        serf.decode(serf.encode(message))
+        serf_codec.decode(serf_codec.encode(message))
     assert caught.value.kind in {"limit", "msgpack"}
 
 
 @pytest.mark.parametrize("ltime", [0, 2**63, 2**64 - 1])
 def test_every_lamport_time_and_timeout_is_read(ltime: int) -> None:
     query = Query(ltime, 1, b"", 0, "a", (), 0, 0, 2**63 - 1, "q", b"")
-    assert serf.decode(serf.encode(query)) == query
+    assert serf_codec.decode(serf_codec.encode(query)) == query
 
 
 def test_coordinates_of_absurd_size_are_read_or_refused_but_never_raise_otherwise() -> None:
     for value in (1e308, -1e308, 1.8e308, 5e-324, float("nan"), float("-inf"), 2**64 - 1):
-        payload = embedded.encode_coordinate(Coordinate((value,) * 8, value, value, value))
+        payload = serf_payloads.encode_coordinate(Coordinate((value,) * 8, value, value, value))
         try:
-            embedded.decode_coordinate(payload)
+            serf_payloads.decode_coordinate(payload)
         except WireError as error:
             assert error.kind == "field"  # noqa: PT017 - either outcome is right

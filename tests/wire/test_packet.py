@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from tests.wire.vectors import load, octets
 from trioserf.serf.keyring import Keyring
-from trioserf.swim.messages import (
+from trioserf.wire import lzw, serf_codec, serf_payloads, swim_codec
+from trioserf.wire.encryption import Sealer
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import pack, unpack_fields
+from trioserf.wire.packet import PacketCodec, make_compound, split_compound
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.swim_messages import (
     Ack,
     Alive,
     Dead,
@@ -25,12 +31,6 @@ from trioserf.swim.messages import (
     UserMessage,
     Versions,
 )
-from trioserf.wire import embedded, lzw, serf, swim
-from trioserf.wire.crypto import Sealer
-from trioserf.wire.errors import WireError
-from trioserf.wire.msgpack import pack, unpack_fields
-from trioserf.wire.packet import PacketCodec, make_compound, split_compound
-from trioserf.wire.stream import StreamCodec
 
 MEMBERLIST = load("memberlist")
 PACKETS = load("packets")
@@ -81,16 +81,19 @@ PARTS_OF_STREAMS = {"pushpull-header", "pushpull-node", "user-header", "compress
 def test_every_message_is_spelled_as_go_does(name: str) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
     message = expected(name, GOLDEN[name]["fields"])
-    assert swim.decode(wire) == message
-    assert swim.encode(message) == wire
+    assert swim_codec.decode(wire) == message
+    assert swim_codec.encode(message) == wire
 
 
 def test_a_node_of_a_push_pull() -> None:
     fields = GOLDEN["pushpull-node"]["fields"]
     wire = bytes.fromhex(GOLDEN["pushpull-node"]["wire"])
     node = NodeState("a", octets(fields["Addr"]), 7946, b"", 4, State.LEFT, versions(fields))
-    assert pack(swim.node_state_fields(node)) in wire
-    assert swim.decode_node_state(unpack_fields(pack(swim.node_state_fields(node)), "n")) == node
+    assert pack(swim_codec.node_state_fields(node)) in wire
+    assert (
+        swim_codec.decode_node_state(unpack_fields(pack(swim_codec.node_state_fields(node)), "n"))
+        == node
+    )
 
 
 def test_the_parts_of_streams_are_spelled_as_go_does() -> None:
@@ -158,9 +161,9 @@ def test_captured_packets(kind: str) -> None:
         seen.update(type(message).__name__ for message in messages)
         for message in messages:
             if isinstance(message, UserMessage):
-                seen[type(serf.decode(message.payload)).__name__] += 1
+                seen[type(serf_codec.decode(message.payload)).__name__] += 1
             if isinstance(message, Ack) and message.payload:
-                assert embedded.decode_coordinate(message.payload).is_valid
+                assert serf_payloads.decode_coordinate(message.payload).is_valid
     assert seen["Ping"]
     assert seen["Alive"]
     assert seen["UserEvent"]
@@ -177,7 +180,7 @@ def test_packets_come_back(
     for count in (1, 2, 255, 256):
         messages = [Ping(number, "a") for number in range(count)]
         back: list[Message] = []
-        for packet in codec.pack([swim.encode(one) for one in messages], crc=crc):
+        for packet in codec.pack([swim_codec.encode(one) for one in messages], crc=crc):
             found, fault = codec.decode(packet)
             assert fault is None
             back += found
@@ -189,12 +192,12 @@ def test_a_full_packet_keeps_to_its_size() -> None:
     room = codec.budget(0) - 2
     (packet,) = codec.pack([bytes(room)], crc=True)
     assert len(packet) <= 1400
-    first = swim.encode(Ping(1, "a"))
+    first = swim_codec.encode(Ping(1, "a"))
     (packet,) = codec.pack([first, bytes(codec.budget(len(first)) - 2)], crc=True)
     assert len(packet) == 1400
 
 
-PING = swim.encode(Ping(1, "a"))
+PING = swim_codec.encode(Ping(1, "a"))
 BAD = [
     (b"", "truncated"),
     (b"\x06\x80", "unknown-type"),
@@ -236,7 +239,7 @@ def test_one_bad_part_does_not_spoil_the_others() -> None:
 
 def test_a_short_vsn_counts_as_absent() -> None:
     data = b"\x04" + pack({"Addr": bytes(4), "Incarnation": 1, "Node": "a", "Vsn": b"\1\2"})
-    alive = swim.decode(data)
+    alive = swim_codec.decode(data)
     assert isinstance(alive, Alive)
     assert alive.versions is None
 
@@ -249,7 +252,7 @@ def test_a_short_vsn_counts_as_absent() -> None:
     ],
 )
 def test_a_keyring_refuses_plaintext_and_other_keys(codec: PacketCodec, kind: str) -> None:
-    (packet,) = codec.pack([swim.encode(Suspect(1, "a", "b"))], crc=False)
+    (packet,) = codec.pack([swim_codec.encode(Suspect(1, "a", "b"))], crc=False)
     messages, fault = PacketCodec(keyring=KEYS).decode(packet)
     assert messages == []
     assert fault is not None

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wire.vectors import load, octets
-from trioserf.serf.coordinate import Coordinate
-from trioserf.serf.messages import (
+from trioserf.coordinate import Coordinate
+from trioserf.wire import serf_codec, serf_payloads
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import pack
+from trioserf.wire.serf_messages import (
     BufferedEvents,
     ConflictResponse,
     Join,
@@ -24,9 +27,6 @@ from trioserf.serf.messages import (
     TagFilter,
     UserEvent,
 )
-from trioserf.wire import embedded, serf
-from trioserf.wire.errors import WireError
-from trioserf.wire.msgpack import pack
 
 GOLDEN = {message["name"]: message for message in load("serf")["messages"]}
 LOCALHOST = bytes((127, 0, 0, 1))
@@ -61,15 +61,15 @@ MESSAGES: dict[str, SerfMessage] = {
     ),
     "key-request": KeyRequest(bytes(32)),
     "key-response": KeyResponse(True, "", ("AAAA",), "AAAA"),
-    "relay": Relay(LOCALHOST, 7946, "a", serf.encode(RESPONSE)),
+    "relay": Relay(LOCALHOST, 7946, "a", serf_codec.encode(RESPONSE)),
 }
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_every_message_is_spelled_as_go_does(name: str) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
-    assert serf.decode(wire) == MESSAGES[name]
-    assert serf.encode(MESSAGES[name]) == wire
+    assert serf_codec.decode(wire) == MESSAGES[name]
+    assert serf_codec.encode(MESSAGES[name]) == wire
 
 
 def test_all_golden_messages_are_looked_at() -> None:
@@ -82,24 +82,24 @@ def test_all_golden_messages_are_looked_at() -> None:
 )
 def test_filters(name: str, one: NodeFilter | TagFilter) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
-    assert embedded.encode_filter(one) == wire
-    assert embedded.decode_filter(wire) == one
+    assert serf_payloads.encode_filter(one) == wire
+    assert serf_payloads.decode_filter(wire) == one
 
 
 def test_tags() -> None:
     wire = bytes.fromhex(GOLDEN["tags"]["wire"])
-    assert embedded.encode_tags({"role": "web"}) == wire
-    assert embedded.decode_tags(wire) == {"role": "web"}
+    assert serf_payloads.encode_tags({"role": "web"}) == wire
+    assert serf_payloads.decode_tags(wire) == {"role": "web"}
 
 
 def test_the_old_form_of_tags_is_a_role() -> None:
-    assert embedded.decode_tags(b"db") == {"role": "db"}
+    assert serf_payloads.decode_tags(b"db") == {"role": "db"}
 
 
 @pytest.mark.parametrize("meta", [b"\xff", b"\xff\x01", b"\xff\x81\xa1a\x01"])
 def test_tags_that_are_no_map_of_texts(meta: bytes) -> None:
     with pytest.raises(WireError):
-        embedded.decode_tags(meta)
+        serf_payloads.decode_tags(meta)
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9)
@@ -108,7 +108,9 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_va
 @given(st.lists(FINITE, min_size=8, max_size=8), FINITE, FINITE, FINITE)
 def test_coordinates_come_back(vec: list[float], error: float, adj: float, height: float) -> None:
     coordinate = Coordinate(tuple(vec), error, adj, height)
-    assert embedded.decode_coordinate(embedded.encode_coordinate(coordinate)) == coordinate
+    assert (
+        serf_payloads.decode_coordinate(serf_payloads.encode_coordinate(coordinate)) == coordinate
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,13 +119,13 @@ def test_coordinates_come_back(vec: list[float], error: float, adj: float, heigh
         b"",
         b"\x02\x80",
         b"\x01" + pack({"Vec": [0.0] * 7}),
-        embedded.encode_coordinate(Coordinate(vec=(math.nan,) * 8)),
-        embedded.encode_coordinate(Coordinate(height=math.inf)),
+        serf_payloads.encode_coordinate(Coordinate(vec=(math.nan,) * 8)),
+        serf_payloads.encode_coordinate(Coordinate(height=math.inf)),
     ],
 )
 def test_coordinates_that_are_none(payload: bytes) -> None:
     with pytest.raises(WireError):
-        embedded.decode_coordinate(payload)
+        serf_payloads.decode_coordinate(payload)
 
 
 BAD = [
@@ -145,11 +147,16 @@ BAD = [
 @pytest.mark.parametrize(("data", "kind"), BAD)
 def test_bad_bytes_are_told_apart(data: bytes, kind: str) -> None:
     with pytest.raises(WireError) as caught:
-        serf.decode(data)
+        serf_codec.decode(data)
     assert caught.value.kind == kind
 
 
-READERS = [serf.decode, embedded.decode_filter, embedded.decode_tags, embedded.decode_coordinate]
+READERS = [
+    serf_codec.decode,
+    serf_payloads.decode_filter,
+    serf_payloads.decode_tags,
+    serf_payloads.decode_coordinate,
+]
 
 
 @given(st.integers(0, 9), st.binary(max_size=200))
@@ -167,7 +174,7 @@ def test_every_truncation_gives_a_message_or_a_wire_error(name: str) -> None:
     faults = 0
     for length in range(len(wire)):
         try:
-            serf.decode(wire[:length])
+            serf_codec.decode(wire[:length])
         except WireError:
             faults += 1
     assert faults
@@ -177,4 +184,4 @@ def test_every_truncation_gives_a_message_or_a_wire_error(name: str) -> None:
 def test_user_events_come_back(ltime: int, name: str, payload: bytes, coalesce: bool) -> None:
     name = name.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     event = UserEvent(ltime, name, payload, coalesce)
-    assert serf.decode(serf.encode(event)) == event
+    assert serf_codec.decode(serf_codec.encode(event)) == event

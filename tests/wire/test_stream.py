@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from tests.wire.pieces import feed
 from tests.wire.vectors import load
 from trioserf.serf.keyring import Keyring
-from trioserf.swim.messages import (
+from trioserf.wire import serf_codec, swim_codec
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import pack
+from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream_decoders import MAX_NODES
+from trioserf.wire.swim_messages import (
     Ack,
     ErrorMessage,
     Message,
@@ -17,11 +22,6 @@ from trioserf.swim.messages import (
     State,
     UserMessage,
 )
-from trioserf.wire import serf, swim
-from trioserf.wire.errors import WireError
-from trioserf.wire.msgpack import pack
-from trioserf.wire.stream import StreamCodec
-from trioserf.wire.stream_readers import MAX_NODES
 
 STREAMS = load("streams")
 KEYS = Keyring([bytes.fromhex(STREAMS["key_hex"])])
@@ -54,8 +54,8 @@ def test_captured_streams(stream: dict[str, str]) -> None:
     assert message.join
     (node,) = message.nodes
     assert node.state is State.ALIVE
-    state = serf.decode(message.user_state)
-    assert serf.encode(state) == message.user_state
+    state = serf_codec.decode(message.user_state)
+    assert serf_codec.encode(state) == message.user_state
     if "-disable-compression" in stream["args"] and keyring is None:
         plain = StreamCodec(keyring=None, compress=False)
         assert plain.encode_push_pull(message).hex() == stream["hex"]
@@ -74,7 +74,7 @@ def test_messages_come_back(kind: str, payload: bytes, seq: int) -> None:
     codec = CODECS[kind]()
     assert read(codec, codec.encode_user_message(payload)) == UserMessage(payload)
     for message in (Ping(seq, "a"), Ack(seq, payload[:99]), ErrorMessage("boom")):
-        assert read(codec, codec.encode(swim.encode(message)), 5) == message
+        assert read(codec, codec.encode(swim_codec.encode(message)), 5) == message
 
 
 def test_nothing_is_complete_before_its_last_byte() -> None:

@@ -15,13 +15,13 @@ import trio
 
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
-from trioserf.agent.extras import needed_for
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
+from trioserf.agent.optional_dependencies import needed_for
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed

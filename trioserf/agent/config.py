@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import attrs
 
+from trioserf.agent.config_converter import Addresses, Seconds, Tags, Texts, kind_name, structurer
 from trioserf.agent.durations import parse_duration
-from trioserf.agent.structuring import Addresses, Seconds, Tags, Texts, kind_name, structurer
 from trioserf.errors import ConfigError
 
 _log = logging.getLogger("trioserf.agent")

@@ -12,12 +12,12 @@ from typing import Final
 
 import trio
 
+from trioserf.address import Address
 from trioserf.agent import mdns
 from trioserf.agent.config import AgentConfig
 from trioserf.errors import AddressError, ConfigError, JoinFailed, Leaving
 from trioserf.net.multicast import Speaker, open_speakers
 from trioserf.node.node import Node
-from trioserf.swim.address import Address
 
 _log = logging.getLogger("trioserf.agent.mdns")
 

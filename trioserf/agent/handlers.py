@@ -18,13 +18,13 @@ import attrs
 import trio
 
 from trioserf.agent.config import HANDLER_QUEUE
-from trioserf.agent.scripts import Result, Runner, ShellRunner, environment, standard_input
+from trioserf.agent.script_runner import Result, Runner, ShellRunner, environment, standard_input
+from trioserf.counters import Tally
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
-from trioserf.node.hub import Answerer, Subscription
+from trioserf.node.event_hub import Answerer, Subscription
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
 from trioserf.serf.filters import EventFilter
-from trioserf.swim.tally import Tally
 
 _log = logging.getLogger("trioserf.agent")
 

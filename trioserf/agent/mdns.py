@@ -26,9 +26,9 @@ import dns.wire
 from dns.rdataclass import IN
 from dns.rdatatype import AAAA, ANY, PTR, SRV, TXT, A
 
+from trioserf.address import Address
 from trioserf.errors import ConfigError
 from trioserf.net.multicast import PORT
-from trioserf.swim.address import Address
 
 LARGEST: Final = 9000
 """Bytes of a message (RFC 6762, section 17)."""

@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
+from trioserf.counters import Count, Tally
 from trioserf.serf.events import Event, MemberEvent
-from trioserf.swim.tally import Count, Tally
 
 _log = logging.getLogger("trioserf.agent")
 

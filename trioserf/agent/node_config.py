@@ -7,15 +7,15 @@ from typing import Any, Final
 
 import attrs
 
+from trioserf.address import Address
 from trioserf.agent import keyring_file, tags_file
 from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
 from trioserf.net.own_address import interface_addresses
 from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring, KeyringError, parse_key
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.address import Address
-from trioserf.swim.timing import PROFILES, Timing
+from trioserf.swim.config import PROFILES, Timing
 
 _NODE_KEYS: Final = (
     "dead_node_reclaim_time",

@@ -18,8 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 
 from trioserf.agent.metrics import Report
 from trioserf.agent.statsd import split_address
+from trioserf.counters import Count
 from trioserf.errors import AddressError
-from trioserf.swim.tally import Count
 
 _log = logging.getLogger("trioserf.agent")
 

@@ -17,12 +17,12 @@ from typing import Final, Protocol
 import trio
 
 from trioserf.agent.files import SHARED, Files
+from trioserf.counters import Tally
 from trioserf.errors import ConfigError
 from trioserf.serf.events import Dropped, Event, MemberEvent
 from trioserf.serf.member import Member
-from trioserf.serf.messages import Status
 from trioserf.serf.snapshot import Clocks, Replayed, SnapshotState, parse
-from trioserf.swim.tally import Tally
+from trioserf.wire.serf_messages import Status
 
 FLUSH_INTERVAL: Final = 0.5
 """Seconds between two writes, at least."""

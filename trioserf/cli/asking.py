@@ -8,7 +8,7 @@ from trioserf.cli.flags import Format, Option, OurFormat, RpcAddr, RpcAuth
 from trioserf.cli.golang import bytes_of, parse_int, text_of
 from trioserf.cli.output import FAILED, Failure, Misuse, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.records import QueryAck, QueryAnswer, QueryDone, QueryRecord
+from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone, QueryRecord
 
 _TOO_MANY = "Too many command line arguments. Only a name and payload must be specified."
 

@@ -7,8 +7,8 @@ from trioserf.cli.output import Failure
 from trioserf.control.errors import ControlError
 
 if TYPE_CHECKING:
-    from trioserf.control.rpc_client import RpcSession
-    from trioserf.control.session import AgentSession
+    from trioserf.control.client.connect import AgentSession
+    from trioserf.control.client.rpc_session import RpcSession
 
 
 PING = "_serf_ping"
@@ -23,7 +23,7 @@ def connect(address: str, auth: str) -> "RpcSession":
     Raises:
         Failure: nobody answers there, or the key is wrong.
     """
-    from trioserf.control.rpc_client import RpcSession
+    from trioserf.control.client.rpc_session import RpcSession
 
     try:
         return RpcSession.connect(address, auth or None)
@@ -37,10 +37,10 @@ def connect_any(address: str, auth: str) -> "AgentSession":
     Raises:
         Failure: nobody answers there, or the key is wrong.
     """
-    from trioserf.control import session
+    from trioserf.control.client import connect as opening
 
     try:
-        return session.connect_any(address, auth or None)
+        return opening.connect_any(address, auth or None)
     except ControlError as error:
         raise refused(address, error) from error
 

@@ -13,9 +13,9 @@ from trioserf.cli.flags import Option, OurFormat, RpcAddr, RpcAuth
 from trioserf.cli.golang import go_syntax
 from trioserf.cli.output import Failure, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
+from trioserf.control.client.records import LogEntry
+from trioserf.control.client.rpc_records import log_entry
 from trioserf.control.errors import ControlError
-from trioserf.control.records import LogEntry
-from trioserf.control.rpc_records import log_entry
 
 STDOUT = 1
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from trioserf.cli.calling import PING
 from trioserf.cli.columns import columns
 from trioserf.cli.output import Failure, Out, reason_of
+from trioserf.control.client.connect import Action
+from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryRecord
 from trioserf.control.errors import ControlError
-from trioserf.control.records import KeyReport, MemberInfo, QueryAck, QueryRecord
-from trioserf.control.session import Action
 
 SILENT = "no answer"
 FAILED = "failed"

@@ -10,7 +10,7 @@ from trioserf.cli.key_steps import carry_out, keys_text, naming_laggards, report
 from trioserf.cli.output import Failure, Misuse, Out, check_format
 from trioserf.cli.rotating import rotate
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.session import Action
+from trioserf.control.client.connect import Action
 
 KEY_BYTES = 32
 

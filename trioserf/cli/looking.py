@@ -9,8 +9,8 @@ from trioserf.cli.flags import Format, Option, OurFormat, RpcAddr, RpcAuth
 from trioserf.cli.golang import quote, sorted_keys
 from trioserf.cli.output import FAILED, Failure, Misuse, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
+from trioserf.control.client.records import QueryAck
 from trioserf.control.errors import ControlError
-from trioserf.control.records import QueryAck
 
 HINTS = (
     "Packets of the gossip may get lost on the way. Things to look at:",

@@ -8,7 +8,7 @@ from trioserf.cli.columns import columns
 from trioserf.cli.flags import Format, Option, RpcAddr, RpcAuth
 from trioserf.cli.output import Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.records import MemberInfo
+from trioserf.control.client.records import MemberInfo
 
 
 def members(

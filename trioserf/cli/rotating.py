@@ -6,9 +6,9 @@ from contextlib import suppress
 from trioserf.cli.columns import columns
 from trioserf.cli.key_steps import FAILED, KeySession, carry_out, naming_laggards
 from trioserf.cli.output import Failure, Out
+from trioserf.control.client.records import KeyReport
 from trioserf.control.errors import ControlError
-from trioserf.control.records import KeyReport
-from trioserf.serf.rotation import Change, Step, lacking, primary_of, rotation
+from trioserf.serf.key_rotation import Change, Step, lacking, primary_of, rotation
 
 ATTEMPTS = 3
 """How often a step is tried: an answer may get lost, and a member may join in the middle."""

@@ -15,7 +15,7 @@ from trioserf.agent.footprint import settle
 from trioserf.agent.logs import Logs, open_logs, spare_details
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import Failure, Out
-from trioserf.control.server import Server, open_control
+from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.node import Phase
 

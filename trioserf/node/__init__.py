@@ -2,6 +2,6 @@
 
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node, Phase
-from trioserf.node.opening import open_node
+from trioserf.node.open_node import open_node
 
 __all__ = ["Node", "NodeConfig", "Phase", "open_node"]

@@ -5,9 +5,9 @@ import random
 
 import trio
 
-from trioserf.node.joining import Joining
-from trioserf.node.keeper import Keeper
-from trioserf.swim.timing import push_pull_scale
+from trioserf.node.join import Joining
+from trioserf.node.state_owner import Keeper
+from trioserf.swim.config import push_pull_scale
 
 _log = logging.getLogger("trioserf.memberlist")
 

@@ -9,10 +9,11 @@ from typing import Any, Final
 import attrs
 from attrs import validators as v
 
+from trioserf.address import Address
 from trioserf.errors import ConfigError
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.address import Address
+from trioserf.swim.config import LAN, Timing
 from trioserf.swim.options import (
     MAX_MEMBERS,
     SwimOptions,
@@ -20,7 +21,6 @@ from trioserf.swim.options import (
     any_name,
     valid_node_name,
 )
-from trioserf.swim.timing import LAN, Timing
 
 DEFAULT_PORT: Final = 7946
 MAX_NAME: Final = 128
@@ -62,7 +62,7 @@ class NodeConfig:
         advertise: the address given to others, if not the one bound to. Port 0 means the bound
             one.
         tags: what others shall know of this member, encoded at most 512 bytes.
-        timing: the timings of membership; `trioserf.swim.timing.PROFILES` has three sets.
+        timing: the timings of membership; `trioserf.swim.config.PROFILES` has three sets.
         serf: limits and timeouts of the Serf layer. What follows from `timing` and
             `packet_size` is taken from there.
         protocol: the version of Serf's protocol to speak, 2 to 5.

@@ -9,8 +9,8 @@ nothing to say, or nobody to say it to, the task sleeps.
 
 import trio
 
-from trioserf.node.keeper import Keeper
 from trioserf.node.state import ClusterState
+from trioserf.node.state_owner import Keeper
 
 
 async def gossip(keeper: Keeper) -> None:

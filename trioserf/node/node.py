@@ -15,27 +15,27 @@ from typing import Final
 
 import trio
 
+from trioserf.address import Address
+from trioserf.coordinate import Coordinate
+from trioserf.counters import Tally
 from trioserf.errors import Leaving, NoSuchMember
 from trioserf.node.config import NodeConfig
-from trioserf.node.hub import Answerer, Hub, Subscription
-from trioserf.node.joining import Joining
-from trioserf.node.keeper import Keeper
-from trioserf.node.keys import KeyDesk
+from trioserf.node.event_hub import Answerer, Hub, Subscription
+from trioserf.node.join import Joining
+from trioserf.node.key_handler import KeyDesk
 from trioserf.node.state import ClusterState
-from trioserf.serf.asking import Question
-from trioserf.serf.collecting import AskedQuery, QueryAnswer, QueryDone, QueryResult
-from trioserf.serf.coordinate import Coordinate
+from trioserf.node.state_owner import Keeper
 from trioserf.serf.events import Event
 from trioserf.serf.filters import EventFilter
-from trioserf.serf.internal import KeyAction
-from trioserf.serf.key_tally import KeyTally, key_question
+from trioserf.serf.internal_queries import KeyAction
+from trioserf.serf.key_queries import KeyTally, key_question
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.member import Member
+from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.query_collector import AskedQuery, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.snapshot import Clocks
-from trioserf.swim.address import Address
 from trioserf.swim.membership import Membership
-from trioserf.swim.tally import Tally
-from trioserf.wire.serf import SERF_CODEC
+from trioserf.wire.serf_codec import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
 

@@ -5,10 +5,10 @@ import random
 
 import trio
 
-from trioserf.node.detector import Probe
-from trioserf.node.keeper import Keeper
+from trioserf.node.state_owner import Keeper
 from trioserf.node.streams import Streams
-from trioserf.swim.messages import Ack
+from trioserf.swim.failure_detector import Probe
+from trioserf.wire.swim_messages import Ack
 
 _log = logging.getLogger("trioserf.memberlist")
 

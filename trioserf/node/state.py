@@ -10,21 +10,28 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 
+from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, serf_options, swim_options
-from trioserf.node.detector import Detector
-from trioserf.node.faults import Faults
-from trioserf.node.merging import Merge, read_state
-from trioserf.node.outgoing import Outgoing, understands_crc
-from trioserf.node.places import Places
+from trioserf.node.drop_counts import Faults
+from trioserf.node.push_pull_merge import Merge, read_state
 from trioserf.serf.effects import Direct
 from trioserf.serf.events import QueryReceived
-from trioserf.serf.internal import KeyHandler, no_keyring
+from trioserf.serf.internal_queries import KeyHandler, no_keyring
+from trioserf.serf.serf import SerfState
 from trioserf.serf.snapshot import Clocks
-from trioserf.serf.state import SerfState
-from trioserf.swim.address import Address, address_of, packed
+from trioserf.swim.broadcast_queue import FairFiller
+from trioserf.swim.events import Conflicted, Joined, Left, Recovered, Suspected, Updated
+from trioserf.swim.failure_detector import Detector
 from trioserf.swim.membership import Membership
-from trioserf.swim.messages import (
+from trioserf.swim.packet_outbox import Outgoing, understands_crc
+from trioserf.swim.peer_coordinates import Places
+from trioserf.wire.errors import WireError
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.serf_codec import SERF_CODEC
+from trioserf.wire.serf_payloads import encode_tags
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import (
     MAX_META,
     OUR_VERSIONS,
     Ack,
@@ -38,13 +45,6 @@ from trioserf.swim.messages import (
     Suspect,
     UserMessage,
 )
-from trioserf.swim.notices import Conflicted, Joined, Left, Recovered, Suspected, Updated
-from trioserf.swim.queue import FairFiller
-from trioserf.wire.embedded import encode_tags
-from trioserf.wire.errors import WireError
-from trioserf.wire.packet import PacketCodec
-from trioserf.wire.serf import SERF_CODEC
-from trioserf.wire.swim import encode
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -349,7 +349,9 @@ class ClusterState:
         streams = []
         for spread in self.serf.spreads:
             if spread.to_all:
-                targets = [one for one in self.membership.records.values() if not one.is_gone]
+                targets = [
+                    one for one in self.membership.records.values() if not one.is_dead_or_left
+                ]
                 self._rng.shuffle(targets)
                 targets.sort(key=lambda record: record.state)
             else:
@@ -365,7 +367,7 @@ class ClusterState:
     def is_present(self, name: str, address: Address) -> bool:
         """Tell whether a member is there, under this address, as far as we know."""
         record = self.membership.records.get(name)
-        return record is not None and not record.is_gone and record.address == address
+        return record is not None and not record.is_dead_or_left and record.address == address
 
     def heed_notices(self, now: float) -> None:
         """Tell Serf's layer what has become of members."""

@@ -8,18 +8,18 @@ from typing import Final
 import trio
 from trio.abc import SendStream, Stream
 
+from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
-from trioserf.node.guests import Guest, Guests
-from trioserf.node.keeper import Keeper, Wake
 from trioserf.node.memory import give_back
-from trioserf.node.merging import Merge, reading_state
+from trioserf.node.push_pull_merge import Merge, reading_state
+from trioserf.node.state_owner import Keeper, Wake
+from trioserf.node.stream_limits import Guest, Guests
 from trioserf.serf.effects import Direct
-from trioserf.swim.address import Address
-from trioserf.swim.messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim import encode
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
 
 _log = logging.getLogger("trioserf.memberlist")
 

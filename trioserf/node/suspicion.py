@@ -4,7 +4,7 @@ from typing import Final
 
 import trio
 
-from trioserf.node.keeper import Keeper
+from trioserf.node.state_owner import Keeper
 
 _STALLED: Final = 0.25
 """Seconds by which a wake-up may be late before it looks as if this process had stood still."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from trioserf.address import Address
+from trioserf.counters import Tally
 from trioserf.serf.events import Event
-from trioserf.serf.messages import NodeFilter, SerfMessage, TagFilter
-from trioserf.swim.address import Address
-from trioserf.swim.tally import Tally
+from trioserf.wire.serf_messages import NodeFilter, SerfMessage, TagFilter
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import attrs
 
 from trioserf.errors import InvalidFilter
 from trioserf.serf.events import MEMBER_EVENT_KINDS, SUSPICION_EVENT_KINDS, Event, MemberEvent
-from trioserf.serf.messages import TagFilter
+from trioserf.wire.serf_messages import TagFilter
 
 # --- events ---
 

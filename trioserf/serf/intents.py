@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import attrs
 
-from trioserf.serf.clock import FAR, LAST_TIME, LamportClock, is_newer
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Codec
-from trioserf.serf.members import MemberRecord, MemberTable
-from trioserf.serf.messages import Join, Leave, Status
-from trioserf.serf.options import SerfOptions
-from trioserf.swim.queue import BroadcastQueue
+from trioserf.serf.lamport import FAR, LAST_TIME, LamportClock, is_newer
+from trioserf.serf.member_table import MemberRecord, MemberTable
+from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.wire.serf_messages import Join, Leave, Status
 
 _log = logging.getLogger("trioserf.serf")
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from trioserf.serf.messages import Status
-from trioserf.swim.address import Address
-from trioserf.swim.messages import OUR_VERSIONS, Versions
+from trioserf.address import Address
+from trioserf.wire.serf_messages import Status
+from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
 @attrs.frozen(slots=True)

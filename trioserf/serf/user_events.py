@@ -4,11 +4,11 @@ import logging
 from collections.abc import Iterator
 
 from trioserf.errors import TooLarge
-from trioserf.serf.clock import LamportWindow, Refusal
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Codec, Effects
 from trioserf.serf.events import UserEventReceived
-from trioserf.serf.messages import BufferedEvents, UserEvent
-from trioserf.serf.options import SerfOptions
+from trioserf.serf.lamport import LamportWindow, Refusal
+from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 _log = logging.getLogger("trioserf.serf")
 

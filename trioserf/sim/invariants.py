@@ -43,18 +43,18 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trioserf.node.detector import MAX_RELAYS
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.member import Member
-from trioserf.swim.messages import ALIVE
-from trioserf.swim.queue import retransmit_limit
-from trioserf.swim.record import Record
+from trioserf.swim.broadcast_queue import retransmit_limit
+from trioserf.swim.config import Timing, push_pull_scale
+from trioserf.swim.failure_detector import MAX_RELAYS
+from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.suspicion import suspicion_timeout
-from trioserf.swim.timing import Timing, push_pull_scale
+from trioserf.wire.swim_messages import ALIVE
 
 if TYPE_CHECKING:
+    from trioserf.sim.cluster import World
     from trioserf.sim.member import SimMember
-    from trioserf.sim.world import World
 
 _PROBE_INTERVALS: Final = 36 + 14
 _PUSH_PULLS: Final = 6
@@ -112,7 +112,7 @@ class _Truth:
 class _Death:
     """A member's death as another saw it."""
 
-    record: Record
+    record: NodeRecord
     incarnation: int
     address: tuple[bytes, int]
 
@@ -201,7 +201,7 @@ class Judge:
         return highest
 
     def saw_member(
-        self, who: "SimMember", kind: str, member: Member, record: Record | None
+        self, who: "SimMember", kind: str, member: Member, record: NodeRecord | None
     ) -> None:
         """Judge what one member believes of another."""
         if kind == "member-suspect":
@@ -210,7 +210,7 @@ class Judge:
             return
         self._judge_incarnation(who, record)
         key = who.id, who.life, member.name
-        if record.is_gone:
+        if record.is_dead_or_left:
             place = record.addr, record.port
             self._deaths[key] = _Death(record, record.incarnation, place)
         elif kind == "member-join":
@@ -231,7 +231,7 @@ class Judge:
         if kind == "member-failed":
             self._judge_failure(who, member)
 
-    def _judge_incarnation(self, who: "SimMember", record: Record) -> None:
+    def _judge_incarnation(self, who: "SimMember", record: NodeRecord) -> None:
         highest = self._highest.get(record.name, 0)
         if record.incarnation > highest:
             owners = [m for m in self._world.members.values() if m.name == record.name]

@@ -19,10 +19,10 @@ import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
+from trioserf.sim.cluster import World
 from trioserf.sim.scenario import Scenario, run
 from trioserf.sim.trace import Trace
-from trioserf.sim.world import World
-from trioserf.swim.timing import Timing
+from trioserf.swim.config import Timing
 
 CONFIGURATIONS: Final = {
     "SWIM": (False, False, False),

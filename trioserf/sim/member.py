@@ -3,11 +3,11 @@
 import attrs
 import trio
 
+from trioserf.address import Address
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node
 from trioserf.serf.snapshot import Clocks
 from trioserf.sim.endpoint import SimTransport
-from trioserf.swim.address import Address
 
 
 @attrs.define(slots=True, eq=False)

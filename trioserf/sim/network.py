@@ -26,9 +26,9 @@ from attrs import validators as v
 
 from trioserf.errors import AddressError
 from trioserf.net.transport import Datagram, SocketAddress
-from trioserf.sim.clock import VirtualClock
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.streams import SimStream, pair
+from trioserf.sim.virtual_time import VirtualClock
 
 _SEND_BACKLOG: Final = 0.1
 """Seconds that packets wait for their sender's link; beyond that they are dropped."""

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trioserf.sim.scale import PARTED, Point, Spread, expected_detection, expected_event
-from trioserf.swim.timing import LAN
+from trioserf.swim.config import LAN
 
 _SHARES = (("half", "50 %", "o-"), ("most", "99 %", "s-"), ("all", "100 %", "^-"))
 

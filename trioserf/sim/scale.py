@@ -15,12 +15,12 @@ import attrs
 import trio
 
 from trioserf.node.state import ClusterState
+from trioserf.sim.cluster import World
 from trioserf.sim.scenario import Scenario, run
 from trioserf.sim.trace import Entry, Trace
-from trioserf.sim.world import World
-from trioserf.swim.messages import PushPull
+from trioserf.swim.config import LAN, push_pull_scale
 from trioserf.swim.suspicion import suspicion_timeout
-from trioserf.swim.timing import LAN, push_pull_scale
+from trioserf.wire.swim_messages import PushPull
 
 IDLE: Final = 10.0
 """Seconds for which traffic is counted."""

@@ -9,12 +9,12 @@ import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
+from trioserf.sim.cluster import World, open_world
 from trioserf.sim.invariants import Violation
 from trioserf.sim.network import Link
-from trioserf.sim.patience import real_time_limit
 from trioserf.sim.schedule import run_in_virtual_time
+from trioserf.sim.time_limit import real_time_limit
 from trioserf.sim.trace import Trace
-from trioserf.sim.world import World, open_world
 
 Sight = Literal["suspicion", "refutation", "failure", "drop"]
 """What may be seen in a run: a run in which a fault shows nowhere has tested nothing."""

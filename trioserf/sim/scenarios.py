@@ -13,10 +13,10 @@ import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
+from trioserf.sim.cluster import World
+from trioserf.sim.key_rotation import ENCRYPTED, key_rotation
 from trioserf.sim.network import Link
-from trioserf.sim.rotating import ENCRYPTED, key_rotation
 from trioserf.sim.scenario import Scenario
-from trioserf.sim.world import World
 
 _SIZE: Final = 10
 _LOSSY: Final = Link(loss=0.05, duplicate=0.01, reorder=0.02)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import trio
 from trio._core import _run
 
-from trioserf.sim.clock import VirtualClock
+from trioserf.sim.virtual_time import VirtualClock
 
 T = TypeVar("T")
 

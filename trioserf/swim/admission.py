@@ -2,10 +2,10 @@
 
 import logging
 
-from trioserf.swim.address import address_of
-from trioserf.swim.messages import Alive
-from trioserf.swim.notices import Refused
+from trioserf.address import address_of
+from trioserf.swim.events import Refused
 from trioserf.swim.options import SwimOptions
+from trioserf.wire.swim_messages import Alive
 
 log = logging.getLogger("trioserf.memberlist")
 

@@ -7,17 +7,17 @@ import logging
 import random
 from collections.abc import Callable
 
+from trioserf.counters import Tally
 from trioserf.swim.awareness import Awareness
-from trioserf.swim.messages import ALIVE, DEAD, LEFT, SUSPECT, Alive, Dead, Message, Suspect
-from trioserf.swim.notices import Joined, Left, Notice, Recovered, Suspected, Updated
+from trioserf.swim.broadcast_queue import BroadcastQueue, Done
+from trioserf.swim.config import Timing
+from trioserf.swim.events import Joined, Left, Notice, Recovered, Suspected, Updated
+from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.options import SwimOptions
-from trioserf.swim.queue import BroadcastQueue, Done
-from trioserf.swim.record import Record
+from trioserf.swim.protocol_versions import shared
 from trioserf.swim.roster import Roster
 from trioserf.swim.suspicion import Suspicions
-from trioserf.swim.tally import Tally
-from trioserf.swim.timing import Timing
-from trioserf.swim.versions import shared
+from trioserf.wire.swim_messages import ALIVE, DEAD, LEFT, SUSPECT, Alive, Dead, Message, Suspect
 
 log = logging.getLogger("trioserf.memberlist")
 
@@ -79,7 +79,7 @@ class Beliefs(Roster):
 
     def _revive(
         self,
-        record: Record,
+        record: NodeRecord,
         message: Alive,
         addr: bytes,
         now: float,
@@ -109,7 +109,7 @@ class Beliefs(Roster):
         if old_meta != record.meta:
             self.notices.append(Updated(record))
 
-    def _accuse(self, record: Record, message: Suspect, now: float) -> None:
+    def _accuse(self, record: NodeRecord, message: Suspect, now: float) -> None:
         self._suspect_count.add()
         self._broadcast(record, message)
         record.incarnation = message.incarnation
@@ -118,7 +118,7 @@ class Beliefs(Roster):
         self.notices.append(Suspected(record))
 
     def _bury(
-        self, record: Record, message: Dead, now: float, on_done: Done | None = None
+        self, record: NodeRecord, message: Dead, now: float, on_done: Done | None = None
     ) -> None:
         self._dead_count.add()
         self._suspicions.cancel(record.name)
@@ -130,7 +130,7 @@ class Beliefs(Roster):
 
     def _broadcast(
         self,
-        record: Record,
+        record: NodeRecord,
         message: Message,
         *,
         urgent: bool = False,

@@ -55,10 +55,16 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from trioserf.swim.address import address_of, normalise
+from trioserf.address import address_of, normalise
 from trioserf.swim.admission import Admission
 from trioserf.swim.beliefs import MAX_INCARNATION, Beliefs
-from trioserf.swim.messages import (
+from trioserf.swim.broadcast_queue import Done
+from trioserf.swim.config import Timing
+from trioserf.swim.events import Conflicted
+from trioserf.swim.node_record import NodeRecord
+from trioserf.swim.options import SwimOptions
+from trioserf.swim.protocol_versions import plausible, verify_versions
+from trioserf.wire.swim_messages import (
     ALIVE,
     DEAD,
     LEFT,
@@ -71,12 +77,6 @@ from trioserf.swim.messages import (
     Suspect,
     Versions,
 )
-from trioserf.swim.notices import Conflicted
-from trioserf.swim.options import SwimOptions
-from trioserf.swim.queue import Done
-from trioserf.swim.record import Record
-from trioserf.swim.timing import Timing
-from trioserf.swim.versions import plausible, verify_versions
 
 log = logging.getLogger("trioserf.memberlist")
 
@@ -215,7 +215,7 @@ class Membership(Beliefs):
     def dead(self, message: Dead, now: float) -> None:
         """Weigh an obituary, or a member's own goodbye."""
         record = self.records.get(message.node)
-        if record is None or message.incarnation < record.incarnation or record.is_gone:
+        if record is None or message.incarnation < record.incarnation or record.is_dead_or_left:
             return
         if record.name == self.name:
             self._refute(message.incarnation, f"dead, by {message.source!r}")
@@ -249,7 +249,7 @@ class Membership(Beliefs):
                 known = record is not None and record.is_repeated_by(state)
                 if not known or state.name == self.name:
                     self.alive(_claim(state), now)
-            elif record is None or record.is_gone:
+            elif record is None or record.is_dead_or_left:
                 continue
             elif state.state is LEFT:
                 self.dead(Dead(state.incarnation, state.name, state.name), now)
@@ -263,7 +263,7 @@ class Membership(Beliefs):
         self.awareness.apply(-1)
 
     def probe_failed(
-        self, record: Record, incarnation: int, expected_nacks: int, nacks: int, now: float
+        self, record: NodeRecord, incarnation: int, expected_nacks: int, nacks: int, now: float
     ) -> None:
         """Suspect a member that did not answer.
 
@@ -309,7 +309,7 @@ class Membership(Beliefs):
         return self._suspicions.next_deadline
 
     def _hear_from_elsewhere(
-        self, record: Record, message: Alive, addr: bytes, now: float
+        self, record: NodeRecord, message: Alive, addr: bytes, now: float
     ) -> None:
         name_is_free = record.state is LEFT or (
             record.state is DEAD

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from itertools import islice
 
-from trioserf.swim.record import Record
+from trioserf.swim.node_record import NodeRecord
 
 
 class Ring:
@@ -23,13 +23,13 @@ class Ring:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._records: list[Record] = []
+        self._records: list[NodeRecord] = []
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def insert(self, record: Record) -> None:
+    def insert(self, record: NodeRecord) -> None:
         """Put a new record at a random place.
 
         The record that was there moves to the end, so nobody loses a turn in this round.
@@ -40,7 +40,7 @@ class Ring:
         place = int(self._rng.random() * len(records))
         records[place], records[-1] = record, records[place]
 
-    def advance(self) -> Record | None:
+    def advance(self) -> NodeRecord | None:
         """Give the next record of the round, or None at its end: then start another."""
         if self._next >= len(self._records):
             return None
@@ -48,14 +48,14 @@ class Ring:
         self._next += 1
         return record
 
-    def restart(self, drop: Callable[[Record], bool]) -> list[Record]:
+    def restart(self, drop: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
         """Start a new round in a new order, without the records that are to be dropped.
 
         Returns:
             Those that were dropped.
         """
-        dropped: list[Record] = []
-        kept: list[Record] = []
+        dropped: list[NodeRecord] = []
+        kept: list[NodeRecord] = []
         for record in self._records:
             (dropped if drop(record) else kept).append(record)
         self._rng.shuffle(kept)
@@ -63,7 +63,7 @@ class Ring:
         self._next = 0
         return dropped
 
-    def choose(self, k: int, predicate: Callable[[Record], bool]) -> list[Record]:
+    def choose(self, k: int, predicate: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
         """Choose up to k distinct records at random (spec: random choice).
 
         Few records are all looked at. Of many only 3n are drawn, so fewer than k may be found
@@ -71,7 +71,7 @@ class Ring:
         """
         records = self._records
         n = len(records)
-        chosen: list[Record] = []
+        chosen: list[NodeRecord] = []
         if n < 3 * k:
             shuffled = records.copy()
             self._rng.shuffle(shuffled)

@@ -6,13 +6,13 @@ No rule of belief lives here; `membership` decides what enters, and what changes
 import random
 from collections.abc import Callable, Container
 
-from trioserf.swim.messages import ALIVE, DEAD, SUSPECT, NodeState, State
-from trioserf.swim.record import UNANNOUNCED, Record
+from trioserf.swim.config import Timing
+from trioserf.swim.node_record import UNANNOUNCED, NodeRecord
 from trioserf.swim.ring import Ring
-from trioserf.swim.timing import Timing
+from trioserf.wire.swim_messages import ALIVE, DEAD, SUSPECT, NodeState, State
 
 
-def is_alive(record: Record) -> bool:
+def is_alive(record: NodeRecord) -> bool:
     """Tell whether a member is alive and not even suspect."""
     return record.state is ALIVE
 
@@ -33,12 +33,12 @@ class Roster:
     def __init__(self, name: str, timing: Timing, rng: random.Random) -> None:
         self.name = name
         self.timing = timing
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, NodeRecord] = {}
         self._ring = Ring(rng)
         self._gone = 0
 
     @property
-    def local(self) -> Record:
+    def local(self) -> NodeRecord:
         """Our own record.
 
         Raises:
@@ -61,8 +61,8 @@ class Roster:
         k: int,
         *,
         exclude: Container[str] = (),
-        predicate: Callable[[Record], bool] = is_alive,
-    ) -> list[Record]:
+        predicate: Callable[[NodeRecord], bool] = is_alive,
+    ) -> list[NodeRecord]:
         """Choose up to k members at random, never ourselves (spec: random choice).
 
         Args:
@@ -76,21 +76,21 @@ class Roster:
             lambda record: record.name != own and record.name not in exclude and predicate(record),
         )
 
-    def gossip_targets(self, now: float) -> list[Record]:
+    def gossip_targets(self, now: float) -> list[NodeRecord]:
         """Choose whom to gossip to now: `gossip_nodes` members alive, suspect, or dead of late.
 
         The lately dead hear their obituary, and refute it if they live.
         """
         died_after = now - self.timing.gossip_to_the_dead_time
 
-        def listens(record: Record) -> bool:
+        def listens(record: NodeRecord) -> bool:
             return record.state <= SUSPECT or (
                 record.state is DEAD and record.state_change > died_after
             )
 
         return self.random_peers(self.timing.gossip_nodes, predicate=listens)
 
-    def push_pull_peer(self) -> Record | None:
+    def push_pull_peer(self) -> NodeRecord | None:
         """Choose somebody alive to exchange tables with, or None."""
         peers = self.random_peers(1)
         return peers[0] if peers else None
@@ -99,7 +99,7 @@ class Roster:
         """Give the whole table as it is sent in a push/pull."""
         return tuple(record.node_state() for record in self.records.values())
 
-    def next_probe_target(self, now: float) -> Record | None:
+    def next_probe_target(self, now: float) -> NodeRecord | None:
         """Give the member to probe next, or None if there is nobody else.
 
         At the end of a round those who have been gone for longer than `gossip_to_the_dead_time`
@@ -111,32 +111,34 @@ class Roster:
             target = self._next_in_round()
         return target
 
-    def _next_in_round(self) -> Record | None:
+    def _next_in_round(self) -> NodeRecord | None:
         while (record := self._ring.advance()) is not None:
-            if not record.is_gone and record.name != self.name:
+            if not record.is_dead_or_left and record.name != self.name:
                 return record
         return None
 
     def _restart_round(self, now: float) -> None:
         gone_before = now - self.timing.gossip_to_the_dead_time
 
-        def is_forgotten(record: Record) -> bool:
+        def is_forgotten(record: NodeRecord) -> bool:
             return (
-                record.is_gone and record.state_change < gone_before and record.name != self.name
+                record.is_dead_or_left
+                and record.state_change < gone_before
+                and record.name != self.name
             )
 
         for record in self._ring.restart(is_forgotten):
             del self.records[record.name]
             self._gone -= 1
 
-    def _insert(self, name: str, now: float) -> Record:
-        record = Record(name, b"", 0, b"", UNANNOUNCED, 0, DEAD, now)
+    def _insert(self, name: str, now: float) -> NodeRecord:
+        record = NodeRecord(name, b"", 0, b"", UNANNOUNCED, 0, DEAD, now)
         self.records[name] = record
         self._ring.insert(record)
         self._gone += 1
         return record
 
-    def _set_state(self, record: Record, state: State, now: float) -> None:
-        self._gone += (state >= DEAD) - record.is_gone
+    def _set_state(self, record: NodeRecord, state: State, now: float) -> None:
+        self._gone += (state >= DEAD) - record.is_dead_or_left
         record.state = state
         record.state_change = now

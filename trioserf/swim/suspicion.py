@@ -20,8 +20,8 @@ floors them, so that both programs give up on a member at the same time.
 import math
 from heapq import heapify, heappop, heappush
 
-from trioserf.swim.messages import Suspect
-from trioserf.swim.timing import Timing
+from trioserf.swim.config import Timing
+from trioserf.wire.swim_messages import Suspect
 
 _STALE_ENTRIES = 64
 

@@ -7,7 +7,7 @@ bound to the payload. Whoever has no label refuses labelled traffic, and the rev
 from typing import Final
 
 from trioserf.wire.errors import WireError
-from trioserf.wire.swim import LABEL
+from trioserf.wire.swim_codec import LABEL
 
 MAX_LABEL: Final = 255
 """Longest label, in bytes."""

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from msgpack import ExtraData, OutOfData, Packer, Unpacker, UnpackException, unpackb
 
-from trioserf.swim.address import normalise
+from trioserf.address import normalise
 from trioserf.wire.errors import WireError
 
 MAX_FIELDS: Final = 256

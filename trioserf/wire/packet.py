@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from zlib import crc32
 
-from trioserf.swim.messages import Message
 from trioserf.wire import lzw
-from trioserf.wire.crypto import OVERHEAD, Keys, Sealer
+from trioserf.wire.encryption import OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, strip_label
 from trioserf.wire.msgpack import U8, Fields, octets, pack, unpack_fields, unsigned
-from trioserf.wire.swim import COMPOUND, COMPRESS, CRC, DECODERS, ERROR
+from trioserf.wire.swim_codec import COMPOUND, COMPRESS, CRC, DECODERS, ERROR
+from trioserf.wire.swim_messages import Message
 
 MAX_EXPANDED: Final = 65_536
 """What a packet may expand to, in bytes: no sender fills a packet beyond a datagram's size."""

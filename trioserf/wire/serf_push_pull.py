@@ -3,7 +3,6 @@
 from collections.abc import Generator
 from typing import Final
 
-from trioserf.serf.messages import BufferedEvents, SerfPushPull
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
     MAX_NAME,
@@ -21,6 +20,7 @@ from trioserf.wire.msgpack import (
     unpack_fields,
     unsigned,
 )
+from trioserf.wire.serf_messages import BufferedEvents, SerfPushPull
 
 MAX_MEMBERS: Final = 1_048_576
 """Most names in a push/pull, as many as memberlist takes nodes."""

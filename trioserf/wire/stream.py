@@ -18,21 +18,21 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from trioserf.swim.messages import Message, PushPull
-from trioserf.wire.crypto import OVERHEAD, Keys, Sealer
+from trioserf.wire.encryption import OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, mismatch
 from trioserf.wire.lzw import Expansion
 from trioserf.wire.msgpack import new_packer, pack
 from trioserf.wire.packet import compress_message
-from trioserf.wire.stream_readers import (
+from trioserf.wire.stream_decoders import (
     MAX_SEALED,
     CompressReader,
     PushPullReader,
     Reader,
     reader_of,
 )
-from trioserf.wire.swim import LABEL, node_state_fields, push_pull_header
+from trioserf.wire.swim_codec import LABEL, node_state_fields, push_pull_header
+from trioserf.wire.swim_messages import Message, PushPull
 
 MAX_EXPANDED: Final = 40 * 1024 * 1024
 """What a compressed stream may expand to, in bytes."""

@@ -1,0 +1,1 @@
+"""Clients of the control socket over one core without input and output."""

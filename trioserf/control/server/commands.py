@@ -1,0 +1,326 @@
+"""The command table: what may be asked of an agent, whatever the framing.
+
+A `Command` has one result, a `Stream` gives items until it ends or is stopped. The handlers speak
+in domain objects; `show` makes them the JSON objects of the protocol. `handshake`, `auth` and
+`stop` concern the connection itself and have no handler here.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from trioserf.agent.logs import LEVELS
+from trioserf.control.errors import ControlError
+from trioserf.control.server import json_records, params
+from trioserf.control.server.coalescing import Coalesced
+from trioserf.control.server.member_filter import MemberFilter
+from trioserf.control.server.params import PAYLOAD, Param, Params
+from trioserf.control.server.ports import Agent, KeyResult, WallClock
+from trioserf.coordinate import Coordinate, distance
+from trioserf.node.event_hub import Answerer
+from trioserf.serf.filters import EventFilter
+from trioserf.serf.internal_queries import KeyAction
+from trioserf.serf.member import Member
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
+
+STREAM_BUFFER = 1024
+"""Records kept for one stream whose client is slow; enough for a burst, small enough to hold."""
+LOG_LEVELS = tuple(LEVELS)
+
+Items = AbstractAsyncContextManager["Receive"]
+Receive = Callable[[], Awaitable[Any]]
+"""Waits for the next item; raises StopAsyncIteration or trio.EndOfChannel at the end."""
+
+
+@attrs.frozen(slots=True)
+class Command:
+    """A request with one reply.
+
+    `prompt` handlers answer at once and run in the connection's own task, in order; the others
+    wait for the network and overlap. What `answers` queries is told by whom.
+    """
+
+    params: Params
+    run: Callable[..., Awaitable[Any]]
+    show: Callable[[Any], json_records.Record]
+    prompt: bool = False
+    answers: bool = False
+
+
+@attrs.frozen(slots=True)
+class Stream:
+    """A request whose reply is followed by records.
+
+    `show` takes an item and the wall clock. A `finite` stream is a request in flight, which ends
+    by itself; the others end with the connection's input.
+    """
+
+    params: Params
+    open: Callable[..., Items]
+    show: Callable[[Any, WallClock], json_records.Record]
+    finite: bool = False
+    answers: bool = False
+
+
+async def members(
+    agent: Agent, name: str, status: str, tags: Mapping[str, str]
+) -> tuple[Member, ...]:
+    """The members whose name, status and tags match."""
+    if not (name or status or tags):
+        return agent.node.members()
+    return MemberFilter.of(name, status, tags).select(agent.node.members())
+
+
+async def event(agent: Agent, name: str, payload: bytes, coalesce: bool) -> int:
+    """Send a user event; gives its Lamport time."""
+    return await agent.node.user_event(name, payload, coalesce=coalesce)
+
+
+async def respond(agent: Agent, id: int, payload: bytes, by: Answerer) -> None:  # noqa: A002
+    """Answer a query."""
+    await agent.node.respond(id, payload, by)
+
+
+async def decline(agent: Agent, id: int, by: Answerer) -> None:  # noqa: A002
+    """Say that no answer of ours will follow."""
+    await agent.node.decline(id, by)
+
+
+async def join(agent: Agent, addresses: Sequence[str], replay: bool) -> int:
+    """Join through these addresses; gives how many could be reached."""
+    return await agent.node.join(addresses, replay=replay)
+
+
+async def leave(agent: Agent) -> None:
+    """Leave the cluster (the connection ends the agent after its reply)."""
+    await agent.leave()
+
+
+async def force_leave(agent: Agent, name: str, prune: bool) -> None:
+    """Declare a failed member as left."""
+    await agent.node.force_leave(name, prune=prune)
+
+
+async def tags(agent: Agent, set: Mapping[str, str], delete: Sequence[str]) -> Mapping[str, str]:  # noqa: A002
+    """Change our tags; gives the new ones."""
+    return await agent.set_tags(set, delete)
+
+
+async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyResult:
+    """Install, use, remove or list encryption keys on every member."""
+    if action == "list" and key is not None:
+        raise params.bad_request("key: not for the action list")
+    if action != "list" and key is None:
+        raise params.bad_request(f"key: required for the action {action}")
+    return await agent.node.keys(action, key)
+
+
+def show_keys(result: KeyResult) -> json_records.Record:
+    """Show a key operation that succeeded everywhere.
+
+    Raises:
+        ControlError: `key_failed`, with the members' answers, when it did not.
+    """
+    record = json_records.keys(result)
+    if result.failure is not None:
+        raise ControlError("key_failed", result.failure, record)
+    return record
+
+
+async def info(agent: Agent) -> Mapping[str, Mapping[str, object]]:
+    """The groups of `serf info`."""
+    return agent.info()
+
+
+def place_of(agent: Agent, name: str | None) -> Coordinate:
+    """The coordinate of a member, or our own.
+
+    Raises:
+        ControlError: `no_such_member` when it is unknown.
+    """
+    found = agent.node.coordinate(name)
+    if found is None:
+        raise ControlError("no_such_member", f"no coordinate is known of '{name or 'this node'}'")
+    return found
+
+
+async def coordinate(agent: Agent, node: str | None) -> Coordinate:
+    """The network coordinate of a member."""
+    return place_of(agent, node)
+
+
+async def rtt(agent: Agent, node: str, other: str | None) -> float:
+    """Estimate the round trip between two members (`other`: this node), in seconds."""
+    return distance(place_of(agent, node), place_of(agent, other))
+
+
+def event_filters(words: Sequence[str]) -> list[EventFilter]:
+    """Read the filters of a stream; none at all mean every event that Serf knows.
+
+    Raises:
+        InvalidFilter: a word that is none.
+    """
+    return [one for word in words or ("*",) for one in EventFilter.parse(word)]
+
+
+@asynccontextmanager
+async def stream(
+    agent: Agent, types: Sequence[str], coalesce: bool, answers: bool | None, by: Answerer
+) -> AsyncIterator[Receive]:
+    """Events as they happen; whether the client answers queries, it may say or leave open."""
+    filters = event_filters(types)
+    by.is_known |= bool(answers)
+    who = False if answers is False else by
+    with agent.node.subscribe(*filters, answers=who, buffer=STREAM_BUFFER) as subscription:
+        yield Coalesced(subscription).receive if coalesce else subscription.receive
+
+
+@asynccontextmanager
+async def monitor(agent: Agent, level: str) -> AsyncIterator[Receive]:
+    """The agent's log, beginning with the last 512 lines."""
+    with agent.logs.subscribe(level, buffer=STREAM_BUFFER) as lines:
+        yield lines.receive
+
+
+@asynccontextmanager
+async def query(agent: Agent, name: str, payload: bytes, **options: Any) -> AsyncIterator[Receive]:
+    """Ask the cluster; gives acks, answers and the end."""
+    async with agent.node.query(name, payload, **options) as records:
+        yield records.__anext__
+
+
+def show_query(item: QueryResult, wall: WallClock) -> json_records.Record:
+    """Show one record of a query: an ack, an answer or its end."""
+    del wall
+    match item:
+        case QueryAck(source=source):
+            return json_records.query_ack(source)
+        case QueryAnswer(source=source, payload=payload):
+            return json_records.query_answer(source, payload)
+        case QueryDone() as done:
+            return json_records.query_done(done)
+
+
+def _show_event(item: Any, wall: WallClock) -> json_records.Record:
+    return json_records.event(item, wall(), trio.current_time())
+
+
+def _show_log(line: Any, wall: WallClock) -> json_records.Record:
+    del wall
+    return json_records.log(line)
+
+
+def _nothing(result: Any) -> json_records.Record:
+    del result
+    return {}
+
+
+def _named(name: str) -> Callable[[Any], json_records.Record]:
+    return lambda result: {name: result}
+
+
+def _level(value: object, path: str) -> str:
+    """Accept a log level in any case."""
+    if not isinstance(value, str) or value.upper() not in LOG_LEVELS:
+        raise params.bad_request(f"{path}: expected one of {', '.join(LOG_LEVELS)}")
+    return value.upper()
+
+
+_U64 = params.integer(0, 2**64 - 1)
+
+CONNECTION_PARAMS: Mapping[str, Params] = {
+    "handshake": Params(),
+    "auth": Params(Param("key", params.text)),
+    "stop": Params(Param("stop", params.sequence)),
+}
+"""The commands that the connection answers itself."""
+
+COMMANDS: Mapping[str, Command] = {
+    "members": Command(
+        Params(
+            Param("name", params.text, ""),
+            Param("status", params.text, ""),
+            Param("tags", params.mapping, {}),
+        ),
+        members,
+        lambda found: {"members": [json_records.member(one) for one in found]},
+        prompt=True,
+    ),
+    "event": Command(
+        Params(Param("name", params.text), *PAYLOAD, Param("coalesce", params.flag, False)),
+        event,
+        _named("ltime"),
+        prompt=True,
+    ),
+    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing, answers=True),
+    "decline": Command(Params(Param("id", _U64)), decline, _nothing, answers=True),
+    "join": Command(
+        Params(Param("addresses", params.some_texts), Param("replay", params.flag, False)),
+        join,
+        _named("joined"),
+    ),
+    "leave": Command(Params(), leave, _nothing),
+    "force-leave": Command(
+        Params(Param("name", params.text), Param("prune", params.flag, False)),
+        force_leave,
+        _nothing,
+    ),
+    "tags": Command(
+        Params(Param("set", params.mapping, {}), Param("delete", params.texts, ())),
+        tags,
+        lambda new: {"tags": dict(new)},
+    ),
+    "keys": Command(
+        Params(
+            Param("action", params.one_of("install", "use", "remove", "list")),
+            Param("key", params.key, None),
+        ),
+        keys,
+        show_keys,
+    ),
+    "info": Command(Params(), info, json_records.groups, prompt=True),
+    "coordinate": Command(
+        Params(Param("node", params.text, None)),
+        coordinate,
+        lambda place: {"coordinate": json_records.coordinate(place)},
+        prompt=True,
+    ),
+    "rtt": Command(
+        Params(Param("node", params.text), Param("other", params.text, None)),
+        rtt,
+        _named("seconds"),
+        prompt=True,
+    ),
+}
+
+STREAMS: Mapping[str, Stream] = {
+    "stream": Stream(
+        Params(
+            Param("types", params.texts, ()),
+            Param("coalesce", params.flag, False),
+            Param("answers", params.flag, None),
+        ),
+        stream,
+        _show_event,
+        answers=True,
+    ),
+    "monitor": Stream(Params(Param("level", _level, "INFO")), monitor, _show_log),
+    "query": Stream(
+        Params(
+            Param("name", params.text),
+            *PAYLOAD,
+            Param("nodes", params.texts, ()),
+            Param("tags", params.mapping, {}),
+            Param("timeout", params.seconds, None),
+            Param("ack", params.flag, True),
+            Param("relay_factor", params.integer(0, 255), 0),
+            Param("first", params.integer(1, 2**31), None),
+        ),
+        query,
+        show_query,
+        finite=True,
+    ),
+}

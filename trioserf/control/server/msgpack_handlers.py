@@ -1,0 +1,212 @@
+"""What the commands of Serf's RPC take and give, on top of the command table."""
+
+import binascii
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from trioserf.control.errors import ControlError
+from trioserf.control.server import commands
+from trioserf.control.server import msgpack_fields as fields
+from trioserf.control.server import params as checks
+from trioserf.control.server.go_errors import base64_fault, join_fault
+from trioserf.control.server.msgpack_fields import Body, Reader, pack
+from trioserf.control.server.ports import Agent
+from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
+from trioserf.serf.events import Event, MemberEvent, UserEventReceived
+from trioserf.serf.internal_queries import KeyAction
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
+
+BODIES: Mapping[str, Mapping[str, Reader]] = {
+    "handshake": {"Version": fields.number(-(2**31), 2**31 - 1)},
+    "auth": {"AuthKey": fields.text},
+    "event": {"Name": fields.text, "Payload": fields.blob, "Coalesce": fields.truth},
+    "force-leave": {"Node": fields.text, "Prune": fields.truth},
+    "join": {"Existing": fields.texts, "Replay": fields.truth},
+    "members-filtered": {"Tags": fields.mapping, "Status": fields.text, "Name": fields.text},
+    "stream": {"Type": fields.text},
+    "monitor": {"LogLevel": fields.text},
+    "stop": {"Stop": fields.U64},
+    "install-key": {"Key": fields.text},
+    "use-key": {"Key": fields.text},
+    "remove-key": {"Key": fields.text},
+    "tags": {"Tags": fields.mapping, "DeleteTags": fields.texts},
+    "query": {
+        "FilterNodes": fields.texts,
+        "FilterTags": fields.mapping,
+        "RequestAck": fields.truth,
+        "RelayFactor": fields.number(0, 255),
+        "Timeout": fields.number(-(2**63), 2**63 - 1),
+        "Name": fields.text,
+        "Payload": fields.blob,
+    },
+    "respond": {"ID": fields.U64, "Payload": fields.blob},
+    "get-coordinate": {"Node": fields.text},
+}
+"""What the bodies of requests hold."""
+
+PROMPT = frozenset(("event", "stats", "get-coordinate"))
+"""Handlers below that answer at once: their replies may leave together with others."""
+
+BODILESS = frozenset(("members", "leave", "list-keys", "stats"))
+"""Commands that are a header only."""
+
+
+async def event(agent: Agent, body: Body) -> bytes:
+    """Send a user event."""
+    await commands.event(agent, body["Name"], body["Payload"], body["Coalesce"])
+    return b""
+
+
+async def force_leave(agent: Agent, body: Body) -> bytes:
+    """Declare a member as left; that nobody knows it is no error to Serf."""
+    try:
+        await commands.force_leave(agent, body["Node"], body["Prune"])
+    except NoSuchMember:
+        return b""
+    return b""
+
+
+async def join(agent: Agent, body: Body) -> bytes:
+    """Join; nowhere to go is no error to Serf."""
+    if not body["Existing"]:
+        return pack({"Num": 0})
+    return pack({"Num": await commands.join(agent, body["Existing"], body["Replay"])})
+
+
+async def tags(agent: Agent, body: Body) -> bytes:
+    """Change our tags."""
+    await commands.tags(agent, body["Tags"], body["DeleteTags"])
+    return b""
+
+
+async def stats(agent: Agent, body: Body) -> bytes:
+    """Give the groups of `serf info`, everything as text."""
+    del body
+    groups = await commands.info(agent)
+    return pack(
+        {
+            group: {name: fields.go_text(value) for name, value in sorted(entries.items())}
+            for group, entries in sorted(groups.items())
+        }
+    )
+
+
+async def get_coordinate(agent: Agent, body: Body) -> bytes:
+    """Give a member's coordinate; zeros and no vector if it is unknown."""
+    place = agent.node.coordinate(body["Node"]) if body["Node"] else None
+    found = {
+        "Adjustment": place.adjustment if place else 0.0,
+        "Error": place.error if place else 0.0,
+        "Height": place.height if place else 0.0,
+        "Vec": list(place.vec) if place else None,
+    }
+    return pack({"Coord": found, "Ok": place is not None})
+
+
+def key_bytes(text: str) -> bytes:
+    """Read a key in base64; the members judge its size.
+
+    Raises:
+        ControlError: it is not base64.
+    """
+    fault = base64_fault(text)
+    if fault is not None:
+        raise checks.bad_request(fault)
+    return binascii.a2b_base64(text)
+
+
+def _keys(action: KeyAction) -> Callable[[Agent, Body], Awaitable[bytes]]:
+    async def run(agent: Agent, body: Body) -> bytes:
+        key = None if action == "list" else key_bytes(body["Key"])
+        result = commands.show_keys(await commands.keys(agent, action, key))
+        return _key_body(action, result)
+
+    return run
+
+
+def _key_body(action: KeyAction, result: Mapping[str, Any]) -> bytes:
+    return pack(
+        {
+            "Keys": dict(sorted(result["keys"].items())) if action == "list" else None,
+            "Messages": dict(sorted(result["messages"].items())),
+            "NumErr": result["errors"],
+            "NumNodes": result["nodes"],
+            "NumResp": result["responses"],
+        }
+    )
+
+
+_KEY_ACTIONS: Mapping[str, KeyAction] = {
+    "install-key": "install",
+    "use-key": "use",
+    "remove-key": "remove",
+    "list-keys": "list",
+}
+_NO_ANSWERS = {"keys": {}, "messages": {}, "errors": 0, "nodes": 0, "responses": 0}
+
+HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
+    "event": event,
+    "force-leave": force_leave,
+    "join": join,
+    "tags": tags,
+    "stats": stats,
+    "get-coordinate": get_coordinate,
+    **{command: _keys(action) for command, action in _KEY_ACTIONS.items()},
+}
+"""The handlers that take a body and give one, spelled (empty: none is due)."""
+
+
+def error_text(error: Exception | None, fault: ControlError) -> str:
+    """Say what went wrong in the words that Serf's clients know."""
+    match error:
+        case JoinFailed(causes=causes):
+            count = len(causes)
+            lines = "".join(f"\t* {join_fault(where, why)}\n" for where, why in causes)
+            return f"{count} error{'s' if count > 1 else ''} occurred:\n{lines}\n"
+        case NoSuchQuery():
+            return "No pending queries matching ID"
+        case InvalidFilter():
+            return "Invalid event filter"
+    return fault.message
+
+
+def body_beside_error(command: str, fault: ControlError) -> bytes:
+    """Give the body that some commands have even when they fail."""
+    if command == "join":
+        return pack({"Num": 0})
+    action = _KEY_ACTIONS.get(command)
+    if action is None:
+        return b""
+    return _key_body(action, fault.details if "keys" in fault.details else _NO_ANSWERS)
+
+
+def event_record(what: Event) -> Body:
+    """Show an event as Serf's clients know it."""
+    if isinstance(what, MemberEvent):
+        return {"Event": what.kind, "Members": [fields.member(one) for one in what.members]}
+    if isinstance(what, UserEventReceived):
+        return {
+            "Coalesce": what.coalesce,
+            "Event": what.kind,
+            "LTime": what.ltime,
+            "Name": what.name,
+            "Payload": what.payload or None,
+        }
+    return {
+        "Event": what.kind,
+        "ID": what.id,
+        "LTime": what.ltime,
+        "Name": what.name,
+        "Payload": what.payload or None,
+    }
+
+
+def query_record(item: QueryResult) -> Body:
+    """Show a record of a query as Serf's clients know it."""
+    match item:
+        case QueryAck(source=source):
+            return {"From": source, "Payload": None, "Type": "ack"}
+        case QueryAnswer(source=source, payload=payload):
+            return {"From": source, "Payload": payload or None, "Type": "response"}
+        case QueryDone():
+            return {"From": "", "Payload": None, "Type": "done"}

@@ -1,0 +1,185 @@
+"""Opening a node: what it consists of, put together, and the tasks that it runs.
+
+Two nurseries, one inside the other. Services outlast work: a node that leaves ends its work first
+(probes, anti-entropy, reconnects), and still answers and gossips until its block ends.
+"""
+
+import contextlib
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from trioserf.address import Address
+from trioserf.errors import NameConflict
+from trioserf.net.own_address import is_public, own_address
+from trioserf.net.resolver import Resolver, SystemResolver
+from trioserf.net.sockets import open_sockets
+from trioserf.net.transport import ANY_HOST, Transport
+from trioserf.node.antientropy import push_pull
+from trioserf.node.config import NodeConfig
+from trioserf.node.event_hub import Hub
+from trioserf.node.gossip import gossip
+from trioserf.node.join import Joining, keep_seeds
+from trioserf.node.key_handler import KeyDesk, SaveKeyring, warn_of_plaintext
+from trioserf.node.maintenance import check_queues, reap, reconnect
+from trioserf.node.node import Node, Phase
+from trioserf.node.probe import probe_members
+from trioserf.node.state import ClusterState
+from trioserf.node.state_owner import Keeper
+from trioserf.node.streams import Streams
+from trioserf.node.suspicion import expire_deadlines, expire_suspicions
+from trioserf.serf.snapshot import Clocks
+
+_log = logging.getLogger("trioserf.serf")
+
+
+@asynccontextmanager
+async def open_node(
+    config: NodeConfig | None = None,
+    *,
+    transport: Transport | None = None,
+    resolver: Resolver | None = None,
+    rng: random.Random | None = None,
+    restore: Clocks | None = None,
+    save_keyring: SaveKeyring | None = None,
+    nonce: Callable[[int], bytes] = os.urandom,
+) -> AsyncIterator[Node]:
+    """Run a node for as long as the block lasts.
+
+    The end of the block stops it as a crash would; `Node.leave` before that is the polite way.
+
+    Args:
+        config: everything that can be configured.
+        transport: carries packets and streams; real sockets unless given.
+        resolver: finds addresses of names, and services; the system's unless given.
+        rng: all randomness.
+        restore: the last times seen before a restart: what is older is no news.
+        save_keyring: writes changed keys to their file; may raise an OSError, which the asker
+            is told.
+        nonce: gives that many bytes, which must never come twice under one key.
+
+    Raises:
+        AddressError: the address cannot be bound, or none can be advertised.
+        TooLarge: the tags do not fit.
+        NameConflict: another member has our name, and the majority sides with it.
+    """
+    config = config or NodeConfig()
+    rng = rng or random.Random()
+    async with contextlib.AsyncExitStack() as stack:
+        if transport is None:
+            opening = open_sockets(config.bind.host, config.bind.port)
+            transport = await stack.enter_async_context(opening)
+        address = advertised(config, transport)
+        _warn_of_eavesdroppers(config, address)
+        hub = Hub()
+        desk = KeyDesk(config.keyring, save_keyring)
+        state = ClusterState(
+            config,
+            address,
+            rng=rng,
+            has_answerer=hub.has_answerer,
+            keys=desk,
+            nonce=nonce,
+        )
+        warn_of_plaintext(state.sealer)
+        keeper = Keeper(state, transport, hub)
+        state.start(trio.current_time(), restore)
+        try:
+            async with _running(config, transport, keeper, hub, desk, resolver, rng) as node:
+                yield node
+        except ExceptionGroup as group:
+            conflict, rest = group.split(NameConflict)
+            if conflict is None or rest is not None:
+                raise
+            raise _first(conflict) from None
+
+
+def _first(group: ExceptionGroup[NameConflict]) -> NameConflict:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, NameConflict):
+        raise TypeError("a group of name conflicts holds something else")
+    return error
+
+
+@asynccontextmanager
+async def _running(
+    config: NodeConfig,
+    transport: Transport,
+    keeper: Keeper,
+    hub: Hub,
+    desk: KeyDesk,
+    resolver: Resolver | None,
+    rng: random.Random,
+) -> AsyncIterator[Node]:
+    streams = Streams(transport, config, keeper)
+    joining = Joining(keeper, streams, resolver or SystemResolver(), transport.address[1], rng)
+    async with trio.open_nursery() as services:
+        services.start_soon(keeper.run)
+        services.start_soon(_receive, transport, keeper)
+        services.start_soon(streams.serve)
+        services.start_soon(streams.send_messages)
+        services.start_soon(gossip, keeper)
+        services.start_soon(expire_suspicions, keeper)
+        services.start_soon(expire_deadlines, keeper)
+        services.start_soon(desk.save_changes, keeper)
+        work = trio.CancelScope()
+        bound = Address(*transport.address)
+        node = Node(config, keeper, hub, joining, desk, work, bound)
+        services.start_soon(partial(_work, work, keeper, streams, joining, rng))
+        try:
+            yield node
+        finally:
+            node.phase = Phase.SHUTDOWN
+            work.cancel()
+            services.cancel_scope.cancel()
+            keeper.abandon()
+            hub.close()
+
+
+async def _work(
+    scope: trio.CancelScope,
+    keeper: Keeper,
+    streams: Streams,
+    joining: Joining,
+    rng: random.Random,
+) -> None:
+    """Look after the cluster until the node has left it."""
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe_members, keeper, streams, rng)
+            nursery.start_soon(push_pull, keeper, joining, rng)
+            nursery.start_soon(reconnect, keeper, joining, rng)
+            nursery.start_soon(keep_seeds, keeper, joining, rng)
+            nursery.start_soon(reap, keeper)
+            nursery.start_soon(check_queues, keeper)
+
+
+async def _receive(transport: Transport, keeper: Keeper) -> None:
+    while True:
+        await keeper.receive(await transport.receive_packets())
+
+
+def advertised(config: NodeConfig, transport: Transport) -> Address:
+    """Give the address that others are told (spec: own address).
+
+    Raises:
+        AddressError: bound to all interfaces, and none has a private address.
+    """
+    bound = Address(*transport.address)
+    if config.advertise is not None:
+        return Address(config.advertise.host, config.advertise.port or bound.port)
+    if bound.host not in ANY_HOST:
+        return bound
+    return Address(own_address(v6=":" in bound.host), bound.port)
+
+
+def _warn_of_eavesdroppers(config: NodeConfig, address: Address) -> None:
+    if config.keyring is None and is_public(address.host):
+        _log.warning("advertising the public address %s, and nothing is encrypted", address)

@@ -1,0 +1,177 @@
+"""Collecting what comes back to a query of ours (spec: queries).
+
+The asker knows whom it expects: the members that were alive when it asked and match the filters.
+Serf's queries end at their deadline. Here they end as soon as nothing more can come: everyone who
+is expected has answered, or has said with its acknowledgement that it will not, or has left or
+failed in the meantime. A Serf that has no handler never says so, and is waited for.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+
+from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
+
+ANSWER_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of all answers to one query; anybody may answer, in any name and by stream."""
+
+
+@attrs.frozen(slots=True)
+class QueryAck:
+    """A member has got the query."""
+
+    source: str
+
+
+@attrs.frozen(slots=True)
+class QueryAnswer:
+    """A member has answered."""
+
+    source: str
+    payload: bytes
+
+
+@attrs.frozen(slots=True)
+class QueryDone:
+    """Nothing more will come.
+
+    Attributes:
+        acks: acknowledgements counted, 0 if none were asked for.
+        responses: answers counted.
+        expected: members that were asked.
+        missing: those of whom nothing was heard at all, neither acknowledgement nor answer.
+    """
+
+    acks: int
+    responses: int
+    expected: int
+    missing: tuple[str, ...]
+
+
+QueryResult = QueryAck | QueryAnswer | QueryDone
+
+
+class AskedQuery:
+    """One query of ours, as long as it runs.
+
+    Args:
+        ltime: its Lamport time.
+        id: its number.
+        name: its name.
+        deadline: the instant after which nothing is taken any more, in seconds.
+        expected: names of the members that are asked.
+        wants_acks: whether they were asked to acknowledge it.
+        ack_suffices: whether an acknowledgement is all that will come.
+        first: answers that are enough, or None for all.
+        strangers: names that are accepted beside the expected ones.
+        deliver: takes each result; a `QueryDone` is the last.
+    """
+
+    __slots__ = (
+        "_ack_suffices",
+        "_acked",
+        "_answered",
+        "_bytes_left",
+        "_deliver",
+        "_first",
+        "_heard",
+        "_open",
+        "_strangers",
+        "_wants_acks",
+        "deadline",
+        "expected",
+        "finished",
+        "id",
+        "ltime",
+        "name",
+    )
+
+    def __init__(
+        self,
+        ltime: int,
+        id: int,  # noqa: A002 - its name on the wire
+        name: str,
+        *,
+        deadline: float,
+        expected: Iterable[str],
+        wants_acks: bool,
+        ack_suffices: bool = False,
+        first: int | None = None,
+        strangers: int = 1024,
+        deliver: Callable[["AskedQuery", QueryResult], None],
+    ) -> None:
+        self.ltime = ltime
+        self.id = id
+        self.name = name
+        self.deadline = deadline
+        self.expected = tuple(expected)
+        self.finished = False
+        self._open = set(self.expected)
+        self._wants_acks = wants_acks
+        self._ack_suffices = ack_suffices
+        self._first = first
+        self._strangers = strangers
+        self._deliver = deliver
+        self._acked: set[str] = set()
+        self._answered: set[str] = set()
+        self._bytes_left = ANSWER_BYTES
+        self._heard: set[str] = set()
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What answers bear to be recognised."""
+        return (self.ltime, self.id)
+
+    def take(self, response: QueryResponse) -> bool:
+        """Count an acknowledgement or an answer.
+
+        Returns:
+            Whether it was a double, which relays cause and which is ignored.
+        """
+        if self.finished or not self._admits(response.source):
+            return False
+        is_ack = bool(response.flags & ResponseFlag.ACK)
+        double = response.source in (self._acked if is_ack else self._answered)
+        self._heard.add(response.source)
+        if is_ack:
+            if self._wants_acks and response.source not in self._acked:
+                self._acked.add(response.source)
+                self._deliver(self, QueryAck(response.source))
+            if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
+                self._open.discard(response.source)
+        elif response.source not in self._answered and len(response.payload) <= self._bytes_left:
+            self._bytes_left -= len(response.payload)
+            self._answered.add(response.source)
+            self._open.discard(response.source)
+            self._deliver(self, QueryAnswer(response.source, response.payload))
+        self.conclude_if_settled()
+        return double
+
+    def lose(self, name: str) -> None:
+        """Wait no longer for a member that has gone."""
+        if name in self._open:
+            self._open.discard(name)
+            self.conclude_if_settled()
+
+    def conclude_if_settled(self) -> None:
+        """End it if nothing more is expected."""
+        enough = self._first is not None and len(self._answered) >= self._first
+        if enough or not self._open:
+            self.conclude()
+
+    def conclude(self) -> None:
+        """End it now."""
+        if self.finished:
+            return
+        self.finished = True
+        missing = tuple(name for name in self.expected if name not in self._heard)
+        done = QueryDone(len(self._acked), len(self._answered), len(self.expected), missing)
+        self._deliver(self, done)
+
+    def _admits(self, source: str) -> bool:
+        """Bound the names that are remembered, since anybody may answer in any name."""
+        return source in self._heard or len(self._heard) < len(self.expected) + self._strangers
+
+    def __repr__(self) -> str:
+        return f"<AskedQuery {self.name!r} of time {self.ltime}, {len(self._open)} open>"

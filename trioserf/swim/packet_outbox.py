@@ -1,0 +1,61 @@
+"""Packets on their way out, each filled up with whatever waits to be gossiped."""
+
+from collections.abc import Iterable
+
+from trioserf.address import Address
+from trioserf.swim.broadcast_queue import FairFiller
+from trioserf.swim.node_record import NodeRecord
+from trioserf.wire.packet import PART_OVERHEAD, PacketCodec
+
+Packet = tuple[bytes, Address]
+
+_CRC_FROM_PROTOCOL = 5
+
+
+def understands_crc(record: NodeRecord | None) -> bool:
+    """Tell whether a member is known to understand packets with a checksum."""
+    return record is not None and record.versions.protocol_max >= _CRC_FROM_PROTOCOL
+
+
+class Outgoing:
+    """Packets to be sent, and the queues that they are filled from.
+
+    Args:
+        codec: makes packets of messages.
+        filler: the broadcast queues.
+
+    Attributes:
+        packets: what is to be sent; whoever sends it empties the list.
+        codec: as given.
+        filler: as given.
+    """
+
+    __slots__ = ("codec", "filler", "packets")
+
+    def __init__(self, codec: PacketCodec, filler: FairFiller) -> None:
+        self.packets: list[Packet] = []
+        self.codec = codec
+        self.filler = filler
+
+    def send(self, message: bytes, to: Address) -> None:
+        """Send a message, with as many broadcasts as fit beside it."""
+        parts = [message]
+        if self.filler:
+            parts += self.filler.fill(PART_OVERHEAD, self.codec.budget(len(message)))
+        self._pack(parts, to, crc=False)
+
+    def send_alone(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
+        """Send messages as they are, in one packet."""
+        self._pack(parts, to, crc=crc)
+
+    def gossip(self, targets: Iterable[NodeRecord]) -> None:
+        """Send each of these members a packet full of broadcasts, as long as there are any."""
+        for record in targets:
+            parts = self.filler.fill(PART_OVERHEAD, self.codec.budget(0))
+            if not parts:
+                return
+            self._pack(parts, record.address, crc=understands_crc(record))
+
+    def _pack(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
+        for data in self.codec.pack(parts, crc=crc):
+            self.packets.append((data, to))

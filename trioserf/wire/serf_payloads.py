@@ -1,0 +1,101 @@
+"""What travels inside other messages of the Serf layer (spec: the Serf layer).
+
+The filters of queries, the tags in a member's metadata, and the network coordinate in the payload
+of an ack.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from trioserf.coordinate import DIMENSIONS, Coordinate
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import (
+    by_bytes,
+    items,
+    number,
+    pack,
+    read_list,
+    text,
+    text_map,
+    unpack_fields,
+)
+from trioserf.wire.serf_messages import NodeFilter, TagFilter
+
+MAX_NAMES: Final = 65_536
+"""Most names in a filter, filters of a query, or keys of a response."""
+
+_COORDINATE = 1
+_NODES, _TAG = 0, 1
+
+
+def decode_filter(data: bytes) -> NodeFilter | TagFilter:
+    """Read one filter of a query, type byte included.
+
+    Raises:
+        WireError: `unknown-type`, or it cannot be read.
+    """
+    kind = data[0] if data else -1
+    if kind == _NODES:
+        names = read_list(data[1:], "node filter", MAX_NAMES)
+        return NodeFilter(tuple([text(one, "node filter") for one in names]))
+    if kind == _TAG:
+        get = unpack_fields(data[1:], "tag filter").get
+        return TagFilter(text(get(b"Tag"), "filter Tag"), text(get(b"Expr"), "filter Expr"))
+    raise WireError("unknown-type", f"filter of type {kind}, expected 0 or 1")
+
+
+def decode_tags(meta: bytes) -> Mapping[str, str]:
+    """Read a member's metadata as its tags; without the magic byte all of it is the role.
+
+    Raises:
+        WireError: the magic byte, but no map of texts after it.
+    """
+    if not meta.startswith(b"\xff"):
+        return {"role": text(meta, "role")}
+    return text_map(unpack_fields(meta[1:], "tags"), "tags")
+
+
+def decode_coordinate(payload: bytes) -> Coordinate:
+    """Read the coordinate in an ack's payload.
+
+    Raises:
+        WireError: another version, or not a coordinate of finite numbers in our dimensions.
+    """
+    if not payload.startswith(b"\x01"):
+        found = payload[0] if payload else "none"
+        raise WireError("version", f"coordinate of version {found}, expected {_COORDINATE}")
+    get = unpack_fields(payload[1:], "coordinate").get
+    coordinate = Coordinate(
+        tuple([number(part, "coordinate Vec") for part in items(get(b"Vec"), "coordinate Vec")]),
+        number(get(b"Error"), "coordinate Error"),
+        number(get(b"Adjustment"), "coordinate Adjustment"),
+        number(get(b"Height"), "coordinate Height"),
+    )
+    fault = coordinate.fault()
+    if fault is not None:
+        raise WireError("field", f"coordinate: {fault}, expected {DIMENSIONS} finite numbers")
+    return coordinate
+
+
+def encode_filter(one: NodeFilter | TagFilter) -> bytes:
+    """Spell one filter of a query, type byte included."""
+    if isinstance(one, NodeFilter):
+        return b"\x00" + pack(one.names)
+    return b"\x01" + pack({"Expr": one.expr, "Tag": one.tag})
+
+
+def encode_tags(tags: Mapping[str, str]) -> bytes:
+    """Spell tags as a member's metadata; its length is the caller's to check."""
+    return b"\xff" + pack(by_bytes(tags))
+
+
+def encode_coordinate(coordinate: Coordinate) -> bytes:
+    """Spell a coordinate as an ack's payload."""
+    return b"\x01" + pack(
+        {
+            "Adjustment": coordinate.adjustment,
+            "Error": coordinate.error,
+            "Height": coordinate.height,
+            "Vec": coordinate.vec,
+        }
+    )

@@ -1,0 +1,245 @@
+"""What is inside label and encryption of a stream, read as it comes (spec: streams).
+
+One reader for each kind of content. Each parses every byte once and holds what has arrived, not
+what a header promises, within the limits below. One row of a push/pull that cannot be believed is
+passed over: a member that holds it shall not keep us from exchanging the others.
+"""
+
+from typing import Final, Protocol
+
+from msgpack import OutOfData, Unpacker, UnpackException
+
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import U32, Fields, fields_of, flag, unsigned
+from trioserf.wire.packet import compressed_part
+from trioserf.wire.swim_codec import COMPRESS, DECODERS, USER, decode_node_state
+from trioserf.wire.swim_messages import Message, NodeState, PushPull, UserMessage
+
+MAX_SEALED: Final = 20 * 1024 * 1024
+"""Longest encrypted payload and longest compressed one, in bytes."""
+MAX_NODES: Final = 1_048_576
+MAX_USER_STATE: Final = 20 * 1024 * 1024
+MAX_USER_MESSAGE: Final = 20 * 1024 * 1024
+
+_PUSH_PULL = 6
+_MAX_MAP = 256
+_MAX_LIST = 16
+_HEADER_SIZE = 131_072
+"""Bytes of one map that may wait for its end: a row has at most some kilobytes."""
+_NODE_SIZE = 640
+"""Bytes that Python needs for a row of a push/pull, besides its name and metadata."""
+
+
+class Reader(Protocol):
+    """Reads one kind of content."""
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that it takes."""
+        ...
+
+    def feed(self, data: bytes) -> Message | None:
+        """Take in the next bytes; give the message once it is whole."""
+        ...
+
+
+def reader_of(kind: int, *, may_be_compressed: bool) -> Reader:
+    """Choose the reader for a message of this type.
+
+    Args:
+        kind: the type byte.
+        may_be_compressed: whether a compress message is allowed here.
+
+    Raises:
+        WireError: `unknown-type`, such a message does not come by stream.
+    """
+    if kind == _PUSH_PULL:
+        return PushPullReader()
+    if kind == USER:
+        return _UserMessageReader()
+    if kind == COMPRESS and may_be_compressed:
+        return CompressReader()
+    if kind in DECODERS:
+        return _SingleReader(kind)
+    raise WireError("unknown-type", f"stream: message of type {kind} is not expected")
+
+
+class _Maps:
+    """A row of maps, parsed as they arrive."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._unpacker = Unpacker(
+            raw=True,
+            max_buffer_size=limit,
+            max_str_len=limit,
+            max_bin_len=limit,
+            max_array_len=_MAX_LIST,
+            max_map_len=_MAX_MAP,
+            max_ext_len=0,
+        )
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._unpacker.feed(data)
+        except (ValueError, UnpackException) as error:
+            raise WireError("limit", f"stream: more than {self._limit} bytes at once") from error
+
+    def next(self, what: str) -> Fields | None:
+        try:
+            value: object = self._unpacker.unpack()
+        except OutOfData:
+            return None
+        except (ValueError, UnpackException) as error:
+            why = str(error) or type(error).__name__
+            raise WireError("msgpack", f"{what}: not the expected MessagePack: {why}") from error
+        return fields_of(value, what)
+
+    def take(self, count: int) -> bytes:
+        """Give up to so many of the bytes that follow the last map."""
+        data: bytes = self._unpacker.read_bytes(count)
+        return data
+
+
+class _SingleReader:
+    """One message that is one map."""
+
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
+        self._data = bytearray((kind,))
+        self._maps = _Maps(65_536)
+
+    @property
+    def held(self) -> int:
+        return 2 * len(self._data)
+
+    def feed(self, data: bytes) -> Message | None:
+        self._maps.feed(data)
+        self._data += data
+        if self._maps.next("stream") is None:
+            return None
+        return DECODERS[self._kind](bytes(self._data))
+
+
+class CompressReader:
+    """A compress message; gives none itself, but has `content` to be expanded."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self._maps = _Maps(MAX_SEALED)
+        self._taken = 0
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that it takes."""
+        return self._taken
+
+    def feed(self, data: bytes) -> Message | None:
+        """Take in the next bytes; there is `content` once the message is whole."""
+        self._maps.feed(data)
+        self._taken += len(data)
+        fields = self._maps.next("compress")
+        if fields is not None:
+            self.content = compressed_part(fields)
+        return None
+
+
+class _Tail:
+    """So many bytes at the end of a message."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self._pieces: list[bytes] = []
+        self.held = 0
+
+    def take(self, maps: _Maps) -> bytes | None:
+        data = maps.take(self._left)
+        if data:
+            self._pieces.append(data)
+        self.held += len(data)
+        self._left -= len(data)
+        return None if self._left else b"".join(self._pieces)
+
+
+class _UserMessageReader:
+    def __init__(self) -> None:
+        self._maps = _Maps(_HEADER_SIZE)
+        self._tail: _Tail | None = None
+
+    @property
+    def held(self) -> int:
+        return _HEADER_SIZE if self._tail is None else self._tail.held
+
+    def feed(self, data: bytes) -> Message | None:
+        self._maps.feed(data)
+        if self._tail is None:
+            header = self._maps.next("user message header")
+            if header is None:
+                return None
+            self._tail = _Tail(
+                _within(header, b"UserMsgLen", MAX_USER_MESSAGE, "user message length")
+            )
+        payload = self._tail.take(self._maps)
+        return None if payload is None else UserMessage(payload)
+
+
+class PushPullReader:
+    """An exchange of states.
+
+    Attributes:
+        fault: the first of the rows that were passed over, or None.
+    """
+
+    def __init__(self) -> None:
+        self.fault: WireError | None = None
+        self._maps = _Maps(_HEADER_SIZE)
+        self._is_join = False
+        self._missing = 0
+        self._nodes: list[NodeState] = []
+        self._names_and_meta = 0
+        self._tail: _Tail | None = None
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that it takes."""
+        rows = len(self._nodes) * _NODE_SIZE + self._names_and_meta
+        return _HEADER_SIZE + rows + (0 if self._tail is None else self._tail.held)
+
+    def feed(self, data: bytes) -> Message | None:
+        """Take in the next bytes; give the message once it is whole."""
+        self._maps.feed(data)
+        if self._tail is None:
+            header = self._maps.next("push/pull header")
+            if header is None:
+                return None
+            self._is_join = flag(header.get(b"Join"), "push/pull Join")
+            self._missing = _within(header, b"Nodes", MAX_NODES, "push/pull nodes")
+            self._tail = _Tail(
+                _within(header, b"UserStateLen", MAX_USER_STATE, "push/pull user state")
+            )
+        while self._missing:
+            fields = self._maps.next("push/pull node")
+            if fields is None:
+                return None
+            self._missing -= 1
+            self._take(fields)
+        user_state = self._tail.take(self._maps)
+        if user_state is None:
+            return None
+        return PushPull(self._is_join, tuple(self._nodes), user_state)
+
+    def _take(self, fields: Fields) -> None:
+        try:
+            node = decode_node_state(fields)
+        except WireError as fault:
+            self.fault = self.fault or fault.with_traceback(None)
+        else:
+            self._nodes.append(node)
+            self._names_and_meta += len(node.name) + len(node.meta)
+
+
+def _within(header: Fields, key: bytes, limit: int, what: str) -> int:
+    count = unsigned(header.get(key), what, U32)
+    if count > limit:
+        raise WireError("limit", f"{what}: {count}, at most {limit} are allowed")
+    return count

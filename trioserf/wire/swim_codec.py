@@ -1,0 +1,337 @@
+"""The messages of memberlist: a type byte, then a map of fields (spec: message types).
+
+One function per message and direction, found through a table, because this is the busiest code of
+an agent: every probe, every rumour passes here. Fields that Go omits when they are empty (the
+source of a ping) are omitted here too.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from trioserf.wire.errors import WireError
+from trioserf.wire.msgpack import (
+    U16,
+    U32,
+    Fields,
+    flag,
+    ip_address,
+    name,
+    octets,
+    optional_ip_address,
+    pack,
+    text,
+    unpack_fields,
+    unsigned,
+)
+from trioserf.wire.swim_messages import (
+    MAX_META,
+    Ack,
+    Alive,
+    Dead,
+    ErrorMessage,
+    IndirectPing,
+    Message,
+    Nack,
+    NodeState,
+    Ping,
+    PushPull,
+    State,
+    Suspect,
+    UserMessage,
+    Versions,
+)
+
+PING: Final = 0
+INDIRECT_PING: Final = 1
+ACK: Final = 2
+SUSPECT: Final = 3
+ALIVE: Final = 4
+DEAD: Final = 5
+PUSH_PULL: Final = 6
+COMPOUND: Final = 7
+USER: Final = 8
+COMPRESS: Final = 9
+ENCRYPT: Final = 10
+NACK: Final = 11
+CRC: Final = 12
+ERROR: Final = 13
+LABEL: Final = 244
+
+_LONGEST_KEPT: Final = 1400
+"""Bytes of the longest message that is kept beside what was read in it."""
+
+
+def decode(data: bytes) -> Message:
+    """Read one message: anything but push/pulls and the envelopes.
+
+    Args:
+        data: type byte and body; bytes after the body are ignored, as Go does.
+
+    Raises:
+        WireError: `truncated`, `unknown-type`, `msgpack`, `field` or `limit`.
+    """
+    if not data:
+        raise WireError("truncated", "message: empty, expected a type byte")
+    decoder = DECODERS.get(data[0])
+    if decoder is None:
+        raise WireError("unknown-type", f"message: unknown type {data[0]}")
+    return decoder(data)
+
+
+def encode(message: Message) -> bytes:
+    """Write one message as type byte and body, to exactly the bytes that Go writes.
+
+    A push/pull has no such form: see `stream.encode_push_pull`.
+
+    Raises:
+        UnicodeEncodeError: text with a surrogate that is no escape.
+        TypeError: the message is a push/pull.
+    """
+    encoder = _ENCODERS.get(type(message))
+    if encoder is None:
+        raise TypeError(f"a {type(message).__name__} is not one message of a packet")
+    return encoder(message)
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def _decode_ping(data: bytes) -> Ping:
+    get = unpack_fields(data[1:], "ping").get
+    return Ping(
+        unsigned(get(b"SeqNo"), "ping SeqNo", U32),
+        name(get(b"Node"), "ping Node"),
+        optional_ip_address(get(b"SourceAddr"), "ping SourceAddr"),
+        unsigned(get(b"SourcePort"), "ping SourcePort", U16),
+        name(get(b"SourceNode"), "ping SourceNode"),
+    )
+
+
+def _decode_indirect_ping(data: bytes) -> IndirectPing:
+    get = unpack_fields(data[1:], "indirect ping").get
+    return IndirectPing(
+        unsigned(get(b"SeqNo"), "indirect ping SeqNo", U32),
+        ip_address(get(b"Target"), "indirect ping Target"),
+        unsigned(get(b"Port"), "indirect ping Port", U16),
+        name(get(b"Node"), "indirect ping Node"),
+        flag(get(b"Nack"), "indirect ping Nack"),
+        optional_ip_address(get(b"SourceAddr"), "indirect ping SourceAddr"),
+        unsigned(get(b"SourcePort"), "indirect ping SourcePort", U16),
+        name(get(b"SourceNode"), "indirect ping SourceNode"),
+    )
+
+
+def _decode_ack(data: bytes) -> Ack:
+    get = unpack_fields(data[1:], "ack").get
+    return Ack(unsigned(get(b"SeqNo"), "ack SeqNo", U32), octets(get(b"Payload"), "ack Payload"))
+
+
+def _decode_nack(data: bytes) -> Nack:
+    fields = unpack_fields(data[1:], "nack")
+    return Nack(unsigned(fields.get(b"SeqNo"), "nack SeqNo", U32))
+
+
+def _decode_suspect(data: bytes) -> Suspect:
+    get = unpack_fields(data[1:], "suspect").get
+    return Suspect(
+        unsigned(get(b"Incarnation"), "suspect Incarnation", U32),
+        name(get(b"Node"), "suspect Node"),
+        name(get(b"From"), "suspect From"),
+    )
+
+
+def _decode_dead(data: bytes) -> Dead:
+    get = unpack_fields(data[1:], "dead").get
+    return Dead(
+        unsigned(get(b"Incarnation"), "dead Incarnation", U32),
+        name(get(b"Node"), "dead Node"),
+        name(get(b"From"), "dead From"),
+    )
+
+
+def _decode_alive(data: bytes) -> Alive:
+    # Most are copies of one that came before: gossip tells everything several times.
+    return _read_alive_once(data) if len(data) <= _LONGEST_KEPT else _read_alive(data)
+
+
+def _read_alive(data: bytes) -> Alive:
+    get = unpack_fields(data[1:], "alive").get
+    return Alive(
+        unsigned(get(b"Incarnation"), "alive Incarnation", U32),
+        name(get(b"Node"), "alive Node"),
+        ip_address(get(b"Addr"), "alive Addr"),
+        unsigned(get(b"Port"), "alive Port", U16),
+        _meta(get(b"Meta"), "alive Meta"),
+        _versions(octets(get(b"Vsn"), "alive Vsn")),
+    )
+
+
+_read_alive_once = lru_cache(maxsize=256)(_read_alive)
+
+
+def _decode_user(data: bytes) -> UserMessage:
+    return UserMessage(data[1:])
+
+
+def _decode_error(data: bytes) -> ErrorMessage:
+    return ErrorMessage(text(unpack_fields(data[1:], "error").get(b"Error"), "error Error"))
+
+
+def decode_node_state(fields: Fields) -> NodeState:
+    """Take the fields of one node in a push/pull.
+
+    Raises:
+        WireError: `field` or `limit`.
+    """
+    get = fields.get
+    state = get(b"State")
+    if state is None:
+        state = 0
+    if type(state) is not int or not 0 <= state <= 3:
+        raise WireError("field", "node State: expected 0, 1, 2 or 3")
+    return NodeState(
+        name(get(b"Name"), "node Name"),
+        ip_address(get(b"Addr"), "node Addr"),
+        unsigned(get(b"Port"), "node Port", U16),
+        _meta(get(b"Meta"), "node Meta"),
+        unsigned(get(b"Incarnation"), "node Incarnation", U32),
+        _STATES[state],
+        _versions(octets(get(b"Vsn"), "node Vsn")),
+    )
+
+
+_STATES = tuple(State)
+
+
+def _meta(value: object, field: str) -> bytes:
+    meta = octets(value, field)
+    if len(meta) > MAX_META:
+        raise WireError("limit", f"{field}: {len(meta)} bytes, at most {MAX_META} are allowed")
+    return meta
+
+
+@lru_cache(maxsize=256)
+def _versions(data: bytes) -> Versions | None:
+    return Versions(*data[:6]) if len(data) >= 6 else None
+
+
+DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
+    PING: _decode_ping,
+    INDIRECT_PING: _decode_indirect_ping,
+    ACK: _decode_ack,
+    SUSPECT: _decode_suspect,
+    ALIVE: _decode_alive,
+    DEAD: _decode_dead,
+    USER: _decode_user,
+    NACK: _decode_nack,
+    ERROR: _decode_error,
+}
+"""Reader of each type byte; it is given the whole message."""
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def _encode_ping(message: Ping) -> bytes:
+    fields: dict[str, object] = {"Node": message.node, "SeqNo": message.seq_no}
+    _add_source(fields, message)
+    return b"\x00" + pack(fields)
+
+
+def _encode_indirect_ping(message: IndirectPing) -> bytes:
+    fields: dict[str, object] = {
+        "Nack": message.nack,
+        "Node": message.node,
+        "Port": message.port,
+        "SeqNo": message.seq_no,
+    }
+    _add_source(fields, message)
+    fields["Target"] = message.target
+    return b"\x01" + pack(fields)
+
+
+def _add_source(fields: dict[str, object], message: Ping | IndirectPing) -> None:
+    if message.source_addr:
+        fields["SourceAddr"] = message.source_addr
+    if message.source_node:
+        fields["SourceNode"] = message.source_node
+    if message.source_port:
+        fields["SourcePort"] = message.source_port
+
+
+def _encode_ack(message: Ack) -> bytes:
+    return b"\x02" + pack({"Payload": message.payload or None, "SeqNo": message.seq_no})
+
+
+def _encode_nack(message: Nack) -> bytes:
+    return b"\x0b" + pack({"SeqNo": message.seq_no})
+
+
+def _encode_suspect(message: Suspect) -> bytes:
+    return b"\x03" + _encode_verdict(message)
+
+
+def _encode_dead(message: Dead) -> bytes:
+    return b"\x05" + _encode_verdict(message)
+
+
+def _encode_verdict(message: Suspect | Dead) -> bytes:
+    return pack({"From": message.source, "Incarnation": message.incarnation, "Node": message.node})
+
+
+def _encode_alive(message: Alive) -> bytes:
+    return b"\x04" + pack(
+        {
+            "Addr": message.addr,
+            "Incarnation": message.incarnation,
+            "Meta": message.meta or None,
+            "Node": message.node,
+            "Port": message.port,
+            "Vsn": None if message.versions is None else bytes(message.versions),
+        }
+    )
+
+
+def _encode_user(message: UserMessage) -> bytes:
+    return b"\x08" + message.payload
+
+
+def _encode_error(message: ErrorMessage) -> bytes:
+    return b"\x0d" + pack({"Error": message.error})
+
+
+def node_state_fields(node: NodeState) -> dict[str, object]:
+    """Give the fields of one node in a push/pull, in the order of the wire."""
+    return {
+        "Addr": node.addr,
+        "Incarnation": node.incarnation,
+        "Meta": node.meta or None,
+        "Name": node.name,
+        "Port": node.port,
+        "State": int(node.state),
+        "Vsn": None if node.versions is None else bytes(node.versions),
+    }
+
+
+def push_pull_header(message: PushPull) -> dict[str, object]:
+    """Give the fields of a push/pull's header, in the order of the wire."""
+    return {
+        "Join": message.join,
+        "Nodes": len(message.nodes),
+        "UserStateLen": len(message.user_state),
+    }
+
+
+# The key type fixes the argument's type, which the type system cannot say.
+_ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
+    Ping: _encode_ping,
+    IndirectPing: _encode_indirect_ping,
+    Ack: _encode_ack,
+    Nack: _encode_nack,
+    Suspect: _encode_suspect,
+    Alive: _encode_alive,
+    Dead: _encode_dead,
+    UserMessage: _encode_user,
+    ErrorMessage: _encode_error,
+}
