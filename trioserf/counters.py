@@ -13,7 +13,7 @@ _NAMES: Final = 256
 """Names that others choose, such as those of events, between two collections."""
 
 
-class Count:
+class AggregateSample:
     """A counter since it was last collected: how often, how much, and how unevenly.
 
     Attributes:
@@ -44,7 +44,7 @@ class Count:
         self.total += value
         self.squares += value * value
 
-    def merge(self, other: "Count") -> None:
+    def merge(self, other: "AggregateSample") -> None:
         """Count what another one has counted."""
         if not other.count:
             return
@@ -55,11 +55,11 @@ class Count:
         self.squares += other.squares
 
 
-Series = deque[float]
+Samples = deque[float]
 """Values as they came, for timings and sizes."""
 
 
-class Tally:
+class Counters:
     """Counters and series by name.
 
     Attributes:
@@ -69,34 +69,34 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.counters: dict[str, Count] = {}
-        self.named: dict[str, Count] = {}
-        self.series: dict[str, Series] = {}
+        self.counters: dict[str, AggregateSample] = {}
+        self.named: dict[str, AggregateSample] = {}
+        self.series: dict[str, Samples] = {}
 
-    def counter(self, name: str) -> Count:
+    def counter(self, name: str) -> AggregateSample:
         """Give the counter of a name, to be kept."""
-        return self.counters.setdefault(name, Count())
+        return self.counters.setdefault(name, AggregateSample())
 
-    def values(self, name: str) -> Series:
+    def values(self, name: str) -> Samples:
         """Give the series of a name, to be kept."""
         return self.series.setdefault(name, deque(maxlen=_RECENT))
 
-    def count_named(self, name: str) -> None:
+    def increment_label(self, name: str) -> None:
         """Count something whose name others choose, unless there are too many of them."""
         known = self.named.get(name)
         if known is None:
             if len(self.named) >= _NAMES:
                 return
-            known = self.named[name] = Count()
+            known = self.named[name] = AggregateSample()
         known.add()
 
-    def collect(self) -> tuple[dict[str, Count], dict[str, list[float]]]:
+    def collect(self) -> tuple[dict[str, AggregateSample], dict[str, list[float]]]:
         """Give the counters and series that something was added to since the last call."""
         counters = self.named
         self.named = {}
         for name, count in self.counters.items():
             if count.count:
-                taken = counters[name] = Count()
+                taken = counters[name] = AggregateSample()
                 taken.merge(count)
                 count.clear()
         series = {name: list(values) for name, values in self.series.items() if values}

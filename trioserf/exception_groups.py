@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def transparent() -> Iterator[None]:
+def unwrap_single_exception() -> Iterator[None]:
     """Let a single exception out of a nursery inside the block as it is, not in a group.
 
     For nurseries that belong to a context manager: the tasks in them are its own, so what comes

@@ -20,12 +20,12 @@ import trio
 from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 from trio.testing import MockClock
 
-from trioserf.sim.cluster import World as Cluster
+from trioserf.sim.cluster import SimCluster as Cluster
 from trioserf.sim.cluster import open_world
-from trioserf.sim.network import Link
+from trioserf.sim.network import LinkConditions
 from trioserf.sim.schedule import repeatable
 
-__all__ = ["Cluster", "Link", "cluster", "cluster_seed"]
+__all__ = ["Cluster", "LinkConditions", "cluster", "cluster_seed"]
 
 
 @pytest.fixture

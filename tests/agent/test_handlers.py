@@ -14,7 +14,7 @@ from trioserf.address import Address
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.script_runner import Result
 from trioserf.errors import Leaving, NoSuchQuery, TooLarge
-from trioserf.node.event_hub import Answerer, Hub, Subscription
+from trioserf.node.event_hub import EventHub, Responder, Subscription
 from trioserf.serf.events import MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.member import Member
@@ -23,7 +23,7 @@ from trioserf.wire.serf_messages import Status
 HOUR = 3600.0
 
 
-class Twin:
+class FakeScriptRunner:
     """Runs no process: a script is a list of words, which say what it does.
 
     `sleep:SECONDS` takes time, `say:TEXT` is its output, `exit:STATUS` how it ends.
@@ -62,7 +62,7 @@ class Twin:
 class FakeNode:
     """A hub, and a list of what was answered and declined."""
 
-    hub: Hub = attrs.field(factory=Hub)
+    hub: EventHub = attrs.field(factory=EventHub)
     answers: list[tuple[int, bytes]] = attrs.field(factory=list)
     declines: list[int] = attrs.field(factory=list)
     fault: Exception | None = None
@@ -71,10 +71,10 @@ class FakeNode:
     _number: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.hub.on_deserted = self.declines.extend
+        self.hub.on_no_responder = self.declines.extend
 
     def subscribe(
-        self, *filters: EventFilter, answers: Answerer, buffer: int = 1024
+        self, *filters: EventFilter, answers: Responder, buffer: int = 1024
     ) -> AbstractContextManager[Subscription]:
         return self.hub.subscribe(filters, answers=answers, buffer=buffer)
 
@@ -82,21 +82,21 @@ class FakeNode:
         self,
         id: int,  # noqa: A002
         payload: bytes,
-        by: Answerer | None = None,
+        by: Responder | None = None,
     ) -> None:
         await trio.lowlevel.checkpoint()
         if self.fault is not None:
             raise self.fault
         self.answers.append((id, payload))
-        self.hub.answered(id, by)
+        self.hub.mark_answered(id, by)
 
-    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
         await trio.lowlevel.checkpoint()
         if self.fault is not None and not isinstance(self.fault, TooLarge):
             raise self.fault
         if any(number == id for number, _ in self.answers):
             raise NoSuchQuery("No pending queries matching ID")
-        if self.hub.declined(id, by):
+        if self.hub.mark_declined(id, by):
             self.declines.append(id)
 
     async def event(self, name: str) -> None:
@@ -112,9 +112,9 @@ class FakeNode:
 
 
 @attrs.frozen
-class World:
+class HandlerRig:
     node: FakeNode
-    twin: Twin
+    twin: FakeScriptRunner
     handlers: Handlers
     ended: trio.Event
 
@@ -122,8 +122,8 @@ class World:
 @asynccontextmanager
 async def running(
     *texts: str, timeout: float | None = None, limit: int = 16, depth: int = 256
-) -> AsyncIterator[World]:
-    node, twin = FakeNode(), Twin()
+) -> AsyncIterator[HandlerRig]:
+    node, twin = FakeNode(), FakeScriptRunner()
     handlers = Handlers(
         map(Handler.parse, texts),
         node,
@@ -141,7 +141,7 @@ async def running(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(run)
-        yield World(node, twin, handlers, ended)
+        yield HandlerRig(node, twin, handlers, ended)
         nursery.cancel_scope.cancel()
 
 
@@ -295,7 +295,7 @@ async def test_what_the_node_dropped_is_told(
 
 
 async def test_a_fault_of_ours_is_not_hidden() -> None:
-    class BrokenTwin(Twin):
+    class BrokenTwin(FakeScriptRunner):
         async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
             raise RuntimeError("a bug")
 
@@ -329,7 +329,7 @@ async def test_a_query_is_answered_or_declined_by_the_last(
     async with running(*texts, timeout=5) as w:
         wanted = any(one.kind != "user" and one.name != "other" for one in _filters(texts))
         question = QueryReceived(1, 1, 1, "load", b"", "x", 1e9)
-        assert w.node.hub.has_answerer(question) == wanted
+        assert w.node.hub.has_responder(question) == wanted
         await w.node.query("load")
         await trio.sleep(10)
         assert [payload for _, payload in w.node.answers] == answers
@@ -342,7 +342,7 @@ def _filters(texts: list[str]) -> list[EventFilter]:
 
 async def test_handlers_decline_for_themselves_alone(autojump_clock: MockClock) -> None:
     async with running("query=exit:0", "query=exit:0") as w:
-        client = Answerer(is_known=True)
+        client = Responder(has_responded=True)
         with w.node.subscribe(answers=client):
             number = await w.node.query("load")
             assert w.node.declines == []
@@ -408,9 +408,9 @@ async def test_events_that_wait_unread_survive_a_reload(autojump_clock: MockCloc
 async def test_without_handlers_nobody_answers(autojump_clock: MockClock) -> None:
     async with running("query=say:y") as w:
         question = QueryReceived(1, 1, 1, "load", b"", "x", 1e9)
-        assert w.node.hub.has_answerer(question)
+        assert w.node.hub.has_responder(question)
         w.handlers.replace([])
-        assert not w.node.hub.has_answerer(question)
+        assert not w.node.hub.has_responder(question)
         assert (w.handlers.stats(), w.handlers.configured()) == ({}, {})
 
 

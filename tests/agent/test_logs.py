@@ -23,7 +23,7 @@ class Disk(io.StringIO):
 def test_the_log_goes_on_when_there_is_room_again() -> None:
     disk = Disk()
     with open_logs("INFO", disk) as logs:
-        logs.open_gate()
+        logs.release()
         _log.info("before")
         disk.full = True
         _log.info("while it is full")

@@ -10,7 +10,7 @@ import trio.testing
 
 from trioserf.agent.metrics import Metrics, Report
 from trioserf.agent.statsd import MetricsSender, lines, packets, split_address
-from trioserf.counters import Count, Tally
+from trioserf.counters import AggregateSample, Counters
 from trioserf.errors import ConfigError
 from trioserf.serf.events import MemberEvent, QueryReceived
 
@@ -19,7 +19,7 @@ START = datetime(2026, 11, 25, 1, 56, 33, tzinfo=UTC)
 
 class OneNode:
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.counters = Counters()
         self.flaps = 0
         self.lost: dict[str, int] = {}
 
@@ -42,15 +42,15 @@ class Kept:
     def __init__(self) -> None:
         self.reports: list[Report] = []
 
-    def take(self, report: Report) -> None:
+    def record(self, report: Report) -> None:
         self.reports.append(report)
 
     def totals(self) -> dict[str, float]:
         return {name: count.total for name, count in self.reports[-1].counters.items()}
 
 
-def count(*values: float) -> Count:
-    made = Count()
+def count(*values: float) -> AggregateSample:
+    made = AggregateSample()
     for value in values:
         made.add(value)
     return made
@@ -59,9 +59,9 @@ def count(*values: float) -> Count:
 async def test_a_report_has_serfs_names() -> None:
     node, kept = OneNode(), Kept()
     metrics = Metrics(node, [kept], host="my host")
-    node.tally.counter("memberlist.udp.sent").add(42)
-    node.tally.count_named("serf.events.dep loy")
-    node.tally.values("memberlist.gossip").append(0.5)
+    node.counters.counter("memberlist.udp.sent").add(42)
+    node.counters.increment_label("serf.events.dep loy")
+    node.counters.values("memberlist.gossip").append(0.5)
     metrics.record(MemberEvent("member-join", ()))
     metrics.record(MemberEvent("member-suspect", ()))
     metrics.record(QueryReceived(1, 1, 1, "load", b"", "x", 0))
@@ -93,9 +93,9 @@ async def test_the_text_is_the_one_that_serf_writes() -> None:
     node, wall = OneNode(), Wall()
     metrics = Metrics(node, wall=wall)
     for size in (42, 44):
-        node.tally.counter("memberlist.udp.sent").add(size)
-    node.tally.counter("serf.queries").add()
-    node.tally.values("serf.queue.Event").append(0)
+        node.counters.counter("memberlist.udp.sent").add(size)
+    node.counters.counter("serf.queries").add()
+    node.counters.values("serf.queue.Event").append(0)
     metrics.collect()
     assert metrics.text() == ""  # the step at hand is not told yet
     wall.now += timedelta(seconds=10)
@@ -117,7 +117,7 @@ async def test_a_minute_is_remembered() -> None:
     node, wall = OneNode(), Wall()
     metrics = Metrics(node, wall=wall)
     for _ in range(20):
-        node.tally.counter("serf.queries").add()
+        node.counters.counter("serf.queries").add()
         metrics.collect()
         wall.now += timedelta(seconds=10)
     steps = [line.split("]")[0] for line in metrics.text().splitlines() if "queries" in line]
@@ -176,7 +176,7 @@ def real_sockets(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClo
 async def fed(sender: MetricsSender, report: Report) -> None:
     """Give a report every second for ever, as an agent does."""
     while True:
-        sender.take(report)
+        sender.record(report)
         await trio.sleep(1)
 
 
@@ -234,5 +234,5 @@ async def test_reports_do_not_pile_up(
     sender = MetricsSender("statsite", ("127.0.0.1", 1))
     sender._is_up = True
     for _ in range(100):
-        sender.take(REPORT)
+        sender.record(REPORT)
     assert sender._receive.statistics().current_buffer_used == 16

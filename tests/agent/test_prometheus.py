@@ -7,13 +7,13 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from trioserf.agent.metrics import Report
-from trioserf.agent.prometheus import Page, open_page
-from trioserf.counters import Count
+from trioserf.agent.prometheus import PrometheusPage, open_page
+from trioserf.counters import AggregateSample
 from trioserf.errors import AddressError, ConfigError
 
 
-def count(*values: float) -> Count:
-    made = Count()
+def count(*values: float) -> AggregateSample:
+    made = AggregateSample()
     for value in values:
         made.add(value)
     return made
@@ -41,9 +41,9 @@ def values(page: bytes) -> dict[tuple[str, str], float]:
 
 
 def test_the_page_adds_everything_up() -> None:
-    page = Page()
-    page.take(REPORT)
-    page.take(REPORT)
+    page = PrometheusPage()
+    page.record(REPORT)
+    page.record(REPORT)
     assert values(page.text()) == {
         ("trioserf_memberlist_health_score", ""): 2,
         ("trioserf_runtime_sys_bytes", ""): 1e6,
@@ -59,9 +59,9 @@ def test_the_page_adds_everything_up() -> None:
 
 
 def test_names_that_others_choose_are_bounded() -> None:
-    page = Page()
+    page = PrometheusPage()
     for number in range(3000):
-        page.take(Report({}, "", {f"serf-agent.serf.events.{number}": count(1)}, {}))
+        page.record(Report({}, "", {f"serf-agent.serf.events.{number}": count(1)}, {}))
     told = values(page.text())
     assert len(told) <= 1025
     assert sum(told.values()) == 3000
@@ -91,7 +91,7 @@ def free_port() -> int:
 async def test_requests_of_all_kinds() -> None:
     port = free_port()
     async with open_page(f"127.0.0.1:{port}") as page:
-        page.take(REPORT)
+        page.record(REPORT)
         answer = await ask(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")

@@ -17,7 +17,7 @@ from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_memb
 from trioserf.errors import ConfigError
 from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
-from trioserf.serf.snapshot import EMPTY, Clocks, Replayed, parse
+from trioserf.serf.snapshot import EMPTY, LamportTimes, SnapshotContents, parse
 from trioserf.wire.serf_messages import Status
 
 PATH = Path("/var/lib/serf.snapshot")
@@ -81,7 +81,9 @@ class MemoryFiles:
 class Cluster:
     """A node, its events, and a snapshot of it."""
 
-    def __init__(self, nursery: trio.Nursery, files: MemoryFiles, replayed: Replayed) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, files: MemoryFiles, replayed: SnapshotContents
+    ) -> None:
         self.present: list[Member] = [member("self")]
         self.times = (1, 1, 1)
         self.files = files
@@ -154,7 +156,7 @@ async def test_a_busy_time_is_written_every_half_second(
     times = [when for _, when, _ in files.log]
     assert len(times) == 6
     assert times[:5] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
-    assert parse(files.content[PATH]).clocks == Clocks(0, 100, 0)
+    assert parse(files.content[PATH]).clocks == LamportTimes(0, 100, 0)
 
 
 async def test_clocks_are_looked_at_though_nothing_happens(
@@ -171,7 +173,7 @@ async def test_clocks_are_looked_at_though_nothing_happens(
 async def test_members_who_are_there_already_are_recorded(
     begin: Begin, files: MemoryFiles, autojump_clock: Virtual
 ) -> None:
-    cluster = begin(Replayed({"old": "10.0.0.9:1"}, Clocks(), size=21))
+    cluster = begin(SnapshotContents({"old": "10.0.0.9:1"}, LamportTimes(), size=21))
     cluster.present += [member("a"), member("gone", Status.FAILED), member("b", Status.LEAVING)]
     await trio.sleep(1)
     assert files.log[0][2] == line("self") + line("a") + line("b")
@@ -226,7 +228,9 @@ async def test_a_big_file_is_compacted(
 async def test_the_size_of_the_old_file_counts(
     begin: Begin, files: MemoryFiles, autojump_clock: Virtual
 ) -> None:
-    cluster = begin(Replayed({"a": "10.0.0.1:7946"}, Clocks(1, 2, 3), size=128 * 1024))
+    cluster = begin(
+        SnapshotContents({"a": "10.0.0.1:7946"}, LamportTimes(1, 2, 3), size=128 * 1024)
+    )
     assert await cluster.end() == line("a") + line("self") + (
         b"clock: 1\nevent-clock: 2\nquery-clock: 3\n"
     )
@@ -237,7 +241,7 @@ async def test_what_happens_during_a_compaction_is_not_lost(
     begin: Begin, files: MemoryFiles, autojump_clock: Virtual
 ) -> None:
     files.delay = 2.0
-    cluster = begin(Replayed({}, Clocks(), size=1_000_000))
+    cluster = begin(SnapshotContents({}, LamportTimes(), size=1_000_000))
     await trio.sleep(1)
     cluster.happen(joined("a"))
     assert await cluster.end() == line("self") + line("a")
@@ -267,7 +271,7 @@ async def test_missed_events_are_made_up_for(
     assert files.log[-1][0] == "replace"
     replayed = parse(files.content[PATH])
     assert set(replayed.alive) == {"self", "b", "c", "d"}
-    assert replayed.clocks == Clocks(5, 4, 3)
+    assert replayed.clocks == LamportTimes(5, 4, 3)
 
 
 # --- leaving ---
@@ -291,7 +295,7 @@ async def test_leaving_is_the_last_word(
     await cluster.end()
     assert files.log[1:] == [last]
     assert set(parse(files.content[PATH], rejoin=True).alive) == {"self", "a"}
-    assert parse(files.content[PATH]) == Replayed({}, Clocks(), left=True)
+    assert parse(files.content[PATH]) == SnapshotContents({}, LamportTimes(), left=True)
 
 
 async def test_leaving_waits_for_a_write_in_progress(
@@ -413,7 +417,9 @@ async def test_a_file_that_can_never_be_written_is_a_fault(content: dict[Path, b
 
 
 def test_previous_members_come_in_random_order_without_ourselves() -> None:
-    replayed = Replayed({name: f"10.0.0.1:{i}" for i, name in enumerate("abcdef", 1)}, Clocks())
+    replayed = SnapshotContents(
+        {name: f"10.0.0.1:{i}" for i, name in enumerate("abcdef", 1)}, LamportTimes()
+    )
     orders = {tuple(previous_members(replayed, "c", Random(seed))) for seed in range(20)}
     assert len(orders) > 10
     assert {tuple(sorted(order)) for order in orders} == {

@@ -133,7 +133,7 @@ def test_only_lines_of_the_level_are_mirrored() -> None:
     def say(level: int) -> None:
         logs.emit(logging.LogRecord("trioserf.agent", level, "", 0, str(level), None, None))
 
-    with logs.mirrored(lambda line: seen.append(line.message)):
+    with logs.tee(lambda line: seen.append(line.message)):
         say(logging.DEBUG)
         say(logging.INFO)  # though the gate is closed
         logs.set_level("DEBUG")

@@ -9,7 +9,7 @@ NOBODY = '    ""'
 """An acknowledgement without a name, in JSON."""
 
 
-def steady(text: str) -> list[str]:
+def normalise_output(text: str) -> list[str]:
     """Blank what is measured, and sort what Go's maps and the network put in any order.
 
     A busy Go agent tells acknowledgements of nobody, any number of them, when a query's time is

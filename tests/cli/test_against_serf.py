@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
-from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, steady
+from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, normalise_output
 
 pytestmark = [
     pytest.mark.interop,
@@ -34,7 +34,7 @@ def test_both_print_the_same(cluster: Cluster, words: list[str]) -> None:
     said = [word.replace(NET, HERE) for word in words]
     code, text = cluster.ask([SERF], *said)
     our_code, our_text = cluster.ask(OURS, *said)
-    assert (our_code, steady(our_text)) == (code, steady(text))
+    assert (our_code, normalise_output(our_text)) == (code, normalise_output(text))
 
 
 @pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=lambda words: " ".join(words))
@@ -62,7 +62,9 @@ def test_keys_are_changed_and_rotated() -> None:
         until(lambda: cluster.ask(OURS, "info")[0] == 0)
         for words in (["-install", other], ["-list"], ["-use", other], ["-remove", other]):
             serf = cluster.ask([SERF], "keys", *words)
-            assert steady(cluster.ask(OURS, "keys", *words)[1]) == steady(serf[1])
+            assert normalise_output(cluster.ask(OURS, "keys", *words)[1]) == normalise_output(
+                serf[1]
+            )
         with agent(f"{HERE}.6", "go-l", f"-encrypt={other}", f"-join={HERE}.4") as late:
             until(lambda: cluster.ask(OURS, "members", "-name=go-l", "-status=alive")[0] == 0)
             code, text = cluster.ask(OURS, "keys", "rotate", "--format=json")

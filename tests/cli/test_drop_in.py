@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
-from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, steady
+from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, normalise_output
 
 pytestmark = [
     pytest.mark.interop,
@@ -62,7 +62,7 @@ COMPARED = [words for words in LINES if words[0] != "info"]
 @pytest.mark.parametrize("words", COMPARED, ids=lambda words: " ".join(words)[:40])
 def test_it_prints_the_same(both: Both, program: Sequence[str], words: list[str]) -> None:
     theirs, ours = both.ask(program, words)
-    assert (ours[0], steady(ours[1])) == (theirs[0], steady(theirs[1]))
+    assert (ours[0], normalise_output(ours[1])) == (theirs[0], normalise_output(theirs[1]))
 
 
 @PROGRAMS
@@ -172,7 +172,7 @@ def test_keys_are_changed(program: Sequence[str]) -> None:
             ["-remove", other], ["-remove", key], ["-remove", key], ["-list"],
         ):  # fmt: skip
             asked = both.ask(program, ["keys", *words])
-            told, said = ((code, steady(text)) for code, text in asked)
+            told, said = ((code, normalise_output(text)) for code, text in asked)
             assert said == told, words
 
 

@@ -32,7 +32,7 @@ from trioserf.errors import (
     NoSuchQuery,
     TooLarge,
 )
-from trioserf.node.event_hub import Answerer
+from trioserf.node.event_hub import Responder
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter, compiled
 from trioserf.serf.internal_queries import KeyAction
@@ -299,7 +299,7 @@ class FakeNode:
         self,
         id: int,  # noqa: A002
         payload: bytes,
-        by: Answerer | None = None,
+        by: Responder | None = None,
     ) -> None:
         answer = self.pending.pop(id, None)
         if answer is None:
@@ -308,7 +308,7 @@ class FakeNode:
             raise TooLarge("answer exceeds limit of 65536 bytes")
         answer(payload)
 
-    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
         answer = self.pending.pop(id, None)
         if answer is None:
             raise NoSuchQuery(f"no query {id} waits for an answer")
@@ -316,7 +316,7 @@ class FakeNode:
 
     @contextmanager
     def subscribe(
-        self, *filters: EventFilter, answers: bool | Answerer = False, buffer: int = 1024
+        self, *filters: EventFilter, answers: bool | Responder = False, buffer: int = 1024
     ) -> Iterator[FakeSubscription[Event]]:
         subscriber: FakeSubscription[Event] = FakeSubscription(buffer)
         entry = (filters, subscriber, answers is not False)

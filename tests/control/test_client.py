@@ -9,10 +9,10 @@ import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
 from tests.control.test_msgpack_rpc import vec_world
-from trioserf.control.client.inbox import Inbox
+from trioserf.control.client.inbox import RecordBuffer
 from trioserf.control.client.records import (
+    Dropped,
     MemberEvent,
-    Missed,
     QueryAck,
     QueryAnswer,
     QueryDone,
@@ -152,7 +152,7 @@ async def test_streams_may_be_iterated_at_once_and_left() -> None:
                 pass
         agent.logs.say("INFO", "serf", "first")
         async for line in client.monitor():
-            assert not isinstance(line, Missed)
+            assert not isinstance(line, Dropped)
             assert line.message == "first"
             break
         with trio.fail_after(5):
@@ -191,11 +191,11 @@ async def test_the_log_is_followed() -> None:
     agent.logs.say("DEBUG", "serf", "hidden")
     async with connected(agent) as client, client.monitor() as lines:
         line = await anext(lines)
-        assert not isinstance(line, Missed)
+        assert not isinstance(line, Dropped)
         assert (line.level, line.source, line.message) == ("INFO", "serf", "first")
         agent.logs.say("ERR", "agent", "late")
         line = await anext(lines)
-        assert not isinstance(line, Missed)
+        assert not isinstance(line, Dropped)
         assert line.message == "late"
 
 
@@ -227,7 +227,7 @@ async def test_a_cancelled_call_harms_no_other() -> None:
 
 
 async def test_a_slow_reader_of_a_stream_is_told_what_it_missed() -> None:
-    inbox = Inbox(3)
+    inbox = RecordBuffer(3)
     for number in range(10):
         inbox.put({"n": number})
     got = [await inbox.get() for _ in range(4)]

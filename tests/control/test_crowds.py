@@ -14,9 +14,9 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent
-from tests.control.world import RpcWire, Wire, serving
+from tests.control.world import JsonClient, RpcClient, serving
 from trioserf.control.address import split_address
-from trioserf.control.server.connection import Limits, Service
+from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.listener import Server, open_control
 
 HOST = "127.15.0.4:0"
@@ -46,21 +46,21 @@ async def test_fifty_clients_hear_every_event() -> None:
         pipe = trio.StapledStream(stream, stream)
         async with stream:
             if msgpack:
-                rpc = RpcWire(pipe)
-                await rpc.shake()
+                rpc = RpcClient(pipe)
+                await rpc.handshake()
                 assert (await rpc.ask("stream", 1, {"Type": "user"}))["Error"] == ""
             else:
-                wire = Wire(pipe)
+                wire = JsonClient(pipe)
                 assert (await wire.ask(command="stream", types=["user"]))["ok"]
             heard.append(names)
             if len(heard) == CLIENTS:
                 listening.set()
             while len(names) < EVENTS:
                 if msgpack:
-                    await rpc.hear()
-                    names.append((await rpc.hear())["Name"])
+                    await rpc.receive()
+                    names.append((await rpc.receive())["Name"])
                 else:
-                    names.append((await wire.hear())["name"])
+                    names.append((await wire.receive())["name"])
 
     async with open_at(agent) as server:
         with trio.fail_after(30):
@@ -79,12 +79,12 @@ async def visit(server: Server, number: int) -> None:
     async with stream:
         pipe = trio.StapledStream(stream, stream)
         if number % 2:
-            wire = Wire(pipe)
+            wire = JsonClient(pipe)
             assert (await wire.ask(command="stream", seq=1))["ok"]
-            await wire.say({"command": "monitor", "seq": 2})
+            await wire.send({"command": "monitor", "seq": 2})
         else:
-            rpc = RpcWire(pipe)
-            await rpc.shake()
+            rpc = RpcClient(pipe)
+            await rpc.handshake()
             await rpc.ask("stream", 1, {"Type": "*"})
         if number % 3 == 0:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -128,7 +128,7 @@ async def test_half_open_and_slow_clients_meet_a_deadline_and_others_do_not_wait
             if number % 2:
                 await stream.send_all(b'{"comm' if number % 4 == 1 else b"\x82\xa7Com")
         friend = await dial(server)
-        wire = Wire(trio.StapledStream(friend, friend))
+        wire = JsonClient(trio.StapledStream(friend, friend))
         for _ in range(20):
             assert (await wire.ask(command="members"))["ok"]
         with trio.fail_after(5):
@@ -145,7 +145,9 @@ async def test_a_full_house_takes_clients_again_as_soon_as_one_left() -> None:
     async with open_at(FakeAgent(), Limits(connections=3)) as server:
         guests = [await dial(server) for _ in range(3)]
         for guest in guests:
-            assert (await Wire(trio.StapledStream(guest, guest)).ask(command="handshake"))["ok"]
+            assert (await JsonClient(trio.StapledStream(guest, guest)).ask(command="handshake"))[
+                "ok"
+            ]
         with trio.fail_after(5):
             late = await dial(server)
             assert await late.receive_some(1) == b""
@@ -154,7 +156,9 @@ async def test_a_full_house_takes_clients_again_as_soon_as_one_left() -> None:
             while server.connections == 3:
                 await trio.lowlevel.checkpoint()
             again = await dial(server)
-            assert (await Wire(trio.StapledStream(again, again)).ask(command="handshake"))["ok"]
+            assert (await JsonClient(trio.StapledStream(again, again)).ask(command="handshake"))[
+                "ok"
+            ]
         for guest in (*guests[1:], again):
             await guest.aclose()
 
@@ -182,9 +186,9 @@ async def test_no_reply_and_no_log_repeats_a_key(
     caplog.set_level(logging.DEBUG)
     async with serving("sesame") as world:
         wire = world.wire()
-        await wire.say({"command": "auth", "key": "sesame"}, request_)
-        assert (await wire.hear())["ok"]
-        reply = await wire.hear()
+        await wire.send({"command": "auth", "key": "sesame"}, request_)
+        assert (await wire.receive())["ok"]
+        reply = await wire.receive()
         assert reply["ok"] is False
         assert SECRET[:20] not in json.dumps(reply)
     assert SECRET[:20] not in caplog.text
@@ -207,10 +211,10 @@ async def test_no_rpc_reply_and_no_log_repeats_a_key(
     caplog.set_level(logging.DEBUG)
     async with serving() as world:
         rpc = await world.rpc()
-        await rpc.say({"Command": command, "Seq": 1}, body)
+        await rpc.send({"Command": command, "Seq": 1}, body)
         await rpc.stream.send_eof()
         replies = []
-        while (reply := await rpc.hear()) is not None:
+        while (reply := await rpc.receive()) is not None:
             replies.append(reply)
         assert SECRET[:20] not in repr(replies)
     if command != SECRET:
@@ -218,10 +222,10 @@ async def test_no_rpc_reply_and_no_log_repeats_a_key(
 
 
 def test_a_key_may_be_any_text() -> None:
-    service = Service(FakeAgent(), "schlüssel")
-    assert service.key_fits("schlüssel")
+    service = ServerContext(FakeAgent(), "schlüssel")
+    assert service.key_matches("schlüssel")
     for guess in ("", "schl", "schlüssel ", "schlussel", "\ud800"):
-        assert not service.key_fits(guess)
+        assert not service.key_matches(guess)
 
 
 async def test_what_strangers_say_takes_little_room_in_the_log(
@@ -230,8 +234,8 @@ async def test_what_strangers_say_takes_little_room_in_the_log(
     for command, body in (("x\n" * 100_000, {}), ("members-filtered", {"Name": "(" * 100_000})):
         async with serving() as world:
             rpc = await world.rpc()
-            await rpc.say({"Command": command, "Seq": 1}, body)
-            while await rpc.hear() is not None:
+            await rpc.send({"Command": command, "Seq": 1}, body)
+            while await rpc.receive() is not None:
                 pass
     lines = [one.getMessage() for one in caplog.records]
     assert len(lines) == 2
@@ -241,7 +245,9 @@ async def test_what_strangers_say_takes_little_room_in_the_log(
 async def test_the_system_watches_for_clients_whose_machine_is_gone() -> None:
     async with open_at(FakeAgent()) as server:
         client = await dial(server)
-        assert (await Wire(trio.StapledStream(client, client)).ask(command="handshake"))["ok"]
+        assert (await JsonClient(trio.StapledStream(client, client)).ask(command="handshake"))[
+            "ok"
+        ]
         with trio.fail_after(10):
             while not keepalive_runs(client.socket.getpeername()[1]):
                 await trio.lowlevel.checkpoint()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trioserf.control.server.go_errors import base64_fault, join_fault
+from trioserf.control.server.go_errors import go_base64_error, go_join_error
 
 
 @pytest.mark.parametrize(
@@ -14,12 +14,12 @@ from trioserf.control.server.go_errors import base64_fault, join_fault
     ],
 )  # fmt: skip
 def test_what_is_no_base64_is_told_with_its_place(text: str, place: int) -> None:
-    assert base64_fault(text) == f"illegal base64 data at input byte {place}"
+    assert go_base64_error(text) == f"illegal base64 data at input byte {place}"
 
 
 @pytest.mark.parametrize("text", ["", "abcd", "ab==", "abc=", "ab\\n==", "abcdefg=", "+/+/"])
 def test_base64_has_no_fault(text: str) -> None:
-    assert base64_fault(text.replace("\\n", "\n")) is None
+    assert go_base64_error(text.replace("\\n", "\n")) is None
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_base64_has_no_fault(text: str) -> None:
     ],
 )
 def test_joins_fail_in_go_s_words(where: str, why: str, text: str) -> None:
-    assert join_fault(where, why) == text
+    assert go_join_error(where, why) == text

@@ -9,13 +9,13 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.control.world import RpcWire, Wire, World, serving
+from tests.control.world import JsonClient, RpcClient, ServerUnderTest, serving
 from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
 
 
-async def ends_at(wire: Wire) -> float:
+async def ends_at(wire: JsonClient) -> float:
     """When the server ends this connection; nothing may be said on it before."""
-    assert await wire.hear() is None
+    assert await wire.receive() is None
     return trio.current_time()
 
 
@@ -64,9 +64,9 @@ async def test_but_not_in_the_middle_of_a_request(autojump_clock: object) -> Non
         await wire.ask(command="handshake")
         await trio.sleep(1000)
         await wire.stream.send_all(b'{"comm')
-        await rpc.say({"Command": "event", "Seq": 1})
+        await rpc.send({"Command": "event", "Seq": 1})
         assert await ends_at(wire) == 1060
-        assert await rpc.hear() is None
+        assert await rpc.receive() is None
         assert trio.current_time() == 1060
 
 
@@ -93,12 +93,12 @@ async def test_strangers_have_no_room_for_more_than_a_key() -> None:
         wire = world.wire()
         reply = await wire.ask(command="auth", key=long)
         assert reply["error"]["code"] == "line_too_long"
-        assert await wire.hear() is None
+        assert await wire.receive() is None
         rpc = await world.rpc()
-        await rpc.say(
+        await rpc.send(
             {"Command": "auth", "Seq": 1}, b"\x81\xa7AuthKey\xda\xff\xff" + b"x" * 20_000
         )
-        assert await rpc.hear() is None
+        assert await rpc.receive() is None
         known = world.wire()
         assert (await known.ask(command="auth", key="sesame"))["ok"]
         reply = await known.ask(command="event", name=long)
@@ -110,7 +110,7 @@ async def test_strangers_have_no_room_for_more_than_a_key() -> None:
 
 
 async def test_strangers_do_not_keep_others_out(autojump_clock: object) -> None:
-    limits = Limits(connections=10, strangers=3)
+    limits = Limits(connections=10, unauthenticated=3)
     async with serving("sesame", limits) as world:
         known = []
         for _ in range(5):
@@ -132,7 +132,7 @@ async def test_connections_are_limited() -> None:
         wires = [world.wire(), world.wire()]
         for wire in wires:
             assert (await wire.ask(command="handshake"))["ok"]
-        assert await world.wire().hear() is None
+        assert await world.wire().receive() is None
         await wires[0].stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert (await world.wire().ask(command="handshake"))["ok"]
@@ -140,8 +140,8 @@ async def test_connections_are_limited() -> None:
 
 async def test_a_client_that_never_reads_is_cut_off(autojump_clock: object) -> None:
     async with serving() as world:
-        deaf, other = Wire(world.narrow_pipe()), world.wire()
-        await deaf.say({"command": "stream"})
+        deaf, other = JsonClient(world.narrow_pipe()), world.wire()
+        await deaf.send({"command": "stream"})
         await trio.testing.wait_all_tasks_blocked()
         for number in range(5000):
             reply = await other.ask(command="event", name="x", seq=number)
@@ -154,31 +154,31 @@ async def test_a_client_that_never_reads_is_cut_off(autojump_clock: object) -> N
 
 async def test_a_client_that_reads_late_is_told_what_it_missed(autojump_clock: object) -> None:
     async with serving() as world:
-        wire = Wire(world.narrow_pipe())
-        await wire.say({"command": "stream", "seq": 1})
-        assert (await wire.hear())["ok"]
+        wire = JsonClient(world.narrow_pipe())
+        await wire.send({"command": "stream", "seq": 1})
+        assert (await wire.receive())["ok"]
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(3000):
             await world.agent.node.user_event("x")
         await trio.sleep(10)
         records: list[dict[str, Any]] = []
         while len(records) == 0 or records[-1]["event"] != "dropped":
-            records.append(await wire.hear())
+            records.append(await wire.receive())
         assert records[-1] == {"seq": 1, "event": "dropped", "count": 3000 - len(records) + 1}
         assert 1024 <= len(records) <= 1027
         await world.agent.node.user_event("y")
-        assert (await wire.hear())["name"] == "y"
+        assert (await wire.receive())["name"] == "y"
 
 
 async def test_replies_nobody_reads_hold_back_their_own_requests_only(
     autojump_clock: object,
 ) -> None:
     async with serving() as world:
-        deaf, other = Wire(world.narrow_pipe()), world.wire()
-        await deaf.say({"command": "info"})
+        deaf, other = JsonClient(world.narrow_pipe()), world.wire()
+        await deaf.send({"command": "info"})
         with trio.move_on_after(5) as late:
             while True:
-                await deaf.say({"command": "info"})
+                await deaf.send({"command": "info"})
         assert late.cancelled_caught
         assert (await other.ask(command="info"))["ok"]
         await trio.sleep(31)
@@ -191,8 +191,8 @@ async def test_many_requests_wait_their_turn(autojump_clock: object) -> None:
         world.agent.node.reachable = {"x"}
         wire = world.wire()
         for number in range(MAX_IN_FLIGHT + 10):
-            await wire.say({"command": "join", "addresses": ["x"], "seq": number})
-        heard = [(await wire.hear())["seq"] for _ in range(MAX_IN_FLIGHT + 10)]
+            await wire.send({"command": "join", "addresses": ["x"], "seq": number})
+        heard = [(await wire.receive())["seq"] for _ in range(MAX_IN_FLIGHT + 10)]
         assert sorted(heard) == list(range(MAX_IN_FLIGHT + 10))
         assert trio.current_time() == 2
 
@@ -210,8 +210,8 @@ async def test_a_thousand_visits_leave_nothing_behind() -> None:
         for number in range(1000):
             if number % 2:
                 wire = world.wire()
-                await wire.say({"command": "stream"}, {"command": "monitor"})
-                await wire.hear()
+                await wire.send({"command": "stream"}, {"command": "monitor"})
+                await wire.receive()
                 await wire.stream.aclose()
             else:
                 rpc = await world.rpc()
@@ -249,12 +249,12 @@ def test_garbage_leaves_nothing_behind(chunks: list[bytes]) -> None:
     trio.run(main)
 
 
-async def fuzzed(world: World, head: dict[str, Any], body: Any) -> None:
-    wire: RpcWire = await world.rpc()
-    await wire.say(head, body)
+async def fuzzed(world: ServerUnderTest, head: dict[str, Any], body: Any) -> None:
+    wire: RpcClient = await world.rpc()
+    await wire.send(head, body)
     await wire.stream.send_eof()
     with trio.fail_after(5):
-        while await wire.hear() is not None:
+        while await wire.receive() is not None:
             pass
 
 

@@ -36,7 +36,7 @@ async def test_handshake_names_protocol_version_and_node() -> None:
 async def test_seq_is_echoed_as_it_came(seq: str) -> None:
     async with serving() as world:
         wire = world.wire()
-        await wire.say(f'{{"command":"stop","stop":0,"seq":{seq}}}')
+        await wire.send(f'{{"command":"stop","stop":0,"seq":{seq}}}')
         assert await wire.line() == f'{{"seq":{seq},"ok":true}}'.encode()
 
 
@@ -49,8 +49,8 @@ async def test_no_seq_no_echo() -> None:
 async def test_a_seq_of_another_type_is_refused(seq: str) -> None:
     async with serving() as world:
         wire = world.wire()
-        await wire.say(f'{{"command":"handshake","seq":{seq}}}')
-        reply = await wire.hear()
+        await wire.send(f'{{"command":"handshake","seq":{seq}}}')
+        reply = await wire.receive()
         assert reply["error"]["code"] == "bad_request"
         assert "seq" not in reply
         assert reply["error"]["message"].startswith("seq:")
@@ -64,8 +64,8 @@ async def test_a_seq_of_another_type_is_refused(seq: str) -> None:
 async def test_nonsense_is_answered_and_the_connection_stays(line: bytes) -> None:
     async with serving() as world:
         wire = world.wire()
-        await wire.say(line)
-        reply = await wire.hear()
+        await wire.send(line)
+        reply = await wire.receive()
         assert reply["ok"] is False
         assert reply["error"]["code"] == "bad_request"
         assert (await wire.ask(command="handshake"))["ok"]
@@ -74,8 +74,8 @@ async def test_nonsense_is_answered_and_the_connection_stays(line: bytes) -> Non
 async def test_blank_lines_are_skipped_and_carriage_returns_are_white_space() -> None:
     async with serving() as world:
         wire = world.wire()
-        await wire.say("", "  \t", '\r\n{"command":"handshake","seq":1}\r')
-        assert (await wire.hear())["seq"] == 1
+        await wire.send("", "  \t", '\r\n{"command":"handshake","seq":1}\r')
+        assert (await wire.receive())["seq"] == 1
 
 
 async def test_lines_may_arrive_in_pieces_and_several_at_once() -> None:
@@ -83,9 +83,9 @@ async def test_lines_may_arrive_in_pieces_and_several_at_once() -> None:
         wire = world.wire()
         for byte in b'{"command":"stop","stop":1,"seq":1}\n{"command":"st':
             await wire.stream.send_all(bytes([byte]))
-        assert (await wire.hear())["seq"] == 1
-        await wire.say('op","stop":1,"seq":2}\n{"command":"stop","stop":1,"seq":3}')
-        assert [(await wire.hear())["seq"], (await wire.hear())["seq"]] == [2, 3]
+        assert (await wire.receive())["seq"] == 1
+        await wire.send('op","stop":1,"seq":2}\n{"command":"stop","stop":1,"seq":3}')
+        assert [(await wire.receive())["seq"], (await wire.receive())["seq"]] == [2, 3]
 
 
 @pytest.mark.parametrize("ending", [b"\n", b""])
@@ -100,16 +100,16 @@ async def test_a_line_over_a_mebibyte_ends_the_connection(ending: bytes) -> None
                     await wire.stream.send_eof()
 
             nursery.start_soon(send)
-            assert (await wire.hear())["error"]["code"] == "line_too_long"
-            assert await wire.hear() is None
+            assert (await wire.receive())["error"]["code"] == "line_too_long"
+            assert await wire.receive() is None
 
 
 async def test_a_line_of_a_mebibyte_is_taken() -> None:
     async with serving() as world:
         wire = world.wire()
         text = b'{"command":"handshake"}'
-        await wire.say(text + b" " * (1024 * 1024 - len(text)))
-        assert (await wire.hear())["ok"]
+        await wire.send(text + b" " * (1024 * 1024 - len(text)))
+        assert (await wire.receive())["ok"]
 
 
 REQUEST_FAULTS = [
@@ -235,7 +235,7 @@ async def test_names_that_are_not_utf8_survive_the_round_trip() -> None:
     async with serving() as world:
         world.agent.node.put(member("caf\udce9", x="é\udcff"))
         wire = world.wire()
-        await wire.say({"command": "members", "name": "caf.", "seq": 1})
+        await wire.send({"command": "members", "name": "caf.", "seq": 1})
         line = await wire.line()
         assert rb"caf\udce9" in line
         (one,) = json.loads(line)["members"]
@@ -247,7 +247,7 @@ async def test_text_is_readable_utf8() -> None:
     async with serving() as world:
         world.agent.node.put(member("café"))
         wire = world.wire()
-        await wire.say({"command": "members"})
+        await wire.send({"command": "members"})
         assert "café".encode() in await wire.line()
 
 
@@ -257,7 +257,7 @@ async def test_user_events_are_streamed(autojump_clock: object) -> None:
         assert await watcher.ask(command="stream", seq="s") == {"seq": "s", "ok": True}
         reply = await sender.ask(command="event", name="deploy", payload="v1é", coalesce=True)
         assert reply == {"ok": True, "ltime": 1}
-        assert await watcher.hear() == {
+        assert await watcher.receive() == {
             "seq": "s",
             "event": "user",
             "time": "2026-11-23T20:00:00.123Z",
@@ -267,7 +267,7 @@ async def test_user_events_are_streamed(autojump_clock: object) -> None:
             "coalesce": True,
         }
         await sender.ask(command="event", name="x", payload_base64="/w==")
-        record = await watcher.hear()
+        record = await watcher.receive()
         assert record["payload_base64"] == "/w=="
         assert "payload" not in record
 
@@ -278,7 +278,7 @@ async def test_member_events_are_streamed_as_they_happen() -> None:
         await wire.ask(command="stream", types=["member-join", "member-suspect"])
         for kind in ("member-join", "member-leave", "member-suspect"):
             world.agent.node.publish(MemberEvent(kind, (member("b"),)))
-        join, suspect = await wire.hear(), await wire.hear()
+        join, suspect = await wire.receive(), await wire.receive()
         assert join["event"] == "member-join"
         assert join["members"][0]["name"] == "b"
         assert suspect["event"] == "member-suspect"
@@ -292,14 +292,14 @@ async def test_bursts_are_gathered_for_those_who_ask(autojump_clock: object) -> 
             node.publish(MemberEvent("member-join", (member(name),)))
             await trio.sleep(0.5)
         await node.user_event("now")
-        assert (await wire.hear())["name"] == "now"
-        gathered = await wire.hear()
+        assert (await wire.receive())["name"] == "now"
+        gathered = await wire.receive()
         assert [one["name"] for one in gathered["members"]] == ["b", "c", "d"]
         assert trio.current_time() == 2
         node.publish(MemberEvent("member-failed", (member("b"),)))
         await trio.testing.wait_all_tasks_blocked()
         node.close()
-        assert (await wire.hear())["event"] == "member-failed"
+        assert (await wire.receive())["event"] == "member-failed"
 
 
 async def test_suspicions_are_not_streamed_unless_named() -> None:
@@ -308,7 +308,7 @@ async def test_suspicions_are_not_streamed_unless_named() -> None:
         await wire.ask(command="stream")
         world.agent.node.publish(MemberEvent("member-suspect", (member("b"),)))
         world.agent.node.publish(MemberEvent("member-failed", (member("b"),)))
-        assert (await wire.hear())["event"] == "member-failed"
+        assert (await wire.receive())["event"] == "member-failed"
 
 
 async def test_a_query_gives_acks_answers_and_its_end(autojump_clock: object) -> None:
@@ -317,7 +317,7 @@ async def test_a_query_gives_acks_answers_and_its_end(autojump_clock: object) ->
         node.answers = {"a": b"0.42", "b": None, "c": b"\xff"}
         wire = world.wire()
         assert await wire.ask(command="query", seq=1, name="load") == {"seq": 1, "ok": True}
-        records = [await wire.hear() for _ in range(6)]
+        records = [await wire.receive() for _ in range(6)]
         assert all(record.pop("seq") == 1 for record in records)
         assert records == [
             {"type": "ack", "from": "a"},
@@ -342,8 +342,8 @@ async def test_a_stream_may_answer_queries(autojump_clock: object) -> None:
         answerer, asker = world.wire(), world.wire()
         await answerer.ask(command="stream", types=["query:load"])
         await asker.ask(command="query", name="load", payload="?", timeout=5)
-        assert (await asker.hear())["type"] == "ack"
-        question = await answerer.hear()
+        assert (await asker.receive())["type"] == "ack"
+        question = await answerer.receive()
         assert question == {
             "event": "query",
             "time": "2026-11-23T20:00:00.123Z",
@@ -355,13 +355,13 @@ async def test_a_stream_may_answer_queries(autojump_clock: object) -> None:
             "deadline": "2026-11-23T20:00:05.123Z",
         }
         assert await answerer.ask(command="respond", id=1, payload="0.1") == {"ok": True}
-        assert (await asker.hear())["payload"] == "0.1"
-        assert (await asker.hear())["type"] == "done"
+        assert (await asker.receive())["payload"] == "0.1"
+        assert (await asker.receive())["type"] == "done"
         await asker.ask(command="query", name="load", timeout=5)
-        await answerer.hear()
+        await answerer.receive()
         assert await answerer.ask(command="decline", id=2) == {"ok": True}
-        assert (await asker.hear())["type"] == "ack"
-        assert (await asker.hear())["type"] == "done"
+        assert (await asker.receive())["type"] == "ack"
+        assert (await asker.receive())["type"] == "done"
 
 
 async def test_a_mere_watcher_holds_no_query_open() -> None:
@@ -369,7 +369,7 @@ async def test_a_mere_watcher_holds_no_query_open() -> None:
         wire = world.wire()
         await wire.ask(command="stream", answers=False, types=["query"])
         await wire.ask(command="query", seq=1, name="load")
-        kinds = {(await wire.hear()).get("type", "event") for _ in range(3)}
+        kinds = {(await wire.receive()).get("type", "event") for _ in range(3)}
         assert kinds == {"event", "ack", "done"}
 
 
@@ -378,9 +378,9 @@ async def test_requests_overlap(autojump_clock: object) -> None:
         world.agent.node.wait = 10
         world.agent.node.reachable = {"x"}
         wire = world.wire()
-        await wire.say({"command": "join", "addresses": ["x", "y"], "seq": 1})
+        await wire.send({"command": "join", "addresses": ["x", "y"], "seq": 1})
         assert await wire.ask(command="stop", stop=0, seq=2) == {"seq": 2, "ok": True}
-        assert await wire.hear() == {"seq": 1, "ok": True, "joined": 1}
+        assert await wire.receive() == {"seq": 1, "ok": True, "joined": 1}
         assert trio.current_time() >= 10
 
 
@@ -441,7 +441,7 @@ async def test_the_log_begins_with_what_was_said_before(autojump_clock: object) 
             logs.say("DEBUG" if number % 2 else "WARN", "serf", f"line {number}")
         wire = world.wire()
         assert await wire.ask(command="monitor", level="info", seq=1) == {"seq": 1, "ok": True}
-        lines = [await wire.hear() for _ in range(256)]
+        lines = [await wire.receive() for _ in range(256)]
         assert lines[0] == {
             "seq": 1,
             "log": {
@@ -452,7 +452,7 @@ async def test_the_log_begins_with_what_was_said_before(autojump_clock: object) 
             },
         }
         logs.say("ERR", "agent", "late")
-        assert (await wire.hear())["log"]["message"] == "late"
+        assert (await wire.receive())["log"]["message"] == "late"
 
 
 async def test_stop_ends_a_stream_and_nothing_of_it_follows() -> None:
@@ -461,16 +461,16 @@ async def test_stop_ends_a_stream_and_nothing_of_it_follows() -> None:
         await wire.ask(command="stream", seq=1)
         await wire.ask(command="stream", seq="1", types=["user:b"])
         world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
-        assert (await wire.hear())["seq"] == 1
+        assert (await wire.receive())["seq"] == 1
         world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
         replies = [await wire.ask(command="stop", stop=1, seq=2)]
         while "ok" not in replies[-1]:
-            replies.append(await wire.hear())
+            replies.append(await wire.receive())
         world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
         assert await wire.ask(command="event", name="b", seq=3) == {
             "seq": 3, "ok": True, "ltime": 1,
         }  # fmt: skip
-        assert (await wire.hear())["seq"] == "1"
+        assert (await wire.receive())["seq"] == "1"
         assert await wire.ask(command="stream", seq=1) == {"seq": 1, "ok": True}
         assert await wire.ask(command="stop", stop=99, seq=4) == {"seq": 4, "ok": True}
 
@@ -490,14 +490,14 @@ async def test_end_of_input_lets_requests_finish(autojump_clock: object) -> None
         world.agent.node.wait = 10
         world.agent.node.reachable = {"x"}
         wire = world.wire()
-        await wire.say(
+        await wire.send(
             {"command": "stream", "seq": "s"},
             {"command": "join", "addresses": ["x"], "seq": 1},
             {"command": "query", "name": "q", "seq": 2},
         )
         await wire.stream.send_eof()
         heard = []
-        while (reply := await wire.hear()) is not None:
+        while (reply := await wire.receive()) is not None:
             heard.append((reply["seq"], reply.get("type", reply.get("event", "ok"))))
         assert heard[0] == ("s", "ok")
         assert {(1, "ok"), (2, "ok"), (2, "ack"), (2, "done")} <= set(heard)
@@ -511,7 +511,7 @@ async def test_a_request_without_its_newline_is_no_request() -> None:
         wire = world.wire()
         await wire.stream.send_all(b'{"command":"leave"}')
         await wire.stream.send_eof()
-        assert await wire.hear() is None
+        assert await wire.receive() is None
         assert not world.agent.node.left
 
 
@@ -531,7 +531,7 @@ async def test_leave_goes_on_when_its_client_is_lost(autojump_clock: object) -> 
     async with serving() as world:
         world.agent.leave_takes = 3
         wire = world.wire()
-        await wire.say({"command": "leave"})
+        await wire.send({"command": "leave"})
         await trio.testing.wait_all_tasks_blocked()
         await wire.stream.aclose()
         with trio.fail_after(10):

@@ -7,7 +7,7 @@ import trio.testing
 
 from tests.control.fake_agent import FakeAgent
 from tests.control.recorded import RECORDED, messages, turns
-from tests.control.world import RpcWire, serving
+from tests.control.world import RpcClient, serving
 from trioserf.address import Address
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
@@ -48,11 +48,11 @@ async def test_recorded_requests_get_replies_of_the_same_shape(
     recorded: dict[str, Any], autojump_clock: object
 ) -> None:
     async with serving(agent=vec_world()) as world:
-        wire = RpcWire(world.pipe())
+        wire = RpcClient(world.pipe())
         for said, theirs in turns(recorded["exchange"]):
-            await wire.say(said)
+            await wire.send(said)
             expected = messages(theirs)
-            heard = [await wire.hear() for _ in expected]
+            heard = [await wire.receive() for _ in expected]
             for ours, reference in zip(heard, expected, strict=True):
                 if "runtime" in reference:
                     assert set(ours) == set(reference)
@@ -65,7 +65,7 @@ async def test_recorded_requests_get_replies_of_the_same_shape(
                     assert ours["Seq"] == reference["Seq"]
                     assert bool(ours["Error"]) == bool(reference["Error"])
         if recorded["title"] == "members bad regex":
-            assert await wire.hear() is None
+            assert await wire.receive() is None
 
 
 def test_all_the_recorded_kinds_of_requests_are_replayed() -> None:
@@ -89,7 +89,7 @@ async def test_seq_is_echoed(seq: int) -> None:
 
 async def test_a_handshake_comes_first_and_once() -> None:
     async with serving() as world:
-        wire = RpcWire(world.pipe())
+        wire = RpcClient(world.pipe())
         assert (await wire.ask("handshake", 1, {"Version": 2}))["Error"] == (
             "Unsupported IPC version"
         )
@@ -98,15 +98,15 @@ async def test_a_handshake_comes_first_and_once() -> None:
             "Handshake already performed"
         )
         assert (await wire.ask("nonsense", 4))["Error"] == "Unsupported command"
-        assert await wire.hear() is None
+        assert await wire.receive() is None
 
 
 @pytest.mark.parametrize(("command", "body"), [("members", None), ("event", {"Name": "x"})])
 async def test_without_a_handshake_the_door_shuts(command: str, body: Any) -> None:
     async with serving() as world:
-        wire = RpcWire(world.pipe())
+        wire = RpcClient(world.pipe())
         assert await wire.ask(command, 5, body) == {"Error": "Handshake required", "Seq": 5}
-        assert await wire.hear() is None
+        assert await wire.receive() is None
 
 
 async def test_a_key_is_asked_for() -> None:
@@ -118,9 +118,9 @@ async def test_a_key_is_asked_for() -> None:
         assert await wire.ask("nonsense") == required
         wrong = await wire.ask("auth", body={"AuthKey": "simsalabim"})
         assert wrong == {"Error": "Invalid authentication token", "Seq": 7}
-        assert world.server.strangers == 1
+        assert world.server.unauthenticated == 1
         assert (await wire.ask("auth", body={"AuthKey": "sesame"}))["Error"] == ""
-        assert world.server.strangers == 0
+        assert world.server.unauthenticated == 0
         assert (await wire.ask("event", body={"Name": "x"}))["Error"] == ""
 
 
@@ -149,8 +149,8 @@ async def test_a_key_where_none_is_asked_for_is_wrong() -> None:
 async def test_what_gos_decoder_refuses_ends_the_connection(said: list[Any]) -> None:
     async with serving() as world:
         wire = await world.rpc()
-        await wire.say(*said)
-        assert await wire.hear() is None
+        await wire.send(*said)
+        assert await wire.receive() is None
 
 
 async def test_a_bad_expression_ends_the_connection() -> None:
@@ -163,8 +163,8 @@ async def test_nil_and_missing_fields_are_zero_values_and_bin_is_text() -> None:
     async with serving() as world:
         wire = await world.rpc()
         assert (await wire.ask("event", body={b"Name": b"x", "Payload": "v"}))["Error"] == ""
-        await wire.say({"Command": "event", "Seq": 1, "More": 2}, None)
-        assert (await wire.hear())["Error"] == ""
+        await wire.send({"Command": "event", "Seq": 1, "More": 2}, None)
+        assert (await wire.receive())["Error"] == ""
         assert (await wire.ask("tags", body={"Tags": None, "DeleteTags": None}))["Error"] == ""
 
 
@@ -176,7 +176,7 @@ async def test_filters_are_anchored_as_serf_does() -> None:
 
         async def names(**body: Any) -> list[str]:
             assert (await wire.ask("members-filtered", body=body))["Error"] == ""
-            return [one["Name"] for one in (await wire.hear())["Members"]]
+            return [one["Name"] for one in (await wire.receive())["Members"]]
 
         assert await names() == ["node-a", "abc"]
         assert await names(Name="b") == []
@@ -199,8 +199,8 @@ async def test_events_are_streamed_as_serf_shows_them() -> None:
         )
         await node.user_event("other")
         await node.user_event("deploy", b"v1", coalesce=True)
-        assert await wire.hear() == {"Error": "", "Seq": 5}
-        record = await wire.hear()
+        assert await wire.receive() == {"Error": "", "Seq": 5}
+        record = await wire.receive()
         assert list(record.items()) == [
             ("Coalesce", True), ("Event", "user"), ("LTime", 2), ("Name", "deploy"),
             ("Payload", b"v1"),
@@ -209,12 +209,12 @@ async def test_events_are_streamed_as_serf_shows_them() -> None:
         await node.user_event("deploy")
         assert (await wire.ask("stream", 7, {"Type": ""}))["Error"] == ""
         await node.user_event("deploy")
-        assert [await wire.hear(), (await wire.hear())["Payload"]] == [
+        assert [await wire.receive(), (await wire.receive())["Payload"]] == [
             {"Error": "", "Seq": 7}, None,
         ]  # fmt: skip
         node.publish(MemberEvent("member-join", node.members()))
-        await wire.hear()
-        record = await wire.hear()
+        await wire.receive()
+        record = await wire.receive()
         assert list(record) == ["Event", "Members"]
         assert record["Members"][0]["Addr"] == b"\x7f\x00\x00\x01"
 
@@ -225,15 +225,15 @@ async def test_a_stream_answers_queries() -> None:
         await answerer.ask("stream", 5, {"Type": "query"})
         body = {"Name": "load", "Payload": b"?", "Timeout": 10**9, "RequestAck": True}
         assert await asker.ask("query", 6, body) == {"Error": "", "Seq": 6}
-        assert await answerer.hear() == {"Error": "", "Seq": 5}
-        assert list((await answerer.hear()).items()) == [
+        assert await answerer.receive() == {"Error": "", "Seq": 5}
+        assert list((await answerer.receive()).items()) == [
             ("Event", "query"), ("ID", 1), ("LTime", 1), ("Name", "load"), ("Payload", b"?"),
         ]  # fmt: skip
         reply = await answerer.ask("respond", 8, {"ID": 99, "Payload": b"x"})
         assert reply == {"Error": "No pending queries matching ID", "Seq": 8}
         reply = await answerer.ask("respond", 9, {"ID": 1, "Payload": b"!"})
         assert reply == {"Error": "", "Seq": 9}
-        records = [await asker.hear() for _ in range(6)]
+        records = [await asker.receive() for _ in range(6)]
         assert records[::2] == [{"Error": "", "Seq": 6}] * 3
         assert [list(one.values()) for one in records[1::2]] == [
             ["node-a", None, "ack"], ["node-a", b"!", "response"], ["", None, "done"],
@@ -254,8 +254,8 @@ async def test_queries_pass_their_options_and_say_what_is_wrong(autojump_clock: 
             "name": "q", "payload": b"", "nodes": ["a"], "tags": {"b": "c"}, "timeout": 1.5,
             "ack": True, "relay_factor": 3, "first": None,
         }  # fmt: skip
-        assert await wire.hear() == {"Error": "", "Seq": 2}
-        done = await wire.hear()
+        assert await wire.receive() == {"Error": "", "Seq": 2}
+        done = await wire.receive()
         assert list(done.items()) == [("From", ""), ("Payload", None), ("Type", "done")]
 
 
@@ -270,8 +270,8 @@ async def test_the_log_is_monitored() -> None:
         )
         assert (await wire.ask("monitor", 5, {"LogLevel": "debug"}))["Error"] == ""
         for number in range(88, 600):
-            assert await wire.hear() == {"Error": "", "Seq": 5}
-            record = await wire.hear()
+            assert await wire.receive() == {"Error": "", "Seq": 5}
+            record = await wire.receive()
             assert record["Log"].endswith(f" [INFO] serf: line {number}")
         assert (await wire.ask("monitor", 6, {"LogLevel": "debug"}))["Error"] == (
             "Monitor already exists"
@@ -293,25 +293,25 @@ async def test_bodies_stand_beside_errors() -> None:
             "\t* Failed to join x: dial tcp x:7946: connect: connection refused\n"
             "\t* Failed to join y: dial tcp y:7946: connect: connection refused\n\n"
         )
-        assert await wire.hear() == {"Num": 0}
+        assert await wire.receive() == {"Num": 0}
         assert await wire.ask("join", 2, {"Existing": []}) == {"Error": "", "Seq": 2}
-        assert await wire.hear() == {"Num": 0}
+        assert await wire.receive() == {"Num": 0}
         assert (await wire.ask("install-key", 3, {"Key": "notakey"}))["Error"] != ""
-        assert list((await wire.hear()).items()) == [
+        assert list((await wire.receive()).items()) == [
             ("Keys", None), ("Messages", {}), ("NumErr", 0), ("NumNodes", 0), ("NumResp", 0),
         ]  # fmt: skip
         key = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
         assert (await wire.ask("use-key", 3, {"Key": key}))["Error"] == (
             "1/1 nodes reported failure"
         )
-        said = await wire.hear()
+        said = await wire.receive()
         assert said["Keys"] is None
         assert said["Messages"] == {"node-a": "Keyring is empty (encryption not enabled)"}
         assert (await wire.ask("list-keys", 3))["Error"] != ""
-        assert (await wire.hear())["Keys"] == {}
+        assert (await wire.receive())["Keys"] == {}
         world.agent.node.keys_held = [key]
         assert (await wire.ask("list-keys", 3))["Error"] == ""
-        assert (await wire.hear())["Keys"] == {key: 1}
+        assert (await wire.receive())["Keys"] == {key: 1}
 
 
 async def test_an_unknown_member_may_be_told_to_leave_and_has_no_place() -> None:
@@ -321,7 +321,7 @@ async def test_an_unknown_member_may_be_told_to_leave_and_has_no_place() -> None
         for name in ("x", ""):
             assert (await wire.ask("get-coordinate", body={"Node": name}))["Error"] == ""
             place = {"Adjustment": 0.0, "Error": 0.0, "Height": 0.0, "Vec": None}
-            assert await wire.hear() == {"Coord": place, "Ok": False}
+            assert await wire.receive() == {"Coord": place, "Ok": False}
 
 
 async def test_errors_keep_the_connection_and_bugs_are_internal() -> None:
@@ -339,8 +339,8 @@ async def test_messages_may_arrive_in_pieces() -> None:
     async with serving() as world:
         wire = await world.rpc()
         for byte in msgpack.packb({"Command": "stop", "Seq": 1}) + msgpack.packb({"Stop": 5}):
-            await wire.say(bytes([byte]))
-        assert await wire.hear() == {"Error": "", "Seq": 1}
+            await wire.send(bytes([byte]))
+        assert await wire.receive() == {"Error": "", "Seq": 1}
 
 
 async def test_leave_is_answered_and_then_the_agent_ends(autojump_clock: object) -> None:
@@ -363,7 +363,7 @@ async def test_a_slow_client_loses_events_and_the_log_says_so(
         await trio.testing.wait_all_tasks_blocked()
         heard = 0
         with trio.move_on_after(1):
-            while await wire.hear():
+            while await wire.receive():
                 heard += 1
         assert 512 * 2 <= heard < 700 * 2
         assert any("slow client" in one.getMessage() for one in caplog.records)
@@ -375,7 +375,7 @@ async def test_end_of_input_ends_everything() -> None:
         await wire.ask("stream", 5, {"Type": "user"})
         await wire.ask("monitor", 6, {"LogLevel": "INFO"})
         await wire.stream.send_eof()
-        assert await wire.hear() is None
+        assert await wire.receive() is None
         assert await world.empty()
 
 
@@ -385,6 +385,6 @@ async def test_a_query_for_nobody_is_asked_in_vain(caplog: pytest.LogCaptureFixt
         assert (await wire.ask("query", 1, {"Name": "q", "FilterTags": {"a": "(["}}))[
             "Error"
         ] == ""
-        assert await wire.hear() == {"Error": "", "Seq": 1}
-        assert (await wire.hear())["Type"] == "done"
+        assert await wire.receive() == {"Error": "", "Seq": 1}
+        assert (await wire.receive())["Type"] == "done"
     assert "'q' is for nobody" in caplog.text

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent
-from tests.control.world import RpcWire, Wire
+from tests.control.world import JsonClient, RpcClient
 from trioserf.control.address import split_address
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import AddressError
@@ -30,7 +30,7 @@ async def dial(address: str) -> trio.abc.HalfCloseableStream:
 async def greets(address: str) -> bool:
     stream = await dial(address)
     async with stream:
-        reply = await Wire(trio.StapledStream(stream, stream)).ask(command="handshake")
+        reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
         return bool(reply["ok"])
 
 
@@ -40,8 +40,8 @@ async def test_one_port_speaks_both_protocols() -> None:
         assert await greets(address)
         stream = await dial(address)
         async with stream:
-            rpc = RpcWire(trio.StapledStream(stream, stream))
-            await rpc.shake()
+            rpc = RpcClient(trio.StapledStream(stream, stream))
+            await rpc.handshake()
             assert (await rpc.ask("members"))["Error"] == ""
 
 
@@ -165,8 +165,8 @@ async def test_visits_leave_no_descriptor_behind() -> None:
 async def test_an_agent_that_ends_closes_its_connections() -> None:
     async with open_at("127.0.0.1:0") as server:
         stream = await dial(server.addresses[0])
-        wire = Wire(trio.StapledStream(stream, stream))
+        wire = JsonClient(trio.StapledStream(stream, stream))
         assert (await wire.ask(command="stream"))["ok"]
     with trio.fail_after(5):
-        assert await wire.hear() is None
+        assert await wire.receive() is None
     await stream.aclose()

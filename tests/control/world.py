@@ -11,26 +11,26 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
-from trioserf.control.server.connection import Limits, Service
+from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.listener import Server
 
 Pipe = trio.StapledStream[Any, Any]
 
 
-class Wire:
+class JsonClient:
     """The client's end of a connection, speaking lines."""
 
     def __init__(self, stream: Pipe) -> None:
         self.stream = stream
         self._read = b""
 
-    async def say(self, *requests: dict[str, Any] | str | bytes) -> None:
+    async def send(self, *requests: dict[str, Any] | str | bytes) -> None:
         for request in requests:
             text = json.dumps(request) if isinstance(request, dict) else request
             data = text.encode() if isinstance(text, str) else text
             await self.stream.send_all(data + b"\n")
 
-    async def hear(self) -> Any:
+    async def receive(self) -> Any:
         """The next line as an object; None at the end."""
         line = await self.line()
         return json.loads(line) if line else None
@@ -46,18 +46,18 @@ class Wire:
         return line
 
     async def ask(self, **request: Any) -> Any:
-        await self.say(request)
-        return await self.hear()
+        await self.send(request)
+        return await self.receive()
 
 
-class RpcWire:
+class RpcClient:
     """The client's end of a connection, speaking Serf's RPC."""
 
     def __init__(self, stream: Pipe) -> None:
         self.stream = stream
         self._unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
 
-    async def say(self, *messages: Any) -> None:
+    async def send(self, *messages: Any) -> None:
         await self.stream.send_all(
             b"".join(
                 one if isinstance(one, bytes) else msgpack.packb(one, use_bin_type=True)
@@ -65,7 +65,7 @@ class RpcWire:
             )
         )
 
-    async def hear(self) -> Any:
+    async def receive(self) -> Any:
         """The next message; None at the end."""
         while True:
             for message in self._unpacker:
@@ -75,18 +75,18 @@ class RpcWire:
                 return None
             self._unpacker.feed(bytes(data))
 
-    async def shake(self) -> None:
-        await self.say({"Command": "handshake", "Seq": 0}, {"Version": 1})
-        assert await self.hear() == {"Error": "", "Seq": 0}
+    async def handshake(self) -> None:
+        await self.send({"Command": "handshake", "Seq": 0}, {"Version": 1})
+        assert await self.receive() == {"Error": "", "Seq": 0}
 
     async def ask(self, command: str, seq: int = 7, body: Any = None) -> Any:
         """Send a request; give its reply's header."""
-        await self.say(*[{"Command": command, "Seq": seq}, body][: 1 + (body is not None)])
-        return await self.hear()
+        await self.send(*[{"Command": command, "Seq": seq}, body][: 1 + (body is not None)])
+        return await self.receive()
 
 
 @attrs.frozen
-class World:
+class ServerUnderTest:
     agent: FakeAgent
     server: Server
     nursery: trio.Nursery
@@ -107,26 +107,26 @@ class World:
         """Tell whether every connection is gone, with all that belonged to it."""
         await trio.testing.wait_all_tasks_blocked()
         node, logs = self.agent.node, self.agent.logs
-        left = self.server.connections + self.server.strangers + node.subscriptions
+        left = self.server.connections + self.server.unauthenticated + node.subscriptions
         return left + len(logs.watchers) + len(self.nursery.child_tasks) == 0
 
-    def wire(self) -> Wire:
-        return Wire(self.pipe())
+    def wire(self) -> JsonClient:
+        return JsonClient(self.pipe())
 
-    async def rpc(self) -> RpcWire:
-        wire = RpcWire(self.pipe())
-        await wire.shake()
+    async def rpc(self) -> RpcClient:
+        wire = RpcClient(self.pipe())
+        await wire.handshake()
         return wire
 
 
 @asynccontextmanager
 async def serving(
     auth: str = "", limits: Limits | None = None, agent: FakeAgent | None = None
-) -> AsyncIterator[World]:
+) -> AsyncIterator[ServerUnderTest]:
     """Serve an agent in memory."""
     agent = agent or FakeAgent()
     async with trio.open_nursery() as nursery:
-        yield World(
-            agent, Server(Service(agent, auth, wall, limits or Limits()), nursery), nursery
+        yield ServerUnderTest(
+            agent, Server(ServerContext(agent, auth, wall, limits or Limits()), nursery), nursery
         )
         nursery.cancel_scope.cancel()

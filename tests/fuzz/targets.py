@@ -21,7 +21,7 @@ from tests.wire import pieces
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, found, service_name
 from trioserf.control.server import json_records
-from trioserf.control.server.connection import Limits, Service
+from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.json_lines import encode as encode_json
 from trioserf.control.server.listener import Server
 from trioserf.control.server.msgpack_fields import pack as pack_rpc
@@ -188,7 +188,7 @@ class NodeInAir:
             config,
             Address("127.0.0.1", 7946),
             rng=random.Random(1),
-            has_answerer=lambda query: query.name != "nobody",
+            has_responder=lambda query: query.name != "nobody",
         )
         self.peer = Address("127.0.0.2", 7946)
         self.codec = StreamCodec(keyring=None, compress=False)
@@ -203,9 +203,9 @@ class NodeInAir:
     def do(self, kind: int, data: bytes) -> None:
         state = self.state
         if kind == PACKET:
-            state.take_packets([(data, self.peer)], self.now)
+            state.handle_packets([(data, self.peer)], self.now)
         elif kind == USER:
-            state.take_user_message(data, self.peer, self.now)
+            state.handle_user_message(data, self.peer, self.now)
         elif kind == EXCHANGE:
             self.exchange(data)
         elif kind == TIME:
@@ -238,29 +238,31 @@ class NodeInAir:
         """Do what a node does by itself: gossip, probe, speak."""
         state, now = self.state, self.now
         state.gossip(now)
-        probe = state.detector.begin(now, lambda: None)
+        probe = state.detector.start_probe(now, lambda: None)
         if probe is not None:
-            state.detector.ask_others(probe)
+            state.detector.send_indirect_pings(probe)
             if len(data) % 2:
                 ack = swim_codec.encode(Ack(probe.seq_no, data))
-                state.take_packets([(ack, self.peer)], now)
-            state.finish_probe(lambda: state.detector.finish(probe, now, by_stream=False), now)
+                state.handle_packets([(ack, self.peer)], now)
+            state.finish_probe(
+                lambda: state.detector.conclude_probe(probe, now, tcp_acked=False), now
+            )
         with suppress(TrioserfError):
             state.serf.user_event("ours", data[:100])
 
     def carry_out(self) -> None:
         state = self.state
         serf_state = state.serf
-        state.take_streams()
-        for sent, to in state.outgoing.packets:
+        state.pop_stream_messages()
+        for sent, to in state.outbox.packets:
             assert len(sent) <= 65_507
             assert 0 <= to.port < 65_536
-        state.outgoing.packets.clear()
+        state.outbox.packets.clear()
         for event in serf_state.events:
             self.tell(event)
         serf_state.events.clear()
         serf_state.results.clear()
-        serf_state.orders.clear()
+        serf_state.shutdown_orders.clear()
 
     def tell(self, event: Event) -> None:
         """Show an event to everyone who is shown events."""
@@ -283,7 +285,7 @@ class NodeInAir:
         assert not parse(self.snapshot.compacted()).faults
         for kind, queue in state.serf.queues.items():
             assert len(queue) <= 2 * options.max_queue_depth, kind
-        assert len(state.faults.by_peer) <= 1025
+        assert len(state.drops.by_peer) <= 1025
 
 
 # ---------------------------------------------------------------------------------------- control
@@ -303,7 +305,7 @@ def control(data: bytes) -> None:
 async def _converse(size: int, locked: bool, data: bytes) -> None:
     agent = FakeAgent()
     async with trio.open_nursery() as nursery:
-        service = Service(agent, "sesame" if locked else "", wall, Limits())
+        service = ServerContext(agent, "sesame" if locked else "", wall, Limits())
         server = Server(service, nursery)
         ours, theirs = trio.testing.memory_stream_pair()
         nursery.start_soon(server.handle, theirs)
@@ -311,7 +313,7 @@ async def _converse(size: int, locked: bool, data: bytes) -> None:
         while await ours.receive_some(65_536):
             pass
         await trio.testing.wait_all_tasks_blocked()
-        left = server.connections + server.strangers + agent.node.subscriptions
+        left = server.connections + server.unauthenticated + agent.node.subscriptions
         assert left + len(agent.logs.watchers) == 0
         assert not any("internal error" in line.message for line in agent.logs.ring)
         nursery.cancel_scope.cancel()

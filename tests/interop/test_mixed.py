@@ -14,7 +14,7 @@ import pytest
 from tests.cli.go_agents import OURS, SERF
 from tests.interop.agents import Cluster, Process, cluster, following, records, until
 from trioserf.swim.config import LAN
-from trioserf.swim.suspicion import suspicion_timeout, wanted_confirmations
+from trioserf.swim.suspicion import required_confirmations, suspicion_timeout
 
 pytestmark = [
     pytest.mark.interop,
@@ -33,7 +33,7 @@ def detected_within(n: int, slack: float = 5.0) -> float:
     """
     accused_by_all = (2 * (n - 1) - 1 + 1) * LAN.probe_interval
     shortest = suspicion_timeout(LAN.suspicion_mult, n, LAN.probe_interval)
-    assert wanted_confirmations(LAN.suspicion_mult, n) == n - 2
+    assert required_confirmations(LAN.suspicion_mult, n) == n - 2
     return accused_by_all + shortest + 1.0 + slack
 
 

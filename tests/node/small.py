@@ -13,13 +13,13 @@ from trioserf.node import Node, open_node
 from trioserf.node.config import NodeConfig
 from trioserf.node.key_handler import SaveKeyring
 from trioserf.sim.endpoint import SimTransport
-from trioserf.sim.network import Link, Network
+from trioserf.sim.network import LinkConditions, Network
 
 
 class Tapped(Network):
     """A network that takes down which packets are sent on it, when, and by whom."""
 
-    def __init__(self, rng: random.Random, link: Link | None = None) -> None:
+    def __init__(self, rng: random.Random, link: LinkConditions | None = None) -> None:
         super().__init__(rng, link)
         self.tapped: list[tuple[float, SocketAddress, bytes]] = []
 
@@ -45,7 +45,7 @@ async def open_nodes(
         network: what joins them.
         common: fields of `NodeConfig` of all.
     """
-    network = network or Network(random.Random(1), Link())
+    network = network or Network(random.Random(1), LinkConditions())
     nodes: dict[str, Node] = {}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(network.run)

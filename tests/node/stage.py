@@ -19,7 +19,7 @@ from trioserf.errors import AddressError
 from trioserf.net.resolver import Service
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.sim.endpoint import SimTransport
-from trioserf.sim.network import Link, Network
+from trioserf.sim.network import LinkConditions, Network
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_codec import encode
@@ -51,7 +51,7 @@ class Heard:
     beside: tuple[Message, ...]
 
 
-class Peer:
+class ScriptedPeer:
     """A member that the test plays.
 
     Attributes:
@@ -106,7 +106,7 @@ class Peer:
         """Give the same with the circumstances."""
         return [one for one in self.heard if isinstance(one.message, kind) and one.at >= since]
 
-    async def hears(self, kind: type[M], seconds: float = 100.0, skip: int = 0) -> M:
+    async def wait_for(self, kind: type[M], seconds: float = 100.0, skip: int = 0) -> M:
         """Wait for the first message of a kind after `skip` others."""
         with trio.fail_after(seconds):
             while len(self.got(kind)) <= skip:
@@ -135,7 +135,7 @@ def push_pull(*nodes: NodeState, join: bool = False, user_state: bytes = b"") ->
     return StreamCodec(keyring=None).encode_push_pull(PushPull(join, nodes, user_state))
 
 
-class Names:
+class FakeResolver:
     """A resolver whose answers the test changes; takes down when it was asked."""
 
     def __init__(self) -> None:
@@ -160,24 +160,28 @@ class Names:
 
 
 @attrs.define
-class Stage:
+class NodeUnderTest:
     """A node, the network it is on, and its resolver."""
 
     node: Node
     network: Network
-    names: Names
+    names: FakeResolver
     nursery: trio.Nursery
-    peers: dict[str, Peer] = attrs.Factory(dict)
+    peers: dict[str, ScriptedPeer] = attrs.Factory(dict)
 
-    def peer(self, name: str, *, versions: Versions = OUR_VERSIONS, run: bool = True) -> Peer:
+    def peer(
+        self, name: str, *, versions: Versions = OUR_VERSIONS, run: bool = True
+    ) -> ScriptedPeer:
         """Add a member, whom nobody knows yet."""
         address = (f"10.0.1.{len(self.peers) + 1}", 7946)
-        peer = self.peers[name] = Peer(self.network.open(address), name, versions)
+        peer = self.peers[name] = ScriptedPeer(self.network.open(address), name, versions)
         if run:
             self.nursery.start_soon(peer.run)
         return peer
 
-    async def known(self, *names: str, versions: Versions = OUR_VERSIONS) -> list[Peer]:
+    async def add_members(
+        self, *names: str, versions: Versions = OUR_VERSIONS
+    ) -> list[ScriptedPeer]:
         """Add members and let the node hear of them."""
         peers = [self.peer(name, versions=versions) for name in names]
         for peer in peers:
@@ -190,7 +194,7 @@ class Stage:
         return {one.name: one.status_text for one in self.node.members()}
 
     def state_of(self, name: str) -> State:
-        return self.node.membership.records[name].state
+        return self.node.memberlist.records[name].state
 
     async def until(
         self, holds: Callable[[], bool], seconds: float = 1000.0, poll: float = _POLL
@@ -203,11 +207,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(seed: int = 1, **options: Any) -> AsyncIterator[Stage]:
+async def stage(seed: int = 1, **options: Any) -> AsyncIterator[NodeUnderTest]:
     """Set the stage: a node named `us`; needs `autojump_clock`."""
-    network = Network(random.Random(seed), Link(latency=LATENCY, jitter=0))
+    network = Network(random.Random(seed), LinkConditions(latency=LATENCY, jitter=0))
     config = NodeConfig(**{"name": "us", "bind": OURS, **options})
-    names = Names()
+    names = FakeResolver()
     async with trio.open_nursery() as around:
         around.start_soon(network.run)
         transport = network.open(config.bind)
@@ -217,6 +221,6 @@ async def stage(seed: int = 1, **options: Any) -> AsyncIterator[Stage]:
             ) as node,
             trio.open_nursery() as nursery,
         ):
-            yield Stage(node, network, names, nursery)
+            yield NodeUnderTest(node, network, names, nursery)
             nursery.cancel_scope.cancel()
         around.cancel_scope.cancel()

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
+from tests.node.stage import LATENCY, OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
 from trioserf.node.state import ClusterState
 from trioserf.swim.config import LOCAL, WAN, Timing, push_pull_scale
 from trioserf.wire.swim_messages import Dead, NodeState, PushPull, State, Suspect
@@ -18,7 +18,7 @@ QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_p
 Seen = list[tuple[float, str, PushPull]]
 
 
-async def serve(peer: Peer, seen: Seen, *more: NodeState) -> None:
+async def serve(peer: ScriptedPeer, seen: Seen, *more: NodeState) -> None:
     """Answer exchanges as a member does, until cancelled."""
     while True:
         stream, _ = await peer.transport.accept()
@@ -29,9 +29,9 @@ async def serve(peer: Peer, seen: Seen, *more: NodeState) -> None:
             await stream.send_all(push_pull(peer.node_state(), *more))
 
 
-async def serving(s: Stage, *names: str) -> tuple[list[Peer], Seen]:
+async def serving(s: NodeUnderTest, *names: str) -> tuple[list[ScriptedPeer], Seen]:
     seen: Seen = []
-    peers = await s.known(*names)
+    peers = await s.add_members(*names)
     for peer in peers:
         s.nursery.start_soon(serve, peer, seen)
     return peers, seen
@@ -109,7 +109,7 @@ async def test_a_large_cluster_is_asked_less_often(autojump_clock: MockClock) ->
 
 async def test_an_exchange_heals_what_gossip_missed(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
         stranger = s.peer("stranger")
         s.nursery.start_soon(serve, a, [], stranger.node_state())
         at = await s.until(lambda: "stranger" in s.statuses(), 31)
@@ -124,7 +124,7 @@ async def test_a_fault_is_told_once_for_each_peer_and_cause(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with stage(**QUIET) as s:
-        a, b = await s.known("a", "b")
+        a, b = await s.add_members("a", "b")
         for peer in (a, b):
             s.network.cut(OURS, peer.address)
             s.network.cut(peer.address, OURS)
@@ -148,7 +148,7 @@ async def test_a_fault_is_told_once_for_each_peer_and_cause(
         ]
 
 
-async def hangs_up(peer: Peer) -> None:
+async def hangs_up(peer: ScriptedPeer) -> None:
     """Read half of every exchange and say nothing."""
     while True:
         stream, _ = await peer.transport.accept()
@@ -156,7 +156,7 @@ async def hangs_up(peer: Peer) -> None:
             await answer(stream)
 
 
-async def stays_alive(s: Stage, peer: Peer) -> None:
+async def stays_alive(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Let the node believe that a member lives, whatever its probes say."""
 
     def hears(state: ClusterState, now: float) -> None:
@@ -164,7 +164,7 @@ async def stays_alive(s: Stage, peer: Peer) -> None:
         state.membership.alive(peer.alive(incarnation), now)
 
     while True:
-        await s.node._keeper.ask(hears)
+        await s.node._owner.ask(hears)
         await trio.sleep(2)
 
 

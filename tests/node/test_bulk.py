@@ -4,16 +4,22 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioserf.address import Address
-from trioserf.node.stream_queue import LONGEST_LINE, MOST_BYTES, RESTS, TROUBLED_AT_ONCE, BulkQueue
-from trioserf.serf.effects import Direct
+from trioserf.node.stream_queue import (
+    MAX_BYTES,
+    MAX_PER_MEMBER,
+    MAX_RETRYING,
+    RETRY_DELAYS,
+    StreamSendQueue,
+)
+from trioserf.serf.effects import DirectMessage
 
 
-def direct(node: str, data: bytes) -> Direct:
-    return Direct(Address(f"10.0.0.{ord(node)}", 7946), node, data, stream=True)
+def direct(node: str, data: bytes) -> DirectMessage:
+    return DirectMessage(Address(f"10.0.0.{ord(node)}", 7946), node, data, stream=True)
 
 
-def filled(*messages: tuple[str, bytes]) -> BulkQueue:
-    queue = BulkQueue()
+def filled(*messages: tuple[str, bytes]) -> StreamSendQueue:
+    queue = StreamSendQueue()
     for node, data in messages:
         assert queue.put(direct(node, data))
     return queue
@@ -48,7 +54,7 @@ async def test_a_failure_rests_its_line_alone(autojump_clock: MockClock) -> None
     queue = filled(("a", b"1"), ("a", b"2"))
     turn = await queue.next()
     assert queue.is_first_attempt(turn)
-    for rest in RESTS:
+    for rest in RETRY_DELAYS:
         began = trio.current_time()
         assert queue.failed(turn) == 0
         queue.put(direct("b", b"1"))
@@ -78,7 +84,7 @@ async def test_few_lines_in_trouble_are_tried_at_once(autojump_clock: MockClock)
     queue = filled(*((node, b"1") for node in "abcdefgh"))
     for _ in range(8):
         queue.failed(await queue.next())
-    tried = [await queue.next() for _ in range(TROUBLED_AT_ONCE)]
+    tried = [await queue.next() for _ in range(MAX_RETRYING)]
     with trio.move_on_after(60) as scope:
         await queue.next()
     assert scope.cancelled_caught
@@ -86,7 +92,7 @@ async def test_few_lines_in_trouble_are_tried_at_once(autojump_clock: MockClock)
     assert (await queue.next()).node == "z"
     queue.failed(tried.pop())
     queue.sent(tried.pop())
-    assert queue.abandon(tried.pop()) == 1
+    assert queue.drop_all(tried.pop()) == 1
     assert len({(await queue.next()).node for _ in range(3)}) == 3
 
 
@@ -97,7 +103,7 @@ async def test_whoever_waits_already_hears_of_a_shorter_rest(autojump_clock: Moc
     two = await queue.next()
     queue.failed(two)  # and rests for the longer time
     began = trio.current_time()
-    got: list[Direct] = []
+    got: list[DirectMessage] = []
 
     async def read() -> None:
         got.append(await queue.next())
@@ -107,26 +113,26 @@ async def test_whoever_waits_already_hears_of_a_shorter_rest(autojump_clock: Moc
         await wait_all_tasks_blocked()
         queue.failed(one)
     assert got == [one]
-    assert trio.current_time() - began == RESTS[0]
+    assert trio.current_time() - began == RETRY_DELAYS[0]
 
 
 def test_what_waits_is_bounded() -> None:
-    queue = BulkQueue()
-    for number in range(LONGEST_LINE):
+    queue = StreamSendQueue()
+    for number in range(MAX_PER_MEMBER):
         assert queue.put(direct("a", b"%d" % number))
     assert not queue.put(direct("a", b"one too many"))
     assert queue.put(direct("b", b"for another"))
-    assert len(queue) == LONGEST_LINE + 1
-    large = b"x" * (MOST_BYTES - queue.bytes_waiting)
+    assert len(queue) == MAX_PER_MEMBER + 1
+    large = b"x" * (MAX_BYTES - queue.bytes_waiting)
     assert queue.put(direct("c", large))
     assert queue.put(direct("d", large))  # the same bytes once more
     assert not queue.put(direct("e", b"y"))
-    assert queue.bytes_waiting == MOST_BYTES
+    assert queue.bytes_waiting == MAX_BYTES
 
 
 async def test_a_member_that_has_gone_takes_its_line_along() -> None:
     queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"))
-    assert queue.abandon(await queue.next()) == 2
+    assert queue.drop_all(await queue.next()) == 2
     queue.sent(await queue.next())
     assert (len(queue), queue.bytes_waiting) == (0, 0)
     queue.put(direct("a", b"3"))

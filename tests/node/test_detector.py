@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, Peer, Stage, stage
+from tests.node.stage import LATENCY, NodeUnderTest, ScriptedPeer, stage
 from trioserf.coordinate import ORIGIN
 from trioserf.swim.failure_detector import MAX_RELAYS
 from trioserf.wire.serf_payloads import decode_coordinate
@@ -16,13 +16,13 @@ HERE = bytes((10, 0, 1, 1))
 """Where the first of the played members is."""
 
 
-def about(target: Peer, seq_no: int = 77, *, nack: bool = True) -> IndirectPing:
+def about(target: ScriptedPeer, seq_no: int = 77, *, nack: bool = True) -> IndirectPing:
     return IndirectPing(
         seq_no, bytes((10, 0, 1, 2)), target.address.port, target.name, nack, HERE, 7946, "asker"
     )
 
 
-async def asker_and_target(s: Stage) -> tuple[Peer, Peer]:
+async def asker_and_target(s: NodeUnderTest) -> tuple[ScriptedPeer, ScriptedPeer]:
     """Two members that the node has never heard of: whom it helps does not matter."""
     return s.peer("asker"), s.peer("target")
 
@@ -34,7 +34,7 @@ async def test_a_ping_is_answered_with_our_coordinate(autojump_clock: MockClock)
     async with stage() as s:
         peer = s.peer("p")
         peer.send(Ping(41, "us"))
-        ack = await peer.hears(Ack, 1)
+        ack = await peer.wait_for(Ack, 1)
         assert ack.seq_no == 41
         assert decode_coordinate(ack.payload) == ORIGIN
         assert s.node.coordinate() == ORIGIN
@@ -44,7 +44,7 @@ async def test_without_coordinates_the_ack_is_bare(autojump_clock: MockClock) ->
     async with stage(coordinates=False) as s:
         peer = s.peer("p")
         peer.send(Ping(41, "us"))
-        assert await peer.hears(Ack, 1) == Ack(41)
+        assert await peer.wait_for(Ack, 1) == Ack(41)
 
 
 async def test_a_ping_for_another_name_is_not_answered(
@@ -63,11 +63,11 @@ async def test_the_answer_goes_where_the_ping_says(autojump_clock: MockClock) ->
     async with stage() as s:
         first, second = s.peer("first"), s.peer("second")
         second.send(Ping(1, "us", HERE, 7946, "first"))
-        await first.hears(Ack, 1)
+        await first.wait_for(Ack, 1)
         second.send(Ping(2, "us", b"", 7946))
-        await second.hears(Ack, 1)
+        await second.wait_for(Ack, 1)
         second.send(Ping(3, "us", HERE, 0))
-        await second.hears(Ack, 1, skip=1)
+        await second.wait_for(Ack, 1, skip=1)
         assert [ack.seq_no for ack in first.got(Ack)] == [1]
         assert [ack.seq_no for ack in second.got(Ack)] == [2, 3]
 
@@ -79,10 +79,10 @@ async def test_who_is_gone_for_us_hears_so_when_it_pings(
 ) -> None:
     async with stage(buddy=buddy) as s:
         peer = s.peer("p")
-        await s.known("q")
+        await s.add_members("q")
         peer.send(peer.alive())
         peer.send(Ping(1, "us", HERE, 7946, "p"))
-        await peer.hears(Ack, 1)
+        await peer.wait_for(Ack, 1)
         assert peer.got(Dead) == []
         peer.send(Dead(1, "p", witness))
         await trio.sleep(25)  # until nobody gossips about it any more
@@ -100,10 +100,10 @@ async def test_an_ack_is_handed_on_under_the_askers_number(autojump_clock: MockC
     async with stage() as s:
         asker, target = await asker_and_target(s)
         asker.send(about(target))
-        ping = await target.hears(Ping, 1)
+        ping = await target.wait_for(Ping, 1)
         assert ping.node == "target"
         assert ping.source_node == "us"
-        ack = await asker.hears(Ack, 1)
+        ack = await asker.wait_for(Ack, 1)
         assert ack.seq_no == 77
         await trio.sleep(5)
         assert asker.got(Nack) == []
@@ -134,7 +134,7 @@ async def test_a_late_ack_is_handed_on_while_somebody_may_wait(
         asker, target = await asker_and_target(s)
         target.answers = False
         asker.send(about(target))
-        ping = await target.hears(Ping, 1)
+        ping = await target.wait_for(Ping, 1)
         await trio.sleep(after)
         target.send(Ack(ping.seq_no))
         target.send(Ack(ping.seq_no))
@@ -158,14 +158,14 @@ async def test_the_numbers_of_askers_do_not_get_mixed_up(autojump_clock: MockClo
 
 async def test_foreign_acks_and_nacks_mean_nothing(autojump_clock: MockClock) -> None:
     async with stage() as s:
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
         rng = random.Random(1)
         for _ in range(200):
             number = rng.getrandbits(32)
             a.send(Ack(number, b"\xff"), Nack(number))
         await trio.sleep(5)
         assert s.statuses() == {"us": "alive", "a": "alive"}
-        assert s.node.membership.awareness.score == 0
+        assert s.node.memberlist.awareness.score == 0
 
 
 async def test_what_is_asked_of_nobody_is_not_tried(autojump_clock: MockClock) -> None:
@@ -193,7 +193,7 @@ async def test_only_so_many_pings_are_made_for_others(autojump_clock: MockClock)
         assert len(target.got(Ping)) == MAX_RELAYS
         await trio.sleep(2)
         assert len(detector._relays) == 0
-        assert detector._alarms == []
+        assert detector._nack_deadlines == []
         target.answers = True
         asker.send(about(target))
-        await asker.hears(Ack, 1)
+        await asker.wait_for(Ack, 1)

@@ -6,7 +6,7 @@ import trio.testing
 from trioserf.address import Address
 from trioserf.node import open_node
 from trioserf.node.config import NodeConfig
-from trioserf.node.state_owner import Call
+from trioserf.node.state_owner import Request
 
 
 async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
@@ -14,13 +14,13 @@ async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
     async with open_node(config) as node:
         await trio.testing.wait_all_tasks_blocked()
         # The keeper is woken by this, but the block ends before it runs.
-        node._keeper._to_inbox.send_nowait(Call(lambda state, now: None))
+        node._owner._to_inbox.send_nowait(Request(lambda state, now: None))
 
 
 async def test_packets_that_come_after_the_end_are_no_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
-        keeper = node._keeper
+        keeper = node._owner
     with trio.CancelScope() as scope:
         scope.cancel()
         await keeper.receive([])

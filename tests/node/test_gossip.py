@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, Peer, Stage, stage
+from tests.node.stage import LATENCY, NodeUnderTest, ScriptedPeer, stage
 from trioserf.node.gossip import gossip
 from trioserf.swim.config import Timing
 from trioserf.wire import serf_codec
@@ -19,9 +19,9 @@ QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_p
 SLOW_PROBES = Timing(probe_interval=1e6, push_pull_interval=1e6)
 
 
-async def crowd(s: Stage, count: int) -> list[Peer]:
+async def crowd(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
     """Members that know, and nothing left to say to them."""
-    peers = await s.known(*(f"m{number}" for number in range(count)))
+    peers = await s.add_members(*(f"m{number}" for number in range(count)))
     await trio.sleep(10)
     assert not s.node._state.filler
     for peer in peers:
@@ -29,7 +29,7 @@ async def crowd(s: Stage, count: int) -> list[Peer]:
     return peers
 
 
-def events(peers: list[Peer]) -> list[tuple[float, str, str]]:
+def events(peers: list[ScriptedPeer]) -> list[tuple[float, str, str]]:
     """Give when, who got which user event."""
     found = []
     for peer in peers:
@@ -121,7 +121,7 @@ async def test_with_nobody_to_tell_the_task_sleeps(autojump_clock: MockClock) ->
         await trio.sleep(1000)
         assert steps.count == began
         assert s.node._state.filler
-        [a] = await s.known("a")  # and tells all of it to the first who comes
+        [a] = await s.add_members("a")  # and tells all of it to the first who comes
         await trio.sleep(0.1)
         assert [name for _, _, name in events([a])] == ["to nobody"] * 2  # at once and once more
         a.send(Dead(1, a.name, a.name))
@@ -158,7 +158,7 @@ async def test_those_who_left_are_not_told_and_the_lately_dead_are(
 async def test_news_rides_on_pings_and_acks(autojump_clock: MockClock) -> None:
     timing = Timing(gossip_interval=1e6, push_pull_interval=1e6, gossip_nodes=1)
     async with stage(**QUIET, timing=timing, gossip_pause=1e6) as s:
-        [peer] = await s.known("p")
+        [peer] = await s.add_members("p")
         await s.node.user_event("x")
         peer.send(Ping(1, "us"))
         await trio.sleep(4 * LATENCY)
@@ -182,5 +182,5 @@ async def test_claims_about_one_member_replace_each_other(autojump_clock: MockCl
 async def test_gossip_itself_ends_only_when_cancelled(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
         with trio.move_on_after(100) as patience:
-            await gossip(s.node._keeper)
+            await gossip(s.node._owner)
         assert patience.cancelled_caught

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, OURS, push_pull, stage
 from trioserf.address import Address
-from trioserf.node.stream_limits import LARGE, Guests
+from trioserf.node.stream_limits import LARGE, StreamLimiter
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_messages import NodeState, PushPull, State
@@ -23,51 +23,51 @@ def nothing() -> None:
 
 
 async def test_the_one_that_holds_the_most_makes_room() -> None:
-    guests = Guests(10, 100, nothing)
-    small, large, other = (guests.enter(PEER, incoming=True) for _ in range(3))
-    guests.hold(small, 10)
-    guests.hold(large, 60)
-    guests.hold(other, 50)
+    guests = StreamLimiter(10, 100, nothing)
+    small, large, other = (guests.add(PEER, incoming=True) for _ in range(3))
+    guests.set_held(small, 10)
+    guests.set_held(large, 60)
+    guests.set_held(other, 50)
     assert large.scope.cancel_called
     assert large.fault is not None
     assert large.fault.kind == "limit"
     assert not small.scope.cancel_called
     assert guests.held == 60
     with pytest.raises(WireError, match="more than 100 bytes"):
-        guests.hold(other, 95)
+        guests.set_held(other, 95)
     for guest in (small, large, other):
-        guests.leave(guest)
+        guests.remove(guest)
     assert guests.held == 0
 
 
 async def test_the_silent_make_room_but_not_at_once(autojump_clock: MockClock) -> None:
-    guests = Guests(2, 100, nothing)
-    first, second = (guests.enter(PEER, incoming=True) for _ in range(2))
-    ours = guests.enter(PEER, incoming=False)
-    assert not guests.make_room(trio.current_time())
+    guests = StreamLimiter(2, 100, nothing)
+    first, second = (guests.add(PEER, incoming=True) for _ in range(2))
+    ours = guests.add(PEER, incoming=False)
+    assert not guests.evict_idle(trio.current_time())
     await trio.sleep(1.5)
-    guests.heard(first, trio.current_time())
-    assert guests.make_room(trio.current_time())
+    guests.touch(first, trio.current_time())
+    assert guests.evict_idle(trio.current_time())
     assert second.scope.cancel_called
     assert not first.scope.cancel_called
     assert not ours.scope.cancel_called
-    guests.enter(PEER, incoming=True)
-    assert not guests.make_room(trio.current_time())
-    guests.heard(second, trio.current_time())  # too late: it is not counted again
-    guests.leave(second)
+    guests.add(PEER, incoming=True)
+    assert not guests.evict_idle(trio.current_time())
+    guests.touch(second, trio.current_time())  # too late: it is not counted again
+    guests.remove(second)
     assert len(guests) == 2
 
 
 async def test_calm_is_told_once_all_large_ones_have_gone() -> None:
     calms = []
-    guests = Guests(10, 100 * LARGE, lambda: calms.append(True))
-    small, large, larger = (guests.enter(PEER, incoming=True) for _ in range(3))
-    guests.hold(large, LARGE)
-    guests.hold(larger, 2 * LARGE)
-    guests.leave(large)
+    guests = StreamLimiter(10, 100 * LARGE, lambda: calms.append(True))
+    small, large, larger = (guests.add(PEER, incoming=True) for _ in range(3))
+    guests.set_held(large, LARGE)
+    guests.set_held(larger, 2 * LARGE)
+    guests.remove(large)
     assert calms == []
-    guests.leave(larger)
-    guests.leave(small)
+    guests.remove(larger)
+    guests.remove(small)
     assert calms == [True]
 
 
@@ -168,5 +168,5 @@ async def test_more_members_than_are_allowed_are_not_let_in(autojump_clock: Mock
             await peer.exchange(push_pull(*gone))
             await trio.sleep(200)
         assert 2 < len(s.statuses()) <= 50
-        assert len(s.node.membership.records) <= 50
+        assert len(s.node.memberlist.records) <= 50
         assert s.statuses()["us"] == "alive"

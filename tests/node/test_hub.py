@@ -8,7 +8,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, stage
-from trioserf.node.event_hub import _UNDECIDED, PATIENCE, Answerer, Hub, Subscription
+from trioserf.node.event_hub import _UNDECIDED, RESPONSE_WAIT, EventHub, Responder, Subscription
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.wire import serf_codec
@@ -19,10 +19,10 @@ ALL_AND_SUSPECT = tuple(EventFilter.parse("*,member-suspect"))
 QUERIES = tuple(EventFilter.parse("query"))
 
 
-def watched_hub() -> tuple[Hub, list[int]]:
+def watched_hub() -> tuple[EventHub, list[int]]:
     """A hub, and the queries that nobody will answer any more."""
-    hub, deserted = Hub(), list[int]()
-    hub.on_deserted = deserted.extend
+    hub, deserted = EventHub(), list[int]()
+    hub.on_no_responder = deserted.extend
     return hub, deserted
 
 
@@ -44,7 +44,7 @@ async def read(subscription: Subscription) -> list[Event | Dropped]:
 
 
 async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> None:
-    hub = Hub()
+    hub = EventHub()
     suspicion = MemberEvent("member-suspect", ())
     failure = MemberEvent("member-failed", ())
     deploys = tuple(EventFilter.parse("user:deploy"))
@@ -66,7 +66,7 @@ async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> Non
 async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
     autojump_clock: MockClock,
 ) -> None:
-    hub = Hub()
+    hub = EventHub()
     with (
         hub.subscribe((), answers=False, buffer=3) as slow,
         hub.subscribe((), answers=False, buffer=100) as quick,
@@ -85,7 +85,7 @@ async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
 
 
 async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockClock) -> None:
-    hub = Hub()
+    hub = EventHub()
     with hub.subscribe((), answers=False, buffer=5) as slow:
         for number in range(10_000):
             hub.publish(user(number))
@@ -97,7 +97,7 @@ async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockCl
 
 
 async def test_several_readers_of_one_subscription_share_it(autojump_clock: MockClock) -> None:
-    hub = Hub()
+    hub = EventHub()
     seen: list[int] = []
 
     async def reader(subscription: Subscription) -> None:
@@ -117,7 +117,7 @@ async def test_several_readers_of_one_subscription_share_it(autojump_clock: Mock
 
 
 async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -> None:
-    hub = Hub()
+    hub = EventHub()
     with hub.subscribe((), answers=False, buffer=3) as subscription:
         hub.publish(user(1))
         hub.close()
@@ -131,21 +131,21 @@ async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -
 
 
 async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
-    hub = Hub()
+    hub = EventHub()
     with (
         hub.subscribe((), answers=True, buffer=9) as a,
         hub.subscribe(QUERIES, answers=True, buffer=9) as b,
         hub.subscribe((), answers=False, buffer=9),
     ):
-        assert hub.has_answerer(query(1))
+        assert hub.has_responder(query(1))
         hub.publish(query(1))
-        assert not hub.declined(1, a)
-        assert not hub.declined(1, a)  # once more says nothing new
-        assert hub.declined(1, b)
+        assert not hub.mark_declined(1, a)
+        assert not hub.mark_declined(1, a)  # once more says nothing new
+        assert hub.mark_declined(1, b)
         hub.publish(query(2))
-        assert not hub.declined(2)
-        assert hub.declined(2)
-        assert hub.declined(3)  # nobody here was ever asked
+        assert not hub.mark_declined(2)
+        assert hub.mark_declined(2)
+        assert hub.mark_declined(3)  # nobody here was ever asked
 
 
 async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockClock) -> None:
@@ -154,12 +154,12 @@ async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockCloc
         with hub.subscribe((), answers=True, buffer=9):
             hub.publish(query(1))
             hub.publish(query(2))
-            hub.answered(2)
+            hub.mark_answered(2)
         assert deserted == []
         with hub.subscribe((), answers=False, buffer=9):
             pass
     assert deserted == [1]
-    assert not hub.has_answerer(query(3))
+    assert not hub.has_responder(query(3))
 
 
 async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: MockClock) -> None:
@@ -190,18 +190,18 @@ async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
 
 async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: MockClock) -> None:
     hub, deserted = watched_hub()
-    with hub.subscribe((), answers=Answerer(), buffer=9):
-        assert hub.has_answerer(query(1))
+    with hub.subscribe((), answers=Responder(), buffer=9):
+        assert hub.has_responder(query(1))
         hub.publish(query(1))
-        assert hub.next_deadline == trio.current_time() + PATIENCE
-        await trio.sleep(PATIENCE / 2)
+        assert hub.next_deadline == trio.current_time() + RESPONSE_WAIT
+        await trio.sleep(RESPONSE_WAIT / 2)
         hub.publish(query(2))
         hub.expire(trio.current_time())
         assert deserted == []
-        await trio.sleep(PATIENCE / 2)
+        await trio.sleep(RESPONSE_WAIT / 2)
         hub.expire(trio.current_time())
         assert deserted == [1]
-        await trio.sleep(PATIENCE / 2)
+        await trio.sleep(RESPONSE_WAIT / 2)
         hub.expire(trio.current_time())
         assert deserted == [1, 2]
         assert hub.next_deadline is None
@@ -212,28 +212,28 @@ async def test_one_that_has_decided_once_is_waited_for_from_then_on(
     autojump_clock: MockClock, act: str
 ) -> None:
     hub, deserted = watched_hub()
-    client = Answerer()
+    client = Responder()
     with hub.subscribe((), answers=client, buffer=9):
         hub.publish(query(1))
         hub.publish(query(2))
         if act == "answers":
-            hub.answered(1, client)
+            hub.mark_answered(1, client)
         else:
-            assert hub.declined(1, client)
+            assert hub.mark_declined(1, client)
         await trio.sleep(100)
         hub.publish(query(3))
-        assert len(hub._presumed) == 2  # from before it was known
+        assert len(hub._assumed_silent_at) == 2  # from before it was known
         hub.expire(trio.current_time())
-        assert len(hub._presumed) == 0
+        assert len(hub._assumed_silent_at) == 0
         assert deserted == []
     assert sorted(deserted) == [2, 3]
 
 
 @pytest.mark.parametrize("filters", ["query", "query:load", "user,query"])
 async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filters: str) -> None:
-    hub = Hub()
+    hub = EventHub()
     named = tuple(EventFilter.parse(filters))
-    with hub.subscribe(named, answers=Answerer(), buffer=9):
+    with hub.subscribe(named, answers=Responder(), buffer=9):
         hub.publish(query(1))
         assert hub.next_deadline is None
 
@@ -242,40 +242,40 @@ async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
-    handlers = Answerer(is_known=True)
+    handlers = Responder(has_responded=True)
     with (
         hub.subscribe(QUERIES, answers=handlers, buffer=9),
-        hub.subscribe((), answers=Answerer(), buffer=9),
+        hub.subscribe((), answers=Responder(), buffer=9),
     ):
         hub.publish(query(1))
-        await trio.sleep(PATIENCE)
+        await trio.sleep(RESPONSE_WAIT)
         hub.expire(trio.current_time())
         assert deserted == []
-        assert hub.declined(1, handlers)
+        assert hub.mark_declined(1, handlers)
 
 
 async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: MockClock) -> None:
-    hub = Hub()
-    with hub.subscribe((), answers=Answerer(), buffer=3 * _UNDECIDED):
+    hub = EventHub()
+    with hub.subscribe((), answers=Responder(), buffer=3 * _UNDECIDED):
         for number in range(2 * _UNDECIDED):
             hub.publish(query(number))
-        assert len(hub._presumed) == len(hub._undecided) == _UNDECIDED
+        assert len(hub._assumed_silent_at) == len(hub._awaiting) == _UNDECIDED
 
 
 async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockClock) -> None:
-    hub = Hub()
-    client, handlers = Answerer(), Answerer(is_known=True)
+    hub = EventHub()
+    client, handlers = Responder(), Responder(has_responded=True)
     with (
         hub.subscribe((), answers=client, buffer=9),
         hub.subscribe(QUERIES, answers=handlers, buffer=9),
         hub.subscribe(QUERIES, answers=client, buffer=9),
     ):
         hub.publish(query(1))
-        assert not hub.declined(1, client)
-        assert hub.declined(1, handlers)
+        assert not hub.mark_declined(1, client)
+        assert hub.mark_declined(1, handlers)
         hub.publish(query(2))
-        assert not hub.declined(2, handlers)
-        assert hub.declined(2, Answerer())  # by another connection: one of those left
+        assert not hub.mark_declined(2, handlers)
+        assert hub.mark_declined(2, Responder())  # by another connection: one of those left
         hub.publish(query(3))
 
 
@@ -288,10 +288,10 @@ async def test_a_subscription_can_want_something_else_and_keeps_what_waits(
         events.change(EventFilter("user"))
         hub.publish(query(2))
         hub.publish(user(1))
-        assert not hub.has_answerer(query(2))
+        assert not hub.has_responder(query(2))
         assert await read(events) == [query(1), user(1)]
         assert deserted == []
-        assert hub.declined(1, events)
+        assert hub.mark_declined(1, events)
 
 
 def ask(number: int) -> UserMessage:
@@ -308,7 +308,7 @@ def ask(number: int) -> UserMessage:
 async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: MockClock) -> None:
     numbers = itertools.count(1)
     async with stage() as s:
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
 
         def flags() -> list[int]:
             replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
@@ -332,16 +332,16 @@ async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
 ) -> None:
     none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
     async with stage() as s:
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
 
         def responses() -> list[QueryResponse]:
             replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
             return [m for m in replies if isinstance(m, QueryResponse)]
 
-        client = Answerer()
+        client = Responder()
         with s.node.subscribe(answers=client) as events:
             a.send(ask(1))
-            await trio.sleep(PATIENCE - LATENCY)
+            await trio.sleep(RESPONSE_WAIT - LATENCY)
             assert [m.flags for m in responses()] == [ResponseFlag.ACK]
             await trio.sleep(4 * LATENCY)
             assert [m.flags for m in responses()] == [ResponseFlag.ACK, none]
@@ -351,7 +351,7 @@ async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
             await trio.sleep(3 * LATENCY)
             assert responses()[-1].payload == b"late"
             a.send(ask(2))
-            await trio.sleep(5 * PATIENCE)
+            await trio.sleep(5 * RESPONSE_WAIT)
             assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK]
         await trio.sleep(3 * LATENCY)
         assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK, none]
@@ -361,10 +361,10 @@ async def test_watchers_see_every_event_in_the_step_that_made_it(
     autojump_clock: MockClock,
 ) -> None:
     async with stage() as s:
-        await s.known("a")
+        await s.add_members("a")
         seen: list[tuple[str, int]] = []
         with s.node.watch(lambda event: seen.append((event.kind, len(s.node.members())))):
-            await s.known("b")
-            await s.known("c")
-        await s.known("d")
+            await s.add_members("b")
+            await s.add_members("c")
+        await s.add_members("d")
         assert seen == [("member-join", 3), ("member-join", 4)]

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, Peer, Stage, answer, push_pull, stage
+from tests.node.stage import LATENCY, OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
 from trioserf.address import Address
 from trioserf.errors import JoinFailed, Leaving
 from trioserf.net.resolver import Service
@@ -24,7 +24,7 @@ NEVER: dict[str, Any] = {"seed_interval": 1e6}
 CODEC = StreamCodec(keyring=None)
 
 
-async def host(peer: Peer, seen: list[PushPull] | None = None, **said: bytes) -> None:
+async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **said: bytes) -> None:
     """Serve exchanges as a member does, or say something else; until cancelled."""
     async with trio.open_nursery() as nursery:
 
@@ -41,14 +41,14 @@ async def host(peer: Peer, seen: list[PushPull] | None = None, **said: bytes) ->
             nursery.start_soon(serve, stream)
 
 
-def hosts(s: Stage, *names: str) -> list[Peer]:
+def hosts(s: NodeUnderTest, *names: str) -> list[ScriptedPeer]:
     peers = [s.peer(name) for name in names]
     for peer in peers:
         s.nursery.start_soon(host, peer)
     return peers
 
 
-async def causes(s: Stage, *addresses: str) -> dict[str, str]:
+async def causes(s: NodeUnderTest, *addresses: str) -> dict[str, str]:
     with pytest.raises(JoinFailed) as caught:
         await s.node.join(addresses)
     assert len(caught.value.causes) == len(dict(caught.value.causes))
@@ -196,7 +196,7 @@ async def test_who_leaves_joins_nobody(autojump_clock: MockClock) -> None:
 # --- seeds ---
 
 
-def lookups(s: Stage) -> list[float]:
+def lookups(s: NodeUnderTest) -> list[float]:
     return [round(at - s.names.asked[0][0], 1) for at, _ in s.names.asked]
 
 
@@ -275,7 +275,7 @@ async def test_an_address_that_is_no_members_is_not_joined_again_and_again(
 ) -> None:
     """A load balancer, say: whoever answers there has another address."""
     async with stage(**RETRIES) as s:
-        [here] = await s.known("here")
+        [here] = await s.add_members("here")
         s.nursery.start_soon(host, here)
         balancer = s.peer("balancer")
         seen: list[PushPull] = []
@@ -288,7 +288,7 @@ async def test_an_address_that_is_no_members_is_not_joined_again_and_again(
         assert 3 <= len(seen) <= 25
 
 
-async def host_again(peer: Peer) -> None:
+async def host_again(peer: ScriptedPeer) -> None:
     """Say that it lives in a newer incarnation, as who hears of its own death does."""
     await trio.sleep(LATENCY)
     while True:
@@ -299,12 +299,12 @@ async def host_again(peer: Peer) -> None:
 async def test_seeds_are_kept_within_bounds(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
         s.node.add_seeds([f"seed{number}.test" for number in range(5000)])
-        assert len(s.node._joining.seeds) == 1024
+        assert len(s.node._joiner.seeds) == 1024
 
 
 async def test_causes_have_no_numbers_of_the_system(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
-        why = await s.node._joining.try_push_pull(Address("10.0.9.9", 1))
+        why = await s.node._joiner.try_push_pull(Address("10.0.9.9", 1))
         assert why == "connection refused"
         assert str(errno.ECONNREFUSED) not in why
 

@@ -14,13 +14,13 @@ from tests.node.stage import LATENCY, OURS
 from trioserf.address import Address
 from trioserf.errors import Leaving, NameConflict
 from trioserf.node.config import NodeConfig
-from trioserf.node.event_hub import Hub
+from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
-from trioserf.node.state_owner import Alarm, Keeper, Received, Wake
-from trioserf.node.stream_queue import LONGEST_LINE
-from trioserf.serf.effects import Direct, GiveUpName
+from trioserf.node.state_owner import AutoResetEvent, DeadlineTimer, PacketBatch, StateOwner
+from trioserf.node.stream_queue import MAX_PER_MEMBER
+from trioserf.serf.effects import DirectMessage, NameConflictLost
 from trioserf.sim.endpoint import SimTransport
-from trioserf.sim.network import Link, Network
+from trioserf.sim.network import LinkConditions, Network
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import Ping
@@ -28,25 +28,25 @@ from trioserf.wire.swim_messages import Ping
 SOMEBODY = Address("10.0.1.1", 7946)
 
 
-def make(transport: SimTransport | None = None, **options: Any) -> tuple[Keeper, Hub]:
+def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOwner, EventHub]:
     """Make a keeper that does not run yet."""
     config = NodeConfig(name="us", bind=OURS, **options)
-    hub = Hub()
-    state = ClusterState(config, OURS, rng=random.Random(1), has_answerer=hub.has_answerer)
-    network = Network(random.Random(1), Link(latency=0, jitter=0))
-    keeper = Keeper(state, transport or network.open(OURS), hub)
+    hub = EventHub()
+    state = ClusterState(config, OURS, rng=random.Random(1), has_responder=hub.has_responder)
+    network = Network(random.Random(1), LinkConditions(latency=0, jitter=0))
+    keeper = StateOwner(state, transport or network.open(OURS), hub)
     state.start(trio.current_time(), None)
     return keeper, hub
 
 
 @asynccontextmanager
-async def kept(**options: Any) -> AsyncIterator[Keeper]:
+async def kept(**options: Any) -> AsyncIterator[StateOwner]:
     keeper, _ = make(**options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         yield keeper
         nursery.cancel_scope.cancel()
-        keeper.abandon()
+        keeper.fail_pending()
 
 
 # --- facts ---
@@ -114,7 +114,7 @@ async def test_a_flood_of_facts_lets_other_tasks_run(autojump_clock: MockClock) 
                 await trio.lowlevel.checkpoint()
                 turns += 1
             nursery.cancel_scope.cancel()
-        assert keeper.state.faults.by_kind["unknown-type"]
+        assert keeper.state.drops.by_kind["unknown-type"]
 
 
 # --- the end ---
@@ -134,7 +134,7 @@ async def test_calls_that_wait_at_the_end_hear_of_it(autojump_clock: MockClock) 
             nursery.start_soon(call)
         await trio.testing.wait_all_tasks_blocked()
         assert not heard
-        keeper.abandon()
+        keeper.fail_pending()
     assert len(heard) == 20
     with pytest.raises(Leaving):
         await keeper.ask(lambda *_: None)
@@ -146,10 +146,10 @@ async def test_a_fact_and_the_end_may_come_in_one_step(autojump_clock: MockClock
         nursery.start_soon(keeper.run)
         await trio.testing.wait_all_tasks_blocked()
         # The keeper has its fact already, and goes on although it is cancelled.
-        keeper._to_inbox.send_nowait(Received([(b"\x63", SOMEBODY)], 0.0))
+        keeper._to_inbox.send_nowait(PacketBatch([(b"\x63", SOMEBODY)], 0.0))
         nursery.cancel_scope.cancel()
-        keeper.abandon()
-    assert keeper.state.faults.by_kind["unknown-type"] == 1
+        keeper.fail_pending()
+    assert keeper.state.drops.by_kind["unknown-type"] == 1
 
 
 async def test_who_is_called_off_does_not_stop_the_keeper(autojump_clock: MockClock) -> None:
@@ -168,7 +168,7 @@ async def test_who_is_called_off_does_not_stop_the_keeper(autojump_clock: MockCl
 async def test_packets_go_out_and_those_that_cannot_are_counted(
     autojump_clock: MockClock,
 ) -> None:
-    network = Network(random.Random(1), Link(latency=LATENCY, jitter=0))
+    network = Network(random.Random(1), LinkConditions(latency=LATENCY, jitter=0))
     ours, theirs = network.open(OURS), network.open(SOMEBODY)
     keeper, _ = make(ours)
     async with trio.open_nursery() as nursery:
@@ -183,7 +183,7 @@ async def test_packets_go_out_and_those_that_cannot_are_counted(
         await keeper.receive([(encode(Ping(9, "us")), SOMEBODY)] * 3)
         await trio.testing.wait_all_tasks_blocked()
         assert keeper.dropped == {"packets": 3}
-        assert not keeper.state.outgoing.packets
+        assert not keeper.state.outbox.packets
         nursery.cancel_scope.cancel()
 
 
@@ -193,21 +193,21 @@ async def test_too_many_streams_are_dropped_counted_and_told_once(
     async with kept() as keeper:
 
         def order(state: ClusterState, _: float) -> None:
-            for _ in range(LONGEST_LINE + 5):
-                state.serf.sends.append(Direct(SOMEBODY, "b", b"x", stream=True))
+            for _ in range(MAX_PER_MEMBER + 5):
+                state.serf.direct_messages.append(DirectMessage(SOMEBODY, "b", b"x", stream=True))
 
         await keeper.ask(order)
         assert keeper.dropped == {"streams": 5}
         told = [one.getMessage() for one in caplog.records]
         assert told == ["dropped an answer for 'b': too many streams wait already"]
-        assert len(keeper.bulk) == LONGEST_LINE
+        assert len(keeper.bulk) == MAX_PER_MEMBER
 
 
 async def test_a_name_that_is_lost_ends_the_keeper() -> None:
     keeper, _ = make()
 
     def lose(state: ClusterState, _: float) -> None:
-        state.serf.orders.append(GiveUpName(1, 4))
+        state.serf.shutdown_orders.append(NameConflictLost(1, 4))
 
     with pytest.RaisesGroup(NameConflict) as caught:
         async with trio.open_nursery() as nursery:
@@ -223,10 +223,10 @@ async def test_declines_without_room_are_dropped_and_counted(autojump_clock: Moc
     keeper, hub = make(inbox_depth=16)
     for _ in range(16):
         await keeper.receive([])
-    hub.on_deserted([1])
+    hub.on_no_responder([1])
     assert keeper.dropped == {"declines": 1}
-    keeper.abandon()
-    hub.on_deserted([2])  # after the end nobody is there to be told
+    keeper.fail_pending()
+    hub.on_no_responder([2])  # after the end nobody is there to be told
     assert keeper.dropped == {"declines": 1}
 
 
@@ -234,7 +234,7 @@ async def test_declines_without_room_are_dropped_and_counted(autojump_clock: Moc
 
 
 async def test_a_wake_before_the_sleep_is_not_lost(autojump_clock: MockClock) -> None:
-    wake = Wake()
+    wake = AutoResetEvent()
     wake()
     wake()
     await wake.wait()
@@ -244,7 +244,7 @@ async def test_a_wake_before_the_sleep_is_not_lost(autojump_clock: MockClock) ->
 
 
 async def test_an_alarm_can_be_moved_both_ways(autojump_clock: MockClock) -> None:
-    alarm = Alarm()
+    alarm = DeadlineTimer()
     rang: list[tuple[float, float]] = []
     began = trio.current_time()
 

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from trioserf.node.config import NodeConfig
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import UserEventReceived
-from trioserf.sim.cluster import World
+from trioserf.sim.cluster import SimCluster
 from trioserf.testing import cluster, cluster_seed
 
 __all__ = ["cluster", "cluster_seed"]
@@ -16,7 +16,7 @@ __all__ = ["cluster", "cluster_seed"]
 LARGE = SerfOptions(user_event_size_limit=9216, query_size_limit=9216)
 
 
-def received(world: World) -> dict[str, list[tuple[float, str]]]:
+def received(world: SimCluster) -> dict[str, list[tuple[float, str]]]:
     """Take down when each member gets which event."""
     got: dict[str, list[tuple[float, str]]] = {member.id: [] for member in world.up}
     for member in world.up:
@@ -30,7 +30,7 @@ def received(world: World) -> dict[str, list[tuple[float, str]]]:
     return got
 
 
-async def formed(world: World, size: int) -> list[str]:
+async def formed(world: SimCluster, size: int) -> list[str]:
     world.config = NodeConfig(name="template", serf=LARGE)
     ids = await world.grow(size)
     await world.settle()
@@ -38,7 +38,7 @@ async def formed(world: World, size: int) -> list[str]:
 
 
 async def goes_everywhere_at_once(
-    world: World, sender: str, got: dict[str, list[tuple[float, str]]]
+    world: SimCluster, sender: str, got: dict[str, list[tuple[float, str]]]
 ) -> None:
     """Send a large event, which everybody gets once and within half a second."""
     began = trio.current_time()
@@ -49,7 +49,7 @@ async def goes_everywhere_at_once(
 
 
 async def test_a_large_event_is_everywhere_at_once(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     await formed(cluster, 40)
     got = received(cluster)
@@ -57,7 +57,7 @@ async def test_a_large_event_is_everywhere_at_once(
 
 
 async def test_large_events_do_not_hold_up_small_ones(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     await formed(cluster, 12)
     got = received(cluster)
@@ -71,11 +71,11 @@ async def test_large_events_do_not_hold_up_small_ones(
     assert max(small) - began < 1
     await trio.sleep(10)
     assert {len(log) for log in got.values()} == {51}
-    assert all(len(node.node._keeper.bulk) == 0 for node in cluster.up if node.node)
+    assert all(len(node.node._owner.bulk) == 0 for node in cluster.up if node.node)
 
 
 async def test_members_that_nobody_else_can_tell_are_reached_too(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     """As Serf's: whoever begins a large event sends it to every one of them."""
     await formed(cluster, 30)
@@ -87,7 +87,7 @@ async def test_members_that_nobody_else_can_tell_are_reached_too(
 
 
 async def test_a_large_event_of_a_member_that_dies_over_it_arrives(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     await formed(cluster, 30)
     got = received(cluster)
@@ -100,7 +100,7 @@ async def test_a_large_event_of_a_member_that_dies_over_it_arrives(
 
 
 async def test_stopped_members_delay_nobody_and_get_it_late(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     """More of them than streams at once, so that every stream meets one."""
     ids = await formed(cluster, 40)
@@ -122,12 +122,12 @@ async def test_stopped_members_delay_nobody_and_get_it_late(
 
 
 async def test_push_pulls_bring_what_no_stream_could(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     ids = await formed(cluster, 6)
     got = received(cluster)
     for member in cluster.up:
-        cluster.node(member.id)._keeper.bulk.put = lambda *_, **__: False  # type: ignore[method-assign]
+        cluster.node(member.id)._owner.bulk.put = lambda *_, **__: False  # type: ignore[method-assign]
     await cluster.event(ids[0], "big", b"x" * 9000)
     await trio.sleep(2)
     assert sum(map(len, got.values())) == 1
@@ -136,7 +136,9 @@ async def test_push_pulls_bring_what_no_stream_could(
     assert {len(log) for log in got.values()} == {1}
 
 
-async def test_a_large_query_is_answered_by_all(cluster: World, autojump_clock: MockClock) -> None:
+async def test_a_large_query_is_answered_by_all(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
     ids = await formed(cluster, 10)
     began = trio.current_time()
     async with cluster.node("n3").query("load", b"x" * 9000) as results:

@@ -9,7 +9,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, Peer, Stage, stage
+from tests.node.stage import LATENCY, OURS, NodeUnderTest, ScriptedPeer, stage
 from trioserf.address import Address, packed
 from trioserf.errors import AddressError, ConfigError, Leaving, NameConflict, TooLarge
 from trioserf.net.own_address import own_address
@@ -24,7 +24,7 @@ from trioserf.wire.swim_messages import Ack, Alive, Dead, Ping, State, UserMessa
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
 
 
-def intents(peer: Peer) -> list[tuple[float, Leave]]:
+def intents(peer: ScriptedPeer) -> list[tuple[float, Leave]]:
     found = []
     for one in peer.of(UserMessage):
         assert isinstance(one.message, UserMessage)
@@ -41,7 +41,7 @@ async def test_a_leave_is_said_twice_and_probes_are_answered_to_the_end(
     autojump_clock: MockClock,
 ) -> None:
     async with stage(**QUIET) as s:
-        peers = await s.known("a", "b", "c")
+        peers = await s.add_members("a", "b", "c")
         done: list[float] = []
 
         async def leave() -> None:
@@ -60,7 +60,7 @@ async def test_a_leave_is_said_twice_and_probes_are_answered_to_the_end(
         assert not done
         assert s.node.phase.value == "leaving"
         peers[0].send(Ping(5, "us"))
-        ack = await peers[0].hears(Ack, 1)
+        ack = await peers[0].wait_for(Ack, 1)
         assert ack.seq_no == 5
         peers[1].send(Dead(1, "us", "b"))  # contradiction is over
         await s.until(lambda: bool(done), 10)
@@ -84,7 +84,7 @@ async def test_a_leave_that_nobody_hears_ends_at_the_timeout(
 ) -> None:
     timing_out = SerfOptions(broadcast_timeout=3, leave_propagate_delay=0.5)
     async with stage(**QUIET, serf=timing_out, gossip_pause=1e6) as s:
-        await s.known("a")
+        await s.add_members("a")
         await trio.sleep(1)
         began = trio.current_time()
         await s.node.leave()
@@ -96,7 +96,7 @@ async def test_after_a_leave_nothing_is_probed_and_nothing_accepted(
     autojump_clock: MockClock,
 ) -> None:
     async with stage(**QUIET) as s:
-        [peer] = await s.known("a")
+        [peer] = await s.add_members("a")
         await s.node.leave()
         since = trio.current_time()
         await trio.sleep(60)
@@ -113,7 +113,7 @@ async def test_after_a_leave_nothing_is_probed_and_nothing_accepted(
 
 async def test_the_end_without_a_leave_says_nothing(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        [peer] = await s.known("a")
+        [peer] = await s.add_members("a")
         node = s.node
         await trio.sleep(5)
         peer.heard.clear()
@@ -130,7 +130,7 @@ async def test_the_end_without_a_leave_says_nothing(autojump_clock: MockClock) -
 async def test_calls_from_outside_the_block_hear_of_the_end(autojump_clock: MockClock) -> None:
     heard: list[str] = []
 
-    async def call(s: Stage) -> None:
+    async def call(s: NodeUnderTest) -> None:
         try:
             while True:
                 await s.node.user_event("x")
@@ -156,7 +156,7 @@ def says(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
     ]  # fmt: skip
 
 
-async def answers_conflict(peer: Peer, verdict: ConflictResponse) -> None:
+async def answers_conflict(peer: ScriptedPeer, verdict: ConflictResponse) -> None:
     """Answer the question whose the name is."""
     while True:
         for message in peer.got(UserMessage):
@@ -171,9 +171,9 @@ async def answers_conflict(peer: Peer, verdict: ConflictResponse) -> None:
         await trio.sleep(0.05)
 
 
-async def claimed(s: Stage, of_us: int) -> None:
+async def claimed(s: NodeUnderTest, of_us: int) -> None:
     """Let somebody else claim our name, and three members judge."""
-    peers = await s.known("a", "b", "c")
+    peers = await s.add_members("a", "b", "c")
     for peer, verdict in zip(peers, says(OURS, 3, of_us=of_us), strict=True):
         s.nursery.start_soon(answers_conflict, peer, verdict)
     peers[0].send(Alive(9, "us", bytes((10, 0, 9, 9)), 7946))
@@ -185,7 +185,7 @@ async def test_a_name_that_the_majority_gives_to_another_ends_the_node(
 ) -> None:
     outside: list[str] = []
 
-    async def call(s: Stage) -> None:
+    async def call(s: NodeUnderTest) -> None:
         try:
             while True:
                 await s.node.set_tags({})
@@ -230,12 +230,12 @@ async def test_the_name_of_one_who_left_is_free_for_another_address(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with stage(**QUIET) as s:
-        old, other = await s.known("x", "other")
+        old, other = await s.add_members("x", "other")
         new = s.peer("new")
         claim = Alive(1, "x", packed(new.address.host), 7946)
         new.send(claim)
         await trio.sleep(0.1)
-        assert s.node.membership.records["x"].address == old.address
+        assert s.node.memberlist.records["x"].address == old.address
         assert "two members claim the name 'x'" in caplog.text
         old.send(Dead(1, "x", "x"))
         await trio.sleep(0.1)
@@ -244,7 +244,7 @@ async def test_the_name_of_one_who_left_is_free_for_another_address(
         member = s.node.member("x")
         assert member is not None
         assert (member.status_text, member.address) == ("alive", new.address)
-        assert await other.hears(Alive, 1)
+        assert await other.wait_for(Alive, 1)
 
 
 async def test_the_name_of_a_dead_one_is_free_after_the_reclaim_time(
@@ -252,7 +252,7 @@ async def test_the_name_of_a_dead_one_is_free_after_the_reclaim_time(
 ) -> None:
     for reclaim, wait, free in ((0.0, 20, False), (10.0, 5, False), (10.0, 11, True)):
         async with stage(**QUIET, dead_node_reclaim_time=reclaim) as s:
-            old, _ = await s.known("x", "other")
+            old, _ = await s.add_members("x", "other")
             old.answers = False
             s.peers["other"].send(Dead(1, "x", "other"))
             await trio.sleep(wait)
@@ -267,7 +267,7 @@ async def test_a_restart_at_the_same_address_comes_back_though_it_counts_anew(
     autojump_clock: MockClock,
 ) -> None:
     async with stage(**QUIET) as s:
-        peer, other = await s.known("x", "other")
+        peer, other = await s.add_members("x", "other")
         peer.send(peer.alive(incarnation=7))
         await trio.sleep(0.1)
         peer.answers = False
@@ -278,7 +278,7 @@ async def test_a_restart_at_the_same_address_comes_back_though_it_counts_anew(
         peer.send(peer.alive(incarnation=1))  # of no use: it must refute what it hears first
         await trio.sleep(0.1)
         assert s.state_of("x") is State.DEAD
-        dead = await peer.hears(Dead, 5)
+        dead = await peer.wait_for(Dead, 5)
         peer.send(peer.alive(incarnation=dead.incarnation + 1))
         await trio.sleep(0.1)
         assert s.state_of("x") is State.ALIVE
@@ -294,12 +294,12 @@ async def test_an_address_of_our_own_to_advertise(autojump_clock: MockClock) -> 
     ):  # fmt: skip
         async with stage(**QUIET, advertise=advertise) as s:
             assert s.node.address == expected
-            [peer] = await s.known("a")
-            alive = [one for one in [await peer.hears(Alive, 5)] if one.node == "us"]
+            [peer] = await s.add_members("a")
+            alive = [one for one in [await peer.wait_for(Alive, 5)] if one.node == "us"]
             assert [(one.addr, one.port) for one in alive] == [
                 (packed(expected.host), expected.port)
             ]
-            ping = await peer.hears(Ping, 5)
+            ping = await peer.wait_for(Ping, 5)
             assert (ping.source_addr, ping.source_port) == (
                 packed(expected.host),
                 expected.port,
@@ -389,7 +389,7 @@ def test_durations_are_positive(key: str) -> None:
 
 async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None:
     async with stage(**QUIET, tags={"a": "1"}) as s:
-        [peer] = await s.known("p")
+        [peer] = await s.add_members("p")
         assert await s.node.set_tags({"b": "2"}, ["a", "nosuch"]) == {"b": "2"}
         await trio.sleep(1)
         news = [one for one in peer.got(Alive) if one.node == "us"]
@@ -403,7 +403,7 @@ async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None
 
 async def test_flaps_are_counted_within_a_minute(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        peer, other = await s.known("p", "other")
+        peer, other = await s.add_members("p", "other")
         for incarnation, away in ((1, 50.0), (2, 70.0)):
             peer.answers = False
             other.send(Dead(incarnation, "p", "other"))

@@ -11,10 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.small import Tapped, open_nodes
-from tests.node.stage import LATENCY, OURS, Heard, Peer, Stage, answer, stage
+from tests.node.stage import LATENCY, OURS, Heard, NodeUnderTest, ScriptedPeer, answer, stage
 from trioserf.coordinate import ORIGIN
 from trioserf.net.transport import SocketAddress
-from trioserf.sim.network import Link
+from trioserf.sim.network import LinkConditions
 from trioserf.wire.serf_payloads import encode_coordinate
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_codec import PING, encode
@@ -36,15 +36,15 @@ PROTOCOL_3 = Versions(1, 3, 2, 2, 5, 5)
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6}
 
 
-def health(s: Stage) -> int:
-    return s.node.membership.awareness.score
+def health(s: NodeUnderTest) -> int:
+    return s.node.memberlist.awareness.score
 
 
 async def deaf_and_helpers(
-    s: Stage, *names: str, versions: Sequence[Versions] = ()
-) -> tuple[Peer, list[Peer]]:
+    s: NodeUnderTest, *names: str, versions: Sequence[Versions] = ()
+) -> tuple[ScriptedPeer, list[ScriptedPeer]]:
     """Let the node know a member that answers nothing, and others that answer pings."""
-    [deaf] = await s.known("deaf")
+    [deaf] = await s.add_members("deaf")
     deaf.answers = False
     helpers = [s.peer(name, versions=v) for name, v in zip(names, versions, strict=True)]
     for helper in helpers:
@@ -53,14 +53,14 @@ async def deaf_and_helpers(
     return deaf, helpers
 
 
-async def first_ping(s: Stage, deaf: Peer) -> Heard:
-    await deaf.hears(Ping)
+async def first_ping(s: NodeUnderTest, deaf: ScriptedPeer) -> Heard:
+    await deaf.wait_for(Ping)
     return deaf.of(Ping)[0]
 
 
 async def test_members_are_pinged_in_turn_once_an_interval(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        a, b, c = await s.known("a", "b", "c")
+        a, b, c = await s.add_members("a", "b", "c")
         await trio.sleep(12.1)
         times = sorted((one.at, peer.name) for peer in (a, b, c) for one in peer.of(Ping))
         assert len(times) == 12
@@ -82,8 +82,8 @@ async def test_the_first_phase_is_random(autojump_clock: MockClock) -> None:
     for seed in range(6):
         async with stage(seed, **QUIET) as s:
             began = trio.current_time()
-            [a] = await s.known("a")
-            await a.hears(Ping)
+            [a] = await s.add_members("a")
+            await a.wait_for(Ping)
             firsts.append(a.of(Ping)[0].at - began)
     assert len({round(one, 3) for one in firsts}) == 6
     assert max(firsts) <= 1.01
@@ -117,7 +117,7 @@ async def test_the_deaf_are_asked_for_help_about_and_then_suspected(
         assert s.state_of("deaf") is State.ALIVE
         await trio.sleep_until(ping.at + 1.01)
         assert s.state_of("deaf") is State.SUSPECT
-        accusation = await deaf.hears(Suspect, 1)
+        accusation = await deaf.wait_for(Suspect, 1)
         assert accusation == Suspect(1, "deaf", "us")
 
 
@@ -134,7 +134,7 @@ async def test_what_helpers_say_decides_about_member_and_health(
         )
         ping = await first_ping(s, deaf)
         for helper in helpers:
-            request = await helper.hears(IndirectPing, 1)
+            request = await helper.wait_for(IndirectPing, 1)
             if help_by == "ack":
                 helper.send(Ack(request.seq_no, b"no coordinate of ours"))
             elif help_by == "nack":
@@ -152,7 +152,7 @@ async def test_some_nacks_missing_cost_as_much_health(autojump_clock: MockClock)
             s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
         )
         ping = await first_ping(s, deaf)
-        request = await helpers[0].hears(IndirectPing, 1)
+        request = await helpers[0].wait_for(IndirectPing, 1)
         helpers[0].send(Nack(request.seq_no))
         await trio.sleep_until(ping.at + 1.01)
         assert health(s) == 2
@@ -172,9 +172,9 @@ async def test_bad_health_stretches_interval_and_patience_and_wears_off(
     autojump_clock: MockClock,
 ) -> None:
     async with stage(**QUIET, tcp_pings=False) as s:
-        s.node.membership.awareness.apply(2)
-        [a] = await s.known("a")
-        await a.hears(Ping)
+        s.node.memberlist.awareness.apply_delta(2)
+        [a] = await s.add_members("a")
+        await a.wait_for(Ping)
         # 0.5 s until others are asked, as ever; the verdict after three intervals, then two.
         await trio.sleep(10.5)
         times = [one.at for one in a.of(Ping)]
@@ -182,9 +182,9 @@ async def test_bad_health_stretches_interval_and_patience_and_wears_off(
         assert gaps[:3] == [2.0, 1.0, 1.0]  # each success takes one off before the next sleep
         assert health(s) == 0
         a.answers = False
-        s.node.membership.awareness.apply(2)
+        s.node.memberlist.awareness.apply_delta(2)
         seen = len(a.of(Ping))
-        await a.hears(Ping, 10, seen)
+        await a.wait_for(Ping, 10, seen)
         began = a.of(Ping)[seen].at - LATENCY
         at = await s.until(lambda: s.state_of("a") is State.SUSPECT)
         assert at == pytest.approx(began + 3, abs=0.02)
@@ -192,14 +192,14 @@ async def test_bad_health_stretches_interval_and_patience_and_wears_off(
 
 async def test_health_has_a_floor_and_a_ceiling(autojump_clock: MockClock) -> None:
     async with stage(**QUIET, tcp_pings=False) as s:
-        awareness = s.node.membership.awareness
-        awareness.apply(100)
+        awareness = s.node.memberlist.awareness
+        awareness.apply_delta(100)
         assert health(s) == 7
-        awareness.apply(-100)
+        awareness.apply_delta(-100)
         assert health(s) == 0
 
 
-async def serve_stream(peer: Peer, *, wrong: bool = False) -> None:
+async def serve_stream(peer: ScriptedPeer, *, wrong: bool = False) -> None:
     """Answer one ping on a stream."""
     stream, _ = await peer.transport.accept()
     async with stream:
@@ -231,7 +231,7 @@ async def test_no_stream_helps_whom_it_does_not_reach(
     autojump_clock: MockClock, case: str
 ) -> None:
     async with stage(**QUIET) as s:
-        [deaf] = await s.known("deaf", versions=PROTOCOL_2 if case == "old" else PROTOCOL_3)
+        [deaf] = await s.add_members("deaf", versions=PROTOCOL_2 if case == "old" else PROTOCOL_3)
         deaf.answers = False
         streams = []
 
@@ -282,14 +282,14 @@ async def test_an_answer_in_time_measures_the_way_and_a_late_one_does_not(
 ) -> None:
     async with stage(**QUIET, tcp_pings=False) as s:
         payload = encode_coordinate(ORIGIN)
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
         a.answers = False
-        ping = await a.hears(Ping)
+        ping = await a.wait_for(Ping)
         await trio.sleep(0.8)
         a.send(Ack(ping.seq_no, payload))
         await trio.sleep(2 * LATENCY)
         assert s.node.coordinate("a") is None
-        ping = await a.hears(Ping, skip=1)
+        ping = await a.wait_for(Ping, skip=1)
         a.send(Ack(ping.seq_no, payload))
         await trio.sleep(2 * LATENCY)
         assert s.node.coordinate("a") is not None
@@ -298,8 +298,8 @@ async def test_an_answer_in_time_measures_the_way_and_a_late_one_does_not(
 
 async def test_ticks_that_were_missed_are_not_made_up_for(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        [a] = await s.known("a")
-        await a.hears(Ping, skip=1)
+        [a] = await s.add_members("a")
+        await a.wait_for(Ping, skip=1)
         await trio.sleep(0.1)
         autojump_clock.jump(30)  # as if the process had been stopped
         since = trio.current_time()
@@ -313,9 +313,9 @@ async def test_ticks_that_were_missed_are_not_made_up_for(autojump_clock: MockCl
 
 async def test_an_answer_that_came_while_we_stood_still_counts(autojump_clock: MockClock) -> None:
     async with stage(**QUIET, tcp_pings=False) as s:
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
         a.answers = False
-        ping = await a.hears(Ping)
+        ping = await a.wait_for(Ping)
         # Ack and deadline fall into one jump: whatever runs first, nobody is suspected.
         a.send(Ack(ping.seq_no))
         autojump_clock.jump(10)
@@ -326,7 +326,7 @@ async def test_an_answer_that_came_while_we_stood_still_counts(autojump_clock: M
 
 async def test_the_node_refutes_what_is_said_of_it(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        [a] = await s.known("a")
+        [a] = await s.add_members("a")
         a.send(Suspect(1, "us", "a"))
         await trio.sleep(0.05)
         alive = [one for one in a.got(Alive) if one.node == "us"][-1]
@@ -341,7 +341,7 @@ async def test_the_node_refutes_what_is_said_of_it(autojump_clock: MockClock) ->
 
 
 async def test_every_member_probes_at_a_phase_of_its_own(autojump_clock: MockClock) -> None:
-    network = Tapped(random.Random(1), Link())
+    network = Tapped(random.Random(1), LinkConditions())
     async with open_nodes(*(f"n{number}" for number in range(8)), network=network):
         began = trio.current_time() + 10  # when all have joined and none is suspected
         await trio.sleep_until(began + 10)

@@ -8,12 +8,12 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.small import Tapped, open_nodes
-from tests.node.stage import OURS, Peer, Stage, stage
+from tests.node.stage import OURS, NodeUnderTest, ScriptedPeer, stage
 from trioserf.errors import ConfigError
 from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.keyring import Keyring
-from trioserf.sim.network import Link
+from trioserf.sim.network import LinkConditions
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.stream import StreamCodec
@@ -56,7 +56,7 @@ class Ledger:
 async def test_a_running_cluster_moves_to_encryption_in_three_steps(
     autojump_clock: MockClock,
 ) -> None:
-    network = Tapped(random.Random(1), Link())
+    network = Tapped(random.Random(1), LinkConditions())
     sealed = PacketCodec(keyring=Keyring([A]))
 
     async def look(seconds: float) -> tuple[int, int]:
@@ -78,7 +78,7 @@ async def test_a_running_cluster_moves_to_encryption_in_three_steps(
         steps = [(False, False), (False, True), (True, True)]
         for number, (incoming, outgoing) in enumerate(steps):
             for node in nodes.values():
-                await node.protect(
+                await node.configure_encryption(
                     Keyring([A]) if number == 0 else None,
                     verify_incoming=incoming,
                     verify_outgoing=outgoing,
@@ -94,7 +94,7 @@ async def test_a_running_cluster_moves_to_encryption_in_three_steps(
         for name, seen in ledger.seen.items():
             assert sorted(seen) == sorted(ledger.sent), name
             assert nodes[name].dropped() == {}
-            assert nodes[name].protection() == {
+            assert nodes[name].encryption_status() == {
                 "keys": 1, "verify_incoming": True, "verify_outgoing": True,
                 "label": "", "allowed_networks": "",
             }  # fmt: skip
@@ -104,7 +104,7 @@ async def test_without_the_steps_members_are_lost(autojump_clock: MockClock) -> 
     """The test above could fail: switching at once parts the cluster."""
     async with open_nodes(*NAMES) as nodes:
         ledger = Ledger(nodes)
-        await nodes["a"].protect(Keyring([A]))
+        await nodes["a"].configure_encryption(Keyring([A]))
         await trio.sleep(60)
         assert any("failed" in alarm for alarm in ledger.alarms)
         assert nodes["a"].dropped()["plaintext-refused"] > 0
@@ -115,11 +115,11 @@ async def test_keys_that_are_there_are_not_replaced(
 ) -> None:
     async with open_nodes("a", options={"a": {"keyring": Keyring([A])}}) as nodes:
         with pytest.raises(ConfigError, match="there is a keyring already"):
-            await nodes["a"].protect(Keyring([B]), verify_incoming=False)
+            await nodes["a"].configure_encryption(Keyring([B]), verify_incoming=False)
         assert nodes["a"].keyring is not None
         assert nodes["a"].keyring.keys == (A,)
-        assert nodes["a"].protection()["verify_incoming"] is True
-        await nodes["a"].protect(verify_incoming=False, verify_outgoing=False)
+        assert nodes["a"].encryption_status()["verify_incoming"] is True
+        await nodes["a"].configure_encryption(verify_incoming=False, verify_outgoing=False)
         assert "plaintext is accepted (verify_incoming is off)" in caplog.text
         assert "is not encrypted (verify_outgoing is off)" in caplog.text
 
@@ -127,7 +127,7 @@ async def test_keys_that_are_there_are_not_replaced(
 async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a") as nodes:
         node = nodes["a"]
-        spell = node._joining._streams._encoded
+        spell = node._joiner._streams._encoded
 
         def opens(key: bytes) -> bool:
             decoder = StreamCodec(keyring=Keyring([key])).decoder()
@@ -137,9 +137,9 @@ async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: 
                 return False
 
         assert not opens(A)
-        await node.protect(Keyring([A]), verify_outgoing=False)
+        await node.configure_encryption(Keyring([A]), verify_outgoing=False)
         assert not opens(A)
-        await node.protect()
+        await node.configure_encryption()
         assert opens(A)
         for action in ("install", "use"):
             assert (await node.keys(action, B)).failure is None
@@ -152,7 +152,9 @@ async def test_a_key_query_changes_keys_that_came_later(autojump_clock: MockCloc
         tally = await nodes["a"].keys("list")
         assert tally.messages["b"] == "Keyring is empty (encryption not enabled)"
         for node in nodes.values():
-            await node.protect(Keyring([A]), verify_incoming=False, verify_outgoing=False)
+            await node.configure_encryption(
+                Keyring([A]), verify_incoming=False, verify_outgoing=False
+            )
         assert (await nodes["a"].keys("install", B)).failure is None
         assert (await nodes["b"].keys("use", B)).failure is None
         assert (await nodes["a"].keys("remove", A)).failure is None
@@ -210,7 +212,7 @@ async def test_what_does_not_open_is_dropped_and_counted_by_peer(
         assert await _answers(peer) == 1
 
 
-async def _answers(peer: Peer) -> int:
+async def _answers(peer: ScriptedPeer) -> int:
     with trio.move_on_after(0.1):
         return len(await peer.transport.receive_packets())
     return 0
@@ -241,7 +243,7 @@ async def test_streams_that_do_not_open_are_counted_by_peer(autojump_clock: Mock
         assert message is not None
 
 
-async def _reply(s: Stage, peer: Peer, data: bytes) -> bytes | None:
+async def _reply(s: NodeUnderTest, peer: ScriptedPeer, data: bytes) -> bytes | None:
     """Send a stream; give an answer that is none of the errors that are sent in the open."""
     async with await peer.transport.dial(OURS) as stream:
         await stream.send_all(data)

@@ -9,13 +9,13 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.errors import InvalidFilter, InvalidQuery, NoSuchQuery, TooLarge
-from trioserf.node.event_hub import PATIENCE, Answerer
+from trioserf.node.event_hub import RESPONSE_WAIT, Responder
 from trioserf.node.node import Node
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
-from trioserf.sim.cluster import World
-from trioserf.testing import Link, cluster, cluster_seed
+from trioserf.sim.cluster import SimCluster
+from trioserf.testing import LinkConditions, cluster, cluster_seed
 
 __all__ = ["cluster", "cluster_seed"]
 
@@ -66,18 +66,20 @@ async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], Query
     return acks, answers, done, trio.current_time() - began
 
 
-async def formed(world: World, size: int = 4) -> list[Node]:
+async def formed(world: SimCluster, size: int = 4) -> list[Node]:
     """Start nodes with which nothing depends on chance.
 
     Of four, all are reached by a first round of gossip; no answer overtakes an acknowledgement.
     """
-    world.network.link = Link(jitter=0)
+    world.network.link = LinkConditions(jitter=0)
     ids = await world.grow(size)
     await world.settle()
     return [world.node(member) for member in ids]
 
 
-async def test_it_is_done_with_the_last_answer(cluster: World, autojump_clock: MockClock) -> None:
+async def test_it_is_done_with_the_last_answer(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
     nodes = await formed(cluster)
     names = {node.name for node in nodes}
     async with answering(*nodes):
@@ -88,7 +90,7 @@ async def test_it_is_done_with_the_last_answer(cluster: World, autojump_clock: M
 
 
 async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
     async with answering(nodes[1]), answering(nodes[3], payload=None):
@@ -99,7 +101,7 @@ async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
 
 
 async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
     async with answering(nodes[1], after=2.0):
@@ -112,17 +114,21 @@ async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
         assert (done.acks, done.responses, done.missing) == (4, 1, ())
 
 
-async def test_a_mere_watcher_costs_a_second(cluster: World, autojump_clock: MockClock) -> None:
+async def test_a_mere_watcher_costs_a_second(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
     nodes = await formed(cluster)
-    with nodes[2].subscribe(answers=Answerer()):
+    with nodes[2].subscribe(answers=Responder()):
         _, _, done, took = await ask(nodes[0], timeout=5)
         assert (done.acks, done.responses) == (4, 0)
-        assert PATIENCE <= took < PATIENCE + PROMPT
+        assert RESPONSE_WAIT <= took < RESPONSE_WAIT + PROMPT
     with nodes[2].subscribe(answers=False):
         assert (await ask(nodes[0], timeout=5))[3] < PROMPT
 
 
-async def test_a_member_that_dies_is_missing(cluster: World, autojump_clock: MockClock) -> None:
+async def test_a_member_that_dies_is_missing(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
     nodes = await formed(cluster)
     await cluster.crash("n4")
     acks, _, done, took = await ask(nodes[0], timeout=100)
@@ -131,7 +137,7 @@ async def test_a_member_that_dies_is_missing(cluster: World, autojump_clock: Moc
     assert took < 30  # its death is noticed, and then nobody waits for it
 
 
-async def test_the_first_answers_may_do(cluster: World, autojump_clock: MockClock) -> None:
+async def test_the_first_answers_may_do(cluster: SimCluster, autojump_clock: MockClock) -> None:
     nodes = await formed(cluster)
     async with answering(*nodes[:2]), answering(*nodes[2:], after=3.0):
         _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
@@ -144,7 +150,7 @@ async def test_the_first_answers_may_do(cluster: World, autojump_clock: MockCloc
 
 
 async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
     for node, role in zip(nodes, ["web-1", "db", "cweb", ""], strict=True):
@@ -163,7 +169,7 @@ async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
 
 
 async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
     with nodes[1].subscribe(answers=True):
@@ -180,7 +186,9 @@ async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
 
 
 @pytest.mark.parametrize("size", [1024, 20_000, 65_000])
-async def test_large_answers_arrive(cluster: World, autojump_clock: MockClock, size: int) -> None:
+async def test_large_answers_arrive(
+    cluster: SimCluster, autojump_clock: MockClock, size: int
+) -> None:
     nodes = await formed(cluster, 3)
     payload = bytes(range(256)) * (size // 256)
     async with answering(*nodes, payload=payload):
@@ -190,7 +198,7 @@ async def test_large_answers_arrive(cluster: World, autojump_clock: MockClock, s
 
 
 async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
-    cluster: World, autojump_clock: MockClock
+    cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster, 3)
     with nodes[1].subscribe(QUERY, answers=True) as queries:
@@ -208,7 +216,7 @@ async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
 
 @pytest.mark.parametrize("relays", [0, 2])
 async def test_relays_bring_what_cannot_come_straight(
-    cluster: World, autojump_clock: MockClock, relays: int
+    cluster: SimCluster, autojump_clock: MockClock, relays: int
 ) -> None:
     """A query reaches everyone by gossip; the answer of one cannot reach the asker directly."""
     nodes = await formed(cluster)

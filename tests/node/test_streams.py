@@ -8,7 +8,7 @@ import trio
 from trio.abc import HalfCloseableStream
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, Peer, answer, push_pull, stage
+from tests.node.stage import LATENCY, OURS, ScriptedPeer, answer, push_pull, stage
 from trioserf.address import Address, packed
 from trioserf.node.event_hub import Subscription
 from trioserf.serf.events import QueryReceived, UserEventReceived
@@ -84,7 +84,7 @@ async def test_the_deadline_is_for_the_whole_however_busy_the_other_side(
 
 async def test_who_does_not_read_the_answer_is_cut_off(autojump_clock: MockClock) -> None:
     async with stage(**NEVER, compression=False) as s:
-        [peer] = await s.known("p")
+        [peer] = await s.add_members("p")
         codec = StreamCodec(keyring=None, compress=False)
         many = codec.encode_push_pull(PushPull(True, nodes(5000)))
         async with await peer.transport.dial(OURS) as stream:
@@ -230,7 +230,7 @@ async def test_the_switch_decides_whether_we_compress_and_never_whether_we_read(
 
 async def test_what_others_hold_for_dead_is_only_suspected(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
-        a, b, c, _ = await s.known("a", "b", "c", "d")
+        a, b, c, _ = await s.add_members("a", "b", "c", "d")
         for silent in (b, c):
             silent.answers = False
         await a.exchange(
@@ -324,7 +324,7 @@ async def test_strangers_are_not_heard(autojump_clock: MockClock) -> None:
 # --- out ---
 
 
-def ask(peer: Peer, number: int) -> UserMessage:
+def ask(peer: ScriptedPeer, number: int) -> UserMessage:
     return UserMessage(
         serf_codec.encode(
             Query(
@@ -345,7 +345,7 @@ async def asked(queries: Subscription) -> QueryReceived:
 
 async def test_a_large_answer_goes_by_stream(autojump_clock: MockClock) -> None:
     async with stage(**NEVER) as s:
-        [peer] = await s.known("p")
+        [peer] = await s.add_members("p")
         payload = bytes(range(256)) * 80
         with s.node.subscribe(answers=True) as queries:
             peer.send(ask(peer, 1))
@@ -365,7 +365,7 @@ async def test_an_answer_that_cannot_be_delivered_is_given_up_with_a_warning(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with stage(**NEVER) as s:
-        [peer] = await s.known("p")
+        [peer] = await s.add_members("p")
         with s.node.subscribe(answers=True) as queries:
             peer.send(ask(peer, 1))
             await trio.sleep(2 * LATENCY)
@@ -399,7 +399,7 @@ async def test_a_member_that_is_away_for_a_moment_gets_its_answer(
     autojump_clock: MockClock,
 ) -> None:
     async with stage(**NEVER) as s:
-        [peer] = await s.known("p")
+        [peer] = await s.add_members("p")
         with s.node.subscribe(answers=True) as queries:
             peer.send(ask(peer, 1))
             query = await asked(queries)
@@ -421,5 +421,5 @@ async def test_an_exchange_has_the_deadline_of_the_profile(autojump_clock: MockC
         mute = s.peer("mute")
         began = trio.current_time()
         with pytest.raises(TimeoutError, match="no answer within 1 s"):
-            await s.node._joining._streams.push_pull(Address(*mute.address), join=False)
+            await s.node._joiner._streams.push_pull(Address(*mute.address), join=False)
         assert trio.current_time() - began == pytest.approx(1)

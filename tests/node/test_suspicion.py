@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, Peer, Stage, stage
+from tests.node.stage import LATENCY, NodeUnderTest, ScriptedPeer, stage
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.filters import EventFilter
 from trioserf.swim.config import LOCAL, WAN, Timing
@@ -23,11 +23,11 @@ def bounds(timing: Timing, n: int) -> tuple[float, float]:
     return least, timing.suspicion_max_timeout_mult * least
 
 
-async def members(s: Stage, count: int) -> list[Peer]:
-    return await s.known(*(f"m{number}" for number in range(count)))
+async def members(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
+    return await s.add_members(*(f"m{number}" for number in range(count)))
 
 
-async def dies(s: Stage, peer: Peer) -> tuple[float, Dead]:
+async def dies(s: NodeUnderTest, peer: ScriptedPeer) -> tuple[float, Dead]:
     """Wait for a suspect's death; gives the instant and what the others are told."""
     at = await s.until(lambda: s.state_of(peer.name) is State.DEAD)
     await trio.sleep(1)
@@ -45,7 +45,7 @@ async def test_a_suspect_dies_at_the_instant_of_the_formula(
         others[0].send(Suspect(1, victim.name, others[0].name))
         await trio.sleep(2 * LATENCY)
         assert s.state_of(victim.name) is State.SUSPECT
-        began = s.node.membership.records[victim.name].state_change
+        began = s.node.memberlist.records[victim.name].state_change
         at, said = await dies(s, victim)
         least, most = bounds(timing, count + 1)
         # Nobody waits for confirmations where too few members are left to give them.
@@ -60,7 +60,7 @@ async def test_our_own_probe_is_a_confirmation(autojump_clock: MockClock) -> Non
         victim.answers = False
         others[0].send(Suspect(1, victim.name, others[0].name))
         await trio.sleep(2 * LATENCY)
-        began = s.node.membership.records[victim.name].state_change
+        began = s.node.memberlist.records[victim.name].state_change
         at, _ = await dies(s, victim)
         least, most = bounds(Timing(), 13)
         once = most - math.log(2) / math.log(3) * (most - least)
@@ -72,10 +72,10 @@ async def test_confirmations_bring_the_end_forward_even_while_asleep(
 ) -> None:
     async with stage(**QUIET) as s:
         victim, *others = await members(s, 12)
-        s.node.membership.awareness.apply(7)  # our own probes are slow and say nothing
+        s.node.memberlist.awareness.apply_delta(7)  # our own probes are slow and say nothing
         others[0].send(Suspect(1, victim.name, others[0].name))
         await trio.sleep(2 * LATENCY)
-        began = s.node.membership.records[victim.name].state_change
+        began = s.node.memberlist.records[victim.name].state_change
         least, most = bounds(Timing(), 13)
         await trio.sleep(1)
         for other in others[1:3]:  # k = 2
@@ -146,9 +146,9 @@ async def test_after_a_standstill_the_silent_still_die(autojump_clock: MockClock
 async def test_without_suspects_the_task_sleeps(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
         await members(s, 2)
-        assert s.node._keeper.suspicion.at is None
+        assert s.node._owner.suspicion.at is None
         await trio.sleep(100)
-        assert s.node._keeper.suspicion.at is None
+        assert s.node._owner.suspicion.at is None
 
 
 async def test_who_was_called_dead_in_vain_says_so_at_once(autojump_clock: MockClock) -> None:

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import OURS, Peer, Stage, answer, push_pull, stage
+from tests.node.stage import OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
 from trioserf.swim.config import Timing
@@ -21,14 +21,14 @@ CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
 """Rare probes, so that days pass quickly."""
 
 
-async def fails(s: Stage, peer: Peer) -> None:
+async def fails(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Let a member be declared dead by another."""
     peer.answers = False
     peer.send(Dead(1, peer.name, "somebody"))
     await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
 
 
-async def leaves(s: Stage, peer: Peer) -> None:
+async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Let a member leave in good order."""
     peer.answers = False
     intent = serf_codec.encode(Leave(9, peer.name))
@@ -38,7 +38,7 @@ async def leaves(s: Stage, peer: Peer) -> None:
     await s.until(lambda: s.statuses()[peer.name] == "left", 1)
 
 
-def calls(s: Stage, peer: Peer) -> list[float]:
+def calls(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
     """Take down when a member is called."""
     called: list[float] = []
 
@@ -55,7 +55,7 @@ def calls(s: Stage, peer: Peer) -> list[float]:
 @pytest.mark.parametrize("how", ["failed", "left"])
 async def test_the_gone_are_erased_after_a_day(autojump_clock: MockClock, how: str) -> None:
     async with stage(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
-        gone, _ = await s.known("gone", "other")
+        gone, _ = await s.add_members("gone", "other")
         began = trio.current_time()
         await (fails if how == "failed" else leaves)(s, gone)
         with s.node.subscribe() as events:
@@ -75,7 +75,7 @@ async def test_the_gone_are_erased_after_a_day(autojump_clock: MockClock, how: s
 async def test_the_two_times_are_configured_apart(autojump_clock: MockClock) -> None:
     options = SerfOptions(reconnect_timeout=100, tombstone_timeout=500)
     async with stage(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
-        failed, left, _ = await s.known("failed", "left", "other")
+        failed, left, _ = await s.add_members("failed", "left", "other")
         await fails(s, failed)
         await leaves(s, left)
         began = trio.current_time()
@@ -90,10 +90,10 @@ async def test_the_detector_forgets_sooner_and_takes_the_dead_back(
     autojump_clock: MockClock,
 ) -> None:
     async with stage(**QUIET, reconnect_interval=1e6) as s:
-        gone, _ = await s.known("gone", "other")
+        gone, _ = await s.add_members("gone", "other")
         await fails(s, gone)
-        assert "gone" in s.node.membership.records
-        await s.until(lambda: "gone" not in s.node.membership.records, 40)
+        assert "gone" in s.node.memberlist.records
+        await s.until(lambda: "gone" not in s.node.memberlist.records, 40)
         assert s.statuses()["gone"] == "failed"
         gone.send(gone.alive())  # even in its old incarnation
         await s.until(lambda: s.statuses()["gone"] == "alive", 1)
@@ -101,7 +101,7 @@ async def test_the_detector_forgets_sooner_and_takes_the_dead_back(
 
 async def test_the_failed_are_called_by_and_by(autojump_clock: MockClock) -> None:
     async with stage(**QUIET, timing=CALM) as s:
-        [gone] = await s.known("gone")
+        [gone] = await s.add_members("gone")
         called = calls(s, gone)
         await fails(s, gone)
         await trio.sleep(30 * 20 + 1)
@@ -111,7 +111,7 @@ async def test_the_failed_are_called_by_and_by(autojump_clock: MockClock) -> Non
 
 async def test_the_more_are_left_the_rarer_they_call(autojump_clock: MockClock) -> None:
     async with stage(**QUIET, timing=CALM) as s:
-        gone, *_ = await s.known("gone", *(f"m{number}" for number in range(9)))
+        gone, *_ = await s.add_members("gone", *(f"m{number}" for number in range(9)))
         called = calls(s, gone)
         await fails(s, gone)
         await trio.sleep(30 * 500 + 1)
@@ -120,7 +120,7 @@ async def test_the_more_are_left_the_rarer_they_call(autojump_clock: MockClock) 
 
 async def test_a_call_brings_the_failed_back(autojump_clock: MockClock) -> None:
     async with stage(**QUIET) as s:
-        [gone] = await s.known("gone")
+        [gone] = await s.add_members("gone")
         await fails(s, gone)
         heard: list[PushPull] = []
 
@@ -163,7 +163,7 @@ async def test_long_queues_are_told_of_and_cut(
     async with stage(
         **QUIET, reconnect_interval=1e6, serf=options, timing=timing, gossip_pause=1e6
     ) as s:
-        await s.known("a")
+        await s.add_members("a")
         for number in range(150):
             await s.node.user_event(f"e{number}")
         await trio.sleep(31)

@@ -9,9 +9,9 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Codec
 from trioserf.serf.events import Event, MemberEvent, QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
-from trioserf.serf.outgoing_queries import Question
-from trioserf.serf.query_collector import AskedQuery, QueryResult
-from trioserf.serf.serf import SerfState
+from trioserf.serf.outgoing_queries import QueryParams
+from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     Join,
@@ -92,15 +92,15 @@ def serf(
     options: SerfOptions | None = None,
     has_answerer: Callable[[QueryReceived], bool] = lambda _: True,
     keys: KeyHandler = no_keyring,
-) -> SerfState:
+) -> Serf:
     """Make the Serf layer of `name`, which already knows the others; no effects are left over."""
-    state = SerfState(
+    state = Serf(
         name,
         address_of(name),
         codec=CODEC,
         rng=random.Random(1),
         options=options or SerfOptions(user_event_size_limit=1024, query_size_limit=2048),
-        has_answerer=has_answerer,
+        has_responder=has_answerer,
         keys=keys,
     )
     for each in (name, *others):
@@ -110,7 +110,7 @@ def serf(
 
 
 def join(
-    state: SerfState,
+    state: Serf,
     name: str,
     meta: bytes = b"",
     *,
@@ -131,13 +131,13 @@ def kinds(events: Iterable[Event]) -> list[tuple[str, str]]:
     return seen
 
 
-def broadcasts(state: SerfState) -> list[SerfMessage]:
+def broadcasts(state: Serf) -> list[SerfMessage]:
     """Take out of the queues what would be gossiped now, each message once."""
-    return [decode(data) for queue in state.queues.values() for data in drained(queue.take)]
+    return [decode(data) for queue in state.queues.values() for data in drained(queue.fill_packet)]
 
 
-def raw_broadcasts(state: SerfState) -> list[bytes]:
-    return [data for queue in state.queues.values() for data in drained(queue.take)]
+def raw_broadcasts(state: Serf) -> list[bytes]:
+    return [data for queue in state.queues.values() for data in drained(queue.fill_packet)]
 
 
 def drained(take: Callable[[int, int], list[bytes]]) -> list[bytes]:
@@ -147,7 +147,7 @@ def drained(take: Callable[[int, int], list[bytes]]) -> list[bytes]:
     return list(seen)
 
 
-def results(state: SerfState) -> list[QueryResult]:
+def results(state: Serf) -> list[QueryResult]:
     found = [result for _, result in state.results]
     state.results.clear()
     return found
@@ -171,7 +171,7 @@ class Cluster:
         self.lost: set[str] = set()
         self.streams = 0
 
-    def __getitem__(self, name: str) -> SerfState:
+    def __getitem__(self, name: str) -> Serf:
         return self.states[name]
 
     def run(self, now: float) -> None:
@@ -186,15 +186,15 @@ class Cluster:
                     for state in self.states.values():
                         if state is not sender and state.name not in self.lost:
                             state.handle(raw, now)
-                sends = list(sender.sends)
-                sender.sends.clear()
+                sends = list(sender.direct_messages)
+                sender.direct_messages.clear()
                 for send in sends:
                     busy = True
                     self.streams += send.stream
                     if send.address in by_address and send.node not in self.lost:
                         by_address[send.address].handle(send.data, now)
 
-    def ask(self, asker: str, question: Question, now: float = 0.0) -> AskedQuery:
+    def ask(self, asker: str, question: QueryParams, now: float = 0.0) -> RunningQuery:
         asked = self[asker].ask(question, now)
         self.run(now)
         return asked

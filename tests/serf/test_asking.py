@@ -10,7 +10,7 @@ from trioserf.address import packed
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import QueryReceived
-from trioserf.serf.outgoing_queries import Question, default_query_timeout
+from trioserf.serf.outgoing_queries import QueryParams, default_query_timeout
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
 from trioserf.wire.serf_messages import NodeFilter, Query, QueryResponse, TagFilter
 
@@ -23,7 +23,7 @@ def test_the_message() -> None:
     state = serf("a", "b")
     join(state, "c", b"role=web")
     state.query_clock.witness(8)
-    question = Question(
+    question = QueryParams(
         name="load", payload=b"x", nodes=["c"], tags={"role": "^w"}, timeout=15, relay_factor=2
     )
     asked = state.ask(question, 100.0)
@@ -64,14 +64,14 @@ def test_the_default_timeout(members: int, seconds: float) -> None:
 def test_it_applies_to_queries_without_one(timeout: float | None) -> None:
     state = serf("a", *(chr(ord("b") + number) for number in range(9)))
     assert state.default_query_timeout() == pytest.approx(6.4)
-    assert state.ask(Question(name="x", timeout=timeout), 1.0).deadline == pytest.approx(7.4)
+    assert state.ask(QueryParams(name="x", timeout=timeout), 1.0).deadline == pytest.approx(7.4)
     state.member_left("b", 0.0)
     assert state.default_query_timeout() == pytest.approx(3.2)
 
 
 def test_endless_queries_fit_the_wire() -> None:
     state = serf("a", "b")
-    state.ask(Question(name="x", timeout=math.inf), 0.0)
+    state.ask(QueryParams(name="x", timeout=math.inf), 0.0)
     (message,) = broadcasts(state)
     assert isinstance(message, Query)
     assert message.timeout == 2**63 - 1
@@ -92,31 +92,31 @@ def test_endless_queries_fit_the_wire() -> None:
 )
 def test_what_cannot_be_asked(fields: Mapping[str, Any], text: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
-        Question(**fields)
+        QueryParams(**fields)
     assert str(caught.value) == text
 
 
 def test_a_bad_expression_is_refused() -> None:
     with pytest.raises(InvalidFilter):
-        serf("a").ask(Question(name="x", tags={"role": "("}), 0.0)
+        serf("a").ask(QueryParams(name="x", tags={"role": "("}), 0.0)
 
 
 def test_too_large() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
-        state.ask(Question(name="x", payload=b"x" * 1024), 0.0)
+        state.ask(QueryParams(name="x", payload=b"x" * 1024), 0.0)
     assert str(caught.value) == "query exceeds limit of 1024 bytes"
     assert state.next_deadline is None
 
 
 def test_too_many() -> None:
     state = serf("a", "b", options=SerfOptions(asked_queries=2))
-    state.ask(Question(name="x"), 0.0)
-    state.ask(Question(name="y"), 0.0)
+    state.ask(QueryParams(name="x"), 0.0)
+    state.ask(QueryParams(name="y"), 0.0)
     with pytest.raises(InvalidQuery, match="2 queries are running already"):
-        state.ask(Question(name="z"), 0.0)
+        state.ask(QueryParams(name="z"), 0.0)
     state.expire(100.0)
-    state.ask(Question(name="z"), 100.0)
+    state.ask(QueryParams(name="z"), 100.0)
 
 
 # --- whole lives ---
@@ -124,7 +124,7 @@ def test_too_many() -> None:
 
 def test_everyone_answers_and_it_is_over_at_once() -> None:
     cluster = Cluster("a", "b", "c")
-    cluster.ask("a", Question(name="load"))
+    cluster.ask("a", QueryParams(name="load"))
     assert set(results(cluster["a"])) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
     for name in "abc":
         (query,) = cluster.queries(name)
@@ -143,7 +143,7 @@ def test_everyone_answers_and_it_is_over_at_once() -> None:
 
 def test_nobody_has_an_answer_and_it_is_over_at_once() -> None:
     cluster = Cluster("a", "b", "c", has_answerer=nobody)
-    asked = cluster.ask("a", Question(name="load"))
+    asked = cluster.ask("a", QueryParams(name="load"))
     assert asked.finished
     assert results(cluster["a"])[-1] == QueryDone(3, 0, 3, ())
     assert len(cluster.queries("b")) == 1
@@ -151,7 +151,7 @@ def test_nobody_has_an_answer_and_it_is_over_at_once() -> None:
 
 def test_handlers_without_output_end_it_too() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", Question(name="load"))
+    asked = cluster.ask("a", QueryParams(name="load"))
     for name in "ab":
         (query,) = cluster.queries(name)
         cluster[name].decline(query.id, 1.0)
@@ -164,7 +164,7 @@ def test_handlers_without_output_end_it_too() -> None:
 def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
     cluster = Cluster("a", "b", "c", has_answerer=nobody)
     cluster.lost = {"c"}
-    asked = cluster.ask("a", Question(name="load", timeout=2.0))
+    asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
     cluster["a"].expire(1.9)
     assert not asked.finished
     cluster["a"].expire(2.0)
@@ -173,7 +173,7 @@ def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
 
 def test_after_the_deadline_nothing_counts() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", Question(name="load", timeout=2.0))
+    asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
     results(cluster["a"])
     response = QueryResponse(asked.ltime, asked.id, "b", 0, b"late")
     cluster["a"].handle(encode(response), 2.1)
@@ -183,7 +183,7 @@ def test_after_the_deadline_nothing_counts() -> None:
 @pytest.mark.parametrize(("ltime", "number"), [(1, 0), (0, 1)])
 def test_answers_to_something_else_are_ignored(ltime: int, number: int) -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", Question(name="load"))
+    asked = cluster.ask("a", QueryParams(name="load"))
     results(cluster["a"])
     response = QueryResponse(asked.ltime + ltime, asked.id + number, "b", 0, b"?")
     cluster["a"].handle(encode(response), 0.0)
@@ -192,8 +192,8 @@ def test_answers_to_something_else_are_ignored(ltime: int, number: int) -> None:
 
 def test_two_queries_of_one_time_are_told_apart() -> None:
     state = serf("a", "b")
-    one = state.ask(Question(name="x"), 0.0)
-    other = state.ask(Question(name="x"), 0.0)
+    one = state.ask(QueryParams(name="x"), 0.0)
+    other = state.ask(QueryParams(name="x"), 0.0)
     results(state)
     state.handle(encode(QueryResponse(other.ltime, other.id, "b", 0, b"1")), 0.0)
     ((query, _),) = state.results
@@ -203,7 +203,7 @@ def test_two_queries_of_one_time_are_told_apart() -> None:
 
 def test_without_acknowledgements_answers_end_it() -> None:
     cluster = Cluster("a", "b")
-    cluster.ask("a", Question(name="load", ack=False))
+    cluster.ask("a", QueryParams(name="load", ack=False))
     assert results(cluster["a"]) == []
     for name in "ab":
         cluster[name].respond(cluster.queries(name)[0].id, b"", 1.0)
@@ -213,7 +213,7 @@ def test_without_acknowledgements_answers_end_it() -> None:
 
 def test_without_acknowledgements_we_need_none_from_ourselves() -> None:
     state = serf("a", has_answerer=nobody)
-    assert state.ask(Question(name="load", ack=False), 0.0).finished
+    assert state.ask(QueryParams(name="load", ack=False), 0.0).finished
     assert results(state) == [QueryDone(0, 0, 1, ())]
 
 
@@ -222,7 +222,7 @@ def test_only_those_who_match_are_asked_and_expected() -> None:
     for state in cluster.states.values():
         state.member_updated("b", address_of("b"), b"role=web", state.members()[0].versions)
         state.member_updated("c", address_of("c"), b"role=db", state.members()[0].versions)
-    asked = cluster.ask("a", Question(name="load", tags={"role": "we"}))
+    asked = cluster.ask("a", QueryParams(name="load", tags={"role": "we"}))
     assert asked.expected == ("b",)
     assert [len(cluster.queries(name)) for name in "abc"] == [0, 1, 0]
     cluster["b"].respond(cluster.queries("b")[0].id, b"1", 0.0)
@@ -233,14 +233,14 @@ def test_only_those_who_match_are_asked_and_expected() -> None:
 
 def test_nobody_matches() -> None:
     cluster = Cluster("a", "b")
-    assert cluster.ask("a", Question(name="load", nodes=["x"])).finished
+    assert cluster.ask("a", QueryParams(name="load", nodes=["x"])).finished
     assert results(cluster["a"]) == [QueryDone(0, 0, 0, ())]
 
 
 def test_a_member_that_goes_is_waited_for_no_longer() -> None:
     cluster = Cluster("a", "b", has_answerer=nobody)
     cluster.lost = {"b"}
-    asked = cluster.ask("a", Question(name="load", timeout=60.0))
+    asked = cluster.ask("a", QueryParams(name="load", timeout=60.0))
     cluster["a"].member_left("b", 5.0)
     assert asked.finished
     assert results(cluster["a"])[-1] == QueryDone(1, 0, 2, ("b",))
@@ -250,12 +250,12 @@ def test_those_gone_before_are_not_expected() -> None:
     state = serf("a", "b", "c")
     state.member_left("b", 0.0)
     state.force_leave("c", now=0.0)
-    assert state.ask(Question(name="x"), 0.0).expected == ("a",)
+    assert state.ask(QueryParams(name="x"), 0.0).expected == ("a",)
 
 
 def test_the_first_answer_may_be_enough() -> None:
     cluster = Cluster("a", "b", "c")
-    asked = cluster.ask("a", Question(name="load", first=1))
+    asked = cluster.ask("a", QueryParams(name="load", first=1))
     cluster["c"].respond(cluster.queries("c")[0].id, b"1", 0.0)
     cluster.run(0.0)
     assert asked.finished
@@ -267,7 +267,7 @@ def test_the_first_answer_may_be_enough() -> None:
 
 def test_a_query_can_be_cancelled() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", Question(name="load"))
+    asked = cluster.ask("a", QueryParams(name="load"))
     results(cluster["a"])
     cluster["a"].cancel(asked)
     cluster["a"].cancel(asked)
@@ -277,9 +277,9 @@ def test_a_query_can_be_cancelled() -> None:
 
 def test_the_next_deadline_is_the_earliest() -> None:
     state = serf("a", "b")
-    state.ask(Question(name="x", timeout=9), 0.0)
-    state.ask(Question(name="x", timeout=4), 0.0)
-    state.ask(Question(name="x", timeout=7), 0.0)
+    state.ask(QueryParams(name="x", timeout=9), 0.0)
+    state.ask(QueryParams(name="x", timeout=4), 0.0)
+    state.ask(QueryParams(name="x", timeout=7), 0.0)
     assert state.next_deadline == 4.0
     state.expire(4.0)
     assert state.next_deadline == 7.0
@@ -287,6 +287,6 @@ def test_the_next_deadline_is_the_earliest() -> None:
 
 def test_an_own_query_is_an_event_here() -> None:
     state = serf("a")
-    state.ask(Question(name="load"), 0.0)
+    state.ask(QueryParams(name="load"), 0.0)
     assert kinds(state.events) == [("query", "load")]
     assert state.clocks().query == 1

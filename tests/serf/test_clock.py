@@ -6,9 +6,9 @@ from trioserf.serf.lamport import (
     FAR,
     LAST_TIME,
     LamportClock,
+    LamportSlot,
     LamportWindow,
-    Refusal,
-    Slot,
+    Rejection,
     is_newer,
 )
 
@@ -79,8 +79,8 @@ def test_all_times_are_followed(seen: list[int]) -> None:
 # --- the window ---
 
 
-def entry(found: Slot[set[str]] | Refusal) -> set[str]:
-    assert isinstance(found, Slot)
+def entry(found: LamportSlot[set[str]] | Rejection) -> set[str]:
+    assert isinstance(found, LamportSlot)
     return found.entry
 
 
@@ -110,8 +110,8 @@ def test_among_honest_peers_it_is_serfs_ring_buffer(messages: list[tuple[int, st
     ours, go = window(), GoRing(8)
     for ltime, what in messages:
         slot = ours.at(ltime)
-        news = isinstance(slot, Slot) and what not in slot.entry
-        if isinstance(slot, Slot):
+        news = isinstance(slot, LamportSlot) and what not in slot.entry
+        if isinstance(slot, LamportSlot):
             slot.entry.add(what)
         assert news == go.takes(ltime, what)
         assert ours.clock.time == go.clock
@@ -135,7 +135,7 @@ def test_nothing_is_news_twice_while_its_epoch_is_kept(messages: list[tuple[int,
             epochs = [ours._present, *ours._others]
             held = {slot.ltime for epoch in epochs for slot in epoch.slots.values()}
             taken = {one for one in taken if one[0] in held or one[0] > FAR}
-        if isinstance(slot, Slot) and what not in slot.entry and ours.charge(slot, 4):
+        if isinstance(slot, LamportSlot) and what not in slot.entry and ours.charge(slot, 4):
             slot.entry.add(what)
             assert (ltime, what) not in taken
             taken.add((ltime, what))
@@ -160,7 +160,7 @@ def test_no_poison_makes_it_deaf(poison: list[int], honest: int) -> None:
 def test_old_times_are_refused() -> None:
     ours = window()
     ours.at(20)
-    assert ours.at(12) is Refusal.OLD
+    assert ours.at(12) is Rejection.OLD
     assert entry(ours.at(13)) == set()
 
 
@@ -170,8 +170,8 @@ def test_times_before_the_start_are_refused() -> None:
     ours.start_at(10)
     ours.start_at(4)
     assert ours.min_time == 10
-    assert ours.at(9) is Refusal.BEFORE_START
-    assert ours.at(1) is Refusal.BEFORE_START
+    assert ours.at(9) is Rejection.BEFORE_START
+    assert ours.at(1) is Rejection.BEFORE_START
     assert entry(ours.at(10)) == set()
 
 
@@ -196,7 +196,7 @@ def test_the_older_epoch_grows_old_too() -> None:
     ours.at(5)
     ours.at(2**63)
     ours.at(30)
-    assert ours.at(5) is Refusal.OLD
+    assert ours.at(5) is Rejection.OLD
     assert entry(ours.at(25)) == set()
 
 
@@ -205,7 +205,7 @@ def test_a_start_belongs_to_its_epoch() -> None:
     ours.at(9)
     ours.at(2**63)
     ours.start_at(8)
-    assert ours.at(7) is Refusal.BEFORE_START
+    assert ours.at(7) is Rejection.BEFORE_START
     assert entry(ours.at(8)) == set()
     assert entry(ours.at(2**63 + 1)) == set()
 
@@ -214,7 +214,7 @@ def test_what_others_remember_from_before_a_start_is_not_news() -> None:
     ours = window()
     ours.witness(2**63)
     ours.start_at(2**63 + 1)
-    assert ours.at(900, is_live=False) is Refusal.BEFORE_START
+    assert ours.at(900, is_live=False) is Rejection.BEFORE_START
     assert entry(ours.at(1005)) == set()
     assert entry(ours.at(1006, is_live=False)) == set()
     assert entry(ours.at(2**63 + 1, is_live=False)) == set()
@@ -277,16 +277,16 @@ def test_over_the_budget_the_oldest_is_forgotten_for_good() -> None:
     ours = window(budget=10)
     for ltime in (1, 2, 3):
         slot = ours.at(ltime)
-        assert isinstance(slot, Slot)
+        assert isinstance(slot, LamportSlot)
         assert ours.charge(slot, 4)
     assert [slot.ltime for slot in ours] == [2, 3]
-    assert ours.at(1) is Refusal.BEFORE_START
+    assert ours.at(1) is Rejection.BEFORE_START
 
 
 def test_one_time_alone_cannot_burst_the_budget() -> None:
     ours = window(budget=10)
     slot = ours.at(1)
-    assert isinstance(slot, Slot)
+    assert isinstance(slot, LamportSlot)
     assert ours.charge(slot, 10)
     assert not ours.charge(slot, 1)
 
@@ -295,7 +295,7 @@ def test_what_is_overwritten_or_left_behind_is_not_charged_for_ever() -> None:
     ours = window(length=2, budget=100)
     for ltime in [*range(1, 100), *(n * 2**34 for n in range(1, 50))]:
         slot = ours.at(ltime)
-        assert isinstance(slot, Slot)
+        assert isinstance(slot, LamportSlot)
         assert ours.charge(slot, 10)
         assert ours.min_time == 0
 

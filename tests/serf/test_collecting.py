@@ -1,7 +1,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserf.serf.query_collector import AskedQuery, QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.serf.query_collector import (
+    QueryAck,
+    QueryAnswer,
+    QueryDone,
+    QueryResult,
+    RunningQuery,
+)
 from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
 
 ACK = int(ResponseFlag.ACK)
@@ -19,7 +25,7 @@ class Collected:
         first: int | None = None,
     ) -> None:
         self.results: list[QueryResult] = []
-        self.query = AskedQuery(
+        self.query = RunningQuery(
             9,
             77,
             "load",
@@ -28,12 +34,12 @@ class Collected:
             wants_acks=wants_acks,
             ack_suffices=ack_suffices,
             first=first,
-            strangers=3,
+            max_unexpected=3,
             deliver=lambda _, result: self.results.append(result),
         )
 
     def take(self, source: str, flags: int = 0, payload: bytes = b"") -> list[QueryResult]:
-        self.query.take(QueryResponse(9, 77, source, flags, payload))
+        self.query.handle_response(QueryResponse(9, 77, source, flags, payload))
         found, self.results = self.results, []
         return found
 
@@ -70,10 +76,10 @@ def test_an_answer_against_the_announcement_is_welcome() -> None:
 
 def test_after_the_end_nothing_comes() -> None:
     it = Collected()
-    it.query.conclude()
+    it.query.finish()
     assert it.results == [QueryDone(0, 0, 2, ("a", "b"))]
     it.results.clear()
-    it.query.conclude()
+    it.query.finish()
     assert it.take("a", 0, b"1") == []
 
 
@@ -81,14 +87,14 @@ def test_missing_are_those_of_whom_nothing_was_heard() -> None:
     it = Collected("a", "b", "c")
     it.take("a", ACK)
     it.take("b", 0, b"")
-    it.query.conclude()
+    it.query.finish()
     assert it.results == [QueryDone(1, 1, 3, ("c",))]
 
 
 def test_unwanted_acknowledgements_count_for_nothing_but_presence() -> None:
     it = Collected(wants_acks=False)
     assert it.take("a", ACK) == []
-    it.query.conclude()
+    it.query.finish()
     assert it.results == [QueryDone(0, 0, 2, ("b",))]
 
 
@@ -108,9 +114,9 @@ def test_the_first_answers_may_be_enough() -> None:
 def test_whoever_has_gone_is_not_waited_for_and_is_missing() -> None:
     it = Collected()
     it.take("a", 0, b"1")
-    it.query.lose("x")
+    it.query.on_member_gone("x")
     assert it.results == []
-    it.query.lose("b")
+    it.query.on_member_gone("b")
     assert it.results == [QueryDone(0, 1, 2, ("b",))]
 
 
@@ -133,7 +139,7 @@ def test_the_count_is_right_and_the_end_comes_once_and_last(
 ) -> None:
     it = Collected("a", "b")
     results = [result for source, flags in responses for result in it.take(source, flags)]
-    it.query.conclude()
+    it.query.finish()
     results += it.results
     done = results[-1]
     assert isinstance(done, QueryDone)

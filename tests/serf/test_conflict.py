@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from tests.serf.rig import Cluster, address_of, encode, serf
 from trioserf.address import Address, packed
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import GiveUpName
+from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.name_conflict import NOBODY, ConflictVote
-from trioserf.serf.serf import SerfState
+from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
 from trioserf.wire.swim_messages import OUR_VERSIONS
 
@@ -64,7 +64,7 @@ def test_a_majority_for_us(caplog: pytest.LogCaptureFixture) -> None:
     cluster["a"].member_conflicted("a", OTHER, 0.0)
     cluster["a"].member_conflicted("a", OTHER, 0.0)
     cluster.run(0.0)
-    assert cluster["a"].orders == []
+    assert cluster["a"].shutdown_orders == []
     assert cluster["a"].results == []
     assert cluster["a"].next_deadline is None
     assert [(r.levelname, r.message) for r in caplog.records] == [
@@ -83,11 +83,11 @@ def test_a_minority_for_us(caplog: pytest.LogCaptureFixture) -> None:
         cluster[name].member_updated("a", OTHER, b"", OUR_VERSIONS)
     cluster["a"].member_conflicted("a", OTHER, 0.0)
     cluster.run(0.0)
-    assert cluster["a"].orders == [GiveUpName(0, 2)]
+    assert cluster["a"].shutdown_orders == [NameConflictLost(0, 2)]
     assert "minority in name conflict resolution, quitting [0 / 2]" in caplog.text
 
 
-def in_conflict() -> tuple[SerfState, int, int]:
+def in_conflict() -> tuple[Serf, int, int]:
     """Give a's layer, and LTime and ID of its question to b."""
     state = serf("a", "b")
     state.member_conflicted("a", OTHER, 0.0)
@@ -98,25 +98,25 @@ def in_conflict() -> tuple[SerfState, int, int]:
 @pytest.mark.parametrize(
     ("payload", "order"),
     [
-        (NOBODY, GiveUpName(0, 1)),
-        (b"\x06torn", GiveUpName(0, 0)),
-        (b"", GiveUpName(0, 0)),
-        (encode(KeyRequest(b"")), GiveUpName(0, 0)),
-        (encode(record(OTHER)), GiveUpName(0, 1)),
+        (NOBODY, NameConflictLost(0, 1)),
+        (b"\x06torn", NameConflictLost(0, 0)),
+        (b"", NameConflictLost(0, 0)),
+        (encode(KeyRequest(b"")), NameConflictLost(0, 0)),
+        (encode(record(OTHER)), NameConflictLost(0, 1)),
         (encode(record(address_of("a"))), None),
     ],
 )
-def test_answers_of_every_sort(payload: bytes, order: GiveUpName | None) -> None:
+def test_answers_of_every_sort(payload: bytes, order: NameConflictLost | None) -> None:
     state, ltime, number = in_conflict()
     state.handle(encode(QueryResponse(ltime, number, "b", 0, payload)), 1.0)
-    assert state.orders == ([] if order is None else [order])
+    assert state.shutdown_orders == ([] if order is None else [order])
 
 
 def test_nobody_answers_at_all() -> None:
     state, _, _ = in_conflict()
-    assert state.orders == []
+    assert state.shutdown_orders == []
     state.expire(3.2)
-    assert state.orders == [GiveUpName(0, 0)]
+    assert state.shutdown_orders == [NameConflictLost(0, 0)]
 
 
 def test_after_one_resolution_there_may_be_another() -> None:

@@ -14,7 +14,7 @@ from trioserf.serf.events import (
     QueryReceived,
     UserEventReceived,
 )
-from trioserf.serf.filters import EventFilter, anchored, compiled, found, tag_matches
+from trioserf.serf.filters import EventFilter, anchored, compiled, matches, tag_matches
 from trioserf.wire.serf_messages import TagFilter
 
 
@@ -198,7 +198,7 @@ def test_refuses_what_go_refuses(
 
 
 def test_an_escaped_backslash_before_c_is_no_byte() -> None:
-    assert found(compiled(r"\\C"), r"a\C")
+    assert matches(compiled(r"\\C"), r"a\C")
 
 
 def test_expressions_are_compiled_once_and_forgotten_at_last() -> None:
@@ -226,7 +226,7 @@ def test_expressions_are_compiled_once_and_forgotten_at_last() -> None:
     ],
 )
 def test_anchors_embrace_the_expression_as_it_is(expr: str, names: set[str]) -> None:
-    assert {name for name in ("a", "ab", "b", "ba") if found(anchored(expr), name)} == names
+    assert {name for name in ("a", "ab", "b", "ba") if matches(anchored(expr), name)} == names
 
 
 @pytest.mark.parametrize("expr", ["(", ")a("])
@@ -241,4 +241,4 @@ def test_any_expression_finds_or_fails(expr: str, text: str) -> None:
         pattern = compiled(expr)
     except InvalidFilter:
         return
-    found(pattern, text)
+    matches(pattern, text)

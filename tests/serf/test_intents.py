@@ -89,7 +89,7 @@ def test_contradictions_and_leaves_go_before_everything_else() -> None:
     state = serf("a", "b", "c")
     state.handle(encode(Join(50, "c")), 0.0)
     state.handle(encode(Leave(60, "a")), 0.0)
-    first = state.queues["Intent"].take(0, len(encode(Join(61, "a"))))
+    first = state.queues["Intent"].fill_packet(0, len(encode(Join(61, "a"))))
     assert first == [encode(Join(61, "a"))]
 
 

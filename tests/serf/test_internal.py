@@ -6,10 +6,10 @@ from trioserf.address import packed
 from trioserf.errors import InvalidQuery
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.internal_queries import KeyAction, check_name, fit_keys
-from trioserf.serf.key_queries import KeyTally, key_question
-from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.key_queries import KeyQueryResult, key_query
+from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
-from trioserf.serf.serf import SerfState
+from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     KeyRequest,
@@ -23,7 +23,7 @@ ACK, NO_ANSWER = 1, 257
 KEY = b"k" * 32
 
 
-def answers(state: SerfState) -> list[object]:
+def answers(state: Serf) -> list[object]:
     """Give what was answered to b, after the acknowledgement."""
     (_, first), *rest = sent(state)
     assert isinstance(first, QueryResponse)
@@ -54,7 +54,7 @@ def test_a_ping_is_acknowledged_and_that_is_all() -> None:
 
 def test_pinging_everyone_ends_with_the_last_acknowledgement() -> None:
     cluster = Cluster("a", "b", "c")
-    asked = cluster.ask("a", Question(name="_serf_ping"))
+    asked = cluster.ask("a", QueryParams(name="_serf_ping"))
     assert asked.finished
     *acks, done = results(cluster["a"])
     assert set(acks) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
@@ -105,7 +105,7 @@ def test_but_not_about_themselves_or_strangers(name: bytes) -> None:
 )
 def test_without_a_keyring(action: KeyAction, text: str) -> None:
     state = serf("a", "b")
-    question = key_question(action, KEY, encode)
+    question = key_query(action, KEY, encode)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
     assert answers(state) == [KeyResponse(False, text)]
 
@@ -119,7 +119,7 @@ def test_the_handler_does_it(action: KeyAction) -> None:
         return KeyResponse(True, "", ("a2V5",), "a2V5")
 
     state = serf("a", "b", keys=handler)
-    question = key_question(action, KEY, encode)
+    question = key_query(action, KEY, encode)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
     assert answers(state) == [KeyResponse(True, "", ("a2V5",), "a2V5")]
     assert done == [(action, b"" if action == "list" else KEY)]
@@ -164,7 +164,7 @@ def test_a_long_list_is_cut_on_the_wire_too() -> None:
     options = SerfOptions(query_size_limit=2048)
     state = serf("a", "b", options=options, keys=lambda *_: KeyResponse(True, "", keys, keys[0]))
     state.handle(query(name="_serf_list-keys", payload=b""), 0.0)
-    assert all(len(send.data) <= 1024 and not send.stream for send in state.sends)
+    assert all(len(send.data) <= 1024 and not send.stream for send in state.direct_messages)
     (answer,) = answers(state)
     assert isinstance(answer, KeyResponse)
     assert 0 < len(answer.keys) < 100
@@ -175,7 +175,7 @@ def test_a_long_list_is_cut_on_the_wire_too() -> None:
 
 
 def test_a_success_everywhere() -> None:
-    tally = KeyTally(2)
+    tally = KeyQueryResult(2)
     for name in "ab":
         answer = KeyResponse(True, "", ("k1", "k2"), "k1")
         tally.count(QueryAnswer(name, encode(answer)), decode)
@@ -185,7 +185,7 @@ def test_a_success_everywhere() -> None:
 
 
 def test_failures_are_counted_and_told() -> None:
-    tally = KeyTally(4)
+    tally = KeyQueryResult(4)
     tally.count(QueryAnswer("a", encode(KeyResponse(False, "no"))), decode)
     tally.count(QueryAnswer("b", b""), decode)
     tally.count(QueryAnswer("c", encode(KeyRequest(b""))), decode)
@@ -201,16 +201,16 @@ def test_failures_are_counted_and_told() -> None:
 
 
 def test_missing_answers_are_no_success() -> None:
-    tally = KeyTally(2)
+    tally = KeyQueryResult(2)
     tally.count(QueryAnswer("a", encode(KeyResponse(True))), decode)
     assert tally.failure == "1/2 nodes reported success"
 
 
 def test_the_whole_cluster() -> None:
     cluster = Cluster("a", "b", "c", keys=lambda *_: KeyResponse(True, "", ("k1",), "k1"))
-    asked = cluster.ask("a", key_question("list", b"", encode))
+    asked = cluster.ask("a", key_query("list", b"", encode))
     assert asked.finished
-    tally = KeyTally(3)
+    tally = KeyQueryResult(3)
     for result in results(cluster["a"]):
         if isinstance(result, QueryAnswer):
             tally.count(result, decode)

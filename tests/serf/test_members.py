@@ -6,18 +6,18 @@ from tests.serf.rig import address_of, join, kinds, serf
 from trioserf.address import Address
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
-from trioserf.serf.serf import SerfState
+from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import Leave, Status
 from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
-def status(state: SerfState, name: str) -> Status:
+def status(state: Serf, name: str) -> Status:
     member = state.member(name)
     assert member is not None
     return member.status
 
 
-def in_status(wanted: Status) -> SerfState:
+def in_status(wanted: Status) -> Serf:
     """Make a state of a, in which b is in the wanted status since the instant 0."""
     state = serf("a", "b", "c")
     if wanted in {Status.LEAVING, Status.LEFT}:

@@ -8,12 +8,12 @@ from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadc
 from trioserf.address import Address, packed
 from trioserf.errors import NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Direct
+from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.lamport import LAST_TIME
-from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
-from trioserf.serf.serf import SerfState
+from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import (
     NodeFilter,
     Query,
@@ -61,17 +61,17 @@ def query(
     )
 
 
-def sent(state: SerfState) -> list[tuple[str, SerfMessage]]:
+def sent(state: Serf) -> list[tuple[str, SerfMessage]]:
     """Give to whom what was sent, and forget it."""
     found = []
-    for send in state.sends:
+    for send in state.direct_messages:
         assert send.address == address_of(send.node)
         found.append((send.node, decode(send.data)))
-    state.sends.clear()
+    state.direct_messages.clear()
     return found
 
 
-def ask(state: SerfState, now: float = 0.0, raw: bytes | None = None) -> QueryReceived:
+def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceived:
     """Let b ask something, and give the event."""
     state.handle(query() if raw is None else raw, now)
     (event,) = state.events
@@ -238,7 +238,7 @@ def test_an_answer_can_come_too_late() -> None:
     state.reap(115.1)
     with pytest.raises(NoSuchQuery):
         state.decline(event.id, 115.1)
-    assert state.sends == []
+    assert state.direct_messages == []
 
 
 def test_a_query_with_a_deadline_in_the_past_cannot_be_answered() -> None:
@@ -263,7 +263,7 @@ def test_declining_is_silent_where_no_acknowledgements_are_wanted() -> None:
     state = serf("a", "b")
     event = ask(state, raw=query(flags=0))
     state.decline(event.id, 1.0)
-    assert state.sends == []
+    assert state.direct_messages == []
 
 
 def test_numbers_are_ours_and_differ() -> None:
@@ -288,7 +288,7 @@ def test_a_flood_within_one_time_is_bounded() -> None:
     assert len(state.events) == 10
 
 
-def limited(packet: int, cap: int) -> SerfState:
+def limited(packet: int, cap: int) -> Serf:
     return serf("a", "b", options=SerfOptions(query_response_size_limit=packet, answer_cap=cap))
 
 
@@ -302,23 +302,23 @@ SMALL = len(encode(response(0, b"x" * 300)))
 def test_large_answers_go_by_stream(size: int, stream: bool) -> None:
     state = limited(SMALL, SMALL + 300)
     event = ask(state)
-    state.sends.clear()
+    state.direct_messages.clear()
     state.respond(event.id, b"x" * size, 0.0)
     data = encode(response(0, b"x" * size))
-    assert state.sends == [Direct(address_of("b"), "b", data, stream)]
+    assert state.direct_messages == [DirectMessage(address_of("b"), "b", data, stream)]
 
 
 @pytest.mark.parametrize(("cap", "named"), [(SMALL + 300, SMALL + 300), (0, SMALL)])
 def test_but_not_without_bound(cap: int, named: int) -> None:
     state = limited(SMALL, cap)
     event = ask(state)
-    state.sends.clear()
+    state.direct_messages.clear()
     with pytest.raises(TooLarge) as caught:
         state.respond(event.id, b"x" * 650, 0.0)
     assert str(caught.value) == f"response exceeds limit of {named} bytes"
-    assert state.sends == []
+    assert state.direct_messages == []
     state.respond(event.id, b"smaller", 0.0)
-    assert len(state.sends) == 1
+    assert len(state.direct_messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -327,17 +327,17 @@ def test_but_not_without_bound(cap: int, named: int) -> None:
 def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> None:
     state = limited(SMALL, 10 * SMALL)
     event = ask(state, raw=query(source=source, to=to))
-    state.sends.clear()
+    state.direct_messages.clear()
     with pytest.raises(TooLarge, match=f"response exceeds limit of {SMALL} bytes"):
         state.respond(event.id, b"x" * 400, 0.0)
     state.respond(event.id, b"42", 0.0)
-    assert state.sends == [Direct(to, source, encode(response(0, b"42")))]
+    assert state.direct_messages == [DirectMessage(to, source, encode(response(0, b"42")))]
 
 
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
 def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
     state = serf("a", "b")
-    state.ask(Question(name="load"), 0.0)
+    state.ask(QueryParams(name="load"), 0.0)
     results(state)
     if fits:
         state.respond(1, b"x" * size, 0.0)
@@ -349,7 +349,7 @@ def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
 
 def test_a_large_answer_arrives() -> None:
     cluster = Cluster("a", "b")
-    cluster.ask("a", Question(name="load"))
+    cluster.ask("a", QueryParams(name="load"))
     cluster["b"].respond(cluster.queries("b")[0].id, b"x" * 5000, 0.0)
     cluster.run(0.0)
     assert QueryAnswer("b", b"x" * 5000) in results(cluster["a"])
@@ -359,7 +359,7 @@ def test_a_large_answer_arrives() -> None:
 # --- relays ---
 
 
-def relayed(state: SerfState) -> list[str]:
+def relayed(state: Serf) -> list[str]:
     """Give those who were asked to pass the answer to b on, and check what they were sent."""
     peers = []
     for node, message in sent(state):
@@ -410,21 +410,21 @@ def test_a_relay_hands_the_inner_message_on() -> None:
     state = serf("c")
     inner = encode(response(0, b"42"))
     state.handle(encode(Relay(packed("10.0.0.98"), 7946, "b", inner)), 0.0)
-    assert state.sends == [Direct(address_of("b"), "b", inner)]
+    assert state.direct_messages == [DirectMessage(address_of("b"), "b", inner)]
 
 
 @pytest.mark.parametrize(("addr", "port"), [(b"", 7946), (b"\0\0\0", 1), (b"\x0a\0\0\x01", 0)])
 def test_a_relay_to_nowhere_is_dropped(addr: bytes, port: int) -> None:
     state = serf("c")
     state.handle(encode(Relay(addr, port, "b", encode(UserEvent(1, "x")))), 0.0)
-    assert state.sends == []
+    assert state.direct_messages == []
 
 
 def test_an_answer_survives_the_loss_of_its_packet() -> None:
     cluster = Cluster("a", "b", "c")
-    cluster.ask("a", Question(name="load", relay_factor=1))
+    cluster.ask("a", QueryParams(name="load", relay_factor=1))
     state = cluster["b"]
     state.respond(cluster.queries("b")[0].id, b"42", 0.0)
-    del state.sends[0]
+    del state.direct_messages[0]
     cluster.run(0.0)
     assert QueryAnswer("b", b"42") in results(cluster["a"])

@@ -20,8 +20,8 @@ from trioserf.serf.events import (
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import (
     EMPTY,
-    Clocks,
-    Replayed,
+    LamportTimes,
+    SnapshotContents,
     SnapshotState,
     parse,
 )
@@ -71,24 +71,24 @@ def query(ltime: int) -> QueryReceived:
 
 
 def test_reads_what_serf_wrote() -> None:
-    assert parse(BEFORE_LEAVE) == Replayed({"a": A, "c": C}, Clocks(4, 3, 1))
+    assert parse(BEFORE_LEAVE) == SnapshotContents({"a": A, "c": C}, LamportTimes(4, 3, 1))
 
 
 def test_leaving_forgets_what_was_before_it() -> None:
-    assert parse(SERF_FILE) == Replayed({}, Clocks(5, 0, 0), left=True)
+    assert parse(SERF_FILE) == SnapshotContents({}, LamportTimes(5, 0, 0), left=True)
 
 
 def test_rejoining_overlooks_that_we_left() -> None:
     # Were it appended to, the next start without rejoining would forget what came before.
-    assert parse(SERF_FILE, rejoin=True) == Replayed(
-        {"a": A, "c": C}, Clocks(5, 3, 1), left=True, clean=False
+    assert parse(SERF_FILE, rejoin=True) == SnapshotContents(
+        {"a": A, "c": C}, LamportTimes(5, 3, 1), left=True, clean=False
     )
 
 
 def test_who_came_after_the_leave_counts() -> None:
     again = SERF_FILE + b"alive: a 127.13.0.1:7946\nevent-clock: 9\n"
-    assert parse(again) == Replayed({"a": A}, Clocks(5, 9, 0))
-    assert parse(again, rejoin=True) == Replayed({"c": C, "a": A}, Clocks(5, 9, 1))
+    assert parse(again) == SnapshotContents({"a": A}, LamportTimes(5, 9, 0))
+    assert parse(again, rejoin=True) == SnapshotContents({"c": C, "a": A}, LamportTimes(5, 9, 1))
 
 
 def test_nothing_is_a_snapshot_too() -> None:
@@ -115,7 +115,7 @@ def test_nothing_is_a_snapshot_too() -> None:
     ],
 )
 def test_reads_lines(line: bytes, alive: dict[str, str]) -> None:
-    assert parse(line + b"\n") == Replayed(alive, Clocks())
+    assert parse(line + b"\n") == SnapshotContents(alive, LamportTimes())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_reads_lines(line: bytes, alive: dict[str, str]) -> None:
 def test_reports_faults_and_goes_on(line: bytes, fault: str) -> None:
     replayed = parse(b"alive: a 127.13.0.1:7946\n" + line + b"\nclock: 7\n")
     assert replayed.alive == {"a": A}
-    assert replayed.clocks == Clocks(7, 0, 0)
+    assert replayed.clocks == LamportTimes(7, 0, 0)
     assert not replayed.clean
     assert len(replayed.faults) == 1
     assert re.match(f"line 2: {fault}", replayed.faults[0])
@@ -164,7 +164,7 @@ def test_the_line_after_a_hole_is_good() -> None:
 def test_a_torn_last_line_is_not_believed(end: bytes) -> None:
     replayed = parse(BEFORE_LEAVE + end)
     assert replayed.alive == {"a": A, "c": C}
-    assert replayed.clocks == Clocks(4, 3, 1)
+    assert replayed.clocks == LamportTimes(4, 3, 1)
     assert not replayed.left
     assert not replayed.clean
     assert replayed.faults[0].startswith("line 15: cut short: ")
@@ -194,7 +194,7 @@ pieces = st.sampled_from([*words, *values, b"\n"])
 def test_what_is_read_can_be_written_and_read_again(data: bytes, rejoin: bool) -> None:
     replayed = parse(data, rejoin=rejoin)
     again = parse(SnapshotState(replayed).compacted())
-    assert again == Replayed(replayed.alive, replayed.clocks)
+    assert again == SnapshotContents(replayed.alive, replayed.clocks)
 
 
 # --- writing ---
@@ -216,7 +216,7 @@ def test_writes_the_lines_that_serf_writes() -> None:
     assert written == expected
     written += state.leave(5, keep=False)
     assert written == expected + b"clock: 5\nleave\n"
-    assert parse(written) == Replayed({}, Clocks(), left=True)
+    assert parse(written) == SnapshotContents({}, LamportTimes(), left=True)
 
 
 def test_clock_lines_come_only_when_time_went_on() -> None:
@@ -231,11 +231,11 @@ def test_clock_lines_come_only_when_time_went_on() -> None:
 
 
 def test_old_news_does_not_turn_clocks_back() -> None:
-    state = SnapshotState(Replayed({}, Clocks(5, 6, 7)))
+    state = SnapshotState(SnapshotContents({}, LamportTimes(5, 6, 7)))
     state.record(user(2))
     state.record(query(2))
     assert state.clock_lines(2) == b""
-    assert parse(state.compacted()).clocks == Clocks(5, 6, 7)
+    assert parse(state.compacted()).clocks == LamportTimes(5, 6, 7)
 
 
 def test_members_are_recorded_when_something_changes() -> None:
@@ -277,11 +277,11 @@ def test_nothing_is_recorded_after_the_leave() -> None:
     assert state.record(event("member-leave", member("a"))) == b""
     assert state.record(user(100)) == b""
     assert state.clock_lines(9) == b""
-    state.resume([member("z")], Clocks(9, 9, 9))
+    state.resume([member("z")], LamportTimes(9, 9, 9))
     assert state.leave(9, keep=False) == b""
     # As it stands, and as it would be rewritten after a full disk.
     assert parse(state.compacted(), rejoin=True).alive == {"a": A, "c": C}
-    assert parse(state.compacted()) == Replayed({}, Clocks(), left=True)
+    assert parse(state.compacted()) == SnapshotContents({}, LamportTimes(), left=True)
 
 
 def test_leaving_for_good_keeps_nobody() -> None:
@@ -293,9 +293,9 @@ def test_leaving_for_good_keeps_nobody() -> None:
 def test_after_missed_events_it_starts_over_from_the_members() -> None:
     state = SnapshotState(parse(BEFORE_LEAVE))
     state.clock_lines(8)
-    state.resume([member("a"), member("d")], Clocks(8, 2, 9))
-    assert parse(state.compacted()) == Replayed(
-        {"a": "10.0.0.1:7946", "d": "10.0.0.1:7946"}, Clocks(8, 3, 9)
+    state.resume([member("a"), member("d")], LamportTimes(8, 2, 9))
+    assert parse(state.compacted()) == SnapshotContents(
+        {"a": "10.0.0.1:7946", "d": "10.0.0.1:7946"}, LamportTimes(8, 3, 9)
     )
 
 
@@ -312,7 +312,7 @@ def test_after_missed_events_it_starts_over_from_the_members() -> None:
     ],
 )
 def test_compaction_is_due_when_most_is_overtaken(members: int, size: int, due: bool) -> None:
-    state = SnapshotState(Replayed({f"n{i}": A for i in range(members)}, Clocks()))
+    state = SnapshotState(SnapshotContents({f"n{i}": A for i in range(members)}, LamportTimes()))
     assert state.compaction_due(size) is due
 
 

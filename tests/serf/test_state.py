@@ -15,8 +15,8 @@ from tests.serf.test_members import in_status, status
 from tests.serf.test_queries import query
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.lamport import LAST_TIME
-from trioserf.serf.serf import SerfState
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.serf import Serf
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.wire.serf_messages import (
     BufferedEvents,
     Join,
@@ -39,9 +39,7 @@ def push_pull(
     return SerfPushPull(ltime, status_ltimes or {}, left, event_ltime, events, query_ltime)
 
 
-def merge(
-    state: SerfState, remote: SerfPushPull, *, join: bool = False, ignore: bool = False
-) -> None:
+def merge(state: Serf, remote: SerfPushPull, *, join: bool = False, ignore: bool = False) -> None:
     state.merge_remote_state(remote, join=join, ignore_events=ignore, now=0.0)
 
 
@@ -210,7 +208,7 @@ def test_members_learn_of_everything_by_push_pull_alone() -> None:
 
 def test_a_snapshots_clocks() -> None:
     state = serf("a", "b")
-    state.restore(Clocks(member=10, event=20, query=30))
+    state.restore(LamportTimes(member=10, event=20, query=30))
     assert (state.clock.time, state.event_clock.time, state.query_clock.time) == (11, 21, 31)
     for ltime in (20, 21):
         state.handle(encode(UserEvent(ltime, f"{ltime}")), 0.0)
@@ -221,14 +219,14 @@ def test_a_snapshots_clocks() -> None:
 
 def test_an_empty_snapshot_changes_nothing() -> None:
     state = serf("a")
-    state.restore(Clocks())
+    state.restore(LamportTimes())
     assert state.local_state() == serf("a").local_state()
-    assert state.clocks() == Clocks()
+    assert state.clocks() == LamportTimes()
 
 
 def test_a_poisoned_snapshot_does_not_make_us_deaf() -> None:
     state = serf("a", "b")
-    state.restore(Clocks(2**63, 2**63, LAST_TIME))
+    state.restore(LamportTimes(2**63, 2**63, LAST_TIME))
     merge(state, push_pull(40, {}, (), 40, (), 40), join=True, ignore=True)
     for ltime in (39, 40):
         state.handle(encode(UserEvent(ltime, f"{ltime}")), 0.0)
@@ -252,7 +250,7 @@ def test_what_nobody_sends_so_does_nothing(message: SerfPushPull | KeyRequest) -
     state = serf("a", "b")
     state.handle(encode(message), 0.0)
     assert not state.events
-    assert not state.sends
+    assert not state.direct_messages
     assert not raw_broadcasts(state)
     assert state.clock.time == 1
 
@@ -261,8 +259,8 @@ def test_doubles_are_not_even_decoded() -> None:
     state = serf("a")
     raw = encode(UserEvent(3, "x"))
     state.handle(raw, 0.0)
-    assert state._outbox.has_seen(raw)
-    assert not state._outbox.has_seen(encode(Join(3, "b")))
+    assert state._outbox.is_duplicate(raw)
+    assert not state._outbox.is_duplicate(encode(Join(3, "b")))
 
 
 # --- queues ---

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.serf.rig import Cluster, broadcasts, decode, encode, kinds, raw_broadcasts, serf
 from trioserf.errors import TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Spread
+from trioserf.serf.effects import LargeBroadcast
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LAST_TIME
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
@@ -97,7 +97,7 @@ def test_doubles_are_known_long_after_their_bytes_are_forgotten() -> None:
     state.handle(raw, 0.0)
     for ltime in range(2, 5000):
         state.handle(encode(UserEvent(ltime, "x")), 0.0)
-    assert not state._outbox.has_seen(raw)
+    assert not state._outbox.is_duplicate(raw)
     state.events.clear()
     state.handle(raw, 0.0)
     assert state.events == []
@@ -161,13 +161,13 @@ def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
 def test_what_fits_no_packet_goes_by_streams_and_does_not_stay_in_the_queue() -> None:
     state = serf("a", "b", options=SerfOptions(user_event_size_limit=9216))
     ltime = state.user_event("huge", b"x" * 9000)
-    [spread] = state.spreads
+    [spread] = state.large_broadcasts
     assert spread.to_all
     assert decode(spread.data) == UserEvent(ltime, "huge", b"x" * 9000)
     assert len(state.queues["Event"]) == 0
-    state.spreads.clear()
+    state.large_broadcasts.clear()
     state.handle(spread.data, 0.0)
-    assert (len(state.events), state.spreads) == (1, [])
+    assert (len(state.events), state.large_broadcasts) == (1, [])
 
 
 def test_what_fits_no_packet_is_passed_on_once() -> None:
@@ -177,7 +177,7 @@ def test_what_fits_no_packet_is_passed_on_once() -> None:
     state.handle(raw, 0.0)
     assert len(state.events) == 1
     assert raw_broadcasts(state) == []
-    assert state.spreads == [Spread(raw, to_all=False)]
+    assert state.large_broadcasts == [LargeBroadcast(raw, to_all=False)]
 
 
 @pytest.mark.parametrize(("size", "streams"), [(1390, 0), (1405, 1), (9000, 1), (20_000, 0)])
@@ -188,7 +188,7 @@ def test_streams_are_for_what_honest_members_send_and_packets_cannot(
     raw = encode(UserEvent(5, "x", b"x"))
     raw = encode(UserEvent(5, "x", b"x" * (size - len(raw))))
     state.handle(raw, 0.0)
-    assert len(state.spreads) == streams
+    assert len(state.large_broadcasts) == streams
     assert len(raw_broadcasts(state)) == (size < 1400 and not streams)
 
 
@@ -201,8 +201,8 @@ def test_large_news_of_a_push_pull_is_passed_on_but_not_what_a_join_brings() -> 
         for _ in range(2):
             taker.merge_remote_state(giver.local_state(), join=join, ignore_events=False, now=0.0)
         assert len(taker.events) == 2
-        assert [len(spread.data) > 2000 for spread in taker.spreads] == [True] * passed_on
-        assert all(spread.to_all for spread in taker.spreads)
+        assert [len(spread.data) > 2000 for spread in taker.large_broadcasts] == [True] * passed_on
+        assert all(spread.to_all for spread in taker.large_broadcasts)
         assert raw_broadcasts(taker) == []
 
 
@@ -211,7 +211,7 @@ def test_much_large_news_at_once_is_old_and_goes_to_a_few() -> None:
     for number in range(10):
         giver.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
     taker.merge_remote_state(giver.local_state(), join=False, ignore_events=False, now=0.0)
-    assert [spread.to_all for spread in taker.spreads] == [True] * 8 + [False] * 2
+    assert [spread.to_all for spread in taker.large_broadcasts] == [True] * 8 + [False] * 2
 
 
 @given(

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from trioserf.serf.events import UserEventReceived
-from trioserf.sim.cluster import World
+from trioserf.sim.cluster import SimCluster
 from trioserf.sim.invariants import Violation
 from trioserf.sim.scenario import Scenario, SimulationFailed, run
 from trioserf.swim.node_record import NodeRecord
@@ -18,7 +18,7 @@ from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import DEAD, SUSPECT, Alive, Dead, Suspect
 
 
-def _fails(play: Callable[[World], Awaitable[None]], match: str) -> SimulationFailed:
+def _fails(play: Callable[[SimCluster], Awaitable[None]], match: str) -> SimulationFailed:
     with pytest.raises(SimulationFailed, match=match) as caught:
         run(Scenario.of(play), seed=1)
     return caught.value
@@ -28,7 +28,7 @@ _NO_TIME = -1.0
 """A bound that has passed already: whoever disagrees now, fails."""
 
 
-async def _slander(world: World, *messages: Suspect | Dead) -> None:
+async def _slander(world: SimCluster, *messages: Suspect | Dead) -> None:
     """Send the first member what nobody has a right to say."""
     liar = world.network.open(("10.9.9.9", 7946))
     for message in messages:
@@ -38,7 +38,7 @@ async def _slander(world: World, *messages: Suspect | Dead) -> None:
 
 
 def test_nobody_else_raises_an_incarnation() -> None:
-    async def slander(world: World) -> None:
+    async def slander(world: SimCluster) -> None:
         """Somebody invents an incarnation."""
         await world.grow(4)
         await world.settle()
@@ -51,7 +51,7 @@ def test_nobody_else_raises_an_incarnation() -> None:
 
 
 def test_healthy_members_are_not_failed() -> None:
-    async def slander(world: World) -> None:
+    async def slander(world: SimCluster) -> None:
         """Somebody declares a healthy member dead."""
         await world.grow(4)
         await trio.sleep(60)
@@ -61,36 +61,36 @@ def test_healthy_members_are_not_failed() -> None:
 
 
 def test_no_event_is_delivered_twice() -> None:
-    async def echo(world: World) -> None:
+    async def echo(world: SimCluster) -> None:
         """An event comes again."""
         await world.grow(2)
         event = UserEventReceived(1, "deploy", b"", False)
-        world.judge.saw_event(world.members["n1"], event)
-        world.judge.saw_event(world.members["n2"], event)
-        world.judge.saw_event(world.members["n1"], event)
+        world.judge.on_event(world.members["n1"], event)
+        world.judge.on_event(world.members["n2"], event)
+        world.judge.on_event(world.members["n1"], event)
 
     _fails(echo, "at most once: n1 got deploy@1 twice")
 
 
 def test_nobody_comes_back_in_the_incarnation_of_its_death() -> None:
-    async def undead(world: World) -> None:
+    async def undead(world: SimCluster) -> None:
         """A record is brought back to life without a word of its member."""
         await world.grow(3)
         await world.settle()
         await world.crash("n3")
         await world.settle()
         who, node = world.members["n1"], world.node("n1")
-        record, member = node.membership.records["n3"], node.member("n3")
+        record, member = node.memberlist.records["n3"], node.member("n3")
         assert record.state is DEAD
         assert member is not None
-        record.state = node.membership.local.state
-        world.judge.saw_member(who, "member-join", member, record)
+        record.state = node.memberlist.local.state
+        world.judge.on_member(who, "member-join", member, record)
 
     _fails(undead, "resurrection: n3 came back at n1 in incarnation 1, but died in 1")
 
 
 def test_all_must_agree_in_time() -> None:
-    async def hasty(world: World) -> None:
+    async def hasty(world: SimCluster) -> None:
         """Nobody has the time to notice."""
         await world.grow(3)
         await world.settle()
@@ -102,7 +102,7 @@ def test_all_must_agree_in_time() -> None:
 
 
 def test_the_last_words_of_the_dead_are_known() -> None:
-    async def last_words(world: World) -> None:
+    async def last_words(world: SimCluster) -> None:
         """A member refutes an accusation, and crashes before the judge looks at it again."""
         await world.grow(3)
         await world.settle()
@@ -114,26 +114,26 @@ def test_the_last_words_of_the_dead_are_known() -> None:
             liar.send_packet(packet, world.members["n2"].address)
         await trio.sleep(0.3)
         await world.crash("n2")
-        assert world.node("n1").membership.records["n2"].incarnation == 2
+        assert world.node("n1").memberlist.records["n2"].incarnation == 2
         await trio.sleep(5)
 
     run(Scenario.of(last_words, must_agree=False), seed=1)
 
 
 def test_no_incarnation_goes_back() -> None:
-    async def amnesia(world: World) -> None:
+    async def amnesia(world: SimCluster) -> None:
         """A member forgets what it has said of itself."""
         await world.grow(2)
         await world.node("n2").set_tags({"a": "b"})
         await trio.sleep(4)
-        world.node("n2").membership.local.incarnation = 1
+        world.node("n2").memberlist.local.incarnation = 1
         await trio.sleep(4)
 
     _fails(amnesia, "incarnation: n2 went from 2 to 1")
 
 
 def test_who_restores_a_snapshot_gets_no_event_again() -> None:
-    async def again(world: World) -> None:
+    async def again(world: SimCluster) -> None:
         """An event comes once more after a restart with a snapshot."""
         await world.grow(2)
         await world.settle()
@@ -142,36 +142,36 @@ def test_who_restores_a_snapshot_gets_no_event_again() -> None:
         event = UserEventReceived(1, "deploy", b"", False)
         await world.crash("n2")
         await world.restart("n2", snapshot=True)
-        world.judge.saw_event(world.members["n2"], event)
+        world.judge.on_event(world.members["n2"], event)
 
     _fails(again, "at most once: n2 got deploy@1 twice")
 
 
 def test_everyone_who_was_there_must_get_an_event() -> None:
-    async def deaf(world: World) -> None:
+    async def deaf(world: SimCluster) -> None:
         """A member is said to have been there, and is not given the event."""
         await world.grow(3)
         await world.settle()
-        world.judge.sent("deploy", b"", 1, world.judge.audience())
+        world.judge.sent("deploy", b"", 1, world.judge.expected_receivers())
         for member in ("n1", "n2"):
             event = UserEventReceived(1, "deploy", b"", False)
-            world.judge.saw_event(world.members[member], event)
+            world.judge.on_event(world.members[member], event)
         await world.settle(bound=5)
 
     _fails(deaf, "convergence: after 5 s without a fault: n3 did not get the event deploy")
 
 
-def _grows(kind: str) -> Callable[[World], Awaitable[None]]:
-    async def grow(world: World) -> None:
+def _grows(kind: str) -> Callable[[SimCluster], Awaitable[None]]:
+    async def grow(world: SimCluster) -> None:
         """Something in a node grows without end."""
         await world.grow(2)
         await world.settle()
         node = world.node("n1")
-        depths = node.depths() | {kind: 100_000}
+        depths = node.queue_depths() | {kind: 100_000}
         if kind == "health":
-            node.membership.awareness.score = 9
-            world.judge.look()
-        node.depths = lambda: depths  # type: ignore[method-assign]
+            node.memberlist.awareness.score = 9
+            world.judge.check_all()
+        node.queue_depths = lambda: depths  # type: ignore[method-assign]
         await trio.sleep(4)
 
     return grow
@@ -196,7 +196,7 @@ def test_nothing_grows_without_bound(kind: str) -> None:
 
 
 def test_nobody_believes_in_members_that_never_were() -> None:
-    async def ghosts(world: World) -> None:
+    async def ghosts(world: SimCluster) -> None:
         """Somebody tells of members that nobody has started."""
         await world.grow(3)
         await world.settle()
@@ -222,40 +222,40 @@ def test_nobody_believes_in_members_that_never_were() -> None:
 def test_tables_must_agree_in_every_respect(
     spoil: Callable[[NodeRecord], None], what: str
 ) -> None:
-    async def differ(world: World) -> None:
+    async def differ(world: SimCluster) -> None:
         """One table differs from what its subject says."""
         await world.grow(3)
         await world.settle()
-        spoil(world.node("n1").membership.records["n3"])
+        spoil(world.node("n1").memberlist.records["n3"])
         await world.settle(bound=_NO_TIME)
 
     _fails(differ, f"convergence: after -1 s without a fault: n1 {what}")
 
 
 def test_old_tags_are_no_agreement() -> None:
-    async def differ(world: World) -> None:
+    async def differ(world: SimCluster) -> None:
         """Tags change, and nobody has had the time to hear of it."""
         await world.grow(3)
         await world.settle()
         world.partition(["n3"])
         await world.node("n3").set_tags({"role": "db"})
-        world.node("n3").membership.local.incarnation -= 1
+        world.node("n3").memberlist.local.incarnation -= 1
         await world.settle(bound=_NO_TIME)
 
     _fails(differ, "convergence: after -1 s without a fault: n1 knows old tags of n3")
 
 
 def test_a_tame_run_fails() -> None:
-    async def tame(world: World) -> None:
+    async def tame(world: SimCluster) -> None:
         """Faults are promised and do not come."""
         await world.grow(3)
 
     with pytest.raises(SimulationFailed, match="tameness: this run has shown no drop and no susp"):
-        run(Scenario.of(tame, shows={"drop", "suspicion"}), seed=1)
+        run(Scenario.of(tame, must_observe={"drop", "suspicion"}), seed=1)
 
 
 def test_what_breaks_a_node_is_reported() -> None:
-    async def broken(world: World) -> None:
+    async def broken(world: SimCluster) -> None:
         """A scenario that cannot go on."""
         await world.grow(1)
         world.node("n9")
@@ -264,19 +264,19 @@ def test_what_breaks_a_node_is_reported() -> None:
     assert isinstance(error.__cause__, BaseException)
 
 
-async def _spin(world: World) -> None:
+async def _spin(world: SimCluster) -> None:
     """Never comes to an end, and never gives way."""
     while True:
         pass
 
 
-async def _busy(world: World) -> None:
+async def _busy(world: SimCluster) -> None:
     """Never comes to an end; no time passes."""
     while True:
         await trio.lowlevel.checkpoint()
 
 
-async def _wait(world: World) -> None:
+async def _wait(world: SimCluster) -> None:
     """Waits for what never comes; time flies."""
     await world.grow(2)
     await trio.sleep_forever()
@@ -285,7 +285,7 @@ async def _wait(world: World) -> None:
 @pytest.mark.parametrize("on_interrupt", [signal.default_int_handler, signal.SIG_IGN])
 @pytest.mark.parametrize("play", [_spin, _busy, _wait])
 def test_a_run_that_does_not_end_is_cut_off(
-    play: Callable[[World], Awaitable[None]], on_interrupt: Any
+    play: Callable[[SimCluster], Awaitable[None]], on_interrupt: Any
 ) -> None:
     before = signal.signal(signal.SIGINT, on_interrupt)  # ignored in a shell's background
     try:
@@ -295,7 +295,7 @@ def test_a_run_that_does_not_end_is_cut_off(
         signal.signal(signal.SIGINT, before)
 
 
-def _is_cut_off(play: Callable[[World], Awaitable[None]]) -> None:
+def _is_cut_off(play: Callable[[SimCluster], Awaitable[None]]) -> None:
     with pytest.raises(
         SimulationFailed, match=r"TookTooLong: still running after 0\.3 s"
     ) as caught:

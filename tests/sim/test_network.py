@@ -9,16 +9,16 @@ import pytest
 import trio
 
 from trioserf.sim.endpoint import SimTransport
-from trioserf.sim.network import Link, Network
+from trioserf.sim.network import LinkConditions, Network
 from trioserf.sim.schedule import run_in_virtual_time
 
 A, B, C = ("10.0.0.1", 7946), ("10.0.0.2", 7946), ("10.0.0.3", 7946)
-_INSTANT = Link(latency=0, jitter=0)
+_INSTANT = LinkConditions(latency=0, jitter=0)
 
 Story = Callable[[Network, SimTransport, SimTransport], Awaitable[None]]
 
 
-def _tell(story: Story, link: Link = _INSTANT, seed: int = 1) -> Network:
+def _tell(story: Story, link: LinkConditions = _INSTANT, seed: int = 1) -> Network:
     network = Network(random.Random(seed), link)
 
     async def main() -> None:
@@ -53,7 +53,7 @@ def _number_to(count: int, heard: list[list[tuple[float, bytes]]]) -> Story:
 
 def test_latency_has_a_least_and_a_mean() -> None:
     heard: list[list[tuple[float, bytes]]] = []
-    _tell(_number_to(2000, heard), Link(latency=0.1, jitter=0.05))
+    _tell(_number_to(2000, heard), LinkConditions(latency=0.1, jitter=0.05))
     times = [at for at, _ in heard[0]]
     assert min(times) >= 0.1
     assert sum(times) / len(times) == pytest.approx(0.15, rel=0.1)
@@ -208,7 +208,7 @@ def test_the_streams_of_a_killed_member_end() -> None:
 
 
 def test_the_same_seed_has_the_same_fate() -> None:
-    link = Link(loss=0.2, duplicate=0.1, reorder=0.2)
+    link = LinkConditions(loss=0.2, duplicate=0.1, reorder=0.2)
     stories: list[list[tuple[float, bytes]]] = []
     sums = {_tell(_number_to(200, stories), link, seed).checksum for seed in (5, 5, 6)}
     assert stories[0] == stories[1] != stories[2]

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from trioserf.serf.query_collector import QueryDone
-from trioserf.sim.cluster import World, open_world
+from trioserf.sim.cluster import SimCluster, open_world
 from trioserf.sim.schedule import run_in_virtual_time
 from trioserf.wire import serf_codec
 from trioserf.wire.packet import PacketCodec
@@ -45,14 +45,14 @@ MESSAGES: dict[str, Callable[[int], bytes]] = {
 }
 
 
-def send(world: World, message: bytes, to: str = "n1") -> None:
+def send(world: SimCluster, message: bytes, to: str = "n1") -> None:
     """Have a stranger send one message to one member."""
     stranger = world.network.open(("10.9.9.9", 7946))
     for packet in PacketCodec(keyring=None).pack([encode(UserMessage(message))], crc=False):
         stranger.send_packet(packet, world.members[to].address)
 
 
-async def all_hear_all(world: World, round_: str) -> None:
+async def all_hear_all(world: SimCluster, round_: str) -> None:
     """See that whatever anybody says is heard by everybody else."""
     everyone = [member.id for member in world.up]
     for member in everyone:
@@ -65,7 +65,7 @@ async def all_hear_all(world: World, round_: str) -> None:
         assert [(one.acks, one.missing) for one in done] == [(len(everyone), ())]
 
 
-async def nobody_is_deaf(world: World) -> None:
+async def nobody_is_deaf(world: SimCluster) -> None:
     """See that all hear all, again and again, and one that comes back from a crash as well."""
     for round_ in range(3):
         await all_hear_all(world, f"round {round_}")

@@ -33,7 +33,7 @@ def test_all_invariants_hold(scenario: str) -> None:
 
 def test_each_scenario_says_what_it_tells() -> None:
     assert len(SCENARIOS) >= 13
-    assert all(one.about.endswith(".") for one in SCENARIOS.values())
+    assert all(one.description.endswith(".") for one in SCENARIOS.values())
 
 
 def _simulate(

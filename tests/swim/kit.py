@@ -23,7 +23,7 @@ PORT = 7946
 META = b"meta"
 
 
-class Table(Membership):
+class FakeMemberlist(Membership):
     """A member table whose broadcasts can be read back as messages."""
 
     def __init__(
@@ -51,26 +51,26 @@ class Table(Membership):
         """Everything queued for broadcast, in the order of a packet."""
         queue, said = self.broadcasts, []
         for urgent in (True, False):
-            while (data := queue.pick(65_507, urgent=urgent)) is not None:
+            while (data := queue.select(65_507, urgent=urgent)) is not None:
                 said.append(self._spoken[data])
-        for call in queue.settle():
+        for call in queue.finish_packet():
             call()
         return said
 
     def happened(self) -> list[str]:
         """The kinds of the notices not yet drained, in order; drains them."""
-        kinds = [type(notice).__name__ for notice in self.notices]
-        self.notices.clear()
+        kinds = [type(notice).__name__ for notice in self.events]
+        self.events.clear()
         return kinds
 
     def forget(self) -> None:
         """Empty the queue and the notices."""
         self.broadcasts.prune(0)
-        self.notices.clear()
+        self.events.clear()
 
     def with_member(
         self, name: str, state: State, incarnation: int, *, now: float = 0.0, meta: bytes = META
-    ) -> "Table":
+    ) -> "FakeMemberlist":
         """Let a member be known in this state and incarnation, by nothing but messages."""
         self.alive(alive(name, incarnation, meta=meta), now)
         match state:
@@ -85,7 +85,7 @@ class Table(Membership):
         self.forget()
         return self
 
-    def with_crowd(self, count: int, now: float = 0.0) -> "Table":
+    def with_crowd(self, count: int, now: float = 0.0) -> "FakeMemberlist":
         """Let `count` more members be alive, named m0, m1 and so on."""
         for number in range(count):
             self.alive(crowd_alive(number), now)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.swim.kit import ELSEWHERE, META, OTHER, PEER, US, Table, alive, node_state
+from tests.swim.kit import ELSEWHERE, META, OTHER, PEER, US, FakeMemberlist, alive, node_state
 from trioserf.swim.beliefs import MAX_INCARNATION
 from trioserf.swim.options import SwimOptions
 from trioserf.wire.swim_messages import (
@@ -19,15 +19,15 @@ ALIVE, SUSPECT, DEAD, LEFT = State
 
 
 def test_bootstrap() -> None:
-    table = Table()
+    table = FakeMemberlist()
     local = table.local
     assert (local.state, local.incarnation, local.meta) == (ALIVE, 1, META)
     assert table.records == {US: local}
-    assert (table.alive_count, table.estimated_nodes) == (1, 1)
+    assert (table.alive_count, table.estimated_size) == (1, 1)
 
 
 def test_bootstrap_announces_us() -> None:
-    table = Table()
+    table = FakeMemberlist()
     table.records.clear()
     table.bootstrap(b"x", OUR_VERSIONS, 0.0)
     assert table.said() == [alive(US, 1, meta=b"x")]
@@ -55,7 +55,7 @@ CLAIMS = [
 
 @pytest.mark.parametrize(("claim", "answer"), CLAIMS, ids=str)
 def test_refuting(claim: Alive | Suspect | Dead, answer: int | None) -> None:
-    table = Table()
+    table = FakeMemberlist()
     table.local.incarnation = 5
     match claim:
         case Alive():
@@ -74,13 +74,13 @@ def test_refuting(claim: Alive | Suspect | Dead, answer: int | None) -> None:
 
 @pytest.mark.parametrize("state", [SUSPECT, DEAD, LEFT])
 def test_refuting_what_a_merged_table_says(state: State) -> None:
-    table = Table()
+    table = FakeMemberlist()
     table.merge([node_state(US, state, 1)], 1.0)
     assert table.said() == [alive(US, 2)]
 
 
 def test_a_refutation_goes_before_older_news(caplog: pytest.LogCaptureFixture) -> None:
-    table = Table()
+    table = FakeMemberlist()
     table.alive(alive(PEER, 1), 1.0)
     table.suspect(Suspect(1, US, PEER), 1.0)
     assert table.said() == [alive(US, 2), alive(PEER, 1)]
@@ -90,7 +90,7 @@ def test_a_refutation_goes_before_older_news(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("own", [1, MAX_INCARNATION - 1, MAX_INCARNATION])
 def test_incarnations_stop_at_their_end(own: int) -> None:
-    table = Table()
+    table = FakeMemberlist()
     table.local.incarnation = own
     table.dead(Dead(MAX_INCARNATION, US, PEER), 1.0)
     assert table.said() == [alive(US, MAX_INCARNATION)]
@@ -101,20 +101,20 @@ def test_incarnations_stop_at_their_end(own: int) -> None:
 
 class TestMetadata:
     def test_new_metadata_is_a_new_incarnation(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.update_meta(b"new", 1.0)
         assert table.said() == [alive(US, 2, meta=b"new")]
         assert table.happened() == ["Updated"]
         assert (table.local.meta, table.local.incarnation) == (b"new", 2)
 
     def test_equal_metadata_is_announced_but_no_update(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.update_meta(META, 1.0)
         assert table.said() == [alive(US, 2)]
         assert table.happened() == []
 
     def test_the_waiter_hears_when_it_has_gone_out(self) -> None:
-        table = Table().with_member(PEER, ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, ALIVE, 1)
         told: list[str] = []
         table.update_meta(b"one", 1.0, lambda: told.append("one"))
         table.update_meta(b"two", 1.0, lambda: told.append("two"))
@@ -125,13 +125,13 @@ class TestMetadata:
         assert told == ["one", "two"]
 
     def test_too_much(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         with pytest.raises(ValueError, match="512"):
             table.update_meta(bytes(MAX_META + 1), 1.0)
         assert (table.local.meta, table.said()) == (META, [])
 
     def test_too_late(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         told: list[str] = []
         table.leave(1.0)
         table.forget()
@@ -141,7 +141,7 @@ class TestMetadata:
 
 class TestLeaving:
     def test_the_goodbye(self) -> None:
-        table = Table().with_member(PEER, ALIVE, 1).with_member(OTHER, ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, ALIVE, 1).with_member(OTHER, ALIVE, 1)
         told: list[str] = []
         table.alive(alive(OTHER, 2), 1.0)
         table.leave(2.0, lambda: told.append("gone out"))
@@ -155,7 +155,7 @@ class TestLeaving:
 
     @pytest.mark.parametrize("peer", [None, DEAD, LEFT])
     def test_nobody_to_hear_it(self, peer: State | None) -> None:
-        table = Table()
+        table = FakeMemberlist()
         if peer is not None:
             table.with_member(PEER, peer, 1)
         told: list[str] = []
@@ -163,7 +163,7 @@ class TestLeaving:
         assert told == ["at once"]
 
     def test_leaving_twice(self) -> None:
-        table = Table().with_member(PEER, ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, ALIVE, 1)
         told: list[str] = []
         table.leave(1.0, lambda: told.append("first"))
         table.leave(2.0, lambda: told.append("second"))
@@ -171,7 +171,7 @@ class TestLeaving:
         assert table.said() == [Dead(1, US, US)]
 
     def test_nothing_about_us_counts_any_more(self) -> None:
-        table = Table().with_member(PEER, ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, ALIVE, 1)
         table.leave(1.0)
         table.forget()
         table.alive(alive(US, 9, meta=b"new"), 2.0)
@@ -183,7 +183,7 @@ class TestLeaving:
         assert (table.said(), table.happened()) == ([], [])
 
     def test_others_still_count(self) -> None:
-        table = Table().with_member(PEER, ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, ALIVE, 1)
         table.leave(1.0)
         table.forget()
         table.dead(Dead(1, PEER, PEER), 2.0)
@@ -192,7 +192,7 @@ class TestLeaving:
 
 class TestHealth:
     def test_probes_move_it(self) -> None:
-        table = Table().with_member(PEER, ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, ALIVE, 1)
         record = table.records[PEER]
         scores = []
         for expected, nacks in [(0, 0), (3, 3), (3, 1), (3, 0), (2, 5), (3, 0)]:
@@ -204,14 +204,14 @@ class TestHealth:
         assert table.awareness.score == 0
 
     def test_it_stretches_time(self) -> None:
-        table = Table()
-        assert table.awareness.scale(1.5) == 1.5
-        table.awareness.apply(100)
-        assert table.awareness.scale(1.5) == 12.0
+        table = FakeMemberlist()
+        assert table.awareness.scale_timeout(1.5) == 1.5
+        table.awareness.apply_delta(100)
+        assert table.awareness.scale_timeout(1.5) == 12.0
 
     def test_without_lifeguard_it_stays(self) -> None:
-        table = Table(options=SwimOptions(lha_probe=False))
+        table = FakeMemberlist(options=SwimOptions(lha_probe=False))
         table.suspect(Suspect(1, US, PEER), 1.0)
-        table.awareness.apply(5)
+        table.awareness.apply_delta(5)
         assert table.awareness.score == 0
-        assert table.awareness.scale(1.5) == 1.5
+        assert table.awareness.scale_timeout(1.5) == 1.5

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.swim.kit import ADDRESSES, ELSEWHERE, META, OTHER, PEER, PORT, US, Table, alive
+from tests.swim.kit import ADDRESSES, ELSEWHERE, META, OTHER, PEER, PORT, US, FakeMemberlist, alive
 from trioserf.swim.events import Conflicted, Left, Refused
-from trioserf.swim.node_record import UNANNOUNCED
+from trioserf.swim.node_record import NO_VERSIONS
 from trioserf.swim.options import SwimOptions, valid_node_name
 from trioserf.wire.swim_messages import Alive, Dead, Message, State, Suspect, Versions
 
@@ -63,7 +63,7 @@ RULES: list[tuple[State, str, int, State, int, bool, list[str]]] = [
 ]
 
 
-def tell(table: Table, message: Message, now: float = 1.0) -> None:
+def tell(table: FakeMemberlist, message: Message, now: float = 1.0) -> None:
     match message:
         case Alive():
             table.alive(message, now)
@@ -90,7 +90,7 @@ def test_a_claim_about_a_known_member(
     notices: list[str],
 ) -> None:
     # Enough members that confirmations are wanted at all.
-    table = Table().with_crowd(5).with_member(PEER, known, KNOWN)
+    table = FakeMemberlist().with_crowd(5).with_member(PEER, known, KNOWN)
     message = MESSAGES[kind](incarnation)
     tell(table, message)
     record = table.records[PEER]
@@ -103,14 +103,14 @@ def test_a_claim_about_a_known_member(
 
 @pytest.mark.parametrize("kind", ["suspect", "dead", "left"])
 def test_bad_news_about_a_stranger_is_nothing(kind: str) -> None:
-    table = Table()
+    table = FakeMemberlist()
     tell(table, MESSAGES[kind](NEWER))
     assert list(table.records) == [US]
     assert (table.said(), table.happened()) == ([], [])
 
 
 def test_a_stranger_that_lives_joins() -> None:
-    table = Table()
+    table = FakeMemberlist()
     message = alive(PEER, 7)
     table.alive(message, 3.0)
     record = table.records[PEER]
@@ -121,7 +121,7 @@ def test_a_stranger_that_lives_joins() -> None:
 
 
 def test_a_stranger_in_incarnation_0_is_nothing() -> None:
-    table = Table()
+    table = FakeMemberlist()
     table.alive(alive(PEER, 0), 1.0)
     assert list(table.records) == [US]
     assert (table.said(), table.happened()) == ([], [])
@@ -139,7 +139,7 @@ UPDATES = [
 
 @pytest.mark.parametrize(("known", "incarnation", "notices"), UPDATES)
 def test_new_metadata(known: State, incarnation: int, notices: list[str]) -> None:
-    table = Table().with_member(PEER, known, KNOWN)
+    table = FakeMemberlist().with_member(PEER, known, KNOWN)
     table.alive(alive(PEER, incarnation, meta=b"new"), 1.0)
     assert table.happened() == notices
     assert table.records[PEER].meta == (b"new" if notices else META)
@@ -174,7 +174,7 @@ class TestAddresses:
         port: int,
     ) -> None:
         options = SwimOptions(dead_node_reclaim_time=reclaim)
-        table = Table(options=options).with_member(PEER, known, KNOWN)
+        table = FakeMemberlist(options=options).with_member(PEER, known, KNOWN)
         message = alive(PEER, incarnation, addr=addr, port=port)
         table.alive(message, age)
         record = table.records[PEER]
@@ -191,7 +191,7 @@ class TestAddresses:
             assert_conflict(table, PEER, addr, port)
 
     def test_another_address_for_our_own_name(self, caplog: pytest.LogCaptureFixture) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.alive(alive(US, 99, addr=ELSEWHERE), 1.0)
         assert_conflict(table, US, ELSEWHERE, PORT)
         assert (table.local.incarnation, table.said()) == (1, [])
@@ -199,26 +199,26 @@ class TestAddresses:
 
     def test_v4_mapped_is_the_same_address(self) -> None:
         mapped = bytes(10) + b"\xff\xff" + ADDRESSES[PEER]
-        table = Table().with_member(PEER, ALIVE, KNOWN)
+        table = FakeMemberlist().with_member(PEER, ALIVE, KNOWN)
         table.alive(alive(PEER, NEWER, addr=mapped), 1.0)
         assert table.records[PEER].incarnation == NEWER
         assert table.records[PEER].addr == ADDRESSES[PEER]
         assert table.happened() == []
 
     def test_v6(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.alive(alive(PEER, 1, addr=bytes(15) + b"\1"), 1.0)
         assert str(table.records[PEER].address) == "[::1]:7946"
 
     @pytest.mark.parametrize("length", [0, 3, 5, 15, 17])
     def test_other_lengths_are_no_address(self, length: int) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.alive(alive(PEER, 1, addr=bytes(length)), 1.0)
         assert list(table.records) == [US]
 
 
-def assert_conflict(table: Table, name: str, addr: bytes, port: int) -> None:
-    (notice,) = table.notices
+def assert_conflict(table: FakeMemberlist, name: str, addr: bytes, port: int) -> None:
+    (notice,) = table.events
     assert isinstance(notice, Conflicted)
     assert (notice.record, notice.addr, notice.port) == (table.records[name], addr, port)
 
@@ -229,27 +229,27 @@ class TestVersions:
         [Versions(0, 5, 2, 2, 5, 5), Versions(1, 0, 2, 2, 5, 5), Versions(3, 2, 2, 2, 5, 5)],
     )
     def test_impossible_ranges_are_ignored(self, versions: Versions) -> None:
-        table = Table().with_member(PEER, ALIVE, KNOWN)
+        table = FakeMemberlist().with_member(PEER, ALIVE, KNOWN)
         table.alive(alive(PEER, NEWER, versions=versions), 1.0)
         table.alive(alive(OTHER, 1, versions=versions), 1.0)
         assert table.records[PEER].incarnation == KNOWN
         assert OTHER not in table.records
 
     def test_a_member_without_versions_keeps_zeros(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=None), 1.0)
-        assert table.records[PEER].versions == UNANNOUNCED
+        assert table.records[PEER].versions == NO_VERSIONS
         assert table.node_states()[-1].versions is None
 
     def test_silence_about_versions_changes_none(self) -> None:
         versions = Versions(1, 4, 3, 2, 4, 4)
-        table = Table()
+        table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=versions), 1.0)
         table.alive(alive(PEER, 2, versions=None), 2.0)
         assert table.records[PEER].versions == versions
 
     def test_equal_versions_are_one_object(self) -> None:
-        table = Table()
+        table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=Versions(1, 4, 3, 2, 4, 4)), 1.0)
         table.alive(alive(OTHER, 1, versions=Versions(1, 4, 3, 2, 4, 4)), 1.0)
         assert table.records[PEER].versions is table.records[OTHER].versions
@@ -257,17 +257,17 @@ class TestVersions:
 
 class TestAdmission:
     def test_addresses_that_are_not_allowed(self, caplog: pytest.LogCaptureFixture) -> None:
-        table = Table(options=SwimOptions(allowed=lambda addr: addr != ELSEWHERE))
+        table = FakeMemberlist(options=SwimOptions(allowed=lambda addr: addr != ELSEWHERE))
         for _ in range(3):
             table.alive(alive(PEER, 1, addr=ELSEWHERE), 1.0)
         assert PEER not in table.records
         assert table.said() == []
-        assert all(isinstance(notice, Refused) for notice in table.notices)
-        assert len(table.notices) == 3
+        assert all(isinstance(notice, Refused) for notice in table.events)
+        assert len(table.events) == 3
         assert caplog.text.count("refusing the member 'peer' at 127.0.9.9:7946") == 1
 
     def test_nobody_moves_to_an_address_that_is_not_allowed(self) -> None:
-        table = Table(options=SwimOptions(allowed=lambda addr: addr != ELSEWHERE))
+        table = FakeMemberlist(options=SwimOptions(allowed=lambda addr: addr != ELSEWHERE))
         table.with_member(PEER, LEFT, KNOWN)
         table.alive(alive(PEER, NEWER, addr=ELSEWHERE), 1.0)
         assert table.records[PEER].state is LEFT
@@ -275,11 +275,11 @@ class TestAdmission:
 
     @pytest.mark.parametrize("name", ["two words", "", "a" * 129, "ümlaut", "a/b", "a\n"])
     def test_names_that_are_not_valid(self, name: str) -> None:
-        strict = Table(options=SwimOptions(validate_name=valid_node_name))
+        strict = FakeMemberlist(options=SwimOptions(validate_name=valid_node_name))
         strict.alive(alive(name, 1, addr=ELSEWHERE), 1.0)
         assert name not in strict.records
         assert strict.happened() == ["Refused"]
-        lenient = Table()
+        lenient = FakeMemberlist()
         lenient.alive(alive(name, 1, addr=ELSEWHERE), 1.0)
         assert name in lenient.records
 
@@ -289,22 +289,22 @@ class TestAdmission:
 
 
 def test_who_left_by_itself_and_who_did_not() -> None:
-    table = Table().with_member(PEER, ALIVE, 1).with_member(OTHER, ALIVE, 1)
+    table = FakeMemberlist().with_member(PEER, ALIVE, 1).with_member(OTHER, ALIVE, 1)
     table.dead(Dead(1, PEER, PEER), 1.0)
     table.dead(Dead(1, OTHER, PEER), 1.0)
-    left = [(n.record.name, n.by_itself) for n in table.notices if isinstance(n, Left)]
+    left = [(n.record.name, n.by_itself) for n in table.events if isinstance(n, Left)]
     assert left == [(PEER, True), (OTHER, False)]
 
 
 def test_a_newer_claim_replaces_the_older_in_the_queue() -> None:
-    table = Table().with_member(PEER, ALIVE, 1)
+    table = FakeMemberlist().with_member(PEER, ALIVE, 1)
     table.suspect(Suspect(1, PEER, OTHER), 1.0)
     table.dead(Dead(1, PEER, OTHER), 2.0)
     assert table.said() == [Dead(1, PEER, OTHER)]
 
 
 def test_a_refutation_we_pass_on_is_urgent() -> None:
-    table = Table().with_member(PEER, SUSPECT, 1)
+    table = FakeMemberlist().with_member(PEER, SUSPECT, 1)
     table.alive(alive(OTHER, 1), 1.0)
     table.alive(alive(PEER, 2), 1.0)
     assert table.said() == [alive(PEER, 2), alive(OTHER, 1)]

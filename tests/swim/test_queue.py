@@ -23,7 +23,7 @@ def test_picking_order_round_by_round() -> None:
     for text in vector["queued_in_order"]:
         queue.queue(text.encode())
     for row in vector["rounds"]:
-        taken = queue.take(row["overhead"], row["limit"])
+        taken = queue.fill_packet(row["overhead"], row["limit"])
         assert [data.decode() for data in taken] == row["sent"]
         assert len(queue) == row["left"]
 
@@ -33,17 +33,17 @@ def test_the_limit_follows_the_size_of_the_cluster() -> None:
     queue = BroadcastQueue(1, lambda: next(sizes))
     queue.queue(b"a")
     queue.queue(b"b")
-    assert queue.take(0, 1) == [b"b"]  # n = 1: once is enough
-    assert queue.take(0, 1) == [b"a"]  # n = 1000: four times
+    assert queue.fill_packet(0, 1) == [b"b"]  # n = 1: once is enough
+    assert queue.fill_packet(0, 1) == [b"a"]  # n = 1000: four times
     assert len(queue) == 1
-    assert queue.take(0, 1) == [b"a"]
+    assert queue.fill_packet(0, 1) == [b"a"]
     assert len(queue) == 0
 
 
 def test_an_empty_cluster_sends_once() -> None:
     queue = make(4, 0)
     queue.queue(b"a")
-    assert queue.take(0, 10) == [b"a"]
+    assert queue.fill_packet(0, 10) == [b"a"]
     assert len(queue) == 0
 
 
@@ -52,11 +52,11 @@ class TestDone:
         told: list[str] = []
         queue = make(1, 10)
         queue.queue(b"a", on_done=lambda: told.append("a"))
-        queue.take(0, 10)
+        queue.fill_packet(0, 10)
         assert told == []
-        queue.take(0, 10)
+        queue.fill_packet(0, 10)
         assert told == ["a"]
-        assert queue.take(0, 10) == []
+        assert queue.fill_packet(0, 10) == []
         assert told == ["a"]
 
     def test_when_replaced(self) -> None:
@@ -66,42 +66,42 @@ class TestDone:
         queue.queue(b"other", name="m", on_done=lambda: told.append("other"))
         queue.queue(b"new!", name="n", on_done=lambda: told.append("new"))
         assert told == ["old"]
-        assert queue.take(0, 100) == [b"other", b"new!"]
+        assert queue.fill_packet(0, 100) == [b"other", b"new!"]
 
     def test_when_replaced_after_having_been_sent(self) -> None:
         told: list[str] = []
         queue = make()
         queue.queue(b"old", name="n", urgent=True, on_done=lambda: told.append("old"))
-        queue.take(0, 100)
+        queue.fill_packet(0, 100)
         queue.queue(b"new", name="n")
-        assert (told, queue.take(0, 100)) == (["old"], [b"new"])
+        assert (told, queue.fill_packet(0, 100)) == (["old"], [b"new"])
 
     def test_a_callback_may_queue(self) -> None:
         queue = make()
         queue.queue(b"1", name="n", on_done=lambda: queue.queue(b"3", name="n"))
         queue.queue(b"2", name="n")
-        assert queue.take(0, 100) == [b"3"]
+        assert queue.fill_packet(0, 100) == [b"3"]
 
     def test_the_nameless_do_not_replace_each_other(self) -> None:
         queue = make()
         queue.queue(b"a")
         queue.queue(b"a")
-        assert queue.take(0, 100) == [b"a", b"a"]
+        assert queue.fill_packet(0, 100) == [b"a", b"a"]
 
 
 class TestUrgent:
     def test_goes_first_however_often_it_was_sent(self) -> None:
         queue = make()
         queue.queue(b"urgent", urgent=True)
-        assert queue.take(0, 100) == [b"urgent"]
+        assert queue.fill_packet(0, 100) == [b"urgent"]
         queue.queue(b"much longer and new")
-        assert queue.take(0, 100) == [b"urgent", b"much longer and new"]
+        assert queue.fill_packet(0, 100) == [b"urgent", b"much longer and new"]
 
     def test_lets_others_through_if_it_does_not_fit(self) -> None:
         queue = make()
         queue.queue(b"urgent", urgent=True)
         queue.queue(b"ab")
-        assert queue.take(0, 5) == [b"ab"]
+        assert queue.fill_packet(0, 5) == [b"ab"]
 
 
 class TestPruning:
@@ -114,7 +114,7 @@ class TestPruning:
 
         add(b"sent")
         add(b"urgent", urgent=True)
-        queue.take(0, 100)
+        queue.fill_packet(0, 100)
         add(b"unsent-1")
         add(b"unsent-2")
         add(b"un")
@@ -166,7 +166,7 @@ def test_budget_limit_and_callbacks(
 
         queue.queue(data, name=name, urgent=urgent, on_done=tell)
     for limit in limits:
-        taken = queue.take(overhead, limit)
+        taken = queue.fill_packet(overhead, limit)
         assert sum(len(data) + overhead for data in taken) <= limit
         assert len(set(taken)) == len(taken)
         for data in taken:

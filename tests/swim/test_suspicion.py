@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.swim.kit import OTHER, PEER, US, Table, alive
+from tests.swim.kit import OTHER, PEER, US, FakeMemberlist, alive
 from trioserf.swim.broadcast_queue import retransmit_limit
 from trioserf.swim.config import LAN, LOCAL, WAN, Timing, push_pull_scale
 from trioserf.swim.options import SwimOptions
@@ -16,9 +16,9 @@ from trioserf.swim.suspicion import (
     Suspicion,
     Suspicions,
     remaining_suspicion_time,
+    required_confirmations,
     suspicion_timeout,
     total_suspicion_time,
-    wanted_confirmations,
 )
 from trioserf.wire.swim_messages import Dead, State, Suspect
 
@@ -65,7 +65,7 @@ WANTED = [
 
 @pytest.mark.parametrize(("mult", "n", "wanted"), WANTED)
 def test_wanted_confirmations(mult: int, n: int, wanted: int) -> None:
-    assert wanted_confirmations(mult, n) == wanted
+    assert required_confirmations(mult, n) == wanted
 
 
 @given(
@@ -119,7 +119,7 @@ class TestAllSuspicions:
         assert suspicions.next_deadline == 5.0
         suspicions.cancel("n1")
         assert suspicions.next_deadline == 24.0
-        assert [s.node for s in suspicions.due(26.0)] == ["n0", "n2"]
+        assert [s.node for s in suspicions.pop_expired(26.0)] == ["n0", "n2"]
         assert suspicions.next_deadline == 27.0
         assert len(suspicions) == 2
 
@@ -135,7 +135,7 @@ class TestAllSuspicions:
 
 class TestInATable:
     def test_expiry(self) -> None:
-        table = Table().with_member(PEER, State.ALIVE, 3)
+        table = FakeMemberlist().with_member(PEER, State.ALIVE, 3)
         table.suspect(Suspect(4, PEER, OTHER), 10.0)
         table.forget()
         assert table.next_suspicion_deadline == 14.0
@@ -148,7 +148,7 @@ class TestInATable:
         assert table.next_suspicion_deadline is None
 
     def test_the_refuted_do_not_expire(self) -> None:
-        table = Table().with_member(PEER, State.SUSPECT, 1)
+        table = FakeMemberlist().with_member(PEER, State.SUSPECT, 1)
         table.alive(alive(PEER, 2), 1.0)
         assert table.next_suspicion_deadline is None
         table.suspect(Suspect(2, PEER, OTHER), 3.0)
@@ -162,13 +162,13 @@ class TestInATable:
         self, caplog: pytest.LogCaptureFixture, by: str, told: int
     ) -> None:
         caplog.set_level("INFO", "trioserf.memberlist")
-        table = Table().with_member(PEER, State.ALIVE, 1)
+        table = FakeMemberlist().with_member(PEER, State.ALIVE, 1)
         table.suspect(Suspect(1, PEER, table.name if by == "us" else by), 0.0)
         table.alive(alive(PEER, 2), 1.0)
         assert caplog.messages.count(f"{PEER!r} has refuted the suspicion") == told
 
     def test_confirmations_are_passed_on_while_they_are_news(self) -> None:
-        table = Table().with_crowd(8).with_member(PEER, State.ALIVE, 1)
+        table = FakeMemberlist().with_crowd(8).with_member(PEER, State.ALIVE, 1)
         table.suspect(Suspect(1, PEER, "m0"), 0.0)
         table.forget()
         deadlines = [table.next_suspicion_deadline]
@@ -182,7 +182,7 @@ class TestInATable:
         assert deadlines == pytest.approx([24.0, 24.0, 11.381, 11.381, 4.0, 4.0])
 
     def test_without_lifeguard_the_minimum_is_all_there_is(self) -> None:
-        table = Table(options=SwimOptions(lha_suspicion=False)).with_crowd(8)
+        table = FakeMemberlist(options=SwimOptions(lha_suspicion=False)).with_crowd(8)
         table.with_member(PEER, State.ALIVE, 1)
         table.suspect(Suspect(1, PEER, "m0"), 0.0)
         table.forget()
@@ -191,18 +191,18 @@ class TestInATable:
 
     @pytest.mark.parametrize(("timing", "seconds"), [(LAN, 24.0), (WAN, 180.0), (LOCAL, 18.0)])
     def test_the_profiles(self, timing: Timing, seconds: float) -> None:
-        table = Table(timing=timing).with_crowd(7).with_member(PEER, State.SUSPECT, 1)
+        table = FakeMemberlist(timing=timing).with_crowd(7).with_member(PEER, State.SUSPECT, 1)
         assert table.next_suspicion_deadline == seconds
 
     def test_a_failed_probe_suspects(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO", "trioserf.memberlist")
-        table = Table().with_member(PEER, State.ALIVE, 3)
+        table = FakeMemberlist().with_member(PEER, State.ALIVE, 3)
         table.probe_failed(table.records[PEER], 3, 0, 0, 1.0)
         assert table.said() == [Suspect(3, PEER, US)]
         assert "'peer' (127.0.0.2:7946) does not answer" in caplog.text
 
     def test_a_failed_probe_of_an_older_incarnation_does_not(self) -> None:
-        table = Table().with_member(PEER, State.ALIVE, 3)
+        table = FakeMemberlist().with_member(PEER, State.ALIVE, 3)
         table.probe_failed(table.records[PEER], 2, 0, 0, 1.0)
         assert table.records[PEER].state is State.ALIVE
         assert table.said() == []

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserf.agent.metrics import standard_deviation
-from trioserf.counters import Count, Tally
+from trioserf.counters import AggregateSample, Counters
 
 VALUES = st.lists(st.integers(0, 10_000), min_size=1, max_size=30)
 
 
-def counted(values: list[int]) -> Count:
-    count = Count()
+def counted(values: list[int]) -> AggregateSample:
+    count = AggregateSample()
     for value in values:
         count.add(value)
     return count
@@ -23,7 +23,7 @@ def counted(values: list[int]) -> Count:
 def test_counts_add_up(one: list[int], two: list[int]) -> None:
     both, merged = counted(one + two), counted(one)
     merged.merge(counted(two))
-    merged.merge(Count())
+    merged.merge(AggregateSample())
     for count in (both, merged):
         assert count.count == len(one + two)
         assert (count.total, count.least, count.most) == (
@@ -35,11 +35,11 @@ def test_counts_add_up(one: list[int], two: list[int]) -> None:
 
 
 def test_a_collection_begins_anew() -> None:
-    tally = Tally()
+    tally = Counters()
     packets, sizes = tally.counter("packets"), tally.values("sizes")
     packets.add(10)
     sizes.append(3)
-    tally.count_named("events.deploy")
+    tally.increment_label("events.deploy")
     counters, series = tally.collect()
     assert {name: count.total for name, count in counters.items()} == {
         "packets": 10, "events.deploy": 1,
@@ -52,9 +52,9 @@ def test_a_collection_begins_anew() -> None:
 
 
 def test_nothing_grows_without_bound() -> None:
-    tally = Tally()
+    tally = Counters()
     for number in range(5000):
-        tally.count_named(f"events.{number}")
+        tally.increment_label(f"events.{number}")
         tally.values("sizes").append(number)
     counters, series = tally.collect()
     assert len(counters) == 256

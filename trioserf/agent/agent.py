@@ -21,13 +21,13 @@ from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
-from trioserf.agent.optional_dependencies import needed_for
+from trioserf.agent.optional_dependencies import require_extra
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
 from trioserf.net.resolver import SystemResolver
 from trioserf.node import Node, open_node
-from trioserf.serf.snapshot import EMPTY, Replayed
+from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
@@ -84,7 +84,7 @@ class Agent:
             for handler, stats in self._handlers.stats().items()
             for what, value in stats.items()
         }
-        protection = self.node.protection()
+        protection = self.node.encryption_status()
         optional: dict[str, dict[str, object]] = {
             "handler_stats": fares,
             "protection": protection if self._is_protected(protection) else {},
@@ -158,7 +158,7 @@ class Agent:
                 "encrypt_key: there is none any more; an agent stops encrypting by a restart only"
             )
         self._keyring_file.path = config.keyring_file
-        await node.protect(
+        await node.configure_encryption(
             keyring, verify_incoming=config.verify_incoming, verify_outgoing=config.verify_outgoing
         )
         if keyring is not None:
@@ -217,7 +217,7 @@ async def open_agent(
     sinks: list[Sink] = [*senders]
     async with AsyncExitStack() as stack:
         if config.metrics_addr:
-            with needed_for("metrics_addr", "prometheus"):
+            with require_extra("metrics_addr", "prometheus"):
                 from trioserf.agent.prometheus import open_page
             sinks.append(await stack.enter_async_context(open_page(config.metrics_addr)))
         opening = open_node(
@@ -238,7 +238,7 @@ async def open_agent(
         nursery.start_soon(metrics.run)
         writer = None
         if path is not None:
-            writer = SnapshotWriter(path, replayed, node, files, node.tally)
+            writer = SnapshotWriter(path, replayed, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
         running = Handlers(
@@ -247,7 +247,7 @@ async def open_agent(
             timeout=config.handler_timeout,
             limit=config.handler_limit,
             depth=config.handler_queue,
-            tally=node.tally,
+            tally=node.counters,
         )
         agent = Agent(config, node, logs, running, writer, metrics, keyring_file)
         await nursery.start(running.run)
@@ -267,7 +267,7 @@ def _metrics_senders(config: AgentConfig) -> list[MetricsSender]:
 
 @contextmanager
 def _joining(
-    agent: Agent, replayed: Replayed, rng: random.Random, nursery: trio.Nursery
+    agent: Agent, replayed: SnapshotContents, rng: random.Random, nursery: trio.Nursery
 ) -> Iterator[None]:
     """Find others in all the ways that are configured, in tasks of this nursery.
 
@@ -277,7 +277,7 @@ def _joining(
     config, node = agent.config, agent.node
     with ExitStack() as stack:
         if config.discover:
-            with needed_for("discover", "mdns"):
+            with require_extra("discover", "mdns"):
                 from trioserf.agent.discovery import open_discovery
             found = partial(agent.join, replay=config.replay_on_join)
             discovery = stack.enter_context(open_discovery(config, node, found))
@@ -288,7 +288,7 @@ def _joining(
         yield
 
 
-async def _rejoin(node: Node, replayed: Replayed, rng: random.Random) -> None:
+async def _rejoin(node: Node, replayed: SnapshotContents, rng: random.Random) -> None:
     """Join whom we knew before the restart, until one of them answers."""
     others = previous_members(replayed, node.name, rng)
     for start in range(0, len(others), _REJOINED_AT_ONCE):

@@ -189,7 +189,7 @@ class Sources:
             except ConfigError as error:
                 faults += [f"{source}: {line}" for line in str(error).splitlines()]
             else:
-                _lay_over(merged, values)
+                _merge(merged, values)
         if faults:
             raise ConfigError("\n".join(faults))
         return _checked(structured(merged), warn)
@@ -229,10 +229,10 @@ def _read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
         there = below.get(key)
-        if _says_nothing(key, value):
+        if _is_go_zero(key, value):
             continue
         if isinstance(there, list) and isinstance(value, list) and key != "rpc_addr":
             below[key] = there + value
@@ -242,7 +242,7 @@ def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
             below[key] = value
 
 
-def _says_nothing(key: str, value: Any) -> bool:
+def _is_go_zero(key: str, value: Any) -> bool:
     """Tell whether a value of one of Serf's keys is Go's zero, which Serf takes for no value."""
     if key not in _SERF_KEYS:
         return False

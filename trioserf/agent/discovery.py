@@ -16,7 +16,7 @@ from trioserf.address import Address
 from trioserf.agent import mdns
 from trioserf.agent.config import AgentConfig
 from trioserf.errors import AddressError, ConfigError, JoinFailed, Leaving
-from trioserf.net.multicast import Speaker, open_speakers
+from trioserf.net.multicast import MulticastSockets, open_speakers
 from trioserf.node.node import Node
 
 _log = logging.getLogger("trioserf.agent.mdns")
@@ -33,7 +33,7 @@ _SETTLED: Final = 600.0
 """Seconds for which an address that was joined is not new, whoever turned out to be there."""
 _REMEMBERED: Final = 1024
 """Such addresses; anybody in the network can invent more."""
-_BREATH: Final = 1.0
+_RETRY_DELAY: Final = 1.0
 """Seconds to wait after a socket has failed."""
 
 Join = Callable[[Sequence[str]], Awaitable[int]]
@@ -49,7 +49,9 @@ class Discovery:
         speakers: the sockets.
     """
 
-    def __init__(self, cluster: str, node: Node, join: Join, speakers: Sequence[Speaker]) -> None:
+    def __init__(
+        self, cluster: str, node: Node, join: Join, speakers: Sequence[MulticastSockets]
+    ) -> None:
         self._node = node
         self._join = join
         self._speakers = speakers
@@ -67,7 +69,7 @@ class Discovery:
         async with trio.open_nursery() as nursery:
             for speaker in self._speakers:
                 nursery.start_soon(self._answer, speaker)
-                nursery.start_soon(self._hear, speaker, send)
+                nursery.start_soon(self._listen, speaker, send)
             nursery.start_soon(self._ask)
             await self._join_found(receive)
             nursery.cancel_scope.cancel()
@@ -89,7 +91,7 @@ class Discovery:
             due += ASK_EVERY
             await trio.sleep_until(due)
 
-    async def _answer(self, speaker: Speaker) -> None:
+    async def _answer(self, speaker: MulticastSockets) -> None:
         """Answer questions."""
         while True:
             try:
@@ -105,9 +107,11 @@ class Discovery:
                 _log.debug("no question: %s", error)
             except OSError as error:
                 _log.debug("a question was lost: %s", error)
-                await trio.sleep(_BREATH)
+                await trio.sleep(_RETRY_DELAY)
 
-    async def _hear(self, speaker: Speaker, send: trio.MemorySendChannel[Address]) -> None:
+    async def _listen(
+        self, speaker: MulticastSockets, send: trio.MemorySendChannel[Address]
+    ) -> None:
         """Pass on who is new among those who answer us."""
         while True:
             try:
@@ -118,7 +122,7 @@ class Discovery:
                 continue
             except OSError as error:
                 _log.debug("an answer was lost: %s", error)
-                await trio.sleep(_BREATH)
+                await trio.sleep(_RETRY_DELAY)
                 continue
             for address in filter(self._is_new, addresses):
                 try:

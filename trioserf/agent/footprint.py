@@ -3,10 +3,10 @@
 import gc
 import linecache
 
-from trioserf.node.memory import give_back
+from trioserf.node.memory import trim_memory
 
 
-def settle() -> None:
+def freeze_startup_memory() -> None:
     """Let go of what only the start needed; to be called once, when it is over.
 
     What lives now lives as long as the process: the garbage collector need not look at it again.
@@ -14,4 +14,4 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     linecache.clearcache()  # the texts of generated methods
-    give_back()
+    trim_memory()

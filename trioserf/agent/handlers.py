@@ -18,10 +18,16 @@ import attrs
 import trio
 
 from trioserf.agent.config import HANDLER_QUEUE
-from trioserf.agent.script_runner import Result, Runner, ShellRunner, environment, standard_input
-from trioserf.counters import Tally
+from trioserf.agent.script_runner import (
+    Result,
+    ScriptRunner,
+    ShellRunner,
+    environment,
+    standard_input,
+)
+from trioserf.counters import Counters
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
-from trioserf.node.event_hub import Answerer, Subscription
+from trioserf.node.event_hub import Responder, Subscription
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
 from trioserf.serf.filters import EventFilter
@@ -50,7 +56,7 @@ class HandlerNode(Protocol):
         ...
 
     def subscribe(
-        self, *filters: EventFilter, answers: Answerer, buffer: int = ...
+        self, *filters: EventFilter, answers: Responder, buffer: int = ...
     ) -> AbstractContextManager[Subscription]:
         """Deliver events while a block lasts."""
         ...
@@ -59,12 +65,12 @@ class HandlerNode(Protocol):
         self,
         id: int,  # noqa: A002
         payload: bytes,
-        by: Answerer | None = None,
+        by: Responder | None = None,
     ) -> None:
         """Answer a query."""
         ...
 
-    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
         """Say that no answer will follow."""
         ...
 
@@ -100,7 +106,7 @@ class Handler:
 
 
 @attrs.define(slots=True)
-class _Asked:
+class _PendingQuery:
     """A query and the scripts that may still answer it."""
 
     query: QueryReceived
@@ -108,7 +114,7 @@ class _Asked:
     answered: bool = False
 
 
-_Job = tuple[Event, _Asked | None]
+_Job = tuple[Event, _PendingQuery | None]
 
 
 class _Worker:
@@ -156,9 +162,9 @@ class Handlers:
         timeout: float | None = None,
         limit: int = 16,
         depth: int = HANDLER_QUEUE,
-        runner: Runner | None = None,
+        runner: ScriptRunner | None = None,
         environ: Mapping[str, str] = os.environ,
-        tally: Tally | None = None,
+        tally: Counters | None = None,
     ) -> None:
         self._node = node
         self._timeout = timeout or math.inf
@@ -166,10 +172,10 @@ class Handlers:
         self._depth = depth
         self._runner = runner or ShellRunner()
         self._environ = environ
-        self._tally = tally or Tally()
+        self._tally = tally or Counters()
         self._workers = [_Worker(handler, depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None
-        self._answerer = Answerer(is_known=True)
+        self._answerer = Responder(has_responded=True)
         self._events: Subscription | None = None
 
     def configured(self) -> dict[str, str]:
@@ -260,7 +266,7 @@ class Handlers:
         kind = "user-event" if event.kind == "user" else event.kind
         _log.info("Received event: %s%s", kind, name)
         concerned = [worker for worker in self._workers if worker.handler.wants(event)]
-        asked = _Asked(event, len(concerned)) if isinstance(event, QueryReceived) else None
+        asked = _PendingQuery(event, len(concerned)) if isinstance(event, QueryReceived) else None
         for worker in concerned:
             try:
                 worker.send.send_nowait((event, asked))
@@ -273,7 +279,7 @@ class Handlers:
                         worker.dropped,
                     )
                 if asked is not None and self._nursery is not None:
-                    self._nursery.start_soon(self._silent, asked)
+                    self._nursery.start_soon(self._decline_if_last, asked)
 
     # --- running ---
 
@@ -286,7 +292,7 @@ class Handlers:
             if result is not None and result.status == 0 and result.output:
                 await self._answer(asked, result.output)
             else:
-                await self._silent(asked)
+                await self._decline_if_last(asked)
 
     async def _run(self, worker: _Worker, event: Event) -> Result | None:
         """Run a script; None if it did not start or did not end in time."""
@@ -324,18 +330,18 @@ class Handlers:
             _log.error("Error invoking script '%s': %s", script, why)
         return result
 
-    async def _answer(self, asked: _Asked, output: bytes) -> None:
+    async def _answer(self, asked: _PendingQuery, output: bytes) -> None:
         query = asked.query
         try:
             await self._node.respond(query.id, output, self._answerer)
         except (NoSuchQuery, TooLarge, Leaving) as error:
             _log.warning("Failed to respond to query '%s': %s", query.name, error)
-            await self._silent(asked)
+            await self._decline_if_last(asked)
         else:
             asked.answered = True
             asked.undecided -= 1
 
-    async def _silent(self, asked: _Asked) -> None:
+    async def _decline_if_last(self, asked: _PendingQuery) -> None:
         asked.undecided -= 1
         if asked.undecided > 0 or asked.answered:
             return

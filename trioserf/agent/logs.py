@@ -167,7 +167,7 @@ class Logs(logging.Handler):
             else:
                 self._held.append(line)
 
-    def open_gate(self) -> None:
+    def release(self) -> None:
         """Write what was held back, and hold back no more."""
         held, self._held = self._held, None
         for line in held or ():
@@ -186,7 +186,7 @@ class Logs(logging.Handler):
             del self._subscriptions[subscription]
 
     @contextmanager
-    def mirrored(self, write: Callable[[LogLine], None]) -> Iterator[None]:
+    def tee(self, write: Callable[[LogLine], None]) -> Iterator[None]:
         """Have a function called with every line that is written, while the block lasts.
 
         Lines are not held back for it. It must return at once, not raise, and not log.
@@ -212,7 +212,7 @@ class Logs(logging.Handler):
             return
 
 
-def spare_details() -> None:
+def disable_caller_info() -> None:
     """Have `logging` not find out for each record what no line shows, in the whole process.
 
     Finding the caller takes longer than writing the line (documented by `logging`: optimization).
@@ -238,7 +238,7 @@ def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Log
     try:
         yield logs
     finally:
-        logs.open_gate()
+        logs.release()
         logs.end()
         logger.removeHandler(logs)
         logger.setLevel(before[0])

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
-from trioserf.counters import Count, Tally
+from trioserf.counters import AggregateSample, Counters
 from trioserf.serf.events import Event, MemberEvent
 
 _log = logging.getLogger("trioserf.agent")
@@ -55,23 +55,23 @@ class Report:
 
     gauges: Mapping[str, float]
     gauge_prefix: str
-    counters: Mapping[str, Count]
+    counters: Mapping[str, AggregateSample]
     samples: Mapping[str, Sequence[float]]
 
 
 class Sink(Protocol):
     """Takes reports; must not wait for anything."""
 
-    def take(self, report: Report) -> None:
+    def record(self, report: Report) -> None:
         """Take one report in."""
         ...
 
 
-class Measured(Protocol):
+class MetricsSource(Protocol):
     """What metrics ask a node."""
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> Counters:
         """What is counted."""
         ...
 
@@ -101,7 +101,7 @@ class Metrics:
 
     def __init__(
         self,
-        node: Measured,
+        node: MetricsSource,
         sinks: Sequence[Sink] = (),
         *,
         host: str = "",
@@ -118,7 +118,7 @@ class Metrics:
         """Count what happens to members; to be called with every event of the node."""
         name = _CHANGES.get(event.kind)
         if name is not None and isinstance(event, MemberEvent):
-            self._node.tally.counter(name).add(len(event.members))
+            self._node.counters.counter(name).add(len(event.members))
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -130,11 +130,11 @@ class Metrics:
 
     def collect(self) -> None:
         """Collect what was counted since the last time."""
-        counters, samples = self._node.tally.collect()
+        counters, samples = self._node.counters.collect()
         stats = self._node.stats()
         for name, total in self._growing(stats).items():
             if grown := total - self._grown.get(name, 0):
-                counters[name] = Count()
+                counters[name] = AggregateSample()
                 counters[name].add(grown)
                 self._grown[name] = total
         report = Report(
@@ -143,9 +143,9 @@ class Metrics:
             {f"{_SERVICE}.{_plain(name)}": count for name, count in counters.items()},
             {f"{_SERVICE}.{_plain(name)}": values for name, values in samples.items()},
         )
-        self._step().take(report, self._wall())
+        self._step().record(report, self._wall())
         for sink in self._sinks:
-            sink.take(report)
+            sink.record(report)
 
     def text(self) -> str:
         """Tell the last minute, without the step at hand, as Serf does on SIGUSR1."""
@@ -185,18 +185,18 @@ class _Step:
         self.index = index
         self._start = start
         self._gauges: dict[str, float] = {}
-        self._counters: dict[str, Count] = {}
-        self._samples: dict[str, Count] = {}
+        self._counters: dict[str, AggregateSample] = {}
+        self._samples: dict[str, AggregateSample] = {}
         self._updated: dict[str, datetime] = {}
 
-    def take(self, report: Report, now: datetime) -> None:
+    def record(self, report: Report, now: datetime) -> None:
         for name, value in report.gauges.items():
             self._gauges[report.gauge_prefix + name] = value
         for name, count in report.counters.items():
-            self._counters.setdefault(name, Count()).merge(count)
+            self._counters.setdefault(name, AggregateSample()).merge(count)
             self._updated[name] = now
         for name, values in report.samples.items():
-            known = self._samples.setdefault(name, Count())
+            known = self._samples.setdefault(name, AggregateSample())
             for value in values:
                 known.add(value)
             self._updated[name] = now
@@ -207,11 +207,13 @@ class _Step:
         for letter, kind in (("C", self._counters), ("S", self._samples)):
             for name, count in kind.items():
                 updated = f"{self._updated[name]:%Y-%m-%d %H:%M:%S.%f %z %Z}"
-                lines.append(f"{at}[{letter}] '{name}': {spread(count)} LastUpdated: {updated}\n")
+                lines.append(
+                    f"{at}[{letter}] '{name}': {format_sample(count)} LastUpdated: {updated}\n"
+                )
         return "".join(lines)
 
 
-def spread(count: Count) -> str:
+def format_sample(count: AggregateSample) -> str:
     """Tell how often, how much, and, unless all were the same, how unevenly."""
     deviation = standard_deviation(count)
     if not deviation:
@@ -222,7 +224,7 @@ def spread(count: Count) -> str:
     )
 
 
-def standard_deviation(count: Count) -> float:
+def standard_deviation(count: AggregateSample) -> float:
     """Give the standard deviation of a sample; 0 for less than two values."""
     n = count.count
     if n < 2:

@@ -7,7 +7,7 @@ from trioserf.errors import ConfigError
 
 
 @contextmanager
-def needed_for(key: str, extra: str) -> Iterator[None]:
+def require_extra(key: str, extra: str) -> Iterator[None]:
     """Import within the block what a key of the configuration needs.
 
     Args:

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 
 from trioserf.agent.metrics import Report
 from trioserf.agent.statsd import split_address
-from trioserf.counters import Count
+from trioserf.counters import AggregateSample
 from trioserf.errors import AddressError
 
 _log = logging.getLogger("trioserf.agent")
@@ -39,15 +39,15 @@ _LABELLED: Final = {
 _PREFIX: Final = "serf-agent."
 
 
-class Page:
+class PrometheusPage:
     """A sink that adds everything up, for whoever looks (see `Sink`)."""
 
     def __init__(self) -> None:
         self._gauges: dict[str, float] = {}
-        self._counters: dict[tuple[str, str, str], Count] = {}
-        self._samples: dict[tuple[str, str, str], Count] = {}
+        self._counters: dict[tuple[str, str, str], AggregateSample] = {}
+        self._samples: dict[tuple[str, str, str], AggregateSample] = {}
 
-    def take(self, report: Report) -> None:
+    def record(self, report: Report) -> None:
         """Take one report in."""
         self._gauges = {_family(name)[0]: value for name, value in report.gauges.items()}
         for name, count in report.counters.items():
@@ -57,11 +57,13 @@ class Page:
             for value in values:
                 count.add(value)
 
-    def _of(self, there: dict[tuple[str, str, str], Count], name: str) -> Count:
+    def _of(
+        self, there: dict[tuple[str, str, str], AggregateSample], name: str
+    ) -> AggregateSample:
         key = _family(name.removeprefix(_PREFIX))
         if key not in there and len(there) >= _NAMES:
             key = (key[0], key[1], "others" if key[1] else "")
-        return there.setdefault(key, Count())
+        return there.setdefault(key, AggregateSample())
 
     def collect(self) -> Iterator[Any]:
         """Give the families of metrics; prometheus_client calls this."""
@@ -94,7 +96,7 @@ def _family(name: str) -> tuple[str, str, str]:
 
 
 @asynccontextmanager
-async def open_page(address: str) -> AsyncIterator[Page]:
+async def open_page(address: str) -> AsyncIterator[PrometheusPage]:
     """Serve `http://ADDRESS/metrics` while the block lasts.
 
     Raises:
@@ -102,7 +104,7 @@ async def open_page(address: str) -> AsyncIterator[Page]:
         AddressError: it cannot be listened on.
     """
     host, port = split_address(address, "metrics_addr")
-    page = Page()
+    page = PrometheusPage()
     limiter = trio.Semaphore(_AT_ONCE)
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
@@ -117,7 +119,7 @@ async def open_page(address: str) -> AsyncIterator[Page]:
             nursery.cancel_scope.cancel()
 
 
-async def _serve(page: Page, limiter: trio.Semaphore, stream: trio.SocketStream) -> None:
+async def _serve(page: PrometheusPage, limiter: trio.Semaphore, stream: trio.SocketStream) -> None:
     """Answer one request."""
     try:
         limiter.acquire_nowait()
@@ -132,7 +134,7 @@ async def _serve(page: Page, limiter: trio.Semaphore, stream: trio.SocketStream)
         limiter.release()
 
 
-async def _answer(page: Page, stream: trio.SocketStream) -> None:
+async def _answer(page: PrometheusPage, stream: trio.SocketStream) -> None:
     connection = h11.Connection(h11.SERVER)
     try:
         request = await _request(connection, stream)

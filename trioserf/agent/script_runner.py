@@ -41,7 +41,7 @@ class Result:
     failure: str = ""
 
 
-class Runner(Protocol):
+class ScriptRunner(Protocol):
     """Runs scripts; when cancelled, it ends the script with all that it started."""
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
@@ -125,7 +125,7 @@ class ShellRunner:
                     await process.wait()
                 finally:
                     await _end(process)
-                    output.hurry()
+                    output.stop_draining()
                 nursery.cancel_scope.deadline = trio.current_time() + _DRAIN
         finally:
             await _close(process)
@@ -169,7 +169,7 @@ class _Output:
                     del self.kept[:over]
                     self.lost += over
 
-    def hurry(self) -> None:
+    def stop_draining(self) -> None:
         """Read no longer than its reader has time."""
         self._scope.shield = False
 

@@ -17,11 +17,11 @@ from typing import Final, Protocol
 import trio
 
 from trioserf.agent.files import SHARED, Files
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.errors import ConfigError
 from trioserf.serf.events import Dropped, Event, MemberEvent
 from trioserf.serf.member import Member
-from trioserf.serf.snapshot import Clocks, Replayed, SnapshotState, parse
+from trioserf.serf.snapshot import LamportTimes, SnapshotContents, SnapshotState, parse
 from trioserf.wire.serf_messages import Status
 
 FLUSH_INTERVAL: Final = 0.5
@@ -48,7 +48,7 @@ class SnapshotSource(Protocol):
         """Give what the clocks of members, user events and queries show: the next times."""
 
 
-async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> Replayed:
+async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> SnapshotContents:
     """Read the snapshot of the last run, and create it if there was none.
 
     Faults of its content are logged and passed by; so is a full disk.
@@ -82,7 +82,9 @@ async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> Replayed:
     return replayed
 
 
-def previous_members(replayed: Replayed, own_name: str, rng: Random) -> list[tuple[str, str]]:
+def previous_members(
+    replayed: SnapshotContents, own_name: str, rng: Random
+) -> list[tuple[str, str]]:
     """Give the names and addresses to try to join, in random order and without ourselves."""
     others = [(name, at) for name, at in replayed.alive.items() if name != own_name]
     rng.shuffle(others)
@@ -103,10 +105,10 @@ class SnapshotWriter:
     def __init__(
         self,
         path: Path,
-        replayed: Replayed,
+        replayed: SnapshotContents,
         source: SnapshotSource,
         files: Files,
-        tally: Tally | None = None,
+        tally: Counters | None = None,
     ) -> None:
         self._path = path
         self._source = source
@@ -120,7 +122,7 @@ class SnapshotWriter:
         self._wake = trio.Event()
         self._ended = trio.Event()
         self._lock = trio.Lock()
-        tally = tally or Tally()
+        tally = tally or Counters()
         self._appends = tally.values("serf.snapshot.appendLine")
         self._compactions = tally.values("serf.snapshot.compact")
 
@@ -155,9 +157,9 @@ class SnapshotWriter:
 
     # --- gathering ---
 
-    def _clocks(self) -> Clocks:
+    def _clocks(self) -> LamportTimes:
         member, event, query = self._source.clocks()
-        return Clocks(member - 1, event - 1, query - 1)
+        return LamportTimes(member - 1, event - 1, query - 1)
 
     def _present_members(self) -> tuple[Member, ...]:
         return tuple(m for m in self._source.members() if m.status in _PRESENT)

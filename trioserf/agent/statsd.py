@@ -86,7 +86,7 @@ class MetricsSender:
         self._send, self._receive = trio.open_memory_channel[Report](_WAITING)
         self._is_up = False
 
-    def take(self, report: Report) -> None:
+    def record(self, report: Report) -> None:
         """Queue a report; drop it while nothing can be sent."""
         if self._is_up:
             try:

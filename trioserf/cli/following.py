@@ -59,9 +59,9 @@ def monitor(
         seqs: list[int] = []
         if not wants_json:
             with failing("Error starting stream"):
-                seqs.append(session.begin("stream", {"Type": "*"}))
+                seqs.append(session.open_stream("stream", {"Type": "*"}))
         with failing("Error starting monitor"):
-            seqs.append(session.begin("monitor", {"LogLevel": log_level.upper()}))
+            seqs.append(session.open_stream("monitor", {"LogLevel": log_level.upper()}))
         end_with_the_reader(128 + signal.SIGPIPE)
         with suppress(KeyboardInterrupt):
             try:

@@ -8,7 +8,7 @@ from trioserf.cli.key_steps import FAILED, KeySession, carry_out, naming_laggard
 from trioserf.cli.output import Failure, Out
 from trioserf.control.client.records import KeyReport
 from trioserf.control.errors import ControlError
-from trioserf.serf.key_rotation import Change, Step, lacking, primary_of, rotation
+from trioserf.serf.key_rotation import Change, Step, count_missing, primary_of, rotation
 
 ATTEMPTS = 3
 """How often a step is tried: an answer may get lost, and a member may join in the middle."""
@@ -105,7 +105,7 @@ def _verify(step: Step, report: KeyReport) -> None:
     Raises:
         Failure: some have not done it, although they said so, or were not there to be told.
     """
-    if behind := lacking(step, report):
+    if behind := count_missing(step, report):
         text = f"{report.nodes - behind}/{report.nodes} nodes have taken the step '{step.change}'"
         raise Failure(text, "key_failed", {"nodes": report.nodes, "responses": report.responses})
 

@@ -11,8 +11,8 @@ import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
-from trioserf.agent.footprint import settle
-from trioserf.agent.logs import Logs, open_logs, spare_details
+from trioserf.agent.footprint import freeze_startup_memory
+from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import Failure, Out
 from trioserf.control.server.listener import Server, open_control
@@ -47,7 +47,7 @@ def serve(out: Out, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
         raise Failure(_arrows(str(error)), "bad_config") from error
     faults: list[TrioserfError] = []
     code = 1
-    spare_details()
+    disable_caller_info()
     with open_logs(config.log_level) as logs:
         try:
             with _syslog(config, logs):
@@ -76,7 +76,7 @@ def _syslog(config: AgentConfig, logs: Logs) -> Iterator[None]:
     from trioserf.agent.syslog import PATHS, open_syslog
 
     paths = [config.syslog_path] if config.syslog_path else PATHS
-    with open_syslog(config.syslog_facility, paths) as syslog, logs.mirrored(syslog.write):
+    with open_syslog(config.syslog_facility, paths) as syslog, logs.tee(syslog.write):
         yield
 
 
@@ -106,7 +106,7 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
         async with open_agent(config, logs) as agent:
             out.notice("==> Starting Serf agent RPC...")
             async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.tally
+                agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.counters
             ) as control:
                 out.notice("==> Serf agent running!")
                 for label, value in _banner(agent, control):
@@ -118,8 +118,8 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
                 out.notice()
                 out.notice("==> Log data will now stream in as it occurs:")
                 out.notice()
-                settle()
-                logs.open_gate()
+                freeze_startup_memory()
+                logs.release()
                 code = await _Ending(out, agent, sources).wait(signals)
             _log.info("requesting serf shutdown")
             if agent.node.phase is Phase.ALIVE:

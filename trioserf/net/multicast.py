@@ -45,7 +45,7 @@ IPV6: Final = Group(socket.AF_INET6, "IPv6", "ff02::fb")
 
 
 @attrs.frozen(slots=True, eq=False)
-class Speaker:
+class MulticastSockets:
     """The two sockets of one group.
 
     Attributes:
@@ -76,7 +76,7 @@ class Speaker:
 @contextmanager
 def open_speakers(
     *, interface: str = "", ipv4: bool = True, ipv6: bool = True
-) -> Iterator[Sequence[Speaker]]:
+) -> Iterator[Sequence[MulticastSockets]]:
     """Take part in multicast DNS while the block lasts.
 
     Args:
@@ -112,7 +112,7 @@ def _index(interface: str) -> int:
         raise AddressError(f"no such network interface: {interface!r}") from None
 
 
-def _speaker(group: Group, index: int, stack: ExitStack) -> Speaker:
+def _speaker(group: Group, index: int, stack: ExitStack) -> MulticastSockets:
     with ExitStack() as fresh:
         answering = fresh.enter_context(_open(group, index))
         _join(answering, group, index)
@@ -121,7 +121,7 @@ def _speaker(group: Group, index: int, stack: ExitStack) -> Speaker:
         asking.bind(("", 0))
         stack.push(fresh.pop_all())
     hearing = trio.socket.from_stdlib_socket(answering)
-    return Speaker(group, hearing, trio.socket.from_stdlib_socket(asking))
+    return MulticastSockets(group, hearing, trio.socket.from_stdlib_socket(asking))
 
 
 def _bound_to(group: Group, index: int) -> tuple[object, ...]:

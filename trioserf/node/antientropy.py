@@ -5,14 +5,14 @@ import random
 
 import trio
 
-from trioserf.node.join import Joining
-from trioserf.node.state_owner import Keeper
+from trioserf.node.join import Joiner
+from trioserf.node.state_owner import StateOwner
 from trioserf.swim.config import push_pull_scale
 
 _log = logging.getLogger("trioserf.memberlist")
 
 
-async def push_pull(keeper: Keeper, joining: Joining, rng: random.Random) -> None:
+async def push_pull(keeper: StateOwner, joining: Joiner, rng: random.Random) -> None:
     """Exchange states with a random member in every interval, until cancelled.
 
     The first phase is random. Failures are logged once for each peer and cause.
@@ -22,7 +22,7 @@ async def push_pull(keeper: Keeper, joining: Joining, rng: random.Random) -> Non
     faults: dict[str, str] = {}
     await trio.sleep(rng.random() * interval)
     while True:
-        due = trio.current_time() + push_pull_scale(interval, membership.estimated_nodes)
+        due = trio.current_time() + push_pull_scale(interval, membership.estimated_size)
         peer = await keeper.ask(lambda state, _: state.membership.push_pull_peer())
         if peer is not None:
             why = await joining.try_push_pull(peer.address, join=False)

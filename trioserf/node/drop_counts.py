@@ -15,7 +15,7 @@ _QUIET: Final = 10.0
 """Seconds between two lines about one peer."""
 
 
-class Faults:
+class DropCounts:
     """What was dropped, by kind and by peer.
 
     Attributes:
@@ -28,7 +28,7 @@ class Faults:
         self.by_peer: Counter[str] = Counter()
         self._said: dict[str, float] = {}
 
-    def count(self, error: WireError, source: Address, now: float) -> None:
+    def add(self, error: WireError, source: Address, now: float) -> None:
         """Count one dropped packet, message or stream."""
         self.by_kind[error.kind] += 1
         host = source.host

@@ -35,21 +35,21 @@ _log = logging.getLogger("trioserf.agent")
 
 _UNDECIDED: Final = 4096
 """Queries whose answerers are remembered; older ones run into their deadlines."""
-PATIENCE: Final = 1.0
+RESPONSE_WAIT: Final = 1.0
 """Seconds for which an answer is waited for of somebody who perhaps only watches."""
 _BYTES: Final = 8 * 1024 * 1024
 """Bytes of payloads that wait for one reader, however many events it has room for."""
 
 
 @attrs.define(slots=True, eq=False)
-class Answerer:
+class Responder:
     """Somebody who may answer queries, perhaps those of several subscriptions.
 
     Attributes:
         is_known: whether it is known to answer or decline: it said so, or has done so before.
     """
 
-    is_known: bool = False
+    has_responded: bool = False
 
 
 class Subscription:
@@ -62,7 +62,7 @@ class Subscription:
     """
 
     def __init__(
-        self, filters: tuple[EventFilter, ...], *, answerer: Answerer | None, buffer: int
+        self, filters: tuple[EventFilter, ...], *, answerer: Responder | None, buffer: int
     ) -> None:
         self.answerer = answerer
         self._filters = filters
@@ -84,12 +84,12 @@ class Subscription:
         self._filters = filters
 
     @property
-    def is_patient(self) -> bool:
+    def waits_until_deadline(self) -> bool:
         """Whether its reader may take until the deadline to answer a query."""
         named = any(one.kind == "query" for one in self._filters)
-        return self.answerer is not None and (self.answerer.is_known or named)
+        return self.answerer is not None and (self.answerer.has_responded or named)
 
-    def offer(self, event: Event) -> bool:
+    def put_nowait(self, event: Event) -> bool:
         """Deliver an event; if there is no room, count it as dropped and give False."""
         size = _size(event)
         if len(self._items) >= self._buffer or self._bytes + size > _BYTES:
@@ -146,7 +146,7 @@ def _size(event: Event | Dropped) -> int:
     return len(event.payload) if isinstance(event, UserEventReceived | QueryReceived) else 0
 
 
-class Hub:
+class EventHub:
     """All subscriptions of a node.
 
     Attributes:
@@ -155,19 +155,19 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self.on_deserted: Callable[[list[int]], None] = _ignore
+        self.on_no_responder: Callable[[list[int]], None] = _ignore
         self.watchers: list[Callable[[Event], None]] = []
         self._subscriptions: dict[Subscription, None] = {}
-        self._undecided: dict[int, list[Subscription]] = {}
-        self._presumed: deque[tuple[float, int, Subscription]] = deque()
+        self._awaiting: dict[int, list[Subscription]] = {}
+        self._assumed_silent_at: deque[tuple[float, int, Subscription]] = deque()
         self._closed = False
 
     @contextmanager
     def subscribe(
-        self, filters: tuple[EventFilter, ...], *, answers: bool | Answerer, buffer: int
+        self, filters: tuple[EventFilter, ...], *, answers: bool | Responder, buffer: int
     ) -> Iterator[Subscription]:
         """Add a subscription for as long as the block lasts."""
-        answerer = Answerer(is_known=True) if answers is True else answers or None
+        answerer = Responder(has_responded=True) if answers is True else answers or None
         subscription = Subscription(filters, answerer=answerer, buffer=buffer)
         self._subscriptions[subscription] = None
         if self._closed:
@@ -179,7 +179,7 @@ class Hub:
             if answerer is not None:
                 self._leave_undecided(subscription)
 
-    def has_answerer(self, query: QueryReceived) -> bool:
+    def has_responder(self, query: QueryReceived) -> bool:
         """Tell whether a subscription here may answer the query."""
         return any(one.answerer is not None and one.wants(query) for one in self._subscriptions)
 
@@ -190,7 +190,7 @@ class Hub:
         answerers, missed = [], False
         for subscription in self._subscriptions:
             if subscription.wants(event):
-                delivered = subscription.offer(event)
+                delivered = subscription.put_nowait(event)
                 if subscription.answerer is None:
                     continue
                 if delivered:
@@ -202,51 +202,51 @@ class Hub:
         if answerers:
             self._await(event, answerers)
         elif missed:
-            self.on_deserted([event.id])
+            self.on_no_responder([event.id])
 
     def _await(self, query: QueryReceived, answerers: list[Subscription]) -> None:
-        self._undecided[query.id] = answerers
-        if len(self._undecided) > _UNDECIDED:
-            del self._undecided[next(iter(self._undecided))]
-        impatient = [one for one in answerers if not one.is_patient]
+        self._awaiting[query.id] = answerers
+        if len(self._awaiting) > _UNDECIDED:
+            del self._awaiting[next(iter(self._awaiting))]
+        impatient = [one for one in answerers if not one.waits_until_deadline]
         if impatient:
-            at = trio.current_time() + PATIENCE
-            self._presumed += [(at, query.id, one) for one in impatient]
-            while len(self._presumed) > _UNDECIDED:
+            at = trio.current_time() + RESPONSE_WAIT
+            self._assumed_silent_at += [(at, query.id, one) for one in impatient]
+            while len(self._assumed_silent_at) > _UNDECIDED:
                 self._presume_next()
 
     @property
     def next_deadline(self) -> float | None:
         """When `expire` has something to do, or None."""
-        return self._presumed[0][0] if self._presumed else None
+        return self._assumed_silent_at[0][0] if self._assumed_silent_at else None
 
     def expire(self, now: float) -> None:
         """Presume of readers that have not answered that they will not."""
-        while self._presumed and self._presumed[0][0] <= now:
+        while self._assumed_silent_at and self._assumed_silent_at[0][0] <= now:
             self._presume_next()
 
     def _presume_next(self) -> None:
-        _, number, subscription = self._presumed.popleft()
-        if subscription.is_patient or subscription not in self._undecided.get(number, ()):
+        _, number, subscription = self._assumed_silent_at.popleft()
+        if subscription.waits_until_deadline or subscription not in self._awaiting.get(number, ()):
             return
-        if self.declined(number, subscription):
-            self.on_deserted([number])
+        if self.mark_declined(number, subscription):
+            self.on_no_responder([number])
 
-    def answered(self, number: int, by: Answerer | None = None) -> None:
+    def mark_answered(self, number: int, by: Responder | None = None) -> None:
         """Note that a query needs no more deciding, as somebody has answered it."""
-        self._undecided.pop(number, None)
+        self._awaiting.pop(number, None)
         if by is not None:
-            by.is_known = True
+            by.has_responded = True
 
-    def declined(self, number: int, by: Subscription | Answerer | None = None) -> bool:
+    def mark_declined(self, number: int, by: Subscription | Responder | None = None) -> bool:
         """Note that one answerer declines; gives whether all have.
 
         If it is not told who (`by`), or somebody who was not asked, it is one that has not
         declined yet.
         """
-        if isinstance(by, Answerer):
-            by.is_known = True
-        answerers = self._undecided.get(number)
+        if isinstance(by, Responder):
+            by.has_responded = True
+        answerers = self._awaiting.get(number)
         if answerers is None:
             return True
         if isinstance(by, Subscription):
@@ -257,7 +257,7 @@ class Hub:
             answerers[:] = [one for one in answerers if one.answerer is not by]
         if answerers:
             return False
-        del self._undecided[number]
+        del self._awaiting[number]
         return True
 
     def close(self) -> None:
@@ -267,10 +267,10 @@ class Hub:
             subscription.close()
 
     def _leave_undecided(self, subscription: Subscription) -> None:
-        numbers = [number for number, who in self._undecided.items() if subscription in who]
-        deserted = [number for number in numbers if self.declined(number, subscription)]
+        numbers = [number for number, who in self._awaiting.items() if subscription in who]
+        deserted = [number for number in numbers if self.mark_declined(number, subscription)]
         if deserted:
-            self.on_deserted(deserted)
+            self.on_no_responder(deserted)
 
 
 def _ignore(numbers: list[int]) -> None:

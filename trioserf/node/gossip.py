@@ -10,10 +10,10 @@ nothing to say, or nobody to say it to, the task sleeps.
 import trio
 
 from trioserf.node.state import ClusterState
-from trioserf.node.state_owner import Keeper
+from trioserf.node.state_owner import StateOwner
 
 
-async def gossip(keeper: Keeper) -> None:
+async def gossip(keeper: StateOwner) -> None:
     """Send rounds of gossip until cancelled."""
     config = keeper.state.config
     interval = config.timing.gossip_interval
@@ -24,22 +24,22 @@ async def gossip(keeper: Keeper) -> None:
         await keeper.gossip.wait()
         # After the first round a message has been sent to as many as there are, or are asked for.
         told = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
-        if filler and not filler.has_news(told):
+        if filler and not filler.has_sent_at_most(told):
             with trio.move_on_at(next_tick):
                 while not filler.has_unsent:
                     await keeper.gossip.wait()
         if not filler:
             continue
-        await keeper.tell(round_of_gossip)
+        await keeper.tell(gossip_round)
         next_tick = trio.current_time() + interval
         # Those who have left stay on the list for a while, but do not listen.
-        is_heard = state.membership.alive_count > 1
-        await trio.sleep(config.gossip_pause if is_heard else interval)
-        if state.wants_gossip:
+        has_listeners = state.membership.alive_count > 1
+        await trio.sleep(config.gossip_pause if has_listeners else interval)
+        if state.has_gossip:
             keeper.gossip()
 
 
-def round_of_gossip(state: ClusterState, now: float) -> None:
+def gossip_round(state: ClusterState, now: float) -> None:
     """Send one round, and note how long that took."""
     state.gossip(now)
-    state.tally.values("memberlist.gossip").append((trio.current_time() - now) * 1000)
+    state.counters.values("memberlist.gossip").append((trio.current_time() - now) * 1000)

@@ -13,7 +13,7 @@ from trioserf.address import Address
 from trioserf.errors import AddressError, JoinFailed
 from trioserf.net.resolver import Resolver, in_order
 from trioserf.node.join_address import JoinTarget, parse_join_address
-from trioserf.node.state_owner import Keeper
+from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -27,7 +27,7 @@ Outcome = tuple[str, str | None]
 """What was tried, and why it failed (None: it did not)."""
 
 
-class Joining:
+class Joiner:
     """Joins, and remembers whom to join again.
 
     Args:
@@ -45,7 +45,7 @@ class Joining:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: StateOwner,
         streams: Streams,
         resolver: Resolver,
         port: int,
@@ -194,7 +194,7 @@ class Joining:
         return groups
 
 
-async def keep_seeds(keeper: Keeper, joining: Joining, rng: random.Random) -> None:
+async def rejoin_seeds(keeper: StateOwner, joining: Joiner, rng: random.Random) -> None:
     """Join seeds that are lost again, for ever and with fresh DNS, until cancelled.
 
     So a partition heals that lasted longer than failed members are remembered. Whoever has lost
@@ -224,7 +224,7 @@ async def keep_seeds(keeper: Keeper, joining: Joining, rng: random.Random) -> No
             pause = config.seed_interval_max
 
 
-def _lost_seeds(keeper: Keeper, joining: Joining) -> tuple[tuple[str, ...], bool]:
+def _lost_seeds(keeper: StateOwner, joining: Joiner) -> tuple[tuple[str, ...], bool]:
     """Give the seeds of which an address is not a member's, and whether anybody is in sight."""
     membership = keeper.state.membership
     own = keeper.state.address

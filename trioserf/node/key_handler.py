@@ -13,8 +13,8 @@ import attrs
 import trio
 
 from trioserf.errors import ConfigError
-from trioserf.node.state_owner import Keeper
-from trioserf.serf.internal_queries import KeyAction, Later, no_keyring
+from trioserf.node.state_owner import StateOwner
+from trioserf.serf.internal_queries import DeferredResponse, KeyAction, no_keyring
 from trioserf.serf.keyring import Keyring, KeyringError, dump_keyring, format_key
 from trioserf.wire.encryption import Sealer
 from trioserf.wire.serf_messages import KeyResponse
@@ -34,10 +34,10 @@ class _Change:
 
     action: KeyAction
     content: bytes
-    later: Later
+    later: DeferredResponse
 
 
-class KeyDesk:
+class KeyHandler:
     """Does what key queries ask for.
 
     Args:
@@ -53,7 +53,7 @@ class KeyDesk:
         self._save = save
         self._send, self._changes = trio.open_memory_channel[_Change](_WAITING)
 
-    def __call__(self, action: KeyAction, key: bytes) -> KeyResponse | Later:
+    def __call__(self, action: KeyAction, key: bytes) -> KeyResponse | DeferredResponse:
         """Change the keys, or list them, and say how it went, perhaps later."""
         keyring = self.keyring
         if keyring is None:
@@ -70,11 +70,11 @@ class KeyDesk:
             return _failed(action, str(error))
         if self._save is None:
             return KeyResponse(True)
-        later = Later()
+        later = DeferredResponse()
         self._send.send_nowait(_Change(action, dump_keyring(keyring), later))
         return later
 
-    def protect(
+    def configure_encryption(
         self,
         sealer: Sealer,
         keyring: Keyring | None,
@@ -93,9 +93,9 @@ class KeyDesk:
             self.keyring = sealer.keyring = keyring
         sealer.verify_incoming = verify_incoming
         sealer.verify_outgoing = verify_outgoing
-        warn_of_plaintext(sealer)
+        warn_if_plaintext(sealer)
 
-    async def save_changes(self, keeper: Keeper) -> None:
+    async def save_changes(self, keeper: StateOwner) -> None:
         """Write each change to the file, in order, and then answer it; until cancelled.
 
         Args:
@@ -109,7 +109,7 @@ class KeyDesk:
                 await self._save(change.content)
             except OSError as error:
                 answer = _failed(change.action, str(error))
-            await keeper.ask(lambda _, now: change.later.give(answer, now))  # noqa: B023
+            await keeper.ask(lambda _, now: change.later.set_result(answer, now))  # noqa: B023
 
 
 def _failed(action: KeyAction, why: str) -> KeyResponse:
@@ -117,7 +117,7 @@ def _failed(action: KeyAction, why: str) -> KeyResponse:
     return KeyResponse(False, why)
 
 
-def warn_of_plaintext(sealer: Sealer) -> None:
+def warn_if_plaintext(sealer: Sealer) -> None:
     """Say so where there are keys which do not protect what they could."""
     if not sealer.enabled:
         return

@@ -5,13 +5,13 @@ import random
 
 import trio
 
-from trioserf.node.join import Joining
-from trioserf.node.state_owner import Keeper
+from trioserf.node.join import Joiner
+from trioserf.node.state_owner import StateOwner
 
 _log = logging.getLogger("trioserf.serf")
 
 
-async def reconnect(keeper: Keeper, joining: Joining, rng: random.Random) -> None:
+async def reconnect(keeper: StateOwner, joining: Joiner, rng: random.Random) -> None:
     """Try to reach failed members again (spec: reaping and reconnecting), until cancelled."""
     interval = keeper.state.config.reconnect_interval
     await trio.sleep(rng.random() * interval)
@@ -24,14 +24,14 @@ async def reconnect(keeper: Keeper, joining: Joining, rng: random.Random) -> Non
         await trio.sleep(interval)
 
 
-async def reap(keeper: Keeper) -> None:
+async def reap(keeper: StateOwner) -> None:
     """Erase members that have been gone for too long, until cancelled."""
     while True:
         await trio.sleep(keeper.state.config.reap_interval)
         await keeper.ask(lambda state, now: state.reap(now))
 
 
-async def check_queues(keeper: Keeper) -> None:
+async def check_queues(keeper: StateOwner) -> None:
     """Warn of long queues and cut them, until cancelled."""
     while True:
         await trio.sleep(keeper.state.config.queue_check_interval)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Give freed memory back to the system, where the C library knows how (glibc)."""
     trim = _trim()
     if trim is not None:

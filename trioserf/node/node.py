@@ -17,23 +17,23 @@ import trio
 
 from trioserf.address import Address
 from trioserf.coordinate import Coordinate
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.errors import Leaving, NoSuchMember
 from trioserf.node.config import NodeConfig
-from trioserf.node.event_hub import Answerer, Hub, Subscription
-from trioserf.node.join import Joining
-from trioserf.node.key_handler import KeyDesk
+from trioserf.node.event_hub import EventHub, Responder, Subscription
+from trioserf.node.join import Joiner
+from trioserf.node.key_handler import KeyHandler
 from trioserf.node.state import ClusterState
-from trioserf.node.state_owner import Keeper
+from trioserf.node.state_owner import StateOwner
 from trioserf.serf.events import Event
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
-from trioserf.serf.key_queries import KeyTally, key_question
+from trioserf.serf.key_queries import KeyQueryResult, key_query
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.member import Member
-from trioserf.serf.outgoing_queries import Question
-from trioserf.serf.query_collector import AskedQuery, QueryAnswer, QueryDone, QueryResult
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.outgoing_queries import QueryParams
+from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.membership import Membership
 from trioserf.wire.serf_codec import SERF_CODEC
 
@@ -66,21 +66,21 @@ class Node:
     def __init__(
         self,
         config: NodeConfig,
-        keeper: Keeper,
-        hub: Hub,
-        joining: Joining,
-        desk: KeyDesk,
+        keeper: StateOwner,
+        hub: EventHub,
+        joining: Joiner,
+        desk: KeyHandler,
         work: trio.CancelScope,
         bound: Address,
     ) -> None:
         self.config = config
         self.bound = bound
         self.phase = Phase.ALIVE
-        self._keeper = keeper
+        self._owner = keeper
         self._state = keeper.state
         self._hub = hub
-        self._joining = joining
-        self._desk = desk
+        self._joiner = joining
+        self._key_handler = desk
         self._work = work
 
     # --- reading ---
@@ -98,7 +98,7 @@ class Node:
     @property
     def keyring(self) -> Keyring | None:
         """The keys that encrypt gossip, or None."""
-        return self._desk.keyring
+        return self._key_handler.keyring
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -120,19 +120,19 @@ class Node:
 
     def coordinate(self, name: str | None = None) -> Coordinate | None:
         """Give a member's network coordinate as last heard, or our own; None if unknown."""
-        return self._state.places.find(name)
+        return self._state.coordinates.get(name)
 
     def clocks(self) -> tuple[int, int, int]:
         """Give what the clocks of members, user events and queries show: the next times."""
         serf = self._state.serf
         return serf.clock.time, serf.event_clock.time, serf.query_clock.time
 
-    def newest(self) -> Clocks:
+    def latest_times(self) -> LamportTimes:
         """Give the newest Lamport times heard of: what `open_node` takes as `restore`."""
         return self._state.serf.clocks()
 
     @property
-    def membership(self) -> Membership:
+    def memberlist(self) -> Membership:
         """The failure detector's own table: to be read, between two checkpoints, not changed."""
         return self._state.membership
 
@@ -140,7 +140,7 @@ class Node:
         """Give the group `serf` of `info`: counts, clocks, depths of queues, health."""
         return self._state.stats()
 
-    def depths(self) -> dict[str, int]:
+    def queue_depths(self) -> dict[str, int]:
         """Count what waits here, by kind; none of it grows without bound.
 
         `inbox`, `membership`, `intent`, `event` and `query` (broadcasts), `suspicions`, `probes`
@@ -148,26 +148,26 @@ class Node:
         """
         state, membership = self._state, self._state.membership
         return {
-            "inbox": self._keeper.waiting,
+            "inbox": self._owner.waiting,
             "membership": len(membership.broadcasts),
             **{kind.lower(): len(queue) for kind, queue in state.serf.queues.items()},
-            "suspicions": membership.suspected,
-            "probes": state.detector.probing,
-            "relays": state.detector.relaying,
+            "suspicions": membership.suspect_count,
+            "probes": state.detector.pending_probes,
+            "relays": state.detector.pending_indirect_pings,
         }
 
     def dropped(self) -> dict[str, int]:
         """Count what was dropped: packets that could not be sent, and what peers sent in vain."""
-        return {**self._keeper.dropped, **self._state.faults.by_kind}
+        return {**self._owner.dropped, **self._state.drops.by_kind}
 
     def dropped_from(self) -> dict[str, int]:
         """Count what peers sent in vain, by their addresses.
 
         From the 1,025th address on they are counted together, as `others`.
         """
-        return dict(self._state.faults.by_peer)
+        return dict(self._state.drops.by_peer)
 
-    def protection(self) -> dict[str, object]:
+    def encryption_status(self) -> dict[str, object]:
         """Tell how gossip is protected: the number of keys, the switches, label and networks."""
         sealer, config = self._state.sealer, self.config
         return {
@@ -179,12 +179,12 @@ class Node:
         }
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> Counters:
         """What is counted for metrics, since it was last collected."""
-        return self._state.tally
+        return self._state.counters
 
     def subscribe(
-        self, *filters: EventFilter, answers: bool | Answerer = False, buffer: int = 1024
+        self, *filters: EventFilter, answers: bool | Responder = False, buffer: int = 1024
     ) -> AbstractContextManager[Subscription]:
         """Deliver events while the block lasts; iterate over what it gives.
 
@@ -227,12 +227,12 @@ class Node:
             JoinFailed: none of them, with the cause for each.
             Leaving: the node is leaving.
         """
-        self._must_be_alive()
-        return await self._joining.join(addresses, replay=replay)
+        self._require_alive()
+        return await self._joiner.join(addresses, replay=replay)
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
         """Remember addresses that are to be tried whenever nobody else is in sight."""
-        self._joining.add_seeds(addresses)
+        self._joiner.add_seeds(addresses)
 
     async def leave(self) -> None:
         """Leave the cluster in good order: everyone is told, then this node stops gossiping.
@@ -246,14 +246,14 @@ class Node:
         serf = self.config.serf
         others = self._state.serf.alive_count > 1
         told = trio.Event()
-        await self._keeper.ask(lambda state, now: state.serf.announce_leave(now, told.set))
+        await self._owner.ask(lambda state, now: state.serf.announce_leave(now, told.set))
         await self._wait(told, "the leave intent")
         if others:
             # Whoever hears the goodbye before the intent would take it for a failure: let the
             # others pass the intent on first.
             await trio.sleep(self.config.timing.gossip_interval)
         gone = trio.Event()
-        await self._keeper.ask(lambda state, now: state.leave(now, gone.set))
+        await self._owner.ask(lambda state, now: state.leave(now, gone.set))
         await self._wait(gone, "the leave")
         if others:
             await trio.sleep(serf.leave_propagate_delay)
@@ -267,9 +267,9 @@ class Node:
             NoSuchMember: nobody here knows it (the cluster is told all the same).
             Leaving: the node is leaving.
         """
-        self._must_be_alive()
+        self._require_alive()
         told = trio.Event()
-        known = await self._keeper.ask(
+        known = await self._owner.ask(
             lambda state, now: state.serf.force_leave(name, prune=prune, now=now, on_done=told.set)
         )
         if not known:
@@ -294,8 +294,8 @@ class Node:
             TooLarge: encoded they would have more than 512 bytes; nothing has changed.
             Leaving: the node is leaving.
         """
-        self._must_be_alive()
-        return await self._keeper.ask(lambda state, now: state.set_tags(set, delete, now))
+        self._require_alive()
+        return await self._owner.ask(lambda state, now: state.set_tags(set, delete, now))
 
     # --- events and queries ---
 
@@ -314,8 +314,8 @@ class Node:
             TooLarge: over the limit.
             Leaving: the node is leaving.
         """
-        self._must_be_alive()
-        return await self._keeper.ask(
+        self._require_alive()
+        return await self._owner.ask(
             lambda state, _: state.serf.user_event(name, payload, coalesce=coalesce)
         )
 
@@ -350,7 +350,7 @@ class Node:
             TooLarge: over the limit.
             Leaving: the node is leaving.
         """
-        question = Question(
+        question = QueryParams(
             name=name,
             payload=payload,
             nodes=nodes,
@@ -360,14 +360,14 @@ class Node:
             relay_factor=relay_factor,
             first=first,
         )
-        async with self._ask(question) as (_, results):
+        async with self._start_query(question) as (_, results):
             yield results
 
     @asynccontextmanager
-    async def _ask(
-        self, question: Question
-    ) -> AsyncIterator[tuple[AskedQuery, AsyncIterator[QueryResult]]]:
-        self._must_be_alive()
+    async def _start_query(
+        self, question: QueryParams
+    ) -> AsyncIterator[tuple[RunningQuery, AsyncIterator[QueryResult]]]:
+        self._require_alive()
         # A query takes no more results than there are members and a bounded number of strangers.
         send, receive = trio.open_memory_channel[QueryResult](math.inf)
 
@@ -376,27 +376,27 @@ class Node:
             if isinstance(result, QueryDone):
                 send.close()
 
-        def start(state: ClusterState, now: float) -> AskedQuery:
+        def start(state: ClusterState, now: float) -> RunningQuery:
             asked = state.serf.ask(question, now)
-            self._keeper.collect(asked, deliver)
+            self._owner.collect(asked, deliver)
             return asked
 
-        asked = await self._keeper.ask(start)
+        asked = await self._owner.ask(start)
         try:
             yield asked, receive
         finally:
-            self._keeper.stop_collecting(asked)
+            self._owner.stop_collecting(asked)
             send.close()
             receive.close()
             if not asked.finished:
                 with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
-                    await self._keeper.ask(lambda state, _: state.serf.cancel(asked))
+                    await self._owner.ask(lambda state, _: state.serf.cancel(asked))
 
     async def respond(
         self,
         id: int,  # noqa: A002 - the field's name
         payload: bytes,
-        by: Answerer | None = None,
+        by: Responder | None = None,
     ) -> None:
         """Answer a query, once.
 
@@ -409,13 +409,13 @@ class Node:
             NoSuchQuery: never heard of, answered already, or past its deadline.
             TooLarge: over every limit; a smaller answer may still be given.
         """
-        await self._keeper.ask(lambda state, now: state.serf.respond(id, payload, now))
-        self._hub.answered(id, by)
+        await self._owner.ask(lambda state, now: state.serf.respond(id, payload, now))
+        self._hub.mark_answered(id, by)
 
     async def decline(
         self,
         id: int,  # noqa: A002 - the field's name
-        by: Answerer | None = None,
+        by: Responder | None = None,
     ) -> None:
         """Say that this answerer will not answer a query; the last one tells its asker.
 
@@ -426,10 +426,10 @@ class Node:
         Raises:
             NoSuchQuery: never heard of, answered already, or past its deadline.
         """
-        if self._hub.declined(id, by):
-            await self._keeper.ask(lambda state, now: state.serf.decline(id, now))
+        if self._hub.mark_declined(id, by):
+            await self._owner.ask(lambda state, now: state.serf.decline(id, now))
 
-    async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyTally:
+    async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyQueryResult:
         """Change or list the keys of every member.
 
         Args:
@@ -439,15 +439,15 @@ class Node:
         Raises:
             Leaving: the node is leaving.
         """
-        question = key_question(action, key or b"", SERF_CODEC.encode)
-        async with self._ask(question) as (asked, results):
-            tally = KeyTally(len(asked.expected))
+        question = key_query(action, key or b"", SERF_CODEC.encode)
+        async with self._start_query(question) as (asked, results):
+            tally = KeyQueryResult(len(asked.expected))
             async for result in results:
                 if isinstance(result, QueryAnswer):
                     tally.count(result, SERF_CODEC.decode)
         return tally
 
-    async def protect(
+    async def configure_encryption(
         self,
         keyring: Keyring | None = None,
         *,
@@ -468,8 +468,8 @@ class Node:
             ConfigError: there are keys already, which change by key queries only.
             Leaving: the node has ended.
         """
-        await self._keeper.ask(
-            lambda state, _: self._desk.protect(
+        await self._owner.ask(
+            lambda state, _: self._key_handler.configure_encryption(
                 state.sealer,
                 keyring,
                 verify_incoming=verify_incoming,
@@ -477,7 +477,7 @@ class Node:
             )
         )
 
-    def _must_be_alive(self) -> None:
+    def _require_alive(self) -> None:
         if self.phase is not Phase.ALIVE:
             raise Leaving(f"node {self.name!r} is {self.phase.value}, it takes no requests")
 

@@ -22,18 +22,18 @@ from trioserf.net.sockets import open_sockets
 from trioserf.net.transport import ANY_HOST, Transport
 from trioserf.node.antientropy import push_pull
 from trioserf.node.config import NodeConfig
-from trioserf.node.event_hub import Hub
+from trioserf.node.event_hub import EventHub
 from trioserf.node.gossip import gossip
-from trioserf.node.join import Joining, keep_seeds
-from trioserf.node.key_handler import KeyDesk, SaveKeyring, warn_of_plaintext
+from trioserf.node.join import Joiner, rejoin_seeds
+from trioserf.node.key_handler import KeyHandler, SaveKeyring, warn_if_plaintext
 from trioserf.node.maintenance import check_queues, reap, reconnect
 from trioserf.node.node import Node, Phase
 from trioserf.node.probe import probe_members
 from trioserf.node.state import ClusterState
-from trioserf.node.state_owner import Keeper
+from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 from trioserf.node.suspicion import expire_deadlines, expire_suspicions
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.snapshot import LamportTimes
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -45,7 +45,7 @@ async def open_node(
     transport: Transport | None = None,
     resolver: Resolver | None = None,
     rng: random.Random | None = None,
-    restore: Clocks | None = None,
+    restore: LamportTimes | None = None,
     save_keyring: SaveKeyring | None = None,
     nonce: Callable[[int], bytes] = os.urandom,
 ) -> AsyncIterator[Node]:
@@ -75,19 +75,19 @@ async def open_node(
             opening = open_sockets(config.bind.host, config.bind.port)
             transport = await stack.enter_async_context(opening)
         address = advertised(config, transport)
-        _warn_of_eavesdroppers(config, address)
-        hub = Hub()
-        desk = KeyDesk(config.keyring, save_keyring)
+        _warn_if_public_plaintext(config, address)
+        hub = EventHub()
+        desk = KeyHandler(config.keyring, save_keyring)
         state = ClusterState(
             config,
             address,
             rng=rng,
-            has_answerer=hub.has_answerer,
+            has_responder=hub.has_responder,
             keys=desk,
             nonce=nonce,
         )
-        warn_of_plaintext(state.sealer)
-        keeper = Keeper(state, transport, hub)
+        warn_if_plaintext(state.sealer)
+        keeper = StateOwner(state, transport, hub)
         state.start(trio.current_time(), restore)
         try:
             async with _running(config, transport, keeper, hub, desk, resolver, rng) as node:
@@ -112,14 +112,14 @@ def _first(group: ExceptionGroup[NameConflict]) -> NameConflict:
 async def _running(
     config: NodeConfig,
     transport: Transport,
-    keeper: Keeper,
-    hub: Hub,
-    desk: KeyDesk,
+    keeper: StateOwner,
+    hub: EventHub,
+    desk: KeyHandler,
     resolver: Resolver | None,
     rng: random.Random,
 ) -> AsyncIterator[Node]:
     streams = Streams(transport, config, keeper)
-    joining = Joining(keeper, streams, resolver or SystemResolver(), transport.address[1], rng)
+    joining = Joiner(keeper, streams, resolver or SystemResolver(), transport.address[1], rng)
     async with trio.open_nursery() as services:
         services.start_soon(keeper.run)
         services.start_soon(_receive, transport, keeper)
@@ -139,15 +139,15 @@ async def _running(
             node.phase = Phase.SHUTDOWN
             work.cancel()
             services.cancel_scope.cancel()
-            keeper.abandon()
+            keeper.fail_pending()
             hub.close()
 
 
 async def _work(
     scope: trio.CancelScope,
-    keeper: Keeper,
+    keeper: StateOwner,
     streams: Streams,
-    joining: Joining,
+    joining: Joiner,
     rng: random.Random,
 ) -> None:
     """Look after the cluster until the node has left it."""
@@ -156,12 +156,12 @@ async def _work(
             nursery.start_soon(probe_members, keeper, streams, rng)
             nursery.start_soon(push_pull, keeper, joining, rng)
             nursery.start_soon(reconnect, keeper, joining, rng)
-            nursery.start_soon(keep_seeds, keeper, joining, rng)
+            nursery.start_soon(rejoin_seeds, keeper, joining, rng)
             nursery.start_soon(reap, keeper)
             nursery.start_soon(check_queues, keeper)
 
 
-async def _receive(transport: Transport, keeper: Keeper) -> None:
+async def _receive(transport: Transport, keeper: StateOwner) -> None:
     while True:
         await keeper.receive(await transport.receive_packets())
 
@@ -180,6 +180,6 @@ def advertised(config: NodeConfig, transport: Transport) -> Address:
     return Address(own_address(v6=":" in bound.host), bound.port)
 
 
-def _warn_of_eavesdroppers(config: NodeConfig, address: Address) -> None:
+def _warn_if_public_plaintext(config: NodeConfig, address: Address) -> None:
     if config.keyring is None and is_public(address.host):
         _log.warning("advertising the public address %s, and nothing is encrypted", address)

@@ -20,7 +20,7 @@ PIECE: Final = 512
 """Rows taken in at once: some milliseconds' work."""
 
 
-def reading_state(data: bytes) -> Generator[int, None, SerfPushPull | None]:
+def decode_in_steps(data: bytes) -> Generator[int, None, SerfPushPull | None]:
     """Read the state of Serf's layer in a push/pull, with pauses; None if there is none.
 
     It gives the number of rows that it has read at each pause.
@@ -38,7 +38,7 @@ def read_state(data: bytes) -> SerfPushPull | None:
     return decode_push_pull(data) if data else None
 
 
-class Merge:
+class PushPullMerge:
     """The other half of a push/pull, on its way into our state.
 
     Args:
@@ -73,12 +73,12 @@ class Merge:
     def _all(self, cluster: "ClusterState") -> Generator[None, float, None]:
         now = yield
         rows = self._remote.nodes
-        cluster.membership.verify(rows)
+        cluster.membership.verify_protocol(rows)
         for start in range(0, len(rows), PIECE):
             if start:
                 now = yield
-            cluster.membership.merge_rows(rows[start : start + PIECE], now)
-            cluster.heed_notices(now)
+            cluster.membership.merge_nodes(rows[start : start + PIECE], now)
+            cluster.apply_membership_events(now)
         if self._state is None:
             return
         serf = cluster.serf.merging(

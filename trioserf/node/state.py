@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Mapping
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, serf_options, swim_options
-from trioserf.node.drop_counts import Faults
-from trioserf.node.push_pull_merge import Merge, read_state
-from trioserf.serf.effects import Direct
+from trioserf.node.drop_counts import DropCounts
+from trioserf.node.push_pull_merge import PushPullMerge, read_state
+from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
-from trioserf.serf.serf import SerfState
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.serf import Serf
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.broadcast_queue import FairFiller
 from trioserf.swim.events import Conflicted, Joined, Left, Recovered, Suspected, Updated
-from trioserf.swim.failure_detector import Detector
+from trioserf.swim.failure_detector import FailureDetector
 from trioserf.swim.membership import Membership
-from trioserf.swim.packet_outbox import Outgoing, understands_crc
-from trioserf.swim.peer_coordinates import Places
+from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
+from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_codec import SERF_CODEC
@@ -92,13 +92,13 @@ class ClusterState:
         address: Address,
         *,
         rng: random.Random,
-        has_answerer: Callable[[QueryReceived], bool],
+        has_responder: Callable[[QueryReceived], bool],
         keys: KeyHandler = no_keyring,
         nonce: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.config = config
         self.address = address
-        self.faults = Faults()
+        self.drops = DropCounts()
         self.tags = dict(config.tags)
         self._rng = rng
         self._admits = config.admits
@@ -122,26 +122,28 @@ class ClusterState:
             encode=encode,
             options=swim_options(config, room),
         )
-        self.tally = membership.tally
-        self._received_bytes = self.tally.counter("memberlist.udp.received")
-        self.serf = SerfState(
+        self.counters = membership.counters
+        self._received_bytes = self.counters.counter("memberlist.udp.received")
+        self.serf = Serf(
             config.name,
             address,
             codec=SERF_CODEC,
             rng=rng,
             options=serf_options(config, room),
-            has_answerer=has_answerer,
+            has_responder=has_responder,
             keys=keys,
-            tally=self.tally,
+            tally=self.counters,
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
-        self.outgoing = Outgoing(codec, self.filler)
-        self.places = Places(config.name, rng, enabled=config.coordinates, tally=self.tally)
-        self.detector = Detector(
-            membership, address, outgoing=self.outgoing, places=self.places, rng=rng
+        self.outbox = PacketOutbox(codec, self.filler)
+        self.coordinates = PeerCoordinates(
+            config.name, rng, enabled=config.coordinates, tally=self.counters
+        )
+        self.detector = FailureDetector(
+            membership, address, outgoing=self.outbox, places=self.coordinates, rng=rng
         )
 
-    def start(self, now: float, restore: Clocks | None) -> None:
+    def start(self, now: float, restore: LamportTimes | None) -> None:
         """Enter ourselves; nothing that happened before `restore` is news.
 
         Raises:
@@ -152,13 +154,13 @@ class ClusterState:
             self.serf.restore(restore)
         versions = OUR_VERSIONS._replace(delegate_cur=self.config.protocol)
         self.membership.bootstrap(meta, versions, now)
-        self.heed_notices(now)
+        self.apply_membership_events(now)
 
     # --- packets ---
 
-    def take_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
+    def handle_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
         """Take in what came over the network; anything at all may be in it."""
-        decode = self.outgoing.codec.decode
+        decode = self.outbox.codec.decode
         count = self._received_bytes.add
         for data, (host, port) in packets:
             count(len(data))
@@ -167,9 +169,9 @@ class ClusterState:
                 continue
             messages, fault = decode(data)
             for message in messages:
-                self._take(message, source, now)
+                self._handle(message, source, now)
             if fault is not None:
-                self.faults.count(fault, source, now)
+                self.drops.add(fault, source, now)
 
     def admits(self, source: Address) -> bool:
         """Tell whether this address may talk to us at all."""
@@ -179,34 +181,34 @@ class ClusterState:
         if self.admits(source):
             return True
         error = WireError("not-allowed", "its address is not in the allowed networks")
-        self.faults.count(error, source, now)
+        self.drops.add(error, source, now)
         return False
 
-    def _take(self, message: Message, source: Address, now: float) -> None:
+    def _handle(self, message: Message, source: Address, now: float) -> None:
         match message:
             case Ping():
-                self.detector.take_ping(message, source)
+                self.detector.handle_ping(message, source)
             case Ack():
-                self.detector.take_ack(message, now)
+                self.detector.handle_ack(message, now)
             case UserMessage():
-                self.take_user_message(message.payload, source, now)
+                self.handle_user_message(message.payload, source, now)
             case Alive():
                 self.membership.alive(message, now)
-                self.heed_notices(now)
+                self.apply_membership_events(now)
             case Suspect():
                 self.membership.suspect(message, now)
-                self.heed_notices(now)
+                self.apply_membership_events(now)
                 if message.node == self.config.name:
-                    self._correct(message, source)
+                    self._resend_refutation(message, source)
             case Dead():
                 self.membership.dead(message, now)
-                self.heed_notices(now)
+                self.apply_membership_events(now)
             case IndirectPing():
-                self.detector.take_indirect_ping(message, source, now)
+                self.detector.handle_indirect_ping(message, source, now)
             case Nack():
-                self.detector.take_nack(message)
+                self.detector.handle_nack(message)
 
-    def _correct(self, accusation: Suspect, source: Address) -> None:
+    def _resend_refutation(self, accusation: Suspect, source: Address) -> None:
         """Tell whoever accuses us in an old incarnation of the new one.
 
         Gossip of our refutation has missed this member, and no further gossip of it will come.
@@ -214,14 +216,14 @@ class ClusterState:
         """
         local = self.membership.local
         if accusation.incarnation < local.incarnation and not self.membership.leaving:
-            self.outgoing.send_alone([encode(local.claim())], source, crc=False)
+            self.outbox.send_unfilled([encode(local.to_alive())], source, crc=False)
 
-    def take_user_message(self, payload: bytes, source: Address, now: float) -> None:
+    def handle_user_message(self, payload: bytes, source: Address, now: float) -> None:
         """Hand a message to Serf's layer."""
         try:
             self.serf.handle(payload, now)
         except WireError as error:
-            self.faults.count(error, source, now)
+            self.drops.add(error, source, now)
 
     # --- exchanges of states ---
 
@@ -237,7 +239,7 @@ class ClusterState:
             ValueError: versions that exclude each other, or a state that cannot be read
                 (`WireError`).
         """
-        merge = Merge(remote, read_state(remote.user_state), ignore_events=ignore_events)
+        merge = PushPullMerge(remote, read_state(remote.user_state), ignore_events=ignore_events)
         while merge.step(self, now):
             pass
 
@@ -258,34 +260,34 @@ class ClusterState:
         meta = check_tags(tags)
         self.tags = tags
         self.membership.update_meta(meta, now)
-        self.heed_notices(now)
+        self.apply_membership_events(now)
         return dict(tags)
 
     def leave(self, now: float, on_done: Callable[[], None]) -> None:
         """Leave the member table, which tells everyone."""
         self.membership.leave(now, on_done)
-        self.heed_notices(now)
+        self.apply_membership_events(now)
 
     # --- the passing of time ---
 
     @property
-    def wants_gossip(self) -> bool:
+    def has_gossip(self) -> bool:
         """Whether there is something to say, and anybody at all to say it to."""
         return bool(self.filler) and len(self.membership.records) > 1
 
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
-        self.outgoing.gossip(self.membership.gossip_targets(now))
+        self.outbox.gossip(self.membership.gossip_targets(now))
 
     def finish_probe(self, conclude: Callable[[], None], now: float) -> None:
         """Let the detector draw a conclusion, and heed it."""
         conclude()
-        self.heed_notices(now)
+        self.apply_membership_events(now)
 
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whoever has not refuted in time."""
         self.membership.expire_suspicions(now)
-        self.heed_notices(now)
+        self.apply_membership_events(now)
 
     @property
     def next_suspicion(self) -> float | None:
@@ -308,7 +310,7 @@ class ClusterState:
     def reap(self, now: float) -> None:
         """Erase members that are gone for too long, and what is known of those erased."""
         self.serf.reap(now)
-        self.places.keep(self.serf.member)
+        self.coordinates.forget_missing(self.serf.member)
 
     def stats(self) -> dict[str, object]:
         """Give the group `serf` of `info`."""
@@ -316,38 +318,38 @@ class ClusterState:
             **self.serf.stats(),
             "health_score": self.membership.awareness.score,
             "encrypted": self.sealer.enabled,
-            "coordinate_resets": self.places.resets,
+            "coordinate_resets": self.coordinates.resets,
         }
 
     # --- consequences ---
 
-    def take_streams(self) -> list[Direct]:
+    def pop_stream_messages(self) -> list[DirectMessage]:
         """Turn what Serf's layer wants sent to single members into packets.
 
         Returns:
             What is to be sent by streams of its own instead.
         """
-        if not self.serf.sends:
+        if not self.serf.direct_messages:
             return []
         streams = []
-        for direct in self.serf.sends:
+        for direct in self.serf.direct_messages:
             if direct.stream:
                 streams.append(direct)
                 continue
-            crc = understands_crc(self.membership.records.get(direct.node))
-            self.outgoing.send_alone([_USER + direct.data], direct.address, crc=crc)
-        self.serf.sends.clear()
+            crc = supports_crc(self.membership.records.get(direct.node))
+            self.outbox.send_unfilled([_USER + direct.data], direct.address, crc=crc)
+        self.serf.direct_messages.clear()
         return streams
 
-    def take_spreads(self) -> list[Direct]:
+    def pop_large_broadcasts(self) -> list[DirectMessage]:
         """Choose the members to whom goes what fits no packet, each by a stream of its own.
 
         Suspects come last: their streams may well take long.
         """
-        if not self.serf.spreads:
+        if not self.serf.large_broadcasts:
             return []
         streams = []
-        for spread in self.serf.spreads:
+        for spread in self.serf.large_broadcasts:
             if spread.to_all:
                 targets = [
                     one for one in self.membership.records.values() if not one.is_dead_or_left
@@ -355,13 +357,13 @@ class ClusterState:
                 self._rng.shuffle(targets)
                 targets.sort(key=lambda record: record.state)
             else:
-                targets = self.membership.random_peers(self.config.timing.gossip_nodes)
+                targets = self.membership.k_random_nodes(self.config.timing.gossip_nodes)
             streams += [
-                Direct(record.address, record.name, spread.data, stream=True)
+                DirectMessage(record.address, record.name, spread.data, stream=True)
                 for record in targets
                 if record.name != self.config.name
             ]
-        self.serf.spreads.clear()
+        self.serf.large_broadcasts.clear()
         return streams
 
     def is_present(self, name: str, address: Address) -> bool:
@@ -369,9 +371,9 @@ class ClusterState:
         record = self.membership.records.get(name)
         return record is not None and not record.is_dead_or_left and record.address == address
 
-    def heed_notices(self, now: float) -> None:
+    def apply_membership_events(self, now: float) -> None:
         """Tell Serf's layer what has become of members."""
-        notices = self.membership.notices
+        notices = self.membership.events
         if not notices:
             return
         for notice in notices:

@@ -19,10 +19,10 @@ import trio
 
 from trioserf.errors import Leaving, NameConflict, NoSuchQuery
 from trioserf.net.transport import Transport
-from trioserf.node.event_hub import Hub
+from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
-from trioserf.node.stream_queue import BulkQueue
-from trioserf.serf.query_collector import AskedQuery, QueryResult
+from trioserf.node.stream_queue import StreamSendQueue
+from trioserf.serf.query_collector import QueryResult, RunningQuery
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -36,14 +36,14 @@ Packets = list[tuple[bytes, tuple[str, int]]]
 
 
 @attrs.frozen(slots=True)
-class Received:
+class PacketBatch:
     """Packets that came together, at this instant."""
 
     packets: Packets
     at: float
 
 
-class Call(Generic[T]):
+class Request(Generic[T]):
     """Something to be done with the state; somebody waits for the result."""
 
     __slots__ = ("_act", "_done", "_outcome")
@@ -58,7 +58,7 @@ class Call(Generic[T]):
         self._outcome = outcome.capture(self._act, state, now)
         self._done.set()
 
-    def abandon(self) -> None:
+    def fail_pending(self) -> None:
         """Tell the caller that it will not be done."""
         self._done.set()
 
@@ -68,10 +68,10 @@ class Call(Generic[T]):
         return self._outcome.unwrap()
 
 
-Fact = Received | Call[Any] | Callable[[ClusterState, float], None]
+Item = PacketBatch | Request[Any] | Callable[[ClusterState, float], None]
 
 
-class Wake:
+class AutoResetEvent:
     """Wakes one task; calls before it sleeps are not lost."""
 
     __slots__ = ("_event",)
@@ -89,14 +89,14 @@ class Wake:
         self._event = trio.Event()
 
 
-class Alarm:
+class DeadlineTimer:
     """An instant at which something becomes due, and the task that waits for it."""
 
     __slots__ = ("at", "wake")
 
     def __init__(self) -> None:
         self.at: float | None = None
-        self.wake = Wake()
+        self.wake = AutoResetEvent()
 
     def move(self, at: float | None) -> None:
         """Set the instant; the task is only woken if it would sleep for too long."""
@@ -120,7 +120,7 @@ class Alarm:
                     await self.wake.wait()
 
 
-class Keeper:
+class StateOwner:
     """The owner of a node's state.
 
     Args:
@@ -137,23 +137,23 @@ class Keeper:
         dropped: counts of what was not sent, by reason.
     """
 
-    def __init__(self, state: ClusterState, transport: Transport, hub: Hub) -> None:
+    def __init__(self, state: ClusterState, transport: Transport, hub: EventHub) -> None:
         self.state = state
-        self.suspicion = Alarm()
-        self.deadline = Alarm()
-        self.gossip = Wake()
-        self.bulk = BulkQueue()
+        self.suspicion = DeadlineTimer()
+        self.deadline = DeadlineTimer()
+        self.gossip = AutoResetEvent()
+        self.bulk = StreamSendQueue()
         self.dropped: Counter[str] = Counter()
-        self._sent_bytes = state.tally.counter("memberlist.udp.sent")
+        self._sent_bytes = state.counters.counter("memberlist.udp.sent")
         self._transport = transport
         self._hub = hub
         depth = state.config.inbox_depth
-        self._to_inbox, self._inbox = trio.open_memory_channel[Fact](depth)
+        self._to_inbox, self._inbox = trio.open_memory_channel[Item](depth)
         self._batches = 0
-        self._fewer_batches = Wake()
-        self._queries: dict[AskedQuery, Callable[[QueryResult], None]] = {}
+        self._fewer_batches = AutoResetEvent()
+        self._queries: dict[RunningQuery, Callable[[QueryResult], None]] = {}
         self._is_talking = False
-        hub.on_deserted = self._decline
+        hub.on_no_responder = self._decline
 
     # --- for other tasks ---
 
@@ -167,7 +167,7 @@ class Keeper:
             Leaving: the node has ended.
             Exception: whatever `act` raises.
         """
-        call = Call(act)
+        call = Request(act)
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             await self._put(call)
@@ -193,9 +193,9 @@ class Keeper:
         while self._batches >= _BATCHES_WAITING:
             await self._fewer_batches.wait()
         self._batches += 1
-        await self._put(Received(packets, trio.current_time()))
+        await self._put(PacketBatch(packets, trio.current_time()))
 
-    async def _put(self, fact: Fact) -> None:
+    async def _put(self, fact: Item) -> None:
         """Put something into the inbox; waits only while that is full.
 
         Whoever calls this waits for something else before or after, where a task gives way to
@@ -224,11 +224,11 @@ class Keeper:
 
         await self.ask(expire)
 
-    def collect(self, query: AskedQuery, deliver: Callable[[QueryResult], None]) -> None:
+    def collect(self, query: RunningQuery, deliver: Callable[[QueryResult], None]) -> None:
         """Deliver the results of a query; only to be called inside `ask`."""
         self._queries[query] = deliver
 
-    def stop_collecting(self, query: AskedQuery) -> None:
+    def stop_collecting(self, query: RunningQuery) -> None:
         """Deliver no more results of a query."""
         self._queries.pop(query, None)
 
@@ -250,7 +250,7 @@ class Keeper:
                     break  # closed: this task is cancelled as soon as it waits
                 self._take(fact)
 
-    def abandon(self) -> None:
+    def fail_pending(self) -> None:
         """Tell everyone who still waits for the state that it is gone; `run` has ended, or will.
 
         The node's own tasks must have been cancelled before: this is for those of its users.
@@ -261,30 +261,30 @@ class Keeper:
                 fact = self._inbox.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 return
-            if isinstance(fact, Call):
-                fact.abandon()
+            if isinstance(fact, Request):
+                fact.fail_pending()
 
-    def _take(self, fact: Fact) -> None:
-        if isinstance(fact, Received):
+    def _take(self, fact: Item) -> None:
+        if isinstance(fact, PacketBatch):
             self._batches -= 1
             self._fewer_batches()
-            self.state.take_packets(fact.packets, fact.at)
-        elif isinstance(fact, Call):
+            self.state.handle_packets(fact.packets, fact.at)
+        elif isinstance(fact, Request):
             fact.run(self.state, trio.current_time())
         else:
             fact(self.state, trio.current_time())
-        self.carry_out()
+        self.run_effects()
 
-    def carry_out(self) -> None:
+    def run_effects(self) -> None:
         """Do what the state has ordered."""
         state = self.state
-        for direct in state.take_streams():
+        for direct in state.pop_stream_messages():
             if not self.bulk.put(direct, first=True):
                 self._drop("streams", f"an answer for {direct.node!r}")
-        for direct in state.take_spreads():
+        for direct in state.pop_large_broadcasts():
             if not self.bulk.put(direct):
                 self._drop("streams", f"an event or query for {direct.node!r}")
-        packets = state.outgoing.packets
+        packets = state.outbox.packets
         if packets:
             send = self._transport.send_packet
             count = self._sent_bytes.add
@@ -307,8 +307,8 @@ class Keeper:
         self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
         self.deadline.move(_earlier(state.next_deadline, self._hub.next_deadline))
-        if serf.orders:
-            order = serf.orders.pop()
+        if serf.shutdown_orders:
+            order = serf.shutdown_orders.pop()
             raise NameConflict(
                 f"another member has the name {state.config.name!r}, and the majority sides with"
                 f" it ({order.matching} of {order.answers} answers for us)"
@@ -317,7 +317,7 @@ class Keeper:
     def _wake_gossip(self) -> None:
         """Wake the task that gossips if there is news, or again something to say."""
         state = self.state
-        is_talking = state.wants_gossip
+        is_talking = state.has_gossip
         if is_talking and (state.filler.has_unsent or not self._is_talking):
             self.gossip()
         self._is_talking = is_talking
@@ -331,7 +331,7 @@ class Keeper:
                     state.serf.decline(number, now)
 
         try:
-            self._to_inbox.send_nowait(Call(decline))
+            self._to_inbox.send_nowait(Request(decline))
         except trio.WouldBlock:
             self._drop("declines", "the word that no answer will follow")
         except (trio.ClosedResourceError, trio.BrokenResourceError):

@@ -18,12 +18,12 @@ from trioserf.wire.errors import WireError
 
 LARGE: Final = 1024 * 1024
 """Bytes of a stream after which freed memory is worth giving back."""
-SILENCE: Final = 1.0
+MIN_IDLE: Final = 1.0
 """Seconds for which a stream is spared though it says nothing."""
 
 
 @attrs.define(slots=True, eq=False)
-class Guest:
+class OpenStream:
     """One open stream.
 
     Attributes:
@@ -38,19 +38,19 @@ class Guest:
 
     peer: Address
     incoming: bool
-    heard: float
+    last_active: float
     held: int = 0
     was_large: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     fault: WireError | None = None
 
-    def dismiss(self, fault: WireError) -> None:
+    def cancel(self, fault: WireError) -> None:
         """Have it end."""
         self.fault = self.fault or fault
         self.scope.cancel()
 
 
-class Guests:
+class StreamLimiter:
     """All open streams of a node.
 
     Args:
@@ -68,21 +68,21 @@ class Guests:
         self._is_noisy = False
         self._most = most
         self._memory = memory
-        self._all: dict[Guest, None] = {}
-        self._incoming: dict[Guest, None] = {}  # the one silent for longest comes first
+        self._all: dict[OpenStream, None] = {}
+        self._incoming: dict[OpenStream, None] = {}  # the one silent for longest comes first
 
     def __len__(self) -> int:
         return len(self._incoming)
 
-    def enter(self, peer: Address, *, incoming: bool) -> Guest:
+    def add(self, peer: Address, *, incoming: bool) -> OpenStream:
         """Count one in; `leave` must follow."""
-        guest = Guest(peer, incoming, trio.current_time())
+        guest = OpenStream(peer, incoming, trio.current_time())
         self._all[guest] = None
         if incoming:
             self._incoming[guest] = None
         return guest
 
-    def leave(self, guest: Guest) -> None:
+    def remove(self, guest: OpenStream) -> None:
         """Count one out."""
         self.held -= guest.held
         guest.held = 0
@@ -94,32 +94,32 @@ class Guests:
             self._on_quiet()
 
     @contextmanager
-    def host(self, peer: Address, *, incoming: bool) -> Iterator[Guest]:
+    def track(self, peer: Address, *, incoming: bool) -> Iterator[OpenStream]:
         """Count one in for as long as the block lasts."""
-        guest = self.enter(peer, incoming=incoming)
+        guest = self.add(peer, incoming=incoming)
         try:
             yield guest
         finally:
-            self.leave(guest)
+            self.remove(guest)
 
-    def heard(self, guest: Guest, now: float) -> None:
+    def touch(self, guest: OpenStream, now: float) -> None:
         """Note that something came."""
-        guest.heard = now
+        guest.last_active = now
         if self._incoming.pop(guest, guest) is None:
             self._incoming[guest] = None
 
-    def make_room(self, now: float) -> bool:
+    def evict_idle(self, now: float) -> bool:
         """See whether another stream may come in, if need be in place of a silent one."""
         if len(self._incoming) < self._most:
             return True
         silent = next(iter(self._incoming))
-        if now - silent.heard < SILENCE:
+        if now - silent.last_active < MIN_IDLE:
             return False
         del self._incoming[silent]
-        silent.dismiss(WireError("truncated", "stream: silent, and others are waiting"))
+        silent.cancel(WireError("truncated", "stream: silent, and others are waiting"))
         return True
 
-    def hold(self, guest: Guest, size: int) -> None:
+    def set_held(self, guest: OpenStream, size: int) -> None:
         """Note what a stream holds now.
 
         Raises:
@@ -136,8 +136,8 @@ class Guests:
                 raise WireError("limit", text)
             self.held -= largest.held
             largest.held = 0
-            largest.dismiss(WireError("limit", text))
+            largest.cancel(WireError("limit", text))
 
 
-def _size(guest: Guest) -> int:
+def _size(guest: OpenStream) -> int:
     return guest.held

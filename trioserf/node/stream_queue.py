@@ -19,15 +19,15 @@ import attrs
 import trio
 
 from trioserf.address import Address
-from trioserf.serf.effects import Direct
+from trioserf.serf.effects import DirectMessage
 
-LONGEST_LINE: Final = 512
+MAX_PER_MEMBER: Final = 512
 """Messages that wait for one member; as many times as user events are remembered for."""
-MOST_BYTES: Final = 16 * 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes of all messages that wait, each counted once however many members it is for."""
-RESTS: Final = (0.5, 2.0)
+RETRY_DELAYS: Final = (0.5, 2.0)
 """Seconds for which a line rests after each failed attempt; then it is given up."""
-TROUBLED_AT_ONCE: Final = 4
+MAX_RETRYING: Final = 4
 """Lines tried at once whose last attempt has failed."""
 
 Place = tuple[str, Address]
@@ -35,14 +35,14 @@ Place = tuple[str, Address]
 
 
 @attrs.define(slots=True, eq=False)
-class _Line:
+class _MemberQueue:
     """What waits for one member."""
 
     messages: deque[bytes]
     failures: int = 0
 
 
-class BulkQueue:
+class StreamSendQueue:
     """What waits for streams, and whose turn it is. Not waited for by whoever puts something in.
 
     Attributes:
@@ -51,7 +51,7 @@ class BulkQueue:
 
     def __init__(self) -> None:
         self.bytes_waiting = 0
-        self._lines: dict[Place, _Line] = {}
+        self._lines: dict[Place, _MemberQueue] = {}
         self._ready: deque[Place] = deque()
         self._troubled: deque[Place] = deque()
         self._tried = 0
@@ -63,7 +63,7 @@ class BulkQueue:
     def __len__(self) -> int:
         return sum(len(line.messages) for line in self._lines.values())
 
-    def put(self, direct: Direct, *, first: bool = False) -> bool:
+    def put(self, direct: DirectMessage, *, first: bool = False) -> bool:
         """Put a message into its member's line.
 
         Args:
@@ -76,13 +76,13 @@ class BulkQueue:
         place = direct.node, direct.address
         line = self._lines.get(place)
         fresh = 0 if direct.data in self._copies else len(direct.data)
-        if self.bytes_waiting + fresh > MOST_BYTES:
+        if self.bytes_waiting + fresh > MAX_BYTES:
             return False
         if line is None:
-            line = self._lines[place] = _Line(deque())
+            line = self._lines[place] = _MemberQueue(deque())
             (self._ready.appendleft if first else self._ready.append)(place)
             self._readers.unpark()
-        elif len(line.messages) >= LONGEST_LINE:
+        elif len(line.messages) >= MAX_PER_MEMBER:
             return False
         # The message at the head may be on its way just now.
         line.messages.insert(
@@ -92,7 +92,7 @@ class BulkQueue:
         self.bytes_waiting += fresh
         return True
 
-    async def next(self) -> Direct:
+    async def next(self) -> DirectMessage:
         """Wait for a message whose turn it is; `sent`, `failed` or `abandon` has to follow."""
         await trio.lowlevel.checkpoint()
         while True:
@@ -101,17 +101,17 @@ class BulkQueue:
                 self._troubled.append(heappop(self._resting)[2])
             if self._ready:
                 return self._head(self._ready.popleft())
-            if self._troubled and self._tried < TROUBLED_AT_ONCE:
+            if self._troubled and self._tried < MAX_RETRYING:
                 self._tried += 1
                 return self._head(self._troubled.popleft())
             with trio.move_on_at(self._resting[0][0] if self._resting else float("inf")):
                 await self._readers.park()
 
-    def is_first_attempt(self, direct: Direct) -> bool:
+    def is_first_attempt(self, direct: DirectMessage) -> bool:
         """Whether the member has taken its last message, or this is the first for it."""
         return self._lines[direct.node, direct.address].failures == 0
 
-    def sent(self, direct: Direct) -> None:
+    def sent(self, direct: DirectMessage) -> None:
         """Note that a message has arrived."""
         place = direct.node, direct.address
         line = self._lines[place]
@@ -124,7 +124,7 @@ class BulkQueue:
         else:
             del self._lines[place]
 
-    def failed(self, direct: Direct) -> int:
+    def failed(self, direct: DirectMessage) -> int:
         """Note that a message did not get through.
 
         Returns:
@@ -132,16 +132,18 @@ class BulkQueue:
         """
         place = direct.node, direct.address
         line = self._lines[place]
-        if line.failures >= len(RESTS):
-            return self.abandon(direct)
+        if line.failures >= len(RETRY_DELAYS):
+            return self.drop_all(direct)
         self._end_attempt(line)
         self._rests += 1  # tells equal instants apart
-        heappush(self._resting, (trio.current_time() + RESTS[line.failures], self._rests, place))
+        heappush(
+            self._resting, (trio.current_time() + RETRY_DELAYS[line.failures], self._rests, place)
+        )
         line.failures += 1
         self._readers.unpark()  # whoever waits has to wait for less
         return 0
 
-    def abandon(self, direct: Direct) -> int:
+    def drop_all(self, direct: DirectMessage) -> int:
         """Drop a message and all behind it, as the member has gone; give their number."""
         line = self._lines.pop((direct.node, direct.address))
         self._end_attempt(line)
@@ -149,11 +151,11 @@ class BulkQueue:
             self._release(data)
         return len(line.messages)
 
-    def _head(self, place: Place) -> Direct:
+    def _head(self, place: Place) -> DirectMessage:
         name, address = place
-        return Direct(address, name, self._lines[place].messages[0], stream=True)
+        return DirectMessage(address, name, self._lines[place].messages[0], stream=True)
 
-    def _end_attempt(self, line: _Line) -> None:
+    def _end_attempt(self, line: _MemberQueue) -> None:
         if line.failures:
             self._tried -= 1
             self._readers.unpark()  # for the next line in trouble

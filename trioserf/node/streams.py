@@ -11,11 +11,11 @@ from trio.abc import SendStream, Stream
 from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
-from trioserf.node.memory import give_back
-from trioserf.node.push_pull_merge import Merge, reading_state
-from trioserf.node.state_owner import Keeper, Wake
-from trioserf.node.stream_limits import Guest, Guests
-from trioserf.serf.effects import Direct
+from trioserf.node.memory import trim_memory
+from trioserf.node.push_pull_merge import PushPullMerge, decode_in_steps
+from trioserf.node.state_owner import AutoResetEvent, StateOwner
+from trioserf.node.stream_limits import OpenStream, StreamLimiter
+from trioserf.serf.effects import DirectMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_codec import encode
@@ -51,27 +51,29 @@ class Streams:
         guests: all streams that are open.
     """
 
-    def __init__(self, transport: Transport, config: NodeConfig, keeper: Keeper) -> None:
+    def __init__(self, transport: Transport, config: NodeConfig, keeper: StateOwner) -> None:
         self.codec = StreamCodec(
             sealer=keeper.state.sealer,
             label=config.label.encode("utf-8", "surrogateescape"),
             compress=config.compression,
         )
-        self._has_calmed = Wake()
-        self.guests = Guests(config.max_streams, config.stream_memory, self._has_calmed)
+        self._has_calmed = AutoResetEvent()
+        self.open_streams = StreamLimiter(
+            config.max_streams, config.stream_memory, self._has_calmed
+        )
         self._transport = transport
-        self._spell = lru_cache(_SPELLED)(self._spelled)
+        self._encode_cached = lru_cache(_SPELLED)(self._encode)
         self._timeout = config.timing.tcp_timeout
         self._owns_process = config.owns_process
-        self._brief = min(config.timing.tcp_timeout, config.timing.probe_timeout)
+        self._first_timeout = min(config.timing.tcp_timeout, config.timing.probe_timeout)
         self._keeper = keeper
-        tally = keeper.state.tally
+        tally = keeper.state.counters
         self._accepted = tally.counter("memberlist.tcp.accept")
         self._connected = tally.counter("memberlist.tcp.connect")
         self._sent = tally.counter("memberlist.tcp.sent")
         self._exchanges = tally.values("memberlist.pushPullNode")
         # Whoever reads or merges something large takes turns, lest many of them hold up probes.
-        self._turns = trio.Lock()
+        self._work_lock = trio.Lock()
 
     # --- out ---
 
@@ -83,10 +85,10 @@ class Streams:
             ValueError: the answer cannot be understood (`WireError`), or is an error.
             trio.BrokenResourceError: the connection broke.
         """
-        with self.guests.host(to, incoming=False) as guest:
+        with self.open_streams.track(to, incoming=False) as guest:
             return await self._exchange(guest, data)
 
-    async def _exchange(self, guest: Guest, data: bytes) -> Message:
+    async def _exchange(self, guest: OpenStream, data: bytes) -> Message:
         guest.scope.deadline = trio.current_time() + self._timeout
         with guest.scope:
             stream = await self._transport.dial(guest.peer)
@@ -111,7 +113,7 @@ class Streams:
         keeper = self._keeper
         started = trio.current_time()
         ours = await keeper.ask(lambda state, _: state.local_state(join=join))
-        with self.guests.host(to, incoming=False) as guest:
+        with self.open_streams.track(to, incoming=False) as guest:
             theirs = await self._exchange(guest, self.codec.encode_push_pull(ours))
             if not isinstance(theirs, PushPull):
                 raise WireError(
@@ -131,10 +133,12 @@ class Streams:
         while True:
             direct = await queue.next()
             if not self._keeper.state.is_present(direct.node, direct.address):
-                self._count_lost(queue.abandon(direct), direct.node, "it has gone")
+                self._count_lost(queue.drop_all(direct), direct.node, "it has gone")
                 continue
             is_first = queue.is_first_attempt(direct)
-            why = await self._send_message(direct, self._brief if is_first else self._timeout)
+            why = await self._send_message(
+                direct, self._first_timeout if is_first else self._timeout
+            )
             if why is None:
                 queue.sent(direct)
             elif lost := queue.failed(direct):
@@ -147,7 +151,7 @@ class Streams:
         what = "a message" if count == 1 else f"{count} messages"
         _log.warning("could not send %s to %r: %s", what, node, why)
 
-    async def _send_message(self, direct: Direct, timeout: float) -> str | None:
+    async def _send_message(self, direct: DirectMessage, timeout: float) -> str | None:
         """Send one; gives the reason if that does not work."""
         data = self._encoded(direct.data)
         try:
@@ -165,9 +169,9 @@ class Streams:
 
     def _encoded(self, message: bytes) -> bytes:
         """Spell a message, which mostly goes to many members one after the other, once."""
-        return self._spell(message, self._keeper.state.sealer.sealed_with)
+        return self._encode_cached(message, self._keeper.state.sealer.sealed_with)
 
-    def _spelled(self, message: bytes, sealed_with: int | None) -> bytes:
+    def _encode(self, message: bytes, sealed_with: int | None) -> bytes:
         del sealed_with  # what was sealed with an older key is not for those who never had it
         return self.codec.encode_user_message(message)
 
@@ -181,11 +185,11 @@ class Streams:
             while True:
                 stream, (host, port) = await self._transport.accept()
                 self._accepted.add()
-                if not self.guests.make_room(trio.current_time()):
+                if not self.open_streams.evict_idle(trio.current_time()):
                     self._keeper.dropped["streams in"] += 1
                     await trio.aclose_forcefully(stream)
                     continue
-                guest = self.guests.enter(Address(host, port), incoming=True)
+                guest = self.open_streams.add(Address(host, port), incoming=True)
                 nursery.start_soon(self._serve, stream, guest)
 
     async def _give_memory_back(self) -> None:
@@ -194,9 +198,9 @@ class Streams:
             await self._has_calmed.wait()
             await trio.sleep(_CALM)
             gc.collect()  # errors hold what they came through, and each other
-            give_back()
+            trim_memory()
 
-    async def _serve(self, stream: Stream, guest: Guest) -> None:
+    async def _serve(self, stream: Stream, guest: OpenStream) -> None:
         guest.scope.deadline = trio.current_time() + self._timeout
         try:
             with guest.scope:
@@ -209,9 +213,9 @@ class Streams:
         except (OSError, trio.BrokenResourceError) as error:
             _log.debug("a stream from %s broke: %s", guest.peer, error)
         finally:
-            self.guests.leave(guest)
+            self.open_streams.remove(guest)
 
-    async def _answer(self, stream: Stream, guest: Guest) -> None:
+    async def _answer(self, stream: Stream, guest: OpenStream) -> None:
         state, source = self._keeper.state, guest.peer
         if not state.admits(source):
             self._count(WireError("not-allowed", "its address is not allowed"), source)
@@ -228,7 +232,7 @@ class Streams:
                 await self._take_push_pull(stream, message, guest)
             case UserMessage(payload):
                 await self._keeper.ask(
-                    lambda state, now: state.take_user_message(payload, source, now)
+                    lambda state, now: state.handle_user_message(payload, source, now)
                 )
             case Ping(seq_no, node):
                 if node == state.config.name:
@@ -238,31 +242,33 @@ class Streams:
             case _:
                 _log.debug("a %s on a stream from %s", type(message).__name__, source)
 
-    async def _take_push_pull(self, stream: Stream, theirs: PushPull, guest: Guest) -> None:
+    async def _take_push_pull(self, stream: Stream, theirs: PushPull, guest: OpenStream) -> None:
         ours = await self._keeper.ask(lambda state, _: state.local_state(join=theirs.join))
         data = self.codec.encode_push_pull(ours)
-        self.guests.hold(guest, guest.held + len(data))
+        self.open_streams.set_held(guest, guest.held + len(data))
         await self._send(stream, data)
         try:
             await self._merge(theirs, guest)
         except ValueError as error:
             _log.error("push/pull from %s refused: %s", guest.peer, error)
 
-    async def _merge(self, theirs: PushPull, guest: Guest, *, ignore_events: bool = False) -> None:
+    async def _merge(
+        self, theirs: PushPull, guest: OpenStream, *, ignore_events: bool = False
+    ) -> None:
         """Take in another's state, piece by piece if it is large."""
         # The reader makes two copies of the bytes on its way.
         before = guest.held + 2 * len(theirs.user_state)
-        reading = reading_state(theirs.user_state)
+        reading = decode_in_steps(theirs.user_state)
         try:
             rows = next(reading)
             while True:
-                self.guests.hold(guest, before + rows * _ROW_SIZE)
-                async with self._turns:
+                self.open_streams.set_held(guest, before + rows * _ROW_SIZE)
+                async with self._work_lock:
                     rows = next(reading)
         except StopIteration as end:
-            merge = Merge(theirs, end.value, ignore_events=ignore_events)
+            merge = PushPullMerge(theirs, end.value, ignore_events=ignore_events)
         while await self._keeper.ask(merge.step):
-            async with self._turns:
+            async with self._work_lock:
                 await trio.lowlevel.checkpoint()
 
     async def _send(self, stream: SendStream, data: bytes) -> None:
@@ -270,21 +276,21 @@ class Streams:
         await stream.send_all(data)
 
     def _count(self, error: WireError, source: Address) -> None:
-        self._keeper.state.faults.count(error, source, trio.current_time())
+        self._keeper.state.drops.add(error, source, trio.current_time())
 
-    async def _read(self, stream: Stream, guest: Guest) -> Message:
+    async def _read(self, stream: Stream, guest: OpenStream) -> Message:
         decoder = self.codec.decoder()
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 raise decoder.end()
-            self.guests.heard(guest, trio.current_time())
+            self.open_streams.touch(guest, trio.current_time())
             message = decoder.feed(bytes(data))
-            self.guests.hold(guest, decoder.held)
+            self.open_streams.set_held(guest, decoder.held)
             while message is None and decoder.is_busy:
-                async with self._turns:
+                async with self._work_lock:
                     message = decoder.work()
-                self.guests.hold(guest, decoder.held)
+                self.open_streams.set_held(guest, decoder.held)
             if message is not None:
                 if decoder.fault is not None:
                     self._count(decoder.fault, guest.peer)

@@ -4,13 +4,13 @@ from typing import Final
 
 import trio
 
-from trioserf.node.state_owner import Keeper
+from trioserf.node.state_owner import StateOwner
 
 _STALLED: Final = 0.25
 """Seconds by which a wake-up may be late before it looks as if this process had stood still."""
 
 
-async def expire_suspicions(keeper: Keeper) -> None:
+async def expire_suspicions(keeper: StateOwner) -> None:
     """Declare suspects dead when their time is over, until cancelled.
 
     If this process was stopped in the meantime, refutations may have come that nobody has read:
@@ -23,7 +23,7 @@ async def expire_suspicions(keeper: Keeper) -> None:
         await keeper.ask(lambda state, now: state.expire_suspicions(now))
 
 
-async def expire_deadlines(keeper: Keeper) -> None:
+async def expire_deadlines(keeper: StateOwner) -> None:
     """End queries and relayed pings when their time is over, until cancelled."""
     while True:
         await keeper.deadline.wait()

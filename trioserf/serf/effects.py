@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from trioserf.address import Address
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.serf.events import Event
 from trioserf.wire.serf_messages import NodeFilter, SerfMessage, TagFilter
 
@@ -35,7 +35,7 @@ class Codec:
 
 
 @attrs.frozen(slots=True)
-class Direct:
+class DirectMessage:
     """Send these bytes as a user message to one member: as a packet, or by a stream of its own."""
 
     address: Address
@@ -45,7 +45,7 @@ class Direct:
 
 
 @attrs.frozen(slots=True)
-class Spread:
+class LargeBroadcast:
     """News that fits no packet: send these bytes to members by streams of their own.
 
     Attributes:
@@ -59,14 +59,14 @@ class Spread:
 
 
 @attrs.frozen(slots=True)
-class GiveUpName:
+class NameConflictLost:
     """The cluster holds our name for somebody else's: shut down, without a leave."""
 
     matching: int
     answers: int
 
 
-Order = GiveUpName
+Order = NameConflictLost
 
 
 @attrs.define(slots=True)
@@ -83,8 +83,8 @@ class Effects:
     """
 
     events: list[Event] = attrs.Factory(list)
-    sends: list[Direct] = attrs.Factory(list)
-    spreads: list[Spread] = attrs.Factory(list)
-    orders: list[Order] = attrs.Factory(list)
+    direct_messages: list[DirectMessage] = attrs.Factory(list)
+    large_broadcasts: list[LargeBroadcast] = attrs.Factory(list)
+    shutdown_orders: list[Order] = attrs.Factory(list)
     flaps: int = 0
-    tally: Tally = attrs.Factory(Tally)
+    counters: Counters = attrs.Factory(Counters)

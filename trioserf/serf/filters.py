@@ -122,7 +122,7 @@ def compiled(expr: str) -> Pattern:
     return pattern
 
 
-def found(pattern: Pattern, text: str) -> bool:
+def matches(pattern: Pattern, text: str) -> bool:
     """Whether a compiled expression occurs somewhere in a name or a tag's value."""
     if not text.isascii():
         text = _UNDECODED.sub("\ufffd", text)
@@ -137,7 +137,7 @@ def tag_matches(tag_filter: TagFilter, tags: Mapping[str, str]) -> bool:
     Raises:
         InvalidFilter: a bad expression; the query is not for anyone then.
     """
-    return found(compiled(tag_filter.expr), tags.get(tag_filter.tag, ""))
+    return matches(compiled(tag_filter.expr), tags.get(tag_filter.tag, ""))
 
 
 def anchored(expr: str) -> Pattern:

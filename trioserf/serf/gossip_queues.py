@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from trioserf.serf.config import USER_EVENT_HARD_LIMIT, SerfOptions
-from trioserf.serf.effects import Spread
+from trioserf.serf.effects import LargeBroadcast
 from trioserf.swim.broadcast_queue import BroadcastQueue
 
 _log = logging.getLogger("trioserf.serf")
@@ -27,7 +27,7 @@ _RECENT: Final = 1024
 """Raw messages in each of two generations that are known for doubles without reading them."""
 
 
-class Outbox:
+class GossipQueues:
     """The queues of the Serf layer.
 
     Args:
@@ -44,7 +44,7 @@ class Outbox:
         self,
         node_count: Callable[[], int],
         options: SerfOptions,
-        spreads: list[Spread],
+        large_broadcasts: list[LargeBroadcast],
         prefix: bytes = b"",
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
@@ -55,7 +55,7 @@ class Outbox:
         }
         self._node_count = node_count
         self._options = options
-        self._spreads = spreads
+        self._spreads = large_broadcasts
         self._room = options.packet_size - len(prefix)
         self._largest = max(USER_EVENT_HARD_LIMIT, options.query_size_limit)
         self._recent: set[bytes] = set()
@@ -63,11 +63,11 @@ class Outbox:
 
     # --- doubles ---
 
-    def has_seen(self, raw: bytes) -> bool:
+    def is_duplicate(self, raw: bytes) -> bool:
         """Whether exactly these bytes were remembered not long ago."""
         return raw in self._recent or raw in self._less_recent
 
-    def remember(self, raw: bytes) -> None:
+    def mark_seen(self, raw: bytes) -> None:
         """Remember a message of which every double is of no interest; not the large, rare ones."""
         if len(raw) > self._room:
             return
@@ -81,12 +81,12 @@ class Outbox:
     def send(self, kind: Kind, raw: bytes) -> None:
         """Send a message of ours to everyone."""
         if not self.fits(raw):
-            self._spreads.append(Spread(raw, to_all=True))
+            self._spreads.append(LargeBroadcast(raw, to_all=True))
             return
-        self.remember(raw)
+        self.mark_seen(raw)
         self._queue(kind, raw)
 
-    def pass_on(self, kind: Kind, raw: bytes, *, to_all: bool = False) -> None:
+    def rebroadcast(self, kind: Kind, raw: bytes, *, to_all: bool = False) -> None:
         """Send a message of somebody else's to everyone, as it came.
 
         Args:
@@ -97,7 +97,7 @@ class Outbox:
         if self.fits(raw):
             self._queue(kind, raw)
         elif kind != "Intent" and len(raw) <= self._largest:
-            self._spreads.append(Spread(raw, to_all))
+            self._spreads.append(LargeBroadcast(raw, to_all))
         else:
             _log.debug("%d bytes of no honest member's, not passed on", len(raw))
 

@@ -15,7 +15,7 @@ import attrs
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import InvalidFilter, NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec, Direct, Effects
+from trioserf.serf.effects import Codec, DirectMessage, Effects
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.filters import tag_matches
 from trioserf.serf.internal_queries import (
@@ -23,12 +23,12 @@ from trioserf.serf.internal_queries import (
     KEY_QUERIES,
     PING,
     PREFIX,
+    DeferredResponse,
     KeyHandler,
-    Later,
     answer_key_query,
     fit_keys,
 )
-from trioserf.serf.lamport import LamportWindow, Refusal
+from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
 from trioserf.wire.serf_messages import (
@@ -52,7 +52,7 @@ _RELAYS_FROM_PROTOCOL = 5
 """The first protocol version whose members pass answers on."""
 
 
-def is_meant(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> bool:
+def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> bool:
     """Whether a query with these filters is for this member.
 
     Raises:
@@ -64,7 +64,7 @@ def is_meant(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> boo
     )
 
 
-def reachable(addr: bytes, port: int) -> Address | None:
+def parse_address(addr: bytes, port: int) -> Address | None:
     """Give the address to which a peer wants something sent, or None if nothing can be."""
     if not port or len(addr) not in {4, 16}:
         return None
@@ -78,14 +78,14 @@ class _Pending:
     ltime: int
     query_id: int
     to: Address | None
-    asker: str
+    requester: str
     relay_factor: int
     wants_ack: bool
     deadline: float
     declined: bool = False
 
 
-class Queries:
+class IncomingQueries:
     """Taking queries in and answering them.
 
     Args:
@@ -112,7 +112,7 @@ class Queries:
         effects: Effects,
         rng: random.Random,
         to_ourselves: Callable[[QueryResponse, float], None],
-        has_answerer: Callable[[QueryReceived], bool],
+        has_responder: Callable[[QueryReceived], bool],
         keys: KeyHandler,
     ) -> None:
         self.window: LamportWindow[set[int]] = LamportWindow(
@@ -125,7 +125,7 @@ class Queries:
         self._effects = effects
         self._rng = rng
         self._to_ourselves = to_ourselves
-        self._has_answerer = has_answerer
+        self._has_answerer = has_responder
         self._keys = keys
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
@@ -141,13 +141,13 @@ class Queries:
         if not self._is_news(query):
             return False
         self.newest = max(self.newest, query.ltime)
-        tally = self._effects.tally
+        tally = self._effects.counters
         tally.counter("serf.queries").add()
-        tally.count_named(f"serf.queries.{query.name}")
+        tally.increment_label(f"serf.queries.{query.name}")
         pass_on = not query.flags & QueryFlag.NO_BROADCAST
         if not self._meant_for_us(query):
             return pass_on
-        to = None if ours else reachable(query.addr, query.port)
+        to = None if ours else parse_address(query.addr, query.port)
         if to is None and not ours:
             _log.debug("query %s of %s has no address", query.name, query.source_node)
             return False
@@ -168,8 +168,8 @@ class Queries:
 
     def _is_news(self, query: Query) -> bool:
         slot = self.window.at(query.ltime)
-        if isinstance(slot, Refusal):
-            if slot is not Refusal.BEFORE_START:
+        if isinstance(slot, Rejection):
+            if slot is not Rejection.BEFORE_START:
                 _log.warning(
                     "received old query %s from time %d (current: %d)",
                     query.name,
@@ -189,7 +189,7 @@ class Queries:
         us = self._table.get(self._table.name)
         try:
             filters = tuple(self._codec.decode_filter(data) for data in query.filters)
-            return us is not None and is_meant(us, filters)
+            return us is not None and matches_filters(us, filters)
         except (ValueError, InvalidFilter) as error:
             _log.warning("cannot filter query %s: %s", query.name, error)
             return False
@@ -268,7 +268,7 @@ class Queries:
         data = self._codec.encode(response)
         limit = self._options.query_response_size_limit
         if len(data) > limit:
-            if pending.to is None or self._is_member(pending.to, pending.asker):
+            if pending.to is None or self._is_member(pending.to, pending.requester):
                 limit = max(limit, self._options.answer_cap)
             if len(data) > limit:
                 raise TooLarge(f"response exceeds limit of {limit} bytes")
@@ -287,26 +287,30 @@ class Queries:
     def _send(self, pending: _Pending, to: Address, data: bytes) -> None:
         limit = self._options.query_response_size_limit
         if len(data) > limit:
-            self._effects.sends.append(Direct(to, pending.asker, data, stream=True))
+            self._effects.direct_messages.append(
+                DirectMessage(to, pending.requester, data, stream=True)
+            )
             return
-        self._effects.sends.append(Direct(to, pending.asker, data))
+        self._effects.direct_messages.append(DirectMessage(to, pending.requester, data))
         # A relay must not be the only way: with so few members it would hardly be another one.
         if not 0 < pending.relay_factor < len(self._table):
             return
-        relay = Relay(packed(to.host), to.port, pending.asker, data)
+        relay = Relay(packed(to.host), to.port, pending.requester, data)
         wrapped = self._codec.encode(relay)
         if len(wrapped) > limit:
             _log.debug("relayed response exceeds limit of %d bytes", limit)
             return
         for member in self._relays(pending):
-            self._effects.sends.append(Direct(member.address, member.name, wrapped))
+            self._effects.direct_messages.append(
+                DirectMessage(member.address, member.name, wrapped)
+            )
 
     def _relays(self, pending: _Pending) -> list[Member]:
         fit = [
             member
             for member in self._table.alive()
             if member.versions.protocol_max >= _RELAYS_FROM_PROTOCOL
-            and member.name not in {self._table.name, pending.asker}
+            and member.name not in {self._table.name, pending.requester}
         ]
         return self._rng.sample(fit, min(pending.relay_factor, len(fit)))
 
@@ -316,16 +320,18 @@ class Queries:
         """Answer, or say at once that there is no answer."""
         answer = self._internal_answer(query)
         self._acknowledge(pending, now, no_answer=answer is None)
-        if isinstance(answer, Later):
-            answer.then(lambda answer, now: self._answer_late(pending, query.name, answer, now))
+        if isinstance(answer, DeferredResponse):
+            answer.on_result(
+                lambda answer, now: self._answer_late(pending, query.name, answer, now)
+            )
         elif isinstance(answer, KeyResponse):
-            self._answer_member(pending, query.name, self._fitting(pending, answer), now)
+            self._answer_member(pending, query.name, self._encode_truncated(pending, answer), now)
         elif answer is not None:
             self._answer_member(pending, query.name, answer, now)
 
-    def _internal_answer(self, query: Query) -> bytes | KeyResponse | Later | None:
+    def _internal_answer(self, query: Query) -> bytes | KeyResponse | DeferredResponse | None:
         if query.name == CONFLICT:
-            return self._who_is(query.payload.decode("utf-8", "surrogateescape"))
+            return self._answer_conflict(query.payload.decode("utf-8", "surrogateescape"))
         action = KEY_QUERIES.get(query.name)
         if action is not None:
             return answer_key_query(action, query.payload, self._keys, self._codec.decode)
@@ -343,9 +349,9 @@ class Queries:
         if now > pending.deadline:
             _log.error("Failed to respond to %s: its deadline has passed", name)
             return
-        self._answer_member(pending, name, self._fitting(pending, answer), now)
+        self._answer_member(pending, name, self._encode_truncated(pending, answer), now)
 
-    def _fitting(self, pending: _Pending, answer: KeyResponse) -> bytes:
+    def _encode_truncated(self, pending: _Pending, answer: KeyResponse) -> bytes:
         """Spell an answer about keys, cut to what a packet can carry."""
 
         def size(answer: KeyResponse) -> int:
@@ -355,7 +361,7 @@ class Queries:
         limit = self._options.query_response_size_limit
         return self._codec.encode(fit_keys(answer, limit, size) if answer.keys else answer)
 
-    def _who_is(self, name: str) -> bytes | None:
+    def _answer_conflict(self, name: str) -> bytes | None:
         """Say what we know of a member, to whom it may concern, unless it is us."""
         if name == self._table.name:
             return None

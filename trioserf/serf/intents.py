@@ -51,15 +51,17 @@ class Intents:
         self._codec = codec
         self._options = options
         self._buffer: dict[str, _Buffered] = {}
-        self._prunes: dict[str, float] = {}  # all after the same delay, so the first is due first
+        self._prune_deadlines: dict[
+            str, float
+        ] = {}  # all after the same delay, so the first is due first
 
     def witness(self, ltime: int) -> None:
         """Let the clock go on behind a time."""
         before = self.clock.time
         self.clock.witness(ltime)
-        self._go_on_after_the_end(before)
+        self._wrap_clock(before)
 
-    def _go_on_after_the_end(self, before: int) -> None:
+    def _wrap_clock(self, before: int) -> None:
         """Go on behind what is known of members, if the clock has come to the end of its range.
 
         At 0 nobody would believe us: members' intents of old are later.
@@ -78,7 +80,7 @@ class Intents:
         self.on_join(message, now)
         self._queue.queue(self._codec.encode(message), urgent=urgent)
 
-    def answer_older_life(self, ltime: int, now: float) -> None:
+    def refute_stale_intent(self, ltime: int, now: float) -> None:
         """Say that we are here to somebody who knows an intent about us that we do not.
 
         It is of an earlier life of ours, or of somebody who believed that life to have left; and
@@ -116,7 +118,7 @@ class Intents:
         message = Leave(self.clock.time, name, prune)
         self.clock.increment()
         self.on_leave(message, now)
-        self._go_on_after_the_end(message.ltime)
+        self._wrap_clock(message.ltime)
         if self._table.has_others_alive:
             self._queue.queue(self._codec.encode(message), on_done=on_done, urgent=True)
         elif on_done is not None:
@@ -139,7 +141,7 @@ class Intents:
         record.status_ltime = message.ltime
         if record.status is Status.LEAVING:
             self._table.to_alive(record)
-            self._prunes.pop(message.node, None)
+            self._prune_deadlines.pop(message.node, None)
         return True
 
     def on_leave(self, message: Leave, now: float) -> bool:
@@ -171,7 +173,7 @@ class Intents:
         name = record.member.name
         if record.status is Status.LEAVING:
             delay = self._options.broadcast_timeout + self._options.leave_propagate_delay
-            self._prunes.setdefault(name, now + delay)
+            self._prune_deadlines.setdefault(name, now + delay)
         else:
             self._table.erase(name, forced=True)
 
@@ -193,7 +195,7 @@ class Intents:
         for name in oldest:
             del self._buffer[name]
 
-    def take_buffered(self, name: str, now: float) -> tuple[Status, int]:
+    def pop_recent_intent(self, name: str, now: float) -> tuple[Status, int]:
         """Give the status and Lamport time with which a new member begins."""
         known = self._buffer.pop(name, None)
         if known is None or now - known.heard > self._options.intent_timeout:
@@ -205,12 +207,12 @@ class Intents:
     @property
     def next_deadline(self) -> float | None:
         """When the next leaving member is to be erased."""
-        return next(iter(self._prunes.values()), None)
+        return next(iter(self._prune_deadlines.values()), None)
 
     def expire(self, now: float) -> None:
         """Erase the leaving members whose time has come; those that came back are spared."""
-        for name in [name for name, due in self._prunes.items() if due <= now]:
-            del self._prunes[name]
+        for name in [name for name, due in self._prune_deadlines.items() if due <= now]:
+            del self._prune_deadlines[name]
             record = self._table.records.get(name)
             if record is not None and record.status is not Status.ALIVE:
                 self._table.erase(name, forced=True)

@@ -28,7 +28,7 @@ KEY_QUERIES: Final[dict[str, KeyAction]] = {
 }
 
 
-class Later:
+class DeferredResponse:
     """An answer that is still to come, since something slow must be done first."""
 
     __slots__ = ("_take",)
@@ -36,18 +36,18 @@ class Later:
     def __init__(self) -> None:
         self._take: Callable[[KeyResponse, float], None] | None = None
 
-    def then(self, take: Callable[[KeyResponse, float], None]) -> None:
+    def on_result(self, take: Callable[[KeyResponse, float], None]) -> None:
         """Say who takes the answer."""
         self._take = take
 
-    def give(self, answer: KeyResponse, now: float) -> None:
+    def set_result(self, answer: KeyResponse, now: float) -> None:
         """Give the answer, once."""
         take, self._take = self._take, None
         if take is not None:
             take(answer, now)
 
 
-KeyHandler = Callable[[KeyAction, bytes], KeyResponse | Later]
+KeyHandler = Callable[[KeyAction, bytes], KeyResponse | DeferredResponse]
 """Does what a key query asks for, with a key (empty for `list`), and says how it went."""
 
 _KEY_BYTES_AT_LEAST: Final = 25
@@ -76,7 +76,7 @@ def answer_key_query(
     payload: bytes,
     handler: KeyHandler,
     decode: Callable[[bytes], SerfMessage],
-) -> KeyResponse | Later:
+) -> KeyResponse | DeferredResponse:
     """Let the handler do what a key query asks for.
 
     Args:

@@ -10,16 +10,16 @@ from collections.abc import Callable
 import attrs
 
 from trioserf.serf.internal_queries import KEY_QUERIES, KeyAction
-from trioserf.serf.outgoing_queries import Question
+from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
 from trioserf.wire.serf_messages import KeyRequest, KeyResponse, SerfMessage
 
 _NAMES = {action: name for name, action in KEY_QUERIES.items()}
 
 
-def key_question(
+def key_query(
     action: KeyAction, key: bytes, encode: Callable[[SerfMessage], bytes], *, relay_factor: int = 0
-) -> Question:
+) -> QueryParams:
     """Make the query that does something with a key on every member.
 
     Args:
@@ -29,11 +29,13 @@ def key_question(
         relay_factor: members that pass each answer on as well.
     """
     payload = b"" if action == "list" else encode(KeyRequest(key))
-    return Question(name=_NAMES[action], payload=payload, relay_factor=relay_factor, internal=True)
+    return QueryParams(
+        name=_NAMES[action], payload=payload, relay_factor=relay_factor, internal=True
+    )
 
 
 @attrs.define(slots=True)
-class KeyTally:
+class KeyQueryResult:
     """What the members said to a key query.
 
     Attributes:

@@ -69,7 +69,7 @@ def primary_of(now: Listing) -> str | None:
     return max(sorted(now.primary_keys), key=lambda key: now.primary_keys[key], default=None)
 
 
-def lacking(step: Step, now: Listing) -> int:
+def count_missing(step: Step, now: Listing) -> int:
     """Count the members that have not taken a step, although they may have said so."""
     holders = now.keys.get(step.key, 0)
     if step.change == "remove":

@@ -74,7 +74,7 @@ class LamportClock:
         return f"LamportClock({self.time})"
 
 
-class Refusal(Enum):
+class Rejection(Enum):
     """Why a message of some time is not looked at."""
 
     OLD = "it is older than the window"
@@ -84,7 +84,7 @@ class Refusal(Enum):
 E = TypeVar("E")
 
 
-class Slot(Generic[E]):
+class LamportSlot(Generic[E]):
     """What is remembered of one Lamport time."""
 
     __slots__ = ("entry", "ltime", "size")
@@ -103,7 +103,7 @@ class _Epoch(Generic[E]):
     def __init__(self, clock: LamportClock, min_time: int = 0) -> None:
         self.clock = clock
         self.min_time = min_time
-        self.slots: dict[int, Slot[E]] = {}
+        self.slots: dict[int, LamportSlot[E]] = {}
 
     def is_near(self, ltime: int) -> bool:
         return -FAR <= ltime - self.clock.time <= FAR
@@ -148,7 +148,7 @@ class LamportWindow(Generic[E]):
         clock = self.clock
         has_ended = seen == LAST_TIME or (epoch is not None and epoch.clock.time == LAST_TIME)
         if seen - clock.time > FAR and not has_ended:
-            self._turn_to(epoch, seen)
+            self._switch_epoch(epoch, seen)
         elif epoch is self._present:
             clock.witness(seen)
             self._note_restart()
@@ -167,7 +167,7 @@ class LamportWindow(Generic[E]):
         if epoch is not None and min_time <= epoch.clock.time:
             epoch.min_time = max(epoch.min_time, min_time)
 
-    def at(self, ltime: int, *, is_live: bool = True) -> Slot[E] | Refusal:
+    def at(self, ltime: int, *, is_live: bool = True) -> LamportSlot[E] | Rejection:
         """Witness the time of a message and give what is remembered of that time.
 
         Args:
@@ -179,7 +179,7 @@ class LamportWindow(Generic[E]):
         epoch = self._epoch_of(ltime)
         if epoch is None:
             if not is_live and ltime < self.min_time:
-                return Refusal.BEFORE_START
+                return Rejection.BEFORE_START
             epoch = _Epoch(LamportClock(min(ltime + 1, LAST_TIME)))
             self._keep(epoch)
         elif epoch is not self._present and epoch is not self._others[0]:
@@ -187,16 +187,16 @@ class LamportWindow(Generic[E]):
             self._others.insert(0, epoch)
         slot = epoch.slots.get(place)
         if ltime < epoch.min_time:
-            return Refusal.BEFORE_START
+            return Rejection.BEFORE_START
         if ltime < epoch.clock.time - self._length:
-            return Refusal.OLD
+            return Rejection.OLD
         if slot is None or slot.ltime != ltime:
             if slot is not None:
                 self._used -= slot.size
-            slot = epoch.slots[place] = Slot(ltime, self._new_entry())
+            slot = epoch.slots[place] = LamportSlot(ltime, self._new_entry())
         return slot
 
-    def charge(self, slot: Slot[E], size: int) -> bool:
+    def charge(self, slot: LamportSlot[E], size: int) -> bool:
         """Account for something that is going to be kept in a slot, `size` bytes.
 
         Returns:
@@ -210,7 +210,7 @@ class LamportWindow(Generic[E]):
             self._forget_oldest(slot)
         return True
 
-    def __iter__(self) -> Iterator[Slot[E]]:
+    def __iter__(self) -> Iterator[LamportSlot[E]]:
         """Give the slots of the present epoch, the oldest first."""
         return iter(sorted(self._present.slots.values(), key=lambda slot: slot.ltime))
 
@@ -225,7 +225,7 @@ class LamportWindow(Generic[E]):
                     return epoch
         return near[0] if near else None
 
-    def _turn_to(self, epoch: _Epoch[E] | None, seen: int) -> None:
+    def _switch_epoch(self, epoch: _Epoch[E] | None, seen: int) -> None:
         """Follow a far jump: the present becomes another epoch, a new one or one that was."""
         past = self._present
         past.clock = LamportClock(self.clock.time)
@@ -256,7 +256,7 @@ class LamportWindow(Generic[E]):
             forgotten = self._others.pop()
             self._used -= sum(slot.size for slot in forgotten.slots.values())
 
-    def _forget_oldest(self, spared: Slot[E]) -> None:
+    def _forget_oldest(self, spared: LamportSlot[E]) -> None:
         """Forget one time that holds anything; the budget shows that there is one."""
         for epoch in (*reversed(self._others), self._present):
             held = [s for s in epoch.slots.values() if s is not spared and s.size]

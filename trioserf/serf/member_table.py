@@ -109,7 +109,7 @@ class MemberTable:
 
     # --- notices of the failure detector ---
 
-    def joined(
+    def on_join(
         self,
         name: str,
         address: Address,
@@ -147,7 +147,7 @@ class MemberTable:
         self._changed()
         self._announce("member-join", member, "EventMemberJoin: %s %s")
 
-    def gone(self, name: str, now: float) -> None:
+    def on_leave(self, name: str, now: float) -> None:
         """Note that the failure detector has lost a member.
 
         Whether it has left depends on the intents heard before, not on the detector's opinion.
@@ -175,7 +175,7 @@ class MemberTable:
         self._changed()
         self._announce("member-update", record.member, "EventMemberUpdate: %s")
 
-    def suspected(self, name: str, *, recovered: bool = False) -> None:
+    def on_suspect(self, name: str, *, recovered: bool = False) -> None:
         """Pass on a suspicion, or its end, to those who asked for such events."""
         member = self.get(name)
         if member is not None and member.status in {Status.ALIVE, Status.LEAVING}:

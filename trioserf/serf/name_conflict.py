@@ -6,10 +6,10 @@ from collections.abc import Callable
 import attrs
 
 from trioserf.address import Address, normalise, packed
-from trioserf.serf.effects import Effects, GiveUpName
+from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
-from trioserf.serf.outgoing_queries import Question
-from trioserf.serf.query_collector import AskedQuery, QueryAnswer, QueryDone, QueryResult
+from trioserf.serf.outgoing_queries import QueryParams
+from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.wire.serf_messages import ConflictResponse, SerfMessage
 
 _log = logging.getLogger("trioserf.serf")
@@ -63,7 +63,7 @@ class NameConflicts:
         name: str,
         *,
         enabled: bool,
-        ask: Callable[[Question, float, Callable[[AskedQuery, QueryResult], None]], object],
+        ask: Callable[[QueryParams, float, Callable[[RunningQuery, QueryResult], None]], object],
         decode: Callable[[bytes], SerfMessage],
         effects: Effects,
     ) -> None:
@@ -74,12 +74,12 @@ class NameConflicts:
         self._effects = effects
         self._vote: ConflictVote | None = None
 
-    def note(self, name: str, known: Address | None, other: Address) -> None:
+    def log(self, name: str, known: Address | None, other: Address) -> None:
         """Log that somebody else's name is claimed from another address."""
         mine = "nobody" if known is None else known
         _log.warning("Name conflict for '%s' both %s and %s are claiming", name, mine, other)
 
-    def defend(self, ours: Address, other: Address, now: float) -> None:
+    def resolve(self, ours: Address, other: Address, now: float) -> None:
         """Deal with somebody at `other` who claims our name."""
         if self._vote is not None:
             return
@@ -92,9 +92,9 @@ class NameConflicts:
         if self._enabled:
             self._vote = ConflictVote(ours)
             payload = self._name.encode("utf-8", "surrogateescape")
-            self._ask(Question(name=CONFLICT, payload=payload, internal=True), now, self._take)
+            self._ask(QueryParams(name=CONFLICT, payload=payload, internal=True), now, self._take)
 
-    def _take(self, _query: AskedQuery, result: QueryResult) -> None:
+    def _take(self, _query: RunningQuery, result: QueryResult) -> None:
         if self._vote is None:
             return
         if isinstance(result, QueryAnswer):
@@ -124,4 +124,4 @@ class NameConflicts:
         else:
             text = "minority in name conflict resolution, quitting [%d / %d]"
             _log.warning(text, vote.matching, vote.answers)
-            self._effects.orders.append(GiveUpName(vote.matching, vote.answers))
+            self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.answers))

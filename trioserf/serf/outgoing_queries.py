@@ -9,16 +9,16 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, packed
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.errors import InvalidQuery, TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Codec
 from trioserf.serf.filters import compiled
-from trioserf.serf.incoming_queries import is_meant
+from trioserf.serf.incoming_queries import matches_filters
 from trioserf.serf.internal_queries import PING, check_name
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member_table import MemberTable
-from trioserf.serf.query_collector import AskedQuery, QueryResult
+from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.wire.serf_messages import (
     NodeFilter,
     Query,
@@ -54,7 +54,7 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class Question:
+class QueryParams:
     """What shall be asked, and how.
 
     Attributes:
@@ -105,7 +105,7 @@ class Question:
         return (*by_name, *(TagFilter(tag, expr) for tag, expr in self.tags.items()))
 
 
-class Asking:
+class OutgoingQueries:
     """The queries of ours that run.
 
     Args:
@@ -125,7 +125,7 @@ class Asking:
         codec: Codec,
         options: SerfOptions,
         rng: random.Random,
-        tally: Tally,
+        tally: Counters,
     ) -> None:
         self._table = table
         self._clock = clock
@@ -133,7 +133,7 @@ class Asking:
         self._options = options
         self._rng = rng
         self._tally = tally
-        self._running: dict[tuple[int, int], AskedQuery] = {}
+        self._running: dict[tuple[int, int], RunningQuery] = {}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -147,11 +147,11 @@ class Asking:
 
     def start(
         self,
-        question: Question,
+        question: QueryParams,
         address: Address,
         now: float,
-        deliver: Callable[[AskedQuery, QueryResult], None],
-    ) -> tuple[AskedQuery, Query, bytes]:
+        deliver: Callable[[RunningQuery, QueryResult], None],
+    ) -> tuple[RunningQuery, Query, bytes]:
         """Make a query and collect for it from now on.
 
         Args:
@@ -188,7 +188,7 @@ class Asking:
         data = self._codec.encode(message)
         if len(data) > self._options.query_size_limit:
             raise TooLarge(f"query exceeds limit of {self._options.query_size_limit} bytes")
-        asked = AskedQuery(
+        asked = RunningQuery(
             message.ltime,
             message.id,
             question.name,
@@ -197,7 +197,7 @@ class Asking:
             wants_acks=question.ack,
             ack_suffices=question.name == PING,
             first=question.first,
-            strangers=self._options.unexpected_answers,
+            max_unexpected=self._options.unexpected_answers,
             deliver=deliver,
         )
         self._running[asked.key] = asked
@@ -205,9 +205,9 @@ class Asking:
 
     def _expected(self, filters: tuple[NodeFilter | TagFilter, ...]) -> Iterable[str]:
         alive = self._table.alive()
-        return [member.name for member in alive if not filters or is_meant(member, filters)]
+        return [member.name for member in alive if not filters or matches_filters(member, filters)]
 
-    def take(self, response: QueryResponse, now: float) -> None:
+    def handle_response(self, response: QueryResponse, now: float) -> None:
         """Hand a response to its query."""
         query = self._running.get((response.ltime, response.id))
         if query is None or now > query.deadline:
@@ -218,27 +218,27 @@ class Asking:
                 response.source,
             )
             return
-        self._count(response, double=query.take(response))
+        self._count(response, double=query.handle_response(response))
         self._drop_if_finished(query)
 
     def _count(self, response: QueryResponse, *, double: bool) -> None:
         kind = "acks" if response.flags & ResponseFlag.ACK else "responses"
         self._tally.counter(f"serf.query_{'duplicate_' if double else ''}{kind}").add()
 
-    def lose(self, name: str) -> None:
+    def on_member_gone(self, name: str) -> None:
         """Wait no longer for a member that has left or failed."""
         for query in list(self._running.values()):
-            query.lose(name)
+            query.on_member_gone(name)
             self._drop_if_finished(query)
 
-    def cancel(self, query: AskedQuery) -> None:
+    def cancel(self, query: RunningQuery) -> None:
         """End a query before its time; what was collected is concluded."""
-        query.conclude()
+        query.finish()
         self._drop_if_finished(query)
 
-    def settle(self, query: AskedQuery) -> None:
+    def finish_if_complete(self, query: RunningQuery) -> None:
         """End a query from which nothing more can come."""
-        query.conclude_if_settled()
+        query.finish_if_complete()
         self._drop_if_finished(query)
 
     @property
@@ -253,6 +253,6 @@ class Asking:
         for query in [query for query in self._running.values() if query.deadline <= now]:
             self.cancel(query)
 
-    def _drop_if_finished(self, query: AskedQuery) -> None:
+    def _drop_if_finished(self, query: RunningQuery) -> None:
         if query.finished:
             self._running.pop(query.key, None)

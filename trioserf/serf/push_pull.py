@@ -4,8 +4,8 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from trioserf.serf.effects import Codec
-from trioserf.serf.gossip_queues import Outbox
-from trioserf.serf.incoming_queries import Queries
+from trioserf.serf.gossip_queues import GossipQueues
+from trioserf.serf.incoming_queries import IncomingQueries
 from trioserf.serf.intents import Intents
 from trioserf.serf.lamport import LAST_TIME, is_newer
 from trioserf.serf.member_table import MemberTable
@@ -18,7 +18,7 @@ _FRESH: Final = 8
 """Large events of a push/pull that are news to us and, as we take it, to the others as well."""
 
 
-class Exchanges:
+class PushPull:
     """Both halves of push/pulls (spec: push/pull merge); the arguments are the state's parts."""
 
     def __init__(
@@ -26,8 +26,8 @@ class Exchanges:
         table: MemberTable,
         intents: Intents,
         user_events: UserEvents,
-        queries: Queries,
-        outbox: Outbox,
+        queries: IncomingQueries,
+        outbox: GossipQueues,
         codec: Codec,
     ) -> None:
         self._table = table
@@ -48,7 +48,7 @@ class Exchanges:
             self._queries.window.clock.time,
         )
 
-    def merging(
+    def merge_remote_state(
         self,
         state: SerfPushPull,
         *,
@@ -89,7 +89,7 @@ class Exchanges:
         if join and ignore_events:
             self._user_events.window.start_at(state.event_ltime)
         passed_on = 0
-        for count, event in enumerate(self._user_events.replayed(state.events), 1):
+        for count, event in enumerate(self._user_events.events_from(state.events), 1):
             if self._user_events.receive(event, is_live=False) and not join:
                 passed_on += self._pass_on_replayed(event, to_all=passed_on < _FRESH)
             if not count % _PIECE:
@@ -105,7 +105,7 @@ class Exchanges:
         raw = self._codec.encode(event)
         if self._outbox.fits(raw):
             return False
-        self._outbox.pass_on("Event", raw, to_all=to_all)
+        self._outbox.rebroadcast("Event", raw, to_all=to_all)
         return True
 
     def _merge_join(self, name: str, ltime: int, now: float) -> None:
@@ -113,7 +113,7 @@ class Exchanges:
         if known is not None and not is_newer(ltime, known.status_ltime):
             return
         if name == self._table.name and not self._intents.leaving:
-            self._intents.answer_older_life(ltime, now)
+            self._intents.refute_stale_intent(ltime, now)
         else:
             self._intents.on_join(Join(ltime, name), now)
 

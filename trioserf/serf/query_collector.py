@@ -52,7 +52,7 @@ class QueryDone:
 QueryResult = QueryAck | QueryAnswer | QueryDone
 
 
-class AskedQuery:
+class RunningQuery:
     """One query of ours, as long as it runs.
 
     Args:
@@ -75,8 +75,8 @@ class AskedQuery:
         "_bytes_left",
         "_deliver",
         "_first",
-        "_heard",
-        "_open",
+        "_outstanding",
+        "_responders",
         "_strangers",
         "_wants_acks",
         "deadline",
@@ -98,8 +98,8 @@ class AskedQuery:
         wants_acks: bool,
         ack_suffices: bool = False,
         first: int | None = None,
-        strangers: int = 1024,
-        deliver: Callable[["AskedQuery", QueryResult], None],
+        max_unexpected: int = 1024,
+        deliver: Callable[["RunningQuery", QueryResult], None],
     ) -> None:
         self.ltime = ltime
         self.id = id
@@ -107,23 +107,23 @@ class AskedQuery:
         self.deadline = deadline
         self.expected = tuple(expected)
         self.finished = False
-        self._open = set(self.expected)
+        self._outstanding = set(self.expected)
         self._wants_acks = wants_acks
         self._ack_suffices = ack_suffices
         self._first = first
-        self._strangers = strangers
+        self._strangers = max_unexpected
         self._deliver = deliver
         self._acked: set[str] = set()
         self._answered: set[str] = set()
         self._bytes_left = ANSWER_BYTES
-        self._heard: set[str] = set()
+        self._responders: set[str] = set()
 
     @property
     def key(self) -> tuple[int, int]:
         """What answers bear to be recognised."""
         return (self.ltime, self.id)
 
-    def take(self, response: QueryResponse) -> bool:
+    def handle_response(self, response: QueryResponse) -> bool:
         """Count an acknowledgement or an answer.
 
         Returns:
@@ -133,45 +133,48 @@ class AskedQuery:
             return False
         is_ack = bool(response.flags & ResponseFlag.ACK)
         double = response.source in (self._acked if is_ack else self._answered)
-        self._heard.add(response.source)
+        self._responders.add(response.source)
         if is_ack:
             if self._wants_acks and response.source not in self._acked:
                 self._acked.add(response.source)
                 self._deliver(self, QueryAck(response.source))
             if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
-                self._open.discard(response.source)
+                self._outstanding.discard(response.source)
         elif response.source not in self._answered and len(response.payload) <= self._bytes_left:
             self._bytes_left -= len(response.payload)
             self._answered.add(response.source)
-            self._open.discard(response.source)
+            self._outstanding.discard(response.source)
             self._deliver(self, QueryAnswer(response.source, response.payload))
-        self.conclude_if_settled()
+        self.finish_if_complete()
         return double
 
-    def lose(self, name: str) -> None:
+    def on_member_gone(self, name: str) -> None:
         """Wait no longer for a member that has gone."""
-        if name in self._open:
-            self._open.discard(name)
-            self.conclude_if_settled()
+        if name in self._outstanding:
+            self._outstanding.discard(name)
+            self.finish_if_complete()
 
-    def conclude_if_settled(self) -> None:
+    def finish_if_complete(self) -> None:
         """End it if nothing more is expected."""
         enough = self._first is not None and len(self._answered) >= self._first
-        if enough or not self._open:
-            self.conclude()
+        if enough or not self._outstanding:
+            self.finish()
 
-    def conclude(self) -> None:
+    def finish(self) -> None:
         """End it now."""
         if self.finished:
             return
         self.finished = True
-        missing = tuple(name for name in self.expected if name not in self._heard)
+        missing = tuple(name for name in self.expected if name not in self._responders)
         done = QueryDone(len(self._acked), len(self._answered), len(self.expected), missing)
         self._deliver(self, done)
 
     def _admits(self, source: str) -> bool:
         """Bound the names that are remembered, since anybody may answer in any name."""
-        return source in self._heard or len(self._heard) < len(self.expected) + self._strangers
+        return (
+            source in self._responders
+            or len(self._responders) < len(self.expected) + self._strangers
+        )
 
     def __repr__(self) -> str:
-        return f"<AskedQuery {self.name!r} of time {self.ltime}, {len(self._open)} open>"
+        return f"<AskedQuery {self.name!r} of time {self.ltime}, {len(self._outstanding)} open>"

@@ -15,22 +15,22 @@ from contextlib import suppress
 from typing import Final
 
 from trioserf.address import Address
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec, Direct, Effects, Order, Spread
+from trioserf.serf.effects import Codec, DirectMessage, Effects, LargeBroadcast, Order
 from trioserf.serf.events import Event, QueryReceived
-from trioserf.serf.gossip_queues import Kind, Outbox
-from trioserf.serf.incoming_queries import Queries, reachable
+from trioserf.serf.gossip_queues import GossipQueues, Kind
+from trioserf.serf.incoming_queries import IncomingQueries, parse_address
 from trioserf.serf.intents import Intents
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberRecord, MemberTable
 from trioserf.serf.name_conflict import NameConflicts
-from trioserf.serf.outgoing_queries import Asking, Question
-from trioserf.serf.push_pull import Exchanges
-from trioserf.serf.query_collector import AskedQuery, QueryResult
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.outgoing_queries import OutgoingQueries, QueryParams
+from trioserf.serf.push_pull import PushPull
+from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
 from trioserf.wire.serf_messages import (
@@ -47,7 +47,7 @@ from trioserf.wire.swim_messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
 
-_GOSSIPED_OFTEN: Final = frozenset({3, 4})
+_DEDUPLICATED: Final = frozenset({3, 4})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
 
@@ -55,7 +55,7 @@ def _unknown(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
     return False
 
 
-class SerfState:
+class Serf:
     """The Serf layer of one node.
 
     Args:
@@ -87,45 +87,47 @@ class SerfState:
         codec: Codec,
         rng: random.Random,
         options: SerfOptions | None = None,
-        has_answerer: Callable[[QueryReceived], bool] = lambda _: True,
+        has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
-        tally: Tally | None = None,
+        tally: Counters | None = None,
     ) -> None:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
-        self.results: list[tuple[AskedQuery, QueryResult]] = []
-        tally = tally or Tally()
-        self._effects = effects = Effects(tally=tally)
+        self.results: list[tuple[RunningQuery, QueryResult]] = []
+        tally = tally or Counters()
+        self._effects = effects = Effects(counters=tally)
         self._received_sizes = tally.values("serf.msgs.received")
         self.events: list[Event] = effects.events
-        self.sends: list[Direct] = effects.sends
-        self.spreads: list[Spread] = effects.spreads
-        self.orders: list[Order] = effects.orders
+        self.direct_messages: list[DirectMessage] = effects.direct_messages
+        self.large_broadcasts: list[LargeBroadcast] = effects.large_broadcasts
+        self.shutdown_orders: list[Order] = effects.shutdown_orders
         self._codec = codec
         self._table = table = MemberTable(
             name, options=options, effects=effects, decode_tags=codec.decode_tags, rng=rng
         )
-        self._outbox = Outbox(table.__len__, options, effects.spreads, codec.gossip_prefix)
+        self._outbox = GossipQueues(
+            table.__len__, options, effects.large_broadcasts, codec.gossip_prefix
+        )
         self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
         for queue in self.queues.values():
             queue.sizes = tally.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
         self._user_events = UserEvents(codec=codec, options=options, effects=effects)
-        self._queries = Queries(
+        self._queries = IncomingQueries(
             table,
             codec=codec,
             options=options,
             effects=effects,
             rng=rng,
-            to_ourselves=lambda response, now: self._asking.take(response, now),
-            has_answerer=has_answerer,
+            to_ourselves=lambda response, now: self._asking.handle_response(response, now),
+            has_responder=has_responder,
             keys=keys,
         )
-        self._exchanges = Exchanges(
+        self._exchanges = PushPull(
             table, self._intents, self._user_events, self._queries, self._outbox, codec
         )
-        self._asking = Asking(
+        self._asking = OutgoingQueries(
             table, self.query_clock, codec=codec, options=options, rng=rng, tally=tally
         )
         self._conflicts = NameConflicts(
@@ -175,9 +177,9 @@ class SerfState:
         """The Lamport clock of queries."""
         return self._queries.window.clock
 
-    def clocks(self) -> Clocks:
+    def clocks(self) -> LamportTimes:
         """Give the times that a snapshot records."""
-        return Clocks(self.clock.time - 1, self._user_events.newest, self._queries.newest)
+        return LamportTimes(self.clock.time - 1, self._user_events.newest, self._queries.newest)
 
     def stats(self) -> dict[str, int]:
         """Count what `info` shows of this layer, under Serf's names, and the flaps."""
@@ -200,16 +202,16 @@ class SerfState:
         self, name: str, address: Address, meta: bytes, versions: Versions, now: float
     ) -> None:
         """Take in a member that is new or has come back; also ourselves at the start."""
-        intent = self._intents.take_buffered(name, now)
-        self._table.joined(name, address, meta, versions, now, intent=intent)
+        intent = self._intents.pop_recent_intent(name, now)
+        self._table.on_join(name, address, meta, versions, now, intent=intent)
 
     def member_left(self, name: str, now: float) -> None:
         """Note that the failure detector has lost a member, or that it has left.
 
         Only its intents decide which of the two users are told.
         """
-        self._table.gone(name, now)
-        self._asking.lose(name)
+        self._table.on_leave(name, now)
+        self._asking.on_member_gone(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
         """Take in the new tags of a member."""
@@ -217,11 +219,11 @@ class SerfState:
 
     def member_suspected(self, name: str) -> None:
         """Pass on that a member is suspected."""
-        self._table.suspected(name)
+        self._table.on_suspect(name)
 
     def member_recovered(self, name: str) -> None:
         """Pass on that a suspicion has proved unfounded."""
-        self._table.suspected(name, recovered=True)
+        self._table.on_suspect(name, recovered=True)
 
     def member_conflicted(self, name: str, other: Address, now: float) -> None:
         """Deal with somebody else at `other` who claims a member's name, perhaps ours.
@@ -230,10 +232,10 @@ class SerfState:
         is ordered unless the majority knows us under our address.
         """
         if name == self.name:
-            self._conflicts.defend(self.address, other, now)
+            self._conflicts.resolve(self.address, other, now)
         else:
             known = self._table.get(name)
-            self._conflicts.note(name, None if known is None else known.address, other)
+            self._conflicts.log(name, None if known is None else known.address, other)
 
     # --- messages ---
 
@@ -251,14 +253,14 @@ class SerfState:
             ValueError: it cannot be decoded (whatever the codec raises).
         """
         self._received_sizes.append(len(raw))
-        if self._outbox.has_seen(raw):
+        if self._outbox.is_duplicate(raw):
             return
         message = self._codec.decode(raw)
         kind = self._dispatch(message, now)
-        if raw[0] in _GOSSIPED_OFTEN:
-            self._outbox.remember(raw)
+        if raw[0] in _DEDUPLICATED:
+            self._outbox.mark_seen(raw)
         if kind is not None:
-            self._outbox.pass_on(kind, raw)
+            self._outbox.rebroadcast(kind, raw)
 
     def _dispatch(self, message: SerfMessage, now: float) -> Kind | None:
         """Do what a message says; name the queue in which it is to be passed on, if it is."""
@@ -268,7 +270,7 @@ class SerfState:
                 return "Event" if self._user_events.receive(message) else None
             case QueryResponse():
                 _log.debug("messageQueryResponseType: %s", message.source)
-                self._asking.take(message, now)
+                self._asking.handle_response(message, now)
             case Query():
                 _log.debug("messageQueryType: %s", message.name)
                 return "Query" if self._queries.receive(message, now) else None
@@ -286,10 +288,10 @@ class SerfState:
 
     def _relay(self, message: Relay) -> None:
         """Hand an answer on for somebody, as one packet; nothing is waited for or repeated."""
-        to = reachable(message.addr, message.port)
+        to = parse_address(message.addr, message.port)
         if to is not None:
             _log.debug("Relaying response to addr: %s", to)
-            self.sends.append(Direct(to, message.name, message.inner))
+            self.direct_messages.append(DirectMessage(to, message.name, message.inner))
 
     # --- push/pull ---
 
@@ -316,9 +318,11 @@ class SerfState:
         lives: Callable[[str], bool] = _unknown,
     ) -> Generator[None, float, None]:
         """Take in the other half of a push/pull, piece by piece: see `Exchanges.merging`."""
-        return self._exchanges.merging(state, join=join, ignore_events=ignore_events, lives=lives)
+        return self._exchanges.merge_remote_state(
+            state, join=join, ignore_events=ignore_events, lives=lives
+        )
 
-    def restore(self, clocks: Clocks) -> None:
+    def restore(self, clocks: LamportTimes) -> None:
         """Go on where a snapshot ended: what is older than its clocks is old news.
 
         A user event or query is passed over up to its clock; zero means that there was none.
@@ -372,7 +376,7 @@ class SerfState:
         self._outbox.send("Event", data)
         return ltime
 
-    def ask(self, question: Question, now: float) -> AskedQuery:
+    def ask(self, question: QueryParams, now: float) -> RunningQuery:
         """Ask the members that match; what comes back appears in `results`, `QueryDone` last.
 
         The first results, and even the last, may be there when this returns.
@@ -385,16 +389,19 @@ class SerfState:
         return self._ask(question, now, lambda query, result: self.results.append((query, result)))
 
     def _ask(
-        self, question: Question, now: float, deliver: Callable[[AskedQuery, QueryResult], None]
-    ) -> AskedQuery:
+        self,
+        question: QueryParams,
+        now: float,
+        deliver: Callable[[RunningQuery, QueryResult], None],
+    ) -> RunningQuery:
         asked, message, data = self._asking.start(question, self.address, now, deliver)
         self._queries.receive(message, now, ours=True)
-        self._asking.settle(asked)
+        self._asking.finish_if_complete(asked)
         if not asked.finished:
             self._outbox.send("Query", data)
         return asked
 
-    def cancel(self, query: AskedQuery) -> None:
+    def cancel(self, query: RunningQuery) -> None:
         """End a query of ours before its time; a `QueryDone` follows unless it has come."""
         self._asking.cancel(query)
 
@@ -455,5 +462,5 @@ class SerfState:
     def check_queues(self) -> None:
         """Warn of long queues and cut those that are too long; to be called every 30 seconds."""
         for kind, queue in self.queues.items():
-            self._effects.tally.values(f"serf.queue.{kind}").append(len(queue))
+            self._effects.counters.values(f"serf.queue.{kind}").append(len(queue))
         self._outbox.check()

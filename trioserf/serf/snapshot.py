@@ -45,7 +45,7 @@ _LTIME = re.compile(r"[0-9]{1,20}")
 
 
 @attrs.frozen(slots=True)
-class Clocks:
+class LamportTimes:
     """The newest Lamport time of each kind; 0 if there was none."""
 
     member: int = 0
@@ -54,7 +54,7 @@ class Clocks:
 
 
 @attrs.frozen(slots=True)
-class Replayed:
+class SnapshotContents:
     """What a snapshot says.
 
     Attributes:
@@ -68,28 +68,28 @@ class Replayed:
     """
 
     alive: dict[str, str]
-    clocks: Clocks
+    clocks: LamportTimes
     left: bool = False
     faults: tuple[str, ...] = ()
     clean: bool = True
     size: int = attrs.field(default=0, eq=False)
 
 
-EMPTY: Final = Replayed({}, Clocks())
+EMPTY: Final = SnapshotContents({}, LamportTimes())
 """The snapshot of a member that starts for the first time."""
 
 
 # --- reading ---
 
 
-def parse(data: bytes, *, rejoin: bool = False) -> Replayed:
+def parse(data: bytes, *, rejoin: bool = False) -> SnapshotContents:
     """Read a snapshot; any bytes will do.
 
     Args:
         data: the whole file.
         rejoin: overlook that we left; otherwise leaving forgets all that was before it.
     """
-    replay = _Replay(rejoin)
+    replay = _SnapshotParser(rejoin)
     lines = data.split(b"\n")
     torn = lines.pop()
     for number, line in enumerate(lines, start=1):
@@ -102,7 +102,7 @@ def parse(data: bytes, *, rejoin: bool = False) -> Replayed:
     return replay.result(len(data))
 
 
-class _Replay:
+class _SnapshotParser:
     """The state of the reader."""
 
     def __init__(self, rejoin: bool) -> None:
@@ -160,14 +160,14 @@ class _Replay:
         else:
             self._more_faults += 1
 
-    def result(self, size: int) -> Replayed:
+    def result(self, size: int) -> SnapshotContents:
         faults = self._faults
         if self._more_faults:
             faults = [*faults, f"and {self._more_faults} faults more"]
         member, event, query = self._clocks.values()
-        return Replayed(
+        return SnapshotContents(
             self._alive,
-            Clocks(member, event, query),
+            LamportTimes(member, event, query),
             self._left,
             tuple(faults),
             clean=not faults and not (self._left and self._rejoin),
@@ -197,7 +197,7 @@ class SnapshotState:
         replayed: what the file says already.
     """
 
-    def __init__(self, replayed: Replayed = EMPTY) -> None:
+    def __init__(self, replayed: SnapshotContents = EMPTY) -> None:
         self._alive = dict(replayed.alive)
         self._written = replayed.clocks
         self._event_clock = replayed.clocks.event
@@ -239,7 +239,7 @@ class SnapshotState:
         """
         return b"" if self._left else self._newer_clocks(member_clock)
 
-    def resume(self, members: Iterable[Member], clocks: Clocks) -> None:
+    def resume(self, members: Iterable[Member], clocks: LamportTimes) -> None:
         """Start over from the members there are, because events were missed.
 
         The file has to be replaced by `compacted()` afterwards.
@@ -279,8 +279,8 @@ class SnapshotState:
     def compacted(self) -> bytes:
         """Give the whole content, as short as it can be."""
         lines = [_alive_line(name, address) for name, address in self._alive.items()]
-        self._written = Clocks(self._written.member, self._event_clock, self._query_clock)
-        lines += _clock_lines(Clocks(), self._written)
+        self._written = LamportTimes(self._written.member, self._event_clock, self._query_clock)
+        lines += _clock_lines(LamportTimes(), self._written)
         if self._left:
             lines.append(b"leave\n")
         return b"".join(lines)
@@ -298,7 +298,7 @@ class SnapshotState:
         return b"not-alive: " + _bytes(name) + b"\n"
 
     def _newer_clocks(self, member_clock: int) -> bytes:
-        newest = Clocks(
+        newest = LamportTimes(
             max(member_clock, self._written.member), self._event_clock, self._query_clock
         )
         lines = b"".join(_clock_lines(self._written, newest))
@@ -311,7 +311,7 @@ def _recorded(ltime: int) -> int:
     return ltime if ltime < _LTIME_MAX else 0
 
 
-def _clock_lines(written: Clocks, newest: Clocks) -> Sequence[bytes]:
+def _clock_lines(written: LamportTimes, newest: LamportTimes) -> Sequence[bytes]:
     times = (
         (b"clock", written.member, newest.member),
         (b"event-clock", written.event, newest.event),

@@ -7,7 +7,7 @@ from trioserf.errors import TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Codec, Effects
 from trioserf.serf.events import UserEventReceived
-from trioserf.serf.lamport import LamportWindow, Refusal
+from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 _log = logging.getLogger("trioserf.serf")
@@ -75,8 +75,8 @@ class UserEvents:
             Whether it was news, to be passed on.
         """
         slot = self.window.at(message.ltime, is_live=is_live)
-        if isinstance(slot, Refusal):
-            if slot is not Refusal.BEFORE_START:
+        if isinstance(slot, Rejection):
+            if slot is not Rejection.BEFORE_START:
                 _log.warning(
                     "received old event %s from time %d (current: %d)",
                     message.name,
@@ -93,9 +93,9 @@ class UserEvents:
             return False
         slot.entry[event] = None
         self.newest = max(self.newest, message.ltime)
-        tally = self._effects.tally
+        tally = self._effects.counters
         tally.counter("serf.events").add()
-        tally.count_named(f"serf.events.{message.name}")
+        tally.increment_label(f"serf.events.{message.name}")
         self._effects.events.append(
             UserEventReceived(message.ltime, message.name, message.payload, message.coalesce)
         )
@@ -107,7 +107,7 @@ class UserEvents:
             BufferedEvents(slot.ltime, tuple(slot.entry)) for slot in self.window if slot.entry
         )
 
-    def replayed(self, times: tuple[BufferedEvents | None, ...]) -> Iterator[UserEvent]:
+    def events_from(self, times: tuple[BufferedEvents | None, ...]) -> Iterator[UserEvent]:
         """Give what another member remembers, in the order of Lamport times, to be received.
 
         Whether an event may be coalesced is not remembered, so it may not.

@@ -22,11 +22,11 @@ from trioserf.node.node import Node
 from trioserf.node.open_node import open_node
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.keyring import Keyring
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.sim.faults import Faults
-from trioserf.sim.invariants import Judge, Violation
+from trioserf.sim.invariants import InvariantChecker, Violation
 from trioserf.sim.member import SimMember
-from trioserf.sim.network import Link, Network
+from trioserf.sim.network import LinkConditions, Network
 from trioserf.sim.trace import Trace
 
 PORT: Final = 7946
@@ -36,7 +36,7 @@ _POLL: Final = 0.5
 """Seconds between two looks at whether all agree."""
 
 
-class World(Faults):
+class SimCluster(Faults):
     """Members, the network between them, and a judge of what they do; made by `open_world`.
 
     Args:
@@ -61,14 +61,14 @@ class World(Faults):
         rng: random.Random,
         trace: Trace,
         *,
-        link: Link,
+        link: LinkConditions,
         config: NodeConfig,
     ) -> None:
         super().__init__(Network(random.Random(rng.getrandbits(64)), link), trace)
         self.rng = rng
         self.config = config
         self.srv_records: dict[str, list[Service]] = {}
-        self.judge = Judge(self)
+        self.judge = InvariantChecker(self)
         self._nursery = nursery
 
     # --- looking ---
@@ -148,7 +148,7 @@ class World(Faults):
             who = self.members[member]
             if who.node is None or who.transport is None:
                 raise KeyError(f"{member} is {who.status}")
-            self.judge.look_at(who)  # what it has said last may still be on its way
+            self.judge.check_incarnation(who)  # what it has said last may still be on its way
             self._remember(who, who.node)
             self.note("crash", who=member)
             who.status = "crashed"
@@ -198,10 +198,10 @@ class World(Faults):
             for m in node.members()
             if m.status_text == "alive" and m.name != who.name
         ]
-        who.remembered = node.newest(), tuple(alive)
+        who.remembered = node.latest_times(), tuple(alive)
 
     async def _start(
-        self, who: SimMember, restored: tuple[Clocks, tuple[str, ...]] | None
+        self, who: SimMember, restored: tuple[LamportTimes, tuple[str, ...]] | None
     ) -> Node:
         if who.node is not None:
             raise KeyError(f"{who.id} is up already")
@@ -223,7 +223,7 @@ class World(Faults):
     async def _live(
         self,
         who: SimMember,
-        clocks: Clocks | None,
+        clocks: LamportTimes | None,
         peers: tuple[str, ...],
         seeds: tuple[str, ...],
         task_status: trio.TaskStatus[None],
@@ -245,7 +245,7 @@ class World(Faults):
                 ):
                     who.node = node
                     with node.watch(partial(self._saw, who)):
-                        self.judge.look_at(who)
+                        self.judge.check_incarnation(who)
                         node.add_seeds(seeds)
                         task_status.started()
                         nursery.start_soon(self._join, who, node, peers)
@@ -297,7 +297,7 @@ class World(Faults):
     async def event(self, member: str, name: str, payload: bytes = b"") -> int:
         """Let a member send a user event, of which the judge will know who must get it."""
         self.note("send", name, member)
-        audience = self.judge.audience()
+        audience = self.judge.expected_receivers()
         ltime = await self.node(member).user_event(name, payload)
         self.judge.sent(name, payload, ltime, audience)
         return ltime
@@ -307,13 +307,13 @@ class World(Faults):
             for member in event.members:
                 record = None
                 if who.node is not None:
-                    record = who.node.membership.records.get(member.name)
+                    record = who.node.memberlist.records.get(member.name)
                 incarnation = "-" if record is None else str(record.incarnation)
                 self.note(event.kind, f"{member.name} inc={incarnation}", who.id)
-                self.judge.saw_member(who, event.kind, member, record)
+                self.judge.on_member(who, event.kind, member, record)
         elif isinstance(event, UserEventReceived):
             self.note("user", f"{event.name}@{event.ltime}", who.id)
-            self.judge.saw_event(who, event)
+            self.judge.on_event(who, event)
         elif isinstance(event, QueryReceived):
             self.note("query", f"{event.name}@{event.ltime}", who.id)
 
@@ -346,7 +346,7 @@ class World(Faults):
         """Look from time to time at what nobody announces, until cancelled."""
         while True:
             await trio.sleep(_LOOK)
-            self.judge.look()
+            self.judge.check_all()
 
 
 @asynccontextmanager
@@ -354,10 +354,10 @@ async def open_world(
     *,
     seed: int = 0,
     scenario: str = "world",
-    link: Link | None = None,
+    link: LinkConditions | None = None,
     config: NodeConfig | None = None,
     trace: Trace | None = None,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[SimCluster]:
     """Make a world for as long as the block lasts.
 
     It needs a clock that jumps (`trio.testing.MockClock(autojump_threshold=0)`, or pytest-trio's
@@ -375,11 +375,11 @@ async def open_world(
     """
     trace = trace or Trace(scenario, seed)
     async with trio.open_nursery() as nursery:
-        world = World(
+        world = SimCluster(
             nursery,
             random.Random(seed),
             trace,
-            link=link or Link(),
+            link=link or LinkConditions(),
             config=config or NodeConfig(name="template"),
         )
         nursery.start_soon(world.network.run)

@@ -53,7 +53,7 @@ from trioserf.swim.suspicion import suspicion_timeout
 from trioserf.wire.swim_messages import ALIVE
 
 if TYPE_CHECKING:
-    from trioserf.sim.cluster import World
+    from trioserf.sim.cluster import SimCluster
     from trioserf.sim.member import SimMember
 
 _PROBE_INTERVALS: Final = 36 + 14
@@ -85,27 +85,27 @@ class _Sent:
 
 
 @attrs.frozen(slots=True)
-class _Truth:
+class _Expected:
     """What all should believe of a name: that it is so alive, or one of the epitaphs."""
 
     name: str
     owner: "SimMember"
     incarnation: int = 0
     tags: Mapping[str, str] = attrs.Factory(dict)
-    epitaphs: frozenset[str] = frozenset()
+    allowed_statuses: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, name: str, owner: "SimMember") -> "_Truth":
+    def of(cls, name: str, owner: "SimMember") -> "_Expected":
         """Look at the member that the name belongs to."""
         if owner.is_up and owner.node is not None:
-            local = owner.node.membership.local
+            local = owner.node.memberlist.local
             return cls(name, owner, local.incarnation, owner.node.tags)
         wanted = {"unknown", "left" if owner.status == "left" else "failed"}
         if owner.status == "left" and not owner.left_in_calm:
             wanted.add("failed")
         if owner.has_left_once:
             wanted.add("left")  # nobody may have heard of the life after
-        return cls(name, owner, epitaphs=frozenset(wanted))
+        return cls(name, owner, allowed_statuses=frozenset(wanted))
 
 
 @attrs.define(slots=True)
@@ -117,7 +117,7 @@ class _Death:
     address: tuple[bytes, int]
 
 
-class Judge:
+class InvariantChecker:
     """Watches one world.
 
     Args:
@@ -131,7 +131,7 @@ class Judge:
         false_alarms: how many of these members were up.
     """
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "SimCluster") -> None:
         self.expect_false_alarms = False
         self.suspicions = 0
         self.refutations = 0
@@ -181,13 +181,13 @@ class Judge:
         if not restored:
             self._delivered[who.id] = set()
 
-    def look_at(self, who: "SimMember") -> int:
+    def check_incarnation(self, who: "SimMember") -> int:
         """Look at a member's own incarnation, which only it may raise; give the highest ever."""
         node = who.node
         highest = self._highest.get(who.name, 0)
         if node is None:
             return highest
-        incarnation = node.membership.local.incarnation
+        incarnation = node.memberlist.local.incarnation
         life = who.id, who.life
         before, tags = self._own.get(life, (1, node.tags))
         if incarnation > before:
@@ -200,7 +200,7 @@ class Judge:
         self._highest[who.name] = highest = max(highest, incarnation)
         return highest
 
-    def saw_member(
+    def on_member(
         self, who: "SimMember", kind: str, member: Member, record: NodeRecord | None
     ) -> None:
         """Judge what one member believes of another."""
@@ -235,7 +235,7 @@ class Judge:
         highest = self._highest.get(record.name, 0)
         if record.incarnation > highest:
             owners = [m for m in self._world.members.values() if m.name == record.name]
-            highest = max((self.look_at(owner) for owner in owners), default=0)
+            highest = max((self.check_incarnation(owner) for owner in owners), default=0)
         if record.incarnation > highest:
             raise Violation(
                 "incarnation",
@@ -259,7 +259,7 @@ class Judge:
 
     # --- events ---
 
-    def audience(self) -> list["SimMember"]:
+    def expected_receivers(self) -> list["SimMember"]:
         """Give the members that must get an event sent now: nobody in a divided network."""
         world = self._world
         return [] if world.calm_since is None else [m for m in world.up if m.joined]
@@ -273,7 +273,7 @@ class Judge:
         lives = {(m.id, m.life): None for m in audience if m.events_from <= ltime}
         self._sent[name, payload] = _Sent(lives)
 
-    def saw_event(self, who: "SimMember", event: UserEventReceived) -> None:
+    def on_event(self, who: "SimMember", event: UserEventReceived) -> None:
         """Judge a delivery."""
         delivery = event.ltime, event.name, event.payload
         delivered = self._delivered[who.id]
@@ -284,16 +284,16 @@ class Judge:
 
     # --- from time to time ---
 
-    def look(self) -> None:
+    def check_all(self) -> None:
         """Look at incarnations and bounds: of all members, or of some in turn if they are many."""
         members = [who for who in self._world.members.values() if who.node is not None]
         for who in members:
-            self.look_at(who)
+            self.check_incarnation(who)
         count = min(len(members), max(1, _LOOKED_AT // max(1, len(members))))
         for number in range(self._looked_at, self._looked_at + count):
             who = members[number % len(members)]
             if who.node is not None:
-                for record in who.node.membership.records.values():
+                for record in who.node.memberlist.records.values():
                     if record.incarnation > self._highest.get(record.name, 0):
                         self._judge_incarnation(who, record)
                 self._judge_bounds(who)
@@ -319,10 +319,10 @@ class Judge:
             "members": len(names),
             "health": self.timing.awareness_max_multiplier - 1,
         }
-        sizes = node.depths()
-        sizes["member table"] = len(node.membership.records)
+        sizes = node.queue_depths()
+        sizes["member table"] = len(node.memberlist.records)
         sizes["members"] = len(node.members())
-        sizes["health"] = node.membership.awareness.score
+        sizes["health"] = node.memberlist.awareness.score
         for name, size in sizes.items():
             if size > limits[name]:
                 raise Violation(
@@ -338,7 +338,7 @@ class Judge:
         for member in world.members.values():
             if member.name not in owners or member.is_up:
                 owners[member.name] = member
-        truths = [_Truth.of(name, owner) for name, owner in owners.items()]
+        truths = [_Expected.of(name, owner) for name, owner in owners.items()]
         # Who was the last to be wrong is asked first: mostly that is enough.
         for viewer in sorted(world.up, key=lambda viewer: viewer.id != self._last_wrong):
             fault = self._misbelief(viewer, truths)
@@ -347,17 +347,17 @@ class Judge:
                 return f"{viewer.id} {fault}"
         return self._missing_event()
 
-    def _misbelief(self, viewer: "SimMember", truths: list[_Truth]) -> str | None:
+    def _misbelief(self, viewer: "SimMember", truths: list[_Expected]) -> str | None:
         node = viewer.node
         if node is None:
             return None
-        records, member = node.membership.records, node.member
+        records, member = node.memberlist.records, node.member
         for truth in truths:
             name = truth.name
             known = member(name)
             status = "unknown" if known is None else known.status_text
-            if truth.epitaphs:
-                if status not in truth.epitaphs:
+            if truth.allowed_statuses:
+                if status not in truth.allowed_statuses:
                     return f"holds {name} for {status}, it {truth.owner.status}"
                 continue
             record = records.get(name)

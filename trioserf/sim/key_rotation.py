@@ -7,10 +7,10 @@ import trio
 
 from trioserf.node.config import NodeConfig
 from trioserf.serf.internal_queries import KeyAction
-from trioserf.serf.key_queries import KeyTally
-from trioserf.serf.key_rotation import Step, lacking, primary_of, rotation
+from trioserf.serf.key_queries import KeyQueryResult
+from trioserf.serf.key_rotation import Step, count_missing, primary_of, rotation
 from trioserf.serf.keyring import Keyring, format_key, parse_key
-from trioserf.sim.cluster import World
+from trioserf.sim.cluster import SimCluster
 
 ENCRYPTED: Final = NodeConfig(name="template", keyring=Keyring([bytes(16)]))
 """What members have in common; each gets a ring of its own."""
@@ -28,7 +28,7 @@ class _Stopped(Exception):
     """Some members have not taken a step."""
 
 
-async def key_rotation(world: World) -> None:
+async def key_rotation(world: SimCluster) -> None:
     """All keys give way to a new one while packets get lost and members crash; and once more."""
     first, *others = await world.grow(_SIZE)
     await world.settle()
@@ -45,7 +45,7 @@ async def key_rotation(world: World) -> None:
             raise AssertionError(f"{who.id} has other keys than the new one")
 
 
-async def _send_events(world: World) -> None:
+async def _send_events(world: SimCluster) -> None:
     number = 0
     while True:
         await world.event(world.rng.choice([who.id for who in world.up]), f"event-{number}")
@@ -53,7 +53,7 @@ async def _send_events(world: World) -> None:
         await trio.sleep(world.rng.expovariate(1))
 
 
-async def _rotate_and_crash(world: World) -> None:
+async def _rotate_and_crash(world: SimCluster) -> None:
     """Rotate for as long as members crash and come back, and until it has succeeded."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_crash_and_return, world)
@@ -61,7 +61,7 @@ async def _rotate_and_crash(world: World) -> None:
             await _rotate_at_last(world)
 
 
-async def _crash_and_return(world: World) -> None:
+async def _crash_and_return(world: SimCluster) -> None:
     for _ in range(_CRASHES):
         await trio.sleep(world.rng.uniform(0.2, 8))
         victim = world.rng.choice([who.id for who in world.up])
@@ -70,7 +70,7 @@ async def _crash_and_return(world: World) -> None:
         await _restart(world, victim)
 
 
-async def _restart(world: World, member: str) -> None:
+async def _restart(world: SimCluster, member: str) -> None:
     """Start a member with the keys from its file, or those of others if it has missed a change."""
     who = world.members[member]
     other = world.rng.choice([one for one in world.up if one.joined])
@@ -84,7 +84,7 @@ async def _restart(world: World, member: str) -> None:
         await world.restart(member)
 
 
-async def _rotate_at_last(world: World) -> bytes:
+async def _rotate_at_last(world: SimCluster) -> bytes:
     """Rotate the keys, beginning anew with another key whenever it stops; give the new one."""
     with trio.fail_after(_LIMIT):
         while True:
@@ -100,7 +100,7 @@ async def _rotate_at_last(world: World) -> bytes:
                 return key
 
 
-async def _rotate(world: World, asker: str, key: str) -> None:
+async def _rotate(world: SimCluster, asker: str, key: str) -> None:
     before = await _ask(world, asker, "list")
     away = _failed(world, asker)
     steps = rotation(key, before)
@@ -122,14 +122,14 @@ async def _rotate(world: World, asker: str, key: str) -> None:
             return
 
 
-def _failed(world: World, asker: str) -> set[str]:
+def _failed(world: SimCluster, asker: str) -> set[str]:
     node = world.members[asker].node
     if node is None:
         raise _Stopped(f"{asker} has crashed")
     return {one.name for one in node.members() if one.status_text == "failed"}
 
 
-async def _everywhere(world: World, asker: str, step: Step) -> KeyTally:
+async def _everywhere(world: SimCluster, asker: str, step: Step) -> KeyQueryResult:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             await _ask(world, asker, step.change, step.key)
@@ -142,14 +142,14 @@ async def _everywhere(world: World, asker: str, step: Step) -> KeyTally:
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _verified(world: World, asker: str, step: Step) -> KeyTally:
+async def _verified(world: SimCluster, asker: str, step: Step) -> KeyQueryResult:
     now = await _ask(world, asker, "list")
-    if behind := lacking(step, now):
+    if behind := count_missing(step, now):
         raise _Stopped(f"{behind} lack {step.change}")
     return now
 
 
-async def _ask(world: World, asker: str, action: KeyAction, key: str = "") -> KeyTally:
+async def _ask(world: SimCluster, asker: str, action: KeyAction, key: str = "") -> KeyQueryResult:
     who = world.members[asker]
     if who.node is None:
         raise _Stopped(f"{asker} has crashed")

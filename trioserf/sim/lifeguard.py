@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
-from trioserf.sim.cluster import World
+from trioserf.sim.cluster import SimCluster
 from trioserf.sim.scenario import Scenario, run
 from trioserf.sim.trace import Trace
 from trioserf.swim.config import Timing
@@ -94,7 +94,7 @@ def measure(
     victims = random.Random(seed).sample([f"n{n}" for n in range(1, members + 1)], anomalous)
     lha_probe, lha_suspicion, buddy = CONFIGURATIONS[configuration]
 
-    async def play(world: World) -> None:
+    async def play(world: SimCluster) -> None:
         await world.grow(members, within=5.0)
         await trio.sleep_until(_QUIET)
         end = _QUIET + length
@@ -121,7 +121,9 @@ def measure(
     return _count(trace, set(victims), members)
 
 
-async def _stop_and_go(world: World, victim: str, blocked: float, free: float, end: float) -> None:
+async def _stop_and_go(
+    world: SimCluster, victim: str, blocked: float, free: float, end: float
+) -> None:
     while world.now < end:
         world.pause(victim)
         await trio.sleep(blocked)

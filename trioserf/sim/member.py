@@ -6,7 +6,7 @@ import trio
 from trioserf.address import Address
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node
-from trioserf.serf.snapshot import Clocks
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.sim.endpoint import SimTransport
 
 
@@ -45,7 +45,7 @@ class SimMember:
     events_from: int = 0
     left_in_calm: bool = False
     has_left_once: bool = False
-    remembered: tuple[Clocks, tuple[str, ...]] | None = None
+    remembered: tuple[LamportTimes, tuple[str, ...]] | None = None
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     ended: trio.Event = attrs.Factory(trio.Event)
 

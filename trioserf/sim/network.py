@@ -39,7 +39,7 @@ _LAST_PORT: Final = 60_999
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class Link:
+class LinkConditions:
     """How packets fare between any two members; the defaults are a quiet LAN.
 
     Attributes:
@@ -76,8 +76,8 @@ class Network:
         checksum: of all packets that were ever delivered, where and when.
     """
 
-    def __init__(self, rng: random.Random, link: Link | None = None) -> None:
-        self.link = link or Link()
+    def __init__(self, rng: random.Random, link: LinkConditions | None = None) -> None:
+        self.link = link or LinkConditions()
         self.counts: Counter[str] = Counter()
         self.checksum = 0
         self._rng = rng

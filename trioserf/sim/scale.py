@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trioserf.node.state import ClusterState
-from trioserf.sim.cluster import World
+from trioserf.sim.cluster import SimCluster
 from trioserf.sim.scenario import Scenario, run
 from trioserf.sim.trace import Entry, Trace
 from trioserf.swim.config import LAN, push_pull_scale
@@ -112,7 +112,7 @@ def measure_forming(members: int, *, seed: int = 0) -> float:
     """Give the seconds from the last of so many joins until all know all."""
     joined = 0.0
 
-    async def play(world: World) -> None:
+    async def play(world: SimCluster) -> None:
         nonlocal joined
         await world.grow(members, within=5.0)
         joined = await world.settle()
@@ -132,7 +132,7 @@ def measure(members: int, *, seed: int = 0) -> Point:
     heal = 0.0
     trace = Trace("scale", seed)
 
-    async def play(world: World) -> None:
+    async def play(world: SimCluster) -> None:
         nonlocal heal
         trace.kinds = frozenset()
         await found(world, members)
@@ -175,11 +175,11 @@ def measure(members: int, *, seed: int = 0) -> Point:
     )
 
 
-async def found(world: World, members: int) -> None:
+async def found(world: SimCluster, members: int) -> None:
     """Start members that know each other from the beginning."""
     for number in range(1, members + 1):
         await world.start(f"n{number}")
-    table = tuple(world.node(m.id).membership.local.node_state() for m in world.up)
+    table = tuple(world.node(m.id).memberlist.local.node_state() for m in world.up)
     everyone = PushPull(False, table, b"")
 
     def know(state: ClusterState, now: float) -> None:
@@ -190,7 +190,7 @@ async def found(world: World, members: int) -> None:
 
     for who in world.up:
         node = world.node(who.id)
-        await node._keeper.ask(know)  # noqa: SLF001 - nothing but an experiment has use for this
+        await node._owner.ask(know)  # noqa: SLF001 - nothing but an experiment has use for this
         node.add_seeds([f"{seed.name}/{seed.address}" for seed in world.up[:2]])
     gc.collect()
     gc.freeze()  # millions of records that stay: not to be looked through again and again

@@ -9,14 +9,14 @@ import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
-from trioserf.sim.cluster import World, open_world
+from trioserf.sim.cluster import SimCluster, open_world
 from trioserf.sim.invariants import Violation
-from trioserf.sim.network import Link
+from trioserf.sim.network import LinkConditions
 from trioserf.sim.schedule import run_in_virtual_time
 from trioserf.sim.time_limit import real_time_limit
 from trioserf.sim.trace import Trace
 
-Sight = Literal["suspicion", "refutation", "failure", "drop"]
+Observation = Literal["suspicion", "refutation", "failure", "drop"]
 """What may be seen in a run: a run in which a fault shows nowhere has tested nothing."""
 
 
@@ -48,33 +48,33 @@ class Scenario:
     """
 
     name: str
-    about: str
-    play: Callable[[World], Awaitable[None]]
-    link: Link = attrs.Factory(Link)
+    description: str
+    run: Callable[[SimCluster], Awaitable[None]]
+    link: LinkConditions = attrs.Factory(LinkConditions)
     config: NodeConfig = attrs.field(factory=lambda: NodeConfig(name="template"))
-    shows: frozenset[Sight] = frozenset()
+    must_observe: frozenset[Observation] = frozenset()
     count_false_alarms: bool = False
     must_agree: bool = True
 
     @classmethod
     def of(
         cls,
-        play: Callable[[World], Awaitable[None]],
+        run: Callable[[SimCluster], Awaitable[None]],
         *,
-        link: Link | None = None,
+        link: LinkConditions | None = None,
         config: NodeConfig | None = None,
-        shows: Iterable[Sight] = (),
+        must_observe: Iterable[Observation] = (),
         count_false_alarms: bool = False,
         must_agree: bool = True,
     ) -> "Scenario":
         """Make a scenario of a function, with its name and its docstring."""
         return cls(
-            name=getattr(play, "__name__", "scenario"),
-            about=(play.__doc__ or "").strip(),
-            play=play,
-            link=link or Link(),
+            name=getattr(run, "__name__", "scenario"),
+            description=(run.__doc__ or "").strip(),
+            run=run,
+            link=link or LinkConditions(),
             config=config or NodeConfig(name="template"),
-            shows=frozenset(shows),
+            must_observe=frozenset(must_observe),
             count_false_alarms=count_false_alarms,
             must_agree=must_agree,
         )
@@ -115,7 +115,7 @@ def run(
         with scope:
             async with opened as world:
                 world.judge.expect_false_alarms = scenario.count_false_alarms
-                await scenario.play(world)
+                await scenario.run(world)
                 if scenario.must_agree:
                     await world.settle()
                 _judge_tameness(scenario, world)
@@ -135,7 +135,7 @@ def _cancel(scope: trio.CancelScope) -> None:
         trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
 
 
-def _judge_tameness(scenario: Scenario, world: World) -> None:
+def _judge_tameness(scenario: Scenario, world: SimCluster) -> None:
     judge, counts = world.judge, world.network.counts
     seen = {
         "suspicion": judge.suspicions,
@@ -143,7 +143,7 @@ def _judge_tameness(scenario: Scenario, world: World) -> None:
         "failure": judge.failures,
         "drop": sum(counts[fate] for fate in ("lost", "cut", "nobody", "full", "slow")),
     }
-    missing = sorted(sight for sight in scenario.shows if not seen[sight])
+    missing = sorted(sight for sight in scenario.must_observe if not seen[sight])
     if missing:
         raise Violation("tameness", f"this run has shown no {' and no '.join(missing)}")
 

@@ -13,23 +13,23 @@ import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
-from trioserf.sim.cluster import World
+from trioserf.sim.cluster import SimCluster
 from trioserf.sim.key_rotation import ENCRYPTED, key_rotation
-from trioserf.sim.network import Link
+from trioserf.sim.network import LinkConditions
 from trioserf.sim.scenario import Scenario
 
 _SIZE: Final = 10
-_LOSSY: Final = Link(loss=0.05, duplicate=0.01, reorder=0.02)
+_LOSSY: Final = LinkConditions(loss=0.05, duplicate=0.01, reorder=0.02)
 _NO_STREAM_PINGS: Final = NodeConfig(name="template", tcp_pings=False)
 
 
-async def _formed(world: World, size: int = _SIZE) -> list[str]:
+async def _formed(world: SimCluster, size: int = _SIZE) -> list[str]:
     ids = await world.grow(size)
     await world.settle()
     return ids
 
 
-async def steady(world: World) -> None:
+async def steady(world: SimCluster) -> None:
     """Nothing happens for 64 s, two rounds of all that is periodic: nobody may be suspected."""
     ids = await _formed(world)
     for number in range(8):
@@ -39,12 +39,12 @@ async def steady(world: World) -> None:
         raise AssertionError(f"{world.judge.suspicions} suspicions in a healthy cluster")
 
 
-async def mass_join(world: World) -> None:
+async def mass_join(world: SimCluster) -> None:
     """Thirty members join within a fifth of a second, on a network that doubles and reorders."""
     await world.grow(30, within=0.2)
 
 
-async def rolling_restart(world: World) -> None:
+async def rolling_restart(world: SimCluster) -> None:
     """One after the other is restarted, half of them with a leave before, half without."""
     ids = await _formed(world, 8)
     polite = world.rng.sample(ids, len(ids) // 2)
@@ -60,7 +60,7 @@ async def rolling_restart(world: World) -> None:
         await trio.sleep(world.rng.uniform(0.5, 4))
 
 
-async def crash_wave(world: World) -> None:
+async def crash_wave(world: SimCluster) -> None:
     """A third of the members crash within seconds; later half of these come back."""
     ids = await _formed(world)
     victims = world.rng.sample(ids[1:], len(ids) // 3)
@@ -74,7 +74,7 @@ async def crash_wave(world: World) -> None:
     await world.event(ids[0], "after-the-wave")
 
 
-async def partition_heal(world: World) -> None:
+async def partition_heal(world: SimCluster) -> None:
     """The network parts in two or three for seconds, or longer than every timeout."""
     ids = await _formed(world)
     world.rng.shuffle(ids)
@@ -87,7 +87,7 @@ async def partition_heal(world: World) -> None:
     world.heal()
 
 
-async def flapping_link(world: World) -> None:
+async def flapping_link(world: SimCluster) -> None:
     """One member's link fails and works again, over and over."""
     ids = await _formed(world)
     victim = world.rng.choice(ids)
@@ -98,7 +98,7 @@ async def flapping_link(world: World) -> None:
         await trio.sleep(world.rng.uniform(0.5, 5))
 
 
-async def one_way_loss(world: World) -> None:
+async def one_way_loss(world: SimCluster) -> None:
     """One member hears everyone but is hardly heard; another the other way round."""
     ids = await _formed(world)
     mute, deaf = world.rng.sample(ids, 2)
@@ -108,7 +108,7 @@ async def one_way_loss(world: World) -> None:
     world.heal()
 
 
-async def loss_5(world: World) -> None:
+async def loss_5(world: SimCluster) -> None:
     """One packet in twenty is lost, and a member crashes."""
     ids = await _formed(world)
     for number in range(10):
@@ -117,13 +117,13 @@ async def loss_5(world: World) -> None:
     await world.crash(world.rng.choice(ids[1:]))
 
 
-async def loss_20(world: World) -> None:
+async def loss_20(world: SimCluster) -> None:
     """One packet in five is lost, and no stream helps: accusations must be refuted in time."""
     await _formed(world)
     await trio.sleep(40)
 
 
-async def overloaded_third(world: World) -> None:
+async def overloaded_third(world: SimCluster) -> None:
     """A third of the members stop and go: their packets wait for seconds, in and out."""
     ids = await _formed(world)
     for victim in (victims := world.rng.sample(ids, len(ids) // 3)):
@@ -135,7 +135,7 @@ async def overloaded_third(world: World) -> None:
         world.slow(victim, 0)
 
 
-async def _stop_and_go(world: World, victim: str, times: int) -> None:
+async def _stop_and_go(world: SimCluster, victim: str, times: int) -> None:
     for _ in range(times):
         world.pause(victim)
         await trio.sleep(world.rng.uniform(1, 16))
@@ -143,7 +143,7 @@ async def _stop_and_go(world: World, victim: str, times: int) -> None:
         await trio.sleep(world.rng.uniform(0.1, 4))
 
 
-async def name_conflict(world: World) -> None:
+async def name_conflict(world: SimCluster) -> None:
     """A second member claims a name that is taken: the majority sends it away."""
     ids = await _formed(world)
     victim = world.rng.choice(ids[1:])
@@ -157,13 +157,13 @@ async def name_conflict(world: World) -> None:
         )
 
 
-async def leave_storm(world: World) -> None:
+async def leave_storm(world: SimCluster) -> None:
     """Half of the members leave at the same time."""
     ids = await _formed(world, 16)
     await world.leave(*world.rng.sample(ids[1:], len(ids) // 2))
 
 
-async def event_storm(world: World) -> None:
+async def event_storm(world: SimCluster) -> None:
     """Everyone sends events as fast as it can, while members come."""
     ids = await _formed(world)
 
@@ -178,7 +178,7 @@ async def event_storm(world: World) -> None:
         await world.grow(4)
 
 
-async def snapshot_restart(world: World) -> None:
+async def snapshot_restart(world: SimCluster) -> None:
     """Members crash and come back with their clocks: no event is delivered again."""
     ids = await _formed(world)
     for number in range(20):
@@ -191,7 +191,7 @@ async def snapshot_restart(world: World) -> None:
         await trio.sleep(world.rng.expovariate(2))
 
 
-async def chaos(world: World) -> None:
+async def chaos(world: SimCluster) -> None:
     """Whatever may happen happens, at random."""
     ids = await _formed(world, 10)
     rng = world.rng
@@ -228,26 +228,28 @@ SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
         Scenario.of(steady),
-        Scenario.of(mass_join, link=Link(duplicate=0.02, reorder=0.05)),
-        Scenario.of(rolling_restart, shows={"drop"}),
-        Scenario.of(crash_wave, shows={"suspicion", "failure", "drop"}),
-        Scenario.of(partition_heal, shows={"suspicion", "drop"}),
-        Scenario.of(flapping_link, shows={"suspicion", "refutation", "drop"}),
-        Scenario.of(one_way_loss, shows={"drop"}),
-        Scenario.of(loss_5, link=_LOSSY, shows={"suspicion", "failure", "drop"}),
+        Scenario.of(mass_join, link=LinkConditions(duplicate=0.02, reorder=0.05)),
+        Scenario.of(rolling_restart, must_observe={"drop"}),
+        Scenario.of(crash_wave, must_observe={"suspicion", "failure", "drop"}),
+        Scenario.of(partition_heal, must_observe={"suspicion", "drop"}),
+        Scenario.of(flapping_link, must_observe={"suspicion", "refutation", "drop"}),
+        Scenario.of(one_way_loss, must_observe={"drop"}),
+        Scenario.of(loss_5, link=_LOSSY, must_observe={"suspicion", "failure", "drop"}),
         Scenario.of(
             loss_20,
             link=attrs.evolve(_LOSSY, loss=0.2),
             config=_NO_STREAM_PINGS,
-            shows={"suspicion", "refutation", "drop"},
+            must_observe={"suspicion", "refutation", "drop"},
             count_false_alarms=True,
         ),
-        Scenario.of(overloaded_third, shows={"suspicion", "refutation"}, count_false_alarms=True),
+        Scenario.of(
+            overloaded_third, must_observe={"suspicion", "refutation"}, count_false_alarms=True
+        ),
         Scenario.of(name_conflict),
         Scenario.of(leave_storm),
-        Scenario.of(event_storm, link=Link(duplicate=0.05, reorder=0.1)),
-        Scenario.of(snapshot_restart, shows={"drop"}),
-        Scenario.of(key_rotation, link=_LOSSY, config=ENCRYPTED, shows={"drop"}),
+        Scenario.of(event_storm, link=LinkConditions(duplicate=0.05, reorder=0.1)),
+        Scenario.of(snapshot_restart, must_observe={"drop"}),
+        Scenario.of(key_rotation, link=_LOSSY, config=ENCRYPTED, must_observe={"drop"}),
         Scenario.of(chaos),
     )
 }

@@ -18,7 +18,7 @@ _AT_ONCE: Final = 1e-6
 """Seconds until an alarm that was due meanwhile: 0 would be none."""
 
 
-class TookTooLong(Exception):
+class SimulationTimeout(Exception):
     """A simulation was cut off."""
 
 
@@ -61,7 +61,7 @@ def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) 
         yield
     except (KeyboardInterrupt, BaseExceptionGroup) as error:
         if rung:
-            raise TookTooLong(_told(seconds)) from error
+            raise SimulationTimeout(_told(seconds)) from error
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -71,7 +71,7 @@ def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) 
             left = alarm - (time.monotonic() - began)
             signal.setitimer(signal.ITIMER_REAL, max(left, _AT_ONCE), again)
     if rung:
-        raise TookTooLong(_told(seconds))
+        raise SimulationTimeout(_told(seconds))
 
 
 def _told(seconds: float) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 import trio
 
 
-class Agenda(Protocol):
+class EventQueue(Protocol):
     """What happens at instants of its own."""
 
     @property
@@ -35,7 +35,7 @@ class VirtualClock(trio.abc.Clock):
     """
 
     def __init__(self) -> None:
-        self.agenda: Agenda | None = None
+        self.agenda: EventQueue | None = None
         self._now = 0.0
 
     def start_clock(self) -> None:

@@ -13,7 +13,7 @@ _NAMES_LOGGED = 256
 """Names come from anybody, so those that were complained of are not remembered without end."""
 
 
-class Admission:
+class AdmissionPolicy:
     """The hooks of the options, and what is said when they refuse somebody.
 
     Args:
@@ -26,7 +26,7 @@ class Admission:
         self._options = options
         self._logged: set[str] = set()
 
-    def refusal(self, message: Alive, addr: bytes, *, is_full: bool) -> Refused | None:
+    def check(self, message: Alive, addr: bytes, *, is_full: bool) -> Refused | None:
         """Give the reason why a member may not come in at this address, or None if it may.
 
         Args:

@@ -21,10 +21,10 @@ class Awareness:
         self.score = 0
         self._highest = max_multiplier - 1 if enabled else 0
 
-    def apply(self, delta: int) -> None:
+    def apply_delta(self, delta: int) -> None:
         """Add to the score, within its bounds; a negative `delta` is good news."""
         self.score = min(max(self.score + delta, 0), self._highest)
 
-    def scale(self, seconds: float) -> float:
+    def scale_timeout(self, seconds: float) -> float:
         """Stretch a timeout or an interval by the score: × 1 while well, up to × the maximum."""
         return seconds * (self.score + 1)

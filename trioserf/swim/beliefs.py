@@ -7,14 +7,14 @@ import logging
 import random
 from collections.abc import Callable
 
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.swim.awareness import Awareness
-from trioserf.swim.broadcast_queue import BroadcastQueue, Done
+from trioserf.swim.broadcast_queue import BroadcastQueue, OnDone
 from trioserf.swim.config import Timing
-from trioserf.swim.events import Joined, Left, Notice, Recovered, Suspected, Updated
+from trioserf.swim.events import Joined, Left, MembershipEvent, Recovered, Suspected, Updated
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.options import SwimOptions
-from trioserf.swim.protocol_versions import shared
+from trioserf.swim.protocol_versions import intern_versions
 from trioserf.swim.roster import Roster
 from trioserf.swim.suspicion import Suspicions
 from trioserf.wire.swim_messages import ALIVE, DEAD, LEFT, SUSPECT, Alive, Dead, Message, Suspect
@@ -56,8 +56,8 @@ class Beliefs(Roster):
             timing.retransmit_mult, self.records.__len__, largest=options.largest_broadcast
         )
         self.awareness = Awareness(timing.awareness_max_multiplier, options.lha_probe)
-        self.notices: list[Notice] = []
-        self.tally = tally = Tally()
+        self.events: list[MembershipEvent] = []
+        self.counters = tally = Counters()
         self._alive_count = tally.counter("memberlist.msg.alive")
         self._suspect_count = tally.counter("memberlist.msg.suspect")
         self._dead_count = tally.counter("memberlist.msg.dead")
@@ -74,51 +74,51 @@ class Beliefs(Roster):
             accused,
             local.incarnation,
         )
-        self.awareness.apply(1)
-        self._broadcast(local, local.claim())
+        self.awareness.apply_delta(1)
+        self._broadcast(local, local.to_alive())
 
-    def _revive(
+    def _mark_alive(
         self,
         record: NodeRecord,
         message: Alive,
         addr: bytes,
         now: float,
-        on_done: Done | None = None,
+        on_done: OnDone | None = None,
     ) -> None:
         self._alive_count.add()
         before, old_meta = record.state, record.meta
         was_suspect = before is SUSPECT
         if was_suspect:
             suspicion = self._suspicions.get(record.name)
-            if suspicion is not None and suspicion.is_of(self.name):
+            if suspicion is not None and suspicion.was_confirmed_by(self.name):
                 log.info("%r has refuted the suspicion", record.name)
             self._suspicions.cancel(record.name)
         self._broadcast(record, message, urgent=was_suspect, on_done=on_done)
         record.incarnation = message.incarnation
         record.meta = message.meta
         if message.versions is not None:
-            record.versions = shared(message.versions)
-        record.move(addr, message.port)
+            record.versions = intern_versions(message.versions)
+        record.set_address(addr, message.port)
         if before is not ALIVE:
             self._set_state(record, ALIVE, now)
         if before >= DEAD:
-            self.notices.append(Joined(record))
+            self.events.append(Joined(record))
             return
         if was_suspect:
-            self.notices.append(Recovered(record))
+            self.events.append(Recovered(record))
         if old_meta != record.meta:
-            self.notices.append(Updated(record))
+            self.events.append(Updated(record))
 
-    def _accuse(self, record: NodeRecord, message: Suspect, now: float) -> None:
+    def _mark_suspect(self, record: NodeRecord, message: Suspect, now: float) -> None:
         self._suspect_count.add()
         self._broadcast(record, message)
         record.incarnation = message.incarnation
         self._set_state(record, SUSPECT, now)
-        self._suspicions.start(message, self.estimated_nodes, now)
-        self.notices.append(Suspected(record))
+        self._suspicions.start(message, self.estimated_size, now)
+        self.events.append(Suspected(record))
 
-    def _bury(
-        self, record: NodeRecord, message: Dead, now: float, on_done: Done | None = None
+    def _mark_dead(
+        self, record: NodeRecord, message: Dead, now: float, on_done: OnDone | None = None
     ) -> None:
         self._dead_count.add()
         self._suspicions.cancel(record.name)
@@ -126,7 +126,7 @@ class Beliefs(Roster):
         record.incarnation = message.incarnation
         by_itself = message.source == message.node
         self._set_state(record, LEFT if by_itself else DEAD, now)
-        self.notices.append(Left(record, by_itself))
+        self.events.append(Left(record, by_itself))
 
     def _broadcast(
         self,
@@ -134,7 +134,7 @@ class Beliefs(Roster):
         message: Message,
         *,
         urgent: bool = False,
-        on_done: Done | None = None,
+        on_done: OnDone | None = None,
     ) -> None:
         self.broadcasts.queue(
             self._encode(message),

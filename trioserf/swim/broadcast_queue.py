@@ -14,13 +14,13 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 
-from trioserf.counters import Series
+from trioserf.counters import Samples
 
 _SERIAL_BITS = 48
 _LARGEST = 65_507
 """No UDP packet has room for more, whatever its configured size."""
 
-Done = Callable[[], None]
+OnDone = Callable[[], None]
 
 
 def retransmit_limit(mult: int, n: int) -> int:
@@ -29,15 +29,15 @@ def retransmit_limit(mult: int, n: int) -> int:
 
 
 class _Broadcast:
-    __slots__ = ("data", "lane", "name", "on_done", "transmits")
+    __slots__ = ("data", "name", "on_done", "priority", "transmits")
 
     def __init__(
-        self, data: bytes, name: str | None, on_done: Done | None, lane: list[list[int]]
+        self, data: bytes, name: str | None, on_done: OnDone | None, lane: list[list[int]]
     ) -> None:
         self.data = data
         self.name = name
         self.on_done = on_done
-        self.lane = lane
+        self.priority = lane
         self.transmits = 0
 
 
@@ -96,7 +96,7 @@ class BroadcastQueue:
         self._picked: list[int] = []
         self._serial = 0
         self.bytes_queued = 0
-        self.sizes: Series | None = None
+        self.sizes: Samples | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -109,7 +109,7 @@ class BroadcastQueue:
         data: bytes,
         *,
         name: str | None = None,
-        on_done: Done | None = None,
+        on_done: OnDone | None = None,
         urgent: bool = False,
     ) -> None:
         """Add a message.
@@ -145,23 +145,23 @@ class BroadcastQueue:
         """Whether a message waits that was never sent."""
         return bool(self._urgent[0] or self._plain[0])
 
-    def has_news(self, times: int) -> bool:
+    def has_sent_at_most(self, times: int) -> bool:
         """Whether a message waits that was sent so many times at most."""
         return any(any(lane[: times + 1]) for lane in (self._urgent, self._plain))
 
-    def take(self, overhead: int, limit: int) -> list[bytes]:
+    def fill_packet(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
         if not self._waiting:
             return []
         taken = []
         for urgent in (True, False):
-            while (data := self.pick(limit - overhead, urgent=urgent)) is not None:
+            while (data := self.select(limit - overhead, urgent=urgent)) is not None:
                 taken.append(data)
                 limit -= len(data) + overhead
-        _call(self.settle())
+        _call(self.finish_packet())
         return taken
 
-    def pick(self, room: int, *, urgent: bool) -> bytes | None:
+    def select(self, room: int, *, urgent: bool) -> bytes | None:
         """Take the best message of at most `room` bytes out of one lane, for the packet at hand.
 
         It is not seen again before `settle`, which must follow when the packet is full.
@@ -174,13 +174,13 @@ class BroadcastQueue:
                 return self._waiting[key].data
         return None
 
-    def settle(self) -> list[Done]:
+    def finish_packet(self) -> list[OnDone]:
         """Put back what was picked for a packet, one tier on, unless it has now been sent enough.
 
         Returns:
             The callbacks of those that are done; the caller must call them.
         """
-        done: list[Done] = []
+        done: list[OnDone] = []
         if not self._picked:
             return done
         limit = retransmit_limit(self._mult, self._node_count())
@@ -194,7 +194,7 @@ class BroadcastQueue:
                 if broadcast.on_done is not None:
                     done.append(broadcast.on_done)
                 continue
-            lane = broadcast.lane
+            lane = broadcast.priority
             if len(lane) == broadcast.transmits:
                 lane.append([])
             insort(lane[broadcast.transmits], key)
@@ -207,7 +207,7 @@ class BroadcastQueue:
         Of those sent equally often the shortest go first, and of these the oldest: the reverse of
         the order in which they would have been picked.
         """
-        done: list[Done | None] = []
+        done: list[OnDone | None] = []
         for lane in (self._plain, self._urgent):
             for tier in reversed(lane):
                 surplus = tier[: max(0, len(self._waiting) - keep)]
@@ -217,9 +217,9 @@ class BroadcastQueue:
                     self._forget(key)
         _call(done)
 
-    def _remove(self, key: int) -> Done | None:
+    def _remove(self, key: int) -> OnDone | None:
         broadcast = self._waiting[key]
-        tier = broadcast.lane[broadcast.transmits]
+        tier = broadcast.priority[broadcast.transmits]
         del tier[bisect_left(tier, key)]
         self._forget(key)
         return broadcast.on_done
@@ -270,9 +270,9 @@ class FairFiller:
         """Whether a message waits that was never sent."""
         return any(queue.has_unsent for queue in self._queues)
 
-    def has_news(self, times: int) -> bool:
+    def has_sent_at_most(self, times: int) -> bool:
         """Whether a message waits that was sent so many times at most."""
-        return any(queue.has_news(times) for queue in self._queues)
+        return any(queue.has_sent_at_most(times) for queue in self._queues)
 
     def fill(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
@@ -280,14 +280,14 @@ class FairFiller:
         if not waiting:
             return []
         if len(waiting) == 1:
-            return self._queues[waiting[0]].take(overhead, limit)
+            return self._queues[waiting[0]].fill_packet(overhead, limit)
         taken: list[bytes] = []
         for place in waiting:
-            while (data := self._queues[place].pick(limit - overhead, urgent=True)) is not None:
+            while (data := self._queues[place].select(limit - overhead, urgent=True)) is not None:
                 taken.append(data)
                 limit -= len(data) + overhead
         self._share(waiting, taken, overhead, limit)
-        done = [call for place in waiting for call in self._queues[place].settle()]
+        done = [call for place in waiting for call in self._queues[place].finish_packet()]
         _call(done)
         return taken
 
@@ -298,7 +298,7 @@ class FairFiller:
             sent[place] = max(sent[place], poorest)
         while waiting:
             place = min(waiting, key=sent.__getitem__)
-            data = self._queues[place].pick(limit - overhead, urgent=False)
+            data = self._queues[place].select(limit - overhead, urgent=False)
             if data is None:
                 waiting = [other for other in waiting if other != place]
                 continue
@@ -307,7 +307,7 @@ class FairFiller:
             sent[place] += len(data) + overhead
 
 
-def _call(callbacks: Sequence[Done | None]) -> None:
+def _call(callbacks: Sequence[OnDone | None]) -> None:
     for callback in callbacks:
         if callback is not None:
             callback()

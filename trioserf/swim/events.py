@@ -63,4 +63,4 @@ class Refused:
     reason: str
 
 
-Notice = Joined | Left | Updated | Suspected | Recovered | Conflicted | Refused
+MembershipEvent = Joined | Left | Updated | Suspected | Recovered | Conflicted | Refused

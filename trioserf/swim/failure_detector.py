@@ -16,8 +16,8 @@ import attrs
 from trioserf.address import Address, address_of, packed
 from trioserf.swim.membership import Membership
 from trioserf.swim.node_record import NodeRecord
-from trioserf.swim.packet_outbox import Outgoing, understands_crc
-from trioserf.swim.peer_coordinates import Places
+from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
+from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import LEFT, SUSPECT, Ack, Dead, IndirectPing, Nack, Ping, Suspect
 
@@ -52,7 +52,7 @@ class Probe:
     incarnation: int
     address: Address
     started: float
-    patience: float
+    timeout: float
     on_ack: Callable[[], None]
     expected_nacks: int = 0
     nacks: int = 0
@@ -65,17 +65,17 @@ class Probe:
 
 
 @attrs.define(slots=True, eq=False)
-class _Relay:
+class _IndirectPing:
     """A ping for somebody else, whose ack or nack is handed on."""
 
     seq_no: int
-    asker: Address
+    requester: Address
     wants_nack: bool
     nack_at: float
     answered: bool = False
 
 
-class Detector:
+class FailureDetector:
     """The messages of the failure detector.
 
     Args:
@@ -91,8 +91,8 @@ class Detector:
         membership: Membership,
         address: Address,
         *,
-        outgoing: Outgoing,
-        places: Places,
+        outgoing: PacketOutbox,
+        places: PeerCoordinates,
         rng: random.Random,
     ) -> None:
         self._membership = membership
@@ -102,12 +102,12 @@ class Detector:
         self._places = places
         self._seq_no = rng.randrange(_SEQUENCE_NUMBERS)
         self._probes: dict[int, Probe] = {}
-        self._relays: dict[int, _Relay] = {}
-        self._alarms: list[tuple[float, int]] = []
+        self._relays: dict[int, _IndirectPing] = {}
+        self._nack_deadlines: list[tuple[float, int]] = []
 
     # --- our own probes ---
 
-    def begin(self, now: float, on_ack: Callable[[], None]) -> Probe | None:
+    def start_probe(self, now: float, on_ack: Callable[[], None]) -> Probe | None:
         """Ping the next member of the round; None if there is nobody to probe."""
         record = self._membership.next_probe_target(now)
         if record is None:
@@ -119,23 +119,23 @@ class Detector:
             record.incarnation,
             record.address,
             now,
-            membership.awareness.scale(timing.probe_interval),
+            membership.awareness.scale_timeout(timing.probe_interval),
             on_ack,
         )
         self._probes[probe.seq_no] = probe
         ping = self._ping(probe.seq_no, record.name)
         if record.state is SUSPECT and membership.options.buddy:
             suspicion = encode(Suspect(record.incarnation, record.name, self._name))
-            crc = understands_crc(record)
-            self._outgoing.send_alone([ping, suspicion], record.address, crc=crc)
+            crc = supports_crc(record)
+            self._outgoing.send_unfilled([ping, suspicion], record.address, crc=crc)
         else:
             self._outgoing.send(ping, record.address)
         return probe
 
-    def ask_others(self, probe: Probe) -> None:
+    def send_indirect_pings(self, probe: Probe) -> None:
         """Ask random peers to ping the member too, and to say so if it does not answer."""
         record = probe.record
-        peers = self._membership.random_peers(
+        peers = self._membership.k_random_nodes(
             self._membership.timing.indirect_checks, exclude=(record.name,)
         )
         for peer in peers:
@@ -147,12 +147,12 @@ class Detector:
             )
             self._outgoing.send(encode(request), peer.address)
 
-    def finish(self, probe: Probe, now: float, *, by_stream: bool) -> None:
+    def conclude_probe(self, probe: Probe, now: float, *, tcp_acked: bool) -> None:
         """Draw the conclusion of a probe for which no ack came, unless one came just now."""
         if probe.acked:
             return
-        self.forget(probe)
-        if by_stream:
+        self.drop_probe(probe)
+        if tcp_acked:
             _log.warning(
                 "%r answers on a stream, but not to packets; check that UDP gets through",
                 probe.record.name,
@@ -163,7 +163,7 @@ class Detector:
                 probe.record, probe.incarnation, probe.expected_nacks, probe.nacks, now
             )
 
-    def forget(self, probe: Probe) -> None:
+    def drop_probe(self, probe: Probe) -> None:
         """Give a probe up without any conclusion."""
         self._probes.pop(probe.seq_no, None)
 
@@ -173,7 +173,7 @@ class Detector:
 
     # --- what comes in ---
 
-    def take_ping(self, ping: Ping, source: Address) -> None:
+    def handle_ping(self, ping: Ping, source: Address) -> None:
         """Answer a ping, if it is for us; tell who pings us if we take it for gone.
 
         Who comes back at its old incarnation is not believed by those who know of its end. It
@@ -193,10 +193,10 @@ class Detector:
             return
         pinger = membership.records.get(ping.source_node)
         if pinger is not None and pinger.is_dead_or_left and pinger.name != self._name:
-            witness = pinger.name if pinger.state is LEFT else self._name
-            self._outgoing.send(encode(Dead(pinger.incarnation, pinger.name, witness)), to)
+            declared_by = pinger.name if pinger.state is LEFT else self._name
+            self._outgoing.send(encode(Dead(pinger.incarnation, pinger.name, declared_by)), to)
 
-    def take_indirect_ping(self, request: IndirectPing, source: Address, now: float) -> None:
+    def handle_indirect_ping(self, request: IndirectPing, source: Address, now: float) -> None:
         """Ping a member for somebody else."""
         if not request.port or len(self._relays) >= MAX_RELAYS:
             return
@@ -205,28 +205,28 @@ class Detector:
             asker = address_of(request.source_addr, request.source_port)
         seq_no = self._next_seq_no()
         nack_at = now + self._membership.timing.probe_timeout
-        self._relays[seq_no] = _Relay(request.seq_no, asker, request.nack, nack_at)
-        heappush(self._alarms, (nack_at, seq_no))
+        self._relays[seq_no] = _IndirectPing(request.seq_no, asker, request.nack, nack_at)
+        heappush(self._nack_deadlines, (nack_at, seq_no))
         self._outgoing.send(
             self._ping(seq_no, request.node), address_of(request.target, request.port)
         )
 
-    def take_ack(self, ack: Ack, now: float) -> None:
+    def handle_ack(self, ack: Ack, now: float) -> None:
         """Tell whoever waits for an ack that it has come; for a probe of ours that ends it."""
         probe = self._probes.pop(ack.seq_no, None)
         if probe is not None:
             probe.acked = True
             self._membership.probe_succeeded()
             if now - probe.started <= self._membership.timing.probe_timeout:
-                self._places.measured(probe.record.name, ack.payload, now - probe.started)
+                self._places.on_rtt(probe.record.name, ack.payload, now - probe.started)
             probe.on_ack()
             return
         relay = self._relays.get(ack.seq_no)
         if relay is not None and not relay.answered:
             relay.answered = True
-            self._outgoing.send(encode(Ack(relay.seq_no)), relay.asker)
+            self._outgoing.send(encode(Ack(relay.seq_no)), relay.requester)
 
-    def take_nack(self, nack: Nack) -> None:
+    def handle_nack(self, nack: Nack) -> None:
         """Count a peer's word that it works, though the probed member did not answer it."""
         probe = self._probes.get(nack.seq_no)
         if probe is not None:
@@ -235,32 +235,32 @@ class Detector:
     # --- the passing of time ---
 
     @property
-    def probing(self) -> int:
+    def pending_probes(self) -> int:
         """How many probes of ours wait for their acks: one, or none."""
         return len(self._probes)
 
     @property
-    def relaying(self) -> int:
+    def pending_indirect_pings(self) -> int:
         """How many pings for others are remembered, at most 4,096."""
         return len(self._relays)
 
     @property
     def next_deadline(self) -> float | None:
         """The instant at which `expire` has something to do, or None."""
-        return self._alarms[0][0] if self._alarms else None
+        return self._nack_deadlines[0][0] if self._nack_deadlines else None
 
     def expire(self, now: float) -> None:
         """Send nacks for relayed pings that nobody answered, and forget old ones."""
-        while self._alarms and self._alarms[0][0] <= now:
-            at, seq_no = heappop(self._alarms)
+        while self._nack_deadlines and self._nack_deadlines[0][0] <= now:
+            at, seq_no = heappop(self._nack_deadlines)
             relay = self._relays[seq_no]
             if relay.answered or at > relay.nack_at:
                 del self._relays[seq_no]
                 continue
             if relay.wants_nack:
-                self._outgoing.send(encode(Nack(relay.seq_no)), relay.asker)
+                self._outgoing.send(encode(Nack(relay.seq_no)), relay.requester)
             # A late ack is still of use to the asker, who waits for a whole probe interval.
-            heappush(self._alarms, (at + self._membership.timing.probe_interval, seq_no))
+            heappush(self._nack_deadlines, (at + self._membership.timing.probe_interval, seq_no))
 
     def _next_seq_no(self) -> int:
         self._seq_no = (self._seq_no + 1) % _SEQUENCE_NUMBERS

@@ -56,14 +56,14 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from trioserf.address import address_of, normalise
-from trioserf.swim.admission import Admission
+from trioserf.swim.admission import AdmissionPolicy
 from trioserf.swim.beliefs import MAX_INCARNATION, Beliefs
-from trioserf.swim.broadcast_queue import Done
+from trioserf.swim.broadcast_queue import OnDone
 from trioserf.swim.config import Timing
 from trioserf.swim.events import Conflicted
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.options import SwimOptions
-from trioserf.swim.protocol_versions import plausible, verify_versions
+from trioserf.swim.protocol_versions import is_valid_range, verify_versions
 from trioserf.wire.swim_messages import (
     ALIVE,
     DEAD,
@@ -118,7 +118,7 @@ class Membership(Beliefs):
         self.leaving = False
         self._addr = normalise(addr)
         self._port = port
-        self._admission = Admission(options)
+        self._admission = AdmissionPolicy(options)
 
     # What we say about ourselves
 
@@ -130,9 +130,9 @@ class Membership(Beliefs):
         """
         _check(meta)
         hello = Alive(1, self.name, self._addr, self._port, meta, versions)
-        self._revive(self._insert(hello.node, now), hello, self._addr, now)
+        self._mark_alive(self._insert(hello.node, now), hello, self._addr, now)
 
-    def update_meta(self, meta: bytes, now: float, on_done: Done | None = None) -> None:
+    def update_meta(self, meta: bytes, now: float, on_done: OnDone | None = None) -> None:
         """Announce new metadata of ours in a new incarnation.
 
         Args:
@@ -148,12 +148,12 @@ class Membership(Beliefs):
         if not self.leaving:
             local = self.local
             incarnation = min(local.incarnation + 1, MAX_INCARNATION)
-            news = attrs.evolve(local.claim(), incarnation=incarnation, meta=meta)
-            self._revive(local, news, local.addr, now, on_done)
+            news = attrs.evolve(local.to_alive(), incarnation=incarnation, meta=meta)
+            self._mark_alive(local, news, local.addr, now, on_done)
         elif on_done is not None:
             on_done()
 
-    def leave(self, now: float, on_done: Done | None = None) -> None:
+    def leave(self, now: float, on_done: OnDone | None = None) -> None:
         """Say goodbye: from now on we have left.
 
         Args:
@@ -165,7 +165,7 @@ class Membership(Beliefs):
             self.leaving = True
             has_audience = self.alive_count > 1
             goodbye = Dead(self.local.incarnation, self.name, self.name)
-            self._bury(self.local, goodbye, now, on_done if has_audience else None)
+            self._mark_dead(self.local, goodbye, now, on_done if has_audience else None)
             if has_audience:
                 return
         if on_done is not None:
@@ -178,7 +178,7 @@ class Membership(Beliefs):
         is_local = message.node == self.name
         if is_local and self.leaving:
             return
-        if message.versions is not None and not plausible(message.versions):
+        if message.versions is not None and not is_valid_range(message.versions):
             return
         addr = normalise(message.addr)
         if len(addr) not in _ADDRESS_LENGTHS:
@@ -186,14 +186,14 @@ class Membership(Beliefs):
         record = self.records.get(message.node)
         if record is None:
             if message.incarnation > 0 and self._admits(message, addr):
-                self._revive(self._insert(message.node, now), message, addr, now)
+                self._mark_alive(self._insert(message.node, now), message, addr, now)
         elif record.addr != addr or record.port != message.port:
             if self._admits(message, addr):
-                self._hear_from_elsewhere(record, message, addr, now)
+                self._handle_address_change(record, message, addr, now)
         elif is_local:
-            self._hear_of_ourselves(message)
+            self._handle_alive_about_self(message)
         elif message.incarnation > record.incarnation:
-            self._revive(record, message, addr, now)
+            self._mark_alive(record, message, addr, now)
 
     def suspect(self, message: Suspect, now: float) -> None:
         """Weigh an accusation: somebody could not reach a member."""
@@ -210,7 +210,7 @@ class Membership(Beliefs):
         if record.name == self.name:
             self._refute(message.incarnation, f"suspect, by {message.source!r}")
         else:
-            self._accuse(record, message, now)
+            self._mark_suspect(record, message, now)
 
     def dead(self, message: Dead, now: float) -> None:
         """Weigh an obituary, or a member's own goodbye."""
@@ -220,7 +220,7 @@ class Membership(Beliefs):
         if record.name == self.name:
             self._refute(message.incarnation, f"dead, by {message.source!r}")
         else:
-            self._bury(record, message, now)
+            self._mark_dead(record, message, now)
 
     def merge(self, states: Iterable[NodeState], now: float) -> None:
         """Take in the table of another member (spec: push/pull merge).
@@ -229,10 +229,10 @@ class Membership(Beliefs):
             VersionMismatch: the clusters' versions exclude each other; then nothing is merged.
         """
         states = tuple(states)
-        self.verify(states)
-        self.merge_rows(states, now)
+        self.verify_protocol(states)
+        self.merge_nodes(states, now)
 
-    def verify(self, states: Iterable[NodeState]) -> None:
+    def verify_protocol(self, states: Iterable[NodeState]) -> None:
         """See whether the table of another member may be merged with ours.
 
         Raises:
@@ -240,13 +240,13 @@ class Membership(Beliefs):
         """
         verify_versions(states, self.records.values())
 
-    def merge_rows(self, states: Iterable[NodeState], now: float) -> None:
+    def merge_nodes(self, states: Iterable[NodeState], now: float) -> None:
         """Take in some rows of a table that was verified as a whole."""
         for state in states:
             record = self.records.get(state.name)
             if state.state is ALIVE:
                 # Most of a foreign table is known: see that without making a message of it.
-                known = record is not None and record.is_repeated_by(state)
+                known = record is not None and record.is_stale(state)
                 if not known or state.name == self.name:
                     self.alive(_claim(state), now)
             elif record is None or record.is_dead_or_left:
@@ -260,7 +260,7 @@ class Membership(Beliefs):
 
     def probe_succeeded(self) -> None:
         """Note that a probe was answered, directly or not: our health is better than thought."""
-        self.awareness.apply(-1)
+        self.awareness.apply_delta(-1)
 
     def probe_failed(
         self, record: NodeRecord, incarnation: int, expected_nacks: int, nacks: int, now: float
@@ -276,14 +276,14 @@ class Membership(Beliefs):
                 any, may be our own fault and count against our health (Lifeguard §IV-A).
             now: the instant.
         """
-        self.awareness.apply(max(0, expected_nacks - nacks) if expected_nacks else 1)
+        self.awareness.apply_delta(max(0, expected_nacks - nacks) if expected_nacks else 1)
         if record.state is ALIVE and incarnation >= record.incarnation:
             log.info("%r (%s) does not answer; suspecting it", record.name, record.address)
         self.suspect(Suspect(incarnation, record.name, self.name), now)
 
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whoever has not refuted in time. Early calls are harmless."""
-        for suspicion in self._suspicions.due(now):
+        for suspicion in self._suspicions.pop_expired(now):
             record = self.records.get(suspicion.node)
             if record is None or record.state is not SUSPECT:
                 continue
@@ -294,12 +294,12 @@ class Membership(Beliefs):
                 record.name,
                 suspicion.confirmations,
             )
-            if suspicion.is_doubted:
+            if suspicion.lacks_confirmations:
                 self._doubtful_count.add()
-            self._bury(record, Dead(record.incarnation, record.name, self.name), now)
+            self._mark_dead(record, Dead(record.incarnation, record.name, self.name), now)
 
     @property
-    def suspected(self) -> int:
+    def suspect_count(self) -> int:
         """How many members are suspected."""
         return len(self._suspicions)
 
@@ -308,7 +308,7 @@ class Membership(Beliefs):
         """When to call `expire_suspicions` next; None while nobody is suspected."""
         return self._suspicions.next_deadline
 
-    def _hear_from_elsewhere(
+    def _handle_address_change(
         self, record: NodeRecord, message: Alive, addr: bytes, now: float
     ) -> None:
         name_is_free = record.state is LEFT or (
@@ -316,7 +316,7 @@ class Membership(Beliefs):
             and 0 < self.options.dead_node_reclaim_time < now - record.state_change
         )
         if name_is_free:
-            self._revive(record, message, addr, now)
+            self._mark_alive(record, message, addr, now)
             return
         log.warning(
             "two members claim the name %r: %s, which holds it, and %s",
@@ -324,9 +324,9 @@ class Membership(Beliefs):
             record.address,
             address_of(addr, message.port),
         )
-        self.notices.append(Conflicted(record, addr, message.port))
+        self.events.append(Conflicted(record, addr, message.port))
 
-    def _hear_of_ourselves(self, message: Alive) -> None:
+    def _handle_alive_about_self(self, message: Alive) -> None:
         local = self.local
         if message.incarnation < local.incarnation:
             return
@@ -338,9 +338,9 @@ class Membership(Beliefs):
         is_full = message.node not in self.records and (
             len(self.records) >= self.options.max_members
         )
-        refusal = self._admission.refusal(message, addr, is_full=is_full)
+        refusal = self._admission.check(message, addr, is_full=is_full)
         if refusal is not None:
-            self.notices.append(refusal)
+            self.events.append(refusal)
         return refusal is None
 
 

@@ -5,7 +5,7 @@ import attrs
 from trioserf.address import Address, address_of
 from trioserf.wire.swim_messages import DEAD, Alive, NodeState, State, Versions
 
-UNANNOUNCED = Versions(0, 0, 0, 0, 0, 0)
+NO_VERSIONS = Versions(0, 0, 0, 0, 0, 0)
 """What we note for a member that announced no versions; it is never sent and never compared."""
 
 
@@ -46,13 +46,13 @@ class NodeRecord:
         """Whether it is dead or has left."""
         return self.state >= DEAD
 
-    def move(self, addr: bytes, port: int) -> None:
+    def set_address(self, addr: bytes, port: int) -> None:
         """Give it another address."""
         self.addr = addr
         self.port = port
         self._address = None
 
-    def claim(self) -> Alive:
+    def to_alive(self) -> Alive:
         """Say of it what it says of itself."""
         return Alive(
             self.incarnation, self.name, self.addr, self.port, self.meta, self._announced()
@@ -70,7 +70,7 @@ class NodeRecord:
             self._announced(),
         )
 
-    def is_repeated_by(self, other: NodeState) -> bool:
+    def is_stale(self, other: NodeState) -> bool:
         """Tell whether another table's claim that it lives holds nothing new."""
         return (
             other.incarnation <= self.incarnation
@@ -79,4 +79,4 @@ class NodeRecord:
         )
 
     def _announced(self) -> Versions | None:
-        return None if self.versions is UNANNOUNCED else self.versions
+        return None if self.versions is NO_VERSIONS else self.versions

@@ -12,12 +12,12 @@ Packet = tuple[bytes, Address]
 _CRC_FROM_PROTOCOL = 5
 
 
-def understands_crc(record: NodeRecord | None) -> bool:
+def supports_crc(record: NodeRecord | None) -> bool:
     """Tell whether a member is known to understand packets with a checksum."""
     return record is not None and record.versions.protocol_max >= _CRC_FROM_PROTOCOL
 
 
-class Outgoing:
+class PacketOutbox:
     """Packets to be sent, and the queues that they are filled from.
 
     Args:
@@ -44,7 +44,7 @@ class Outgoing:
             parts += self.filler.fill(PART_OVERHEAD, self.codec.budget(len(message)))
         self._pack(parts, to, crc=False)
 
-    def send_alone(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
+    def send_unfilled(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
         """Send messages as they are, in one packet."""
         self._pack(parts, to, crc=crc)
 
@@ -54,7 +54,7 @@ class Outgoing:
             parts = self.filler.fill(PART_OVERHEAD, self.codec.budget(0))
             if not parts:
                 return
-            self._pack(parts, record.address, crc=understands_crc(record))
+            self._pack(parts, record.address, crc=supports_crc(record))
 
     def _pack(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
         for data in self.codec.pack(parts, crc=crc):

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 from trioserf.coordinate import ORIGIN, Coordinate, CoordinateClient, distance
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.wire import swim_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.serf_payloads import decode_coordinate, encode_coordinate
@@ -14,7 +14,7 @@ from trioserf.wire.swim_messages import Ack
 _log = logging.getLogger("trioserf.serf")
 
 
-class Places:
+class PeerCoordinates:
     """Where members are.
 
     Args:
@@ -25,12 +25,12 @@ class Places:
     """
 
     def __init__(
-        self, name: str, rng: random.Random, *, enabled: bool, tally: Tally | None = None
+        self, name: str, rng: random.Random, *, enabled: bool, tally: Counters | None = None
     ) -> None:
         self._name = name
         self._enabled = enabled
         self._client = CoordinateClient(rng)
-        tally = tally or Tally()
+        tally = tally or Counters()
         self._rejected = tally.counter("serf.coordinate.rejected")
         self._moves = tally.values("serf.coordinate.adjustment-ms")
         self._others: dict[str, Coordinate] = {}
@@ -45,7 +45,7 @@ class Places:
         """How often we had to begin anew."""
         return self._client.resets
 
-    def measured(self, name: str, payload: bytes, rtt: float) -> None:
+    def on_rtt(self, name: str, payload: bytes, rtt: float) -> None:
         """Take in the payload of a direct ack and its round trip in seconds; faults are logged."""
         if not self._enabled or not payload:
             return
@@ -61,7 +61,7 @@ class Places:
         self._others[name] = other
         self._payload = encode_coordinate(self._client.coordinate)
 
-    def find(self, name: str | None) -> Coordinate | None:
+    def get(self, name: str | None) -> Coordinate | None:
         """Give a member's coordinate as last heard, or our own (None or our name)."""
         if not self._enabled:
             return None
@@ -69,7 +69,7 @@ class Places:
             return self._client.coordinate
         return self._others.get(name)
 
-    def keep(self, knows: Callable[[str], object | None]) -> None:
+    def forget_missing(self, knows: Callable[[str], object | None]) -> None:
         """Drop what is remembered of those who are members no more."""
         for name in [name for name in self._others if knows(name) is None]:
             self._client.forget_node(name)

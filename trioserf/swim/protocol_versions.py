@@ -2,24 +2,24 @@
 
 from collections.abc import Iterable, Iterator
 
-from trioserf.swim.node_record import UNANNOUNCED, NodeRecord
+from trioserf.swim.node_record import NO_VERSIONS, NodeRecord
 from trioserf.wire.swim_messages import ALIVE, OUR_VERSIONS, SUSPECT, NodeState, State, Versions
 
 _SHARED_AT_MOST = 256
-_shared: dict[Versions, Versions] = {OUR_VERSIONS: OUR_VERSIONS, UNANNOUNCED: UNANNOUNCED}
+_shared: dict[Versions, Versions] = {OUR_VERSIONS: OUR_VERSIONS, NO_VERSIONS: NO_VERSIONS}
 
 
 class VersionMismatch(ValueError):
     """A member of either side speaks a version that some other member does not understand."""
 
 
-def plausible(versions: Versions) -> bool:
+def is_valid_range(versions: Versions) -> bool:
     """Tell whether announced versions make sense; an alive message with others is ignored."""
     least, most = versions[0], versions[1]
     return 0 < least <= most
 
 
-def shared(versions: Versions) -> Versions:
+def intern_versions(versions: Versions) -> Versions:
     """Give one object for all equal versions: clusters have few, tables have thousands of rows.
 
     The store is bounded, for versions come from anybody.
@@ -66,5 +66,5 @@ def _announced(
     for view in (remote, local):
         for node in view:
             versions, state = node.versions, node.state
-            if versions and versions != UNANNOUNCED and state <= SUSPECT:
+            if versions and versions != NO_VERSIONS and state <= SUSPECT:
                 yield node.name, state, versions

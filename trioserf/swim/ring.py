@@ -40,7 +40,7 @@ class Ring:
         place = int(self._rng.random() * len(records))
         records[place], records[-1] = record, records[place]
 
-    def advance(self) -> NodeRecord | None:
+    def next_probe(self) -> NodeRecord | None:
         """Give the next record of the round, or None at its end: then start another."""
         if self._next >= len(self._records):
             return None
@@ -48,7 +48,7 @@ class Ring:
         self._next += 1
         return record
 
-    def restart(self, drop: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
+    def start_round(self, drop: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
         """Start a new round in a new order, without the records that are to be dropped.
 
         Returns:
@@ -63,7 +63,7 @@ class Ring:
         self._next = 0
         return dropped
 
-    def choose(self, k: int, predicate: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
+    def k_random(self, k: int, predicate: Callable[[NodeRecord], bool]) -> list[NodeRecord]:
         """Choose up to k distinct records at random (spec: random choice).
 
         Few records are all looked at. Of many only 3n are drawn, so fewer than k may be found

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Container
 
 from trioserf.swim.config import Timing
-from trioserf.swim.node_record import UNANNOUNCED, NodeRecord
+from trioserf.swim.node_record import NO_VERSIONS, NodeRecord
 from trioserf.swim.ring import Ring
 from trioserf.wire.swim_messages import ALIVE, DEAD, SUSPECT, NodeState, State
 
@@ -35,7 +35,7 @@ class Roster:
         self.timing = timing
         self.records: dict[str, NodeRecord] = {}
         self._ring = Ring(rng)
-        self._gone = 0
+        self._dead_or_left = 0
 
     @property
     def local(self) -> NodeRecord:
@@ -47,16 +47,16 @@ class Roster:
         return self.records[self.name]
 
     @property
-    def estimated_nodes(self) -> int:
+    def estimated_size(self) -> int:
         """The size of the cluster in formulas: all records, ours and the lately dead included."""
         return len(self.records)
 
     @property
     def alive_count(self) -> int:
         """How many members are neither dead nor gone, ourselves included while we stay."""
-        return len(self.records) - self._gone
+        return len(self.records) - self._dead_or_left
 
-    def random_peers(
+    def k_random_nodes(
         self,
         k: int,
         *,
@@ -71,7 +71,7 @@ class Roster:
             predicate: whom to choose; those alive, unless told otherwise.
         """
         own = self.name
-        return self._ring.choose(
+        return self._ring.k_random(
             k,
             lambda record: record.name != own and record.name not in exclude and predicate(record),
         )
@@ -88,11 +88,11 @@ class Roster:
                 record.state is DEAD and record.state_change > died_after
             )
 
-        return self.random_peers(self.timing.gossip_nodes, predicate=listens)
+        return self.k_random_nodes(self.timing.gossip_nodes, predicate=listens)
 
     def push_pull_peer(self) -> NodeRecord | None:
         """Choose somebody alive to exchange tables with, or None."""
-        peers = self.random_peers(1)
+        peers = self.k_random_nodes(1)
         return peers[0] if peers else None
 
     def node_states(self) -> tuple[NodeState, ...]:
@@ -112,7 +112,7 @@ class Roster:
         return target
 
     def _next_in_round(self) -> NodeRecord | None:
-        while (record := self._ring.advance()) is not None:
+        while (record := self._ring.next_probe()) is not None:
             if not record.is_dead_or_left and record.name != self.name:
                 return record
         return None
@@ -127,18 +127,18 @@ class Roster:
                 and record.name != self.name
             )
 
-        for record in self._ring.restart(is_forgotten):
+        for record in self._ring.start_round(is_forgotten):
             del self.records[record.name]
-            self._gone -= 1
+            self._dead_or_left -= 1
 
     def _insert(self, name: str, now: float) -> NodeRecord:
-        record = NodeRecord(name, b"", 0, b"", UNANNOUNCED, 0, DEAD, now)
+        record = NodeRecord(name, b"", 0, b"", NO_VERSIONS, 0, DEAD, now)
         self.records[name] = record
         self._ring.insert(record)
-        self._gone += 1
+        self._dead_or_left += 1
         return record
 
     def _set_state(self, record: NodeRecord, state: State, now: float) -> None:
-        self._gone += (state >= DEAD) - record.is_dead_or_left
+        self._dead_or_left += (state >= DEAD) - record.is_dead_or_left
         record.state = state
         record.state_change = now

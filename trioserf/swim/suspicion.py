@@ -43,7 +43,7 @@ def suspicion_timeout(mult: int, n: int, interval: float) -> float:
     return mult * math.floor(scale * 1000) * interval / 1000
 
 
-def wanted_confirmations(mult: int, n: int) -> int:
+def required_confirmations(mult: int, n: int) -> int:
     """Give the number of independent confirmations that bring a suspicion down to its minimum.
 
     It is 0 where the cluster has too few members to ever confirm that often: then the time is
@@ -118,11 +118,11 @@ class Suspicion:
         return len(self._accusers) - 1
 
     @property
-    def is_doubted(self) -> bool:
+    def lacks_confirmations(self) -> bool:
         """Whether more confirmations were wanted than came: the fault may be the accuser's."""
         return self.confirmations < self._k
 
-    def is_of(self, member: str) -> bool:
+    def was_confirmed_by(self, member: str) -> bool:
         """Tell whether this member is among the accusers that counted."""
         return member in self._accusers
 
@@ -183,7 +183,7 @@ class Suspicions:
         suspicion = Suspicion(
             accusation.node,
             accusation.incarnation,
-            wanted_confirmations(timing.suspicion_mult, n) if self._shortened else 0,
+            required_confirmations(timing.suspicion_mult, n) if self._shortened else 0,
             minimum,
             minimum * timing.suspicion_max_timeout_mult,
             now,
@@ -203,7 +203,7 @@ class Suspicions:
         """Forget the suspicion against `node`, if one is running."""
         self._running.pop(node, None)
 
-    def due(self, now: float) -> list[Suspicion]:
+    def pop_expired(self, now: float) -> list[Suspicion]:
         """Take out those whose deadline has come, the earliest first."""
         overdue = []
         while (deadline := self.next_deadline) is not None and deadline <= now:

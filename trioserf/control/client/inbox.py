@@ -7,14 +7,14 @@ from typing import Any, Generic, Self, TypeVar
 
 import trio
 
-from trioserf.control.client.replies import fault_of
+from trioserf.control.client.replies import error_from
 from trioserf.control.errors import ControlError
 
 Record = dict[str, Any]
 RecordT = TypeVar("RecordT")
 
 
-class Inbox:
+class RecordBuffer:
     """Records of one stream, between the connection's reader and the stream's."""
 
     def __init__(self, buffer: int) -> None:
@@ -28,7 +28,7 @@ class Inbox:
     def put(self, record: Record) -> None:
         """Keep a record, or count it as missed."""
         if record.get("ok") is False:
-            self.fail(fault_of(record))
+            self.fail(error_from(record))
             return
         if len(self._kept) < self._buffer and not self._missed:
             self._kept.append(record)
@@ -79,7 +79,7 @@ class Records(Generic[RecordT]):
 
     def __init__(
         self,
-        inbox: Inbox,
+        inbox: RecordBuffer,
         show: Callable[[Mapping[str, Any]], RecordT],
         begin: Callable[[], Awaitable[object]],
         stop: Callable[[], Awaitable[None]],

@@ -10,22 +10,22 @@ from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.connect import PATIENT, PROMPT, Action
 from trioserf.control.client.records import (
     CoordinateInfo,
+    Dropped,
     KeyReport,
     LogEntry,
     MemberInfo,
-    Missed,
     QueryRecord,
 )
 from trioserf.control.client.replies import (
     coordinate_of,
-    fault_of,
+    error_from,
     key_report_of,
     log_entry_of,
+    map_records,
     member_of,
     query_record_of,
-    shown,
 )
-from trioserf.control.client.session import Line, Session
+from trioserf.control.client.session import Session, SyncSocket
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import with_payload
 
@@ -37,7 +37,7 @@ class JsonSession(Session):
 
     protocol: Literal["json"] = "json"
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: SyncSocket) -> None:
         super().__init__(line)
         self._data = b""
 
@@ -51,7 +51,7 @@ class JsonSession(Session):
             ControlError: also `disconnected` or `protocol` when no JSON is spoken there.
         """
         with ExitStack() as unfinished:
-            session = cls(Line(address, timeout))
+            session = cls(SyncSocket(address, timeout))
             unfinished.callback(session.close)
             if auth:
                 session._ask("auth", {"key": auth}, timeout)
@@ -91,7 +91,7 @@ class JsonSession(Session):
         more |= {} if timeout is None else {"timeout": timeout}
         more |= {} if first is None else {"first": first}
         seq = self._open("query", more)
-        return shown(query_record_of, self._records(seq, (timeout or 0) + PATIENT, "done"))
+        return map_records(query_record_of, self._records(seq, (timeout or 0) + PATIENT, "done"))
 
     def respond(self, id: int, payload: bytes) -> None:  # noqa: A002
         """Answer a query."""
@@ -144,7 +144,7 @@ class JsonSession(Session):
     def monitor(self, level: str = "INFO") -> Generator[LogEntry, None, None]:
         """Follow the agent's log."""
         seq = self._open("monitor", {"level": level})
-        return shown(_log_entry, self._records(seq))
+        return map_records(_log_entry, self._records(seq))
 
     def stream(
         self, types: Sequence[str] = (), *, coalesce: bool = False, answers: bool = False
@@ -160,9 +160,9 @@ class JsonSession(Session):
         self._line.wait(wait)
         self._line.send(json.dumps(request).encode("ascii") + b"\n")
         while (reply := self._next()).get("seq") != self._seq or "ok" not in reply:
-            self._keep(reply)
+            self._route(reply)
         if not reply["ok"]:
-            raise fault_of(reply)
+            raise error_from(reply)
         return {key: value for key, value in reply.items() if key not in ("seq", "ok")}
 
     def _open(self, command: str, parameters: Record) -> int:
@@ -186,18 +186,18 @@ class JsonSession(Session):
                 record = self._take(seq)
                 if record is None:
                     self._line.wait(timeout)
-                    self._keep(self._next())
+                    self._route(self._next())
                     continue
                 done = record.get("type") == last or record.get("ok") is False
                 if record.get("ok") is False:
-                    raise fault_of(record)
+                    raise error_from(record)
                 yield record
         finally:
             self._drop(seq)
             if not done:
-                self._forget(seq)
+                self._stop_stream(seq)
 
-    def _forget(self, seq: int) -> None:
+    def _stop_stream(self, seq: int) -> None:
         """Stop a stream that its reader left; a connection that is gone has stopped it."""
         self._seq += 1
         request = {"command": "stop", "seq": self._seq, "stop": seq}
@@ -206,7 +206,7 @@ class JsonSession(Session):
         except ControlError:
             return
 
-    def _keep(self, record: Record) -> None:
+    def _route(self, record: Record) -> None:
         """Put a record with its stream."""
         self._put(record.pop("seq", None), record)
 
@@ -227,6 +227,6 @@ class JsonSession(Session):
 
 def _log_entry(record: Mapping[str, Any]) -> LogEntry:
     entry = log_entry_of(record)
-    if isinstance(entry, Missed):
+    if isinstance(entry, Dropped):
         return LogEntry("", "WARN", "control", f"{entry.lost} lines were lost on the way")
     return entry

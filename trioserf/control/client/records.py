@@ -127,11 +127,11 @@ class QueryEvent(NamedTuple):
     event: str = "query"
 
 
-class Missed(NamedTuple):
+class Dropped(NamedTuple):
     """We were too slow: `lost` records before this place were not delivered."""
 
     lost: int
     event: str = "dropped"
 
 
-AgentEvent = MemberEvent | UserEvent | QueryEvent | Missed
+AgentEvent = MemberEvent | UserEvent | QueryEvent | Dropped

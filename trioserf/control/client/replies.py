@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from trioserf.control.client.records import (
     AgentEvent,
     CoordinateInfo,
+    Dropped,
     KeyReport,
     LogEntry,
     MemberEvent,
     MemberInfo,
-    Missed,
     QueryAck,
     QueryAnswer,
     QueryDone,
@@ -29,7 +29,7 @@ Record = Mapping[str, Any]
 ShownT = TypeVar("ShownT")
 
 
-def shown(
+def map_records(
     show: Callable[[Record], ShownT], records: Generator[dict[str, Any], None, None]
 ) -> Generator[ShownT, None, None]:
     """Give records as something else; leaving it early leaves the records, too."""
@@ -73,7 +73,7 @@ def coordinate_of(reply: Record) -> CoordinateInfo:
     )
 
 
-def fault_of(reply: Record) -> ControlError:
+def error_from(reply: Record) -> ControlError:
     """Make an error of a reply; details are what stands beside code and message."""
     error = dict(reply["error"])
     code, message = error.pop("code"), error.pop("message")
@@ -98,7 +98,7 @@ def event_of(record: Record) -> AgentEvent:
     """Read an event."""
     match record:
         case {"event": "dropped", "count": count}:
-            return Missed(count)
+            return Dropped(count)
         case {"event": "user", "time": time, "ltime": ltime, "name": name, "coalesce": coalesce}:
             return UserEvent(time, ltime, name, payload_of(record), coalesce)
         case {"event": "query", "time": time, "id": number, "ltime": ltime, "name": name}:
@@ -109,11 +109,11 @@ def event_of(record: Record) -> AgentEvent:
     raise ControlError("protocol", f"no event: {record}")
 
 
-def log_entry_of(record: Record) -> LogEntry | Missed:
+def log_entry_of(record: Record) -> LogEntry | Dropped:
     """Read a line of the log."""
     match record:
         case {"log": line}:
             return LogEntry(line["time"], line["level"], line["source"], line["message"])
         case {"event": "dropped", "count": count}:
-            return Missed(count)
+            return Dropped(count)
     raise ControlError("protocol", f"no line of the log: {record}")

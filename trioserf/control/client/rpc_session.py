@@ -19,7 +19,7 @@ from trioserf.control.client.records import (
     QueryDone,
     QueryRecord,
 )
-from trioserf.control.client.replies import shown
+from trioserf.control.client.replies import map_records
 from trioserf.control.client.rpc_records import (
     Body,
     event_record,
@@ -28,7 +28,7 @@ from trioserf.control.client.rpc_records import (
     log_entry,
     member,
 )
-from trioserf.control.client.session import Line, Session
+from trioserf.control.client.session import Session, SyncSocket
 from trioserf.control.errors import ControlError
 
 _BODIES_BESIDE_ERRORS = frozenset(("join", "list-keys", "install-key", "use-key", "remove-key"))
@@ -50,7 +50,7 @@ class RpcSession(Session):
 
     protocol: Literal["msgpack"] = "msgpack"
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: SyncSocket) -> None:
         super().__init__(line)
         self._unpacker = msgpack.Unpacker(
             raw=False, unicode_errors="surrogateescape", max_buffer_size=256 * 1024 * 1024
@@ -63,7 +63,7 @@ class RpcSession(Session):
     ) -> Self:
         """Connect and greet; arguments and errors as `session.connect_any`."""
         with ExitStack() as unfinished:
-            session = cls(Line(address, timeout))
+            session = cls(SyncSocket(address, timeout))
             unfinished.callback(session.close)
             try:
                 session._ask("handshake", {"Version": 1}, timeout)
@@ -111,7 +111,7 @@ class RpcSession(Session):
             "RequestAck": ack,
             "Timeout": int((timeout or 0) * 1e9),
         }
-        seq = self.begin("query", body)
+        seq = self.open_stream("query", body)
         return self._query_records(seq, (timeout or 0) + PATIENT, first)
 
     def _query_records(
@@ -183,16 +183,16 @@ class RpcSession(Session):
 
     def monitor(self, level: str = "INFO") -> Generator[LogEntry, None, None]:
         """Follow the agent's log."""
-        seq = self.begin("monitor", {"LogLevel": level})
-        return shown(log_entry, self.records(seq))
+        seq = self.open_stream("monitor", {"LogLevel": level})
+        return map_records(log_entry, self.records(seq))
 
     def stream(
         self, types: Sequence[str] = (), *, coalesce: bool = False, answers: bool = False
     ) -> Generator[Body, None, None]:
         """Follow events; Serf neither coalesces here nor asks who answers."""
         del coalesce, answers
-        seq = self.begin("stream", {"Type": ",".join(types)})
-        return shown(event_record, self.records(seq))
+        seq = self.open_stream("stream", {"Type": ",".join(types)})
+        return map_records(event_record, self.records(seq))
 
     def _ask(self, command: str, body: Body | None = None, timeout: float = PROMPT) -> Body:
         """Send a request and wait for its reply; give the reply's body."""
@@ -201,7 +201,7 @@ class RpcSession(Session):
         self._line.wait(timeout)
         self._send(command, seq, body)
         while (header := self._header())["Seq"] != seq:
-            self._keep(header)
+            self._route(header)
         said = header["Error"]
         bodies = _BODIES_BESIDE_ERRORS if said else _REPLY_BODIES
         reply = self._map() if command in bodies and said not in _BARE_ERRORS else {}
@@ -213,7 +213,7 @@ class RpcSession(Session):
         data = _pack({"Command": command, "Seq": seq})
         self._line.send(data if body is None else data + _pack(body))
 
-    def begin(self, command: str, body: Body) -> int:
+    def open_stream(self, command: str, body: Body) -> int:
         """Open a stream; give its seq, for `records`."""
         self._ask(command, body)
         self._streams[self._seq] = deque()
@@ -230,14 +230,14 @@ class RpcSession(Session):
                     yield ready
                 else:
                     self._line.wait(timeout)
-                    self._keep(self._header())
+                    self._route(self._header())
         finally:
             for seq in seqs:
                 self._drop(seq)
                 if timeout is None:
-                    self._forget(seq)
+                    self._stop_stream(seq)
 
-    def _forget(self, seq: int) -> None:
+    def _stop_stream(self, seq: int) -> None:
         """Stop a stream that its reader left; a connection that is gone has stopped it."""
         self._seq += 1
         self._stops.add(self._seq)
@@ -246,7 +246,7 @@ class RpcSession(Session):
         except ControlError:
             return
 
-    def _keep(self, header: Body) -> None:
+    def _route(self, header: Body) -> None:
         """Take the record that follows a header and put it with its stream.
 
         A header that tells an error has none: an agent that refuses a request before it knows the

@@ -14,7 +14,7 @@ _BUFFER = 16_384
 """Records kept of each open stream while the caller waits for something else."""
 
 
-class Line:
+class SyncSocket:
     """A connected socket whose faults are ControlErrors.
 
     Args:
@@ -85,7 +85,7 @@ class Line:
 class Session:
     """What the clients of both protocols share: the line, and the records of open streams."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: SyncSocket) -> None:
         self._line = line
         self._seq = 0
         self._streams: dict[int, deque[dict[str, Any]]] = {}

@@ -21,20 +21,20 @@ import trio
 
 from trioserf.control.address import DEFAULT_ADDRESS, split_address, unix_path
 from trioserf.control.client.connect import Action
-from trioserf.control.client.inbox import Inbox, Records
+from trioserf.control.client.inbox import RecordBuffer, Records
 from trioserf.control.client.records import (
     AgentEvent,
     CoordinateInfo,
+    Dropped,
     KeyReport,
     LogEntry,
     MemberInfo,
-    Missed,
     QueryRecord,
 )
 from trioserf.control.client.replies import (
     coordinate_of,
+    error_from,
     event_of,
-    fault_of,
     key_report_of,
     log_entry_of,
     member_of,
@@ -43,7 +43,7 @@ from trioserf.control.client.replies import (
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import with_payload
 from trioserf.errors import AddressError
-from trioserf.exception_groups import transparent
+from trioserf.exception_groups import unwrap_single_exception
 
 Record = dict[str, Any]
 RecordT = TypeVar("RecordT")
@@ -79,7 +79,7 @@ class AgentClient:
         self._seq = 0
         self._answers: dict[int, _Answer] = {}
         # Weak: a reader that forgets its stream has left it.
-        self._streams: WeakValueDictionary[int, Inbox] = WeakValueDictionary()
+        self._streams: WeakValueDictionary[int, RecordBuffer] = WeakValueDictionary()
         # Streams that we asked to stop, until the agent says that they have.
         self._left: set[int] = set()
         self._ended: ControlError | None = None
@@ -144,7 +144,7 @@ class AgentClient:
         request |= {} if answers is None else {"answers": answers}
         return self._open("stream", request, event_of, BUFFER)
 
-    def monitor(self, level: str = "INFO") -> Records[LogEntry | Missed]:
+    def monitor(self, level: str = "INFO") -> Records[LogEntry | Dropped]:
         """Follow the agent's log, beginning with its last 512 lines."""
         return self._open("monitor", {"level": level}, log_entry_of, BUFFER)
 
@@ -205,7 +205,7 @@ class AgentClient:
         seconds: float = (await self._ask("rtt", request))["seconds"]
         return seconds
 
-    async def greet(self, auth: str | None = None) -> Record:
+    async def handshake(self, auth: str | None = None) -> Record:
         """Show the key, if any; gives the agent's `protocol`, `version` and `node`."""
         if auth:
             await self._ask("auth", {"key": auth})
@@ -223,7 +223,7 @@ class AgentClient:
         if not answer.reply:
             raise self._ended or ControlError("disconnected", "no answer came")
         if not answer.reply["ok"]:
-            raise fault_of(answer.reply)
+            raise error_from(answer.reply)
         return {key: value for key, value in answer.reply.items() if key not in ("seq", "ok")}
 
     def _open(
@@ -235,7 +235,7 @@ class AgentClient:
     ) -> Records[RecordT]:
         """Prepare a stream; it is begun and stopped by its reader."""
         seq = self._next_seq()
-        inbox = self._streams[seq] = Inbox(buffer)
+        inbox = self._streams[seq] = RecordBuffer(buffer)
         return Records(
             inbox, show, partial(self._ask, command, parameters, seq), partial(self._stop, seq)
         )
@@ -285,7 +285,7 @@ class AgentClient:
                     lines[0] = b"".join([*parts, lines[0]])
                     parts = []
                     for line in lines:
-                        self._hand_out(line, nursery)
+                        self._dispatch(line, nursery)
                 parts.append(rest)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             fault = ControlError("disconnected", f"the connection broke: {error}")
@@ -293,7 +293,7 @@ class AgentClient:
             fault = error
         self._end(fault)
 
-    def _hand_out(self, line: bytes, nursery: trio.Nursery) -> None:
+    def _dispatch(self, line: bytes, nursery: trio.Nursery) -> None:
         try:
             record = json.loads(line)
         except ValueError:
@@ -331,7 +331,7 @@ async def connect(
     """
     deadline = trio.current_time() + timeout
     stream = await _dial(address, deadline)
-    with transparent():
+    with unwrap_single_exception():
         async with stream, trio.open_nursery() as nursery:
             client = AgentClient(stream)
             nursery.start_soon(client.read, nursery)
@@ -344,7 +344,7 @@ async def _greet(client: AgentClient, address: str, auth: str | None, deadline: 
     """Show the key and make sure that JSON is spoken there."""
     try:
         with trio.fail_at(deadline):
-            await client.greet(auth)
+            await client.handshake(auth)
     except trio.TooSlowError:
         raise ControlError("timeout", f"no answer from the agent at {address}") from None
     except ControlError as error:

@@ -20,7 +20,7 @@ from trioserf.control.server.member_filter import MemberFilter
 from trioserf.control.server.params import PAYLOAD, Param, Params
 from trioserf.control.server.ports import Agent, KeyResult, WallClock
 from trioserf.coordinate import Coordinate, distance
-from trioserf.node.event_hub import Answerer
+from trioserf.node.event_hub import Responder
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.member import Member
@@ -79,12 +79,12 @@ async def event(agent: Agent, name: str, payload: bytes, coalesce: bool) -> int:
     return await agent.node.user_event(name, payload, coalesce=coalesce)
 
 
-async def respond(agent: Agent, id: int, payload: bytes, by: Answerer) -> None:  # noqa: A002
+async def respond(agent: Agent, id: int, payload: bytes, by: Responder) -> None:  # noqa: A002
     """Answer a query."""
     await agent.node.respond(id, payload, by)
 
 
-async def decline(agent: Agent, id: int, by: Answerer) -> None:  # noqa: A002
+async def decline(agent: Agent, id: int, by: Responder) -> None:  # noqa: A002
     """Say that no answer of ours will follow."""
     await agent.node.decline(id, by)
 
@@ -135,7 +135,7 @@ async def info(agent: Agent) -> Mapping[str, Mapping[str, object]]:
     return agent.info()
 
 
-def place_of(agent: Agent, name: str | None) -> Coordinate:
+def find_coordinate(agent: Agent, name: str | None) -> Coordinate:
     """The coordinate of a member, or our own.
 
     Raises:
@@ -149,12 +149,12 @@ def place_of(agent: Agent, name: str | None) -> Coordinate:
 
 async def coordinate(agent: Agent, node: str | None) -> Coordinate:
     """The network coordinate of a member."""
-    return place_of(agent, node)
+    return find_coordinate(agent, node)
 
 
 async def rtt(agent: Agent, node: str, other: str | None) -> float:
     """Estimate the round trip between two members (`other`: this node), in seconds."""
-    return distance(place_of(agent, node), place_of(agent, other))
+    return distance(find_coordinate(agent, node), find_coordinate(agent, other))
 
 
 def event_filters(words: Sequence[str]) -> list[EventFilter]:
@@ -168,11 +168,11 @@ def event_filters(words: Sequence[str]) -> list[EventFilter]:
 
 @asynccontextmanager
 async def stream(
-    agent: Agent, types: Sequence[str], coalesce: bool, answers: bool | None, by: Answerer
+    agent: Agent, types: Sequence[str], coalesce: bool, answers: bool | None, by: Responder
 ) -> AsyncIterator[Receive]:
     """Events as they happen; whether the client answers queries, it may say or leave open."""
     filters = event_filters(types)
-    by.is_known |= bool(answers)
+    by.has_responded |= bool(answers)
     who = False if answers is False else by
     with agent.node.subscribe(*filters, answers=who, buffer=STREAM_BUFFER) as subscription:
         yield Coalesced(subscription).receive if coalesce else subscription.receive

@@ -17,9 +17,9 @@ import attrs
 import trio
 
 from trioserf.control.server.ports import Agent, WallClock, utc_now
-from trioserf.counters import Count
+from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
-from trioserf.node.event_hub import Answerer
+from trioserf.node.event_hub import Responder
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -49,7 +49,7 @@ class Limits:
     """
 
     connections: int = 512
-    strangers: int = 64
+    unauthenticated: int = 64
     first: float = 60.0
     auth: float = 20.0
     message: float = 60.0
@@ -58,7 +58,7 @@ class Limits:
 
 
 @attrs.define
-class Service:
+class ServerContext:
     """What all connections of a server share.
 
     `spawn` starts a task that outlives the connection. `cache` keeps encoded replies, by name.
@@ -71,10 +71,10 @@ class Service:
     limits: Limits = attrs.field(factory=Limits)
     spawn: Callable[[Callable[[], Awaitable[None]]], None] | None = None
     cache: dict[str, tuple[int, bytes]] = attrs.field(factory=dict)
-    accepted: Count = attrs.field(factory=Count)
-    requested: Count = attrs.field(factory=Count)
+    accepted: AggregateSample = attrs.field(factory=AggregateSample)
+    requested: AggregateSample = attrs.field(factory=AggregateSample)
 
-    def key_fits(self, key: str) -> bool:
+    def key_matches(self, key: str) -> bool:
         """Compare a key with ours in constant time."""
         return hmac.compare_digest(_key_bytes(key), _key_bytes(self.auth))
 
@@ -83,7 +83,7 @@ def _key_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-class Slot:
+class StreamHandle:
     """A running stream: it can be stopped, but only between two records."""
 
     def __init__(self, finite: bool = False) -> None:
@@ -122,7 +122,7 @@ class Connection(ABC):
 
     def __init__(
         self,
-        service: Service,
+        service: ServerContext,
         stream: trio.abc.Stream,
         accepted: Callable[[], None] = lambda: None,
     ) -> None:
@@ -130,8 +130,8 @@ class Connection(ABC):
         self._accepted = accepted
         self.agent = service.agent
         self.stream = stream
-        self.slots: dict[Hashable, Slot] = {}
-        self.answerer = Answerer()
+        self.slots: dict[Hashable, StreamHandle] = {}
+        self.answerer = Responder()
         self.authenticated = not service.auth
         self.ending = False
         self.gone = False
@@ -145,7 +145,7 @@ class Connection(ABC):
         self._nursery: trio.Nursery
 
     @abstractmethod
-    async def take(self, data: bytes) -> bool:
+    async def feed(self, data: bytes) -> bool:
         """Handle bytes from the client; tell whether a request is begun but not complete."""
 
     def input_ended(self) -> None:
@@ -165,16 +165,16 @@ class Connection(ABC):
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
                     await self._read(first)
-                await self._farewell()
+                await self._drain()
             if self._scope.cancelled_caught:
                 _log.warning("Cut off a client that %s", self._fault)
         finally:
-            self.lost()
+            self.abort()
             with trio.CancelScope() as at_once:
                 at_once.cancel()
                 await self.stream.aclose()
 
-    def lost(self) -> None:
+    def abort(self) -> None:
         """The connection is gone: stop all that still writes to it."""
         self.ending = self.gone = True
         for slot in list(self.slots.values()):
@@ -183,11 +183,11 @@ class Connection(ABC):
     async def _read(self, data: bytes | bytearray) -> None:
         try:
             while data and not self.ending:
-                self.watch_input(partial=await self.take(bytes(data)))
+                self.watch_input(partial=await self.feed(bytes(data)))
                 if not self.ending:
                     data = await self.stream.receive_some(CHUNK)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.lost()
+            self.abort()
         else:
             self._read_deadline = float("inf")
             self._arm()
@@ -216,7 +216,7 @@ class Connection(ABC):
         """Bytes of a message that is taken from this client now."""
         return MAX_MESSAGE if self.authenticated else MAX_STRANGERS_MESSAGE
 
-    def greeted(self) -> None:
+    def mark_handshaken(self) -> None:
         """A first complete request has come."""
         self._greeted = True
 
@@ -248,7 +248,7 @@ class Connection(ABC):
                     self._arm()
                     await self.stream.send_all(data[start : start + CHUNK])
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.lost()
+                self.abort()
             # Not if it is cancelled: `serve` tells by it who kept us waiting.
             self._write_deadline = float("inf")
             self._arm()
@@ -265,10 +265,10 @@ class Connection(ABC):
         except BlockingIOError:
             return 0
         except OSError:
-            self.lost()
+            self.abort()
             return len(data)
 
-    async def overlap(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
+    async def run_concurrently(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a request beside the others, as soon as there is room for it."""
         while self._in_flight >= MAX_IN_FLIGHT:
             self._room = trio.Event()
@@ -313,7 +313,7 @@ class Connection(ABC):
         finally:
             replied.set()
 
-    async def _farewell(self) -> None:
+    async def _drain(self) -> None:
         """After an error that ends it, let the client read the error before the door shuts."""
         if isinstance(self.stream, trio.abc.HalfCloseableStream):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):

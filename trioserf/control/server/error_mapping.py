@@ -35,7 +35,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-class Attempt:
+class capture_error:  # noqa: N801 - used like a function
     """One request's border: keeps what went wrong inside the `with` as `fault`.
 
     The only place of this room that swallows whatever exception comes; cancellation passes.
@@ -58,11 +58,11 @@ class Attempt:
         if not isinstance(error, Exception):
             return False
         self.error = error
-        self.fault = fault_of(error, self.command)
+        self.fault = to_control_error(error, self.command)
         return True
 
 
-def fault_of(error: Exception, command: str) -> ControlError:
+def to_control_error(error: Exception, command: str) -> ControlError:
     """Translate what a handler raised; what nobody foresaw is logged and becomes `internal`."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:

@@ -17,7 +17,7 @@ _DIAL_FAULTS = frozenset(
 _PORT = 7946
 
 
-def join_fault(where: str, why: str) -> str:
+def go_join_error(where: str, why: str) -> str:
     """Say why an address could not be joined.
 
     Args:
@@ -39,7 +39,7 @@ def join_fault(where: str, why: str) -> str:
     return f"Failed to join {host.strip('[]')}: {why}"
 
 
-def base64_fault(text: str) -> str | None:
+def go_base64_error(text: str) -> str | None:
     """Say at which byte a text stops being base64 with padding; None if it never does."""
     place = count = 0
     size = len(text.encode("utf-8", "surrogateescape"))

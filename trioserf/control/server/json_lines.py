@@ -18,32 +18,32 @@ from trioserf.control.server.connection import (
     END,
     MAX_STREAMS,
     Connection,
-    Service,
-    Slot,
+    ServerContext,
+    StreamHandle,
 )
-from trioserf.control.server.error_mapping import Attempt, fault_of
+from trioserf.control.server.error_mapping import capture_error, to_control_error
 from trioserf.control.server.params import bad_request
 
 PROTOCOL = 1
 """The version that `handshake` tells."""
 
 
-class Literal(float):
+class NumberLiteral(float):
     """A number that remembers how it was spelled, to be echoed so."""
 
     __slots__ = ("text",)
     text: str
 
     @classmethod
-    def of(cls, text: str) -> "Literal":
+    def of(cls, text: str) -> "NumberLiteral":
         """Read a number."""
         number = cls(text)
         number.text = text
         return number
 
 
-def _integer(text: str) -> int | Literal:
-    return Literal.of(text) if text == "-0" else int(text)
+def _integer(text: str) -> int | NumberLiteral:
+    return NumberLiteral.of(text) if text == "-0" else int(text)
 
 
 def _constant(text: str) -> float:
@@ -51,7 +51,7 @@ def _constant(text: str) -> float:
 
 
 _decode = json.JSONDecoder(
-    parse_float=Literal.of, parse_int=_integer, parse_constant=_constant
+    parse_float=NumberLiteral.of, parse_int=_integer, parse_constant=_constant
 ).decode
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -86,7 +86,7 @@ def decode(line: bytes) -> dict[str, Any]:
     return request
 
 
-def spelled(seq: object) -> bytes:
+def encode_seq(seq: object) -> bytes:
     """Spell a seq as it came.
 
     Raises:
@@ -94,7 +94,7 @@ def spelled(seq: object) -> bytes:
     """
     if isinstance(seq, str):
         return encode(seq)
-    if isinstance(seq, Literal):
+    if isinstance(seq, NumberLiteral):
         return seq.text.encode("ascii")
     if isinstance(seq, int) and not isinstance(seq, bool):
         return b"%d" % seq
@@ -106,7 +106,7 @@ class JsonLines(Connection):
 
     def __init__(
         self,
-        service: Service,
+        service: ServerContext,
         stream: trio.abc.Stream,
         accepted: Callable[[], None] = lambda: None,
     ) -> None:
@@ -116,7 +116,7 @@ class JsonLines(Connection):
         self._out: list[bytes] = []
         self._out_length = 0
 
-    async def take(self, data: bytes) -> bool:
+    async def feed(self, data: bytes) -> bool:
         """Handle every line that is complete."""
         lines = data.split(b"\n")
         rest = lines.pop()
@@ -152,10 +152,10 @@ class JsonLines(Connection):
     async def _line(self, line: bytes) -> None:
         """Answer one request, or begin to."""
         prefix = b"{"
-        with Attempt("?") as attempt:
+        with capture_error("?") as attempt:
             request = decode(line)
             if "seq" in request:
-                prefix = b'{"seq":%b,' % spelled(request["seq"])
+                prefix = b'{"seq":%b,' % encode_seq(request["seq"])
             attempt.command = params.text(request.get("command"), "command")
             self.service.requested.add()
             await self._dispatch(attempt.command, prefix, request)
@@ -164,7 +164,7 @@ class JsonLines(Connection):
 
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":
-            self.greeted()
+            self.mark_handshaken()
             raise ControlError("auth_required", "the first command must be auth, with the key")
         command = COMMANDS.get(name)
         if command is not None:
@@ -175,9 +175,9 @@ class JsonLines(Connection):
                 result = await command.run(self.agent, **values)
                 await self._put(_ok(prefix, command.show(result)))
             elif name == "leave":
-                await self.overlap(self._leave, prefix)
+                await self.run_concurrently(self._leave, prefix)
             else:
-                await self.overlap(self._perform, name, command, prefix, values)
+                await self.run_concurrently(self._perform, name, command, prefix, values)
         elif (stream := STREAMS.get(name)) is not None:
             values = self._with_answerer(stream, stream.params.read(request))
             await self._open(name, stream, prefix, values)
@@ -185,7 +185,7 @@ class JsonLines(Connection):
             await self._put(_ok(prefix, self._connection_command(name, known.read(request))))
         else:
             raise ControlError("unknown_command", f"unknown command '{name}'")
-        self.greeted()
+        self.mark_handshaken()
 
     def _with_answerer(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "by": self.answerer} if command.answers else values
@@ -197,11 +197,11 @@ class JsonLines(Connection):
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.service.auth and not self.service.key_fits(values["key"]):
+            if self.service.auth and not self.service.key_matches(values["key"]):
                 raise ControlError("auth_failed", "wrong key")
             self.authenticate()
             return {}
-        slot = self.slots.pop(b'{"seq":%b,' % spelled(values["stop"]), None)
+        slot = self.slots.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
         if slot is not None:
             slot.stop()
         return {}
@@ -220,14 +220,16 @@ class JsonLines(Connection):
         self, name: str, command: Command, prefix: bytes, values: dict[str, Any]
     ) -> None:
         """Carry out a request that waits for others."""
-        with Attempt(name) as attempt:
+        with capture_error(name) as attempt:
             reply = _ok(prefix, command.show(await command.run(self.agent, **values)))
         await self.send(reply if attempt.fault is None else _error(prefix, attempt.fault))
 
     async def _leave(self, prefix: bytes) -> None:
         async def reply(error: Exception | None) -> None:
             await self.send(
-                _ok(prefix, {}) if error is None else _error(prefix, fault_of(error, "leave"))
+                _ok(prefix, {})
+                if error is None
+                else _error(prefix, to_control_error(error, "leave"))
             )
 
         await self.leave(reply)
@@ -252,12 +254,12 @@ class JsonLines(Connection):
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Send the records of a stream until it ends or is stopped."""
-        slot = Slot(stream.finite)
+        slot = StreamHandle(stream.finite)
         key: object = prefix if prefix != b"{" else slot
         self.slots[key] = slot
         started = False
         try:
-            with Attempt(name) as attempt:
+            with capture_error(name) as attempt:
                 async with stream.open(self.agent, **values) as receive:
                     await self.send(_ok(prefix, {}))
                     started = True

@@ -17,14 +17,14 @@ from typing import Any
 import trio
 
 from trioserf.control.address import split_address, unix_path
-from trioserf.control.server.connection import CHUNK, Limits, Service
-from trioserf.control.server.error_mapping import Attempt
+from trioserf.control.server.connection import CHUNK, Limits, ServerContext
+from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
 from trioserf.control.server.ports import Agent, WallClock, utc_now
-from trioserf.counters import Tally
+from trioserf.counters import Counters
 from trioserf.errors import AddressError
-from trioserf.exception_groups import transparent
+from trioserf.exception_groups import unwrap_single_exception
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -42,11 +42,11 @@ _KEEPALIVE = (
 class Server:
     """Connections to one agent: counts them, refuses those over the limits."""
 
-    def __init__(self, service: Service, nursery: trio.Nursery) -> None:
+    def __init__(self, service: ServerContext, nursery: trio.Nursery) -> None:
         self.service = service
         self.addresses: list[str] = []
         self.connections = 0
-        self.strangers = 0
+        self.unauthenticated = 0
         self.refused = 0
         self._nursery = nursery
         service.spawn = self._spawn
@@ -58,22 +58,22 @@ class Server:
         """Serve one connection from its first byte to its end; never raises."""
         self.service.accepted.add()
         limits = self.service.limits
-        crowded = bool(self.service.auth) and self.strangers >= limits.strangers
+        crowded = bool(self.service.auth) and self.unauthenticated >= limits.unauthenticated
         if crowded or self.connections >= limits.connections:
             self.refused += 1
             _log.warning("Refused a client: too many are connected (%d)", self.connections)
             await trio.aclose_forcefully(stream)
             return
         _keep_alive(stream)
-        guest = _Guest(self)
+        guest = _Admitted(self)
         try:
-            with Attempt("connection"):
+            with capture_error("connection"):
                 await self._serve(stream, guest)
         finally:
-            guest.left()
+            guest.release()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, guest: "_Guest") -> None:
+    async def _serve(self, stream: trio.abc.Stream, guest: "_Admitted") -> None:
         """Wait for the first byte, then speak what it begins."""
         limits = self.service.limits
         deadline = trio.current_time() + (limits.auth if self.service.auth else limits.first)
@@ -82,7 +82,7 @@ class Server:
             first = bytes(await stream.receive_some(CHUNK))
         if first:
             kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.service, stream, guest.known).serve(first, deadline)
+            await kind(self.service, stream, guest.mark_authenticated).serve(first, deadline)
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
@@ -94,21 +94,21 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
                     stream.socket.setsockopt(level, name, value)
 
 
-class _Guest:
+class _Admitted:
     """A connection in the server's books: a stranger until its key was right."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._strange = bool(server.service.auth)
         server.connections += 1
-        server.strangers += self._strange
+        server.unauthenticated += self._strange
 
-    def known(self) -> None:
-        self._server.strangers -= self._strange
+    def mark_authenticated(self) -> None:
+        self._server.unauthenticated -= self._strange
         self._strange = False
 
-    def left(self) -> None:
-        self.known()
+    def release(self) -> None:
+        self.mark_authenticated()
         self._server.connections -= 1
 
 
@@ -120,7 +120,7 @@ async def open_control(
     auth: str = "",
     limits: Limits | None = None,
     wall: WallClock = utc_now,
-    tally: Tally | None = None,
+    tally: Counters | None = None,
 ) -> AsyncIterator[Server]:
     """Serve an agent's control clients on `addresses` while the block runs.
 
@@ -136,12 +136,12 @@ async def open_control(
     Raises:
         AddressError: an address that is none, is taken or may not be used.
     """
-    service = Service(agent, auth, wall, limits or Limits())
+    service = ServerContext(agent, auth, wall, limits or Limits())
     if tally is not None:
         service.accepted = tally.counter("agent.ipc.accept")
         service.requested = tally.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
-        stack.enter_context(transparent())
+        stack.enter_context(unwrap_single_exception())
         listeners: list[trio.SocketListener] = []
         bound: list[str] = []
         for address in addresses:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from trioserf.errors import InvalidFilter
-from trioserf.serf.filters import Pattern, anchored, found
+from trioserf.serf.filters import Pattern, anchored, matches
 from trioserf.serf.member import Member
 
 
@@ -42,8 +42,8 @@ class MemberFilter:
         return tuple(filter(self._matches, members))
 
     def _matches(self, member: Member) -> bool:
-        if self.name is not None and not found(self.name, member.name):
+        if self.name is not None and not matches(self.name, member.name):
             return False
-        if self.status is not None and not found(self.status, member.status_text):
+        if self.status is not None and not matches(self.status, member.status_text):
             return False
-        return all(found(pattern, member.tags.get(tag, "")) for tag, pattern in self.tags)
+        return all(matches(pattern, member.tags.get(tag, "")) for tag, pattern in self.tags)

@@ -8,7 +8,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
 from trioserf.control.server import params as checks
-from trioserf.control.server.go_errors import base64_fault, join_fault
+from trioserf.control.server.go_errors import go_base64_error, go_join_error
 from trioserf.control.server.msgpack_fields import Body, Reader, pack
 from trioserf.control.server.ports import Agent
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
@@ -109,7 +109,7 @@ def key_bytes(text: str) -> bytes:
     Raises:
         ControlError: it is not base64.
     """
-    fault = base64_fault(text)
+    fault = go_base64_error(text)
     if fault is not None:
         raise checks.bad_request(fault)
     return binascii.a2b_base64(text)
@@ -161,7 +161,7 @@ def error_text(error: Exception | None, fault: ControlError) -> str:
     match error:
         case JoinFailed(causes=causes):
             count = len(causes)
-            lines = "".join(f"\t* {join_fault(where, why)}\n" for where, why in causes)
+            lines = "".join(f"\t* {go_join_error(where, why)}\n" for where, why in causes)
             return f"{count} error{'s' if count > 1 else ''} occurred:\n{lines}\n"
         case NoSuchQuery():
             return "No pending queries matching ID"

@@ -21,10 +21,10 @@ from trioserf.control.server.connection import (
     MAX_MESSAGE,
     MAX_STREAMS,
     Connection,
-    Service,
-    Slot,
+    ServerContext,
+    StreamHandle,
 )
-from trioserf.control.server.error_mapping import Attempt
+from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.msgpack_fields import BadBodyError, Body, Reader, header, pack
 from trioserf.control.server.msgpack_handlers import (
     BODIES,
@@ -65,7 +65,7 @@ class MsgpackRpc(Connection):
 
     def __init__(
         self,
-        service: Service,
+        service: ServerContext,
         stream: trio.abc.Stream,
         accepted: Callable[[], None] = lambda: None,
     ) -> None:
@@ -78,17 +78,17 @@ class MsgpackRpc(Connection):
             max_map_len=MAX_ITEMS,
             max_ext_len=0,
         )
-        self._shaken = False
+        self._handshaken = False
         self._last: dict[str, Any] = {"Command": "", "Seq": 0}
         self._pending: tuple[str, int] | None = None
         self._skip_body = False
-        self._monitor: tuple[int, Slot] | None = None
+        self._monitor: tuple[int, StreamHandle] | None = None
         self._fed = 0
         self._out = bytearray()
 
-    async def take(self, data: bytes) -> bool:
+    async def feed(self, data: bytes) -> bool:
         """Handle every message that is complete."""
-        with Attempt("?") as attempt:
+        with capture_error("?") as attempt:
             await self._take(data)
         if attempt.fault is not None:
             self._end()
@@ -134,7 +134,7 @@ class MsgpackRpc(Connection):
     async def _begin(self, command: str, seq: int) -> None:
         """Take a header: refuse the request, wait for its body or carry it out."""
         self.service.requested.add()
-        if command != "handshake" and not self._shaken:
+        if command != "handshake" and not self._handshaken:
             _log.error("Failed to evaluate request: Handshake required")
             self._out += header(seq, "Handshake required")
             self._end()
@@ -153,12 +153,12 @@ class MsgpackRpc(Connection):
 
     async def _perform(self, command: str, seq: int, body: Body) -> None:
         """Carry out a request; replies to earlier ones do not wait for one that takes its time."""
-        self.greeted()
+        self.mark_handshaken()
         match command:
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
-                fits = self.service.key_fits(body["AuthKey"])
+                fits = self.service.key_matches(body["AuthKey"])
                 if fits:
                     self.authenticate()
                 self._out += header(seq, "" if fits else "Invalid authentication token")
@@ -190,7 +190,7 @@ class MsgpackRpc(Connection):
     async def _answer(self, command: str, seq: int, body: Body) -> bytes:
         """Carry out a request and spell its reply."""
         reply = b""
-        with Attempt(command) as attempt:
+        with capture_error(command) as attempt:
             if command == "respond":
                 await commands.respond(self.agent, body["ID"], body["Payload"], self.answerer)
             else:
@@ -204,9 +204,9 @@ class MsgpackRpc(Connection):
     def _handshake(self, version: int) -> str:
         if version != 1:
             return "Unsupported IPC version"
-        if self._shaken:
+        if self._handshaken:
             return "Handshake already performed"
-        self._shaken = True
+        self._handshaken = True
         return ""
 
     def _stop(self, seq: int) -> None:
@@ -217,9 +217,9 @@ class MsgpackRpc(Connection):
             self._monitor[1].stop()
             self._monitor = None
 
-    def lost(self) -> None:
+    def abort(self) -> None:
         """The connection is gone; the monitor is not among the streams, so end it too."""
-        super().lost()
+        super().abort()
         self._end_monitor()
 
     def input_ended(self) -> None:
@@ -280,7 +280,7 @@ class MsgpackRpc(Connection):
             await self.start(self._watch_log, seq, level)
 
     async def _stream(self, seq: int, kinds: str, *, task_status: trio.TaskStatus[None]) -> None:
-        slot = self.slots[seq] = Slot()
+        slot = self.slots[seq] = StreamHandle()
         filters = EventFilter.parse(kinds)
         node = self.agent.node
         with node.subscribe(*filters, answers=self.answerer, buffer=EVENT_BUFFER) as events:
@@ -291,7 +291,7 @@ class MsgpackRpc(Connection):
     async def _watch_log(
         self, seq: int, level: str, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        slot = Slot()
+        slot = StreamHandle()
         self._monitor = seq, slot
         with self.agent.logs.subscribe(level, buffer=EVENT_BUFFER) as lines:
             await self._pump(seq, slot, lines, lambda line: {"Log": line.text}, task_status)
@@ -299,7 +299,7 @@ class MsgpackRpc(Connection):
     async def _pump(
         self,
         seq: int,
-        slot: Slot,
+        slot: StreamHandle,
         source: Subscription[Any],
         show: Callable[[Any], Body],
         task_status: trio.TaskStatus[None],
@@ -316,11 +316,11 @@ class MsgpackRpc(Connection):
 
     async def _query(self, seq: int, body: Body, *, task_status: trio.TaskStatus[None]) -> None:
         """Ask the cluster and send what comes; not for `stop` to end."""
-        slot = Slot(finite=True)
+        slot = StreamHandle(finite=True)
         self.slots[slot] = slot
         started = False
         try:
-            with Attempt("query") as attempt:
+            with capture_error("query") as attempt:
                 async with commands.query(
                     self.agent,
                     body["Name"],

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from trioserf.coordinate import Coordinate
-from trioserf.node.event_hub import Answerer
+from trioserf.node.event_hub import Responder
 from trioserf.serf.events import Dropped, Event
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
@@ -181,17 +181,17 @@ class Node(Protocol):
         self,
         id: int,  # noqa: A002
         payload: bytes,
-        by: Answerer | None = None,
+        by: Responder | None = None,
     ) -> None:
         """Answer a query (NoSuchQuery, TooLarge)."""
         ...
 
-    async def decline(self, id: int, by: Answerer | None = None) -> None:  # noqa: A002
+    async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
         """Say that no answer of ours will follow (NoSuchQuery)."""
         ...
 
     def subscribe(
-        self, *filters: EventFilter, answers: bool | Answerer = False, buffer: int = 1024
+        self, *filters: EventFilter, answers: bool | Responder = False, buffer: int = 1024
     ) -> AbstractContextManager[Subscription[Event]]:
         """Deliver events that one of the filters wants."""
         ...
