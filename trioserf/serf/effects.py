@@ -4,13 +4,17 @@ Also the one thing that it needs of others: a codec for its messages.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import attrs
 
 from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.serf.events import Event
+from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import NodeFilter, SerfMessage, TagFilter
+from trioserf.wire.serf_payloads import decode_filter, decode_tags, encode_filter
+from trioserf.wire.swim_codec import USER
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -32,6 +36,17 @@ class Codec:
     decode_filter: Callable[[bytes], NodeFilter | TagFilter]
     decode_tags: Callable[[bytes], Mapping[str, str]]
     gossip_prefix: bytes = b""
+
+
+SERF_CODEC: Final = Codec(
+    encode=encode,
+    decode=decode,
+    encode_filter=encode_filter,
+    decode_filter=decode_filter,
+    decode_tags=decode_tags,
+    gossip_prefix=bytes((USER,)),
+)
+"""What the Serf layer of a node speaks."""
 
 
 @attrs.frozen(slots=True)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from trioserf.serf.config import USER_EVENT_HARD_LIMIT
-from trioserf.serf.effects import Codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
     I64,
@@ -42,17 +40,13 @@ from trioserf.wire.serf_messages import (
     SerfPushPull,
     UserEvent,
 )
-from trioserf.wire.serf_payloads import (
-    MAX_NAMES,
-    decode_filter,
-    decode_tags,
-    encode_filter,
-)
+from trioserf.wire.serf_payloads import MAX_NAMES
 from trioserf.wire.serf_push_pull import decode_push_pull, encode_push_pull
-from trioserf.wire.swim_codec import USER
 
 MAX_GOSSIPED: Final = 65_507
 """Bytes of a message that is gossiped or relayed: it must fit into a packet."""
+USER_EVENT_HARD_LIMIT: Final = 9 * 1024
+"""Bytes of a user event that no configuration may exceed."""
 
 LEAVE, JOIN, PUSH_PULL, USER_EVENT, QUERY, RESPONSE, CONFLICT, KEY, KEYS, RELAY = range(10)
 
@@ -314,14 +308,3 @@ _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     KeyResponse: _encode_key_response,
     Relay: _encode_relay,
 }
-
-
-SERF_CODEC: Final = Codec(
-    encode=encode,
-    decode=decode,
-    encode_filter=encode_filter,
-    decode_filter=decode_filter,
-    decode_tags=decode_tags,
-    gossip_prefix=bytes((USER,)),
-)
-"""What the Serf layer of a node speaks."""
