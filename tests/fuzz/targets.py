@@ -244,9 +244,7 @@ class NodeInAir:
             if len(data) % 2:
                 ack = swim_codec.encode(Ack(probe.seq_no, data))
                 state.handle_packets([(ack, self.peer)], now)
-            state.finish_probe(
-                lambda: state.detector.conclude_probe(probe, now, tcp_acked=False), now
-            )
+            state.detector.conclude_probe(probe, now, tcp_acked=False)
         with suppress(TrioserfError):
             state.serf.user_event("ours", data[:100])
 

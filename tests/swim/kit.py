@@ -1,9 +1,13 @@
 """What the tests of this room share: a table that speaks readable messages, and its neighbours."""
 
 import random
+from collections.abc import Iterable
 
 from trioserf.swim.config import LAN, SwimOptions, Timing
-from trioserf.swim.membership import Membership
+from trioserf.swim.events import MembershipEvent
+from trioserf.swim.memberlist import Memberlist
+from trioserf.swim.protocol_versions import verify_versions
+from trioserf.wire.swim_codec import decode
 from trioserf.wire.swim_messages import (
     OUR_VERSIONS,
     Alive,
@@ -22,39 +26,40 @@ PORT = 7946
 META = b"meta"
 
 
-class FakeMemberlist(Membership):
-    """A member table whose broadcasts can be read back as messages."""
+class FakeMemberlist(Memberlist):
+    """A member table that records its events and decodes its broadcasts."""
 
     def __init__(
         self, *, timing: Timing = LAN, options: SwimOptions | None = None, seed: int = 1
     ) -> None:
-        self._spoken: dict[bytes, Message] = {}
+        self.events: list[MembershipEvent] = []
         super().__init__(
             US,
             ADDRESSES[US],
             PORT,
             timing=timing,
             rng=random.Random(seed),
-            encode=self._spell,
+            on_event=lambda event, _: self.events.append(event),
             options=options or SwimOptions(),
         )
         self.bootstrap(META, OUR_VERSIONS, 0.0)
         self.forget()
-
-    def _spell(self, message: Message) -> bytes:
-        data = b"%06d" % len(self._spoken)
-        self._spoken[data] = message
-        return data
 
     def said(self) -> list[Message]:
         """Everything queued for broadcast, in the order of a packet."""
         queue, said = self.broadcasts, []
         for urgent in (True, False):
             while (data := queue.select(65_507, urgent=urgent)) is not None:
-                said.append(self._spoken[data])
+                said.append(decode(data))
         for call in queue.finish_packet():
             call()
         return said
+
+    def merge(self, states: Iterable[NodeState], now: float) -> None:
+        """Merge the whole table of another member."""
+        states = tuple(states)
+        verify_versions(states, self.records.values())
+        self.merge_nodes(states, now)
 
     def happened(self) -> list[str]:
         """The kinds of the notices not yet drained, in order; drains them."""

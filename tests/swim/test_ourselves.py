@@ -3,8 +3,8 @@
 import pytest
 
 from tests.swim.kit import ELSEWHERE, META, OTHER, PEER, US, FakeMemberlist, alive, node_state
-from trioserf.swim.beliefs import MAX_INCARNATION
 from trioserf.swim.config import SwimOptions
+from trioserf.swim.memberlist import MAX_INCARNATION
 from trioserf.wire.swim_messages import (
     MAX_META,
     OUR_VERSIONS,

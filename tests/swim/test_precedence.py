@@ -8,6 +8,7 @@ from tests.swim.kit import ADDRESSES, ELSEWHERE, META, OTHER, PEER, PORT, US, Fa
 from trioserf.swim.config import SwimOptions, valid_node_name
 from trioserf.swim.events import Conflicted, Left, Refused
 from trioserf.swim.node_record import NO_VERSIONS
+from trioserf.swim.precedence import supersedes
 from trioserf.wire.swim_messages import Alive, Dead, Message, State, Suspect, Versions
 
 ALIVE, SUSPECT, DEAD, LEFT = State
@@ -20,6 +21,7 @@ MESSAGES: dict[str, Callable[[int], Message]] = {
     "dead": lambda incarnation: Dead(incarnation, PEER, US),
     "left": lambda incarnation: Dead(incarnation, PEER, PEER),
 }
+CLAIMED = {"alive": ALIVE, "suspect": SUSPECT, "dead": DEAD, "left": LEFT}
 
 # (known state, message, its incarnation, state after, incarnation after, passed on?, notices)
 RULES: list[tuple[State, str, int, State, int, bool, list[str]]] = [
@@ -92,8 +94,10 @@ def test_a_claim_about_a_known_member(
     # Enough members that confirmations are wanted at all.
     table = FakeMemberlist().with_crowd(5).with_member(PEER, known, KNOWN)
     message = MESSAGES[kind](incarnation)
-    tell(table, message)
     record = table.records[PEER]
+    is_accepted = (state, after) != (known, KNOWN)
+    assert supersedes(record, CLAIMED[kind], incarnation) == is_accepted
+    tell(table, message)
     assert (record.state, record.incarnation) == (state, after)
     assert table.said() == ([message] if passed_on else [])
     assert table.happened() == notices
@@ -239,7 +243,7 @@ class TestVersions:
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=None), 1.0)
         assert table.records[PEER].versions == NO_VERSIONS
-        assert table.node_states()[-1].versions is None
+        assert table.members.node_states()[-1].versions is None
 
     def test_silence_about_versions_changes_none(self) -> None:
         versions = Versions(1, 4, 3, 2, 4, 4)

@@ -23,7 +23,7 @@ async def push_pull(keeper: StateOwner, joining: Joiner, rng: random.Random) -> 
     await trio.sleep(rng.random() * interval)
     while True:
         due = trio.current_time() + push_pull_scale(interval, membership.estimated_size)
-        peer = await keeper.ask(lambda state, _: state.membership.push_pull_peer())
+        peer = await keeper.ask(lambda state, _: state.membership.members.push_pull_peer())
         if peer is not None:
             why = await joining.try_push_pull(peer.address, join=False)
             if why is None:

@@ -35,7 +35,7 @@ from trioserf.serf.member import Member
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
-from trioserf.swim.membership import Membership
+from trioserf.swim.memberlist import Memberlist
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -132,7 +132,7 @@ class Node:
         return self._state.serf.clocks()
 
     @property
-    def memberlist(self) -> Membership:
+    def memberlist(self) -> Memberlist:
         """The failure detector's own table: to be read, between two checkpoints, not changed."""
         return self._state.membership
 

@@ -60,9 +60,7 @@ async def _probe_next(keeper: StateOwner, streams: Streams) -> float | None:
             tcp_acked = await _probe_indirectly(keeper, streams, probe, acked)
         if not acked.is_set():
             await keeper.ask(
-                lambda state, now: state.finish_probe(
-                    lambda: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked), now
-                )
+                lambda state, now: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked)
             )
     finally:
         keeper.state.detector.drop_probe(probe)

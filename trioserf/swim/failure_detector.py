@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, address_of, packed
-from trioserf.swim.membership import Membership
+from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
@@ -88,7 +88,7 @@ class FailureDetector:
 
     def __init__(
         self,
-        membership: Membership,
+        membership: Memberlist,
         address: Address,
         *,
         outgoing: PacketOutbox,
@@ -109,7 +109,7 @@ class FailureDetector:
 
     def start_probe(self, now: float, on_ack: Callable[[], None]) -> Probe | None:
         """Ping the next member of the round; None if there is nobody to probe."""
-        record = self._membership.next_probe_target(now)
+        record = self._membership.members.next_probe(now)
         if record is None:
             return None
         membership, timing = self._membership, self._membership.timing
@@ -135,7 +135,7 @@ class FailureDetector:
     def send_indirect_pings(self, probe: Probe) -> None:
         """Ask random peers to ping the member too, and to say so if it does not answer."""
         record = probe.record
-        peers = self._membership.k_random_nodes(
+        peers = self._membership.members.k_random_nodes(
             self._membership.timing.indirect_checks, exclude=(record.name,)
         )
         for peer in peers:

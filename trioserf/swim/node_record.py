@@ -70,13 +70,5 @@ class NodeRecord:
             self._announced(),
         )
 
-    def is_stale(self, other: NodeState) -> bool:
-        """Tell whether another table's claim that it lives holds nothing new."""
-        return (
-            other.incarnation <= self.incarnation
-            and other.addr == self.addr
-            and other.port == self.port
-        )
-
     def _announced(self) -> Versions | None:
         return None if self.versions is NO_VERSIONS else self.versions

@@ -130,6 +130,10 @@ class NodeState:
     state: State
     versions: Versions | None = OUR_VERSIONS
 
+    def to_alive(self) -> Alive:
+        """Return the alive message that announces this member."""
+        return Alive(self.incarnation, self.name, self.addr, self.port, self.meta, self.versions)
+
 
 @attrs.frozen(slots=True)
 class PushPull:
