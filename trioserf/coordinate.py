@@ -41,7 +41,7 @@ _NANOSECONDS = 1.0e9
 Vector = tuple[float, ...]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Coordinate:
     """A place in the network, all lengths in seconds.
 

@@ -25,7 +25,6 @@ from trioserf.node.join import Joiner
 from trioserf.node.key_handler import KeyHandler
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
-from trioserf.serf.effects import SERF_CODEC
 from trioserf.serf.events import Event
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
@@ -36,6 +35,7 @@ from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.memberlist import Memberlist
+from trioserf.wire.serf_codec import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
 

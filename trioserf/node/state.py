@@ -15,7 +15,7 @@ from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, serf_options, swim_options
 from trioserf.node.drop_counts import DropCounts
 from trioserf.node.push_pull_merge import PushPullMerge, read_state
-from trioserf.serf.effects import SERF_CODEC, DirectMessage
+from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.serf import Serf
@@ -37,6 +37,7 @@ from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
+from trioserf.wire.serf_codec import SERF_CODEC
 from trioserf.wire.serf_payloads import encode_tags
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import (

@@ -28,7 +28,7 @@ def _count(default: int, least: int) -> int:
     return value
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Timing:
     """Timings in seconds, multipliers and counts; the defaults are the profile for a LAN.
 
@@ -107,7 +107,7 @@ def any_address(_addr: bytes) -> bool:
     return True
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SwimOptions:
     """Switches of the member table.
 

@@ -8,14 +8,14 @@ import attrs
 from trioserf.swim.node_record import NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Joined:
     """A member is new, or has come back from the dead or after leaving. The first is ourselves."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Left:
     """A member is gone: it said so `by_itself`, or was declared dead."""
 
@@ -23,28 +23,28 @@ class Left:
     by_itself: bool
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Updated:
     """A member has other metadata than before."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Suspected:
     """A member is believed to have failed, and now has the time to say otherwise."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Recovered:
     """A suspect has refuted the suspicion."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Conflicted:
     """Somebody at `addr`:`port` claims the name that the record's member holds."""
 
@@ -53,7 +53,7 @@ class Conflicted:
     port: int
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Refused:
     """A member was not taken in: its name or its address is not allowed here."""
 

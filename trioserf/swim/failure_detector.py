@@ -30,7 +30,7 @@ MAX_RELAYS: Final = 4096
 _SEQUENCE_NUMBERS: Final = 1 << 32
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class Probe:
     """One probe of one member.
 
@@ -64,7 +64,7 @@ class Probe:
         return self.record.versions.protocol_max >= _STREAM_PINGS_FROM_PROTOCOL
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class _IndirectPing:
     """A ping for somebody else, whose ack or nack is handed on."""
 

@@ -9,7 +9,7 @@ NO_VERSIONS = Versions(0, 0, 0, 0, 0, 0)
 """What we note for a member that announced no versions; it is never sent and never compared."""
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class NodeRecord:
     """What is known of one member now. Only its table changes it; readers look, and keep copies.
 

@@ -62,13 +62,6 @@ def total_suspicion_time(confirmations: int, k: int, minimum: float, maximum: fl
     return max(minimum, math.floor(1000 * raw) / 1000)
 
 
-def remaining_suspicion_time(
-    confirmations: int, k: int, elapsed: float, minimum: float, maximum: float
-) -> float:
-    """Give what is left of a suspicion's time after `elapsed` seconds; below 0 it is overdue."""
-    return total_suspicion_time(confirmations, k, minimum, maximum) - elapsed
-
-
 class Suspicion:
     """One running suspicion: who has accused the node so far, and until when it may refute.
 

@@ -33,7 +33,6 @@ CRC_OVERHEAD: Final = 5
 
 _MAX_PARTS = 255
 _LZW = 0
-_WORTH_COMPRESSING = 64  # shorter messages do not shrink
 
 _PACKET_DECODERS = {kind: read for kind, read in DECODERS.items() if kind != ERROR}
 _checksum = struct.Struct(">I")
@@ -109,7 +108,6 @@ class PacketCodec:
         verify_incoming: refuse plaintext when there are keys.
         verify_outgoing: encrypt when there are keys; off only while a cluster is being moved to
             encryption.
-        compress: compress what gets smaller by it (see `lzw` for when this pays).
         nonce: gives that many unpredictable bytes.
         size: what a packet may measure altogether, in bytes; used by `budget`.
 
@@ -127,7 +125,6 @@ class PacketCodec:
         label: bytes = b"",
         verify_incoming: bool = True,
         verify_outgoing: bool = True,
-        compress: bool = False,
         nonce: Callable[[int], bytes] = os.urandom,
         size: int = 1400,
     ) -> None:
@@ -136,7 +133,6 @@ class PacketCodec:
         )
         self._label = label
         self._header = label_header(label)
-        self._compress = compress
         self._size = size
 
     @property
@@ -233,10 +229,6 @@ class PacketCodec:
         ]
 
     def _wrap(self, data: bytes, *, crc: bool) -> bytes:
-        if self._compress and len(data) >= _WORTH_COMPRESSING:
-            compressed = compress_message(data)
-            if len(compressed) < len(data):
-                data = compressed
         if crc:
             data = b"\x0c" + _checksum.pack(crc32(data)) + data
         if self.sealer.seals:

@@ -34,7 +34,7 @@ class Status(IntEnum):
     FAILED = 4
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Leave:
     """`node` is about to leave, or was told to; `prune` erases it altogether."""
 
@@ -43,7 +43,7 @@ class Leave:
     prune: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Join:
     """`node` has joined."""
 
@@ -51,7 +51,7 @@ class Join:
     node: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class UserEvent:
     """A custom event; `coalesce` allows handlers to see only the newest of a burst."""
 
@@ -61,7 +61,7 @@ class UserEvent:
     coalesce: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class BufferedEvents:
     """The user events of one Lamport time, as push/pulls replay them: (name, payload) pairs."""
 
@@ -69,7 +69,7 @@ class BufferedEvents:
     events: tuple[tuple[str, bytes], ...]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class SerfPushPull:
     """The Serf layer's half of a push/pull."""
 
@@ -81,14 +81,14 @@ class SerfPushPull:
     query_ltime: int
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class NodeFilter:
     """Only the members of these names."""
 
     names: tuple[str, ...]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class TagFilter:
     """Only members whose tag matches the (RE2) expression somewhere."""
 
@@ -96,7 +96,7 @@ class TagFilter:
     expr: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Query:
     """A question to the members that match all filters (each still encoded)."""
 
@@ -113,7 +113,7 @@ class Query:
     payload: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryResponse:
     """An answer to a query, or (by its flags) the acknowledgement that it arrived."""
 
@@ -124,7 +124,7 @@ class QueryResponse:
     payload: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class ConflictResponse:
     """What the answerer knows of the member whose name is claimed twice."""
 
@@ -141,14 +141,14 @@ class ConflictResponse:
     delegate_cur: int
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class KeyRequest:
     """Payload of the internal key queries."""
 
     key: bytes
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class KeyResponse:
     """Answer to an internal key query; keys are base64 text."""
 
@@ -158,7 +158,7 @@ class KeyResponse:
     primary_key: str = ""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Relay:
     """Please hand `inner` (an encoded Serf message) to the member `name` at `addr`:`port`."""
 

@@ -41,7 +41,7 @@ class Versions(NamedTuple):
 OUR_VERSIONS = Versions(1, 5, 2, 2, 5, 5)
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Ping:
     """Is `node` there? The answer goes to the source address if one is given."""
 
@@ -52,7 +52,7 @@ class Ping:
     source_node: str = ""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class IndirectPing:
     """Please ping `node` at `target`:`port` for me, and say so if it does not answer."""
 
@@ -66,7 +66,7 @@ class IndirectPing:
     source_node: str = ""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Ack:
     """I am here; the payload carries the sender's network coordinate."""
 
@@ -74,14 +74,14 @@ class Ack:
     payload: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Nack:
     """I am here, but the member you asked me to ping has not answered me."""
 
     seq_no: int
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Suspect:
     """`source` could not reach `node`."""
 
@@ -90,7 +90,7 @@ class Suspect:
     source: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Alive:
     """`node` lives at this address with this metadata."""
 
@@ -102,7 +102,7 @@ class Alive:
     versions: Versions | None = OUR_VERSIONS
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Dead:
     """`source` declares `node` dead; `source == node` means that it left by itself."""
 
@@ -111,14 +111,14 @@ class Dead:
     source: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class UserMessage:
     """A message of the layer above, opaque here."""
 
     payload: bytes
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class NodeState:
     """One member in a push/pull exchange."""
 
@@ -135,7 +135,7 @@ class NodeState:
         return Alive(self.incarnation, self.name, self.addr, self.port, self.meta, self.versions)
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class PushPull:
     """A whole view of the cluster, and the state of the layer above as opaque bytes."""
 
@@ -144,7 +144,7 @@ class PushPull:
     user_state: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class ErrorMessage:
     """Why the other side of a stream gave up."""
 
