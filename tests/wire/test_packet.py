@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.vectors import load, octets
+from tests.wire.helpers import load, octets
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import lzw, serf_codec, serf_payloads, swim_codec
 from trioserf.wire.encryption import Sealer

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.pieces import feed
-from tests.wire.vectors import load
+from tests.wire.helpers import feed, load
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.errors import WireError

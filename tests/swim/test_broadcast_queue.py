@@ -1,4 +1,4 @@
-"""Broadcasts and how packets are filled with them."""
+"""Broadcast queues, and packets filled from one or several of them."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def make(mult: int = 4, n: int = 10, **options: Any) -> BroadcastQueue:
     return BroadcastQueue(mult, lambda: n, **options)
 
 
-def test_picking_order_round_by_round() -> None:
+def test_packets_are_filled_in_order_of_vectors() -> None:
     vector = json.loads(VECTORS.read_text())["queue"]
     queue = make(vector["retransmit_mult"], vector["n"])
     for text in vector["queued_in_order"]:
@@ -28,7 +28,7 @@ def test_picking_order_round_by_round() -> None:
         assert len(queue) == row["left"]
 
 
-def test_the_limit_follows_the_size_of_the_cluster() -> None:
+def test_retransmit_limit_follows_cluster_size() -> None:
     sizes = iter([1, 1000, 1])
     queue = BroadcastQueue(1, lambda: next(sizes))
     queue.queue(b"a")
@@ -40,7 +40,7 @@ def test_the_limit_follows_the_size_of_the_cluster() -> None:
     assert len(queue) == 0
 
 
-def test_an_empty_cluster_sends_once() -> None:
+def test_message_is_sent_once_in_empty_cluster() -> None:
     queue = make(4, 0)
     queue.queue(b"a")
     assert queue.fill_packet(0, 10) == [b"a"]
@@ -48,56 +48,56 @@ def test_an_empty_cluster_sends_once() -> None:
 
 
 class TestDone:
-    def test_when_sent_often_enough(self) -> None:
-        told: list[str] = []
+    def test_on_done_follows_last_transmission(self) -> None:
+        done: list[str] = []
         queue = make(1, 10)
-        queue.queue(b"a", on_done=lambda: told.append("a"))
+        queue.queue(b"a", on_done=lambda: done.append("a"))
         queue.fill_packet(0, 10)
-        assert told == []
+        assert done == []
         queue.fill_packet(0, 10)
-        assert told == ["a"]
+        assert done == ["a"]
         assert queue.fill_packet(0, 10) == []
-        assert told == ["a"]
+        assert done == ["a"]
 
-    def test_when_replaced(self) -> None:
-        told: list[str] = []
+    def test_replaced_message_is_done(self) -> None:
+        done: list[str] = []
         queue = make()
-        queue.queue(b"old", name="n", on_done=lambda: told.append("old"))
-        queue.queue(b"other", name="m", on_done=lambda: told.append("other"))
-        queue.queue(b"new!", name="n", on_done=lambda: told.append("new"))
-        assert told == ["old"]
+        queue.queue(b"old", name="n", on_done=lambda: done.append("old"))
+        queue.queue(b"other", name="m", on_done=lambda: done.append("other"))
+        queue.queue(b"new!", name="n", on_done=lambda: done.append("new"))
+        assert done == ["old"]
         assert queue.fill_packet(0, 100) == [b"other", b"new!"]
 
-    def test_when_replaced_after_having_been_sent(self) -> None:
-        told: list[str] = []
+    def test_message_replaced_after_transmission_is_done(self) -> None:
+        done: list[str] = []
         queue = make()
-        queue.queue(b"old", name="n", urgent=True, on_done=lambda: told.append("old"))
+        queue.queue(b"old", name="n", urgent=True, on_done=lambda: done.append("old"))
         queue.fill_packet(0, 100)
         queue.queue(b"new", name="n")
-        assert (told, queue.fill_packet(0, 100)) == (["old"], [b"new"])
+        assert (done, queue.fill_packet(0, 100)) == (["old"], [b"new"])
 
-    def test_a_callback_may_queue(self) -> None:
+    def test_on_done_may_queue_a_message(self) -> None:
         queue = make()
         queue.queue(b"1", name="n", on_done=lambda: queue.queue(b"3", name="n"))
         queue.queue(b"2", name="n")
         assert queue.fill_packet(0, 100) == [b"3"]
 
-    def test_the_nameless_do_not_replace_each_other(self) -> None:
+    def test_messages_without_name_do_not_replace_each_other(self) -> None:
         queue = make()
         queue.queue(b"a")
         queue.queue(b"a")
         assert queue.fill_packet(0, 100) == [b"a", b"a"]
 
 
-class TestUrgent:
-    def test_goes_first_however_often_it_was_sent(self) -> None:
+class TestPriority:
+    def test_urgent_message_goes_first_after_any_number_of_transmissions(self) -> None:
         queue = make()
         queue.queue(b"urgent", urgent=True)
         assert queue.fill_packet(0, 100) == [b"urgent"]
         queue.queue(b"much longer and new")
         assert queue.fill_packet(0, 100) == [b"urgent", b"much longer and new"]
 
-    def test_lets_others_through_if_it_does_not_fit(self) -> None:
+    def test_message_that_fits_passes_urgent_one_that_does_not(self) -> None:
         queue = make()
         queue.queue(b"urgent", urgent=True)
         queue.queue(b"ab")
@@ -105,12 +105,12 @@ class TestUrgent:
 
 
 class TestPruning:
-    def test_the_most_sent_go_first_and_the_urgent_last(self) -> None:
-        told: list[bytes] = []
+    def test_prune_drops_most_sent_first_and_urgent_last(self) -> None:
+        done: list[bytes] = []
         queue = make()
 
         def add(data: bytes, urgent: bool = False) -> None:
-            queue.queue(data, urgent=urgent, on_done=lambda: told.append(data))
+            queue.queue(data, urgent=urgent, on_done=lambda: done.append(data))
 
         add(b"sent")
         add(b"urgent", urgent=True)
@@ -121,15 +121,15 @@ class TestPruning:
         for keep in (5, 4, 3, 2, 1, 0):
             queue.prune(keep)
             assert len(queue) == keep
-        assert told == [b"sent", b"un", b"unsent-1", b"unsent-2", b"urgent"]
+        assert done == [b"sent", b"un", b"unsent-1", b"unsent-2", b"urgent"]
         assert queue.bytes_queued == 0
 
-    def test_what_can_never_be_sent_is_done_at_once(self) -> None:
-        told: list[str] = []
+    def test_message_too_long_for_any_packet_is_done_at_once(self) -> None:
+        done: list[str] = []
         queue = make(largest=5)
-        queue.queue(b"12345", name="n", on_done=lambda: told.append("fits"))
-        queue.queue(b"123456", name="n", on_done=lambda: told.append("does not"))
-        assert told == ["fits", "does not"]
+        queue.queue(b"12345", name="n", on_done=lambda: done.append("fits"))
+        queue.queue(b"123456", name="n", on_done=lambda: done.append("does not"))
+        assert done == ["fits", "does not"]
         assert len(queue) == queue.bytes_queued == 0
 
 
@@ -146,7 +146,7 @@ messages = st.lists(
     mult=st.integers(1, 3),
     n=st.integers(0, 200),
 )
-def test_budget_limit_and_callbacks(
+def test_budget_limit_and_callbacks_hold_for_any_messages(
     messages: list[tuple[int, str | None, bool]],
     overhead: int,
     limits: list[int],
@@ -161,10 +161,10 @@ def test_budget_limit_and_callbacks(
         data = bytes([number]) * length
         queued.append(data)
 
-        def tell(data: bytes = data) -> None:
+        def on_done(data: bytes = data) -> None:
             done.append(data)
 
-        queue.queue(data, name=name, urgent=urgent, on_done=tell)
+        queue.queue(data, name=name, urgent=urgent, on_done=on_done)
     for limit in limits:
         taken = queue.fill_packet(overhead, limit)
         assert sum(len(data) + overhead for data in taken) <= limit
@@ -178,17 +178,17 @@ def test_budget_limit_and_callbacks(
     assert sorted(done) == sorted(queued)
 
 
-class TestFairness:
-    def test_nothing_to_say(self) -> None:
+class TestFairFiller:
+    def test_filler_with_empty_queues_returns_nothing(self) -> None:
         assert FairFiller([make(), make()]).fill(2, 1400) == []
 
-    def test_one_queue_may_have_it_all(self) -> None:
+    def test_single_nonempty_queue_fills_the_packet(self) -> None:
         queue = make()
         for _ in range(20):
             queue.queue(bytes(98))
         assert len(FairFiller([make(), queue]).fill(2, 1400)) == 14
 
-    def test_each_has_its_share(self) -> None:
+    def test_full_queues_share_packets_equally(self) -> None:
         queues = [make() for _ in range(4)]
         for mark, queue in enumerate(queues):
             for _ in range(30):
@@ -201,7 +201,7 @@ class TestFairness:
                 counts[data[0]] += 1
         assert counts == [28] * 4
 
-    def test_what_one_does_not_need_flows_to_the_others(self) -> None:
+    def test_unused_share_goes_to_other_queues(self) -> None:
         queues = [make() for _ in range(3)]
         for _ in range(30):
             queues[0].queue(bytes(98))
@@ -209,10 +209,10 @@ class TestFairness:
         taken = FairFiller(queues).fill(2, 1400)
         assert (len(taken), taken[1][0]) == (14, 2)
 
-    def test_the_large_are_not_starved_by_the_small(self) -> None:
-        storm, events = make(), make()
-        filler = FairFiller([storm, events])
-        events.queue(b"event" * 250)
+    def test_large_message_is_not_starved_by_small_ones(self) -> None:
+        storm, large = make(), make()
+        filler = FairFiller([storm, large])
+        large.queue(b"event" * 250)
         packets = []
         for _ in range(2):
             for _ in range(30):
@@ -220,14 +220,14 @@ class TestFairness:
             packets.append(filler.fill(2, 1400))
         assert any(b"event" * 250 in packet for packet in packets)
 
-    def test_the_urgent_of_all_queues_go_first(self) -> None:
+    def test_urgent_messages_of_all_queues_go_first(self) -> None:
         queues = [make(), make()]
         queues[0].queue(b"first", urgent=True)
         queues[0].queue(b"a long one")
         queues[1].queue(b"second", urgent=True)
         assert FairFiller(queues).fill(2, 100) == [b"first", b"second", b"a long one"]
 
-    def test_silence_saves_up_no_more_than_a_share(self) -> None:
+    def test_idle_queue_saves_at_most_one_share(self) -> None:
         early, late = make(), make()
         filler = FairFiller([early, late])
         for _ in range(200):
@@ -237,7 +237,7 @@ class TestFairness:
             filler.fill(2, 1400)
         for _ in range(100):
             late.queue(b"\1" * 98)
-        # Seven of fourteen are its share, and seven more is all it can have saved up.
+        # Its share is seven of fourteen; it can have saved at most seven more.
         assert sum(data[0] for data in filler.fill(2, 1400)) <= 14
         assert sum(data[0] for data in filler.fill(2, 1400)) == 7
 
@@ -246,7 +246,9 @@ class TestFairness:
         overhead=st.integers(0, 3),
         limits=st.lists(st.integers(0, 80), min_size=1, max_size=6),
     )
-    def test_budget(self, lengths: list[list[int]], overhead: int, limits: list[int]) -> None:
+    def test_budget_holds_for_any_queues(
+        self, lengths: list[list[int]], overhead: int, limits: list[int]
+    ) -> None:
         queues = [make(1, 9) for _ in range(4)]
         for mark, (queue, sizes) in enumerate(zip(queues, lengths, strict=True)):
             for number, length in enumerate(sizes):
@@ -260,7 +262,7 @@ class TestFairness:
         assert len(set(sent)) == len(sent) == before - len(filler)
 
     @pytest.mark.parametrize("size", [1, 4])
-    def test_nobody_waits_for_ever(self, size: int) -> None:
+    def test_every_message_is_sent_eventually(self, size: int) -> None:
         queues = [make(1, 9) for _ in range(size)]
         filler = FairFiller(queues)
         waiting = set()

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.wire.pieces import feed
-from tests.wire.vectors import load
+from tests.wire.helpers import feed, load
 from trioserf.coordinate import Coordinate
 from trioserf.wire import lzw, serf_codec, serf_payloads, swim_codec
 from trioserf.wire.errors import WireError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.vectors import load, octets
+from tests.wire.helpers import load, octets
 from trioserf.coordinate import Coordinate
 from trioserf.wire import serf_codec, serf_payloads
 from trioserf.wire.errors import WireError

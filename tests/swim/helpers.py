@@ -1,4 +1,4 @@
-"""What the tests of this room share: a table that speaks readable messages, and its neighbours."""
+"""A member table for tests, and messages about its members."""
 
 import random
 from collections.abc import Iterable
@@ -43,17 +43,17 @@ class FakeMemberlist(Memberlist):
             options=options or SwimOptions(),
         )
         self.bootstrap(META, OUR_VERSIONS, 0.0)
-        self.forget()
+        self.clear()
 
-    def said(self) -> list[Message]:
-        """Everything queued for broadcast, in the order of a packet."""
-        queue, said = self.broadcasts, []
+    def drain_broadcasts(self) -> list[Message]:
+        """Return all queued broadcasts in the order of a packet, as if one packet sent them."""
+        queue, messages = self.broadcasts, []
         for urgent in (True, False):
             while (data := queue.select(65_507, urgent=urgent)) is not None:
-                said.append(decode(data))
-        for call in queue.finish_packet():
-            call()
-        return said
+                messages.append(decode(data))
+        for on_done in queue.finish_packet():
+            on_done()
+        return messages
 
     def merge(self, states: Iterable[NodeState], now: float) -> None:
         """Merge the whole table of another member."""
@@ -61,21 +61,21 @@ class FakeMemberlist(Memberlist):
         verify_versions(states, self.records.values())
         self.merge_nodes(states, now)
 
-    def happened(self) -> list[str]:
-        """The kinds of the notices not yet drained, in order; drains them."""
-        kinds = [type(notice).__name__ for notice in self.events]
+    def drain_events(self) -> list[str]:
+        """Return the names of all events since the last call, in order."""
+        names = [type(event).__name__ for event in self.events]
         self.events.clear()
-        return kinds
+        return names
 
-    def forget(self) -> None:
-        """Empty the queue and the notices."""
+    def clear(self) -> None:
+        """Clear queued broadcasts and events."""
         self.broadcasts.prune(0)
         self.events.clear()
 
     def with_member(
         self, name: str, state: State, incarnation: int, *, now: float = 0.0, meta: bytes = META
     ) -> "FakeMemberlist":
-        """Let a member be known in this state and incarnation, by nothing but messages."""
+        """Add a member in this state and incarnation, by messages alone."""
         self.alive(alive(name, incarnation, meta=meta), now)
         match state:
             case State.SUSPECT:
@@ -86,14 +86,14 @@ class FakeMemberlist(Memberlist):
                 self.dead(Dead(incarnation, name, name), now)
             case State.ALIVE:
                 pass
-        self.forget()
+        self.clear()
         return self
 
-    def with_crowd(self, count: int, now: float = 0.0) -> "FakeMemberlist":
-        """Let `count` more members be alive, named m0, m1 and so on."""
+    def with_members(self, count: int, now: float = 0.0) -> "FakeMemberlist":
+        """Add `count` alive members, named m0, m1 and so on."""
         for number in range(count):
-            self.alive(crowd_alive(number), now)
-        self.forget()
+            self.alive(numbered_alive(number), now)
+        self.clear()
         return self
 
 
@@ -106,13 +106,13 @@ def alive(
     meta: bytes = META,
     versions: Versions | None = OUR_VERSIONS,
 ) -> Alive:
-    """An alive message from the member's usual address, unless told otherwise."""
+    """Return an alive message, by default from the member's usual address."""
     return Alive(
         incarnation, name, ADDRESSES[name] if addr is None else addr, port, meta, versions
     )
 
 
-def crowd_alive(number: int) -> Alive:
+def numbered_alive(number: int) -> Alive:
     return Alive(1, f"m{number}", bytes([10, 0, *divmod(number, 256)]), PORT)
 
 
@@ -124,5 +124,5 @@ def node_state(
     meta: bytes = META,
     versions: Versions | None = OUR_VERSIONS,
 ) -> NodeState:
-    """A line of a push/pull about one of the three usual members."""
+    """Return a row of a push/pull about one of the three usual members."""
     return NodeState(name, ADDRESSES[name], PORT, meta, incarnation, state, versions)
