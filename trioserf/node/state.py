@@ -146,10 +146,10 @@ class ClusterState:
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)
         self.coordinates = PeerCoordinates(
-            config.name, rng, enabled=config.coordinates, tally=self.counters
+            config.name, rng, enabled=config.coordinates, counters=self.counters
         )
         self.detector = FailureDetector(
-            membership, address, outgoing=self.outbox, places=self.coordinates, rng=rng
+            membership, address, outbox=self.outbox, coordinates=self.coordinates, rng=rng
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
