@@ -323,8 +323,8 @@ def test_rows_that_cannot_be_are_passed_over() -> None:
     message, _ = feed(decoder, b"\x06" + pack({"Nodes": 9}) + rows)
     assert isinstance(message, PushPull)
     assert [node.name for node in message.nodes] == ["a", "a"]
-    assert decoder.fault is not None
-    assert decoder.fault.kind == "field"
+    assert decoder.first_error is not None
+    assert decoder.first_error.kind == "field"
 
 
 def test_names_that_no_member_has_are_passed_over() -> None:

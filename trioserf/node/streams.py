@@ -292,6 +292,6 @@ class Streams:
                     message = decoder.work()
                 self.open_streams.set_held(guest, decoder.held)
             if message is not None:
-                if decoder.fault is not None:
-                    self._count(decoder.fault, guest.peer)
+                if decoder.first_error is not None:
+                    self._count(decoder.first_error, guest.peer)
                 return message

@@ -15,7 +15,7 @@ _PUSH_PULL_SCALED_FROM = 32
 _VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
 
 MAX_MEMBERS: Final = 32_768
-"""Members of the largest cluster that is to be expected."""
+"""Default bound on known members, above the largest expected cluster."""
 
 
 def _positive(default: float) -> float:
@@ -30,7 +30,7 @@ def _count(default: int, least: int) -> int:
 
 @attrs.frozen(kw_only=True)
 class Timing:
-    """Timings in seconds, multipliers and counts; the defaults are the profile for a LAN.
+    """Timings in seconds, multipliers and counts; the defaults are the LAN profile.
 
     Raises:
         ValueError: a duration is not positive, or a count is below its least value.
@@ -75,14 +75,13 @@ PROFILES = {"lan": LAN, "wan": WAN, "local": LOCAL}
 
 
 def push_pull_scale(interval: float, n: int) -> float:
-    """Stretch the interval of push/pulls in a cluster of n members (spec: push/pull loop).
+    """Return the push/pull interval for a cluster of n members (swim/README.md, § Push/pull).
 
-    Every doubling beyond 32 members adds one interval, so that the traffic of all exchanges,
-    each of which carries all members, grows no faster than it must.
+    Each doubling beyond 32 members adds one interval, because each exchange carries all members.
 
     Args:
-        interval: seconds.
-        n: the estimated number of members.
+        interval: the configured interval, in seconds.
+        n: the estimated cluster size.
 
     Returns:
         Seconds.
@@ -98,12 +97,12 @@ def any_name(_name: str) -> bool:
 
 
 def valid_node_name(name: str) -> bool:
-    """Accept what Serf calls a valid node name: 1 to 128 letters, digits, dashes and dots."""
+    """Accept names that are valid in Serf: 1 to 128 letters, digits, dashes and dots."""
     return _VALID_NAME.fullmatch(name) is not None
 
 
 def any_address(_addr: bytes) -> bool:
-    """Accept members from everywhere."""
+    """Accept every address."""
     return True
 
 
@@ -112,22 +111,21 @@ class SwimOptions:
     """Switches of the member table.
 
     Attributes:
-        lha_probe: keep a local health score (Lifeguard §IV-A); off, it is 0 for ever.
-        lha_suspicion: shorten suspicions by confirmations (§IV-B); off, they last the minimum.
-        buddy: tell a suspect that it is one together with the ping (§IV-C), and one that is gone
-            for us, should it ping us, with the ack. The table does nothing about it: the failure
-            detector reads it here.
-        dead_node_reclaim_time: how long a member must have been dead before another address may
-            take over its name, in seconds; 0 forbids it.
-        allowed: whether members may come from this address (4 or 16 raw bytes).
-        validate_name: whether members may have this name.
-        largest_broadcast: the longest message that any packet has room for, in bytes; longer
-            ones cannot be gossiped and are not queued.
-        max_members: members that are known at once, those lately gone included; further ones
-            are refused. Names come from anybody in the cluster, and memory has an end.
+        lha_probe: whether to keep a local health score (Lifeguard §IV-A).
+        lha_suspicion: whether confirmations shorten suspicions (Lifeguard §IV-B).
+        buddy: whether the failure detector sends a suspect the Suspect message with its ping
+            (Lifeguard §IV-C), and a dead or left member that pings us the Dead message.
+        dead_node_reclaim_time: seconds after which another address may take over the name of a
+            dead member; 0 for never.
+        allowed: returns whether members may have an address (4 or 16 raw bytes).
+        validate_name: returns whether members may have a name.
+        largest_broadcast: the longest message that fits a packet, in bytes; longer ones are not
+            queued.
+        max_members: maximum number of records, including recently dead members. Further members
+            are refused, because peers choose the names.
 
     Raises:
-        ValueError: a negative time, or no room for any message.
+        ValueError: a negative time, or a size or count below 1.
     """
 
     lha_probe: bool = True
