@@ -1,4 +1,4 @@
-"""Nurseries inside context managers, which callers need not know of."""
+"""Exception groups of nurseries inside context managers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,11 +6,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def unwrap_single_exception() -> Iterator[None]:
-    """Let a single exception out of a nursery inside the block as it is, not in a group.
+    """Raise the exception of a group that contains only one; keep other groups.
 
-    For nurseries that belong to a context manager: the tasks in them are its own, so what comes
-    out is nearly always what the caller's block raised, and callers want to catch that by type.
-    Several that come together stay a group: nothing is lost. Trio's own way, a nursery with
+    For context managers with a nursery of their own: its exception is nearly always the one that
+    the caller's block raised, and callers catch that by type. Trio's own option,
     `strict_exception_groups=False`, is deprecated since Trio 0.25.
     """
     try:

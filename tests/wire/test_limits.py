@@ -1,4 +1,4 @@
-"""What hostile bytes may cost: every codec comes back, and time and memory have an end."""
+"""Round trips of all codecs, and limits of time and memory for hostile bytes."""
 
 import struct
 import time
@@ -51,7 +51,7 @@ from trioserf.wire.swim_messages import (
     Versions,
 )
 
-# ------------------------------------------------------------------------------------ round trips
+# --- round trips ---
 
 U8 = st.integers(0, 2**8 - 1)
 U16 = st.integers(0, 2**16 - 1)
@@ -108,31 +108,33 @@ FILTERS = st.builds(NodeFilter, st.lists(TEXT, max_size=30).map(tuple)) | st.bui
 
 
 @given(SWIM)
-def test_every_message_comes_back(message: Message) -> None:
+def test_encoded_message_decodes_to_itself(message: Message) -> None:
     assert swim_codec.decode(swim_codec.encode(message)) == message
 
 
 @given(SERF)
-def test_every_serf_message_comes_back(message: SerfMessage) -> None:
+def test_encoded_serf_message_decodes_to_itself(message: SerfMessage) -> None:
     assert serf_codec.decode(serf_codec.encode(message)) == message
 
 
 @given(FILTERS, TEXTS)
-def test_filters_and_tags_come_back(one: NodeFilter | TagFilter, tags: dict[str, str]) -> None:
+def test_encoded_filters_and_tags_decode_to_themselves(
+    one: NodeFilter | TagFilter, tags: dict[str, str]
+) -> None:
     assert serf_payloads.decode_filter(serf_payloads.encode_filter(one)) == one
     assert serf_payloads.decode_tags(serf_payloads.encode_tags(tags)) == tags
 
 
 @given(st.booleans(), st.lists(NODES, max_size=5).map(tuple), BYTES, st.integers(1, 40))
-def test_every_exchange_comes_back_in_pieces(
+def test_push_pull_decodes_from_pieces_of_any_size(
     join: bool, nodes: tuple[NodeState, ...], state: bytes, size: int
 ) -> None:
-    exchange = PushPull(join, nodes, state)
+    push_pull = PushPull(join, nodes, state)
     codec = StreamCodec(keyring=None, compress=False)
-    assert feed(codec.decoder(), codec.encode_push_pull(exchange), size)[0] == exchange
+    assert feed(codec.decoder(), codec.encode_push_pull(push_pull), size)[0] == push_pull
 
 
-# ------------------------------------------------------------------------------------- mutations
+# --- damaged input ---
 
 
 def golden() -> list[bytes]:
@@ -155,7 +157,7 @@ EDITS = st.lists(
 )  # fmt: skip
 
 
-def mutated(data: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
+def damage(data: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
     out = bytearray(data)
     for edit, where, what in edits:
         at = where % (len(out) + 1)
@@ -172,10 +174,10 @@ def mutated(data: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
 
 @settings(max_examples=400)
 @given(st.sampled_from(GOLDEN), EDITS)
-def test_damaged_messages_give_messages_or_faults(
+def test_damaged_message_gives_message_or_wire_error(
     data: bytes, edits: list[tuple[str, int, bytes]]
 ) -> None:
-    damaged = mutated(data, edits)
+    damaged = damage(data, edits)
     PacketCodec(keyring=None).decode(damaged)
     for read in (
         swim_codec.decode,
@@ -186,25 +188,25 @@ def test_damaged_messages_give_messages_or_faults(
         try:
             read(damaged)
         except WireError as error:
-            assert error.kind  # noqa: PT017 - either outcome is right, nothing else is
+            assert error.kind  # noqa: PT017 - no other exception is allowed
 
 
 @given(st.sampled_from(STREAMS), EDITS, st.integers(1, 2000))
-def test_damaged_streams_give_messages_or_faults(
+def test_damaged_stream_gives_message_or_wire_error(
     data: bytes, edits: list[tuple[str, int, bytes]], size: int
 ) -> None:
     codec = StreamCodec(keyring=None)
     try:
-        feed(codec.decoder(), mutated(data, edits), size)
+        feed(codec.decoder(), damage(data, edits), size)
     except WireError as error:
-        assert error.kind  # noqa: PT017 - either outcome is right, nothing else is
+        assert error.kind  # noqa: PT017 - no other exception is allowed
 
 
-# ----------------------------------------------------------------------------------------- bombs
+# --- hostile input ---
 
 
 def cost(act: Callable[[], object]) -> tuple[float, float]:
-    """Give the seconds of a call that fails or not, and the megabytes that it takes at most."""
+    """Return the duration of a call in seconds and its peak memory in megabytes."""
     began = time.perf_counter()
     with suppress(WireError):
         act()
@@ -225,7 +227,7 @@ def lists(count: int, depth: int) -> bytes:
 
 
 ZEROS = lzw.compress(bytes(1 << 19))
-BOMBS: dict[str, Callable[[], object]] = {
+HOSTILE: dict[str, Callable[[], object]] = {
     "lists in a push/pull": lambda: serf_codec.decode(
         b"\x02\x81\xa6Events" + lists(1 << 20, 1000)
     ),
@@ -244,29 +246,29 @@ BOMBS: dict[str, Callable[[], object]] = {
     "a compressed packet": lambda: PacketCodec(keyring=None).decode(
         b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(bytes(65_536))})
     ),
-    "zeros without end": lambda: lzw.decompress(ZEROS, 65_536),
-    "a push/pull that promises": lambda: feed(
+    "zeros": lambda: lzw.decompress(ZEROS, 65_536),
+    "announced lengths of a push/pull": lambda: feed(
         StreamCodec(keyring=None).decoder(),
         b"\x06" + pack({"Nodes": 1 << 20, "UserStateLen": MAX_SEALED}),
     ),
-    "a sealed stream that promises": lambda: feed(
+    "announced length of an encrypted stream": lambda: feed(
         StreamCodec(keyring=None).decoder(), b"\x0a" + struct.pack(">I", MAX_SEALED)
     ),
-    "a row without end": lambda: feed(
+    "a row without its end": lambda: feed(
         StreamCodec(keyring=None).decoder(),
         b"\x06" + pack({"Nodes": 1}) + b"\x81\xa4Name\xdb\x01\x00\x00\x00" + bytes(1 << 20),
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs_cost_little(bomb: str) -> None:
-    took, megabytes = cost(BOMBS[bomb])
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_input_costs_little_time_and_memory(hostile: str) -> None:
+    took, megabytes = cost(HOSTILE[hostile])
     assert megabytes < 5
-    assert took < 2  # milliseconds on a machine with nothing else to do
+    assert took < 2  # milliseconds on an idle machine
 
 
-def test_a_large_compressed_stream_is_read_in_many_steps() -> None:
+def test_large_compressed_stream_is_decoded_in_many_steps() -> None:
     noise = bytes(range(256)) * 2000
     data = b"\x09" + pack(
         {"Algo": 0, "Buf": lzw.compress(b"\x08" + pack({"UserMsgLen": len(noise)}) + noise)}
@@ -276,7 +278,7 @@ def test_a_large_compressed_stream_is_read_in_many_steps() -> None:
     assert steps > len(noise) / 16_384
 
 
-def test_what_a_decoder_holds_is_told() -> None:
+def test_decoder_reports_its_memory() -> None:
     codec = StreamCodec(keyring=None, compress=False)
     rows = tuple(
         NodeState(f"n{number}", bytes(4), 1, bytes(100), 1, State.ALIVE) for number in range(5000)
@@ -290,24 +292,24 @@ def test_what_a_decoder_holds_is_told() -> None:
     assert decoder.held > 400_000
 
 
-def test_an_expansion_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expansion_of_compressed_stream_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trioserf.wire.stream.MAX_EXPANDED", 300_000)
     for length, fits in ((299_000, True), (301_000, False)):
         text = b"\x08" + pack({"UserMsgLen": length}) + bytes(length)
         data = b"\x09" + pack({"Algo": 0, "Buf": lzw.compress(text)})
         assert len(data) < 3000
         if fits:
-            # Each step's share of it is small, though the bytes that it comes from are few.
+            # Each step expands little, though the compressed bytes are few.
             assert feed(StreamCodec(keyring=None).decoder(), data)[1] > 15
         else:
             with pytest.raises(WireError, match="expands"):
                 feed(StreamCodec(keyring=None).decoder(), data)
 
 
-# ---------------------------------------------------------------------------------------- oddities
+# --- odd values ---
 
 
-def test_rows_that_cannot_be_are_passed_over() -> None:
+def test_invalid_rows_of_push_pull_are_skipped() -> None:
     good = {"Addr": bytes(4), "Name": "a", "Incarnation": 1, "Port": 1}
     odd: list[dict[str, object]] = [
         {**good, "Addr": b"abc"},
@@ -327,7 +329,7 @@ def test_rows_that_cannot_be_are_passed_over() -> None:
     assert decoder.first_error.kind == "field"
 
 
-def test_names_that_no_member_has_are_passed_over() -> None:
+def test_too_long_names_in_serf_state_are_skipped() -> None:
     long = "x" * (MAX_NAME + 1)
     state = serf_codec.decode(
         serf_codec.encode(SerfPushPull(1, {long: 1, "a": 2}, (long, "b"), 1, (), 1))
@@ -350,22 +352,22 @@ def test_names_that_no_member_has_are_passed_over() -> None:
     ],
     ids=lambda message: type(message).__name__,
 )  # fmt: skip
-def test_messages_beyond_all_limits_are_refused(message: SerfMessage) -> None:
+def test_serf_message_over_limit_is_rejected(message: SerfMessage) -> None:
     with pytest.raises(WireError) as caught:
         serf_codec.decode(serf_codec.encode(message))
     assert caught.value.kind in {"limit", "msgpack"}
 
 
 @pytest.mark.parametrize("ltime", [0, 2**63, 2**64 - 1])
-def test_every_lamport_time_and_timeout_is_read(ltime: int) -> None:
+def test_any_lamport_time_and_timeout_is_decoded(ltime: int) -> None:
     query = Query(ltime, 1, b"", 0, "a", (), 0, 0, 2**63 - 1, "q", b"")
     assert serf_codec.decode(serf_codec.encode(query)) == query
 
 
-def test_coordinates_of_absurd_size_are_read_or_refused_but_never_raise_otherwise() -> None:
+def test_extreme_coordinate_is_decoded_or_raises_wire_error() -> None:
     for value in (1e308, -1e308, 1.8e308, 5e-324, float("nan"), float("-inf"), 2**64 - 1):
         payload = serf_payloads.encode_coordinate(Coordinate((value,) * 8, value, value, value))
         try:
             serf_payloads.decode_coordinate(payload)
         except WireError as error:
-            assert error.kind == "field"  # noqa: PT017 - either outcome is right
+            assert error.kind == "field"  # noqa: PT017 - no other exception is allowed

@@ -1,4 +1,4 @@
-"""The messages of the Serf layer, to and from exactly the bytes that Go writes."""
+"""The messages of the Serf layer: golden bytes, round trips, errors."""
 
 import math
 
@@ -66,13 +66,13 @@ MESSAGES: dict[str, SerfMessage] = {
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_every_message_is_spelled_as_go_does(name: str) -> None:
+def test_message_equals_golden_bytes(name: str) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
     assert serf_codec.decode(wire) == MESSAGES[name]
     assert serf_codec.encode(MESSAGES[name]) == wire
 
 
-def test_all_golden_messages_are_looked_at() -> None:
+def test_all_golden_messages_are_covered() -> None:
     assert set(GOLDEN) == {*MESSAGES, "filter-node", "filter-tag", "tags"}
 
 
@@ -80,24 +80,24 @@ def test_all_golden_messages_are_looked_at() -> None:
     ("name", "one"),
     [("filter-node", NodeFilter(("a", "b"))), ("filter-tag", TagFilter("role", "^web"))],
 )
-def test_filters(name: str, one: NodeFilter | TagFilter) -> None:
+def test_filter_equals_golden_bytes(name: str, one: NodeFilter | TagFilter) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
     assert serf_payloads.encode_filter(one) == wire
     assert serf_payloads.decode_filter(wire) == one
 
 
-def test_tags() -> None:
+def test_tags_equal_golden_bytes() -> None:
     wire = bytes.fromhex(GOLDEN["tags"]["wire"])
     assert serf_payloads.encode_tags({"role": "web"}) == wire
     assert serf_payloads.decode_tags(wire) == {"role": "web"}
 
 
-def test_the_old_form_of_tags_is_a_role() -> None:
+def test_metadata_without_magic_byte_is_the_role() -> None:
     assert serf_payloads.decode_tags(b"db") == {"role": "db"}
 
 
 @pytest.mark.parametrize("meta", [b"\xff", b"\xff\x01", b"\xff\x81\xa1a\x01"])
-def test_tags_that_are_no_map_of_texts(meta: bytes) -> None:
+def test_tags_without_map_of_strings_are_rejected(meta: bytes) -> None:
     with pytest.raises(WireError):
         serf_payloads.decode_tags(meta)
 
@@ -106,7 +106,9 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_va
 
 
 @given(st.lists(FINITE, min_size=8, max_size=8), FINITE, FINITE, FINITE)
-def test_coordinates_come_back(vec: list[float], error: float, adj: float, height: float) -> None:
+def test_encoded_coordinate_decodes_to_itself(
+    vec: list[float], error: float, adj: float, height: float
+) -> None:
     coordinate = Coordinate(tuple(vec), error, adj, height)
     assert (
         serf_payloads.decode_coordinate(serf_payloads.encode_coordinate(coordinate)) == coordinate
@@ -123,12 +125,12 @@ def test_coordinates_come_back(vec: list[float], error: float, adj: float, heigh
         serf_payloads.encode_coordinate(Coordinate(height=math.inf)),
     ],
 )
-def test_coordinates_that_are_none(payload: bytes) -> None:
+def test_invalid_coordinate_is_rejected(payload: bytes) -> None:
     with pytest.raises(WireError):
         serf_payloads.decode_coordinate(payload)
 
 
-BAD = [
+INVALID = [
     (b"", "truncated"),
     (b"\x0a\x80", "unknown-type"),
     (b"\x01", "msgpack"),
@@ -144,14 +146,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("data", "kind"), BAD)
-def test_bad_bytes_are_told_apart(data: bytes, kind: str) -> None:
+@pytest.mark.parametrize(("data", "kind"), INVALID)
+def test_invalid_message_raises_error_of_its_kind(data: bytes, kind: str) -> None:
     with pytest.raises(WireError) as caught:
         serf_codec.decode(data)
     assert caught.value.kind == kind
 
 
-READERS = [
+DECODERS = [
     serf_codec.decode,
     serf_payloads.decode_filter,
     serf_payloads.decode_tags,
@@ -160,28 +162,30 @@ READERS = [
 
 
 @given(st.integers(0, 9), st.binary(max_size=200))
-def test_any_bytes_give_a_message_or_a_wire_error(kind: int, rest: bytes) -> None:
-    for read in READERS:
+def test_any_bytes_give_message_or_wire_error(kind: int, rest: bytes) -> None:
+    for read in DECODERS:
         try:
             read(bytes((kind,)) + rest)
         except WireError as error:
-            assert error.kind  # noqa: PT017 - either outcome is right, nothing else is
+            assert error.kind  # noqa: PT017 - no other exception is allowed
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_every_truncation_gives_a_message_or_a_wire_error(name: str) -> None:
+def test_truncated_message_gives_message_or_wire_error(name: str) -> None:
     wire = bytes.fromhex(GOLDEN[name]["wire"])
-    faults = 0
+    errors = 0
     for length in range(len(wire)):
         try:
             serf_codec.decode(wire[:length])
         except WireError:
-            faults += 1
-    assert faults
+            errors += 1
+    assert errors
 
 
 @given(st.integers(0, 2**64 - 1), st.text(max_size=40), st.binary(max_size=80), st.booleans())
-def test_user_events_come_back(ltime: int, name: str, payload: bytes, coalesce: bool) -> None:
+def test_encoded_user_event_decodes_to_itself(
+    ltime: int, name: str, payload: bytes, coalesce: bool
+) -> None:
     name = name.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     event = UserEvent(ltime, name, payload, coalesce)
     assert serf_codec.decode(serf_codec.encode(event)) == event

@@ -70,7 +70,7 @@ def decode_coordinate(payload: bytes) -> Coordinate:
         number(get(b"Adjustment"), "coordinate Adjustment"),
         number(get(b"Height"), "coordinate Height"),
     )
-    reason = coordinate.fault()
+    reason = coordinate.find_defect()
     if reason is not None:
         raise WireError("field", f"coordinate: {reason}, expected {DIMENSIONS} finite numbers")
     return coordinate
