@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from trioserf.serf.config import USER_EVENT_HARD_LIMIT
-from trioserf.serf.effects import Codec
+import attrs
+
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
     I64,
@@ -35,11 +35,13 @@ from trioserf.wire.serf_messages import (
     KeyRequest,
     KeyResponse,
     Leave,
+    NodeFilter,
     Query,
     QueryResponse,
     Relay,
     SerfMessage,
     SerfPushPull,
+    TagFilter,
     UserEvent,
 )
 from trioserf.wire.serf_payloads import (
@@ -50,6 +52,9 @@ from trioserf.wire.serf_payloads import (
 )
 from trioserf.wire.serf_push_pull import decode_push_pull, encode_push_pull
 from trioserf.wire.swim_codec import USER
+
+USER_EVENT_HARD_LIMIT: Final = 9 * 1024
+"""Bytes of a user event that no configuration may exceed."""
 
 MAX_GOSSIPED: Final = 65_507
 """Bytes of a message that is gossiped or relayed: it must fit into a packet."""
@@ -314,6 +319,27 @@ _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     KeyResponse: _encode_key_response,
     Relay: _encode_relay,
 }
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Codec:
+    """How messages are spelled. What reads bytes raises a ValueError if they make no sense.
+
+    Attributes:
+        encode: one message, type byte included.
+        decode: the same back.
+        encode_filter: one filter of a query, type byte included.
+        decode_filter: the same back.
+        decode_tags: a member's metadata as its tags.
+        gossip_prefix: what stands before a message that is gossiped.
+    """
+
+    encode: Callable[[SerfMessage], bytes]
+    decode: Callable[[bytes], SerfMessage]
+    encode_filter: Callable[[NodeFilter | TagFilter], bytes]
+    decode_filter: Callable[[bytes], NodeFilter | TagFilter]
+    decode_tags: Callable[[bytes], Mapping[str, str]]
+    gossip_prefix: bytes = b""
 
 
 SERF_CODEC: Final = Codec(
