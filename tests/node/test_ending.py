@@ -13,15 +13,15 @@ async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
         await trio.testing.wait_all_tasks_blocked()
-        # The keeper is woken by this, but the block ends before it runs.
+        # The owner is woken by this, but the block ends before it runs.
         node._owner._to_inbox.send_nowait(Request(lambda state, now: None))
 
 
 async def test_packets_that_come_after_the_end_are_no_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
-        keeper = node._owner
+        owner = node._owner
     with trio.CancelScope() as scope:
         scope.cancel()
-        await keeper.receive([])
+        await owner.receive([])
     assert scope.cancelled_caught

@@ -140,7 +140,7 @@ async def test_each_cause_is_told(autojump_clock: MockClock) -> None:
         )  # fmt: skip
         assert told == {
             "nosuch.test": "unknown host 'nosuch.test': nobody said so",
-            "[::1": "join address '[::1': expected a host name or an IP address",
+            "[::1": "join address '[::1': expected [IPv6 address]:port",
             "10.0.9.9:7946": "connection refused",
             str(mute.address): "no answer within 10 s",
             str(rude.address): "the other side says: no room",

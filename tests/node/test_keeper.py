@@ -1,4 +1,4 @@
-"""The keeper: one owner of the state, a bounded inbox, orders carried out without waiting."""
+"""The owner: one owner of the state, a bounded inbox, orders carried out without waiting."""
 
 import random
 from collections.abc import AsyncIterator
@@ -16,8 +16,9 @@ from trioserf.errors import Leaving, NameConflict
 from trioserf.node.config import NodeConfig
 from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
-from trioserf.node.state_owner import AutoResetEvent, DeadlineTimer, PacketBatch, StateOwner
+from trioserf.node.state_owner import PacketBatch, StateOwner
 from trioserf.node.stream_queue import MAX_PER_MEMBER
+from trioserf.node.timers import AutoResetEvent, DeadlineTimer
 from trioserf.serf.effects import DirectMessage, NameConflictLost
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import LinkConditions, Network
@@ -29,83 +30,83 @@ SOMEBODY = Address("10.0.1.1", 7946)
 
 
 def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOwner, EventHub]:
-    """Make a keeper that does not run yet."""
+    """Make a owner that does not run yet."""
     config = NodeConfig(name="us", bind=OURS, **options)
     hub = EventHub()
     state = ClusterState(config, OURS, rng=random.Random(1), has_responder=hub.has_responder)
     network = Network(random.Random(1), LinkConditions(latency=0, jitter=0))
-    keeper = StateOwner(state, transport or network.open(OURS), hub)
+    owner = StateOwner(state, transport or network.open(OURS), hub)
     state.start(trio.current_time(), None)
-    return keeper, hub
+    return owner, hub
 
 
 @asynccontextmanager
 async def kept(**options: Any) -> AsyncIterator[StateOwner]:
-    keeper, _ = make(**options)
+    owner, _ = make(**options)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        yield keeper
+        nursery.start_soon(owner.run)
+        yield owner
         nursery.cancel_scope.cancel()
-        keeper.fail_pending()
+        owner.fail_pending()
 
 
 # --- facts ---
 
 
 async def test_calls_get_their_results_and_their_errors(autojump_clock: MockClock) -> None:
-    async with kept() as keeper:
-        assert await keeper.ask(lambda state, _: state.config.name) == "us"
+    async with kept() as owner:
+        assert await owner.ask(lambda state, _: state.config.name) == "us"
         at = trio.current_time()
         await trio.sleep(5)
-        assert await keeper.ask(lambda _, now: now) == at + 5
+        assert await owner.ask(lambda _, now: now) == at + 5
 
         def fail(_: ClusterState, __: float) -> None:
             raise KeyError("mine alone")
 
         with pytest.raises(KeyError, match="mine alone"):
-            await keeper.ask(fail)
-        assert await keeper.ask(lambda state, _: state.config.name) == "us"
+            await owner.ask(fail)
+        assert await owner.ask(lambda state, _: state.config.name) == "us"
 
 
 async def test_facts_are_taken_in_their_order(autojump_clock: MockClock) -> None:
-    keeper, _ = make()
+    owner, _ = make()
     seen: list[int] = []
     async with trio.open_nursery() as nursery:
         for number in range(100):
-            nursery.start_soon(keeper.ask, lambda *_, number=number: seen.append(number))
+            nursery.start_soon(owner.ask, lambda *_, number=number: seen.append(number))
             await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(owner.run)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert seen == list(range(100))
 
 
 async def test_the_inbox_is_bounded_and_its_senders_wait(autojump_clock: MockClock) -> None:
-    keeper, _ = make(inbox_depth=16)
+    owner, _ = make(inbox_depth=16)
     ping = encode(Ping(1, "us"))
     for _ in range(16):
-        await keeper.receive([(ping, SOMEBODY)])
+        await owner.receive([(ping, SOMEBODY)])
     with trio.move_on_after(100) as patience:
-        await keeper.receive([(ping, SOMEBODY)])
+        await owner.receive([(ping, SOMEBODY)])
     assert patience.cancelled_caught
     with trio.move_on_after(100) as patience:
-        await keeper.ask(lambda *_: None)
+        await owner.ask(lambda *_: None)
     assert patience.cancelled_caught
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(owner.run)
         with trio.fail_after(1):
-            await keeper.receive([(ping, SOMEBODY)])
-            await keeper.ask(lambda *_: None)
+            await owner.receive([(ping, SOMEBODY)])
+            await owner.ask(lambda *_: None)
         nursery.cancel_scope.cancel()
 
 
 async def test_a_flood_of_facts_lets_other_tasks_run(autojump_clock: MockClock) -> None:
-    async with kept() as keeper:
+    async with kept() as owner:
         turns = 0
 
         async def flood() -> None:
             while True:
-                await keeper.receive([(b"\x63", SOMEBODY)])
+                await owner.receive([(b"\x63", SOMEBODY)])
 
         async with trio.open_nursery() as nursery:
             for _ in range(8):
@@ -114,19 +115,19 @@ async def test_a_flood_of_facts_lets_other_tasks_run(autojump_clock: MockClock) 
                 await trio.lowlevel.checkpoint()
                 turns += 1
             nursery.cancel_scope.cancel()
-        assert keeper.state.drops.by_kind["unknown-type"]
+        assert owner.state.drops.by_kind["unknown-type"]
 
 
 # --- the end ---
 
 
 async def test_calls_that_wait_at_the_end_hear_of_it(autojump_clock: MockClock) -> None:
-    keeper, _ = make(inbox_depth=16)
+    owner, _ = make(inbox_depth=16)
     heard: list[str] = []
 
     async def call() -> None:
         with pytest.raises(Leaving, match="the node has ended"):
-            await keeper.ask(lambda *_: None)
+            await owner.ask(lambda *_: None)
         heard.append("leaving")
 
     async with trio.open_nursery() as nursery:
@@ -134,31 +135,31 @@ async def test_calls_that_wait_at_the_end_hear_of_it(autojump_clock: MockClock) 
             nursery.start_soon(call)
         await trio.testing.wait_all_tasks_blocked()
         assert not heard
-        keeper.fail_pending()
+        owner.fail_pending()
     assert len(heard) == 20
     with pytest.raises(Leaving):
-        await keeper.ask(lambda *_: None)
+        await owner.ask(lambda *_: None)
 
 
 async def test_a_fact_and_the_end_may_come_in_one_step(autojump_clock: MockClock) -> None:
-    keeper, _ = make()
+    owner, _ = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(owner.run)
         await trio.testing.wait_all_tasks_blocked()
-        # The keeper has its fact already, and goes on although it is cancelled.
-        keeper._to_inbox.send_nowait(PacketBatch([(b"\x63", SOMEBODY)], 0.0))
+        # The owner has its fact already, and goes on although it is cancelled.
+        owner._to_inbox.send_nowait(PacketBatch([(b"\x63", SOMEBODY)], 0.0))
         nursery.cancel_scope.cancel()
-        keeper.fail_pending()
-    assert keeper.state.drops.by_kind["unknown-type"] == 1
+        owner.fail_pending()
+    assert owner.state.drops.by_kind["unknown-type"] == 1
 
 
 async def test_who_is_called_off_does_not_stop_the_keeper(autojump_clock: MockClock) -> None:
-    keeper, _ = make()
+    owner, _ = make()
     with trio.move_on_after(1):
-        await keeper.ask(lambda *_: None)
+        await owner.ask(lambda *_: None)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        assert await keeper.ask(lambda state, _: state.config.name) == "us"
+        nursery.start_soon(owner.run)
+        assert await owner.ask(lambda state, _: state.config.name) == "us"
         nursery.cancel_scope.cancel()
 
 
@@ -170,49 +171,49 @@ async def test_packets_go_out_and_those_that_cannot_are_counted(
 ) -> None:
     network = Network(random.Random(1), LinkConditions(latency=LATENCY, jitter=0))
     ours, theirs = network.open(OURS), network.open(SOMEBODY)
-    keeper, _ = make(ours)
+    owner, _ = make(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(network.run)
-        nursery.start_soon(keeper.run)
-        await keeper.receive([(encode(Ping(9, "us")), SOMEBODY)])
+        nursery.start_soon(owner.run)
+        await owner.receive([(encode(Ping(9, "us")), SOMEBODY)])
         [(data, source)] = await theirs.receive_packets()
         assert source == OURS
         messages, _ = PacketCodec(keyring=None).decode(data)
         assert type(messages[0]).__name__ == "Ack"
         ours.kill()
-        await keeper.receive([(encode(Ping(9, "us")), SOMEBODY)] * 3)
+        await owner.receive([(encode(Ping(9, "us")), SOMEBODY)] * 3)
         await trio.testing.wait_all_tasks_blocked()
-        assert keeper.dropped == {"packets": 3}
-        assert not keeper.state.outbox.packets
+        assert owner.dropped == {"packets": 3}
+        assert not owner.state.outbox.packets
         nursery.cancel_scope.cancel()
 
 
 async def test_too_many_streams_are_dropped_counted_and_told_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with kept() as keeper:
+    async with kept() as owner:
 
         def order(state: ClusterState, _: float) -> None:
             for _ in range(MAX_PER_MEMBER + 5):
                 state.serf.direct_messages.append(DirectMessage(SOMEBODY, "b", b"x", stream=True))
 
-        await keeper.ask(order)
-        assert keeper.dropped == {"streams": 5}
+        await owner.ask(order)
+        assert owner.dropped == {"streams": 5}
         told = [one.getMessage() for one in caplog.records]
         assert told == ["dropped an answer for 'b': too many streams wait already"]
-        assert len(keeper.bulk) == MAX_PER_MEMBER
+        assert len(owner.bulk) == MAX_PER_MEMBER
 
 
 async def test_a_name_that_is_lost_ends_the_keeper() -> None:
-    keeper, _ = make()
+    owner, _ = make()
 
     def lose(state: ClusterState, _: float) -> None:
         state.serf.shutdown_orders.append(NameConflictLost(1, 4))
 
     with pytest.RaisesGroup(NameConflict) as caught:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keeper.run)
-            await keeper.ask(lose)
+            nursery.start_soon(owner.run)
+            await owner.ask(lose)
     [error] = caught.value.exceptions
     assert str(error) == (
         "another member has the name 'us', and the majority sides with it (1 of 4 answers for us)"
@@ -220,14 +221,14 @@ async def test_a_name_that_is_lost_ends_the_keeper() -> None:
 
 
 async def test_declines_without_room_are_dropped_and_counted(autojump_clock: MockClock) -> None:
-    keeper, hub = make(inbox_depth=16)
+    owner, hub = make(inbox_depth=16)
     for _ in range(16):
-        await keeper.receive([])
+        await owner.receive([])
     hub.on_no_responder([1])
-    assert keeper.dropped == {"declines": 1}
-    keeper.fail_pending()
+    assert owner.dropped == {"declines": 1}
+    owner.fail_pending()
     hub.on_no_responder([2])  # after the end nobody is there to be told
-    assert keeper.dropped == {"declines": 1}
+    assert owner.dropped == {"declines": 1}
 
 
 # --- waking ---

@@ -13,30 +13,30 @@ from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 
 
-async def gossip(keeper: StateOwner) -> None:
+async def gossip(owner: StateOwner) -> None:
     """Send rounds of gossip until cancelled."""
-    config = keeper.state.config
+    config = owner.state.config
     interval = config.timing.gossip_interval
-    state = keeper.state
+    state = owner.state
     filler = state.filler
     next_tick = trio.current_time()
     while True:
-        await keeper.gossip.wait()
+        await owner.gossip.wait()
         # After the first round a message has been sent to as many as there are, or are asked for.
         told = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
         if filler and not filler.has_sent_at_most(told):
             with trio.move_on_at(next_tick):
                 while not filler.has_unsent:
-                    await keeper.gossip.wait()
+                    await owner.gossip.wait()
         if not filler:
             continue
-        await keeper.tell(gossip_round)
+        await owner.tell(gossip_round)
         next_tick = trio.current_time() + interval
         # Those who have left stay on the list for a while, but do not listen.
         has_listeners = state.membership.alive_count > 1
         await trio.sleep(config.gossip_pause if has_listeners else interval)
         if state.has_gossip:
-            keeper.gossip()
+            owner.gossip()
 
 
 def gossip_round(state: ClusterState, now: float) -> None:

@@ -95,11 +95,11 @@ class KeyHandler:
         sealer.verify_outgoing = verify_outgoing
         warn_if_plaintext(sealer)
 
-    async def save_changes(self, keeper: StateOwner) -> None:
+    async def save_changes(self, owner: StateOwner) -> None:
         """Write each change to the file, in order, and then answer it; until cancelled.
 
         Args:
-            keeper: has the state that the answers go through.
+            owner: has the state that the answers go through.
         """
         if self._save is None:
             return
@@ -109,7 +109,7 @@ class KeyHandler:
                 await self._save(change.content)
             except OSError as error:
                 answer = _failed(change.action, str(error))
-            await keeper.ask(lambda _, now: change.later.set_result(answer, now))  # noqa: B023
+            await owner.ask(lambda _, now: change.later.set_result(answer, now))  # noqa: B023
 
 
 def _failed(action: KeyAction, why: str) -> KeyResponse:

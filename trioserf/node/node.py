@@ -66,21 +66,21 @@ class Node:
     def __init__(
         self,
         config: NodeConfig,
-        keeper: StateOwner,
+        owner: StateOwner,
         hub: EventHub,
-        joining: Joiner,
-        desk: KeyHandler,
+        joiner: Joiner,
+        key_handler: KeyHandler,
         work: trio.CancelScope,
         bound: Address,
     ) -> None:
         self.config = config
         self.bound = bound
         self.phase = Phase.ALIVE
-        self._owner = keeper
-        self._state = keeper.state
+        self._owner = owner
+        self._state = owner.state
         self._hub = hub
-        self._joiner = joining
-        self._key_handler = desk
+        self._joiner = joiner
+        self._key_handler = key_handler
         self._work = work
 
     # --- reading ---
@@ -232,7 +232,7 @@ class Node:
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
         """Remember addresses that are to be tried whenever nobody else is in sight."""
-        self._joiner.add_seeds(addresses)
+        self._joiner.seeds.add(addresses)
 
     async def leave(self) -> None:
         """Leave the cluster in good order: everyone is told, then this node stops gossiping.

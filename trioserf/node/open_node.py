@@ -16,6 +16,7 @@ import trio
 
 from trioserf.address import Address
 from trioserf.errors import NameConflict
+from trioserf.exception_groups import unwrap_single_exception
 from trioserf.net.own_address import is_public, own_address
 from trioserf.net.resolver import Resolver, SystemResolver
 from trioserf.net.sockets import open_sockets
@@ -24,11 +25,12 @@ from trioserf.node.antientropy import push_pull
 from trioserf.node.config import NodeConfig
 from trioserf.node.event_hub import EventHub
 from trioserf.node.gossip import gossip
-from trioserf.node.join import Joiner, rejoin_seeds
+from trioserf.node.join import Joiner
 from trioserf.node.key_handler import KeyHandler, SaveKeyring, warn_if_plaintext
 from trioserf.node.maintenance import check_queues, reap, reconnect
 from trioserf.node.node import Node, Phase
 from trioserf.node.probe import probe_members
+from trioserf.node.seeds import rejoin_seeds
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
@@ -77,93 +79,79 @@ async def open_node(
         address = advertised(config, transport)
         _warn_if_public_plaintext(config, address)
         hub = EventHub()
-        desk = KeyHandler(config.keyring, save_keyring)
+        key_handler = KeyHandler(config.keyring, save_keyring)
         state = ClusterState(
             config,
             address,
             rng=rng,
             has_responder=hub.has_responder,
-            keys=desk,
+            keys=key_handler,
             nonce=nonce,
         )
         warn_if_plaintext(state.sealer)
-        keeper = StateOwner(state, transport, hub)
+        owner = StateOwner(state, transport, hub)
         state.start(trio.current_time(), restore)
-        try:
-            async with _running(config, transport, keeper, hub, desk, resolver, rng) as node:
+        with unwrap_single_exception(NameConflict):
+            async with _running(config, transport, owner, hub, key_handler, resolver, rng) as node:
                 yield node
-        except ExceptionGroup as group:
-            conflict, rest = group.split(NameConflict)
-            if conflict is None or rest is not None:
-                raise
-            raise _first(conflict) from None
-
-
-def _first(group: ExceptionGroup[NameConflict]) -> NameConflict:
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    if not isinstance(error, NameConflict):
-        raise TypeError("a group of name conflicts holds something else")
-    return error
 
 
 @asynccontextmanager
 async def _running(
     config: NodeConfig,
     transport: Transport,
-    keeper: StateOwner,
+    owner: StateOwner,
     hub: EventHub,
-    desk: KeyHandler,
+    key_handler: KeyHandler,
     resolver: Resolver | None,
     rng: random.Random,
 ) -> AsyncIterator[Node]:
-    streams = Streams(transport, config, keeper)
-    joining = Joiner(keeper, streams, resolver or SystemResolver(), transport.address[1], rng)
+    streams = Streams(transport, config, owner)
+    joiner = Joiner(owner, streams, resolver or SystemResolver(), transport.address[1], rng)
     async with trio.open_nursery() as services:
-        services.start_soon(keeper.run)
-        services.start_soon(_receive, transport, keeper)
+        services.start_soon(owner.run)
+        services.start_soon(_receive, transport, owner)
         services.start_soon(streams.serve)
         services.start_soon(streams.send_messages)
-        services.start_soon(gossip, keeper)
-        services.start_soon(expire_suspicions, keeper)
-        services.start_soon(expire_deadlines, keeper)
-        services.start_soon(desk.save_changes, keeper)
+        services.start_soon(gossip, owner)
+        services.start_soon(expire_suspicions, owner)
+        services.start_soon(expire_deadlines, owner)
+        services.start_soon(key_handler.save_changes, owner)
         work = trio.CancelScope()
         bound = Address(*transport.address)
-        node = Node(config, keeper, hub, joining, desk, work, bound)
-        services.start_soon(partial(_work, work, keeper, streams, joining, rng))
+        node = Node(config, owner, hub, joiner, key_handler, work, bound)
+        services.start_soon(partial(_work, work, owner, streams, joiner, rng))
         try:
             yield node
         finally:
             node.phase = Phase.SHUTDOWN
             work.cancel()
             services.cancel_scope.cancel()
-            keeper.fail_pending()
+            owner.fail_pending()
             hub.close()
 
 
 async def _work(
     scope: trio.CancelScope,
-    keeper: StateOwner,
+    owner: StateOwner,
     streams: Streams,
-    joining: Joiner,
+    joiner: Joiner,
     rng: random.Random,
 ) -> None:
     """Look after the cluster until the node has left it."""
     with scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(probe_members, keeper, streams, rng)
-            nursery.start_soon(push_pull, keeper, joining, rng)
-            nursery.start_soon(reconnect, keeper, joining, rng)
-            nursery.start_soon(rejoin_seeds, keeper, joining, rng)
-            nursery.start_soon(reap, keeper)
-            nursery.start_soon(check_queues, keeper)
+            nursery.start_soon(probe_members, owner, streams, rng)
+            nursery.start_soon(push_pull, owner, joiner, rng)
+            nursery.start_soon(reconnect, owner, joiner, rng)
+            nursery.start_soon(rejoin_seeds, owner, joiner.seeds, joiner.rejoin, rng)
+            nursery.start_soon(reap, owner)
+            nursery.start_soon(check_queues, owner)
 
 
-async def _receive(transport: Transport, keeper: StateOwner) -> None:
+async def _receive(transport: Transport, owner: StateOwner) -> None:
     while True:
-        await keeper.receive(await transport.receive_packets())
+        await owner.receive(await transport.receive_packets())
 
 
 def advertised(config: NodeConfig, transport: Transport) -> Address:

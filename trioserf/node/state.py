@@ -1,6 +1,6 @@
 """The state of a node: membership, Serf's layer and failure detector as one object.
 
-It has one owner, the keeper, and no task, socket or clock of its own. The owner tells it what has
+It has one owner, the owner, and no task, socket or clock of its own. The owner tells it what has
 come and what time it is; what is to be done about it is found afterwards in `take_streams` and
 `outgoing.packets`, in the lists of `serf`, and in `next_suspicion` and `next_deadline`.
 """

@@ -1,7 +1,7 @@
 """The only task that changes the state of a node.
 
 It reads one inbox. Every item is a fact: packets that came, or something that some other task
-wants done with the state, which may wait for the result. After each the keeper does what the state
+wants done with the state, which may wait for the result. After each the owner does what the state
 ordered, without waiting for anything: packets are sent or dropped, events delivered or counted
 as missed, other tasks woken. So nothing is ever half done when somebody looks, and there are no
 locks.
@@ -22,6 +22,7 @@ from trioserf.net.transport import Transport
 from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
 from trioserf.node.stream_queue import StreamSendQueue
+from trioserf.node.timers import AutoResetEvent, DeadlineTimer
 from trioserf.serf.query_collector import QueryResult, RunningQuery
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -69,55 +70,6 @@ class Request(Generic[T]):
 
 
 Item = PacketBatch | Request[Any] | Callable[[ClusterState, float], None]
-
-
-class AutoResetEvent:
-    """Wakes one task; calls before it sleeps are not lost."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def __call__(self) -> None:
-        """Wake it."""
-        self._event.set()
-
-    async def wait(self) -> None:
-        """Sleep until woken."""
-        await self._event.wait()
-        self._event = trio.Event()
-
-
-class DeadlineTimer:
-    """An instant at which something becomes due, and the task that waits for it."""
-
-    __slots__ = ("at", "wake")
-
-    def __init__(self) -> None:
-        self.at: float | None = None
-        self.wake = AutoResetEvent()
-
-    def move(self, at: float | None) -> None:
-        """Set the instant; the task is only woken if it would sleep for too long."""
-        if at != self.at:
-            earlier = at is not None and (self.at is None or at < self.at)
-            self.at = at
-            if earlier:
-                self.wake()
-
-    async def wait(self) -> float:
-        """Sleep until the instant has come, and give it."""
-        while True:
-            at = self.at
-            if at is None:
-                await self.wake.wait()
-            elif trio.current_time() >= at:
-                await trio.lowlevel.checkpoint()
-                return at
-            else:
-                with trio.move_on_at(at):
-                    await self.wake.wait()
 
 
 class StateOwner:
@@ -174,6 +126,14 @@ class StateOwner:
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise Leaving("the node has ended") from None
         return await call.result()
+
+    async def wait_for_inbox(self) -> None:
+        """Return when everything in the inbox has been handled.
+
+        Raises:
+            Leaving: the node has ended.
+        """
+        await self.ask(lambda *_: None)
 
     async def tell(self, act: Callable[[ClusterState, float], None]) -> None:
         """Have something done with the state soon, without waiting for it.

@@ -13,8 +13,9 @@ from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
 from trioserf.node.push_pull_merge import PushPullMerge, decode_in_steps
-from trioserf.node.state_owner import AutoResetEvent, StateOwner
+from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
+from trioserf.node.timers import AutoResetEvent
 from trioserf.serf.effects import DirectMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
@@ -44,16 +45,16 @@ class Streams:
     Args:
         transport: makes connections.
         config: for label, deadlines and limits.
-        keeper: has the state, and with it the keys.
+        owner: has the state, and with it the keys.
 
     Attributes:
         codec: bytes to messages and back.
         guests: all streams that are open.
     """
 
-    def __init__(self, transport: Transport, config: NodeConfig, keeper: StateOwner) -> None:
+    def __init__(self, transport: Transport, config: NodeConfig, owner: StateOwner) -> None:
         self.codec = StreamCodec(
-            sealer=keeper.state.sealer,
+            sealer=owner.state.sealer,
             label=config.label.encode("utf-8", "surrogateescape"),
             compress=config.compression,
         )
@@ -66,8 +67,8 @@ class Streams:
         self._timeout = config.timing.tcp_timeout
         self._owns_process = config.owns_process
         self._first_timeout = min(config.timing.tcp_timeout, config.timing.probe_timeout)
-        self._keeper = keeper
-        tally = keeper.state.counters
+        self._owner = owner
+        tally = owner.state.counters
         self._accepted = tally.counter("memberlist.tcp.accept")
         self._connected = tally.counter("memberlist.tcp.connect")
         self._sent = tally.counter("memberlist.tcp.sent")
@@ -110,9 +111,9 @@ class Streams:
         Raises:
             As `exchange`; also `WireError` for states that cannot be merged.
         """
-        keeper = self._keeper
+        owner = self._owner
         started = trio.current_time()
-        ours = await keeper.ask(lambda state, _: state.local_state(join=join))
+        ours = await owner.ask(lambda state, _: state.local_state(join=join))
         with self.open_streams.track(to, incoming=False) as guest:
             theirs = await self._exchange(guest, self.codec.encode_push_pull(ours))
             if not isinstance(theirs, PushPull):
@@ -129,10 +130,10 @@ class Streams:
                 nursery.start_soon(self._send_messages)
 
     async def _send_messages(self) -> None:
-        queue = self._keeper.bulk
+        queue = self._owner.bulk
         while True:
             direct = await queue.next()
-            if not self._keeper.state.is_present(direct.node, direct.address):
+            if not self._owner.state.is_present(direct.node, direct.address):
                 self._count_lost(queue.drop_all(direct), direct.node, "it has gone")
                 continue
             is_first = queue.is_first_attempt(direct)
@@ -147,7 +148,7 @@ class Streams:
                 _log.debug("no stream to %r yet: %s", direct.node, why)
 
     def _count_lost(self, count: int, node: str, why: str) -> None:
-        self._keeper.dropped["streams"] += count
+        self._owner.dropped["streams"] += count
         what = "a message" if count == 1 else f"{count} messages"
         _log.warning("could not send %s to %r: %s", what, node, why)
 
@@ -169,7 +170,7 @@ class Streams:
 
     def _encoded(self, message: bytes) -> bytes:
         """Spell a message, which mostly goes to many members one after the other, once."""
-        return self._encode_cached(message, self._keeper.state.sealer.sealed_with)
+        return self._encode_cached(message, self._owner.state.sealer.sealed_with)
 
     def _encode(self, message: bytes, sealed_with: int | None) -> bytes:
         del sealed_with  # what was sealed with an older key is not for those who never had it
@@ -186,7 +187,7 @@ class Streams:
                 stream, (host, port) = await self._transport.accept()
                 self._accepted.add()
                 if not self.open_streams.evict_idle(trio.current_time()):
-                    self._keeper.dropped["streams in"] += 1
+                    self._owner.dropped["streams in"] += 1
                     await trio.aclose_forcefully(stream)
                     continue
                 guest = self.open_streams.add(Address(host, port), incoming=True)
@@ -207,7 +208,7 @@ class Streams:
                 async with stream:
                     await self._answer(stream, guest)
             if guest.fault is not None:
-                self._count(guest.fault, guest.peer)
+                await self._count(guest.fault, guest.peer)
             elif guest.scope.cancelled_caught:
                 _log.debug("a stream from %s took longer than %g s", guest.peer, self._timeout)
         except (OSError, trio.BrokenResourceError) as error:
@@ -216,14 +217,14 @@ class Streams:
             self.open_streams.remove(guest)
 
     async def _answer(self, stream: Stream, guest: OpenStream) -> None:
-        state, source = self._keeper.state, guest.peer
+        state, source = self._owner.state, guest.peer
         if not state.admits(source):
-            self._count(WireError("not-allowed", "its address is not allowed"), source)
+            await self._count(WireError("not-allowed", "its address is not allowed"), source)
             return
         try:
             message = await self._read(stream, guest)
         except WireError as error:
-            self._count(error, source)
+            await self._count(error, source)
             if error.kind != "truncated":
                 await self._send(stream, self.codec.encode(encode(ErrorMessage(str(error)))))
             return
@@ -231,7 +232,7 @@ class Streams:
             case PushPull():
                 await self._take_push_pull(stream, message, guest)
             case UserMessage(payload):
-                await self._keeper.ask(
+                await self._owner.ask(
                     lambda state, now: state.handle_user_message(payload, source, now)
                 )
             case Ping(seq_no, node):
@@ -243,7 +244,7 @@ class Streams:
                 _log.debug("a %s on a stream from %s", type(message).__name__, source)
 
     async def _take_push_pull(self, stream: Stream, theirs: PushPull, guest: OpenStream) -> None:
-        ours = await self._keeper.ask(lambda state, _: state.local_state(join=theirs.join))
+        ours = await self._owner.ask(lambda state, _: state.local_state(join=theirs.join))
         data = self.codec.encode_push_pull(ours)
         self.open_streams.set_held(guest, guest.held + len(data))
         await self._send(stream, data)
@@ -267,7 +268,7 @@ class Streams:
                     rows = next(reading)
         except StopIteration as end:
             merge = PushPullMerge(theirs, end.value, ignore_events=ignore_events)
-        while await self._keeper.ask(merge.step):
+        while await self._owner.ask(merge.step):
             async with self._work_lock:
                 await trio.lowlevel.checkpoint()
 
@@ -275,8 +276,8 @@ class Streams:
         self._sent.add(len(data))
         await stream.send_all(data)
 
-    def _count(self, error: WireError, source: Address) -> None:
-        self._keeper.state.drops.add(error, source, trio.current_time())
+    async def _count(self, error: WireError, source: Address) -> None:
+        await self._owner.tell(lambda state, now: state.drops.add(error, source, now))
 
     async def _read(self, stream: Stream, guest: OpenStream) -> Message:
         decoder = self.codec.decoder()
@@ -293,5 +294,5 @@ class Streams:
                 self.open_streams.set_held(guest, decoder.held)
             if message is not None:
                 if decoder.fault is not None:
-                    self._count(decoder.fault, guest.peer)
+                    await self._count(decoder.fault, guest.peer)
                 return message

@@ -10,21 +10,21 @@ _STALLED: Final = 0.25
 """Seconds by which a wake-up may be late before it looks as if this process had stood still."""
 
 
-async def expire_suspicions(keeper: StateOwner) -> None:
+async def expire_suspicions(owner: StateOwner) -> None:
     """Declare suspects dead when their time is over, until cancelled.
 
     If this process was stopped in the meantime, refutations may have come that nobody has read:
     they are given a probe's time to be heard.
     """
     while True:
-        at = await keeper.suspicion.wait()
+        at = await owner.suspicion.wait()
         if trio.current_time() - at > _STALLED:
-            await trio.sleep(keeper.state.config.timing.probe_timeout)
-        await keeper.ask(lambda state, now: state.expire_suspicions(now))
+            await trio.sleep(owner.state.config.timing.probe_timeout)
+        await owner.ask(lambda state, now: state.expire_suspicions(now))
 
 
-async def expire_deadlines(keeper: StateOwner) -> None:
+async def expire_deadlines(owner: StateOwner) -> None:
     """End queries and relayed pings when their time is over, until cancelled."""
     while True:
-        await keeper.deadline.wait()
-        await keeper.expire()
+        await owner.deadline.wait()
+        await owner.expire()
