@@ -8,7 +8,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, stage
-from trioserf.node.event_hub import _UNDECIDED, RESPONSE_WAIT, EventHub, Responder, Subscription
+from trioserf.node.event_hub import MAX_AWAITING, RESPONSE_WAIT, EventHub, Responder, Subscription
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.wire import serf_codec
@@ -91,7 +91,7 @@ async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockCl
             hub.publish(user(number))
             if number % 7 == 0:
                 await slow.receive()
-            assert len(slow._items) <= 6
+            assert len(slow._events._items) <= 6
         delivered = [*await read(slow)]
         assert isinstance(delivered[-1], Dropped | UserEventReceived)
 
@@ -164,10 +164,10 @@ async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockCloc
 
 async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: MockClock) -> None:
     hub, deserted = watched_hub()
-    with hub.subscribe((), answers=True, buffer=_UNDECIDED + 10):
-        for number in range(_UNDECIDED + 10):
+    with hub.subscribe((), answers=True, buffer=MAX_AWAITING + 10):
+        for number in range(MAX_AWAITING + 10):
             hub.publish(query(number))
-    assert deserted == list(range(10, _UNDECIDED + 10))
+    assert deserted == list(range(10, MAX_AWAITING + 10))
 
 
 async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
@@ -256,10 +256,10 @@ async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
 
 async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: MockClock) -> None:
     hub = EventHub()
-    with hub.subscribe((), answers=Responder(), buffer=3 * _UNDECIDED):
-        for number in range(2 * _UNDECIDED):
+    with hub.subscribe((), answers=Responder(), buffer=3 * MAX_AWAITING):
+        for number in range(2 * MAX_AWAITING):
             hub.publish(query(number))
-        assert len(hub._assumed_silent_at) == len(hub._awaiting) == _UNDECIDED
+        assert len(hub._assumed_silent_at) == len(hub._awaiting) == MAX_AWAITING
 
 
 async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockClock) -> None:

@@ -200,7 +200,7 @@ async def test_too_many_streams_are_dropped_counted_and_told_once(
         await owner.ask(order)
         assert owner.dropped == {"streams": 5}
         told = [one.getMessage() for one in caplog.records]
-        assert told == ["dropped an answer for 'b': too many streams wait already"]
+        assert told == ["dropped a response for 'b': too many streams wait already"]
         assert len(owner.bulk) == MAX_PER_MEMBER
 
 
