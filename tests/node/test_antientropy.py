@@ -133,7 +133,7 @@ async def test_a_fault_is_told_once_for_each_peer_and_cause(
             s.nursery.start_soon(stays_alive, s, peer)
         await trio.sleep(600)
         assert sorted(errors(caplog)) == [
-            f"push/pull with '{peer.name}' ({peer.address}) failed: no answer within 10 s"
+            f"push/pull with '{peer.name}' ({peer.address}) failed: no response within 10 s"
             for peer in (a, b)
         ]
         caplog.clear()

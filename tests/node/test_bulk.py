@@ -66,18 +66,18 @@ async def test_a_failure_rests_its_line_alone(autojump_clock: MockClock) -> None
         assert trio.current_time() - began == rest
         assert not queue.is_first_attempt(turn)
     assert queue.failed(turn) == 2
-    assert (len(queue), queue.bytes_waiting, queue._tried) == (0, 0, 0)
+    assert (len(queue), queue.bytes_waiting, queue._retrying) == (0, 0, 0)
 
 
 async def test_success_ends_the_trouble() -> None:
     queue = filled(("a", b"1"), ("a", b"2"))
     queue.failed(await queue.next())
-    queue._troubled.append(queue._resting.pop()[2])
+    queue._to_retry.append(queue._delayed.pop()[2])
     queue.sent(await queue.next())
     turn = await queue.next()
     assert turn == direct("a", b"2")
     assert queue.is_first_attempt(turn)
-    assert queue._tried == 0
+    assert queue._retrying == 0
 
 
 async def test_few_lines_in_trouble_are_tried_at_once(autojump_clock: MockClock) -> None:

@@ -29,8 +29,8 @@ async def test_the_one_that_holds_the_most_makes_room() -> None:
     guests.set_held(large, 60)
     guests.set_held(other, 50)
     assert large.scope.cancel_called
-    assert large.fault is not None
-    assert large.fault.kind == "limit"
+    assert large.error is not None
+    assert large.error.kind == "limit"
     assert not small.scope.cancel_called
     assert guests.held == 60
     with pytest.raises(WireError, match="more than 100 bytes"):

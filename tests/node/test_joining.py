@@ -79,7 +79,7 @@ async def test_ten_at_a_time_are_called(autojump_clock: MockClock) -> None:
         told = await causes(s, *map(str, dead))
         # Each takes the whole of tcp_timeout: 25 of them in three rows of up to ten.
         assert trio.current_time() - began == pytest.approx(30)
-        assert told == {str(one): "no answer within 10 s" for one in dead}
+        assert told == {str(one): "no response within 10 s" for one in dead}
 
 
 async def test_addresses_of_one_name_count_for_the_limit_too(autojump_clock: MockClock) -> None:
@@ -142,8 +142,8 @@ async def test_each_cause_is_told(autojump_clock: MockClock) -> None:
             "nosuch.test": "unknown host 'nosuch.test': nobody said so",
             "[::1": "join address '[::1': expected [IPv6 address]:port",
             "10.0.9.9:7946": "connection refused",
-            str(mute.address): "no answer within 10 s",
-            str(rude.address): "the other side says: no room",
+            str(mute.address): "no response within 10 s",
+            str(rude.address): "the peer reports an error: no room",
             str(odd.address): "expected a push/pull, got UserMessage",
             str(torn.address): "stream: ends in the middle of a message",
             "a//b": "join address 'a//b': expected a host name or an IP address",

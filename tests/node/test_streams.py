@@ -420,6 +420,6 @@ async def test_an_exchange_has_the_deadline_of_the_profile(autojump_clock: MockC
     async with stage(**NEVER, timing=LOCAL) as s:
         mute = s.peer("mute")
         began = trio.current_time()
-        with pytest.raises(TimeoutError, match="no answer within 1 s"):
+        with pytest.raises(TimeoutError, match="no response within 1 s"):
             await s.node._joiner._streams.push_pull(Address(*mute.address), join=False)
         assert trio.current_time() - began == pytest.approx(1)

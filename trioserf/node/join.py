@@ -1,4 +1,7 @@
-"""Joining a cluster: from what users type to exchanges of states (spec: joining)."""
+"""Join a cluster: look up the addresses of users, exchange states with their members.
+
+See swim/README.md, § Joining.
+"""
 
 import ipaddress
 import logging
@@ -9,7 +12,7 @@ from typing import Final
 
 import trio
 
-from trioserf.address import Address
+from trioserf.address import Address, format_host_port
 from trioserf.errors import AddressError, JoinFailed
 from trioserf.net.resolver import Resolver, in_order
 from trioserf.node.join_address import JoinTarget, parse_join_address
@@ -19,27 +22,28 @@ from trioserf.node.streams import Streams
 
 _log = logging.getLogger("trioserf.memberlist")
 
-_DIALS_AT_ONCE: Final = 10
+_MAX_DIALS: Final = 10
+"""Members that one join dials at once."""
 _RESOLVE_TIMEOUT: Final = 10.0
-"""Seconds that DNS may take."""
+"""Seconds for the DNS look-up of one address."""
 
 Outcome = tuple[str, str | None]
-"""What was tried, and why it failed (None: it did not)."""
+"""An address that was tried, and the error; None for success."""
 
 
 class Joiner:
-    """Joins, and remembers whom to join again.
+    """Joins clusters, and keeps the seeds.
 
     Args:
-        owner: has the state.
+        owner: the owner of the state.
         streams: makes exchanges.
-        resolver: finds the addresses of names.
-        port: where none is given: the one that we are bound to, as for Serf.
+        resolver: looks up names.
+        port: the default port: the one that this node is bound to, as in Serf.
         rng: randomness.
 
     Attributes:
         seeds: the addresses of all joins.
-        has_joined: whether any join has worked.
+        has_joined: whether any join has succeeded.
     """
 
     def __init__(
@@ -70,30 +74,32 @@ class Joiner:
         """Exchange states with every address, up to ten at once.
 
         Args:
-            addresses: as users type them; names may stand for several members.
-            replay: take in user events from before the join.
+            addresses: as users type them; a name may resolve to several members.
+            replay: accept user events from before the join.
 
         Returns:
-            How many could be reached; our own address is passed over.
+            How many IP addresses were joined; our own address is skipped.
 
         Raises:
-            JoinFailed: none, and there was one to reach.
+            JoinFailed: every exchange failed, and there was at least one.
         """
         tried: dict[str, list[Outcome]] = {text: [] for text in addresses}
         resolved: dict[str, frozenset[Address]] = {}
-        slots = trio.Semaphore(_DIALS_AT_ONCE)
+        slots = trio.Semaphore(_MAX_DIALS)
         async with trio.open_nursery() as nursery:
-            for text, found in tried.items():
-                nursery.start_soon(self._join_text, text, replay, slots, found, resolved)
-        outcomes = [outcome for found in tried.values() for outcome in found]
-        joined = sum(why is None for _, why in outcomes)
+            for text, outcomes in tried.items():
+                nursery.start_soon(self._join_text, text, replay, slots, outcomes, resolved)
+        all_outcomes = [outcome for outcomes in tried.values() for outcome in outcomes]
+        joined = sum(error is None for _, error in all_outcomes)
         if joined:
             self.has_joined = True
             await self._owner.ask(lambda state, now: state.serf.announce_join(now))
             self.seeds.add(addresses)
         self.seeds.update(resolved)
-        if outcomes and not joined:
-            raise JoinFailed([(what, why) for what, why in outcomes if why is not None])
+        if all_outcomes and not joined:
+            raise JoinFailed(
+                [(where, error) for where, error in all_outcomes if error is not None]
+            )
         return joined
 
     async def _join_text(
@@ -104,7 +110,7 @@ class Joiner:
         outcomes: list[Outcome],
         resolved: dict[str, frozenset[Address]],
     ) -> None:
-        """Join what an address stands for: all of it, or of a service the best that works."""
+        """Join all members of an address; of a service, those of the best priority that works."""
         try:
             target = parse_join_address(text, self._port)
             groups = await self._look_up(target, outcomes)
@@ -114,10 +120,10 @@ class Joiner:
         resolved[text] = frozenset()
         for group in groups:
             resolved[text] |= frozenset(group)
-            found: list[Outcome] = []
-            await self._join_group(group, replay, slots, found)
-            outcomes += found
-            if any(why is None for _, why in found):
+            group_outcomes: list[Outcome] = []
+            await self._join_group(group, replay, slots, group_outcomes)
+            outcomes += group_outcomes
+            if any(error is None for _, error in group_outcomes):
                 return
 
     async def _join_group(
@@ -142,19 +148,20 @@ class Joiner:
                     nursery.start_soon(join, address)
 
     async def _join_address(self, address: Address, replay: bool) -> str | None:
-        why = await self.try_push_pull(address, ignore_events=not replay)
-        if why is not None:
-            _log.debug("Failed to join %s: %s", address, why)
-        elif any(one.address == address for one in self._owner.state.membership.records.values()):
+        error = await self.try_push_pull(address, ignore_events=not replay)
+        records = self._owner.state.membership.records.values()
+        if error is not None:
+            _log.debug("Failed to join %s: %s", address, error)
+        elif any(record.address == address for record in records):
             self.seeds.aliases.discard(address)
         else:
             self.seeds.aliases.add(address)
-        return why
+        return error
 
     async def try_push_pull(
         self, address: Address, *, join: bool = True, ignore_events: bool = False
     ) -> str | None:
-        """Exchange states; gives the reason if that does not work."""
+        """Exchange states; return the error as text, or None."""
         try:
             await self._streams.push_pull(address, join=join, ignore_events=ignore_events)
         except (OSError, ValueError, trio.BrokenResourceError) as error:
@@ -164,10 +171,10 @@ class Joiner:
         return None
 
     async def _look_up(self, target: JoinTarget, outcomes: list[Outcome]) -> list[list[Address]]:
-        """Give what an address stands for, the best first; hosts without any become outcomes."""
+        """Return the IP addresses by priority; hosts of a service without any become outcomes."""
         with trio.move_on_after(_RESOLVE_TIMEOUT):
             if target.is_service:
-                return await self._find_service(target.host, outcomes)
+                return await self._look_up_service(target.host, outcomes)
             return [await self._resolve(target.host, target.port)]
         raise AddressError(f"no answer from DNS for {target.host!r} in time")
 
@@ -178,7 +185,7 @@ class Joiner:
             return [Address(one, port) for one in await self._resolver.addresses(host)]
         return [Address(str(ip), port)]
 
-    async def _find_service(self, name: str, outcomes: list[Outcome]) -> list[list[Address]]:
+    async def _look_up_service(self, name: str, outcomes: list[Outcome]) -> list[list[Address]]:
         groups: list[list[Address]] = []
         for services in in_order(await self._resolver.services(name), self._rng):
             group: list[Address] = []
@@ -189,6 +196,6 @@ class Joiner:
                 try:
                     group += await self._resolve(service.host, service.port)
                 except AddressError as error:
-                    outcomes.append((f"{service.host}:{service.port}", str(error)))
+                    outcomes.append((format_host_port(service.host, service.port), str(error)))
             groups.append(group)
         return groups
