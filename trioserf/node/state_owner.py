@@ -169,6 +169,22 @@ class StateOwner:
         """Items in the inbox, at most `inbox_depth`."""
         return self._inbox.statistics().current_buffer_used
 
+    def queue_depths(self) -> dict[str, int]:
+        """Count what waits, by kind; every queue is bounded.
+
+        The kinds are `inbox`, `membership`, `intent`, `event` and `query` (broadcasts),
+        `suspicions`, `probes` and `relays` (indirect pings for other members).
+        """
+        state, membership = self.state, self.state.membership
+        return {
+            "inbox": self.waiting,
+            "membership": len(membership.broadcasts),
+            **{kind.lower(): len(queue) for kind, queue in state.serf.queues.items()},
+            "suspicions": membership.suspect_count,
+            "probes": state.detector.pending_probes,
+            "relays": state.detector.pending_indirect_pings,
+        }
+
     async def expire(self) -> None:
         """Handle all deadlines that have passed.
 
