@@ -1,7 +1,7 @@
-"""Opening a node: what it consists of, put together, and the tasks that it runs.
+"""Open a node: build its parts and run its tasks (see README.md).
 
-Two nurseries, one inside the other. Services outlast work: a node that leaves ends its work first
-(probes, anti-entropy, reconnects), and still answers and gossips until its block ends.
+Two nurseries, one inside the other. Services outlast work: a node that leaves first ends its work
+(probes, anti-entropy, reconnects), and still acknowledges pings and gossips until its block ends.
 """
 
 import contextlib
@@ -51,24 +51,24 @@ async def open_node(
     save_keyring: SaveKeyring | None = None,
     nonce: Callable[[int], bytes] = os.urandom,
 ) -> AsyncIterator[Node]:
-    """Run a node for as long as the block lasts.
+    """Run a node while the block lasts.
 
-    The end of the block stops it as a crash would; `Node.leave` before that is the polite way.
+    The end of the block stops it like a crash; call `Node.leave` before to leave gracefully.
 
     Args:
-        config: everything that can be configured.
-        transport: carries packets and streams; real sockets unless given.
-        resolver: finds addresses of names, and services; the system's unless given.
+        config: the configuration.
+        transport: carries packets and streams; default: real sockets.
+        resolver: looks up names and services; default: the system's resolver.
         rng: all randomness.
-        restore: the last times seen before a restart: what is older is no news.
-        save_keyring: writes changed keys to their file; may raise an OSError, which the asker
-            is told.
-        nonce: gives that many bytes, which must never come twice under one key.
+        restore: the latest times seen before a restart; older events are ignored.
+        save_keyring: writes changed keys to their file; may raise an OSError, which the key
+            query's requester receives.
+        nonce: returns that many bytes, which must never repeat under one key.
 
     Raises:
-        AddressError: the address cannot be bound, or none can be advertised.
-        TooLarge: the tags do not fit.
-        NameConflict: another member has our name, and the majority sides with it.
+        AddressError: the address cannot be bound, or there is none to advertise.
+        TooLarge: the encoded tags exceed their limit.
+        NameConflict: another member has our name, and the majority gives it to that one.
     """
     config = config or NodeConfig()
     rng = rng or random.Random()
@@ -76,7 +76,7 @@ async def open_node(
         if transport is None:
             opening = open_sockets(config.bind.host, config.bind.port)
             transport = await stack.enter_async_context(opening)
-        address = advertised(config, transport)
+        address = advertised_address(config, transport)
         _warn_if_public_plaintext(config, address)
         hub = EventHub()
         key_handler = KeyHandler(config.keyring, save_keyring)
@@ -138,7 +138,7 @@ async def _work(
     joiner: Joiner,
     rng: random.Random,
 ) -> None:
-    """Look after the cluster until the node has left it."""
+    """Run the tasks that end when the node leaves the cluster."""
     with scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(probe_members, owner, streams, rng)
@@ -154,11 +154,11 @@ async def _receive(transport: Transport, owner: StateOwner) -> None:
         await owner.receive(await transport.receive_packets())
 
 
-def advertised(config: NodeConfig, transport: Transport) -> Address:
-    """Give the address that others are told (spec: own address).
+def advertised_address(config: NodeConfig, transport: Transport) -> Address:
+    """Return the address to advertise (see swim/README.md, § Own address).
 
     Raises:
-        AddressError: bound to all interfaces, and none has a private address.
+        AddressError: bound to all interfaces, of which none has a private address.
     """
     bound = Address(*transport.address)
     if config.advertise is not None:
