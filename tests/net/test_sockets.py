@@ -244,7 +244,7 @@ async def test_without_files_streams_wait_and_packets_go_on(
         client.close()
         assert len(accepted) == 1
         told = {one.getMessage() for one in caplog.records}
-        assert told == {"cannot take in streams: Too many open files"}
+        assert told == {"cannot accept streams: Too many open files"}
 
 
 def test_the_kernel_is_asked_for_a_large_buffer() -> None:

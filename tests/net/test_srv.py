@@ -17,8 +17,8 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.errors import AddressError
-from trioserf.net.resolver import Resolver, Service, SystemResolver, in_order
-from trioserf.net.srv import MOST_SERVICES
+from trioserf.net.resolver import Resolver, Service, SystemResolver, by_priority
+from trioserf.net.srv import MAX_SERVICES
 
 HOST = "127.22.5.1"
 NAME = "_serf._tcp.example.com"
@@ -184,7 +184,7 @@ async def test_endless_records_are_cut() -> None:
             return answer
 
         server.act = truncate
-        assert len(await resolver.services(NAME)) == MOST_SERVICES
+        assert len(await resolver.services(NAME)) == MAX_SERVICES
 
 
 # --- faults ---
@@ -272,7 +272,7 @@ def test_servers_may_have_ports(text: str) -> None:
 
 def test_priorities_come_in_order() -> None:
     services = [Service(str(number), 1, priority=9 - number) for number in range(9)]
-    groups = in_order(services, random.Random(1))
+    groups = by_priority(services, random.Random(1))
     assert [[one.host for one in group] for group in groups] == [
         [str(n)] for n in range(8, -1, -1)
     ]
@@ -283,7 +283,7 @@ def test_the_heavier_tend_to_be_first_and_all_are_there() -> None:
     rng = random.Random(7)
     firsts: Counter[str] = Counter()
     for _ in range(10_000):
-        [group] = in_order(services, rng)
+        [group] = by_priority(services, rng)
         assert len(group) == len({one.host for one in group}) == 3
         firsts[group[0].host] += 1
     assert 8600 < firsts["heavy"] < 9200

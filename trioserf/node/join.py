@@ -14,7 +14,7 @@ import trio
 
 from trioserf.address import Address, format_host_port
 from trioserf.errors import AddressError, JoinFailed
-from trioserf.net.resolver import Resolver, in_order
+from trioserf.net.resolver import Resolver, by_priority
 from trioserf.node.join_address import JoinTarget, parse_join_address
 from trioserf.node.seeds import Seeds
 from trioserf.node.state_owner import StateOwner
@@ -187,7 +187,7 @@ class Joiner:
 
     async def _look_up_service(self, name: str, outcomes: list[Outcome]) -> list[list[Address]]:
         groups: list[list[Address]] = []
-        for services in in_order(await self._resolver.services(name), self._rng):
+        for services in by_priority(await self._resolver.services(name), self._rng):
             group: list[Address] = []
             for service in services:
                 if service.addresses:
