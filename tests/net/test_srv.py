@@ -121,7 +121,7 @@ async def refused(resolver: Resolver, name: str = NAME) -> str:
     return str(caught.value)
 
 
-async def test_records_tell_hosts_ports_and_which_to_prefer() -> None:
+async def test_records_have_host_port_priority_and_weight() -> None:
     zone: Zone = {
         (NAME, "SRV"): ["10 5 7947 a.example.com.", "20 0 7946 b.example.com."],
         ("a.example.com", "A"): ["10.0.0.1", "10.0.0.2"],
@@ -141,7 +141,7 @@ async def test_records_tell_hosts_ports_and_which_to_prefer() -> None:
         assert server.asked[f"{NAME} SRV"] == 2  # nothing is kept
 
 
-async def test_addresses_that_come_along_need_no_question() -> None:
+async def test_additional_addresses_need_no_lookup() -> None:
     async with serving({(NAME, "SRV"): ["1 1 7946 A.example.com."]}) as (server, resolver):
         server.additional = {("a.EXAMPLE.com.", "A"): ["10.0.0.7"]}
         [service] = await resolver.services(NAME)
@@ -149,12 +149,12 @@ async def test_addresses_that_come_along_need_no_question() -> None:
         assert set(server.asked) == {f"{NAME} SRV"}
 
 
-async def test_a_host_that_nobody_knows_stays_without_addresses() -> None:
+async def test_unknown_host_of_service_has_no_addresses() -> None:
     async with serving({(NAME, "SRV"): ["1 1 7946 a.example.com."]}) as (_, resolver):
         assert await resolver.services(NAME) == [Service("a.example.com", 7946, 1, 1)]
 
 
-async def test_what_is_truncated_comes_by_tcp() -> None:
+async def test_truncated_response_is_fetched_by_tcp() -> None:
     records = [f"1 1 {port} host-{port}.some.long.domain.example.com." for port in range(1, 101)]
     async with serving({(NAME, "SRV"): records}) as (server, resolver):
         for port in range(1, 101):
@@ -171,7 +171,7 @@ async def test_what_is_truncated_comes_by_tcp() -> None:
         assert server.asked[f"{NAME} SRV"] == 2
 
 
-async def test_endless_records_are_cut() -> None:
+async def test_records_beyond_the_limit_are_dropped() -> None:
     records = [f"1 1 {port} a." for port in range(1, 1001)]
     async with serving({(NAME, "SRV"): records}) as (server, resolver):
         server.additional = {("a.", "A"): ["10.0.0.1"]}
@@ -190,24 +190,24 @@ async def test_endless_records_are_cut() -> None:
 # --- faults ---
 
 
-async def test_a_name_that_is_not_there() -> None:
+async def test_missing_name_is_an_error() -> None:
     async with serving({("example.com", "A"): ["10.0.0.1"]}) as (_, resolver):
         assert await refused(resolver) == f"service {NAME!r}: there is no such name"
 
 
-async def test_a_name_without_such_records() -> None:
+async def test_name_without_srv_records_is_an_error() -> None:
     async with serving({(NAME, "A"): ["10.0.0.1"]}) as (_, resolver):
         assert await refused(resolver) == f"service {NAME!r}: the name has no SRV record"
 
 
-async def test_a_service_that_is_not_available() -> None:
+async def test_unavailable_service_is_an_error() -> None:
     async with serving({(NAME, "SRV"): ["0 0 1 ."]}) as (_, resolver):
         assert await refused(resolver) == (
             f"service {NAME!r}: its record says that it is not available"
         )
 
 
-async def test_a_server_that_cannot_answer() -> None:
+async def test_failing_name_server_is_an_error() -> None:
     async with serving({(NAME, "SRV"): ["1 1 1 a."]}) as (server, resolver):
 
         def fail(answer: dns.message.Message, _: bool) -> dns.message.Message:
@@ -220,7 +220,7 @@ async def test_a_server_that_cannot_answer() -> None:
         assert "SERVFAIL" in told
 
 
-async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_name_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trioserf.net.srv._LIFETIME", 0.6)
     monkeypatch.setattr("trioserf.net.srv._TIMEOUT", 0.2)
     async with serving({(NAME, "SRV"): ["1 1 1 a."]}) as (server, resolver):
@@ -229,7 +229,7 @@ async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) ->
         assert server.asked[f"{NAME} SRV"] >= 2
 
 
-async def test_another_server_answers_for_one_that_does_not(autojump_clock: MockClock) -> None:
+async def test_next_name_server_is_tried_after_a_silent_one(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.1  # time passes when nothing is on its way any more
     zone: Zone = {(NAME, "SRV"): ["1 1 7946 a."], ("a", "A"): ["10.0.0.1"]}
     async with serving({}) as (mute, _), serving(zone) as (server, _):
@@ -239,7 +239,7 @@ async def test_another_server_answers_for_one_that_does_not(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("name", ["_serf._tcp." + "x" * 64 + ".com", "_serf._tcp." + "x." * 200])
-async def test_a_name_that_cannot_be(name: str) -> None:
+async def test_malformed_name_is_an_error_without_a_lookup(name: str) -> None:
     async with serving({}) as (server, resolver):
         assert (await refused(resolver, name)).startswith(f"service {name!r}: ")
         assert not server.asked
@@ -255,13 +255,13 @@ async def test_a_name_that_cannot_be(name: str) -> None:
         ("[::1]:99999", "expected a port"),
     ],
 )
-def test_a_server_is_an_address(text: str, fault: str) -> None:
+def test_malformed_name_server_is_an_error(text: str, fault: str) -> None:
     with pytest.raises(AddressError, match=f"dns_servers: .*: {fault}"):
         SystemResolver([text])
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1", "10.0.0.1:8600", "::1", "[::1]", "[::1]:8600"])
-def test_servers_may_have_ports(text: str) -> None:
+def test_name_server_may_have_a_port(text: str) -> None:
     [(host, port)] = SystemResolver([text])._dns_servers
     assert host in ("10.0.0.1", "::1")
     assert port == (8600 if "8600" in text else 53)
@@ -270,7 +270,7 @@ def test_servers_may_have_ports(text: str) -> None:
 # --- which first ---
 
 
-def test_priorities_come_in_order() -> None:
+def test_services_are_grouped_by_ascending_priority() -> None:
     services = [Service(str(number), 1, priority=9 - number) for number in range(9)]
     groups = by_priority(services, random.Random(1))
     assert [[one.host for one in group] for group in groups] == [
@@ -278,7 +278,7 @@ def test_priorities_come_in_order() -> None:
     ]
 
 
-def test_the_heavier_tend_to_be_first_and_all_are_there() -> None:
+def test_services_are_ordered_randomly_by_weight() -> None:
     services = [Service("light", 1, 0, 10), Service("heavy", 1, 0, 90), Service("none", 1, 0, 0)]
     rng = random.Random(7)
     firsts: Counter[str] = Counter()
@@ -291,6 +291,6 @@ def test_the_heavier_tend_to_be_first_and_all_are_there() -> None:
     assert 30 < firsts["none"] < 250
 
 
-def test_dnspython_is_imported_for_services_alone() -> None:
+def test_dnspython_is_imported_only_for_services() -> None:
     code = "import sys, trioserf.node, trioserf.net.resolver; sys.exit('dns' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

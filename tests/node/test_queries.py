@@ -31,7 +31,7 @@ async def answering(
     """Let nodes answer every query, or decline it."""
     async with trio.open_nursery() as nursery:
 
-        async def answer(node: Node, task_status: trio.TaskStatus[None]) -> None:
+        async def respond(node: Node, task_status: trio.TaskStatus[None]) -> None:
             with node.subscribe(QUERY, answers=True) as queries:
                 task_status.started()
                 async for query in queries:
@@ -43,7 +43,7 @@ async def answering(
                         await node.respond(query.id, payload)
 
         for node in nodes:
-            await nursery.start(answer, node)
+            await nursery.start(respond, node)
         yield
         nursery.cancel_scope.cancel()
 
@@ -77,7 +77,7 @@ async def formed(world: SimCluster, size: int = 4) -> list[Node]:
     return [world.node(member) for member in ids]
 
 
-async def test_it_is_done_with_the_last_answer(
+async def test_query_finishes_with_last_response(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -89,7 +89,7 @@ async def test_it_is_done_with_the_last_answer(
     assert took < PROMPT
 
 
-async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
+async def test_query_does_not_wait_for_members_without_responder_or_declining(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -100,7 +100,7 @@ async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
     assert took < PROMPT
 
 
-async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
+async def test_query_waits_for_slow_response_and_until_deadline_for_silent_member(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -114,7 +114,7 @@ async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
         assert (done.acks, done.responses, done.missing) == (4, 1, ())
 
 
-async def test_a_mere_watcher_costs_a_second(
+async def test_silent_watcher_delays_query_by_a_second(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -126,7 +126,7 @@ async def test_a_mere_watcher_costs_a_second(
         assert (await ask(nodes[0], timeout=5))[3] < PROMPT
 
 
-async def test_a_member_that_dies_is_missing(
+async def test_member_that_dies_is_missing_from_responses(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -137,7 +137,9 @@ async def test_a_member_that_dies_is_missing(
     assert took < 30  # its death is noticed, and then nobody waits for it
 
 
-async def test_the_first_answers_may_do(cluster: SimCluster, autojump_clock: MockClock) -> None:
+async def test_query_finishes_after_first_responses(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
     nodes = await formed(cluster)
     async with answering(*nodes[:2]), answering(*nodes[2:], after=3.0):
         _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
@@ -149,7 +151,7 @@ async def test_the_first_answers_may_do(cluster: SimCluster, autojump_clock: Moc
         assert 3 <= took < 3 + PROMPT
 
 
-async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
+async def test_filters_match_tags_and_select_expected_responders(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -168,7 +170,7 @@ async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
             await ask(nodes[1], tags={"role": "(?=look-ahead)"})
 
 
-async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
+async def test_internal_ping_needs_no_responder_and_other_internal_names_are_refused(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -186,7 +188,7 @@ async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
 
 
 @pytest.mark.parametrize("size", [1024, 20_000, 65_000])
-async def test_large_answers_arrive(
+async def test_large_responses_are_delivered(
     cluster: SimCluster, autojump_clock: MockClock, size: int
 ) -> None:
     nodes = await formed(cluster, 3)
@@ -197,7 +199,7 @@ async def test_large_answers_arrive(
     assert took < 1
 
 
-async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
+async def test_oversized_response_is_refused_and_a_smaller_one_accepted(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster, 3)
@@ -215,7 +217,7 @@ async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
 
 
 @pytest.mark.parametrize("relays", [0, 2])
-async def test_relays_bring_what_cannot_come_straight(
+async def test_relays_deliver_responses_that_cannot_come_directly(
     cluster: SimCluster, autojump_clock: MockClock, relays: int
 ) -> None:
     """A query reaches everyone by gossip; the answer of one cannot reach the asker directly."""

@@ -9,7 +9,7 @@ from trioserf.node.config import NodeConfig
 from trioserf.node.state_owner import Request
 
 
-async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
+async def test_item_put_at_shutdown_does_not_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
         await trio.testing.wait_all_tasks_blocked()
@@ -17,7 +17,7 @@ async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
         node._owner._to_inbox.send_nowait(Request(lambda state, now: None))
 
 
-async def test_packets_that_come_after_the_end_are_no_crash() -> None:
+async def test_packets_received_after_shutdown_do_not_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
         owner = node._owner

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, stage
+from tests.node.helpers import LATENCY, node_under_test
 from trioserf.node.event_hub import MAX_AWAITING, RESPONSE_WAIT, EventHub, Responder, Subscription
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
@@ -43,7 +43,7 @@ async def read(subscription: Subscription) -> list[Event | Dropped]:
     return found
 
 
-async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> None:
+async def test_events_are_delivered_by_filter(autojump_clock: MockClock) -> None:
     hub = EventHub()
     suspicion = MemberEvent("member-suspect", ())
     failure = MemberEvent("member-failed", ())
@@ -63,7 +63,7 @@ async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> Non
     assert await read(plain) == []
 
 
-async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
+async def test_slow_reader_receives_dropped_count_in_place(
     autojump_clock: MockClock,
 ) -> None:
     hub = EventHub()
@@ -84,7 +84,7 @@ async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
         assert await read(slow) == []
 
 
-async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockClock) -> None:
+async def test_buffer_of_slow_reader_is_bounded(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with hub.subscribe((), answers=False, buffer=5) as slow:
         for number in range(10_000):
@@ -96,7 +96,7 @@ async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockCl
         assert isinstance(delivered[-1], Dropped | UserEventReceived)
 
 
-async def test_several_readers_of_one_subscription_share_it(autojump_clock: MockClock) -> None:
+async def test_readers_of_one_subscription_share_its_events(autojump_clock: MockClock) -> None:
     hub = EventHub()
     seen: list[int] = []
 
@@ -116,7 +116,7 @@ async def test_several_readers_of_one_subscription_share_it(autojump_clock: Mock
     assert sorted(seen) == list(range(50))
 
 
-async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -> None:
+async def test_subscription_ends_after_buffered_events(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with hub.subscribe((), answers=False, buffer=3) as subscription:
         hub.publish(user(1))
@@ -130,7 +130,7 @@ async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -
         assert [event async for event in late] == []
 
 
-async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
+async def test_query_is_declined_with_the_last_responder(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with (
         hub.subscribe((), answers=True, buffer=9) as a,
@@ -148,7 +148,7 @@ async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
         assert hub.mark_declined(3)  # nobody here was ever asked
 
 
-async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockClock) -> None:
+async def test_ended_subscription_declines_its_queries(autojump_clock: MockClock) -> None:
     hub, deserted = watched_hub()
     with hub.subscribe((), answers=True, buffer=9):
         with hub.subscribe((), answers=True, buffer=9):
@@ -162,7 +162,7 @@ async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockCloc
     assert not hub.has_responder(query(3))
 
 
-async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: MockClock) -> None:
+async def test_awaiting_queries_are_bounded(autojump_clock: MockClock) -> None:
     hub, deserted = watched_hub()
     with hub.subscribe((), answers=True, buffer=MAX_AWAITING + 10):
         for number in range(MAX_AWAITING + 10):
@@ -170,7 +170,7 @@ async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: Moc
     assert deserted == list(range(10, MAX_AWAITING + 10))
 
 
-async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
+async def test_query_dropped_by_all_responders_is_declined_at_once(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
@@ -188,7 +188,9 @@ async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
 # --- who perhaps only watches ---
 
 
-async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: MockClock) -> None:
+async def test_unfiltered_reader_is_assumed_silent_after_a_second(
+    autojump_clock: MockClock,
+) -> None:
     hub, deserted = watched_hub()
     with hub.subscribe((), answers=Responder(), buffer=9):
         assert hub.has_responder(query(1))
@@ -208,7 +210,7 @@ async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("act", ["answers", "declines"])
-async def test_one_that_has_decided_once_is_waited_for_from_then_on(
+async def test_reader_that_responded_once_is_awaited_until_the_deadline(
     autojump_clock: MockClock, act: str
 ) -> None:
     hub, deserted = watched_hub()
@@ -230,7 +232,9 @@ async def test_one_that_has_decided_once_is_waited_for_from_then_on(
 
 
 @pytest.mark.parametrize("filters", ["query", "query:load", "user,query"])
-async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filters: str) -> None:
+async def test_reader_with_query_filter_is_awaited_until_the_deadline(
+    autojump_clock: MockClock, filters: str
+) -> None:
     hub = EventHub()
     named = tuple(EventFilter.parse(filters))
     with hub.subscribe(named, answers=Responder(), buffer=9):
@@ -238,7 +242,7 @@ async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filter
         assert hub.next_deadline is None
 
 
-async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
+async def test_query_stays_open_for_a_responder_known_to_respond(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
@@ -254,7 +258,7 @@ async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
         assert hub.mark_declined(1, handlers)
 
 
-async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: MockClock) -> None:
+async def test_assumed_silent_deadlines_are_bounded(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with hub.subscribe((), answers=Responder(), buffer=3 * MAX_AWAITING):
         for number in range(2 * MAX_AWAITING):
@@ -262,7 +266,7 @@ async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: Mo
         assert len(hub._assumed_silent_at) == len(hub._awaiting) == MAX_AWAITING
 
 
-async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockClock) -> None:
+async def test_subscriptions_of_one_client_decline_together(autojump_clock: MockClock) -> None:
     hub = EventHub()
     client, handlers = Responder(), Responder(has_responded=True)
     with (
@@ -279,7 +283,7 @@ async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockCloc
         hub.publish(query(3))
 
 
-async def test_a_subscription_can_want_something_else_and_keeps_what_waits(
+async def test_changed_filters_keep_buffered_events(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
@@ -305,13 +309,13 @@ def ask(number: int) -> UserMessage:
     )
 
 
-async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: MockClock) -> None:
+async def test_requester_is_notified_when_last_responder_ends(autojump_clock: MockClock) -> None:
     numbers = itertools.count(1)
-    async with stage() as s:
+    async with node_under_test() as s:
         [a] = await s.add_members("a")
 
         def flags() -> list[int]:
-            replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
+            replies = [serf_codec.decode(m.payload) for m in a.messages(UserMessage)]
             return [m.flags for m in replies if isinstance(m, QueryResponse)]
 
         with s.node.subscribe(answers=True) as answerer:
@@ -327,15 +331,15 @@ async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: Mo
         assert flags()[2:] == [none]
 
 
-async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
+async def test_requester_is_notified_of_silent_reader_within_a_second(
     autojump_clock: MockClock,
 ) -> None:
     none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
-    async with stage() as s:
+    async with node_under_test() as s:
         [a] = await s.add_members("a")
 
         def responses() -> list[QueryResponse]:
-            replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
+            replies = [serf_codec.decode(m.payload) for m in a.messages(UserMessage)]
             return [m for m in replies if isinstance(m, QueryResponse)]
 
         client = Responder()
@@ -357,10 +361,10 @@ async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
         assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK, none]
 
 
-async def test_watchers_see_every_event_in_the_step_that_made_it(
+async def test_watchers_are_called_in_the_step_of_the_event(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage() as s:
+    async with node_under_test() as s:
         await s.add_members("a")
         seen: list[tuple[str, int]] = []
         with s.node.watch(lambda event: seen.append((event.kind, len(s.node.members())))):

@@ -7,7 +7,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
+from tests.node.helpers import (
+    OURS,
+    NodeUnderTest,
+    ScriptedPeer,
+    node_under_test,
+    push_pull,
+    read_response,
+)
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
 from trioserf.swim.config import Timing
@@ -23,14 +30,14 @@ CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
 
 async def fails(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Let a member be declared dead by another."""
-    peer.answers = False
+    peer.acks_pings = False
     peer.send(Dead(1, peer.name, "somebody"))
     await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
 
 
 async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Let a member leave in good order."""
-    peer.answers = False
+    peer.acks_pings = False
     intent = serf_codec.encode(Leave(9, peer.name))
     peer.send(UserMessage(intent))
     await s.until(lambda: s.statuses()[peer.name] == "leaving", 1)
@@ -53,8 +60,10 @@ def calls(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
 
 
 @pytest.mark.parametrize("how", ["failed", "left"])
-async def test_the_gone_are_erased_after_a_day(autojump_clock: MockClock, how: str) -> None:
-    async with stage(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
+async def test_failed_and_left_members_are_reaped_after_a_day(
+    autojump_clock: MockClock, how: str
+) -> None:
+    async with node_under_test(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
         gone, _ = await s.add_members("gone", "other")
         began = trio.current_time()
         await (fails if how == "failed" else leaves)(s, gone)
@@ -72,9 +81,9 @@ async def test_the_gone_are_erased_after_a_day(autojump_clock: MockClock, how: s
         assert trio.current_time() - began == pytest.approx(DAY + 16, abs=1)
 
 
-async def test_the_two_times_are_configured_apart(autojump_clock: MockClock) -> None:
+async def test_reconnect_and_tombstone_timeouts_are_separate(autojump_clock: MockClock) -> None:
     options = SerfOptions(reconnect_timeout=100, tombstone_timeout=500)
-    async with stage(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
+    async with node_under_test(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
         failed, left, _ = await s.add_members("failed", "left", "other")
         await fails(s, failed)
         await leaves(s, left)
@@ -86,10 +95,10 @@ async def test_the_two_times_are_configured_apart(autojump_clock: MockClock) -> 
         assert s.statuses() == {"us": "alive", "other": "alive"}
 
 
-async def test_the_detector_forgets_sooner_and_takes_the_dead_back(
+async def test_dead_member_is_accepted_again_after_its_record_is_forgotten(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, reconnect_interval=1e6) as s:
+    async with node_under_test(**QUIET, reconnect_interval=1e6) as s:
         gone, _ = await s.add_members("gone", "other")
         await fails(s, gone)
         assert "gone" in s.node.memberlist.records
@@ -99,8 +108,8 @@ async def test_the_detector_forgets_sooner_and_takes_the_dead_back(
         await s.until(lambda: s.statuses()["gone"] == "alive", 1)
 
 
-async def test_the_failed_are_called_by_and_by(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=CALM) as s:
+async def test_failed_members_are_reconnected_in_turn(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=CALM) as s:
         [gone] = await s.add_members("gone")
         called = calls(s, gone)
         await fails(s, gone)
@@ -109,8 +118,10 @@ async def test_the_failed_are_called_by_and_by(autojump_clock: MockClock) -> Non
         assert len(called) >= 20
 
 
-async def test_the_more_are_left_the_rarer_they_call(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=CALM) as s:
+async def test_reconnect_probability_falls_with_the_share_of_alive_members(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET, timing=CALM) as s:
         gone, *_ = await s.add_members("gone", *(f"m{number}" for number in range(9)))
         called = calls(s, gone)
         await fails(s, gone)
@@ -118,8 +129,8 @@ async def test_the_more_are_left_the_rarer_they_call(autojump_clock: MockClock) 
         assert len(called) == pytest.approx(500 / 10, rel=0.5)
 
 
-async def test_a_call_brings_the_failed_back(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_reconnect_revives_a_failed_member(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         [gone] = await s.add_members("gone")
         await fails(s, gone)
         heard: list[PushPull] = []
@@ -127,7 +138,7 @@ async def test_a_call_brings_the_failed_back(autojump_clock: MockClock) -> None:
         async def serve() -> None:
             stream, _ = await gone.transport.accept()
             async with stream:
-                theirs = await answer(stream)
+                theirs = await read_response(stream)
                 assert isinstance(theirs, PushPull)
                 heard.append(theirs)
                 await stream.send_all(push_pull(gone.node_state(incarnation=2)))
@@ -138,10 +149,10 @@ async def test_a_call_brings_the_failed_back(autojump_clock: MockClock) -> None:
         assert s.node.stats()["flaps"] == 1
 
 
-async def test_an_attempt_in_vain_is_no_error(
+async def test_failed_reconnect_is_not_an_error(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         gone = s.peer("gone", run=False)
         gone.send(gone.alive())
         await s.until(lambda: "gone" in s.statuses(), 1)
@@ -155,12 +166,12 @@ async def test_an_attempt_in_vain_is_no_error(
         assert {one.levelno for one in vain} == {logging.DEBUG}
 
 
-async def test_long_queues_are_told_of_and_cut(
+async def test_long_queues_log_a_warning_and_are_pruned(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = SerfOptions(max_queue_depth=200)
     timing = Timing(gossip_interval=1e6, push_pull_interval=1e6, probe_interval=1e6)
-    async with stage(
+    async with node_under_test(
         **QUIET, reconnect_interval=1e6, serf=options, timing=timing, gossip_pause=1e6
     ) as s:
         await s.add_members("a")

@@ -71,7 +71,7 @@ STEPS = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(STEPS, EDITS), max_size=25))
-def test_whatever_is_sent_it_stays_whole(
+def test_state_survives_malformed_input(
     sent: list[tuple[tuple[int, bytes], list[tuple[int, bytes]]]],
 ) -> None:
     world = NodeInAir()
@@ -86,14 +86,14 @@ def test_whatever_is_sent_it_stays_whole(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=40))
-def test_what_members_would_say_only_out_of_malice(sent: list[tuple[int, bytes]]) -> None:
+def test_state_survives_malicious_messages(sent: list[tuple[int, bytes]]) -> None:
     world = NodeInAir()
     for kind, data in sent:
         world.do(kind, data)
     world.finish()
 
 
-def test_a_flood_of_everything_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCaptureFixture) -> None:
     """Inventions of every kind, without end: their memory has one."""
     caplog.set_level(logging.CRITICAL)
     limits = SerfOptions(

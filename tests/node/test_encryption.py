@@ -7,8 +7,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.small import Tapped, open_nodes
-from tests.node.stage import OURS, NodeUnderTest, ScriptedPeer, stage
+from tests.node.helpers import (
+    OURS,
+    NodeUnderTest,
+    RecordingNetwork,
+    ScriptedPeer,
+    node_under_test,
+    open_nodes,
+)
 from trioserf.errors import ConfigError
 from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
@@ -53,23 +59,23 @@ class Ledger:
             await trio.sleep(0.25)
 
 
-async def test_a_running_cluster_moves_to_encryption_in_three_steps(
+async def test_running_cluster_turns_encryption_on_in_three_steps(
     autojump_clock: MockClock,
 ) -> None:
-    network = Tapped(random.Random(1), LinkConditions())
+    network = RecordingNetwork(random.Random(1), LinkConditions())
     sealed = PacketCodec(keyring=Keyring([A]))
 
     async def look(seconds: float) -> tuple[int, int]:
         """Give how many packets can be read without, and with the key."""
         await trio.sleep(seconds / 2)
-        network.tapped.clear()
+        network.sent.clear()
         await trio.sleep(seconds / 2)
         plain = PacketCodec(keyring=None)
         readable = [
-            sum(codec.decode(data)[1] is None for _, _, data in network.tapped)
+            sum(codec.decode(data)[1] is None for _, _, data in network.sent)
             for codec in (plain, sealed)
         ]
-        assert sum(readable) == len(network.tapped)
+        assert sum(readable) == len(network.sent)
         return readable[0], readable[1]
 
     async with open_nodes(*NAMES, network=network) as nodes, trio.open_nursery() as nursery:
@@ -100,7 +106,7 @@ async def test_a_running_cluster_moves_to_encryption_in_three_steps(
             }  # fmt: skip
 
 
-async def test_without_the_steps_members_are_lost(autojump_clock: MockClock) -> None:
+async def test_encryption_in_one_step_loses_members(autojump_clock: MockClock) -> None:
     """The test above could fail: switching at once parts the cluster."""
     async with open_nodes(*NAMES) as nodes:
         ledger = Ledger(nodes)
@@ -110,7 +116,7 @@ async def test_without_the_steps_members_are_lost(autojump_clock: MockClock) -> 
         assert nodes["a"].dropped()["plaintext-refused"] > 0
 
 
-async def test_keys_that_are_there_are_not_replaced(
+async def test_existing_keyring_cannot_be_replaced(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_nodes("a", options={"a": {"keyring": Keyring([A])}}) as nodes:
@@ -124,7 +130,7 @@ async def test_keys_that_are_there_are_not_replaced(
         assert "is not encrypted (verify_outgoing is off)" in caplog.text
 
 
-async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: MockClock) -> None:
+async def test_stream_messages_use_keys_added_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a") as nodes:
         node = nodes["a"]
         spell = node._joiner._streams._encoded
@@ -147,7 +153,7 @@ async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: 
         assert not opens(A)
 
 
-async def test_a_key_query_changes_keys_that_came_later(autojump_clock: MockClock) -> None:
+async def test_key_query_changes_keys_added_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a", "b") as nodes:
         tally = await nodes["a"].keys("list")
         assert tally.messages["b"] == "Keyring is empty (encryption not enabled)"
@@ -177,10 +183,10 @@ def _sealed(keys: Keyring, ping: Ping, label: bytes = b"") -> bytes:
     return packet
 
 
-async def test_what_does_not_open_is_dropped_and_counted_by_peer(
+async def test_undecryptable_packet_is_dropped_and_counted_by_peer(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(keyring=Keyring([A]), label="blue") as s:
+    async with node_under_test(keyring=Keyring([A]), label="blue") as s:
         peer = s.peer("peer", run=False)
         whole = _sealed(Keyring([A]), Ping(1, "us"), b"blue")
         head, body = whole[:6], whole[6:]
@@ -218,8 +224,8 @@ async def _answers(peer: ScriptedPeer) -> int:
     return 0
 
 
-async def test_streams_that_do_not_open_are_counted_by_peer(autojump_clock: MockClock) -> None:
-    async with stage(keyring=Keyring([A]), label="blue") as s:
+async def test_undecryptable_stream_is_counted_by_peer(autojump_clock: MockClock) -> None:
+    async with node_under_test(keyring=Keyring([A]), label="blue") as s:
         peer = s.peer("peer", run=False)
         ping = encode(Ping(1, "us"))
         ours = StreamCodec(keyring=Keyring([A]), label=b"blue")

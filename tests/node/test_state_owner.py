@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS
+from tests.node.helpers import LATENCY, OURS
 from trioserf.address import Address
 from trioserf.errors import Leaving, NameConflict
 from trioserf.node.config import NodeConfig
@@ -53,7 +53,7 @@ async def kept(**options: Any) -> AsyncIterator[StateOwner]:
 # --- facts ---
 
 
-async def test_calls_get_their_results_and_their_errors(autojump_clock: MockClock) -> None:
+async def test_ask_returns_result_or_raises_error(autojump_clock: MockClock) -> None:
     async with kept() as owner:
         assert await owner.ask(lambda state, _: state.config.name) == "us"
         at = trio.current_time()
@@ -68,7 +68,7 @@ async def test_calls_get_their_results_and_their_errors(autojump_clock: MockCloc
         assert await owner.ask(lambda state, _: state.config.name) == "us"
 
 
-async def test_facts_are_taken_in_their_order(autojump_clock: MockClock) -> None:
+async def test_items_are_handled_in_order(autojump_clock: MockClock) -> None:
     owner, _ = make()
     seen: list[int] = []
     async with trio.open_nursery() as nursery:
@@ -81,7 +81,7 @@ async def test_facts_are_taken_in_their_order(autojump_clock: MockClock) -> None
     assert seen == list(range(100))
 
 
-async def test_the_inbox_is_bounded_and_its_senders_wait(autojump_clock: MockClock) -> None:
+async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
     owner, _ = make(inbox_depth=16)
     ping = encode(Ping(1, "us"))
     for _ in range(16):
@@ -100,7 +100,7 @@ async def test_the_inbox_is_bounded_and_its_senders_wait(autojump_clock: MockClo
         nursery.cancel_scope.cancel()
 
 
-async def test_a_flood_of_facts_lets_other_tasks_run(autojump_clock: MockClock) -> None:
+async def test_flood_of_items_lets_other_tasks_run(autojump_clock: MockClock) -> None:
     async with kept() as owner:
         turns = 0
 
@@ -121,7 +121,7 @@ async def test_a_flood_of_facts_lets_other_tasks_run(autojump_clock: MockClock) 
 # --- the end ---
 
 
-async def test_calls_that_wait_at_the_end_hear_of_it(autojump_clock: MockClock) -> None:
+async def test_pending_requests_fail_with_leaving_at_the_end(autojump_clock: MockClock) -> None:
     owner, _ = make(inbox_depth=16)
     heard: list[str] = []
 
@@ -141,7 +141,7 @@ async def test_calls_that_wait_at_the_end_hear_of_it(autojump_clock: MockClock) 
         await owner.ask(lambda *_: None)
 
 
-async def test_a_fact_and_the_end_may_come_in_one_step(autojump_clock: MockClock) -> None:
+async def test_item_received_in_the_step_of_the_end_is_handled(autojump_clock: MockClock) -> None:
     owner, _ = make()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.run)
@@ -153,7 +153,7 @@ async def test_a_fact_and_the_end_may_come_in_one_step(autojump_clock: MockClock
     assert owner.state.drops.by_kind["unknown-type"] == 1
 
 
-async def test_who_is_called_off_does_not_stop_the_keeper(autojump_clock: MockClock) -> None:
+async def test_cancelled_request_does_not_stop_the_owner(autojump_clock: MockClock) -> None:
     owner, _ = make()
     with trio.move_on_after(1):
         await owner.ask(lambda *_: None)
@@ -166,7 +166,7 @@ async def test_who_is_called_off_does_not_stop_the_keeper(autojump_clock: MockCl
 # --- orders ---
 
 
-async def test_packets_go_out_and_those_that_cannot_are_counted(
+async def test_packets_are_sent_and_unsent_ones_are_counted(
     autojump_clock: MockClock,
 ) -> None:
     network = Network(random.Random(1), LinkConditions(latency=LATENCY, jitter=0))
@@ -188,7 +188,7 @@ async def test_packets_go_out_and_those_that_cannot_are_counted(
         nursery.cancel_scope.cancel()
 
 
-async def test_too_many_streams_are_dropped_counted_and_told_once(
+async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with kept() as owner:
@@ -204,7 +204,7 @@ async def test_too_many_streams_are_dropped_counted_and_told_once(
         assert len(owner.bulk) == MAX_PER_MEMBER
 
 
-async def test_a_name_that_is_lost_ends_the_keeper() -> None:
+async def test_lost_name_conflict_ends_the_owner() -> None:
     owner, _ = make()
 
     def lose(state: ClusterState, _: float) -> None:
@@ -220,7 +220,9 @@ async def test_a_name_that_is_lost_ends_the_keeper() -> None:
     )
 
 
-async def test_declines_without_room_are_dropped_and_counted(autojump_clock: MockClock) -> None:
+async def test_declines_are_dropped_and_counted_when_inbox_is_full(
+    autojump_clock: MockClock,
+) -> None:
     owner, hub = make(inbox_depth=16)
     for _ in range(16):
         await owner.receive([])
@@ -234,7 +236,7 @@ async def test_declines_without_room_are_dropped_and_counted(autojump_clock: Moc
 # --- waking ---
 
 
-async def test_a_wake_before_the_sleep_is_not_lost(autojump_clock: MockClock) -> None:
+async def test_event_set_before_the_wait_is_not_lost(autojump_clock: MockClock) -> None:
     wake = AutoResetEvent()
     wake()
     wake()
@@ -244,7 +246,7 @@ async def test_a_wake_before_the_sleep_is_not_lost(autojump_clock: MockClock) ->
     assert patience.cancelled_caught
 
 
-async def test_an_alarm_can_be_moved_both_ways(autojump_clock: MockClock) -> None:
+async def test_deadline_can_move_both_ways(autojump_clock: MockClock) -> None:
     alarm = DeadlineTimer()
     rang: list[tuple[float, float]] = []
     began = trio.current_time()

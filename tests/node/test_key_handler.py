@@ -6,7 +6,7 @@ import json
 import trio
 from trio.testing import MockClock
 
-from tests.node.small import open_nodes
+from tests.node.helpers import open_nodes
 from trioserf.node.node import Node
 from trioserf.serf.keyring import Keyring, format_key
 
@@ -36,7 +36,7 @@ def suspicions(node: Node) -> list[str]:
     return seen
 
 
-async def test_a_slow_disk_delays_the_answer_and_no_probe(autojump_clock: MockClock) -> None:
+async def test_slow_disk_delays_the_response_but_no_probe(autojump_clock: MockClock) -> None:
     disks = {"a": Disk(), "b": Disk()}
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
@@ -53,7 +53,7 @@ async def test_a_slow_disk_delays_the_answer_and_no_probe(autojump_clock: MockCl
         assert seen == []
 
 
-async def test_a_full_disk_is_told_to_the_asker(autojump_clock: MockClock) -> None:
+async def test_full_disk_is_reported_to_the_requester(autojump_clock: MockClock) -> None:
     disks = {"a": Disk(), "b": Disk()}
     disks["b"].full = True
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
@@ -64,7 +64,7 @@ async def test_a_full_disk_is_told_to_the_asker(autojump_clock: MockClock) -> No
         assert tally.failure == "1/2 nodes reported failure"
 
 
-async def test_a_disk_that_is_slower_than_the_query_answers_nothing(
+async def test_disk_slower_than_the_query_sends_no_response(
     autojump_clock: MockClock,
 ) -> None:
     disks = {"a": Disk(), "b": Disk(60.0)}
@@ -77,7 +77,7 @@ async def test_a_disk_that_is_slower_than_the_query_answers_nothing(
         assert len(disks["b"].written) == 1
 
 
-async def test_changes_that_wait_for_the_disk_are_bounded(autojump_clock: MockClock) -> None:
+async def test_key_changes_that_wait_for_the_disk_are_bounded(autojump_clock: MockClock) -> None:
     disk = Disk(1000.0)
     keyring = Keyring([A])
     async with open_nodes("a", save_keyring={"a": disk}, options={"a": {"keyring": keyring}}) as n:
