@@ -261,7 +261,7 @@ def test_receive_buffer_is_enlarged() -> None:
 
 
 @needs_v6
-async def test_nodes_on_ipv6_loopback_join() -> None:
+async def test_transports_on_ipv6_loopback_exchange_packets_and_streams() -> None:
     async with two("::1", "::1") as (a, b):
         assert a.address[0] == b.address[0] == "::1"
         assert a.send_packet(b"six", b.address)

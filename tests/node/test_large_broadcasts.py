@@ -74,7 +74,7 @@ async def test_large_events_do_not_delay_small_ones(
     assert all(len(node.node._owner.bulk) == 0 for node in cluster.up if node.node)
 
 
-async def test_large_event_reaches_members_cut_off_from_others(
+async def test_sender_of_large_event_reaches_every_member_itself(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     """As Serf's: whoever begins a large event sends it to every one of them."""

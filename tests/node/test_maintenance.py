@@ -108,7 +108,9 @@ async def test_dead_member_is_accepted_again_after_its_record_is_forgotten(
         await s.until(lambda: s.statuses()["gone"] == "alive", 1)
 
 
-async def test_failed_members_are_reconnected_in_turn(autojump_clock: MockClock) -> None:
+async def test_failed_member_is_dialled_at_every_reconnect_interval(
+    autojump_clock: MockClock,
+) -> None:
     async with node_under_test(**QUIET, timing=CALM) as s:
         [gone] = await s.add_members("gone")
         called = calls(s, gone)
@@ -118,7 +120,7 @@ async def test_failed_members_are_reconnected_in_turn(autojump_clock: MockClock)
         assert len(called) >= 20
 
 
-async def test_reconnect_probability_falls_with_the_share_of_alive_members(
+async def test_reconnects_are_rarer_with_more_alive_members(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=CALM) as s:

@@ -363,3 +363,14 @@ async def test_members_probe_at_different_phases(autojump_clock: MockClock) -> N
     assert len(phases) == 8
     assert all(len(one) == 1 for one in phases.values())  # each keeps to its phase
     assert len(set().union(*phases.values())) == 8
+
+
+async def test_probe_is_dropped_when_the_node_leaves(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
+        [a] = await s.add_members("a")
+        a.acks_pings = False
+        await a.wait_for(Ping)
+        assert s.node.queue_depths()["probes"] == 1
+        await s.node.leave()
+        await trio.sleep(LATENCY)
+        assert s.node.queue_depths()["probes"] == 0
