@@ -93,18 +93,18 @@ async def test_port_in_use_is_one_clear_error(kind: socket.SocketKind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "expected"),
     [
         ("203.0.113.9", "cannot listen on 203.0.113.9:7946: Cannot assign requested address"),
         ("2001:db8::9", "cannot listen on [2001:db8::9]:7946: "),
         ("nohost", "cannot listen on nohost:7946: "),
     ],
 )
-async def test_address_of_another_machine_is_one_clear_error(host: str, told: str) -> None:
+async def test_address_of_another_machine_is_one_clear_error(host: str, expected: str) -> None:
     with pytest.raises(AddressError) as caught:
         async with open_sockets(host, 7946):
             pass
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(expected)
 
 
 async def test_privileged_port_is_bound_or_one_clear_error() -> None:
@@ -145,11 +145,11 @@ async def test_cancelled_dial_closes_its_socket() -> None:
         full = stack.enter_context(socket.create_server((B, 0), backlog=0))
         for _ in range(100):
             before = _open_files()
-            with trio.move_on_after(0.05) as patience:
+            with trio.move_on_after(0.05) as timeout:
                 await stack.enter_async_context(await a.dial(full.getsockname()))
-            if patience.cancelled_caught:  # its backlog is full: nobody answers any more
+            if timeout.cancelled_caught:  # its backlog is full: nobody answers any more
                 break
-        assert patience.cancelled_caught
+        assert timeout.cancelled_caught
         assert _open_files() == before
         with pytest.raises(OSError):  # noqa: PT011 - which one, the kernel decides
             await a.dial((B, 1))
@@ -243,8 +243,8 @@ async def test_streams_wait_and_packets_continue_when_files_run_out(
                         pass
         client.close()
         assert len(accepted) == 1
-        told = {one.getMessage() for one in caplog.records}
-        assert told == {"cannot accept streams: Too many open files"}
+        expected = {one.getMessage() for one in caplog.records}
+        assert expected == {"cannot accept streams: Too many open files"}
 
 
 def test_receive_buffer_is_enlarged() -> None:

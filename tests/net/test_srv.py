@@ -76,8 +76,8 @@ class NameServer:
                 answer.additional.append(dns.rrset.from_text(host, 1, "IN", its_kind, *its))
         elif all(known != name for known, _ in self.zone):
             answer.set_rcode(dns.rcode.NXDOMAIN)
-        said = self.act(answer, by_tcp)
-        return None if said is None else said.to_wire(max_size=65_535 if by_tcp else 1232)
+        response = self.act(answer, by_tcp)
+        return None if response is None else response.to_wire(max_size=65_535 if by_tcp else 1232)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         udp, tcp = await both_on_one_port()
@@ -89,9 +89,9 @@ class NameServer:
                 nursery.start_soon(self._serve_tcp, trio.SocketListener(tcp))
                 while True:
                     data, source = await udp.recvfrom(4096)
-                    said = self._answer(data, by_tcp=False)
-                    if said is not None:
-                        await udp.sendto(said, source)
+                    response = self._answer(data, by_tcp=False)
+                    if response is not None:
+                        await udp.sendto(response, source)
 
     async def _serve_tcp(self, listener: trio.SocketListener) -> None:
         while True:
@@ -101,9 +101,9 @@ class NameServer:
                     more = await stream.receive_some()
                     assert more, "a question ends in the middle"
                     data += more
-                said = self._answer(data[2:], by_tcp=True)
-                if said is not None:
-                    await stream.send_all(len(said).to_bytes(2, "big") + said)
+                response = self._answer(data[2:], by_tcp=True)
+                if response is not None:
+                    await stream.send_all(len(response).to_bytes(2, "big") + response)
 
 
 @asynccontextmanager
@@ -215,9 +215,9 @@ async def test_failing_name_server_is_an_error() -> None:
             return answer
 
         server.act = fail
-        told = await refused(resolver)
-        assert told.startswith(f"service {NAME!r}: no name server could answer (")
-        assert "SERVFAIL" in told
+        error = await refused(resolver)
+        assert error.startswith(f"service {NAME!r}: no name server could answer (")
+        assert "SERVFAIL" in error
 
 
 async def test_silent_name_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ async def test_malformed_name_is_an_error_without_a_lookup(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "expected"),
     [
         ("dns.example.com", "expected an IP address"),
         ("", "expected an IP address"),
@@ -255,8 +255,8 @@ async def test_malformed_name_is_an_error_without_a_lookup(name: str) -> None:
         ("[::1]:99999", "expected a port"),
     ],
 )
-def test_malformed_name_server_is_an_error(text: str, fault: str) -> None:
-    with pytest.raises(AddressError, match=f"dns_servers: .*: {fault}"):
+def test_malformed_name_server_is_an_error(text: str, expected: str) -> None:
+    with pytest.raises(AddressError, match=f"dns_servers: .*: {expected}"):
         SystemResolver([text])
 
 

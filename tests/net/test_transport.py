@@ -208,8 +208,8 @@ def test_writer_blocks_while_peer_does_not_read(
             near = await a.dial(b.address)
             far, _ = await b.accept()
             async with near, far:
-                with trio.move_on_after(0.5) as patience:
+                with trio.move_on_after(0.5) as timeout:
                     await near.send_all(bytes(50_000_000))
-                assert patience.cancelled_caught
+                assert timeout.cancelled_caught
 
     hold(contract)

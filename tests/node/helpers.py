@@ -75,8 +75,8 @@ class ScriptedPeer:
         """Record all packets until cancelled."""
         while True:
             for data, source in await self.transport.receive_packets():
-                messages, fault = self.codec.decode(data)
-                assert fault is None
+                messages, error = self.codec.decode(data)
+                assert error is None
                 for message in messages:
                     self.received.append(
                         Received(trio.current_time(), message, source, tuple(messages))

@@ -72,7 +72,7 @@ async def test_only_alive_members_are_chosen(autojump_clock: MockClock) -> None:
         (a, b, c, _), seen = await serving(s, "a", "b", "c", "d")
         c.acks_pings = False
 
-        async def accuse() -> None:
+        async def suspect() -> None:
             incarnation = 1
             while True:  # c refutes, and is suspected again
                 a.send(Suspect(incarnation, "c", "a"))
@@ -81,7 +81,7 @@ async def test_only_alive_members_are_chosen(autojump_clock: MockClock) -> None:
                 a.send(c.alive(incarnation))
                 a.send(Suspect(incarnation, "c", "a"))
 
-        s.nursery.start_soon(accuse)
+        s.nursery.start_soon(suspect)
         a.send(Dead(1, "b", "b"))
         await trio.sleep(30 * 30)
         assert s.state_of("c") is State.SUSPECT
@@ -118,9 +118,9 @@ async def test_node_of_large_cluster_makes_fewer_exchanges(autojump_clock: MockC
 async def test_exchange_delivers_what_gossip_missed(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET) as s:
         [a] = await s.add_members("a")
-        stranger = s.peer("stranger")
-        s.nursery.start_soon(serve, a, [], stranger.node_state())
-        at = await s.until(lambda: "stranger" in s.statuses(), 31)
+        unknown = s.peer("unknown")
+        s.nursery.start_soon(serve, a, [], unknown.node_state())
+        at = await s.until(lambda: "unknown" in s.statuses(), 31)
         assert at <= 31
 
 
@@ -167,12 +167,12 @@ async def hangs_up(peer: ScriptedPeer) -> None:
 async def stays_alive(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Let the node believe that a member lives, whatever its probes say."""
 
-    def hears(state: ClusterState, now: float) -> None:
+    def mark_alive(state: ClusterState, now: float) -> None:
         incarnation = state.membership.records[peer.name].incarnation + 1
         state.membership.alive(peer.alive(incarnation), now)
 
     while True:
-        await s.node._owner.ask(hears)
+        await s.node._owner.ask(mark_alive)
         await trio.sleep(2)
 
 
@@ -182,22 +182,22 @@ async def test_error_is_logged_again_after_a_success(
     async with node_under_test(**QUIET) as s:
         peer = s.peer("a")
         peer.send(peer.alive())
-        nobody_listens = True
+        is_silent = True
 
         async def moody() -> None:
             while True:
                 stream, _ = await peer.transport.accept()
                 async with stream:
                     await read_response(stream)
-                    if not nobody_listens:
+                    if not is_silent:
                         await stream.send_all(push_pull(peer.node_state()))
 
         s.nursery.start_soon(moody)
         await trio.sleep(200)
         assert len(errors(caplog)) == 1
-        nobody_listens = False
+        is_silent = False
         await trio.sleep(60)
-        nobody_listens = True
+        is_silent = True
         await trio.sleep(200)
         told = errors(caplog)
         assert len(told) == 2

@@ -133,12 +133,12 @@ async def test_existing_keyring_cannot_be_replaced(
 async def test_stream_messages_use_keys_added_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a") as nodes:
         node = nodes["a"]
-        spell = node._joiner._streams._encoded
+        encode = node._joiner._streams._encoded
 
         def opens(key: bytes) -> bool:
             decoder = StreamCodec(keyring=Keyring([key])).decoder()
             try:
-                return decoder.feed(spell(b"news")) == UserMessage(b"news")
+                return decoder.feed(encode(b"news")) == UserMessage(b"news")
             except WireError:
                 return False
 
@@ -155,8 +155,8 @@ async def test_stream_messages_use_keys_added_later(autojump_clock: MockClock) -
 
 async def test_key_query_changes_keys_added_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a", "b") as nodes:
-        tally = await nodes["a"].keys("list")
-        assert tally.messages["b"] == "Keyring is empty (encryption not enabled)"
+        result = await nodes["a"].keys("list")
+        assert result.messages["b"] == "Keyring is empty (encryption not enabled)"
         for node in nodes.values():
             await node.configure_encryption(
                 Keyring([A]), verify_incoming=False, verify_outgoing=False

@@ -318,10 +318,10 @@ async def test_requester_is_notified_when_last_responder_ends(autojump_clock: Mo
             replies = [serf_codec.decode(m.payload) for m in a.messages(UserMessage)]
             return [m.flags for m in replies if isinstance(m, QueryResponse)]
 
-        with s.node.subscribe(answers=True) as answerer:
+        with s.node.subscribe(answers=True) as responder:
             a.send(ask(next(numbers)))
             await trio.sleep(3 * LATENCY)
-            assert isinstance((await answerer.receive()), QueryReceived)
+            assert isinstance((await responder.receive()), QueryReceived)
             assert flags() == [ResponseFlag.ACK]
         await trio.sleep(3 * LATENCY)
         none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW

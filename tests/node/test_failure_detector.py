@@ -18,13 +18,20 @@ HERE = bytes((10, 0, 1, 1))
 
 def about(target: ScriptedPeer, seq_no: int = 77, *, nack: bool = True) -> IndirectPing:
     return IndirectPing(
-        seq_no, bytes((10, 0, 1, 2)), target.address.port, target.name, nack, HERE, 7946, "asker"
+        seq_no,
+        bytes((10, 0, 1, 2)),
+        target.address.port,
+        target.name,
+        nack,
+        HERE,
+        7946,
+        "requester",
     )
 
 
-async def asker_and_target(s: NodeUnderTest) -> tuple[ScriptedPeer, ScriptedPeer]:
-    """Two members that the node has never heard of: whom it helps does not matter."""
-    return s.peer("asker"), s.peer("target")
+async def requester_and_target(s: NodeUnderTest) -> tuple[ScriptedPeer, ScriptedPeer]:
+    """Two members that the node has never before of: whom it helps does not matter."""
+    return s.peer("requester"), s.peer("target")
 
 
 # --- pings to us ---
@@ -86,11 +93,11 @@ async def test_dead_member_that_pings_receives_its_dead_message(
         assert peer.messages(Dead) == []
         peer.send(Dead(1, "p", witness))
         await trio.sleep(25)  # until nobody gossips about it any more
-        heard = len(peer.messages(Dead))
+        before = len(peer.messages(Dead))
         peer.send(Ping(2, "us", HERE, 7946, "p"))
         await trio.sleep(1)
-        told = [Dead(1, "p", "p" if witness == "p" else "us")]
-        assert peer.messages(Dead)[heard:] == (told if buddy else [])
+        expected = [Dead(1, "p", "p" if witness == "p" else "us")]
+        assert peer.messages(Dead)[before:] == (expected if buddy else [])
 
 
 # --- pings for others ---
@@ -100,16 +107,16 @@ async def test_ack_is_relayed_with_the_requesters_sequence_number(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test() as s:
-        asker, target = await asker_and_target(s)
-        asker.send(about(target))
+        requester, target = await requester_and_target(s)
+        requester.send(about(target))
         ping = await target.wait_for(Ping, 1)
         assert ping.node == "target"
         assert ping.source_node == "us"
-        ack = await asker.wait_for(Ack, 1)
+        ack = await requester.wait_for(Ack, 1)
         assert ack.seq_no == 77
         await trio.sleep(5)
-        assert asker.messages(Nack) == []
-        assert len(asker.messages(Ack)) == 1
+        assert requester.messages(Nack) == []
+        assert len(requester.messages(Ack)) == 1
 
 
 @pytest.mark.parametrize("nack", [True, False])
@@ -117,15 +124,15 @@ async def test_nack_is_sent_at_probe_timeout_if_requested(
     autojump_clock: MockClock, nack: bool
 ) -> None:
     async with node_under_test() as s:
-        asker, target = await asker_and_target(s)
+        requester, target = await requester_and_target(s)
         target.acks_pings = False
         began = trio.current_time()
-        asker.send(about(target, nack=nack))
+        requester.send(about(target, nack=nack))
         await trio.sleep(5)
-        assert asker.messages(Nack) == [Nack(77)] * nack
-        assert asker.messages(Ack) == []
+        assert requester.messages(Nack) == [Nack(77)] * nack
+        assert requester.messages(Ack) == []
         if nack:
-            assert asker.received_of(Nack)[0].at - began == pytest.approx(
+            assert requester.received_of(Nack)[0].at - began == pytest.approx(
                 0.5 + 2 * LATENCY, abs=1e-4
             )
 
@@ -135,31 +142,31 @@ async def test_late_ack_is_relayed_while_the_requester_may_wait(
     autojump_clock: MockClock, after: float, relayed: bool
 ) -> None:
     async with node_under_test() as s:
-        asker, target = await asker_and_target(s)
+        requester, target = await requester_and_target(s)
         target.acks_pings = False
-        asker.send(about(target))
+        requester.send(about(target))
         ping = await target.wait_for(Ping, 1)
         await trio.sleep(after)
         target.send(Ack(ping.seq_no))
         target.send(Ack(ping.seq_no))
         await trio.sleep(0.1)
-        assert asker.messages(Nack) == [Nack(77)]
-        assert asker.messages(Ack) == [Ack(77)] * relayed
+        assert requester.messages(Nack) == [Nack(77)]
+        assert requester.messages(Ack) == [Ack(77)] * relayed
 
 
 async def test_equal_sequence_numbers_of_requesters_are_kept_apart(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test() as s:
-        asker, target = await asker_and_target(s)
+        requester, target = await requester_and_target(s)
         other = s.peer("other")
-        asker.send(about(target, 5))
+        requester.send(about(target, 5))
         other.send(IndirectPing(5, bytes((10, 0, 1, 2)), 7946, "target", False, b"", 0, "other"))
         await trio.sleep(0.1)
         numbers = [ping.seq_no for ping in target.messages(Ping)]
         assert len(set(numbers)) == 2
         # Without a source address the answer goes to where the request came from.
-        assert asker.messages(Ack) == other.messages(Ack) == [Ack(5)]
+        assert requester.messages(Ack) == other.messages(Ack) == [Ack(5)]
 
 
 async def test_unexpected_acks_and_nacks_are_ignored(autojump_clock: MockClock) -> None:
@@ -176,12 +183,12 @@ async def test_unexpected_acks_and_nacks_are_ignored(autojump_clock: MockClock) 
 
 async def test_indirect_ping_with_invalid_target_is_not_sent(autojump_clock: MockClock) -> None:
     async with node_under_test() as s:
-        asker, _ = await asker_and_target(s)
+        requester, _ = await requester_and_target(s)
         strange: list[Message] = [
             IndirectPing(1, bytes((10, 0, 1, 2)), 0, "target", True),
             IndirectPing(2, b"", 7946, "target", True),
         ]
-        asker.send(*strange)
+        requester.send(*strange)
         await trio.sleep(2)
         assert s.peers["target"].messages(Ping) == []
         assert s.statuses() == {"us": "alive"}
@@ -189,11 +196,11 @@ async def test_indirect_ping_with_invalid_target_is_not_sent(autojump_clock: Moc
 
 async def test_pending_indirect_pings_are_bounded(autojump_clock: MockClock) -> None:
     async with node_under_test() as s:
-        asker, target = await asker_and_target(s)
+        requester, target = await requester_and_target(s)
         target.acks_pings = False
         detector = s.node._state.detector
         for start in range(0, MAX_RELAYS + 500, 20):
-            asker.send(*(about(target, start + one, nack=False) for one in range(20)))
+            requester.send(*(about(target, start + one, nack=False) for one in range(20)))
         await trio.sleep(0.1)
         assert len(detector._relays) == MAX_RELAYS
         assert len(target.messages(Ping)) == MAX_RELAYS
@@ -201,5 +208,5 @@ async def test_pending_indirect_pings_are_bounded(autojump_clock: MockClock) -> 
         assert len(detector._relays) == 0
         assert detector._nack_deadlines == []
         target.acks_pings = True
-        asker.send(about(target))
-        await asker.wait_for(Ack, 1)
+        requester.send(about(target))
+        await requester.wait_for(Ack, 1)

@@ -50,14 +50,14 @@ async def test_message_is_sent_at_once_after_a_pause_and_at_every_interval(
         began = trio.current_time()
         await s.node.user_event("hello")
         await trio.sleep(10)
-        heard = events(peers)
+        received = events(peers)
         # 10 members: 4 x ceil(log10(11)) = 8 times, three a round.
-        assert len(heard) == 4 * math.ceil(math.log10(11)) == 8
-        rounds = sorted({round(at - began - LATENCY, 3) for at, _, _ in heard})
+        assert len(received) == 4 * math.ceil(math.log10(11)) == 8
+        rounds = sorted({round(at - began - LATENCY, 3) for at, _, _ in received})
         assert rounds == [0.0, 0.015, 0.215]
         for at in rounds:
-            told = [who for when, who, _ in heard if round(when - began - LATENCY, 3) == at]
-            assert len(told) == len(set(told)) <= 3
+            targets = [who for when, who, _ in received if round(when - began - LATENCY, 3) == at]
+            assert len(targets) == len(set(targets)) <= 3
 
 
 async def test_burst_of_messages_shares_packets_within_the_pause(
@@ -183,6 +183,6 @@ async def test_newer_broadcast_about_a_member_replaces_the_older(
 
 async def test_gossip_task_ends_only_when_cancelled(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET) as s:
-        with trio.move_on_after(100) as patience:
+        with trio.move_on_after(100) as timeout:
             await gossip(s.node._owner)
-        assert patience.cancelled_caught
+        assert timeout.cancelled_caught

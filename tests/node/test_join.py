@@ -1,4 +1,4 @@
-"""Joining: many at once, names and addresses, causes told, seeds tried for ever."""
+"""Joining: many at once, names and addresses, causes errors, seeds tried for ever."""
 
 import errno
 from functools import partial
@@ -32,7 +32,7 @@ NEVER: dict[str, Any] = {"seed_interval": 1e6}
 CODEC = StreamCodec(keyring=None)
 
 
-async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **said: bytes) -> None:
+async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **response: bytes) -> None:
     """Serve exchanges as a member does, or say something else; until cancelled."""
     async with trio.open_nursery() as nursery:
 
@@ -42,7 +42,7 @@ async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **said: b
                 assert isinstance(theirs, PushPull)
                 if seen is not None:
                     seen.append(theirs)
-                await stream.send_all(said.get("said") or push_pull(peer.node_state()))
+                await stream.send_all(response.get("response") or push_pull(peer.node_state()))
 
         while True:
             stream, _ = await peer.transport.accept()
@@ -84,10 +84,10 @@ async def test_ten_addresses_are_dialled_at_once(autojump_clock: MockClock) -> N
         dead = [s.peer(f"dead{number}").address for number in range(25)]
         s.network.partition([OURS])
         began = trio.current_time()
-        told = await causes(s, *map(str, dead))
+        errors = await causes(s, *map(str, dead))
         # Each takes the whole of tcp_timeout: 25 of them in three rows of up to ten.
         assert trio.current_time() - began == pytest.approx(30)
-        assert told == {str(one): "no response within 10 s" for one in dead}
+        assert errors == {str(one): "no response within 10 s" for one in dead}
 
 
 async def test_dial_limit_includes_addresses_of_one_name(autojump_clock: MockClock) -> None:
@@ -139,14 +139,14 @@ async def test_join_failed_has_the_error_of_each_address(autojump_clock: MockClo
     async with node_under_test(**NEVER) as s:
         mute, rude, odd, torn = (s.peer(name) for name in ("mute", "rude", "odd", "torn"))
         refusal = CODEC.encode(encode(ErrorMessage("no room")))
-        s.nursery.start_soon(lambda: host(rude, said=refusal))
-        s.nursery.start_soon(lambda: host(odd, said=CODEC.encode_user_message(b"x")))
-        s.nursery.start_soon(lambda: host(torn, said=push_pull(torn.node_state())[:-3]))
-        told = await causes(
+        s.nursery.start_soon(lambda: host(rude, response=refusal))
+        s.nursery.start_soon(lambda: host(odd, response=CODEC.encode_user_message(b"x")))
+        s.nursery.start_soon(lambda: host(torn, response=push_pull(torn.node_state())[:-3]))
+        errors = await causes(
             s, "nosuch.test", "[::1", "10.0.9.9", str(mute.address), str(rude.address),
             str(odd.address), str(torn.address), "a//b", "x:70000",
         )  # fmt: skip
-        assert told == {
+        assert errors == {
             "nosuch.test": "unknown host 'nosuch.test': not in this test",
             "[::1": "join address '[::1': expected [IPv6 address]:port",
             "10.0.9.9:7946": "connection refused",
@@ -179,8 +179,8 @@ async def test_silent_dns_times_out(autojump_clock: MockClock) -> None:
     async with node_under_test(**NEVER) as s:
         s.resolver.delay = 1e6
         began = trio.current_time()
-        told = await causes(s, "slow.test")
-        assert told == {"slow.test": "no answer from DNS for 'slow.test' in time"}
+        errors = await causes(s, "slow.test")
+        assert errors == {"slow.test": "no answer from DNS for 'slow.test' in time"}
         assert trio.current_time() - began == pytest.approx(10)
 
 
@@ -287,8 +287,8 @@ async def test_alias_address_is_not_joined_again(
         s.nursery.start_soon(host, here)
         balancer = s.peer("balancer")
         seen: list[PushPull] = []
-        said = push_pull(here.node_state())
-        s.nursery.start_soon(partial(host, balancer, seen, said=said))
+        response = push_pull(here.node_state())
+        s.nursery.start_soon(partial(host, balancer, seen, response=response))
         assert await s.node.join([str(balancer.address)]) == 1
         await trio.sleep(1200)
         assert s.statuses() == {"us": "alive", "here": "alive"}
@@ -339,7 +339,7 @@ async def test_next_priority_is_tried_when_no_host_is_reachable(
     async with node_under_test(**NEVER) as s:
         [backup] = hosts(s, "backup")
         s.resolver.srv_records["_serf._tcp.example"] = [
-            Service("gone.example", 7946, 10, 1, ("10.0.9.9",)),
+            Service("dead.example", 7946, 10, 1, ("10.0.9.9",)),
             Service("us.example", 7946, 15, 1, (OURS.host,)),
             Service("nowhere.example", 7946, 20, 1),
             Service("backup.example", 7946, 30, 1, (backup.address.host,)),
@@ -353,7 +353,7 @@ async def test_unreachable_service_has_the_error_of_each_host(
 ) -> None:
     async with node_under_test(**NEVER) as s:
         s.resolver.srv_records["_serf._tcp.example"] = [
-            Service("gone.example", 7947, 10, 1, ("10.0.9.9",)),
+            Service("dead.example", 7947, 10, 1, ("10.0.9.9",)),
             Service("nowhere.example", 7946, 20, 1),
         ]
         assert await causes(s, "_serf._tcp.example", "_serf._udp.example") == {

@@ -42,8 +42,8 @@ async def test_slow_disk_delays_the_response_but_no_probe(autojump_clock: MockCl
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
         seen = suspicions(nodes["a"])
         began = trio.current_time()
-        tally = await nodes["a"].keys("install", B)
-        assert (tally.responses, tally.errors, tally.failure) == (2, 0, None)
+        result = await nodes["a"].keys("install", B)
+        assert (result.responses, result.errors, result.failure) == (2, 0, None)
         assert SLOW <= trio.current_time() - began < SLOW + 0.5
         assert nodes["b"].keyring is not None
         assert nodes["b"].keyring.keys == (A, B)
@@ -58,10 +58,10 @@ async def test_full_disk_is_reported_to_the_requester(autojump_clock: MockClock)
     disks["b"].full = True
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
-        tally = await nodes["a"].keys("install", B)
-        assert (tally.responses, tally.errors) == (2, 1)
-        assert "No space left on device" in tally.messages["b"]
-        assert tally.failure == "1/2 nodes reported failure"
+        result = await nodes["a"].keys("install", B)
+        assert (result.responses, result.errors) == (2, 1)
+        assert "No space left on device" in result.messages["b"]
+        assert result.failure == "1/2 nodes reported failure"
 
 
 async def test_disk_slower_than_the_query_sends_no_response(
@@ -70,9 +70,9 @@ async def test_disk_slower_than_the_query_sends_no_response(
     disks = {"a": Disk(), "b": Disk(60.0)}
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
-        tally = await nodes["a"].keys("install", B)
-        assert (tally.responses, tally.errors) == (1, 0)
-        assert tally.failure == "1/2 nodes reported success"
+        result = await nodes["a"].keys("install", B)
+        assert (result.responses, result.errors) == (1, 0)
+        assert result.failure == "1/2 nodes reported success"
         await trio.sleep(60)
         assert len(disks["b"].written) == 1
 
@@ -84,8 +84,8 @@ async def test_key_changes_that_wait_for_the_disk_are_bounded(autojump_clock: Mo
         failed: list[str] = []
 
         async def install(key: bytes) -> None:
-            tally = await n["a"].keys("install", key)
-            failed.extend(tally.messages.values())
+            result = await n["a"].keys("install", key)
+            failed.extend(result.messages.values())
 
         async with trio.open_nursery() as nursery:
             for number in range(66):

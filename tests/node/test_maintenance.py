@@ -1,4 +1,4 @@
-"""What is done from time to time: calling the failed, forgetting the gone, cutting queues."""
+"""What is done from time to time: calling the failed, forgetting the failed, cutting queues."""
 
 import logging
 from typing import Any
@@ -64,20 +64,20 @@ async def test_failed_and_left_members_are_reaped_after_a_day(
     autojump_clock: MockClock, how: str
 ) -> None:
     async with node_under_test(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
-        gone, _ = await s.add_members("gone", "other")
+        failed, _ = await s.add_members("failed", "other")
         began = trio.current_time()
-        await (fails if how == "failed" else leaves)(s, gone)
+        await (fails if how == "failed" else leaves)(s, failed)
         with s.node.subscribe() as events:
             await trio.sleep(DAY - 60)
-            assert s.statuses()["gone"] == how
+            assert s.statuses()["failed"] == how
             await trio.sleep(60 + 15 + 1)
-            assert "gone" not in s.statuses()
+            assert "failed" not in s.statuses()
             with trio.fail_after(1):
                 async for event in events:
                     if event.kind == "member-reap":
                         break
             assert isinstance(event, MemberEvent)
-            assert [member.name for member in event.members] == ["gone"]
+            assert [member.name for member in event.members] == ["failed"]
         assert trio.current_time() - began == pytest.approx(DAY + 16, abs=1)
 
 
@@ -99,22 +99,22 @@ async def test_dead_member_is_accepted_again_after_its_record_is_forgotten(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, reconnect_interval=1e6) as s:
-        gone, _ = await s.add_members("gone", "other")
-        await fails(s, gone)
-        assert "gone" in s.node.memberlist.records
-        await s.until(lambda: "gone" not in s.node.memberlist.records, 40)
-        assert s.statuses()["gone"] == "failed"
-        gone.send(gone.alive())  # even in its old incarnation
-        await s.until(lambda: s.statuses()["gone"] == "alive", 1)
+        failed, _ = await s.add_members("failed", "other")
+        await fails(s, failed)
+        assert "failed" in s.node.memberlist.records
+        await s.until(lambda: "failed" not in s.node.memberlist.records, 40)
+        assert s.statuses()["failed"] == "failed"
+        failed.send(failed.alive())  # even in its old incarnation
+        await s.until(lambda: s.statuses()["failed"] == "alive", 1)
 
 
 async def test_failed_member_is_dialled_at_every_reconnect_interval(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=CALM) as s:
-        [gone] = await s.add_members("gone")
-        called = calls(s, gone)
-        await fails(s, gone)
+        [failed] = await s.add_members("failed")
+        called = calls(s, failed)
+        await fails(s, failed)
         await trio.sleep(30 * 20 + 1)
         # One failed, one alive: at every interval somebody is called.
         assert len(called) >= 20
@@ -124,29 +124,29 @@ async def test_reconnects_are_rarer_with_more_alive_members(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=CALM) as s:
-        gone, *_ = await s.add_members("gone", *(f"m{number}" for number in range(9)))
-        called = calls(s, gone)
-        await fails(s, gone)
+        failed, *_ = await s.add_members("failed", *(f"m{number}" for number in range(9)))
+        called = calls(s, failed)
+        await fails(s, failed)
         await trio.sleep(30 * 500 + 1)
         assert len(called) == pytest.approx(500 / 10, rel=0.5)
 
 
 async def test_reconnect_revives_a_failed_member(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET) as s:
-        [gone] = await s.add_members("gone")
-        await fails(s, gone)
+        [failed] = await s.add_members("failed")
+        await fails(s, failed)
         heard: list[PushPull] = []
 
         async def serve() -> None:
-            stream, _ = await gone.transport.accept()
+            stream, _ = await failed.transport.accept()
             async with stream:
                 theirs = await read_response(stream)
                 assert isinstance(theirs, PushPull)
                 heard.append(theirs)
-                await stream.send_all(push_pull(gone.node_state(incarnation=2)))
+                await stream.send_all(push_pull(failed.node_state(incarnation=2)))
 
         s.nursery.start_soon(serve)
-        await s.until(lambda: s.statuses()["gone"] == "alive", 61)
+        await s.until(lambda: s.statuses()["failed"] == "alive", 61)
         assert heard[0].join
         assert s.node.stats()["flaps"] == 1
 
@@ -155,11 +155,11 @@ async def test_failed_reconnect_is_not_an_error(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with node_under_test(**QUIET) as s:
-        gone = s.peer("gone", run=False)
-        gone.send(gone.alive())
-        await s.until(lambda: "gone" in s.statuses(), 1)
-        await fails(s, gone)
-        gone.transport.kill()
+        failed = s.peer("failed", run=False)
+        failed.send(failed.alive())
+        await s.until(lambda: "failed" in s.statuses(), 1)
+        await fails(s, failed)
+        failed.transport.kill()
         caplog.set_level(logging.DEBUG)
         await trio.sleep(61)
         attempts = [one for one in caplog.records if "attempting reconnect" in one.getMessage()]

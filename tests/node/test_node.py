@@ -148,7 +148,7 @@ async def test_calls_after_the_block_raise_leaving(autojump_clock: MockClock) ->
     assert len(heard) == 5
 
 
-def says(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
+def conflict_responses(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
     elsewhere = Address("10.0.9.9", 7946)
     return [
         ConflictResponse(
@@ -173,10 +173,10 @@ async def answers_conflict(peer: ScriptedPeer, verdict: ConflictResponse) -> Non
         await trio.sleep(0.05)
 
 
-async def claimed(s: NodeUnderTest, of_us: int) -> None:
+async def name_conflict(s: NodeUnderTest, of_us: int) -> None:
     """Let somebody else claim our name, and three members judge."""
     peers = await s.add_members("a", "b", "c")
-    for peer, verdict in zip(peers, says(OURS, 3, of_us=of_us), strict=True):
+    for peer, verdict in zip(peers, conflict_responses(OURS, 3, of_us=of_us), strict=True):
         s.nursery.start_soon(answers_conflict, peer, verdict)
     peers[0].send(Alive(9, "us", bytes((10, 0, 9, 9)), 7946))
     await trio.sleep(30)
@@ -199,7 +199,7 @@ async def test_lost_name_conflict_ends_the_node(
         with pytest.RaisesGroup(NameConflict, flatten_subgroups=True) as caught:
             async with node_under_test(**QUIET) as s:
                 nursery.start_soon(call, s)
-                await claimed(s, of_us=1)
+                await name_conflict(s, of_us=1)
         [error] = _leaves(caught.value)
         assert "(1 of 3 answers for us)" in str(error)
     assert outside == ["heard"]
@@ -214,13 +214,13 @@ def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
 
 async def test_won_name_conflict_keeps_the_node(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET) as s:
-        await claimed(s, of_us=2)
+        await name_conflict(s, of_us=2)
         assert s.statuses()["us"] == "alive"
 
 
 async def test_name_conflict_sends_no_query_without_resolution(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
-        await claimed(s, of_us=0)
+        await name_conflict(s, of_us=0)
         queries = [
             serf_codec.decode(message.payload) for message in s.peers["b"].messages(UserMessage)
         ]

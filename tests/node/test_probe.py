@@ -126,8 +126,8 @@ async def test_unresponsive_member_is_probed_indirectly_then_suspected(
         assert s.state_of("deaf") is State.ALIVE
         await trio.sleep_until(ping.at + 1.01)
         assert s.state_of("deaf") is State.SUSPECT
-        accusation = await deaf.wait_for(Suspect, 1)
-        assert accusation == Suspect(1, "deaf", "us")
+        suspect = await deaf.wait_for(Suspect, 1)
+        assert suspect == Suspect(1, "deaf", "us")
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,13 @@ async def test_member_that_acks_only_on_stream_stays_alive_with_a_warning(
         await trio.sleep_until(ping.at + 1.01)
         assert s.state_of("deaf") is State.ALIVE
         assert health(s) == 0
-        told = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-        assert told == [
+        logged = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+        assert logged == [
             "'deaf' answers on a stream, but not to packets; check that UDP gets through"
         ]
 
 
-@pytest.mark.parametrize("case", ["wrong number", "garbage", "no answer", "nobody", "old"])
+@pytest.mark.parametrize("case", ["wrong number", "garbage", "no answer", "no listener", "old"])
 async def test_member_is_suspected_without_a_stream_ack(
     autojump_clock: MockClock, case: str
 ) -> None:
@@ -253,7 +253,7 @@ async def test_member_is_suspected_without_a_stream_ack(
             if case == "garbage":
                 await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n")
 
-        if case == "nobody":
+        if case == "no listener":
             s.network.cut(OURS, deaf.address)
         else:
             s.nursery.start_soon(serve)
@@ -343,7 +343,7 @@ async def test_node_refutes_suspicion_of_itself(autojump_clock: MockClock) -> No
         alive = [one for one in a.messages(Alive) if one.node == "us"][-1]
         assert alive.incarnation == 2
         assert health(s) == 1
-        # Who goes on about the old one is told: gossip of the new one may be over.
+        # Who goes on about the old one is logged: gossip of the new one may be over.
         await trio.sleep(10)
         since = trio.current_time()
         a.send(Suspect(1, "us", "a"))

@@ -86,12 +86,12 @@ async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
     ping = encode(Ping(1, "us"))
     for _ in range(16):
         await owner.receive([(ping, SOMEBODY)])
-    with trio.move_on_after(100) as patience:
+    with trio.move_on_after(100) as timeout:
         await owner.receive([(ping, SOMEBODY)])
-    assert patience.cancelled_caught
-    with trio.move_on_after(100) as patience:
+    assert timeout.cancelled_caught
+    with trio.move_on_after(100) as timeout:
         await owner.ask(lambda *_: None)
-    assert patience.cancelled_caught
+    assert timeout.cancelled_caught
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.run)
         with trio.fail_after(1):
@@ -123,20 +123,20 @@ async def test_flood_of_items_lets_other_tasks_run(autojump_clock: MockClock) ->
 
 async def test_pending_requests_fail_with_leaving_at_the_end(autojump_clock: MockClock) -> None:
     owner, _ = make(inbox_depth=16)
-    heard: list[str] = []
+    failed: list[str] = []
 
     async def call() -> None:
         with pytest.raises(Leaving, match="the node has ended"):
             await owner.ask(lambda *_: None)
-        heard.append("leaving")
+        failed.append("leaving")
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):  # four of them do not even get into the inbox
             nursery.start_soon(call)
         await trio.testing.wait_all_tasks_blocked()
-        assert not heard
+        assert not failed
         owner.fail_pending()
-    assert len(heard) == 20
+    assert len(failed) == 20
     with pytest.raises(Leaving):
         await owner.ask(lambda *_: None)
 
@@ -199,8 +199,8 @@ async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
 
         await owner.ask(order)
         assert owner.dropped == {"streams": 5}
-        told = [one.getMessage() for one in caplog.records]
-        assert told == ["dropped a response for 'b': too many streams wait already"]
+        logged = [one.getMessage() for one in caplog.records]
+        assert logged == ["dropped a response for 'b': too many streams wait already"]
         assert len(owner.bulk) == MAX_PER_MEMBER
 
 
@@ -229,7 +229,7 @@ async def test_declines_are_dropped_and_counted_when_inbox_is_full(
     hub.on_no_responder([1])
     assert owner.dropped == {"declines": 1}
     owner.fail_pending()
-    hub.on_no_responder([2])  # after the end nobody is there to be told
+    hub.on_no_responder([2])  # after the end nobody is there to be logged
     assert owner.dropped == {"declines": 1}
 
 
@@ -241,9 +241,9 @@ async def test_event_set_before_the_wait_is_not_lost(autojump_clock: MockClock) 
     wake()
     wake()
     await wake.wait()
-    with trio.move_on_after(1) as patience:
+    with trio.move_on_after(1) as timeout:
         await wake.wait()
-    assert patience.cancelled_caught
+    assert timeout.cancelled_caught
 
 
 async def test_deadline_can_move_both_ways(autojump_clock: MockClock) -> None:

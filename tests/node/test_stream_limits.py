@@ -23,51 +23,51 @@ def nothing() -> None:
 
 
 async def test_largest_stream_is_closed_over_the_memory_limit() -> None:
-    guests = StreamLimiter(10, 100, nothing)
-    small, large, other = (guests.add(PEER, incoming=True) for _ in range(3))
-    guests.set_held(small, 10)
-    guests.set_held(large, 60)
-    guests.set_held(other, 50)
+    limiter = StreamLimiter(10, 100, nothing)
+    small, large, other = (limiter.add(PEER, incoming=True) for _ in range(3))
+    limiter.set_held(small, 10)
+    limiter.set_held(large, 60)
+    limiter.set_held(other, 50)
     assert large.scope.cancel_called
     assert large.error is not None
     assert large.error.kind == "limit"
     assert not small.scope.cancel_called
-    assert guests.held == 60
+    assert limiter.held == 60
     with pytest.raises(WireError, match="more than 100 bytes"):
-        guests.set_held(other, 95)
-    for guest in (small, large, other):
-        guests.remove(guest)
-    assert guests.held == 0
+        limiter.set_held(other, 95)
+    for stream in (small, large, other):
+        limiter.remove(stream)
+    assert limiter.held == 0
 
 
 async def test_silent_stream_is_evicted_after_min_idle(autojump_clock: MockClock) -> None:
-    guests = StreamLimiter(2, 100, nothing)
-    first, second = (guests.add(PEER, incoming=True) for _ in range(2))
-    ours = guests.add(PEER, incoming=False)
-    assert not guests.evict_idle(trio.current_time())
+    limiter = StreamLimiter(2, 100, nothing)
+    first, second = (limiter.add(PEER, incoming=True) for _ in range(2))
+    ours = limiter.add(PEER, incoming=False)
+    assert not limiter.evict_idle(trio.current_time())
     await trio.sleep(1.5)
-    guests.touch(first, trio.current_time())
-    assert guests.evict_idle(trio.current_time())
+    limiter.touch(first, trio.current_time())
+    assert limiter.evict_idle(trio.current_time())
     assert second.scope.cancel_called
     assert not first.scope.cancel_called
     assert not ours.scope.cancel_called
-    guests.add(PEER, incoming=True)
-    assert not guests.evict_idle(trio.current_time())
-    guests.touch(second, trio.current_time())  # too late: it is not counted again
-    guests.remove(second)
-    assert len(guests) == 2
+    limiter.add(PEER, incoming=True)
+    assert not limiter.evict_idle(trio.current_time())
+    limiter.touch(second, trio.current_time())  # too late: it is not counted again
+    limiter.remove(second)
+    assert len(limiter) == 2
 
 
 async def test_on_quiet_is_called_when_all_large_streams_have_ended() -> None:
     calms = []
-    guests = StreamLimiter(10, 100 * LARGE, lambda: calms.append(True))
-    small, large, larger = (guests.add(PEER, incoming=True) for _ in range(3))
-    guests.set_held(large, LARGE)
-    guests.set_held(larger, 2 * LARGE)
-    guests.remove(large)
+    limiter = StreamLimiter(10, 100 * LARGE, lambda: calms.append(True))
+    small, large, larger = (limiter.add(PEER, incoming=True) for _ in range(3))
+    limiter.set_held(large, LARGE)
+    limiter.set_held(larger, 2 * LARGE)
+    limiter.remove(large)
     assert calms == []
-    guests.remove(larger)
-    guests.remove(small)
+    limiter.remove(larger)
+    limiter.remove(small)
     assert calms == [True]
 
 
@@ -162,10 +162,10 @@ async def test_members_beyond_max_members_are_rejected(autojump_clock: MockClock
             )
             await peer.exchange(push_pull(*rows))
             # They are said to have left: others may come, and the oldest are forgotten for them.
-            gone = tuple(
+            left = tuple(
                 NodeState(row.name, row.addr, row.port, b"", 1, State.LEFT) for row in rows
             )
-            await peer.exchange(push_pull(*gone))
+            await peer.exchange(push_pull(*left))
             await trio.sleep(200)
         assert 2 < len(s.statuses()) <= 50
         assert len(s.node.memberlist.records) <= 50

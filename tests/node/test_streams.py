@@ -43,26 +43,30 @@ CODEC = StreamCodec(keyring=None)
 
 async def ends(stream: HalfCloseableStream, within: float) -> bool:
     """Tell whether the other side ends a stream within some seconds."""
-    with trio.move_on_after(within) as patience:
+    with trio.move_on_after(within) as timeout:
         try:
             while await stream.receive_some():
                 pass
         except trio.BrokenResourceError:
             pass
-    return not patience.cancelled_caught
+    return not timeout.cancelled_caught
 
 
 # --- half-open ---
 
 
-@pytest.mark.parametrize("said", [b"", push_pull()[:2], b"\x08" + pack({"UserMsgLen": 99}) + b"x"])
-async def test_silent_stream_is_closed_at_deadline(autojump_clock: MockClock, said: bytes) -> None:
+@pytest.mark.parametrize(
+    "response", [b"", push_pull()[:2], b"\x08" + pack({"UserMsgLen": 99}) + b"x"]
+)
+async def test_silent_stream_is_closed_at_deadline(
+    autojump_clock: MockClock, response: bytes
+) -> None:
     async with node_under_test(**NEVER) as s:
         peer = s.peer("p")
         stream = await peer.transport.dial(OURS)
         began = trio.current_time()
-        if said:
-            await stream.send_all(said)
+        if response:
+            await stream.send_all(response)
         assert not await ends(stream, 9.9)
         assert await ends(stream, 0.2)
         assert trio.current_time() - began == pytest.approx(10, abs=0.02)
@@ -161,12 +165,12 @@ async def test_malformed_stream_is_counted_and_answered_with_an_error(
     data, text, kind = LIES[lie]
     async with node_under_test(**NEVER) as s:
         peer = s.peer("p")
-        said = await peer.exchange(data)
+        response = await peer.exchange(data)
         if kind == "truncated":  # as if the connection had been torn: nobody is there to hear
-            assert said is None
+            assert response is None
         else:
-            assert isinstance(said, ErrorMessage)
-            assert text in said.error
+            assert isinstance(response, ErrorMessage)
+            assert text in response.error
         assert s.node.dropped() == {kind: 1}
         assert s.statuses() == {"us": "alive"}
 
@@ -204,10 +208,10 @@ async def test_push_pull_response_has_our_state_and_echoes_join(
     async with node_under_test(**NEVER) as s:
         peer = s.peer("p")
         for join in (True, False):
-            said = await peer.exchange(push_pull(peer.node_state(), join=join))
-            assert isinstance(said, PushPull)
-            assert said.join is join
-            assert said.nodes[0].name == "us"
+            response = await peer.exchange(push_pull(peer.node_state(), join=join))
+            assert isinstance(response, PushPull)
+            assert response.join is join
+            assert response.nodes[0].name == "us"
         assert s.statuses() == {"us": "alive", "p": "alive"}
 
 
@@ -219,9 +223,9 @@ async def test_compression_switch_affects_sending_only(
         peer = s.peer("p")
         await peer.exchange(push_pull(*nodes(2)))  # lest our state be too small to shrink
         await trio.sleep(LATENCY)
-        for told in (CODEC, StreamCodec(keyring=None, compress=False)):
+        for logged in (CODEC, StreamCodec(keyring=None, compress=False)):
             async with await peer.transport.dial(OURS) as stream:
-                await stream.send_all(told.encode_push_pull(PushPull(True, nodes(3))))
+                await stream.send_all(logged.encode_push_pull(PushPull(True, nodes(3))))
                 first = await stream.receive_some(1)
                 assert first == (b"\x09" if compression else b"\x06")
                 assert await ends(stream, 1)
@@ -244,14 +248,14 @@ async def test_dead_row_of_push_pull_makes_a_suspect(autojump_clock: MockClock) 
                 b.node_state(State.DEAD),
                 c.node_state(State.LEFT),
                 s.peers["d"].node_state(State.SUSPECT),
-                s.peer("stranger").node_state(State.DEAD),
+                s.peer("unknown").node_state(State.DEAD),
             )
         )
         await trio.sleep(2 * LATENCY)
         assert s.state_of("b") is State.SUSPECT
         assert s.state_of("c") is State.LEFT
         assert s.state_of("d") is State.SUSPECT
-        assert "stranger" not in s.statuses()
+        assert "unknown" not in s.statuses()
 
 
 async def test_push_pull_with_incompatible_versions_is_refused(
@@ -260,14 +264,14 @@ async def test_push_pull_with_incompatible_versions_is_refused(
     async with node_under_test(**NEVER) as s:
         peer = s.peer("p")
         ancient = s.peer("ancient", versions=Versions(1, 1, 1, 2, 5, 5))
-        said = await peer.exchange(push_pull(peer.node_state(), ancient.node_state()))
-        assert isinstance(said, PushPull)  # ours had gone out before theirs was looked at
+        response = await peer.exchange(push_pull(peer.node_state(), ancient.node_state()))
+        assert isinstance(response, PushPull)  # ours had gone out before theirs was looked at
         await trio.sleep(LATENCY)
         assert s.statuses() == {"us": "alive"}
-        [told] = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
-        assert told.startswith("push/pull from 10.0.1.1:")
-        assert "speaks protocol version 2" in told
-        assert "[1, 1]" in told
+        [logged] = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+        assert logged.startswith("push/pull from 10.0.1.1:")
+        assert "speaks protocol version 2" in logged
+        assert "[1, 1]" in logged
 
 
 async def test_malformed_state_is_refused(

@@ -31,8 +31,8 @@ async def dies(s: NodeUnderTest, peer: ScriptedPeer) -> tuple[float, Dead]:
     """Wait for a suspect's death; gives the instant and what the others are told."""
     at = await s.until(lambda: s.state_of(peer.name) is State.DEAD)
     await trio.sleep(1)
-    [said, *_] = [dead for other in s.peers.values() for dead in other.messages(Dead)]
-    return at, said
+    [dead, *_] = [dead for other in s.peers.values() for dead in other.messages(Dead)]
+    return at, dead
 
 
 @pytest.mark.parametrize("timing", [Timing(), WAN, LOCAL])
@@ -46,12 +46,12 @@ async def test_suspect_is_marked_dead_at_the_suspicion_timeout(
         await trio.sleep(2 * LATENCY)
         assert s.state_of(victim.name) is State.SUSPECT
         began = s.node.memberlist.records[victim.name].state_change
-        at, said = await dies(s, victim)
+        at, dead = await dies(s, victim)
         least, most = bounds(timing, count + 1)
         # Nobody waits for confirmations where too few members are left to give them.
         can_be_confirmed = timing.suspicion_mult - 2 <= count - 1
         assert at - began == pytest.approx(most if can_be_confirmed else least, abs=0.02)
-        assert said == Dead(1, victim.name, "us")
+        assert dead == Dead(1, victim.name, "us")
 
 
 async def test_own_probe_confirms_a_suspicion(autojump_clock: MockClock) -> None:
