@@ -1,4 +1,4 @@
-"""Which of a machine's addresses it gives to others."""
+"""The addresses of this machine, and the one to advertise."""
 
 import ifaddr
 import pytest
@@ -8,7 +8,7 @@ from trioserf.net.own_address import interface_addresses, is_public, own_address
 
 
 def adapter(name: str, *ips: str) -> ifaddr.Adapter:
-    """Describe an interface as ifaddr does."""
+    """Return an interface as ifaddr describes it."""
     found = [
         ifaddr.IP((ip, 0, 0), 64, name) if ":" in ip else ifaddr.IP(ip, 24, name) for ip in ips
     ]

@@ -1,4 +1,4 @@
-"""Names to addresses, by the operating system."""
+"""Look-ups of names by the operating system."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What only real sockets do: families, batches of the kernel's, its refusals, closing."""
+"""Behaviour of real sockets only: families, batches, errors, closing."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ async def two(a: str = A, b: str = B) -> AsyncIterator[tuple[SocketTransport, So
 
 
 async def receive(transport: SocketTransport, count: int) -> list[list[Datagram]]:
-    """Give the batches in which so many packets come."""
+    """Return the batches of the next packets."""
     batches: list[list[Datagram]] = []
     while sum(map(len, batches)) < count:
         batches.append(await transport.receive_packets())
@@ -88,7 +88,7 @@ async def test_port_in_use_is_one_clear_error(kind: socket.SocketKind) -> None:
             async with open_sockets(A, port):
                 pass
         assert str(caught.value) == f"cannot listen on {A}:{port}: Address already in use"
-    async with open_sockets(A, port) as transport:  # nothing of the failed attempt is left
+    async with open_sockets(A, port) as transport:  # the failed attempt left no socket open
         assert transport.address == (A, port)
 
 
@@ -147,7 +147,7 @@ async def test_cancelled_dial_closes_its_socket() -> None:
             before = _open_files()
             with trio.move_on_after(0.05) as timeout:
                 await stack.enter_async_context(await a.dial(full.getsockname()))
-            if timeout.cancelled_caught:  # its backlog is full: nobody answers any more
+            if timeout.cancelled_caught:  # the backlog is full: the dial hangs
                 break
         assert timeout.cancelled_caught
         assert _open_files() == before
@@ -202,7 +202,7 @@ def _open_files() -> int:
 
 @contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open no further file while the block lasts."""
+    """Forbid this process to open files while the block lasts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as highest:
         limit = highest.fileno()

@@ -1,4 +1,4 @@
-"""Services by DNS, from a real server on a loopback address."""
+"""SRV look-ups from a real name server on a loopback address."""
 
 import errno
 import random
@@ -28,8 +28,8 @@ Act = Callable[[dns.message.Message, bool], dns.message.Message | None]
 
 
 async def both_on_one_port() -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
-    """Give sockets for UDP and TCP on a port that is free for both."""
-    for _ in range(100):  # what the kernel finds free for one may be taken for the other
+    """Return sockets for UDP and TCP on a port that is free for both."""
+    for _ in range(100):  # a port that is free for one may be in use for the other
         udp = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
         tcp = trio.socket.socket()
         await udp.bind((HOST, 0))
@@ -138,7 +138,7 @@ async def test_records_have_host_port_priority_and_weight() -> None:
             Service("b.example.com", 7946, 20, 0, ("fd00::2",)),
         ]
         await resolver.services(NAME)
-        assert server.asked[f"{NAME} SRV"] == 2  # nothing is kept
+        assert server.asked[f"{NAME} SRV"] == 2  # there is no cache
 
 
 async def test_additional_addresses_need_no_lookup() -> None:
@@ -187,7 +187,7 @@ async def test_records_beyond_the_limit_are_dropped() -> None:
         assert len(await resolver.services(NAME)) == MAX_SERVICES
 
 
-# --- faults ---
+# --- errors ---
 
 
 async def test_missing_name_is_an_error() -> None:
@@ -230,7 +230,7 @@ async def test_silent_name_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_next_name_server_is_tried_after_a_silent_one(autojump_clock: MockClock) -> None:
-    autojump_clock.autojump_threshold = 0.1  # time passes when nothing is on its way any more
+    autojump_clock.autojump_threshold = 0.1  # time jumps when no packet is in transit
     zone: Zone = {(NAME, "SRV"): ["1 1 7946 a."], ("a", "A"): ["10.0.0.1"]}
     async with serving({}) as (mute, _), serving(zone) as (server, _):
         mute.act = lambda answer, _: None
@@ -267,7 +267,7 @@ def test_name_server_may_have_a_port(text: str) -> None:
     assert port == (8600 if "8600" in text else 53)
 
 
-# --- which first ---
+# --- order ---
 
 
 def test_services_are_grouped_by_ascending_priority() -> None:

@@ -1,4 +1,4 @@
-"""What every transport does: the simulated one in virtual time, the real one over loopback."""
+"""The contract of every transport: simulated in virtual time, and real on loopback."""
 
 import contextlib
 import random
@@ -54,7 +54,7 @@ def hold(request: pytest.FixtureRequest) -> Callable[[Contract], None]:
                 await contract(open_simulated)
                 nursery.cancel_scope.cancel()
 
-    # Not with our own clock: the contract waits for all tasks to be blocked.
+    # Without a mock clock: the contract waits for all tasks to be blocked.
     clock = trio.testing.MockClock(autojump_threshold=0)
     return lambda contract: trio.run(simulated, contract, clock=clock)
 

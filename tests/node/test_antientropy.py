@@ -1,4 +1,4 @@
-"""Anti-entropy: one random member in every interval, and each fault told once."""
+"""Anti-entropy: one random member in each interval, and errors logged once."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ Seen = list[tuple[float, str, PushPull]]
 
 
 async def serve(peer: ScriptedPeer, seen: Seen, *more: NodeState) -> None:
-    """Answer exchanges as a member does, until cancelled."""
+    """Serve push/pulls until cancelled."""
     while True:
         stream, _ = await peer.transport.accept()
         async with stream:
@@ -109,7 +109,7 @@ async def test_node_of_large_cluster_makes_fewer_exchanges(autojump_clock: MockC
         assert len(peers) == 40
         await trio.sleep(60 * 10)
         times = [at for at, _, _ in seen]
-        # The first interval began while we were alone.
+        # The first interval began before there were members.
         assert [b - a for a, b in pairwise(times)][1:] == pytest.approx(
             [60] * (len(times) - 2), abs=0.01
         )
@@ -136,7 +136,7 @@ async def test_error_is_logged_once_for_each_peer_and_cause(
         for peer in (a, b):
             s.network.cut(OURS, peer.address)
             s.network.cut(peer.address, OURS)
-        # Their packets still come by another way: they stay alive.
+        # Only streams are cut: the members stay alive.
         for peer in (a, b):
             s.nursery.start_soon(stays_alive, s, peer)
         await trio.sleep(600)
@@ -145,7 +145,7 @@ async def test_error_is_logged_once_for_each_peer_and_cause(
             for peer in (a, b)
         ]
         caplog.clear()
-        s.network.heal()  # now somebody is there, but does not answer as it should
+        s.network.heal()  # the peer listens again, but its responses are malformed
         for peer in (a, b):
             s.nursery.start_soon(hangs_up, peer)
         await trio.sleep(600)
@@ -157,7 +157,7 @@ async def test_error_is_logged_once_for_each_peer_and_cause(
 
 
 async def hangs_up(peer: ScriptedPeer) -> None:
-    """Read half of every exchange and say nothing."""
+    """Read half of every exchange and send nothing."""
     while True:
         stream, _ = await peer.transport.accept()
         async with stream:
@@ -165,7 +165,7 @@ async def hangs_up(peer: ScriptedPeer) -> None:
 
 
 async def stays_alive(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Let the node believe that a member lives, whatever its probes say."""
+    """Keep a member alive in the node's table, whatever the probes find."""
 
     def mark_alive(state: ClusterState, now: float) -> None:
         incarnation = state.membership.records[peer.name].incarnation + 1
@@ -220,5 +220,5 @@ async def test_long_exchange_takes_the_place_of_its_tick(autojump_clock: MockClo
         s.nursery.start_soon(accept)
         await trio.sleep(100)
         gaps = [later - earlier for earlier, later in pairwise(called)]
-        # Each takes ten seconds; then the next begins at once, and only that one.
+        # Each takes ten seconds; then one more begins at once.
         assert gaps == pytest.approx([10] * len(gaps), abs=2 * LATENCY)

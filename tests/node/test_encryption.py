@@ -1,4 +1,4 @@
-"""Moving a running cluster to encryption, and counting what does not belong to it."""
+"""Encryption of a running cluster, and counts of foreign messages."""
 
 import random
 from collections.abc import Callable
@@ -31,7 +31,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 class Ledger:
-    """What nodes see: events each once, and suspicions never."""
+    """Records that nodes receive every event once, and no suspicion."""
 
     def __init__(self, nodes: dict[str, Node]) -> None:
         self.nodes = nodes
@@ -51,7 +51,7 @@ class Ledger:
         return watch
 
     async def send(self) -> None:
-        """Let everyone send an event every quarter of a second."""
+        """Send an event from every node each quarter of a second."""
         while True:
             for name, node in self.nodes.items():
                 self.sent.append(f"{name}-{len(self.sent)}")
@@ -66,7 +66,7 @@ async def test_running_cluster_turns_encryption_on_in_three_steps(
     sealed = PacketCodec(keyring=Keyring([A]))
 
     async def look(seconds: float) -> tuple[int, int]:
-        """Give how many packets can be read without, and with the key."""
+        """Return how many packets can be decoded without and with the key."""
         await trio.sleep(seconds / 2)
         network.sent.clear()
         await trio.sleep(seconds / 2)
@@ -107,7 +107,7 @@ async def test_running_cluster_turns_encryption_on_in_three_steps(
 
 
 async def test_encryption_in_one_step_loses_members(autojump_clock: MockClock) -> None:
-    """The test above could fail: switching at once parts the cluster."""
+    """Shows that the test above can fail: a switch in one step splits the cluster."""
     async with open_nodes(*NAMES) as nodes:
         ledger = Ledger(nodes)
         await nodes["a"].configure_encryption(Keyring([A]))
@@ -169,7 +169,7 @@ async def test_key_query_changes_keys_added_later(autojump_clock: MockClock) -> 
 
 
 def _damaged(packet: bytes) -> dict[str, bytes]:
-    """Give versions of a sealed packet, by what the node makes of them."""
+    """Return variants of an encrypted packet, by the kind of drop that they cause."""
     return {
         "version": b"\x63" + packet[1:],
         "truncated": packet[:20],
@@ -197,15 +197,15 @@ async def test_undecryptable_packet_is_dropped_and_counted_by_peer(
             expected[kind] = 1
         for packet in (
             _sealed(Keyring([B]), Ping(1, "us"), b"blue"),  # another key
-            head + body[:13] + other[13:],  # one nonce, another's text
-            head + other[:13] + body[13:-16] + other[-16:],  # parts of two
+            head + body[:13] + other[13:],  # the nonce of one, the text of another
+            head + other[:13] + body[13:-16] + other[-16:],  # the tag of another
         ):
             assert peer.transport.send_packet(packet, OURS)
             expected["decrypt"] += 1
         for label in (b"", b"red"):
             assert peer.transport.send_packet(_sealed(Keyring([A]), Ping(1, "us"), label), OURS)
             expected["label"] += 1
-        # A label that is taken off and put on again does not make the packet ours.
+        # The label is authenticated: replacing it does not make the packet valid.
         forged = head + _sealed(Keyring([A]), Ping(1, "us"), b"red")[5:]
         assert peer.transport.send_packet(forged, OURS)
         expected["decrypt"] += 1
@@ -250,7 +250,7 @@ async def test_undecryptable_stream_is_counted_by_peer(autojump_clock: MockClock
 
 
 async def _reply(s: NodeUnderTest, peer: ScriptedPeer, data: bytes) -> bytes | None:
-    """Send a stream; give an answer that is none of the errors that are sent in the open."""
+    """Send a stream; return the response unless it is a plaintext error."""
     async with await peer.transport.dial(OURS) as stream:
         await stream.send_all(data)
         await stream.send_eof()

@@ -1,4 +1,4 @@
-"""Events to those who asked: nobody is waited for, and what was missed is said."""
+"""Subscriptions: delivery by filter, slow readers, and responders of queries."""
 
 import itertools
 
@@ -20,7 +20,7 @@ QUERIES = tuple(EventFilter.parse("query"))
 
 
 def watched_hub() -> tuple[EventHub, list[int]]:
-    """A hub, and the queries that nobody will answer any more."""
+    """Return a hub, and the ids of queries that no responder will answer."""
     hub, deserted = EventHub(), list[int]()
     hub.on_no_responder = deserted.extend
     return hub, deserted
@@ -35,7 +35,7 @@ def query(number: int, name: str = "load") -> QueryReceived:
 
 
 async def read(subscription: Subscription) -> list[Event | Dropped]:
-    """Give what is there now."""
+    """Return the events that wait now."""
     found: list[Event | Dropped] = []
     with trio.move_on_after(0.001):
         while True:
@@ -79,7 +79,7 @@ async def test_slow_reader_receives_dropped_count_in_place(
         assert len(await read(quick)) == 11
         for number in range(4):
             hub.publish(user(number))
-        # Nothing follows what was dropped, and still it is said.
+        # The count is delivered although no event follows.
         assert await read(slow) == [user(0), user(1), user(2), Dropped(1)]
         assert await read(slow) == []
 
@@ -140,12 +140,12 @@ async def test_query_is_declined_with_the_last_responder(autojump_clock: MockClo
         assert hub.has_responder(query(1))
         hub.publish(query(1))
         assert not hub.mark_declined(1, a)
-        assert not hub.mark_declined(1, a)  # once more says nothing new
+        assert not hub.mark_declined(1, a)  # repeated: no change
         assert hub.mark_declined(1, b)
         hub.publish(query(2))
         assert not hub.mark_declined(2)
         assert hub.mark_declined(2)
-        assert hub.mark_declined(3)  # nobody here was ever asked
+        assert hub.mark_declined(3)  # no responder here was asked
 
 
 async def test_ended_subscription_declines_its_queries(autojump_clock: MockClock) -> None:
@@ -185,7 +185,7 @@ async def test_query_dropped_by_all_responders_is_declined_at_once(
     assert deserted == [3, 1, 2]
 
 
-# --- who perhaps only watches ---
+# --- readers that may only watch ---
 
 
 async def test_unfiltered_reader_is_assumed_silent_after_a_second(
@@ -224,7 +224,7 @@ async def test_reader_that_responded_once_is_awaited_until_the_deadline(
             assert hub.mark_declined(1, client)
         await trio.sleep(100)
         hub.publish(query(3))
-        assert len(hub._assumed_silent_at) == 2  # from before it was known
+        assert len(hub._assumed_silent_at) == 2  # from before its first response
         hub.expire(trio.current_time())
         assert len(hub._assumed_silent_at) == 0
         assert deserted == []
@@ -279,7 +279,9 @@ async def test_subscriptions_of_one_client_decline_together(autojump_clock: Mock
         assert hub.mark_declined(1, handlers)
         hub.publish(query(2))
         assert not hub.mark_declined(2, handlers)
-        assert hub.mark_declined(2, Responder())  # by another connection: one of those left
+        assert hub.mark_declined(
+            2, Responder()
+        )  # from another connection: counts as the next responder
         hub.publish(query(3))
 
 
@@ -351,7 +353,7 @@ async def test_requester_is_notified_of_silent_reader_within_a_second(
             assert [m.flags for m in responses()] == [ResponseFlag.ACK, none]
             query = await events.receive()
             assert isinstance(query, QueryReceived)
-            await s.node.respond(query.id, b"late", client)  # a Serf waits for it
+            await s.node.respond(query.id, b"late", client)  # accepted by a requesting Serf
             await trio.sleep(3 * LATENCY)
             assert responses()[-1].payload == b"late"
             a.send(ask(2))

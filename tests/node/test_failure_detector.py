@@ -1,4 +1,4 @@
-"""Pings, acks and nacks on behalf of others, and for whoever asks."""
+"""Acks to pings, and indirect pings for other members."""
 
 import random
 
@@ -13,7 +13,7 @@ from trioserf.wire.serf_payloads import decode_coordinate
 from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
 
 HERE = bytes((10, 0, 1, 1))
-"""Where the first of the played members is."""
+"""The address of the first scripted peer."""
 
 
 def about(target: ScriptedPeer, seq_no: int = 77, *, nack: bool = True) -> IndirectPing:
@@ -30,7 +30,7 @@ def about(target: ScriptedPeer, seq_no: int = 77, *, nack: bool = True) -> Indir
 
 
 async def requester_and_target(s: NodeUnderTest) -> tuple[ScriptedPeer, ScriptedPeer]:
-    """Two members that the node has never before of: whom it helps does not matter."""
+    """Two peers unknown to the node; it serves any requester."""
     return s.peer("requester"), s.peer("target")
 
 
@@ -60,7 +60,7 @@ async def test_ping_for_another_name_is_ignored(
     async with node_under_test() as s:
         peer = s.peer("p")
         peer.send(Ping(41, "them"))
-        peer.send(Ping(42, ""))  # who does not know our name may ask all the same
+        peer.send(Ping(42, ""))  # a ping without a name is for any node
         await trio.sleep(1)
         assert [ack.seq_no for ack in peer.messages(Ack)] == [42]
         assert "ping for 'them', but this is 'us'; from 10.0.1.1:7946" in caplog.text
@@ -92,7 +92,7 @@ async def test_dead_member_that_pings_receives_its_dead_message(
         await peer.wait_for(Ack, 1)
         assert peer.messages(Dead) == []
         peer.send(Dead(1, "p", witness))
-        await trio.sleep(25)  # until nobody gossips about it any more
+        await trio.sleep(25)  # until gossip about it has ended
         before = len(peer.messages(Dead))
         peer.send(Ping(2, "us", HERE, 7946, "p"))
         await trio.sleep(1)
@@ -100,7 +100,7 @@ async def test_dead_member_that_pings_receives_its_dead_message(
         assert peer.messages(Dead)[before:] == (expected if buddy else [])
 
 
-# --- pings for others ---
+# --- indirect pings ---
 
 
 async def test_ack_is_relayed_with_the_requesters_sequence_number(
@@ -165,7 +165,7 @@ async def test_equal_sequence_numbers_of_requesters_are_kept_apart(
         await trio.sleep(0.1)
         numbers = [ping.seq_no for ping in target.messages(Ping)]
         assert len(set(numbers)) == 2
-        # Without a source address the answer goes to where the request came from.
+        # Without a source address the ack goes to the packet's sender.
         assert requester.messages(Ack) == other.messages(Ack) == [Ack(5)]
 
 

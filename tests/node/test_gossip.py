@@ -1,4 +1,4 @@
-"""Gossip: at once and once more, then at intervals, as often as it should, to whom it should."""
+"""Gossip: times, number and targets of transmits."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ SLOW_PROBES = Timing(probe_interval=1e6, push_pull_interval=1e6)
 
 
 async def crowd(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
-    """Members that know, and nothing left to say to them."""
+    """Add members and wait until gossip about them has ended."""
     peers = await s.add_members(*(f"m{number}" for number in range(count)))
     await trio.sleep(10)
     assert not s.node._state.filler
@@ -30,7 +30,7 @@ async def crowd(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
 
 
 def events(peers: list[ScriptedPeer]) -> list[tuple[float, str, str]]:
-    """Give when, who got which user event."""
+    """Return the time, receiver and name of each received user event."""
     found = []
     for peer in peers:
         for one in peer.received_of(UserMessage):
@@ -70,7 +70,7 @@ async def test_burst_of_messages_shares_packets_within_the_pause(
             await s.node.user_event(f"e{number}", bytes(100))
         await s.until(lambda: len({name for _, _, name in events(peers)}) == 200, 5)
         took = trio.current_time() - began
-        # A packet takes ten of them, a round of three packets lasts the pause.
+        # A packet has room for ten of them; rounds are one pause apart.
         assert took < 200 / 10 * 0.015 + 0.1
         instants = sorted({round(at, 3) for at, _, _ in events(peers)})
         gaps = [b - a for a, b in itertools.pairwise(instants)]
@@ -101,7 +101,7 @@ async def test_node_without_broadcasts_sends_no_gossip(autojump_clock: MockClock
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of the task that gossips."""
+    """Counts the steps of the gossip task."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -117,15 +117,15 @@ async def test_gossip_task_sleeps_without_other_members(autojump_clock: MockCloc
         await trio.sleep(1)
         assert steps.count
         began = steps.count
-        await s.node.user_event("to nobody")
+        await s.node.user_event("no receiver")
         await trio.sleep(1000)
         assert steps.count == began
         assert s.node._state.filler
-        [a] = await s.add_members("a")  # and tells all of it to the first who comes
+        [a] = await s.add_members("a")  # and sends it to the first member
         await trio.sleep(0.1)
-        assert [name for _, _, name in events([a])] == ["to nobody"] * 2  # at once and once more
+        assert [name for _, _, name in events([a])] == ["no receiver"] * 2  # at once and once more
         a.send(Dead(1, a.name, a.name))
-        await s.node.user_event("to nobody again")
+        await s.node.user_event("no receiver again")
         await trio.sleep(40)
         began = steps.count
         await trio.sleep(1000)

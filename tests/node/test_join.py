@@ -1,4 +1,4 @@
-"""Joining: many at once, names and addresses, causes errors, seeds tried for ever."""
+"""Joins: concurrency, look-ups, errors, seeds and services."""
 
 import errno
 from functools import partial
@@ -33,7 +33,7 @@ CODEC = StreamCodec(keyring=None)
 
 
 async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **response: bytes) -> None:
-    """Serve exchanges as a member does, or say something else; until cancelled."""
+    """Serve push/pulls, or send other bytes, until cancelled."""
     async with trio.open_nursery() as nursery:
 
         async def serve(stream: trio.abc.HalfCloseableStream) -> None:
@@ -228,7 +228,7 @@ async def test_seed_is_resolved_again_before_each_join(autojump_clock: MockClock
         s.resolver.hosts["seed.test"] = [a.address.host]
         await s.until(lambda: "a" in s.statuses(), 61)
         asked = len(s.resolver.lookups)
-        await trio.sleep(600)  # while it is in sight nobody asks
+        await trio.sleep(600)  # no look-up while the seed is present
         assert len(s.resolver.lookups) == asked
 
 
@@ -259,7 +259,7 @@ FORGETFUL: dict[str, Any] = {
 async def test_reaped_seed_is_joined_again_while_other_seeds_are_present(
     autojump_clock: MockClock, by_name: bool, other_seed: bool
 ) -> None:
-    """The seed is on the other side of a partition; perhaps another one is on ours."""
+    """The seed is on the other side of a partition; another seed may be on ours."""
     async with node_under_test(**FORGETFUL) as s:
         a, here = hosts(s, "a", "here")
         s.resolver.hosts["seed.test"] = [a.address.host]
@@ -281,7 +281,7 @@ async def test_reaped_seed_is_joined_again_while_other_seeds_are_present(
 async def test_alias_address_is_not_joined_again(
     autojump_clock: MockClock,
 ) -> None:
-    """A load balancer, say: whoever answers there has another address."""
+    """The alias is a load balancer: the member that answers has another address."""
     async with node_under_test(**RETRIES) as s:
         [here] = await s.add_members("here")
         s.nursery.start_soon(host, here)
@@ -292,12 +292,12 @@ async def test_alias_address_is_not_joined_again(
         assert await s.node.join([str(balancer.address)]) == 1
         await trio.sleep(1200)
         assert s.statuses() == {"us": "alive", "here": "alive"}
-        # By turns of two members, about one of which comes every minute.
+        # Two members take turns, about one of which comes every minute.
         assert 3 <= len(seen) <= 25
 
 
 async def host_again(peer: ScriptedPeer) -> None:
-    """Say that it lives in a newer incarnation, as who hears of its own death does."""
+    """Refute with a newer incarnation, as a member does that receives its Dead message."""
     await trio.sleep(LATENCY)
     while True:
         peer.send(peer.alive(incarnation=5))

@@ -36,7 +36,7 @@ def test_malformed_join_address_is_an_error(text: str) -> None:
         ("_serf.tcp.example.org", False),
         ("_serf._tcp", False),
         ("_serf._tcp..org", False),
-        # Nothing to be tried in more than one way: a backtracking pattern would take for ever.
+        # A pattern that backtracks would not end here.
         ("_" + "a-" * 5000, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Changes of keys while the disk takes its time."""
+"""Key changes with a slow or full disk."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ SLOW = 1.5
 
 
 class Disk:
-    """A file that takes its time, and may be full."""
+    """A slow file that may be full."""
 
     def __init__(self, seconds: float = SLOW) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""What is done from time to time: calling the failed, forgetting the failed, cutting queues."""
+"""Maintenance: reconnect, reap, check queues."""
 
 import logging
 from typing import Any
@@ -29,14 +29,14 @@ CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
 
 
 async def fails(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Let a member be declared dead by another."""
+    """Make another member declare it dead."""
     peer.acks_pings = False
     peer.send(Dead(1, peer.name, "somebody"))
     await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
 
 
 async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Let a member leave in good order."""
+    """Make a member leave gracefully."""
     peer.acks_pings = False
     intent = serf_codec.encode(Leave(9, peer.name))
     peer.send(UserMessage(intent))
@@ -46,7 +46,7 @@ async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
 
 
 def calls(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
-    """Take down when a member is called."""
+    """Record when a member is dialled."""
     called: list[float] = []
 
     async def accept() -> None:
@@ -116,7 +116,7 @@ async def test_failed_member_is_dialled_at_every_reconnect_interval(
         called = calls(s, failed)
         await fails(s, failed)
         await trio.sleep(30 * 20 + 1)
-        # One failed, one alive: at every interval somebody is called.
+        # One failed, one alive: every interval has a reconnect.
         assert len(called) >= 20
 
 

@@ -1,4 +1,4 @@
-"""The life of a node: its start, its address, its leave, its end."""
+"""The life of a node: start, address, leave, shutdown, name conflicts."""
 
 import random
 from itertools import pairwise
@@ -62,7 +62,7 @@ async def test_leave_sends_intent_then_dead_message_and_acks_until_the_end(
         peers[0].send(Ping(5, "us"))
         ack = await peers[0].wait_for(Ack, 1)
         assert ack.seq_no == 5
-        peers[1].send(Dead(1, "us", "b"))  # contradiction is over
+        peers[1].send(Dead(1, "us", "b"))  # refutation has ended
         await s.until(lambda: bool(done), 10)
         assert not [
             one for one in peers[1].messages(Alive) if one.node == "us" and one.incarnation > 1
@@ -77,7 +77,7 @@ async def test_leave_without_other_members_is_immediate(autojump_clock: MockCloc
     async with node_under_test(**QUIET) as s:
         began = trio.current_time()
         await s.node.leave()
-        await s.node.leave()  # once more does nothing
+        await s.node.leave()  # a repeated leave has no effect
         assert trio.current_time() - began < 0.1
 
 
@@ -159,7 +159,7 @@ def conflict_responses(us: Address, answers: int, *, of_us: int) -> list[Conflic
 
 
 async def answers_conflict(peer: ScriptedPeer, verdict: ConflictResponse) -> None:
-    """Answer the question whose the name is."""
+    """Respond to the conflict query."""
     while True:
         for message in peer.messages(UserMessage):
             query = serf_codec.decode(message.payload)
@@ -174,7 +174,7 @@ async def answers_conflict(peer: ScriptedPeer, verdict: ConflictResponse) -> Non
 
 
 async def name_conflict(s: NodeUnderTest, of_us: int) -> None:
-    """Let somebody else claim our name, and three members judge."""
+    """Make another member claim our name, and three members vote."""
     peers = await s.add_members("a", "b", "c")
     for peer, verdict in zip(peers, conflict_responses(OURS, 3, of_us=of_us), strict=True):
         s.nursery.start_soon(answers_conflict, peer, verdict)
@@ -227,7 +227,7 @@ async def test_name_conflict_sends_no_query_without_resolution(autojump_clock: M
         assert not [one for one in queries if isinstance(one, Query)]
 
 
-# --- names and addresses of others ---
+# --- names and addresses of other members ---
 
 
 async def test_name_of_left_member_is_free_for_another_address(
@@ -279,7 +279,7 @@ async def test_restarted_member_with_low_incarnation_comes_back(
         await trio.sleep(0.1)
         assert s.state_of("x") is State.DEAD
         peer.acks_pings = True
-        peer.send(peer.alive(incarnation=1))  # of no use: it must refute what it hears first
+        peer.send(peer.alive(incarnation=1))  # ignored: it must refute its Dead message first
         await trio.sleep(0.1)
         assert s.state_of("x") is State.DEAD
         dead = await peer.wait_for(Dead, 5)

@@ -1,4 +1,4 @@
-"""One probe after the other: pings, those who are asked to help, streams, verdicts, health."""
+"""Probes: pings, indirect pings, stream pings, conclusions, health score."""
 
 import itertools
 import logging
@@ -41,7 +41,7 @@ from trioserf.wire.swim_messages import (
 PROTOCOL_2 = Versions(1, 2, 2, 2, 5, 5)
 PROTOCOL_3 = Versions(1, 3, 2, 2, 5, 5)
 
-# What else might dial is out of the way.
+# Other tasks that dial are disabled.
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6}
 
 
@@ -52,7 +52,7 @@ def health(s: NodeUnderTest) -> int:
 async def deaf_and_helpers(
     s: NodeUnderTest, *names: str, versions: Sequence[Versions] = ()
 ) -> tuple[ScriptedPeer, list[ScriptedPeer]]:
-    """Let the node know a member that answers nothing, and others that answer pings."""
+    """Add a member that acks no ping, and others that do."""
     [deaf] = await s.add_members("deaf")
     deaf.acks_pings = False
     helpers = [s.peer(name, versions=v) for name, v in zip(names, versions, strict=True)]
@@ -75,7 +75,7 @@ async def test_members_are_probed_in_turn_once_an_interval(autojump_clock: MockC
         assert len(times) == 12
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(times)]
         assert gaps == [pytest.approx(1.0)] * 11
-        for start in range(0, 12, 3):  # every round has everybody
+        for start in range(0, 12, 3):  # every round has all members
             assert {name for _, name in times[start : start + 3]} == {"a", "b", "c"}
         assert times[0][0] <= 1.0 + LATENCY
         numbers = [ping.seq_no for peer in (a, b, c) for ping in peer.messages(Ping)]
@@ -145,7 +145,7 @@ async def test_acks_and_nacks_of_helpers_decide_status_and_health_score(
         for helper in helpers:
             request = await helper.wait_for(IndirectPing, 1)
             if help_by == "ack":
-                helper.send(Ack(request.seq_no, b"no coordinate of ours"))
+                helper.send(Ack(request.seq_no, b"not a coordinate"))
             elif help_by == "nack":
                 helper.send(Nack(request.seq_no))
         await trio.sleep_until(ping.at + 1.01)
@@ -184,11 +184,11 @@ async def test_health_score_scales_interval_and_timeout_and_recovers(
         s.node.memberlist.awareness.apply_delta(2)
         [a] = await s.add_members("a")
         await a.wait_for(Ping)
-        # 0.5 s until others are asked, as ever; the verdict after three intervals, then two.
+        # Indirect pings after 0.5 s as always; the conclusion after three intervals, then two.
         await trio.sleep(10.5)
         times = [one.at for one in a.received_of(Ping)]
         gaps = [round(later - earlier, 2) for earlier, later in itertools.pairwise(times)]
-        assert gaps[:3] == [2.0, 1.0, 1.0]  # each success takes one off before the next sleep
+        assert gaps[:3] == [2.0, 1.0, 1.0]  # each success lowers the score before the next sleep
         assert health(s) == 0
         a.acks_pings = False
         s.node.memberlist.awareness.apply_delta(2)
@@ -280,7 +280,7 @@ async def test_ping_to_suspect_is_alone_without_buddy_system(autojump_clock: Moc
     async with node_under_test(**QUIET, tcp_pings=False, buddy=False) as s:
         deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
         await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
-        await trio.sleep(3)  # until the gossip of it is over
+        await trio.sleep(3)  # until its gossip has ended
         since = trio.current_time()
         await s.until(lambda: bool(deaf.messages(Ping, since)), 10)
         assert not any(
@@ -327,7 +327,7 @@ async def test_ack_received_during_a_stall_counts(autojump_clock: MockClock) -> 
         [a] = await s.add_members("a")
         a.acks_pings = False
         ping = await a.wait_for(Ping)
-        # Ack and deadline fall into one jump: whatever runs first, nobody is suspected.
+        # Ack and deadline fall into one jump: in any order, no member is suspected.
         a.send(Ack(ping.seq_no))
         autojump_clock.jump(10)
         await trio.sleep(0.01)
@@ -343,7 +343,7 @@ async def test_node_refutes_suspicion_of_itself(autojump_clock: MockClock) -> No
         alive = [one for one in a.messages(Alive) if one.node == "us"][-1]
         assert alive.incarnation == 2
         assert health(s) == 1
-        # Who goes on about the old one is logged: gossip of the new one may be over.
+        # A sender of an old Suspect message gets the refutation, whose gossip may have ended.
         await trio.sleep(10)
         since = trio.current_time()
         a.send(Suspect(1, "us", "a"))

@@ -1,4 +1,4 @@
-"""Queries among whole nodes in virtual time: who is waited for, and which way answers take."""
+"""Queries among nodes in virtual time: expected responders, and paths of responses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,14 +21,14 @@ __all__ = ["cluster", "cluster_seed"]
 
 QUERY = EventFilter("query")
 PROMPT = 0.3
-"""Seconds within which a query is done of which nobody has to be waited for."""
+"""Seconds for a query that waits for no silent member."""
 
 
 @asynccontextmanager
 async def answering(
     *nodes: Node, payload: bytes | None = b"yes", after: float = 0.0
 ) -> AsyncIterator[None]:
-    """Let nodes answer every query, or decline it."""
+    """Make nodes respond to every query, or decline it."""
     async with trio.open_nursery() as nursery:
 
         async def respond(node: Node, task_status: trio.TaskStatus[None]) -> None:
@@ -49,7 +49,7 @@ async def answering(
 
 
 async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], QueryDone, float]:
-    """Give acks, answers, the end, and how long it took to come."""
+    """Return acks, responses, the end, and the duration."""
     began = trio.current_time()
     acks: set[str] = set()
     answers: dict[str, bytes] = {}
@@ -67,7 +67,7 @@ async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], Query
 
 
 async def formed(world: SimCluster, size: int = 4) -> list[Node]:
-    """Start nodes with which nothing depends on chance.
+    """Start nodes without randomness in deliveries.
 
     Of four, all are reached by a first round of gossip; no answer overtakes an acknowledgement.
     """
@@ -134,7 +134,7 @@ async def test_member_that_dies_is_missing_from_responses(
     acks, _, done, took = await ask(nodes[0], timeout=100)
     assert "n4" not in acks
     assert (done.acks, done.expected, done.missing) == (3, 4, ("n4",))
-    assert took < 30  # its death is noticed, and then nobody waits for it
+    assert took < 30  # the query does not wait for a member that is marked dead
 
 
 async def test_query_finishes_after_first_responses(
@@ -145,7 +145,7 @@ async def test_query_finishes_after_first_responses(
         _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
         assert (len(answers), done.responses) == (2, 2)
         assert took < PROMPT
-        await trio.sleep(5)  # the slow ones are done with this one
+        await trio.sleep(5)  # the slow responders have finished
         _, answers, _, took = await ask(nodes[0], first=3, timeout=10)
         assert len(answers) == 3
         assert 3 <= took < 3 + PROMPT
@@ -184,7 +184,7 @@ async def test_internal_ping_needs_no_responder_and_other_internal_names_are_ref
                 pass
 
 
-# --- ways ---
+# --- paths of responses ---
 
 
 @pytest.mark.parametrize("size", [1024, 20_000, 65_000])
@@ -220,7 +220,7 @@ async def test_oversized_response_is_refused_and_a_smaller_one_accepted(
 async def test_relays_deliver_responses_that_cannot_come_directly(
     cluster: SimCluster, autojump_clock: MockClock, relays: int
 ) -> None:
-    """A query reaches everyone by gossip; the answer of one cannot reach the asker directly."""
+    """The query reaches all by gossip; one response cannot reach the requester directly."""
     nodes = await formed(cluster)
     cluster.cut("n4", "n1")
     async with answering(nodes[3]):

@@ -1,4 +1,4 @@
-"""A node that ends while something is on its way to its state."""
+"""Shutdown of a node while items are on the way to its owner."""
 
 import trio
 import trio.testing
@@ -13,7 +13,7 @@ async def test_item_put_at_shutdown_does_not_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
         await trio.testing.wait_all_tasks_blocked()
-        # The owner is woken by this, but the block ends before it runs.
+        # This wakes the owner, but the block ends before it runs.
         node._owner._to_inbox.send_nowait(Request(lambda state, now: None))
 
 

@@ -1,4 +1,4 @@
-"""The owner: one owner of the state, a bounded inbox, orders carried out without waiting."""
+"""The owner of the state: requests, the bounded inbox, effects."""
 
 import random
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ SOMEBODY = Address("10.0.1.1", 7946)
 
 
 def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOwner, EventHub]:
-    """Make a owner that does not run yet."""
+    """Return an owner that does not run yet."""
     config = NodeConfig(name="us", bind=OURS, **options)
     hub = EventHub()
     state = ClusterState(config, OURS, rng=random.Random(1), has_responder=hub.has_responder)
@@ -50,7 +50,7 @@ async def kept(**options: Any) -> AsyncIterator[StateOwner]:
         owner.fail_pending()
 
 
-# --- facts ---
+# --- items ---
 
 
 async def test_ask_returns_result_or_raises_error(autojump_clock: MockClock) -> None:
@@ -131,7 +131,7 @@ async def test_pending_requests_fail_with_leaving_at_the_end(autojump_clock: Moc
         failed.append("leaving")
 
     async with trio.open_nursery() as nursery:
-        for _ in range(20):  # four of them do not even get into the inbox
+        for _ in range(20):  # four of them find the inbox full
             nursery.start_soon(call)
         await trio.testing.wait_all_tasks_blocked()
         assert not failed
@@ -146,7 +146,7 @@ async def test_item_received_in_the_step_of_the_end_is_handled(autojump_clock: M
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.run)
         await trio.testing.wait_all_tasks_blocked()
-        # The owner has its fact already, and goes on although it is cancelled.
+        # The owner has received the item already, and handles it although cancelled.
         owner._to_inbox.send_nowait(PacketBatch([(b"\x63", SOMEBODY)], 0.0))
         nursery.cancel_scope.cancel()
         owner.fail_pending()
@@ -163,7 +163,7 @@ async def test_cancelled_request_does_not_stop_the_owner(autojump_clock: MockClo
         nursery.cancel_scope.cancel()
 
 
-# --- orders ---
+# --- effects ---
 
 
 async def test_packets_are_sent_and_unsent_ones_are_counted(
@@ -229,7 +229,7 @@ async def test_declines_are_dropped_and_counted_when_inbox_is_full(
     hub.on_no_responder([1])
     assert owner.dropped == {"declines": 1}
     owner.fail_pending()
-    hub.on_no_responder([2])  # after the end nobody is there to be logged
+    hub.on_no_responder([2])  # ignored after the end
     assert owner.dropped == {"declines": 1}
 
 
@@ -267,7 +267,7 @@ async def test_deadline_can_move_both_ways(autojump_clock: MockClock) -> None:
         assert rang == [(5, 5)]
         alarm.move(began + 20)
         await trio.sleep(1)
-        alarm.move(began + 30)  # later: it does not ring at the former instant
+        alarm.move(began + 30)  # later: the old deadline does not count
         await trio.sleep(14)
         assert rang == [(5, 5)]
         alarm.move(began + 1)  # in the past: at once

@@ -1,4 +1,4 @@
-"""Open streams: who makes room for whom, and what all of them may hold."""
+"""Limits on open streams: their number and their memory."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ async def test_silent_stream_is_evicted_after_min_idle(autojump_clock: MockClock
     assert not ours.scope.cancel_called
     limiter.add(PEER, incoming=True)
     assert not limiter.evict_idle(trio.current_time())
-    limiter.touch(second, trio.current_time())  # too late: it is not counted again
+    limiter.touch(second, trio.current_time())  # after its eviction: not counted again
     limiter.remove(second)
     assert len(limiter) == 2
 
@@ -74,7 +74,7 @@ async def test_on_quiet_is_called_when_all_large_streams_have_ended() -> None:
 async def test_half_open_streams_do_not_block_others(autojump_clock: MockClock) -> None:
     async with node_under_test(seed_interval=1e6, max_streams=4) as s:
         peer = s.peer("p")
-        for _ in range(20):  # each says nothing, or begins and stops
+        for _ in range(20):  # silent, or stopped after the first bytes
             await peer.transport.dial(OURS)
             stream = await peer.transport.dial(OURS)
             await stream.send_all(push_pull()[:3])
@@ -90,7 +90,7 @@ async def test_large_streams_are_closed_for_small_ones(autojump_clock: MockClock
         codec = StreamCodec(keyring=None, compress=False)
         large = codec.encode_push_pull(PushPull(False, (), bytes(700_000)))
         streams = [await peer.transport.dial(OURS) for _ in range(3)]
-        for stream in streams:  # all of them begin, and none comes to its end
+        for stream in streams:  # none is complete
             with suppress(trio.BrokenResourceError):
                 await stream.send_all(large[:600_000])
             await trio.sleep(10 * LATENCY)
@@ -122,7 +122,7 @@ async def test_garbage_is_collected_only_if_node_owns_process(
 
 @contextmanager
 def automatic_collection_off(note: Callable[[str, dict[str, int]], None]) -> Iterator[None]:
-    """Collect no garbage unless somebody asks for it, and tell of that."""
+    """Turn automatic collection off, and call `note` at every explicit one."""
     gc.disable()
     gc.callbacks.append(note)
     try:
@@ -161,7 +161,7 @@ async def test_members_beyond_max_members_are_rejected(autojump_clock: MockClock
                 for i in range(100)
             )
             await peer.exchange(push_pull(*rows))
-            # They are said to have left: others may come, and the oldest are forgotten for them.
+            # Members that left make room: the oldest are forgotten.
             left = tuple(
                 NodeState(row.name, row.addr, row.port, b"", 1, State.LEFT) for row in rows
             )

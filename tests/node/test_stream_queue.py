@@ -1,4 +1,4 @@
-"""Lines of messages for streams: whose turn it is, and what becomes of failures."""
+"""Queues of stream messages: turns, retries and bounds."""
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -101,7 +101,7 @@ async def test_waiting_sender_wakes_for_a_shorter_delay(autojump_clock: MockCloc
     one, two = await queue.next(), await queue.next()
     queue.failed(two)
     two = await queue.next()
-    queue.failed(two)  # and rests for the longer time
+    queue.failed(two)  # the second delay is longer
     began = trio.current_time()
     got: list[DirectMessage] = []
 
@@ -125,7 +125,7 @@ def test_waiting_messages_are_bounded() -> None:
     assert len(queue) == MAX_PER_MEMBER + 1
     large = b"x" * (MAX_BYTES - queue.bytes_waiting)
     assert queue.put(direct("c", large))
-    assert queue.put(direct("d", large))  # the same bytes once more
+    assert queue.put(direct("d", large))  # the same bytes: no more memory
     assert not queue.put(direct("e", b"y"))
     assert queue.bytes_waiting == MAX_BYTES
 

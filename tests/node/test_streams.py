@@ -1,4 +1,4 @@
-"""Streams: deadlines, limits, lies, and what goes by stream of its own accord."""
+"""Streams: deadlines, limits, malformed input, exchanges, outgoing messages."""
 
 import logging
 from typing import Any
@@ -42,7 +42,7 @@ CODEC = StreamCodec(keyring=None)
 
 
 async def ends(stream: HalfCloseableStream, within: float) -> bool:
-    """Tell whether the other side ends a stream within some seconds."""
+    """Return whether the peer ends a stream within some seconds."""
     with trio.move_on_after(within) as timeout:
         try:
             while await stream.receive_some():
@@ -128,7 +128,7 @@ async def test_streams_beyond_max_streams_are_refused(autojump_clock: MockClock)
         await idle[0].aclose()
         await trio.sleep(4 * LATENCY)
         assert isinstance(await peer.exchange(push_pull()), PushPull)
-        await trio.sleep(10)  # the others have run into their deadline
+        await trio.sleep(10)  # the others have reached their deadline
         for _ in range(4):
             assert isinstance(await peer.exchange(push_pull()), PushPull)
 
@@ -143,7 +143,7 @@ async def test_default_limit_is_128_streams(autojump_clock: MockClock) -> None:
         assert s.node.dropped() == {"streams in": 2}
 
 
-# --- lies ---
+# --- malformed input ---
 
 
 LIES = {
@@ -166,7 +166,7 @@ async def test_malformed_stream_is_counted_and_answered_with_an_error(
     async with node_under_test(**NEVER) as s:
         peer = s.peer("p")
         response = await peer.exchange(data)
-        if kind == "truncated":  # as if the connection had been torn: nobody is there to hear
+        if kind == "truncated":  # like a broken connection: there is no peer to notify
             assert response is None
         else:
             assert isinstance(response, ErrorMessage)
@@ -221,7 +221,7 @@ async def test_compression_switch_affects_sending_only(
 ) -> None:
     async with node_under_test(**NEVER, compression=compression) as s:
         peer = s.peer("p")
-        await peer.exchange(push_pull(*nodes(2)))  # lest our state be too small to shrink
+        await peer.exchange(push_pull(*nodes(2)))  # so that our state is large enough to shrink
         await trio.sleep(LATENCY)
         for logged in (CODEC, StreamCodec(keyring=None, compress=False)):
             async with await peer.transport.dial(OURS) as stream:
@@ -234,7 +234,7 @@ async def test_compression_switch_affects_sending_only(
         peer.send(peer.alive())
         await s.node.user_event("x", bytes(400))
         await trio.sleep(0.1)
-        assert peer.messages(UserMessage)  # as a packet that anybody reads, compressed or not
+        assert peer.messages(UserMessage)  # readable for every member, compressed or not
 
 
 async def test_dead_row_of_push_pull_makes_a_suspect(autojump_clock: MockClock) -> None:
@@ -265,7 +265,7 @@ async def test_push_pull_with_incompatible_versions_is_refused(
         peer = s.peer("p")
         ancient = s.peer("ancient", versions=Versions(1, 1, 1, 2, 5, 5))
         response = await peer.exchange(push_pull(peer.node_state(), ancient.node_state()))
-        assert isinstance(response, PushPull)  # ours had gone out before theirs was looked at
+        assert isinstance(response, PushPull)  # our half is sent before theirs is checked
         await trio.sleep(LATENCY)
         assert s.statuses() == {"us": "alive"}
         [logged] = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
@@ -330,7 +330,7 @@ async def test_peers_outside_allowed_networks_are_ignored(autojump_clock: MockCl
         assert s.node.dropped() == {"not-allowed": 1}
 
 
-# --- out ---
+# --- outgoing messages ---
 
 
 def ask(peer: ScriptedPeer, number: int) -> UserMessage:
@@ -381,7 +381,7 @@ async def test_undeliverable_response_is_dropped_with_a_warning(
             s.network.cut(OURS, peer.address)
             query = await asked(queries)
             await s.node.respond(query.id, bytes(20_000))
-            with trio.fail_after(25):  # after three attempts, or when it is taken for dead
+            with trio.fail_after(25):  # after three attempts, or when it is marked dead
                 while "could not send a message to 'p'" not in caplog.text:  # noqa: ASYNC110
                     await trio.sleep(0.1)
             assert s.node.dropped()["streams"] == 1
@@ -419,7 +419,7 @@ async def test_response_is_retried_after_a_short_absence(
             s.network.mend(OURS, peer.address)
         with trio.fail_after(2):
             message: object = None
-            while not isinstance(message, UserMessage):  # a ping may come as well
+            while not isinstance(message, UserMessage):  # pings may come in between
                 stream, _ = await peer.transport.accept()
                 message = await read_response(stream)
         assert trio.current_time() - began == pytest.approx(1.0, abs=0.1)

@@ -1,4 +1,4 @@
-"""The suspicion task: one sleeper for all deadlines, and patience after a standstill."""
+"""The suspicion task: one task for all deadlines, and a delay after a stall."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_p
 
 
 def bounds(timing: Timing, n: int) -> tuple[float, float]:
-    """Give the shortest and longest suspicion by the formulas (spec: suspicion)."""
+    """Return the shortest and longest timeout (see swim/README.md, § Suspicion)."""
     scale = math.floor(1000 * max(1.0, math.log10(max(1, n)))) / 1000
     least = timing.suspicion_mult * scale * timing.probe_interval
     return least, timing.suspicion_max_timeout_mult * least
@@ -28,7 +28,7 @@ async def members(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
 
 
 async def dies(s: NodeUnderTest, peer: ScriptedPeer) -> tuple[float, Dead]:
-    """Wait for a suspect's death; gives the instant and what the others are told."""
+    """Wait until a suspect is dead; return the time and the Dead message."""
     at = await s.until(lambda: s.state_of(peer.name) is State.DEAD)
     await trio.sleep(1)
     [dead, *_] = [dead for other in s.peers.values() for dead in other.messages(Dead)]
@@ -41,14 +41,14 @@ async def test_suspect_is_marked_dead_at_the_suspicion_timeout(
     autojump_clock: MockClock, timing: Timing, count: int
 ) -> None:
     async with node_under_test(**QUIET, timing=timing) as s:
-        victim, *others = await members(s, count)  # it answers pings, but refutes nothing
+        victim, *others = await members(s, count)  # it acks pings, but does not refute
         others[0].send(Suspect(1, victim.name, others[0].name))
         await trio.sleep(2 * LATENCY)
         assert s.state_of(victim.name) is State.SUSPECT
         began = s.node.memberlist.records[victim.name].state_change
         at, dead = await dies(s, victim)
         least, most = bounds(timing, count + 1)
-        # Nobody waits for confirmations where too few members are left to give them.
+        # No confirmations are expected with too few members.
         can_be_confirmed = timing.suspicion_mult - 2 <= count - 1
         assert at - began == pytest.approx(most if can_be_confirmed else least, abs=0.02)
         assert dead == Dead(1, victim.name, "us")
@@ -72,7 +72,7 @@ async def test_confirmation_shortens_the_timeout_of_the_sleeping_task(
 ) -> None:
     async with node_under_test(**QUIET) as s:
         victim, *others = await members(s, 12)
-        s.node.memberlist.awareness.apply_delta(7)  # our own probes are slow and say nothing
+        s.node.memberlist.awareness.apply_delta(7)  # our own probes are too slow to confirm
         others[0].send(Suspect(1, victim.name, others[0].name))
         await trio.sleep(2 * LATENCY)
         began = s.node.memberlist.records[victim.name].state_change
@@ -124,7 +124,7 @@ async def test_refutations_are_read_before_expiry_after_a_stall(
         other.send(Suspect(1, victim.name, other.name))
         await trio.sleep(1)
         victim.send(victim.alive(incarnation=2))
-        autojump_clock.jump(300)  # the process was stopped; the refutation waits in the socket
+        autojump_clock.jump(300)  # a stall; the refutation waits in the socket
         await trio.sleep(0.4)
         assert s.state_of(victim.name) is State.ALIVE
         await trio.sleep(60)
@@ -140,7 +140,7 @@ async def test_silent_suspects_are_marked_dead_after_a_stall(autojump_clock: Moc
         autojump_clock.jump(300)
         began = trio.current_time()
         at = await s.until(lambda: s.state_of(victim.name) is State.DEAD)
-        assert 0.5 <= at - began <= 0.6  # a probe's time later
+        assert 0.5 <= at - began <= 0.6  # one probe timeout later
 
 
 async def test_suspicion_task_sleeps_without_suspects(autojump_clock: MockClock) -> None:
