@@ -135,6 +135,8 @@ def warn_if_plaintext(sealer: Sealer) -> None:
     if not sealer.enabled:
         return
     if not sealer.verify_outgoing:
-        _log.warning("there are keys, but what is sent is not encrypted (verify_outgoing is off)")
+        _log.warning(
+            "there are keys, but outgoing messages are not encrypted (verify_outgoing is off)"
+        )
     if not sealer.verify_incoming:
         _log.warning("there are keys, but plaintext is accepted (verify_incoming is off)")

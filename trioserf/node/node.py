@@ -424,11 +424,11 @@ class Node:
         """
         question = key_query(action, key or b"", SERF_CODEC.encode)
         async with self._start_query(question) as (asked, results):
-            tally = KeyQueryResult(len(asked.expected))
+            key_result = KeyQueryResult(len(asked.expected))
             async for result in results:
                 if isinstance(result, QueryAnswer):
-                    tally.count(result, SERF_CODEC.decode)
-        return tally
+                    key_result.count(result, SERF_CODEC.decode)
+        return key_result
 
     async def configure_encryption(
         self,

@@ -169,11 +169,11 @@ class ClusterState:
             source = Address(host, port)
             if self._admits is not None and not self._is_admitted(source, now):
                 continue
-            messages, fault = decode(data)
+            messages, error = decode(data)
             for message in messages:
                 self._handle(message, source, now)
-            if fault is not None:
-                self.drops.add(fault, source, now)
+            if error is not None:
+                self.drops.add(error, source, now)
 
     def admits(self, source: Address) -> bool:
         """Return whether this address is in the allowed networks."""
