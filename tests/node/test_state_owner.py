@@ -18,7 +18,6 @@ from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import PacketBatch, StateOwner
 from trioserf.node.stream_queue import MAX_PER_MEMBER
-from trioserf.node.timers import AutoResetEvent, DeadlineTimer
 from trioserf.serf.effects import DirectMessage, NameConflictLost
 from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import LinkConditions, Network
@@ -231,46 +230,3 @@ async def test_declines_are_dropped_and_counted_when_inbox_is_full(
     owner.fail_pending()
     hub.on_no_responder([2])  # ignored after the end
     assert owner.dropped == {"declines": 1}
-
-
-# --- waking ---
-
-
-async def test_event_set_before_the_wait_is_not_lost(autojump_clock: MockClock) -> None:
-    wake = AutoResetEvent()
-    wake()
-    wake()
-    await wake.wait()
-    with trio.move_on_after(1) as timeout:
-        await wake.wait()
-    assert timeout.cancelled_caught
-
-
-async def test_deadline_can_move_both_ways(autojump_clock: MockClock) -> None:
-    alarm = DeadlineTimer()
-    rang: list[tuple[float, float]] = []
-    began = trio.current_time()
-
-    async def sleeper() -> None:
-        while True:
-            at = await alarm.wait()
-            rang.append((at - began, trio.current_time() - began))
-            alarm.move(None)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sleeper)
-        await trio.sleep(1)
-        alarm.move(began + 10)
-        await trio.sleep(1)
-        alarm.move(began + 5)  # earlier
-        await trio.sleep(8)
-        assert rang == [(5, 5)]
-        alarm.move(began + 20)
-        await trio.sleep(1)
-        alarm.move(began + 30)  # later: the old deadline does not count
-        await trio.sleep(14)
-        assert rang == [(5, 5)]
-        alarm.move(began + 1)  # in the past: at once
-        await trio.testing.wait_all_tasks_blocked()
-        assert rang[1:] == [(1, 25)]
-        nursery.cancel_scope.cancel()
