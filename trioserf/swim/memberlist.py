@@ -177,7 +177,7 @@ class Memberlist:
         is_local = message.node == self.name
         if is_local and self.leaving:
             return
-        addr = normalise(message.addr)
+        addr = message.addr if len(message.addr) == 4 else normalise(message.addr)
         has_valid_versions = message.versions is None or is_valid_range(message.versions)
         if not has_valid_versions or len(addr) not in (4, 16):
             return
