@@ -20,8 +20,8 @@ from trioserf.net.resolver import Service
 from trioserf.net.transport import SocketAddress
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.node.key_handler import SaveKeyring
-from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import LinkConditions, Network
+from trioserf.sim.transport import SimTransport
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_codec import encode

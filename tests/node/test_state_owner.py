@@ -19,8 +19,8 @@ from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import PacketBatch, StateOwner
 from trioserf.node.stream_queue import MAX_PER_MEMBER
 from trioserf.serf.effects import DirectMessage, NameConflictLost
-from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import LinkConditions, Network
+from trioserf.sim.transport import SimTransport
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import Ping

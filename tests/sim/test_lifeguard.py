@@ -1,13 +1,13 @@
-"""The experiment of Lifeguard's authors, small."""
+"""Lifeguard's experiment, in small."""
 
 import re
 
 import pytest
 
-from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measured, by_count, measure, table
+from trioserf.sim.lifeguard import CONFIGURATIONS, PAPER, Measurement, by_count, measure, table
 
 
-def test_lifeguard_spares_the_healthy() -> None:
+def test_lifeguard_has_fewer_false_positives_than_swim() -> None:
     swim, lifeguard = (
         measure(name, 3, seed=1, blocked=8.0, free=0.1, members=9)
         for name in CONFIGURATIONS
@@ -18,9 +18,9 @@ def test_lifeguard_spares_the_healthy() -> None:
     assert lifeguard.packets > 0
 
 
-def test_the_table_compares_with_the_paper() -> None:
+def test_table_compares_with_the_paper() -> None:
     runs = {
-        (name, 4): Measured(
+        (name, 4): Measurement(
             false_positives=200 if name == "SWIM" else 10,
             at_healthy=100 if name == "SWIM" else 1,
             packets=1000,
@@ -39,12 +39,12 @@ def test_the_table_compares_with_the_paper() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_every_configuration_has_the_papers_numbers(name: str) -> None:
+def test_every_configuration_has_numbers_of_the_paper(name: str) -> None:
     assert len(PAPER[name]) == 4
 
 
-def test_false_positives_are_shown_for_each_number_of_anomalous_members() -> None:
-    one = Measured(false_positives=7, at_healthy=2, packets=1, bytes=1, first=(), all=())
+def test_false_positives_are_listed_by_number_of_anomalous_members() -> None:
+    one = Measurement(false_positives=7, at_healthy=2, packets=1, bytes=1, first=(), all=())
     lines = by_count({("SWIM", 4): one, ("SWIM", 12): one, ("Lifeguard", 12): one}).splitlines()
     assert [line.split() for line in lines] == [
         ["C", "SWIM", "Lifeguard"],

@@ -1,4 +1,4 @@
-"""What the simulated network does to packets and streams, beside what every transport does."""
+"""Faults of the simulated network; tests/net checks what all transports have in common."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -8,62 +8,62 @@ import attrs
 import pytest
 import trio
 
-from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.network import LinkConditions, Network
-from trioserf.sim.schedule import run_in_virtual_time
+from trioserf.sim.transport import SimTransport
+from trioserf.sim.virtual_time import run_in_virtual_time
 
 A, B, C = ("10.0.0.1", 7946), ("10.0.0.2", 7946), ("10.0.0.3", 7946)
 _INSTANT = LinkConditions(latency=0, jitter=0)
 
-Story = Callable[[Network, SimTransport, SimTransport], Awaitable[None]]
+Scenario = Callable[[Network, SimTransport, SimTransport], Awaitable[None]]
 
 
-def _tell(story: Story, link: LinkConditions = _INSTANT, seed: int = 1) -> Network:
+def _run(scenario: Scenario, link: LinkConditions = _INSTANT, seed: int = 1) -> Network:
     network = Network(random.Random(seed), link)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(network.run)
             with trio.fail_after(1000):
-                await story(network, network.open(A), network.open(B))
+                await scenario(network, network.open(A), network.open(B))
             nursery.cancel_scope.cancel()
 
     run_in_virtual_time(main, seed=seed)
     return network
 
 
-async def _listen(transport: SimTransport, seconds: float = 5) -> list[tuple[float, bytes]]:
-    """Give what comes within some seconds, with the instants."""
-    heard: list[tuple[float, bytes]] = []
+async def _receive(transport: SimTransport, seconds: float = 5) -> list[tuple[float, bytes]]:
+    """Return the packets that arrive within some seconds, with the instants."""
+    received: list[tuple[float, bytes]] = []
     with trio.move_on_after(seconds):
         while True:
             packets = await transport.receive_packets()
-            heard += [(trio.current_time(), data) for data, _ in packets]
-    return heard
+            received += [(trio.current_time(), data) for data, _ in packets]
+    return received
 
 
-def _number_to(count: int, heard: list[list[tuple[float, bytes]]]) -> Story:
-    async def story(_: Network, a: SimTransport, b: SimTransport) -> None:
+def _send_numbers(count: int, received: list[list[tuple[float, bytes]]]) -> Scenario:
+    async def scenario(_: Network, a: SimTransport, b: SimTransport) -> None:
         for number in range(count):
             assert a.send_packet(b"%04d" % number, B)
-        heard.append(await _listen(b))
+        received.append(await _receive(b))
 
-    return story
+    return scenario
 
 
-def test_latency_has_a_least_and_a_mean() -> None:
-    heard: list[list[tuple[float, bytes]]] = []
-    _tell(_number_to(2000, heard), LinkConditions(latency=0.1, jitter=0.05))
-    times = [at for at, _ in heard[0]]
+def test_latency_has_its_minimum_and_mean() -> None:
+    received: list[list[tuple[float, bytes]]] = []
+    _run(_send_numbers(2000, received), LinkConditions(latency=0.1, jitter=0.05))
+    times = [at for at, _ in received[0]]
     assert min(times) >= 0.1
     assert sum(times) / len(times) == pytest.approx(0.15, rel=0.1)
 
 
-def test_packets_are_lost_doubled_and_overtaken_as_often_as_said() -> None:
-    heard: list[list[tuple[float, bytes]]] = []
+def test_packets_are_lost_duplicated_and_reordered_at_configured_rates() -> None:
+    received: list[list[tuple[float, bytes]]] = []
     link = attrs.evolve(_INSTANT, loss=0.3, duplicate=0.2, reorder=0.1)
-    network = _tell(_number_to(4000, heard), link)
-    data = [data for _, data in heard[0]]
+    network = _run(_send_numbers(4000, received), link)
+    data = [data for _, data in received[0]]
     assert network.counts["lost"] == pytest.approx(1200, rel=0.1)
     assert len(data) - len(set(data)) == pytest.approx(560, rel=0.15)
     assert data != sorted(data)
@@ -71,31 +71,31 @@ def test_packets_are_lost_doubled_and_overtaken_as_often_as_said() -> None:
     assert network.counts["packets"] == 4000
 
 
-def test_a_narrow_link_delays_packets_and_then_drops_them() -> None:
-    heard: list[list[tuple[float, bytes]]] = []
-    network = _tell(_number_to(100, heard), attrs.evolve(_INSTANT, bandwidth=990))
-    times = [at for at, _ in heard[0]]
+def test_slow_link_delays_packets_then_drops_them() -> None:
+    received: list[list[tuple[float, bytes]]] = []
+    network = _run(_send_numbers(100, received), attrs.evolve(_INSTANT, bandwidth=990))
+    times = [at for at, _ in received[0]]
     assert len(times) == 24
     assert network.counts["slow"] == 76
     assert times == pytest.approx([place * 4 / 990 for place in range(1, 25)])
 
 
-def test_a_full_buffer_drops_what_comes() -> None:
-    async def story(network: Network, a: SimTransport, b: SimTransport) -> None:
+def test_full_receive_buffer_drops_packets() -> None:
+    async def scenario(network: Network, a: SimTransport, b: SimTransport) -> None:
         for _ in range(3000):
             a.send_packet(bytes(1000), B)
             await trio.sleep(0.001)
         assert network.counts["full"] == 3000 - 2 * 1024 * 1024 // 1512
         assert len(await b.receive_packets()) == 64
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_partitions_cuts_and_one_members_loss() -> None:
-    async def story(network: Network, a: SimTransport, b: SimTransport) -> None:
+def test_partition_cut_and_loss_of_one_member_block_packets() -> None:
+    async def scenario(network: Network, a: SimTransport, b: SimTransport) -> None:
         async def passes(one: SimTransport, other: SimTransport) -> bool:
             one.send_packet(b"?", other.address)
-            return bool(await _listen(other, 1))
+            return bool(await _receive(other, 1))
 
         network.partition([A])
         assert not await passes(a, b)
@@ -117,34 +117,34 @@ def test_partitions_cuts_and_one_members_loss() -> None:
         network.heal()
         assert await passes(b, a)
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_who_pauses_receives_late_and_sends_late() -> None:
-    async def story(_: Network, a: SimTransport, b: SimTransport) -> None:
+def test_paused_member_sends_and_receives_late() -> None:
+    async def scenario(_: Network, a: SimTransport, b: SimTransport) -> None:
         b.pause()
         a.send_packet(b"to b", B)
         b.send_packet(b"from b", A)
-        assert await _listen(a, 3) == []
-        assert await _listen(b, 3) == []
+        assert await _receive(a, 3) == []
+        assert await _receive(b, 3) == []
         b.resume()
-        [(at, data)] = await _listen(a, 1)
+        [(at, data)] = await _receive(a, 1)
         assert at == pytest.approx(6)
         assert data == b"from b"
-        assert [data for _, data in await _listen(b, 1)] == [b"to b"]
+        assert [data for _, data in await _receive(b, 1)] == [b"to b"]
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_what_a_slow_member_sends_is_late() -> None:
-    async def story(_: Network, a: SimTransport, b: SimTransport) -> None:
+def test_packets_and_streams_of_slow_member_are_late() -> None:
+    async def scenario(_: Network, a: SimTransport, b: SimTransport) -> None:
         b.delay = 0.5
         a.send_packet(b"to b", B)
         b.send_packet(b"from b", A)
-        [(at, data)] = await _listen(b, 0.1)
+        [(at, data)] = await _receive(b, 0.1)
         assert at == pytest.approx(0, abs=1e-6)
         assert data == b"to b"
-        [(at, data)] = await _listen(a, 1)
+        [(at, data)] = await _receive(a, 1)
         assert at == pytest.approx(0.5)
         assert data == b"from b"
         started = trio.current_time()
@@ -154,27 +154,27 @@ def test_what_a_slow_member_sends_is_late() -> None:
         assert await near.receive_some() == b"hello"
         assert trio.current_time() - started == pytest.approx(1.5)  # SYN, its answer, the bytes
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_streams_wait_for_a_broken_link() -> None:
-    async def story(network: Network, a: SimTransport, b: SimTransport) -> None:
+def test_stream_waits_until_link_is_restored() -> None:
+    async def scenario(network: Network, a: SimTransport, b: SimTransport) -> None:
         near = await a.dial(B)
         far, _ = await b.accept()
         network.partition([A])
         await near.send_all(b"late")
-        with trio.move_on_after(10) as patience:
+        with trio.move_on_after(10) as waiting:
             await far.receive_some()
-        assert patience.cancelled_caught
+        assert waiting.cancelled_caught
         network.heal()
         assert await far.receive_some() == b"late"
         assert 10 <= trio.current_time() <= 10.2
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_dials_are_tried_again_and_given_up() -> None:
-    async def story(network: Network, a: SimTransport, b: SimTransport) -> None:
+def test_dial_is_retried_then_times_out() -> None:
+    async def scenario(network: Network, a: SimTransport, b: SimTransport) -> None:
         network.partition([A])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(a.dial, B)
@@ -186,11 +186,11 @@ def test_dials_are_tried_again_and_given_up() -> None:
         with pytest.raises(TimeoutError):
             await a.dial(B)
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_the_streams_of_a_killed_member_end() -> None:
-    async def story(network: Network, a: SimTransport, b: SimTransport) -> None:
+def test_streams_of_killed_member_end() -> None:
+    async def scenario(network: Network, a: SimTransport, b: SimTransport) -> None:
         near = await a.dial(B)
         await b.accept()
         b.kill()
@@ -201,15 +201,15 @@ def test_the_streams_of_a_killed_member_end() -> None:
             await a.dial(B)
         a.send_packet(b"hello?", B)
         await trio.sleep(1)
-        assert network.counts["nobody"] == 1
+        assert network.counts["unbound"] == 1
         assert network.open(B).address == B
 
-    _tell(story)
+    _run(scenario)
 
 
-def test_the_same_seed_has_the_same_fate() -> None:
+def test_same_seed_gives_the_same_deliveries() -> None:
     link = LinkConditions(loss=0.2, duplicate=0.1, reorder=0.2)
-    stories: list[list[tuple[float, bytes]]] = []
-    sums = {_tell(_number_to(200, stories), link, seed).checksum for seed in (5, 5, 6)}
-    assert stories[0] == stories[1] != stories[2]
+    runs: list[list[tuple[float, bytes]]] = []
+    sums = {_run(_send_numbers(200, runs), link, seed).checksum for seed in (5, 5, 6)}
+    assert runs[0] == runs[1] != runs[2]
     assert len(sums) == 2

@@ -1,4 +1,4 @@
-"""Measuring how news spreads."""
+"""Measurements of dissemination by cluster size."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from trioserf.sim.scale import (
 )
 
 
-def test_spreads_are_quantiles() -> None:
+def test_spread_has_quantiles() -> None:
     spread = Spread.of(float(number) for number in range(200, 0, -1))
     assert (spread.half, spread.most, spread.all) == (100.0, 198.0, 200.0)
 
@@ -26,25 +26,25 @@ def point() -> Point:
     return measure(16)
 
 
-def test_a_small_cluster_is_measured(point: Point) -> None:
+def test_small_cluster_is_measured(point: Point) -> None:
     assert 0 <= point.event.half < 0.1
-    assert point.event.all < 60  # whom gossip misses learns it by push/pull
+    assert point.event.all < 60  # a member that gossip missed learns it by push/pull
     assert 0 < point.join.half <= point.join.all < 60
     assert point.detection.half == pytest.approx(expected_detection(16), rel=0.3)
     assert point.heal > 0
-    # A ping and an ack a second for each member, and each other's: two of each are sent.
+    # Each member sends one ping and one ack per second on average.
     assert point.packets == pytest.approx(2, rel=0.2)
     assert point.streamed > 0
 
 
-def test_the_table_has_a_line_for_each_size(point: Point) -> None:
-    head, formed, grown = table([attrs.evolve(point, formed=0.5), point]).splitlines()
+def test_table_has_a_line_for_each_size(point: Point) -> None:
+    head, formed, not_formed = table([attrs.evolve(point, formed=0.5), point]).splitlines()
     assert len(head.split()) > 12
     assert formed.split()[:2] == ["16", "0.5"]
-    assert grown.split()[:2] == ["16", "-"]
+    assert not_formed.split()[:2] == ["16", "-"]
 
 
-def test_how_long_a_cluster_takes_to_form() -> None:
+def test_mass_join_is_measured() -> None:
     assert measure_forming(8) < 5
 
 

@@ -1,4 +1,4 @@
-"""Every scenario with a few seeds, on CI with fifty; `scripts/simulate` plays as many as asked."""
+"""Every scenario with three seeds, in CI with fifty; and the program `scripts/simulate`."""
 
 import errno
 import json
@@ -19,19 +19,19 @@ from trioserf.sim.scenarios import SCENARIOS
 
 _SIMULATE = Path(__file__).resolve().parents[2] / "scripts" / "simulate"
 _SEEDS = 50 if os.environ.get("CI") else 3
-_PATIENCE = 500.0
+_TIMEOUT = 500.0
 """Seconds for one scenario, several times what a slow and busy machine needs."""
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_all_invariants_hold(scenario: str) -> None:
     options = "--seeds", str(_SEEDS), "--scenario", scenario
-    result = _simulate(*options, timeout=_PATIENCE, nice=10)  # others have deadlines
+    result = _simulate(*options, timeout=_TIMEOUT, nice=10)  # other tests have deadlines
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"\n{_SEEDS} runs, 0 failed" in result.stdout
 
 
-def test_each_scenario_says_what_it_tells() -> None:
+def test_each_scenario_has_a_description() -> None:
     assert len(SCENARIOS) >= 13
     assert all(one.description.endswith(".") for one in SCENARIOS.values())
 
@@ -48,7 +48,7 @@ def _simulate(
     )
 
 
-def test_a_campaign_ends_with_a_table() -> None:
+def test_campaign_ends_with_a_table() -> None:
     result = _simulate("--scenario", "all", "--seeds", "1")
     assert result.returncode == 0, result.stderr
     assert f"\n{len(SCENARIOS)} runs, 0 failed" in result.stdout
@@ -57,123 +57,134 @@ def test_a_campaign_ends_with_a_table() -> None:
     ]
 
 
-def test_a_campaign_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
-    book = tmp_path / "results.jsonl"
-    options = "--scenario", "name_conflict", "--workers", "1", "--results", str(book)
+def test_campaign_continues_from_its_results(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    options = "--scenario", "name_conflict", "--workers", "1", "--results", str(results)
     assert _simulate(*options, "--seeds", "2").returncode == 0
-    first, second = book.read_text().splitlines()
+    first, second = results.read_text().splitlines()
     key, value = json.loads(second)
-    failed = [key, value | {"failure": "it was raining"}]
-    book.write_text(f"{first}\n{json.dumps(failed)}\n{first[:40]}")
+    failed = [key, value | {"failure": "an old failure"}]
+    results.write_text(f"{first}\n{json.dumps(failed)}\n{first[:40]}")
     result = _simulate(*options, "--seeds", "3")
     assert result.returncode == 1
     assert "3 runs, 1 failed" in result.stdout
-    assert "it was raining" in result.stdout
-    assert [len(line) > 40 for line in book.read_text().splitlines()] == [True, True, False, True]
+    assert "an old failure" in result.stdout
+    assert [len(line) > 40 for line in results.read_text().splitlines()] == [
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
-    ("victim", "number", "complaint"),
+    ("target", "number", "message"),
     [
-        ("worker", signal.SIGKILL, b"A process of this program was killed; is there memory"),
-        ("all", signal.SIGINT, b"interrupted\n"),
-        ("itself", signal.SIGTERM, b"interrupted\n"),
+        ("worker", signal.SIGKILL, b"a worker process was killed; check whether memory suffices"),
+        ("group", signal.SIGINT, b"interrupted\n"),
+        ("main", signal.SIGTERM, b"interrupted\n"),
     ],
 )
-def test_a_campaign_ends_when_it_is_broken_off(
-    victim: str, number: signal.Signals, complaint: bytes, tmp_path: Path
+def test_campaign_ends_with_all_its_processes_on_signals(
+    target: str, number: signal.Signals, message: bytes, tmp_path: Path
 ) -> None:
-    book = tmp_path / "results.jsonl"
+    results = tmp_path / "results.jsonl"
     options = "--scenario", "name_conflict", "--seeds", "5000", "--workers", "1", "--results"
-    command = [sys.executable, str(_SIMULATE), *options, str(book)]
+    command = [sys.executable, str(_SIMULATE), *options, str(results)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
         try:
-            until(lambda: book.exists() and book.read_bytes() != b"", 60)
-            if victim == "worker":
+            until(lambda: results.exists() and results.read_bytes() != b"", 60)
+            if target == "worker":
                 children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
                 os.kill(int(children.read_text()), number)
-            elif victim == "all":
+            elif target == "group":
                 os.killpg(process.pid, number)  # as Ctrl-C does
             else:
                 process.send_signal(number)
-            _, told = process.communicate(timeout=60)  # all of them have closed it
+            _, errors = process.communicate(timeout=60)  # all processes have closed it
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == (1 if victim == "worker" else 130)
-    assert complaint in told
-    assert b"Traceback" not in told
-    assert len(book.read_bytes().splitlines()) < 5000
+    assert process.returncode == (1 if target == "worker" else 130)
+    assert message in errors
+    assert b"Traceback" not in errors
+    assert len(results.read_bytes().splitlines()) < 5000
 
 
-def test_results_that_find_no_room_end_a_campaign_at_once(tmp_path: Path) -> None:
-    book = tmp_path / "results.jsonl"
-    options = "--scenario", "name_conflict", "--seeds", "5000", "--results", str(book)
+def test_campaign_ends_at_once_if_results_cannot_be_written(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    options = "--scenario", "name_conflict", "--seeds", "5000", "--results", str(results)
     limited = "/bin/sh", "-c", 'ulimit -f 1; exec "$0" "$@"'
     result = subprocess.run(
         [*limited, sys.executable, str(_SIMULATE), *options],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert result.returncode == 1
-    assert f"--results {book}: [Errno {errno.EFBIG}]" in result.stderr
+    assert f"--results {results}: [Errno {errno.EFBIG}]" in result.stderr
     assert "Traceback" not in result.stderr
-    assert 0 < len(book.read_text().splitlines()) < 10
+    assert 0 < len(results.read_text().splitlines()) < 10
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
-        (["--scale", "32,x"], "'32,x' is not a list of numbers from 8 to 32768, as 32,64"),
-        (["--lifeguard", "128"], "'128' is not a list of numbers from 1 to 127, as 32,64"),
+        (["--scale", "32,x"], "'32,x' is not a list of numbers from 8 to 32768, such as 32,64"),
+        (["--lifeguard", "128"], "'128' is not a list of numbers from 1 to 127, such as 32,64"),
         (["--scale", "8", "--results", "/"], "--results /: "),
     ],
 )
-def test_what_cannot_be_measured_is_refused(options: list[str], complaint: str) -> None:
+def test_invalid_measurement_is_rejected(options: list[str], message: str) -> None:
     result = _simulate(*options)
     assert result.returncode != 0
-    assert complaint in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_results_of_another_kind_are_not_taken_for_ones_own(tmp_path: Path) -> None:
-    book = tmp_path / "results.jsonl"
-    first = _simulate("--scale", "8", "--results", str(book))
+def test_results_of_another_kind_are_rejected(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    first = _simulate("--scale", "8", "--results", str(results))
     assert first.returncode == 0
-    again = _simulate("--scale", "8", "--results", str(book))
+    again = _simulate("--scale", "8", "--results", str(results))
     assert again.stdout == first.stdout
-    assert again.stderr == ""  # nothing was measured
-    other = _simulate("--scenario", "steady", "--seeds", "1", "--results", str(book))
+    assert again.stderr == ""  # nothing was measured again
+    other = _simulate("--scenario", "steady", "--seeds", "1", "--results", str(results))
     assert other.returncode == 1
-    assert "line 1 is not of such a run: [[8, 0], " in other.stderr
-    assert len(book.read_text().splitlines()) == 1
+    assert "line 1 is not a result of such a run: [[8, 0], " in other.stderr
+    assert len(results.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     "line", ["1", "[1]", "[1, 2]", '[[{}, 0], {"failure": null}]', "[[1], []]"]
 )
-def test_lines_that_are_no_results_are_named(tmp_path: Path, line: str) -> None:
-    book = tmp_path / "results.jsonl"
-    book.write_text(f"{line}\n")
-    result = _simulate("--scale", "8", "--results", str(book))
+def test_line_that_is_not_a_result_is_reported(tmp_path: Path, line: str) -> None:
+    results = tmp_path / "results.jsonl"
+    results.write_text(f"{line}\n")
+    result = _simulate("--scale", "8", "--results", str(results))
     assert result.returncode == 1
-    assert f"line 1 is not of such a run: {line}" in result.stderr
+    assert f"line 1 is not a result of such a run: {line}" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_one_run_can_be_shown() -> None:
+def test_trace_option_prints_one_run() -> None:
     result = _simulate("--scenario", "name_conflict", "--seed", "3", "--seeds", "1", "--trace")
     assert result.returncode == 0, result.stderr
     trace = run(SCENARIOS["name_conflict"], seed=3)
     assert result.stdout == f"{trace.text}sha256 {trace.digest}\n"
 
 
-def test_unknown_scenarios_are_refused() -> None:
+def test_list_option_prints_all_scenarios() -> None:
+    result = _simulate("--list")
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == list(SCENARIOS)
+
+
+def test_unknown_scenario_is_rejected() -> None:
     result = _simulate("--scenario", "unheard_of")
     assert result.returncode == 2
-    assert "no scenario unheard_of; there are steady, " in result.stderr
+    assert "unknown scenario unheard_of; expected all or steady, " in result.stderr
 
 
-def test_an_environment_without_what_it_needs_is_told_and_not_tried_again(tmp_path: Path) -> None:
+def test_missing_dependency_is_reported_and_not_retried(tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     for name in ("simulate", "own_python.py"):

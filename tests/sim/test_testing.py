@@ -1,4 +1,4 @@
-"""The fixture for users, and the example that documents it."""
+"""The fixture for users, and its example in the README."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ from trioserf.testing import Cluster, cluster, cluster_seed
 __all__ = ["cluster", "cluster_seed"]
 
 
-async def test_a_cluster_parts_and_heals(cluster: Cluster, autojump_clock: MockClock) -> None:
+async def test_cluster_partitions_and_heals(cluster: Cluster, autojump_clock: MockClock) -> None:
     await cluster.grow(4)
     assert await cluster.settle() < 5
     cluster.partition(["n1", "n2"])
@@ -35,13 +35,13 @@ async def test_a_cluster_parts_and_heals(cluster: Cluster, autojump_clock: MockC
 
 
 @pytest.mark.parametrize("cluster_seed", [3, 4])
-async def test_the_seed_is_a_parameter(
+async def test_seed_is_a_parameter(
     cluster: Cluster, cluster_seed: int, autojump_clock: MockClock
 ) -> None:
     assert cluster.trace.seed == cluster_seed
 
 
-def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+def test_readme_example_passes(tmp_path: Path) -> None:
     text = Path(sim).with_name("README.md").read_text()
     [example] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (tmp_path / "test_example.py").write_text(example)

@@ -1,6 +1,6 @@
 """The `Transport` Protocol: unreliable packets and streams between nodes.
 
-`sockets` has the real implementation, `sim/endpoint` a simulated one. An address is an IP address
+`sockets` has the real implementation, `sim/transport` a simulated one. An address is an IP address
 as text (no brackets) and a port.
 """
 

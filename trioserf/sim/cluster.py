@@ -1,8 +1,8 @@
-"""A world: real nodes on a simulated network in virtual time, with somebody who does them harm.
+"""A simulated cluster: unchanged nodes of `open_node` on a simulated network, in virtual time.
 
-`run` plays a scenario and gives its trace; `open_world` makes a world inside a running program,
-for tests that tell their own story. The nodes are those of `open_node`, unchanged; what differs
-is the transport, the clock and the scheduler, and all their randomness comes from one seed.
+`scenario.run` runs a scenario and returns its trace; `open_cluster` makes a cluster inside a
+running program, for tests. Only transport, clock and scheduler differ from a real cluster, and all
+randomness comes from one seed.
 """
 
 import random
@@ -30,29 +30,27 @@ from trioserf.sim.network import LinkConditions, Network
 from trioserf.sim.trace import Trace
 
 PORT: Final = 7946
-_LOOK: Final = 3.0
-"""Seconds between two looks at things that nobody announces, such as the lengths of queues."""
-_POLL: Final = 0.5
-"""Seconds between two looks at whether all agree."""
+_CHECK_INTERVAL: Final = 3.0
+"""Seconds between checks of values that no event reports, such as queue lengths."""
+_POLL_INTERVAL: Final = 0.5
+"""Seconds between checks whether all members agree."""
 
 
 class SimCluster(Faults):
-    """Members, the network between them, and a judge of what they do; made by `open_world`.
+    """Members, the network between them and the checker of invariants; made by `open_cluster`.
 
     Args:
-        nursery: where members live.
-        rng: all randomness.
-        trace: takes down what happens.
-        link: how packets fare.
+        nursery: runs the members.
+        rng: the source of all randomness.
+        trace: records what happens.
+        link: conditions of all links.
         config: what all members have in common.
 
     Attributes:
-        members: all members by their ids.
-        network: the network.
-        judge: watches the invariants.
-        trace: what has happened.
+        config: as given.
+        checker: checks the invariants.
         rng: randomness for scenarios.
-        srv_records: services by name, whose hosts are ids of members.
+        srv_records: services by name; their hosts are ids of members.
     """
 
     def __init__(
@@ -68,33 +66,21 @@ class SimCluster(Faults):
         self.rng = rng
         self.config = config
         self.srv_records: dict[str, list[Service]] = {}
-        self.judge = InvariantChecker(self)
+        self.checker = InvariantChecker(self, config)
         self._nursery = nursery
 
-    # --- looking ---
-
-    @property
-    def now(self) -> float:
-        """The instant, in seconds of virtual time."""
-        return trio.current_time()
-
-    @property
-    def up(self) -> list[SimMember]:
-        """The members that run, in the order of their first start."""
-        return [member for member in self.members.values() if member.is_up]
-
     def node(self, member: str) -> Node:
-        """Give the node of a member that is up.
+        """Return the node of a member that is up.
 
         Raises:
-            KeyError: there is no such member, or it is not up.
+            KeyError: the member does not exist or is not up.
         """
         node = self.members[member].node
         if node is None:
             raise KeyError(f"{member} is {self.members[member].status}")
         return node
 
-    # --- life and death ---
+    # --- starting and ending members ---
 
     async def start(
         self,
@@ -105,30 +91,30 @@ class SimCluster(Faults):
         host: str = "",
         **options: Any,
     ) -> Node:
-        """Start a new member and join it to others, in the background.
+        """Start a new member and join it to others in the background.
 
         Args:
-            member: its id, and its name unless another is given.
-            seeds: ids of members to join, which are also its seeds later on.
-            name: the name it claims.
-            host: its IP address; one of 10/8 unless given.
-            options: fields of `NodeConfig` that differ from the world's.
+            member: its id, and its name unless `name` is given.
+            seeds: ids of members to join, now and whenever they are out of sight.
+            name: the name that it claims.
+            host: its IP address; by default one of 10/8.
+            options: fields of `NodeConfig` that differ from the cluster's.
         """
         number = len(self.members) + 1
         address = Address(host or f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PORT)
         config = attrs.evolve(self.config, name=name or member, bind=address, **options)
         if config.keyring is not None:
-            # A ring of its own, which it keeps through all its lives, as if in a file.
+            # Each member has its own keyring and keeps it across restarts, as if in a file.
             config = attrs.evolve(config, keyring=Keyring(config.keyring.keys))
-        who = SimMember(member, config.name, address, config, tuple(seeds))
-        self.members[member] = who
-        return await self._start(who, None)
+        new = SimMember(member, config.name, address, config, tuple(seeds))
+        self.members[member] = new
+        return await self._start(new, None)
 
     async def grow(self, count: int, *, within: float = 1.0, **options: Any) -> list[str]:
-        """Start more members, at random instants, which all join the first; give their ids.
+        """Start more members at random instants, all joining the first; return their ids.
 
         Args:
-            count: how many.
+            count: the number of new members.
             within: seconds over which their starts are spread.
             options: fields of `NodeConfig`.
         """
@@ -143,98 +129,102 @@ class SimCluster(Faults):
         return ids
 
     async def crash(self, *members: str) -> None:
-        """Kill members: nothing more is sent, and what they knew is lost but for a snapshot."""
-        for member in members:
-            who = self.members[member]
-            if who.node is None or who.transport is None:
-                raise KeyError(f"{member} is {who.status}")
-            self.judge.check_incarnation(who)  # what it has said last may still be on its way
-            self._remember(who, who.node)
-            self.note("crash", who=member)
-            who.status = "crashed"
-            # First the tasks: none of them shall see its endpoint close, as no dead process does.
-            who.scope.cancel()
-            who.transport.kill()
-        for member in members:
-            await self.members[member].ended.wait()
+        """Kill members: they send nothing more and lose their state, except for a snapshot."""
+        for name in members:
+            member = self.members[name]
+            if member.node is None or member.transport is None:
+                raise KeyError(f"{name} is {member.status}")
+            # A refutation that it sent since the last check may still be in flight.
+            self.checker.check_incarnation(member)
+            self._save(member, member.node)
+            self.note("crash", member=name)
+            member.status = "crashed"
+            # Tasks end first, so that none of them can observe that the transport closes.
+            member.scope.cancel()
+            member.transport.kill()
+        for name in members:
+            await self.members[name].ended.wait()
 
     async def restart(self, member: str, *, snapshot: bool = False, **options: Any) -> Node:
-        """Start a member again that crashed or left.
+        """Start a crashed or left member again.
 
         Args:
             member: its id.
-            snapshot: with the clocks that it had, and joining the members that it knew.
+            snapshot: restore its clocks and join the members that it knew.
             options: fields of `NodeConfig` that have changed.
         """
-        who = self.members[member]
-        who.config = attrs.evolve(who.config, **options)
-        restored = who.remembered if snapshot else None
-        return await self._start(who, restored)
+        old = self.members[member]
+        old.config = attrs.evolve(old.config, **options)
+        return await self._start(old, old.saved if snapshot else None)
 
     async def leave(self, *members: str) -> None:
-        """Let members leave in good order, at the same time, and wait until they are gone."""
+        """Make members leave gracefully, all at once, and wait until they have ended."""
         async with trio.open_nursery() as nursery:
             for member in members:
                 nursery.start_soon(self._leave, self.members[member])
 
-    async def _leave(self, who: SimMember) -> None:
-        node = self.node(who.id)
-        self.note("leave", who=who.id)
-        who.status = "leaving"
+    async def _leave(self, member: SimMember) -> None:
+        node = self.node(member.id)
+        self.note("leave", member=member.id)
+        member.status = "leaving"
         started = trio.current_time()
         await node.leave()
-        who.left_in_calm = self.calm_since is not None and self.calm_since <= started
-        if who.status == "leaving":
-            self._remember(who, node)
-            who.status = "left"
-            who.has_left_once = True
-            self.note("gone", who=who.id)
-            who.scope.cancel()
-            await who.ended.wait()
+        member.left_in_calm = self.calm_since is not None and self.calm_since <= started
+        if member.status == "leaving":
+            self._save(member, node)
+            member.status = "left"
+            member.has_left_once = True
+            self.note("left", member=member.id)
+            member.scope.cancel()
+            await member.ended.wait()
 
-    def _remember(self, who: SimMember, node: Node) -> None:
+    def _save(self, member: SimMember, node: Node) -> None:
         alive = [
             f"{m.name}/{m.address}"
             for m in node.members()
-            if m.status_text == "alive" and m.name != who.name
+            if m.status_text == "alive" and m.name != member.name
         ]
-        who.remembered = node.latest_times(), tuple(alive)
+        member.saved = node.latest_times(), tuple(alive)
 
     async def _start(
-        self, who: SimMember, restored: tuple[LamportTimes, tuple[str, ...]] | None
+        self, member: SimMember, restored: tuple[LamportTimes, tuple[str, ...]] | None
     ) -> Node:
-        if who.node is not None:
-            raise KeyError(f"{who.id} is up already")
-        who.life += 1
-        who.status = "up"
-        who.joined = False
-        who.up_since = trio.current_time()
-        who.scope = trio.CancelScope()
-        who.ended = trio.Event()
-        self.note("start", f"life={who.life}" + (" restored" if restored else ""), who.id)
-        self.judge.started(who, restored=restored is not None)
+        if member.node is not None:
+            raise KeyError(f"{member.id} is up already")
+        member.starts += 1
+        member.status = "up"
+        member.joined = False
+        member.up_since = trio.current_time()
+        member.scope = trio.CancelScope()
+        member.ended = trio.Event()
+        self.note(
+            "start", f"starts={member.starts}" + (" restored" if restored else ""), member.id
+        )
+        self.checker.on_start(member, restored=restored is not None)
         clocks, peers = restored or (None, ())
         seeds = tuple(
-            f"{self.members[s].name}/{self.members[s].address}" for s in who.seeds if s != who.id
+            f"{self.members[s].name}/{self.members[s].address}"
+            for s in member.seeds
+            if s != member.id
         )
-        await self._nursery.start(partial(self._live, who, clocks, peers or seeds, seeds))
-        return self.node(who.id)
+        await self._nursery.start(partial(self._run, member, clocks, peers or seeds, seeds))
+        return self.node(member.id)
 
-    async def _live(
+    async def _run(
         self,
-        who: SimMember,
+        member: SimMember,
         clocks: LamportTimes | None,
         peers: tuple[str, ...],
         seeds: tuple[str, ...],
         task_status: trio.TaskStatus[None],
     ) -> None:
-        who.transport = transport = self.network.open(who.address)
+        member.transport = transport = self.network.open(member.address)
         seed = self.rng.getrandbits(64)
         try:
-            with who.scope:
+            with member.scope:
                 async with (
                     open_node(
-                        who.config,
+                        member.config,
                         transport=transport,
                         resolver=self,
                         rng=random.Random(seed),
@@ -243,38 +233,40 @@ class SimCluster(Faults):
                     ) as node,
                     trio.open_nursery() as nursery,
                 ):
-                    who.node = node
-                    with node.watch(partial(self._saw, who)):
-                        self.judge.check_incarnation(who)
+                    member.node = node
+                    with node.watch(partial(self._on_event, member)):
+                        self.checker.check_incarnation(member)
                         node.add_seeds(seeds)
                         task_status.started()
-                        nursery.start_soon(self._join, who, node, peers)
+                        nursery.start_soon(self._join, member, node, peers)
                         await trio.sleep_forever()
         except NameConflict as error:
-            who.status = "quit"
-            self.note("quit", str(error), who.id)
+            member.status = "quit"
+            self.note("quit", str(error), member.id)
         finally:
             transport.kill()
-            who.node = None
-            who.ended.set()
+            member.node = None
+            member.ended.set()
 
-    async def _join(self, who: SimMember, node: Node, peers: tuple[str, ...]) -> None:
+    async def _join(self, member: SimMember, node: Node, peers: tuple[str, ...]) -> None:
         if peers:
             try:
                 await node.join(peers)
             except JoinFailed as error:
-                self.note("join-failed", f"{len(error.args)}", who.id)
+                self.note("join-failed", f"{len(error.args)}", member.id)
                 return
             except Leaving:
                 return
-        who.joined = True
-        who.events_from = node.clocks()[1]
+        member.joined = True
+        member.events_from = node.clocks()[1]
+
+    # --- the Resolver protocol ---
 
     async def addresses(self, host: str) -> list[str]:
-        """Give the address of a member by its id, as a resolver.
+        """Return the address of a member by its id.
 
         Raises:
-            AddressError: there is none.
+            AddressError: no member has this id.
         """
         await trio.lowlevel.checkpoint()
         if host not in self.members:
@@ -282,10 +274,10 @@ class SimCluster(Faults):
         return [self.members[host].address.host]
 
     async def services(self, name: str) -> list[Service]:
-        """Give what scenarios have put into `srv_records`, as a resolver.
+        """Return the services of this name in `srv_records`.
 
         Raises:
-            AddressError: nothing.
+            AddressError: there are none.
         """
         await trio.lowlevel.checkpoint()
         if not self.srv_records.get(name):
@@ -295,43 +287,43 @@ class SimCluster(Faults):
     # --- events ---
 
     async def event(self, member: str, name: str, payload: bytes = b"") -> int:
-        """Let a member send a user event, of which the judge will know who must get it."""
+        """Send a user event from a member and return its Lamport time; check its delivery."""
         self.note("send", name, member)
-        audience = self.judge.expected_receivers()
+        receivers = self.checker.expected_receivers()
         ltime = await self.node(member).user_event(name, payload)
-        self.judge.sent(name, payload, ltime, audience)
+        self.checker.on_sent(name, payload, ltime, receivers)
         return ltime
 
-    def _saw(self, who: SimMember, event: Event) -> None:
+    def _on_event(self, observer: SimMember, event: Event) -> None:
         if isinstance(event, MemberEvent):
             for member in event.members:
                 record = None
-                if who.node is not None:
-                    record = who.node.memberlist.records.get(member.name)
+                if observer.node is not None:
+                    record = observer.node.memberlist.records.get(member.name)
                 incarnation = "-" if record is None else str(record.incarnation)
-                self.note(event.kind, f"{member.name} inc={incarnation}", who.id)
-                self.judge.on_member(who, event.kind, member, record)
+                self.note(event.kind, f"{member.name} inc={incarnation}", observer.id)
+                self.checker.on_member(observer, event.kind, member, record)
         elif isinstance(event, UserEventReceived):
-            self.note("user", f"{event.name}@{event.ltime}", who.id)
-            self.judge.on_event(who, event)
+            self.note("user", f"{event.name}@{event.ltime}", observer.id)
+            self.checker.on_event(observer, event)
         elif isinstance(event, QueryReceived):
-            self.note("query", f"{event.name}@{event.ltime}", who.id)
+            self.note("query", f"{event.name}@{event.ltime}", observer.id)
 
-    # --- time ---
+    # --- checks ---
 
     async def settle(self, bound: float | None = None) -> float:
-        """Wait until all members agree and every event has arrived; give how long it took.
+        """Wait until all members agree and have all events; return the seconds that it took.
 
         Args:
-            bound: seconds within which it must be so; the derived bound unless given.
+            bound: the longest wait in seconds; by default `InvariantChecker.convergence_bound`.
 
         Raises:
-            Violation: it was not.
+            Violation: members still disagree after this time.
         """
         started = trio.current_time()
-        bound = self.judge.convergence_bound() if bound is None else bound
+        bound = self.checker.convergence_bound() if bound is None else bound
         while True:
-            disagreement = self.judge.disagreement()
+            disagreement = self.checker.disagreement()
             if disagreement is None:
                 took = trio.current_time() - started
                 self.note("settled", f"after {took:.1f} s")
@@ -340,54 +332,54 @@ class SimCluster(Faults):
                 raise Violation(
                     "convergence", f"after {bound:.0f} s without a fault: {disagreement}"
                 )
-            await trio.sleep(_POLL)
+            await trio.sleep(_POLL_INTERVAL)
 
-    async def watch_bounds(self) -> None:
-        """Look from time to time at what nobody announces, until cancelled."""
+    async def check_periodically(self) -> None:
+        """Check what no event reports, until cancelled."""
         while True:
-            await trio.sleep(_LOOK)
-            self.judge.check_all()
+            await trio.sleep(_CHECK_INTERVAL)
+            self.checker.check_all()
 
 
 @asynccontextmanager
-async def open_world(
+async def open_cluster(
     *,
     seed: int = 0,
-    scenario: str = "world",
+    scenario: str = "cluster",
     link: LinkConditions | None = None,
     config: NodeConfig | None = None,
     trace: Trace | None = None,
 ) -> AsyncIterator[SimCluster]:
-    """Make a world for as long as the block lasts.
+    """Run a simulated cluster, without members at first, inside the block.
 
-    It needs a clock that jumps (`trio.testing.MockClock(autojump_threshold=0)`, or pytest-trio's
-    `autojump_clock`), and its repeatability needs `repeatable` around the program.
+    It needs a clock that jumps (`VirtualClock`, `trio.testing.MockClock(autojump_threshold=0)` or
+    pytest-trio's `autojump_clock`). To be repeatable, the program must run inside `repeatable`.
 
     Args:
-        seed: what all randomness comes from.
+        seed: the seed of all randomness.
         scenario: a name for the trace.
-        link: how packets fare.
+        link: conditions of all links.
         config: what all members have in common; name and address are set for each.
-        trace: takes down what happens.
+        trace: records what happens.
 
     Raises:
         Violation: an invariant did not hold.
     """
     trace = trace or Trace(scenario, seed)
     async with trio.open_nursery() as nursery:
-        world = SimCluster(
+        cluster = SimCluster(
             nursery,
             random.Random(seed),
             trace,
             link=link or LinkConditions(),
             config=config or NodeConfig(name="template"),
         )
-        nursery.start_soon(world.network.run)
-        nursery.start_soon(world.watch_bounds)
+        nursery.start_soon(cluster.network.run)
+        nursery.start_soon(cluster.check_periodically)
         try:
-            yield world
+            yield cluster
         finally:
             trace.seconds = trio.current_time()
-            trace.network = world.network.counts
-            trace.checksum = world.network.checksum
+            trace.network = cluster.network.counts
+            trace.checksum = cluster.network.checksum
         nursery.cancel_scope.cancel()

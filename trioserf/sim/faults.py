@@ -1,4 +1,4 @@
-"""What can be done to a world's network and members, short of killing them."""
+"""Faults of a simulated cluster's network and members, except crashes."""
 
 from collections.abc import Iterable
 
@@ -6,18 +6,18 @@ import trio
 
 from trioserf.sim.member import SimMember
 from trioserf.sim.network import Network
-from trioserf.sim.trace import WORLD, Trace
+from trioserf.sim.trace import CLUSTER, Trace
 
 
 class Faults:
-    """Partitions, cuts, losses, pauses and slowness, by the ids of members.
+    """Partitions, cuts, losses, pauses and delays, by the ids of members.
 
     Args:
-        network: where they happen.
-        trace: takes them down.
+        network: the network that they change.
+        trace: records them.
 
     Attributes:
-        members: all members by their ids.
+        members: all members by their ids, in the order of their first start.
         network: as given.
         trace: as given.
     """
@@ -26,77 +26,87 @@ class Faults:
         self.network = network
         self.trace = trace
         self.members: dict[str, SimMember] = {}
-        self._faults: dict[str, None] = {}
+        self._active: dict[str, None] = {}
         self._calm_since = trio.current_time()
 
     @property
-    def calm_since(self) -> float | None:
-        """Since when no fault of the network and no pause was active; None if one is."""
-        return None if self._faults else self._calm_since
+    def now(self) -> float:
+        """The seconds of virtual time."""
+        return trio.current_time()
 
-    def note(self, what: str, detail: str = "", who: str = WORLD) -> None:
-        """Take something down."""
-        self.trace.add(trio.current_time(), who, what, detail)
+    @property
+    def up(self) -> list[SimMember]:
+        """The members that run, in the order of their first start."""
+        return [member for member in self.members.values() if member.is_up]
+
+    @property
+    def calm_since(self) -> float | None:
+        """The instant at which the last of these faults ended; None if one is active."""
+        return None if self._active else self._calm_since
+
+    def note(self, kind: str, detail: str = "", member: str = CLUSTER) -> None:
+        """Record an event in the trace."""
+        self.trace.add(trio.current_time(), member, kind, detail)
 
     def partition(self, *groups: Iterable[str]) -> None:
-        """Let only members of the same group reach each other; the rest are one group more."""
+        """Allow traffic inside each group only; all other members form one more group."""
         parts = [list(group) for group in groups]
         self.note("partition", " | ".join(" ".join(part) for part in parts))
         self.network.partition(*[[self.members[m].address for m in part] for part in parts])
-        self._fault("partition", any(parts))
+        self._set_active("partition", any(parts))
 
     def cut(self, source: str, target: str) -> None:
-        """Let nothing through from one member to another; the way back still works."""
+        """Block traffic from one member to another; the other direction still works."""
         self.note("cut", f"{source} -> {target}")
         self.network.cut(self.members[source].address, self.members[target].address)
-        self._fault(f"cut {source} {target}", True)
+        self._set_active(f"cut {source} {target}", True)
 
     def mend(self, source: str, target: str) -> None:
         """Undo a `cut`."""
         self.note("mend", f"{source} -> {target}")
         self.network.mend(self.members[source].address, self.members[target].address)
-        self._fault(f"cut {source} {target}", False)
+        self._set_active(f"cut {source} {target}", False)
 
     def lose(self, member: str, *, sent: float = 0.0, received: float = 0.0) -> None:
-        """Lose shares (0 to 1) of what a member sends and of what it is sent."""
+        """Drop shares (0 to 1) of the packets from and to a member; 0 ends it."""
         self.note("lose", f"sent={sent:g} received={received:g}", member)
         self.network.lose(self.members[member].address, sent=sent, received=received)
-        self._fault(f"lose {member}", bool(sent or received))
+        self._set_active(f"lose {member}", bool(sent or received))
 
     def heal(self) -> None:
-        """End every partition, cut and loss of single members; the paused stay paused."""
+        """End every partition, every cut and the loss of single members, but no pause or delay."""
         self.note("heal")
         self.network.heal()
-        for fault in [one for one in self._faults if not one.startswith(("pause", "slow"))]:
-            self._fault(fault, False)
+        for fault in [one for one in self._active if not one.startswith(("pause", "slow"))]:
+            self._set_active(fault, False)
 
     def pause(self, member: str) -> None:
-        """Let a member's packets wait on both sides until `resume`; its timers go on."""
+        """Hold a member's traffic in both directions until `resume`; its timers go on."""
         transport = self.members[member].transport
         if transport is not None:
-            self.note("pause", who=member)
+            self.note("pause", member=member)
             transport.pause()
-            self._fault(f"pause {member}", True)
+            self._set_active(f"pause {member}", True)
 
     def resume(self, member: str) -> None:
-        """End a pause: what has waited goes out and comes in, late."""
+        """End a pause: held traffic is sent and delivered, late."""
         transport = self.members[member].transport
         if transport is not None:
-            self.note("resume", who=member)
+            self.note("resume", member=member)
             transport.resume()
-        self._fault(f"pause {member}", False)
+        self._set_active(f"pause {member}", False)
 
     def slow(self, member: str, delay: float) -> None:
-        """Let everything that a member sends be late by so many seconds; 0 ends it."""
+        """Delay everything that a member sends by so many seconds; 0 ends it."""
         transport = self.members[member].transport
         if transport is not None:
             self.note("slow", f"{delay:g}", member)
             transport.delay = delay
-            self._fault(f"slow {member}", delay > 0)
+            self._set_active(f"slow {member}", delay > 0)
 
-    def _fault(self, name: str, active: bool) -> None:
+    def _set_active(self, fault: str, active: bool) -> None:
         if active:
-            self._faults[name] = None
-        elif name in self._faults:
-            del self._faults[name]
+            self._active[fault] = None
+        elif fault in self._active:
+            del self._active[fault]
             self._calm_since = trio.current_time()

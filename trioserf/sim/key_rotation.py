@@ -1,4 +1,4 @@
-"""The story of a cluster whose keys are replaced while packets get lost and members crash."""
+"""A scenario: keys are replaced while packets are lost and members crash."""
 
 from contextlib import suppress
 from typing import Final
@@ -13,108 +13,108 @@ from trioserf.serf.keyring import Keyring, format_key, parse_key
 from trioserf.sim.cluster import SimCluster
 
 ENCRYPTED: Final = NodeConfig(name="template", keyring=Keyring([bytes(16)]))
-"""What members have in common; each gets a ring of its own."""
+"""What members have in common; each gets its own copy of the keyring."""
 _SIZE: Final = 8
 _CRASHES: Final = 3
 """Members that crash while keys are changed."""
 _ATTEMPTS: Final = 3
-_PATIENCE: Final = 60.0
-"""Seconds that a query may take, more than its own timeout: its asker may crash."""
-_LIMIT: Final = 1800.0
-"""Seconds within which a rotation must succeed, however often it has to begin anew."""
+_QUERY_LIMIT: Final = 60.0
+"""Seconds that a query may take, more than its own timeout: its requester may crash."""
+_ROTATION_LIMIT: Final = 1800.0
+"""Seconds within which a rotation must succeed, however often it has to restart."""
 
 
 class _Stopped(Exception):
     """Some members have not taken a step."""
 
 
-async def key_rotation(world: SimCluster) -> None:
-    """All keys give way to a new one while packets get lost and members crash; and once more."""
-    first, *others = await world.grow(_SIZE)
-    await world.settle()
-    world.members[first].seeds = tuple(others)  # it will come back, too
+async def key_rotation(cluster: SimCluster) -> None:
+    """All keys are replaced while packets are lost and members crash, and once more without."""
+    first, *others = await cluster.grow(_SIZE)
+    await cluster.settle()
+    cluster.members[first].seeds = tuple(others)  # it may be restarted, too
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_send_events, world)
-        await _rotate_and_crash(world)
+        nursery.start_soon(_send_events, cluster)
+        await _rotate_during_crashes(cluster)
         nursery.cancel_scope.cancel()
-    await world.settle()
-    key = await _rotate_at_last(world)
-    for who in world.up:
-        keyring = world.node(who.id).keyring
+    await cluster.settle()
+    key = await _rotate_until_done(cluster)
+    for member in cluster.up:
+        keyring = cluster.node(member.id).keyring
         if keyring is None or keyring.keys != (key,):
-            raise AssertionError(f"{who.id} has other keys than the new one")
+            raise AssertionError(f"{member.id} has other keys than the new one")
 
 
-async def _send_events(world: SimCluster) -> None:
+async def _send_events(cluster: SimCluster) -> None:
     number = 0
     while True:
-        await world.event(world.rng.choice([who.id for who in world.up]), f"event-{number}")
+        sender = cluster.rng.choice([member.id for member in cluster.up])
+        await cluster.event(sender, f"event-{number}")
         number += 1
-        await trio.sleep(world.rng.expovariate(1))
+        await trio.sleep(cluster.rng.expovariate(1))
 
 
-async def _rotate_and_crash(world: SimCluster) -> None:
-    """Rotate for as long as members crash and come back, and until it has succeeded."""
+async def _rotate_during_crashes(cluster: SimCluster) -> None:
+    """Rotate as long as members crash and restart."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_crash_and_return, world)
-        while world.trace.counts["crash"] < _CRASHES:
-            await _rotate_at_last(world)
+        nursery.start_soon(_crash_and_restart, cluster)
+        while cluster.trace.counts["crash"] < _CRASHES:
+            await _rotate_until_done(cluster)
 
 
-async def _crash_and_return(world: SimCluster) -> None:
+async def _crash_and_restart(cluster: SimCluster) -> None:
     for _ in range(_CRASHES):
-        await trio.sleep(world.rng.uniform(0.2, 8))
-        victim = world.rng.choice([who.id for who in world.up])
-        await world.crash(victim)
-        await trio.sleep(world.rng.uniform(0.2, 8))
-        await _restart(world, victim)
+        await trio.sleep(cluster.rng.uniform(0.2, 8))
+        victim = cluster.rng.choice([member.id for member in cluster.up])
+        await cluster.crash(victim)
+        await trio.sleep(cluster.rng.uniform(0.2, 8))
+        await _restart(cluster, victim)
 
 
-async def _restart(world: SimCluster, member: str) -> None:
-    """Start a member with the keys from its file, or those of others if it has missed a change."""
-    who = world.members[member]
-    other = world.rng.choice([one for one in world.up if one.joined])
-    theirs, ours = world.node(other.id).keyring, who.config.keyring
-    if theirs is None or ours is None:
+async def _restart(cluster: SimCluster, member: str) -> None:
+    """Restart a member with its own keys, or with those of another if it missed a change."""
+    other = cluster.rng.choice([one for one in cluster.up if one.joined])
+    theirs, own = cluster.node(other.id).keyring, cluster.members[member].config.keyring
+    if theirs is None or own is None:
         raise TypeError("all members have keys")
-    if ours.primary not in theirs.keys or not set(theirs.keys) <= set(ours.keys):
-        world.note("keyring", f"from {other.id}", member)
-        await world.restart(member, keyring=Keyring(theirs.keys))
+    if own.primary not in theirs.keys or not set(theirs.keys) <= set(own.keys):
+        cluster.note("keyring", f"from {other.id}", member)
+        await cluster.restart(member, keyring=Keyring(theirs.keys))
     else:
-        await world.restart(member)
+        await cluster.restart(member)
 
 
-async def _rotate_at_last(world: SimCluster) -> bytes:
-    """Rotate the keys, beginning anew with another key whenever it stops; give the new one."""
-    with trio.fail_after(_LIMIT):
+async def _rotate_until_done(cluster: SimCluster) -> bytes:
+    """Rotate the keys, with another new key after each failure; return the new key."""
+    with trio.fail_after(_ROTATION_LIMIT):
         while True:
-            key = world.rng.randbytes(world.rng.choice((16, 24, 32)))
-            asker = world.rng.choice([who.id for who in world.up if who.joined])
+            key = cluster.rng.randbytes(cluster.rng.choice((16, 24, 32)))
+            requester = cluster.rng.choice([one.id for one in cluster.up if one.joined])
             try:
-                await _rotate(world, asker, format_key(key))
-            except _Stopped as why:
-                world.note("rotation", f"stopped: {why}", asker)
-                await trio.sleep(world.rng.uniform(1, 10))
+                await _rotate(cluster, requester, format_key(key))
+            except _Stopped as error:
+                cluster.note("rotation", f"stopped: {error}", requester)
+                await trio.sleep(cluster.rng.uniform(1, 10))
             else:
-                world.note("rotation", "done", asker)
+                cluster.note("rotation", "done", requester)
                 return key
 
 
-async def _rotate(world: SimCluster, asker: str, key: str) -> None:
-    before = await _ask(world, asker, "list")
-    away = _failed(world, asker)
+async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
+    before = await _query(cluster, requester, "list")
+    failed = _failed(cluster, requester)
     steps = rotation(key, before)
     step = next(steps)
     while True:
         try:
-            now = await _everywhere(world, asker, step)
-            if _failed(world, asker) - away:
+            now = await _run_step(cluster, requester, step)
+            if _failed(cluster, requester) - failed:
                 raise _Stopped("members have failed meanwhile")  # noqa: TRY301
         except _Stopped:
             former = primary_of(before)
             if step.change == "use" and former is not None:
                 with suppress(_Stopped):
-                    await _ask(world, asker, "use", former)
+                    await _query(cluster, requester, "use", former)
             raise
         try:
             step = steps.send(now)
@@ -122,18 +122,18 @@ async def _rotate(world: SimCluster, asker: str, key: str) -> None:
             return
 
 
-def _failed(world: SimCluster, asker: str) -> set[str]:
-    node = world.members[asker].node
+def _failed(cluster: SimCluster, requester: str) -> set[str]:
+    node = cluster.members[requester].node
     if node is None:
-        raise _Stopped(f"{asker} has crashed")
+        raise _Stopped(f"{requester} has crashed")
     return {one.name for one in node.members() if one.status_text == "failed"}
 
 
-async def _everywhere(world: SimCluster, asker: str, step: Step) -> KeyQueryResult:
+async def _run_step(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            await _ask(world, asker, step.change, step.key)
-            now = await _verified(world, asker, step)
+            await _query(cluster, requester, step.change, step.key)
+            now = await _verify(cluster, requester, step)
         except _Stopped:
             if attempt == _ATTEMPTS:
                 raise
@@ -142,20 +142,22 @@ async def _everywhere(world: SimCluster, asker: str, step: Step) -> KeyQueryResu
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _verified(world: SimCluster, asker: str, step: Step) -> KeyQueryResult:
-    now = await _ask(world, asker, "list")
-    if behind := count_missing(step, now):
-        raise _Stopped(f"{behind} lack {step.change}")
+async def _verify(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
+    now = await _query(cluster, requester, "list")
+    if missing := count_missing(step, now):
+        raise _Stopped(f"{missing} lack {step.change}")
     return now
 
 
-async def _ask(world: SimCluster, asker: str, action: KeyAction, key: str = "") -> KeyQueryResult:
-    who = world.members[asker]
-    if who.node is None:
-        raise _Stopped(f"{asker} has crashed")
-    with trio.move_on_after(_PATIENCE):
-        tally = await who.node.keys(action, parse_key(key) if key else None)
-        if tally.failure is not None:
-            raise _Stopped(f"{action}: {tally.failure}")
-        return tally
-    raise _Stopped(f"{asker} has crashed")
+async def _query(
+    cluster: SimCluster, requester: str, action: KeyAction, key: str = ""
+) -> KeyQueryResult:
+    node = cluster.members[requester].node
+    if node is None:
+        raise _Stopped(f"{requester} has crashed")
+    with trio.move_on_after(_QUERY_LIMIT):
+        result = await node.keys(action, parse_key(key) if key else None)
+        if result.failure is not None:
+            raise _Stopped(f"{action}: {result.failure}")
+        return result
+    raise _Stopped(f"{requester} has crashed")

@@ -2,12 +2,12 @@
 
 Dadgar, Phillips and Currey ("Lifeguard: Local Health Awareness for More Accurate Failure
 Detection", §V) ran 128 members of which C were *anomalous*: their message handling was blocked
-for a time, then free for a moment, over and over, for two minutes. Whatever is then said to have
-failed among the others is a false positive. They compared plain SWIM with each of Lifeguard's
-three components and with all of them, at alpha 5 and beta 6.
+for a time, then free for a moment, repeatedly, for two minutes. Each declaration that one of the
+other members failed is a false positive. They compared plain SWIM with each of Lifeguard's three
+components and with all of them, at alpha 5 and beta 6.
 
-Here an anomalous member is paused in the simulated network: its packets and streams wait, on both
-sides, while its timers go on, as in the paper. The formulas' switches are those of `NodeConfig`.
+Here an anomalous member is paused in the simulated network: its packets and streams wait in both
+directions while its timers go on, as in the paper. `NodeConfig` switches the components.
 """
 
 import math
@@ -31,7 +31,7 @@ CONFIGURATIONS: Final = {
     "Buddy System": (False, False, True),
     "Lifeguard": (True, True, True),
 }
-"""Which of health score, shrinking suspicion and early word to suspects are on."""
+"""Whether LHA-Probe, LHA-Suspicion and Buddy System are on."""
 
 PAPER: Final = {
     "SWIM": (100.0, 100.0, 100.0, 100.0),
@@ -46,20 +46,21 @@ ANOMALOUS: Final = (1, 4, 8, 12, 16, 20, 24, 28, 32)
 _QUIET: Final = 15.0
 """Seconds before the first anomaly."""
 LENGTH: Final = 120.0
-"""Seconds for which they come, as in the paper."""
+"""Seconds of anomalies, as in the paper."""
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class Measured:
-    """One run.
+class Measurement:
+    """The results of one run.
 
     Attributes:
-        false_positives: times that a healthy member was declared failed, anywhere.
-        at_healthy: those of them at healthy members.
-        packets: sent by all.
-        bytes: in these.
-        first: seconds from a member's first block until a healthy member declares it failed.
-        all: the same until every healthy member does.
+        false_positives: declarations by any member that a healthy member failed.
+        at_healthy: those by healthy members.
+        packets: packets sent by all members.
+        bytes: the bytes in them.
+        first: seconds from an anomalous member's first block until a healthy member declares it
+            failed.
+        all: seconds until every healthy member does.
     """
 
     false_positives: int
@@ -79,33 +80,33 @@ def measure(
     free: float,
     length: float = LENGTH,
     members: int = 128,
-) -> Measured:
+) -> Measurement:
     """Run the experiment once.
 
     Args:
         configuration: one of `CONFIGURATIONS`.
-        anomalous: how many members are.
-        seed: what all randomness comes from; it chooses the same members in all configurations.
+        anomalous: the number of anomalous members.
+        seed: the seed of all randomness; it selects the same members in all configurations.
         blocked: seconds for which an anomalous member is blocked each time.
-        free: seconds between.
-        length: seconds for which it goes on.
-        members: how many there are.
+        free: seconds between two blocks.
+        length: seconds of anomalies.
+        members: the number of members.
     """
     victims = random.Random(seed).sample([f"n{n}" for n in range(1, members + 1)], anomalous)
     lha_probe, lha_suspicion, buddy = CONFIGURATIONS[configuration]
 
-    async def play(world: SimCluster) -> None:
-        await world.grow(members, within=5.0)
+    async def experiment(cluster: SimCluster) -> None:
+        await cluster.grow(members, within=5.0)
         await trio.sleep_until(_QUIET)
         end = _QUIET + length
         async with trio.open_nursery() as nursery:
             for victim in victims:
-                nursery.start_soon(_stop_and_go, world, victim, blocked, free, end)
+                nursery.start_soon(_block_repeatedly, cluster, victim, blocked, free, end)
         await trio.sleep_until(end)
 
     trace = run(
         Scenario.of(
-            play,
+            experiment,
             config=NodeConfig(
                 name="template",
                 timing=Timing(suspicion_mult=5, suspicion_max_timeout_mult=6),
@@ -121,42 +122,42 @@ def measure(
     return _count(trace, set(victims), members)
 
 
-async def _stop_and_go(
-    world: SimCluster, victim: str, blocked: float, free: float, end: float
+async def _block_repeatedly(
+    cluster: SimCluster, victim: str, blocked: float, free: float, end: float
 ) -> None:
-    while world.now < end:
-        world.pause(victim)
+    while cluster.now < end:
+        cluster.pause(victim)
         await trio.sleep(blocked)
-        world.resume(victim)
+        cluster.resume(victim)
         await trio.sleep(free)
 
 
-def _count(trace: Trace, victims: set[str], members: int) -> Measured:
+def _count(trace: Trace, victims: set[str], members: int) -> Measurement:
     false_positives = at_healthy = 0
     detected: dict[str, dict[str, float]] = {victim: {} for victim in victims}
     for entry in trace.entries:
-        if entry.what != "member-failed":
+        if entry.kind != "member-failed":
             continue
         subject = entry.detail.split()[0]
         if subject in victims:
-            if entry.who not in victims:
-                detected[subject].setdefault(entry.who, entry.at - _QUIET)
+            if entry.member not in victims:
+                detected[subject].setdefault(entry.member, entry.at - _QUIET)
             continue
         false_positives += 1
-        at_healthy += entry.who not in victims
+        at_healthy += entry.member not in victims
     healthy = members - len(victims)
-    return Measured(
+    return Measurement(
         false_positives=false_positives,
         at_healthy=at_healthy,
         packets=trace.network["packets"],
         bytes=trace.network["bytes"],
-        first=tuple(min(seen.values()) for seen in detected.values() if seen),
-        all=tuple(max(seen.values()) for seen in detected.values() if len(seen) == healthy),
+        first=tuple(min(times.values()) for times in detected.values() if times),
+        all=tuple(max(times.values()) for times in detected.values() if len(times) == healthy),
     )
 
 
-def table(runs: dict[tuple[str, int], Measured]) -> str:
-    """Give sums over all numbers of anomalous members, in percent of SWIM, with the paper's.
+def table(runs: dict[tuple[str, int], Measurement]) -> str:
+    """Format sums over all numbers of anomalous members, in percent of SWIM, with the paper's.
 
     Args:
         runs: by configuration and number of anomalous members; SWIM must be among them.
@@ -174,19 +175,19 @@ def table(runs: dict[tuple[str, int], Measured]) -> str:
             f"{100 * one / all_:>7.2f}" if all_ else f"{'-':>7}"
             for one, all_ in zip(sums, base, strict=True)
         )
-        theirs = " ".join(f"{share:>6.2f}" for share in paper)
-        mine = [run for (name, _), run in runs.items() if name == configuration]
-        first = [seconds for run in mine for seconds in run.first]
-        all_ = [seconds for run in mine for seconds in run.all]
+        published = " ".join(f"{share:>6.2f}" for share in paper)
+        selected = [run for (name, _), run in runs.items() if name == configuration]
+        first = [seconds for run in selected for seconds in run.first]
+        all_ = [seconds for run in selected for seconds in run.all]
         lines.append(
             f"{configuration:<14} {sums[0]:>8} {sums[1]:>8} {sums[2]:>9} {sums[3] / 1e6:>7.1f}"
-            f"   {shares}  {theirs}  {_median(first):>6.1f} {_median(all_):>6.1f}"
+            f"   {shares}  {published}  {_median(first):>6.1f} {_median(all_):>6.1f}"
         )
     return "\n".join(lines)
 
 
-def by_count(runs: dict[tuple[str, int], Measured]) -> str:
-    """Give false positives, and those at healthy members, for each number of anomalous ones."""
+def by_count(runs: dict[tuple[str, int], Measurement]) -> str:
+    """Format false positives, and those at healthy members, by number of anomalous members."""
     names = [name for name in CONFIGURATIONS if any(name == one for one, _ in runs)]
     lines = [f"{'C':>3}" + "".join(f" {name:>17}" for name in names)]
     for count in sorted({count for _, count in runs}):
@@ -199,13 +200,13 @@ def by_count(runs: dict[tuple[str, int], Measured]) -> str:
     return "\n".join(lines)
 
 
-def _sums(runs: dict[tuple[str, int], Measured], configuration: str) -> tuple[int, ...]:
-    mine = [run for (name, _), run in runs.items() if name == configuration]
+def _sums(runs: dict[tuple[str, int], Measurement], configuration: str) -> tuple[int, ...]:
+    selected = [run for (name, _), run in runs.items() if name == configuration]
     return (
-        sum(run.false_positives for run in mine),
-        sum(run.at_healthy for run in mine),
-        sum(run.packets for run in mine),
-        sum(run.bytes for run in mine),
+        sum(run.false_positives for run in selected),
+        sum(run.at_healthy for run in selected),
+        sum(run.packets for run in selected),
+        sum(run.bytes for run in selected),
     )
 
 

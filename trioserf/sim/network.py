@@ -1,14 +1,12 @@
-"""A network that exists in virtual time only: late, lossy, divisible, and repeatable.
+"""A network in virtual time: packets are late, lost, duplicated or cut off, repeatably.
 
-Every packet gets its fate when it is sent: lost, or due at some instant, perhaps twice. What is
-due is handed over by the clock itself (`clock`), or under another clock by a task. All that is
-random comes from one generator in the order of the sends, so a network with the same seed and the
-same senders does the same again.
+The fate of a packet is decided when it is sent: dropped, or due at an instant, perhaps twice. The
+`VirtualClock` delivers what is due; under another clock a task does. All randomness comes from one
+generator in the order of the sends, so the same seed and the same senders give the same run.
 
-Members are known here by their addresses. A paused member's packets are kept on both sides, as a
-stopped process's are: what it sends leaves when it goes on, what it is sent waits in its receive
-buffer. (Its timers go on. That is harder than a stopped process, and is what Lifeguard's authors
-did to theirs.)
+The network knows members by their addresses. Traffic of a paused member waits on both sides, as
+for a stopped process: its packets leave when it resumes, packets to it wait in its receive buffer.
+Its timers go on, unlike those of a stopped process, as in Lifeguard's experiment.
 """
 
 import errno
@@ -26,30 +24,33 @@ from attrs import validators as v
 
 from trioserf.errors import AddressError
 from trioserf.net.transport import Datagram, SocketAddress
-from trioserf.sim.endpoint import SimTransport
 from trioserf.sim.streams import SimStream, pair
+from trioserf.sim.transport import SimTransport
 from trioserf.sim.virtual_time import VirtualClock
 
 _SEND_BACKLOG: Final = 0.1
-"""Seconds that packets wait for their sender's link; beyond that they are dropped."""
+"""Seconds that packets may wait for their sender's link; later packets are dropped."""
 _CONNECT_RETRIES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Seconds until an unanswered SYN is sent again, as in Linux."""
 _FIRST_PORT: Final = 32_768
 _LAST_PORT: Final = 60_999
 
+_Event = tuple[float, int, SocketAddress, Datagram | Callable[[], None]]
+"""Instant, number, target, and a packet to deliver or a callback to call."""
+
 
 @attrs.frozen(slots=True, kw_only=True)
 class LinkConditions:
-    """How packets fare between any two members; the defaults are a quiet LAN.
+    """Conditions between any two members; the defaults are a quiet LAN.
 
     Attributes:
-        latency: the least time from one to the other, in seconds.
-        jitter: the mean of what comes on top, exponentially distributed, in seconds.
+        latency: the least one-way time, in seconds.
+        jitter: the mean of the exponentially distributed time on top, in seconds.
         loss: the share of packets that are lost, 0 to 1.
         duplicate: the share that arrive twice.
-        reorder: the share that are held back, so that later ones overtake them.
-        reorder_delay: for how long those are held back at most, in seconds.
-        bandwidth: what each member can send, in bytes per second.
+        reorder: the share that are delayed, so that later ones overtake them.
+        reorder_delay: the longest such delay, in seconds.
+        bandwidth: bytes per second that each member can send.
     """
 
     latency: float = attrs.field(default=0.0003, validator=v.ge(0))
@@ -62,18 +63,18 @@ class LinkConditions:
 
 
 class Network:
-    """All members' endpoints, and what happens between them.
+    """All transports and the links between them.
 
     Args:
-        rng: all randomness.
-        link: how packets fare; may be replaced at any time.
+        rng: the source of all randomness.
+        link: conditions of all links; may be replaced at any time.
 
     Attributes:
-        link: see there.
-        counts: packets and bytes that were sent, packets delivered, and what became of the rest:
-            `lost`, `cut`, `nobody` (there), `full` (buffer), `slow` (link), `doubled`; streams
-            that were asked for, and the bytes that were `streamed`.
-        checksum: of all packets that were ever delivered, where and when.
+        link: conditions of all links.
+        counts: `packets` and `bytes` sent, packets `delivered`, dropped as `lost`, `cut`,
+            `unbound` (no transport there), `full` (receive buffer) or `slow` (link), and
+            `duplicated`; `streams` dialled and bytes `streamed`.
+        checksum: CRC-32 of all delivered packets, in order.
     """
 
     def __init__(self, rng: random.Random, link: LinkConditions | None = None) -> None:
@@ -81,8 +82,8 @@ class Network:
         self.counts: Counter[str] = Counter()
         self.checksum = 0
         self._rng = rng
-        self._endpoints: dict[SocketAddress, SimTransport] = {}
-        self._due: list[tuple[float, int, SocketAddress, Datagram | Callable[[], None]]] = []
+        self._transports: dict[SocketAddress, SimTransport] = {}
+        self._events: list[_Event] = []
         self._number = 0
         self._earlier = trio.lowlevel.ParkingLot()
         self._awake_at = math.inf
@@ -93,70 +94,71 @@ class Network:
         self._has_faults = False
         self._next_port = _FIRST_PORT
 
-    # --- endpoints ---
+    # --- transports ---
 
     def open(self, address: SocketAddress) -> SimTransport:
-        """Bind an address; close it with its `aclose`, or at once with `kill`.
+        """Bind an address; close it with `aclose`, or at once with `kill`.
 
         Raises:
-            AddressError: it is taken.
+            AddressError: the address is in use.
         """
-        if address in self._endpoints:
+        if address in self._transports:
             raise AddressError(f"cannot listen on {address[0]}:{address[1]}: it is in use")
-        endpoint = SimTransport(self, address)
-        self._endpoints[address] = endpoint
-        return endpoint
+        transport = SimTransport(
+            address, send=self.send, connect=self._connect, unbind=self._unbind
+        )
+        self._transports[address] = transport
+        return transport
 
-    def forget(self, endpoint: SimTransport) -> None:
-        """Unbind an address."""
-        if self._endpoints.get(endpoint.address) is endpoint:
-            del self._endpoints[endpoint.address]
+    def _unbind(self, transport: SimTransport) -> None:
+        if self._transports.get(transport.address) is transport:
+            del self._transports[transport.address]
 
     # --- faults ---
 
     def partition(self, *groups: Iterable[SocketAddress]) -> None:
-        """Let only members of the same group reach each other; the rest are one group more."""
+        """Allow traffic inside each group only; all other members form one more group."""
         self._sides = {addr: side for side, group in enumerate(groups, 1) for addr in group}
-        self._note_faults()
+        self._update_faults()
 
     def cut(self, source: SocketAddress, target: SocketAddress) -> None:
-        """Let nothing through from one member to another; the way back still works."""
+        """Block traffic from one member to another; the other direction still works."""
         self._cuts.add((source, target))
-        self._note_faults()
+        self._update_faults()
 
     def mend(self, source: SocketAddress, target: SocketAddress) -> None:
         """Undo a `cut`."""
         self._cuts.discard((source, target))
-        self._note_faults()
+        self._update_faults()
 
     def lose(self, address: SocketAddress, *, sent: float = 0.0, received: float = 0.0) -> None:
-        """Lose shares (0 to 1) of what a member sends and of what it is sent; 0 ends it."""
-        for book, share in ((self._loss_from, sent), (self._loss_to, received)):
-            book.pop(address, None)
+        """Drop shares (0 to 1) of the packets from and to a member; 0 ends it."""
+        for losses, share in ((self._loss_from, sent), (self._loss_to, received)):
+            losses.pop(address, None)
             if share:
-                book[address] = share
-        self._note_faults()
+                losses[address] = share
+        self._update_faults()
 
     def heal(self) -> None:
-        """End every partition, cut and loss of single members."""
+        """End every partition, every cut and the loss of single members."""
         self._sides = {}
         self._cuts.clear()
         self._loss_from.clear()
         self._loss_to.clear()
-        self._note_faults()
+        self._update_faults()
 
-    def _note_faults(self) -> None:
+    def _update_faults(self) -> None:
         self._has_faults = bool(self._sides or self._cuts or self._loss_from or self._loss_to)
 
     def passes(self, source: SocketAddress, target: SocketAddress) -> bool:
-        """Tell whether anything gets through from one address to another now."""
+        """Return whether traffic from one address to another passes now."""
         sides = self._sides
         return sides.get(source, 0) == sides.get(target, 0) and (source, target) not in self._cuts
 
     def flows(self, source: SocketAddress, target: SocketAddress) -> bool:
-        """Tell whether what a member wrote on a stream leaves it, and gets through."""
-        endpoint = self._endpoints.get(source)
-        return self.passes(source, target) and not (endpoint is not None and endpoint.is_paused)
+        """Return whether bytes on a stream leave their sender and pass now."""
+        sender = self._transports.get(source)
+        return self.passes(source, target) and not (sender is not None and sender.is_paused)
 
     def _loss(self, source: SocketAddress, target: SocketAddress) -> float:
         loss = self.link.loss
@@ -194,88 +196,81 @@ class Network:
             at += random_() * link.reorder_delay
         self._put(at, to, (data, here))
         if link.duplicate and random_() < link.duplicate:
-            counts["doubled"] += 1
+            counts["duplicated"] += 1
             self._put(at + self._latency(), to, (data, here))
 
     def _latency(self) -> float:
         link = self.link
         return link.latency + (self._rng.expovariate(1 / link.jitter) if link.jitter else 0.0)
 
-    def _put(self, at: float, to: SocketAddress, what: Datagram | Callable[[], None]) -> None:
+    def _put(self, at: float, to: SocketAddress, item: Datagram | Callable[[], None]) -> None:
         self._number += 1
-        heapq.heappush(self._due, (at, self._number, to, what))
+        heapq.heappush(self._events, (at, self._number, to, item))
         if at < self._awake_at:
             self._earlier.unpark()
 
     async def run(self) -> None:
-        """Hand over what is due, until cancelled: by the clock if it can, or else by this task."""
+        """Deliver what is due, until cancelled: by a `VirtualClock`, or else in this task."""
         clock = trio.lowlevel.current_clock()
         if isinstance(clock, VirtualClock):
-            clock.agenda = self
+            clock.events = self
             try:
                 await trio.sleep_forever()
             finally:
-                clock.agenda = None
+                clock.events = None
         while True:
-            self.act(trio.current_time())
+            self.run_due(trio.current_time())
             self._awake_at = self.next_at
             with trio.move_on_at(self._awake_at):
                 await self._earlier.park()
 
     @property
     def next_at(self) -> float:
-        """The instant at which something is due; infinite if nothing is."""
-        return self._due[0][0] if self._due else math.inf
+        """The instant of the next event; infinite if there is none."""
+        return self._events[0][0] if self._events else math.inf
 
-    def act(self, now: float) -> None:
-        """Hand over what is due by now."""
-        due = self._due
-        while due and due[0][0] <= now:
-            _, _, to, what = heapq.heappop(due)
-            endpoint = self._endpoints.get(to)
-            if endpoint is None and isinstance(what, tuple):
-                self.counts["nobody"] += 1
-            elif endpoint is None or not endpoint.hold_back(what):
-                self._hand_over(endpoint, what)
+    def run_due(self, now: float) -> None:
+        """Deliver what is due."""
+        events = self._events
+        while events and events[0][0] <= now:
+            _, _, to, item = heapq.heappop(events)
+            transport = self._transports.get(to)
+            if isinstance(item, tuple):
+                self._deliver(transport, item)
+            elif transport is None or not transport.hold(item):
+                item()
 
-    def _hand_over(
-        self, endpoint: SimTransport | None, what: Datagram | Callable[[], None]
-    ) -> None:
-        if not isinstance(what, tuple):
-            what()
-        elif endpoint is not None and endpoint.deliver(what):
+    def _deliver(self, transport: SimTransport | None, packet: Datagram) -> None:
+        if transport is None:
+            self.counts["unbound"] += 1
+        elif transport.deliver(packet):
             self.counts["delivered"] += 1
-            self.checksum = zlib.crc32(what[0], self.checksum)
+            self.checksum = zlib.crc32(packet[0], self.checksum)
         else:
             self.counts["full"] += 1
 
     # --- streams ---
 
-    def call_at(self, at: float, to: SocketAddress, act: Callable[[], None]) -> None:
-        """Do something at a member's end of a stream, once it is due and the member runs."""
-        self._put(at, to, act)
+    def call_at(self, at: float, to: SocketAddress, callback: Callable[[], None]) -> None:
+        """Call back at a member's end of a stream, later if the member is paused then."""
+        self._put(at, to, callback)
 
     def stream_delay(
         self, source: SocketAddress, target: SocketAddress, size: int, resend: float
     ) -> float:
-        """Give how long a stretch of a stream takes, with what must be sent again."""
+        """Return the seconds that a segment of a stream takes, with retransmissions."""
         delay = self._latency() + size / self.link.bandwidth
         for address in (source, target):
-            endpoint = self._endpoints.get(address)
-            if endpoint is not None:
-                delay += endpoint.delay
+            transport = self._transports.get(address)
+            if transport is not None:
+                delay += transport.delay
         loss = min(self._loss(source, target), 0.99)
         while loss and self._rng.random() < loss:
             delay += resend
             resend *= 2
         return delay
 
-    async def connect(self, source: SimTransport, to: SocketAddress) -> SimStream:
-        """Open a stream.
-
-        Raises:
-            OSError: refused, or no answer for two minutes.
-        """
+    async def _connect(self, source: SimTransport, to: SocketAddress) -> SimStream:
         here = source.address
         self.counts["streams"] += 1
         for pause in _CONNECT_RETRIES:
@@ -283,7 +278,7 @@ class Network:
             if self.flows(here, to) and self.passes(to, here):
                 there = self.stream_delay(here, to, 0, pause)
                 await trio.sleep(there + self.stream_delay(to, here, 0, pause))
-                target = self._endpoints.get(to)
+                target = self._transports.get(to)
                 if target is None:
                     text = f"[Errno {errno.ECONNREFUSED}] Connection refused"
                     raise ConnectionRefusedError(errno.ECONNREFUSED, text)

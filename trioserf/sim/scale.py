@@ -1,8 +1,8 @@
-"""How quickly news spreads, and at what cost, as the cluster grows.
+"""Dissemination times and traffic by cluster size.
 
-Clusters are *founded*: their members begin with full tables, as if they had been together for
-hours. That thousands join at once, each of whom all others must hear of, costs so much more than
-everything else that it is measured for itself (`measure_forming`), and in smaller clusters only.
+Members start with full tables, as in a cluster that has run for hours. A mass join costs so much
+more than everything else that it is measured separately (`measure_forming`), and in smaller
+clusters only.
 """
 
 import gc
@@ -24,23 +24,22 @@ from trioserf.wire.swim_messages import PushPull
 
 IDLE: Final = 10.0
 """Seconds for which traffic is counted."""
-PARTED: Final = 60.0
-"""Seconds for which two members are cut off: they are held for failed, and reconnecting begins."""
+PARTITIONED: Final = 60.0
+"""Seconds of the partition that cuts off two members: long enough to declare them failed."""
 _CRASHES: Final = 4
-_NEWCOMERS: Final = 16
-"""One newcomer for so many members."""
+_MEMBERS_PER_JOIN: Final = 16
 _PROBES_TO_FIRST: Final = math.e / (math.e - 1)
-"""Intervals until a random member of many probes a given one, on average (SWIM §3.2)."""
+"""Mean intervals until any of many members probes a given one (SWIM §3.2)."""
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Spread:
-    """How long something took to reach members, in seconds.
+    """Quantiles of the seconds until members were reached.
 
     Attributes:
-        half: until half of them had it.
-        most: until 99 % had it.
-        all: until everyone had it.
+        half: until 50 % were.
+        most: until 99 % were.
+        all: until 100 % were.
     """
 
     half: float
@@ -49,7 +48,7 @@ class Spread:
 
     @classmethod
     def of(cls, times: Iterable[float]) -> "Spread":
-        """Give the spread of the times after which members heard of something."""
+        """Return the quantiles of these times; NaN without any."""
         ordered = sorted(times)
         if not ordered:
             return cls(half=math.nan, most=math.nan, all=math.nan)
@@ -62,19 +61,18 @@ class Spread:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Point:
-    """What was measured in a cluster of one size.
+    """The measurements of one cluster size.
 
     Attributes:
         members: the size.
-        packets: packets of a member in a second in which nothing happens.
-        bytes: their bytes.
-        streamed: bytes on streams for each member in such a second: those of an exchange, of which
-            each member begins one in every interval of push/pulls.
+        packets: packets per second that an idle member sends.
+        bytes: the bytes in them, per second.
+        streamed: bytes on streams per second and member: those of one push/pull per interval.
         event: a user event, from its sending to each member.
-        join: newcomers, each from its start to each member that hears of it.
-        detection: crashes, each from the crash to each member that declares it.
-        heal: seconds from the end of a partition until all agreed again.
-        formed: seconds from the last of so many joins until all knew all, if that was measured.
+        join: new members, each from its start to the join event at each member.
+        detection: crashes, each from the crash to the failure event at each member.
+        heal: seconds from the end of a partition until all members agreed.
+        formed: seconds from the last join of a mass join until all members agreed, if measured.
     """
 
     members: int
@@ -89,19 +87,19 @@ class Point:
 
 
 def expected_event(members: int) -> float:
-    """Give the seconds in which SWIM's epidemic reaches 99 % if news waits for a round.
+    """Return the seconds until SWIM's epidemic reaches 99 %, if broadcasts wait for a round.
 
-    From x(t) = n / (1 + (n + 1) e^(−k t)) with k messages a round (SWIM §4.1), Serf's interval.
+    From x(t) = n / (1 + (n + 1) e^(−k t)) with k messages a round (SWIM §4.1) and Serf's interval.
     """
     rounds = (math.log(members + 1) + math.log(99)) / LAN.gossip_nodes
     return rounds * LAN.gossip_interval
 
 
 def expected_detection(members: int) -> float:
-    """Give the seconds from a crash to its declaration, on average, if all confirm it.
+    """Return the mean seconds from a crash to its declaration, if enough members confirm it.
 
-    The first probe comes after e/(e − 1) intervals (SWIM §3.2) and lasts one; then suspicion's
-    minimum, mult · max(1, log10 n) intervals (Lifeguard §IV-B).
+    The first probe starts after e/(e − 1) intervals (SWIM §3.2) and lasts one; then comes the
+    minimum suspicion timeout, mult · max(1, log10 n) intervals (Lifeguard §IV-B).
     """
     interval = LAN.probe_interval
     suspicion = suspicion_timeout(LAN.suspicion_mult, members, interval)
@@ -109,65 +107,65 @@ def expected_detection(members: int) -> float:
 
 
 def measure_forming(members: int, *, seed: int = 0) -> float:
-    """Give the seconds from the last of so many joins until all know all."""
+    """Return the seconds from the last join of a mass join until all members agree."""
     joined = 0.0
 
-    async def play(world: SimCluster) -> None:
+    async def form(cluster: SimCluster) -> None:
         nonlocal joined
-        await world.grow(members, within=5.0)
-        joined = await world.settle()
+        await cluster.grow(members, within=5.0)
+        joined = await cluster.settle()
 
-    run(Scenario.of(play), seed=seed)
+    run(Scenario.of(form), seed=seed)
     return joined
 
 
 def measure(members: int, *, seed: int = 0) -> Point:
-    """Measure a founded cluster: traffic, an event, newcomers, crashes, a partition that heals.
+    """Measure a running cluster: idle traffic, an event, joins, crashes and a partition.
 
     Args:
-        members: how many, 8 or more.
-        seed: what all randomness comes from.
+        members: the size, 8 or more.
+        seed: the seed of all randomness.
     """
-    spent: dict[str, float] = {}
+    traffic: dict[str, float] = {}
     heal = 0.0
     trace = Trace("scale", seed)
 
-    async def play(world: SimCluster) -> None:
+    async def measurements(cluster: SimCluster) -> None:
         nonlocal heal
         trace.kinds = frozenset()
-        await found(world, members)
+        await start_full(cluster, members)
         trace.kinds = None
         await trio.sleep(1)
-        before = world.network.counts.copy()
+        before = cluster.network.counts.copy()
         await trio.sleep(IDLE)
-        counted = {kind: count - before[kind] for kind, count in world.network.counts.items()}
+        counted = {kind: count - before[kind] for kind, count in cluster.network.counts.items()}
         for kind in ("packets", "bytes"):
-            spent[kind] = counted[kind] / members / IDLE
-        # Not by the second: first exchanges are spread over an interval that is not yet stretched.
+            traffic[kind] = counted[kind] / members / IDLE
+        # One exchange per interval, not those counted: the first ones start in a shorter interval.
         exchange = counted["streamed"] / max(1, counted["streams"])
-        spent["streamed"] = exchange / push_pull_scale(LAN.push_pull_interval, members)
-        await world.event(f"n{members // 2}", "news")
+        traffic["streamed"] = exchange / push_pull_scale(LAN.push_pull_interval, members)
+        await cluster.event(f"n{members // 2}", "news")
         await trio.sleep(5)
-        await world.grow(max(1, members // _NEWCOMERS))
-        await world.settle()
+        await cluster.grow(max(1, members // _MEMBERS_PER_JOIN))
+        await cluster.settle()
         for number in range(_CRASHES):
-            await world.crash(f"n{2 + number}")
-            await trio.sleep(world.rng.random())
-        await world.settle()
-        world.partition([f"n{members}", f"n{members - 1}"])
-        await trio.sleep(PARTED)
-        world.heal()
-        heal = await world.settle()
+            await cluster.crash(f"n{2 + number}")
+            await trio.sleep(cluster.rng.random())
+        await cluster.settle()
+        cluster.partition([f"n{members}", f"n{members - 1}"])
+        await trio.sleep(PARTITIONED)
+        cluster.heal()
+        heal = await cluster.settle()
 
     try:
-        run(Scenario.of(play), seed=seed, trace=trace)
+        run(Scenario.of(measurements), seed=seed, trace=trace)
     finally:
         gc.unfreeze()
     return Point(
         members=members,
-        packets=spent["packets"],
-        bytes=spent["bytes"],
-        streamed=spent["streamed"],
+        packets=traffic["packets"],
+        bytes=traffic["bytes"],
+        streamed=traffic["streamed"],
         event=_spread(trace, "send", "user"),
         join=_spread(trace, "start", "member-join"),
         detection=_spread(trace, "crash", "member-failed"),
@@ -175,47 +173,47 @@ def measure(members: int, *, seed: int = 0) -> Point:
     )
 
 
-async def found(world: SimCluster, members: int) -> None:
-    """Start members that know each other from the beginning."""
+async def start_full(cluster: SimCluster, members: int) -> None:
+    """Start members with full tables."""
     for number in range(1, members + 1):
-        await world.start(f"n{number}")
-    table = tuple(world.node(m.id).memberlist.local.node_state() for m in world.up)
-    everyone = PushPull(False, table, b"")
+        await cluster.start(f"n{number}")
+    nodes = tuple(cluster.node(m.id).memberlist.local.node_state() for m in cluster.up)
+    full = PushPull(False, nodes, b"")
 
-    def know(state: ClusterState, now: float) -> None:
-        state.merge(everyone, now)
-        # All have heard of it, so there is nothing to pass on.
+    def fill(state: ClusterState, now: float) -> None:
+        state.merge(full, now)
+        # All members have these records, so there is nothing to broadcast.
         for queue in (state.membership.broadcasts, *state.serf.queues.values()):
             queue.prune(0)
 
-    for who in world.up:
-        node = world.node(who.id)
-        await node._owner.ask(know)  # noqa: SLF001 - nothing but an experiment has use for this
-        node.add_seeds([f"{seed.name}/{seed.address}" for seed in world.up[:2]])
+    for member in cluster.up:
+        node = cluster.node(member.id)
+        await node._owner.ask(fill)  # noqa: SLF001 - only an experiment needs this
+        node.add_seeds([f"{seed.name}/{seed.address}" for seed in cluster.up[:2]])
     gc.collect()
-    gc.freeze()  # millions of records that stay: not to be looked through again and again
+    gc.freeze()  # do not scan millions of permanent records in each collection
 
 
 def _spread(trace: Trace, cause: str, effect: str) -> Spread:
-    """Give the times from each cause to each effect that names it, until the partition."""
-    entries = list(takewhile(lambda entry: entry.what != "partition", trace.entries))
-    causes = {_subject(entry): entry.at for entry in entries if entry.what == cause}
+    """Return the times from each cause to its effects at other members, before the partition."""
+    entries = list(takewhile(lambda entry: entry.kind != "partition", trace.entries))
+    causes = {_subject(entry): entry.at for entry in entries if entry.kind == cause}
     return Spread.of(
         entry.at - causes[_subject(entry)]
         for entry in entries
-        if entry.what == effect and _subject(entry) in causes and entry.who != _subject(entry)
+        if entry.kind == effect and _subject(entry) in causes and entry.member != _subject(entry)
     )
 
 
 def _subject(entry: Entry) -> str:
-    """Give the event or the member that an entry is about."""
-    if entry.what in {"send", "user"}:
+    """Return the name of the event or member that an entry is about."""
+    if entry.kind in {"send", "user"}:
         return entry.detail.partition("@")[0]
-    return entry.detail.split()[0] if entry.what.startswith("member-") else entry.who
+    return entry.detail.split()[0] if entry.kind.startswith("member-") else entry.member
 
 
 def table(points: list[Point]) -> str:
-    """Give what was measured as a table."""
+    """Format measurements as a table."""
     lines = [
         f"{'members':>7} {'formed s':>8}  {'event 50 / 99 / 100 % ms':>24}"
         f"  {'join 50 / 99 / 100 % s':>22}  {'crash 50 / 99 / 100 % s':>23} {'(formula)':>9}"

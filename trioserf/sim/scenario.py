@@ -1,27 +1,30 @@
-"""What a scenario is, and how it is played."""
+"""Scenarios, and how one is run."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 import trio
 
 from trioserf.node.config import NodeConfig
-from trioserf.sim.cluster import SimCluster, open_world
+from trioserf.sim.cluster import SimCluster, open_cluster
 from trioserf.sim.invariants import Violation
 from trioserf.sim.network import LinkConditions
-from trioserf.sim.schedule import run_in_virtual_time
 from trioserf.sim.time_limit import real_time_limit
 from trioserf.sim.trace import Trace
+from trioserf.sim.virtual_time import run_in_virtual_time
 
 Observation = Literal["suspicion", "refutation", "failure", "drop"]
-"""What may be seen in a run: a run in which a fault shows nowhere has tested nothing."""
+"""What a run can be required to contain: a run without any effect of its faults proves nothing."""
+
+DROPPED: Final = ("lost", "cut", "unbound", "full", "slow")
+"""The fates of dropped packets (see `Network.counts`)."""
 
 
 class SimulationFailed(AssertionError):
-    """An invariant did not hold, or a node broke.
+    """An invariant did not hold, or a node crashed.
 
     Attributes:
         trace: what happened until then.
@@ -34,17 +37,17 @@ class SimulationFailed(AssertionError):
 
 @attrs.frozen(slots=True, kw_only=True)
 class Scenario:
-    """A story, with the world it is told in.
+    """What happens in a cluster, and the conditions that it runs under.
 
     Attributes:
         name: its name.
-        about: what happens, in a sentence.
-        play: tells it; when it returns, all members must agree within the derived bound.
-        link: how packets fare.
+        description: what happens, in a sentence.
+        run: carries it out; after it, all members must agree within the derived bound.
+        link: conditions of all links.
         config: what all members have in common.
-        shows: what must be seen in every run.
-        count_false_alarms: only count them: more is asked of members here than can be sure.
-        must_agree: all must agree when it is over.
+        must_observe: what must happen in every run.
+        count_false_alarms: only count false alarms: members are too loaded to avoid them all.
+        must_agree: all members must agree at the end.
     """
 
     name: str
@@ -88,37 +91,37 @@ def run(
     limit: float = 0,
     trace: Trace | None = None,
 ) -> Trace:
-    """Play a scenario in virtual time and give its trace.
+    """Run a scenario in virtual time and return its trace.
 
     The same seed gives the same trace, in every process.
 
     Args:
-        scenario: the story.
-        seed: what all randomness comes from.
-        quiet: keep the nodes' own log lines to themselves.
+        scenario: the scenario.
+        seed: the seed of all randomness.
+        quiet: suppress the log of the nodes.
         limit: seconds of real time after which the run is cut off; 0 for none. In the main
-            thread only (`real_time_limit`).
-        trace: takes down what happens; a new one unless given.
+            thread only (see `real_time_limit`).
+        trace: records what happens; by default a new one.
 
     Raises:
-        SimulationFailed: an invariant did not hold, a node broke, the run was tame, or it was cut
-            off.
+        SimulationFailed: an invariant did not hold, a node crashed, the run was vacuous, or it was
+            cut off.
     """
     trace = trace or Trace(scenario.name, seed)
     scope = trio.CancelScope()
 
-    opened = open_world(
+    opened = open_cluster(
         seed=seed, scenario=scenario.name, link=scenario.link, config=scenario.config, trace=trace
     )
 
     async def main() -> None:
         with scope:
-            async with opened as world:
-                world.judge.expect_false_alarms = scenario.count_false_alarms
-                await scenario.run(world)
+            async with opened as cluster:
+                cluster.checker.expect_false_alarms = scenario.count_false_alarms
+                await scenario.run(cluster)
                 if scenario.must_agree:
-                    await world.settle()
-                _judge_tameness(scenario, world)
+                    await cluster.settle()
+                _check_observations(scenario, cluster)
 
     with _quiet(quiet):
         try:
@@ -130,26 +133,26 @@ def run(
 
 
 def _cancel(scope: trio.CancelScope) -> None:
-    """Cancel from a signal handler; whoever does not give way may not notice."""
+    """Cancel from a signal handler; a task that never reaches a checkpoint does not notice."""
     with suppress(RuntimeError):  # Trio does not run yet, or has ended
         trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
 
 
-def _judge_tameness(scenario: Scenario, world: SimCluster) -> None:
-    judge, counts = world.judge, world.network.counts
-    seen = {
-        "suspicion": judge.suspicions,
-        "refutation": judge.refutations,
-        "failure": judge.failures,
-        "drop": sum(counts[fate] for fate in ("lost", "cut", "nobody", "full", "slow")),
+def _check_observations(scenario: Scenario, cluster: SimCluster) -> None:
+    checker, counts = cluster.checker, cluster.network.counts
+    observed = {
+        "suspicion": checker.suspicions,
+        "refutation": checker.refutations,
+        "failure": checker.failures,
+        "drop": sum(counts[fate] for fate in DROPPED),
     }
-    missing = sorted(sight for sight in scenario.must_observe if not seen[sight])
+    missing = sorted(kind for kind in scenario.must_observe if not observed[kind])
     if missing:
-        raise Violation("tameness", f"this run has shown no {' and no '.join(missing)}")
+        raise Violation("vacuous", f"this run had no {' and no '.join(missing)}")
 
 
 def _report(scenario: Scenario, trace: Trace, error: BaseException) -> str:
-    cause = _cause(error)
+    cause = _first_cause(error)
     last = "\n".join(f"  {entry}" for entry in trace.entries[-12:])
     return (
         f"{type(cause).__name__}: {cause}\n"
@@ -159,7 +162,7 @@ def _report(scenario: Scenario, trace: Trace, error: BaseException) -> str:
     )
 
 
-def _cause(error: BaseException) -> BaseException:
+def _first_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,10 +1,10 @@
-"""The stories that are told to every version of this program, with a thousand seeds each.
+"""The scenarios of every campaign, for a thousand seeds each.
 
-All of them begin with a cluster that has formed; `run` adds the end: all must agree again.
+Most begin with a cluster that has formed; `run` adds the end: all members must agree again.
 
-Each is as long as it takes for what it is about to happen often, and no longer: a thousand seeds
-say more than a long night. Whatever is periodic comes round within 30 s (push/pull, reconnecting,
-a look at the queues), or within ten probes, as many as there are members.
+Each is just long enough for its subject to happen often: many seeds find more than long runs.
+Periodic work recurs within 30 s (push/pull, reconnecting, queue checks) or within ten probes, one
+for each member.
 """
 
 from typing import Final
@@ -20,208 +20,210 @@ from trioserf.sim.scenario import Scenario
 
 _SIZE: Final = 10
 _LOSSY: Final = LinkConditions(loss=0.05, duplicate=0.01, reorder=0.02)
-_NO_STREAM_PINGS: Final = NodeConfig(name="template", tcp_pings=False)
+_NO_TCP_PINGS: Final = NodeConfig(name="template", tcp_pings=False)
 
 
-async def _formed(world: SimCluster, size: int = _SIZE) -> list[str]:
-    ids = await world.grow(size)
-    await world.settle()
+async def _formed(cluster: SimCluster, size: int = _SIZE) -> list[str]:
+    ids = await cluster.grow(size)
+    await cluster.settle()
     return ids
 
 
-async def steady(world: SimCluster) -> None:
-    """Nothing happens for 64 s, two rounds of all that is periodic: nobody may be suspected."""
-    ids = await _formed(world)
+async def steady(cluster: SimCluster) -> None:
+    """Nothing happens for 64 s, two rounds of all periodic work: no member may be suspected."""
+    ids = await _formed(cluster)
     for number in range(8):
-        await world.event(world.rng.choice(ids), f"tick-{number}")
+        await cluster.event(cluster.rng.choice(ids), f"tick-{number}")
         await trio.sleep(8)
-    if world.judge.suspicions:
-        raise AssertionError(f"{world.judge.suspicions} suspicions in a healthy cluster")
+    if cluster.checker.suspicions:
+        raise AssertionError(f"{cluster.checker.suspicions} suspicions in a healthy cluster")
 
 
-async def mass_join(world: SimCluster) -> None:
-    """Thirty members join within a fifth of a second, on a network that doubles and reorders."""
-    await world.grow(30, within=0.2)
+async def mass_join(cluster: SimCluster) -> None:
+    """Thirty members join within 0.2 s, on a network that duplicates and reorders packets."""
+    await cluster.grow(30, within=0.2)
 
 
-async def rolling_restart(world: SimCluster) -> None:
-    """One after the other is restarted, half of them with a leave before, half without."""
-    ids = await _formed(world, 8)
-    polite = world.rng.sample(ids, len(ids) // 2)
+async def rolling_restart(cluster: SimCluster) -> None:
+    """Members restart one after another, half of them after a leave, half after a crash."""
+    ids = await _formed(cluster, 8)
+    leaving = cluster.rng.sample(ids, len(ids) // 2)
     for member in ids:
-        if member in polite:
-            await world.leave(member)
+        if member in leaving:
+            await cluster.leave(member)
         else:
-            await world.crash(member)
-        await trio.sleep(world.rng.uniform(0.1, 8))
+            await cluster.crash(member)
+        await trio.sleep(cluster.rng.uniform(0.1, 8))
         if member == ids[0]:
-            world.members[member].seeds = (ids[1],)
-        await world.restart(member, snapshot=world.rng.random() < 0.5)
-        await trio.sleep(world.rng.uniform(0.5, 4))
+            cluster.members[member].seeds = (ids[1],)
+        await cluster.restart(member, snapshot=cluster.rng.random() < 0.5)
+        await trio.sleep(cluster.rng.uniform(0.5, 4))
 
 
-async def crash_wave(world: SimCluster) -> None:
-    """A third of the members crash within seconds; later half of these come back."""
-    ids = await _formed(world)
-    victims = world.rng.sample(ids[1:], len(ids) // 3)
+async def crash_wave(cluster: SimCluster) -> None:
+    """A third of the members crash within seconds; half of these restart later."""
+    ids = await _formed(cluster)
+    victims = cluster.rng.sample(ids[1:], len(ids) // 3)
     for victim in victims:
-        await world.crash(victim)
-        await trio.sleep(world.rng.expovariate(2))
-    await trio.sleep(world.rng.uniform(10, 40))
+        await cluster.crash(victim)
+        await trio.sleep(cluster.rng.expovariate(2))
+    await trio.sleep(cluster.rng.uniform(10, 40))
     for victim in victims[: len(victims) // 2]:
-        await world.restart(victim)
-        await trio.sleep(world.rng.random())
-    await world.event(ids[0], "after-the-wave")
+        await cluster.restart(victim)
+        await trio.sleep(cluster.rng.random())
+    await cluster.event(ids[0], "after-the-wave")
 
 
-async def partition_heal(world: SimCluster) -> None:
-    """The network parts in two or three for seconds, or longer than every timeout."""
-    ids = await _formed(world)
-    world.rng.shuffle(ids)
-    parts = world.rng.choice((2, 3))
-    world.partition(*[ids[part::parts] for part in range(parts)])
-    await trio.sleep(world.rng.uniform(5, 90))
+async def partition_heal(cluster: SimCluster) -> None:
+    """The network splits in two or three, for seconds or for longer than every timeout."""
+    ids = await _formed(cluster)
+    cluster.rng.shuffle(ids)
+    parts = cluster.rng.choice((2, 3))
+    cluster.partition(*[ids[part::parts] for part in range(parts)])
+    await trio.sleep(cluster.rng.uniform(5, 90))
     for part in range(parts):
-        await world.event(ids[part], f"side-{part}")
+        await cluster.event(ids[part], f"side-{part}")
     await trio.sleep(5)
-    world.heal()
+    cluster.heal()
 
 
-async def flapping_link(world: SimCluster) -> None:
-    """One member's link fails and works again, over and over."""
-    ids = await _formed(world)
-    victim = world.rng.choice(ids)
-    for _ in range(world.rng.randint(5, 10)):
-        world.partition([victim])
-        await trio.sleep(world.rng.uniform(1, 8))
-        world.heal()
-        await trio.sleep(world.rng.uniform(0.5, 5))
+async def flapping_link(cluster: SimCluster) -> None:
+    """The link of one member fails and recovers repeatedly."""
+    ids = await _formed(cluster)
+    victim = cluster.rng.choice(ids)
+    for _ in range(cluster.rng.randint(5, 10)):
+        cluster.partition([victim])
+        await trio.sleep(cluster.rng.uniform(1, 8))
+        cluster.heal()
+        await trio.sleep(cluster.rng.uniform(0.5, 5))
 
 
-async def one_way_loss(world: SimCluster) -> None:
-    """One member hears everyone but is hardly heard; another the other way round."""
-    ids = await _formed(world)
-    mute, deaf = world.rng.sample(ids, 2)
-    world.lose(mute, sent=0.9)
-    world.lose(deaf, received=0.9)
-    await trio.sleep(world.rng.uniform(20, 40))
-    world.heal()
+async def one_way_loss(cluster: SimCluster) -> None:
+    """One member loses most packets that it sends, another most that it should receive."""
+    ids = await _formed(cluster)
+    sender, receiver = cluster.rng.sample(ids, 2)
+    cluster.lose(sender, sent=0.9)
+    cluster.lose(receiver, received=0.9)
+    await trio.sleep(cluster.rng.uniform(20, 40))
+    cluster.heal()
 
 
-async def loss_5(world: SimCluster) -> None:
+async def loss_5(cluster: SimCluster) -> None:
     """One packet in twenty is lost, and a member crashes."""
-    ids = await _formed(world)
+    ids = await _formed(cluster)
     for number in range(10):
-        await world.event(world.rng.choice(ids), f"tick-{number}")
-        await trio.sleep(world.rng.uniform(1, 7))
-    await world.crash(world.rng.choice(ids[1:]))
+        await cluster.event(cluster.rng.choice(ids), f"tick-{number}")
+        await trio.sleep(cluster.rng.uniform(1, 7))
+    await cluster.crash(cluster.rng.choice(ids[1:]))
 
 
-async def loss_20(world: SimCluster) -> None:
-    """One packet in five is lost, and no stream helps: accusations must be refuted in time."""
-    await _formed(world)
+async def loss_20(cluster: SimCluster) -> None:
+    """One packet in five is lost, without TCP pings: suspicions must be refuted in time."""
+    await _formed(cluster)
     await trio.sleep(40)
 
 
-async def overloaded_third(world: SimCluster) -> None:
-    """A third of the members stop and go: their packets wait for seconds, in and out."""
-    ids = await _formed(world)
-    for victim in (victims := world.rng.sample(ids, len(ids) // 3)):
-        world.slow(victim, world.rng.uniform(0.0, 0.4))
+async def overloaded_third(cluster: SimCluster) -> None:
+    """A third of the members pause repeatedly: their packets wait for seconds, in and out."""
+    ids = await _formed(cluster)
+    for victim in (victims := cluster.rng.sample(ids, len(ids) // 3)):
+        cluster.slow(victim, cluster.rng.uniform(0.0, 0.4))
     async with trio.open_nursery() as nursery:
         for victim in victims:
-            nursery.start_soon(_stop_and_go, world, victim, world.rng.randint(2, 4))
+            nursery.start_soon(_pause_repeatedly, cluster, victim, cluster.rng.randint(2, 4))
     for victim in victims:
-        world.slow(victim, 0)
+        cluster.slow(victim, 0)
 
 
-async def _stop_and_go(world: SimCluster, victim: str, times: int) -> None:
+async def _pause_repeatedly(cluster: SimCluster, victim: str, times: int) -> None:
     for _ in range(times):
-        world.pause(victim)
-        await trio.sleep(world.rng.uniform(1, 16))
-        world.resume(victim)
-        await trio.sleep(world.rng.uniform(0.1, 4))
+        cluster.pause(victim)
+        await trio.sleep(cluster.rng.uniform(1, 16))
+        cluster.resume(victim)
+        await trio.sleep(cluster.rng.uniform(0.1, 4))
 
 
-async def name_conflict(world: SimCluster) -> None:
-    """A second member claims a name that is taken: the majority sends it away."""
-    ids = await _formed(world)
-    victim = world.rng.choice(ids[1:])
-    await world.start("impostor", name=victim, seeds=(ids[0],))
+async def name_conflict(cluster: SimCluster) -> None:
+    """A second member claims a name in use: the majority votes it out."""
+    ids = await _formed(cluster)
+    victim = cluster.rng.choice(ids[1:])
+    await cluster.start("impostor", name=victim, seeds=(ids[0],))
     with trio.move_on_after(120):
-        await world.members["impostor"].ended.wait()
-    if world.members["impostor"].status != "quit" or not world.members[victim].is_up:
+        await cluster.members["impostor"].ended.wait()
+    if cluster.members["impostor"].status != "quit" or not cluster.members[victim].is_up:
         raise AssertionError(
-            f"impostor: {world.members['impostor'].status}, {victim}: "
-            f"{world.members[victim].status}"
+            f"impostor: {cluster.members['impostor'].status}, {victim}: "
+            f"{cluster.members[victim].status}"
         )
 
 
-async def leave_storm(world: SimCluster) -> None:
+async def leave_storm(cluster: SimCluster) -> None:
     """Half of the members leave at the same time."""
-    ids = await _formed(world, 16)
-    await world.leave(*world.rng.sample(ids[1:], len(ids) // 2))
+    ids = await _formed(cluster, 16)
+    await cluster.leave(*cluster.rng.sample(ids[1:], len(ids) // 2))
 
 
-async def event_storm(world: SimCluster) -> None:
-    """Everyone sends events as fast as it can, while members come."""
-    ids = await _formed(world)
+async def event_storm(cluster: SimCluster) -> None:
+    """All members send events as fast as they can, while new members join."""
+    ids = await _formed(cluster)
 
     async def send(member: str) -> None:
         for number in range(8):
-            await world.event(member, f"{member}-{number}", world.rng.randbytes(100))
-            await trio.sleep(world.rng.expovariate(10))
+            await cluster.event(member, f"{member}-{number}", cluster.rng.randbytes(100))
+            await trio.sleep(cluster.rng.expovariate(10))
 
     async with trio.open_nursery() as nursery:
         for member in ids:
             nursery.start_soon(send, member)
-        await world.grow(4)
+        await cluster.grow(4)
 
 
-async def snapshot_restart(world: SimCluster) -> None:
-    """Members crash and come back with their clocks: no event is delivered again."""
-    ids = await _formed(world)
+async def snapshot_restart(cluster: SimCluster) -> None:
+    """Members crash and restart with their clocks: no event is delivered again."""
+    ids = await _formed(cluster)
     for number in range(20):
-        await world.event(world.rng.choice([m.id for m in world.up]), f"deploy-{number}")
+        await cluster.event(cluster.rng.choice([m.id for m in cluster.up]), f"deploy-{number}")
         if number % 5 == 2:
-            victim = world.rng.choice(ids)
-            await world.crash(victim)
-            await trio.sleep(world.rng.expovariate(0.2))
-            await world.restart(victim, snapshot=True)
-        await trio.sleep(world.rng.expovariate(2))
+            victim = cluster.rng.choice(ids)
+            await cluster.crash(victim)
+            await trio.sleep(cluster.rng.expovariate(0.2))
+            await cluster.restart(victim, snapshot=True)
+        await trio.sleep(cluster.rng.expovariate(2))
 
 
-async def chaos(world: SimCluster) -> None:
-    """Whatever may happen happens, at random."""
-    ids = await _formed(world, 10)
-    rng = world.rng
+async def chaos(cluster: SimCluster) -> None:
+    """Crashes, leaves, restarts, partitions, pauses, tags and events happen at random."""
+    ids = await _formed(cluster, 10)
+    rng = cluster.rng
     for number in range(18):
-        up = [m.id for m in world.up]
-        down = [m.id for m in world.members.values() if m.status in {"crashed", "left"}]
-        deed = rng.choice(("crash", "leave", "restart", "part", "heal", "pause", "event", "tags"))
-        if deed == "crash" and len(up) > 4:
-            await world.crash(rng.choice(up))
-        elif deed == "leave" and len(up) > 4:
-            await world.leave(rng.choice(up))
-        elif deed == "restart" and down:
-            who = world.members[rng.choice(down)]
-            who.seeds = tuple(rng.sample(up, 2))
-            await world.restart(who.id, snapshot=rng.random() < 0.5)
-        elif deed == "part":
-            world.partition(rng.sample(ids, rng.randint(1, 5)))
-        elif deed == "heal":
-            world.heal()
-        elif deed == "pause":
+        up = [m.id for m in cluster.up]
+        down = [m.id for m in cluster.members.values() if m.status in {"crashed", "left"}]
+        action = rng.choice(
+            ("crash", "leave", "restart", "partition", "heal", "pause", "event", "tags")
+        )
+        if action == "crash" and len(up) > 4:
+            await cluster.crash(rng.choice(up))
+        elif action == "leave" and len(up) > 4:
+            await cluster.leave(rng.choice(up))
+        elif action == "restart" and down:
+            member = cluster.members[rng.choice(down)]
+            member.seeds = tuple(rng.sample(up, 2))
+            await cluster.restart(member.id, snapshot=rng.random() < 0.5)
+        elif action == "partition":
+            cluster.partition(rng.sample(ids, rng.randint(1, 5)))
+        elif action == "heal":
+            cluster.heal()
+        elif action == "pause":
             victim = rng.choice(up)
-            world.pause(victim)
+            cluster.pause(victim)
             await trio.sleep(rng.expovariate(0.2))
-            world.resume(victim)
-        elif deed == "tags":
-            await world.node(rng.choice(up)).set_tags({"number": str(number)})
+            cluster.resume(victim)
+        elif action == "tags":
+            await cluster.node(rng.choice(up)).set_tags({"number": str(number)})
         else:
-            await world.event(rng.choice(up), f"event-{number}")
+            await cluster.event(rng.choice(up), f"event-{number}")
         await trio.sleep(rng.expovariate(0.2))
-    world.heal()
+    cluster.heal()
 
 
 SCENARIOS: Final = {
@@ -238,7 +240,7 @@ SCENARIOS: Final = {
         Scenario.of(
             loss_20,
             link=attrs.evolve(_LOSSY, loss=0.2),
-            config=_NO_STREAM_PINGS,
+            config=_NO_TCP_PINGS,
             must_observe={"suspicion", "refutation", "drop"},
             count_false_alarms=True,
         ),

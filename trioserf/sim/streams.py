@@ -1,27 +1,43 @@
-"""Streams of the simulated network: in order and without loss, but as late as the network is.
+"""Streams of the simulated network: in order and without loss, as late as the network is.
 
-A stretch of bytes that meets a broken link is not lost, it is sent again until the link works;
-that is what TCP does of it. When a process dies, its end of each stream is closed for it, and the
-other side reads the end, or fails to write.
+Bytes that meet a broken link are not lost but sent again until it works, as TCP does. When a
+process dies, its end of each stream is closed: the other end reads end-of-file or fails to write.
 """
 
 import operator
-from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import trio
 from trio.abc import HalfCloseableStream
 
 from trioserf.net.transport import SocketAddress
 
-if TYPE_CHECKING:
-    from trioserf.sim.network import Network
-
 _WINDOW: Final = 256 * 1024
-"""Bytes on the way or unread before a writer has to wait."""
+"""Bytes in flight or unread before a writer has to wait."""
 _SEGMENT: Final = 64 * 1024
 _RESEND: Final = 0.2
-"""Seconds until TCP sends again what was lost."""
+"""Seconds until TCP sends lost bytes again."""
+
+
+class StreamNetwork(Protocol):
+    """What streams need from a `Network`."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """See `Network.counts`."""
+
+    def flows(self, source: SocketAddress, target: SocketAddress) -> bool:
+        """See `Network.flows`."""
+
+    def call_at(self, at: float, to: SocketAddress, callback: Callable[[], None]) -> None:
+        """See `Network.call_at`."""
+
+    def stream_delay(
+        self, source: SocketAddress, target: SocketAddress, size: int, resend: float
+    ) -> float:
+        """See `Network.stream_delay`."""
 
 
 class _Pipe:
@@ -29,9 +45,9 @@ class _Pipe:
 
     __slots__ = (
         "_ended_by_reader",
+        "_in_flight",
         "_last_at",
         "_network",
-        "_on_way",
         "_source",
         "_target",
         "changed",
@@ -40,11 +56,13 @@ class _Pipe:
         "unread",
     )
 
-    def __init__(self, network: "Network", source: SocketAddress, target: SocketAddress) -> None:
+    def __init__(
+        self, network: StreamNetwork, source: SocketAddress, target: SocketAddress
+    ) -> None:
         self._network = network
         self._source = source
         self._target = target
-        self._on_way: deque[tuple[float, bytes]] = deque()
+        self._in_flight: deque[tuple[float, bytes]] = deque()
         self._last_at = 0.0
         self._ended_by_reader = False
         self.unread: deque[bytes] = deque()
@@ -54,7 +72,7 @@ class _Pipe:
 
     @property
     def is_broken(self) -> bool:
-        """Whether nobody will ever read what is written."""
+        """Whether the reader has closed its end."""
         return self._ended_by_reader
 
     @property
@@ -62,42 +80,42 @@ class _Pipe:
         return self.held >= _WINDOW
 
     def write(self, data: bytes) -> None:
-        """Send bytes on their way; none at all stand for the end."""
+        """Send bytes; empty bytes are the end of the stream."""
         self.held += len(data)
         network = self._network
         network.counts["streamed"] += len(data)
         delay = network.stream_delay(self._source, self._target, len(data), _RESEND)
         at = max(self._last_at, trio.current_time() + delay)
         self._last_at = at
-        self._on_way.append((at, data))
+        self._in_flight.append((at, data))
         network.call_at(at, self._target, self.deliver)
 
     def deliver(self) -> None:
-        """Hand over what has arrived by now."""
+        """Move arrived bytes to the reader."""
         now = trio.current_time()
-        if self._on_way and not self._network.flows(self._source, self._target):
+        if self._in_flight and not self._network.flows(self._source, self._target):
             self._network.call_at(now + _RESEND, self._target, self.deliver)
             return
-        while self._on_way and self._on_way[0][0] <= now:
-            _, data = self._on_way.popleft()
+        while self._in_flight and self._in_flight[0][0] <= now:
+            _, data = self._in_flight.popleft()
             if data:
                 self.unread.append(data)
             else:
                 self.ended = True
         self.changed.unpark_all()
 
-    def read(self, most: int | None) -> bytes:
-        """Take up to so many of the bytes that are there."""
+    def read(self, max_bytes: int | None) -> bytes:
+        """Return bytes that have arrived, at most `max_bytes`."""
         data = self.unread.popleft()
-        if most is not None and len(data) > most:
-            self.unread.appendleft(data[most:])
-            data = data[:most]
+        if max_bytes is not None and len(data) > max_bytes:
+            self.unread.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
         self.held -= len(data)
         self.changed.unpark_all()
         return data
 
     def stop_reading(self) -> None:
-        """Let the writer know, as soon as it may, that nobody reads any more."""
+        """Break the writer's end, once a packet could have reached it."""
         if not self._ended_by_reader:
             at = trio.current_time() + self._network.stream_delay(
                 self._target, self._source, 0, _RESEND
@@ -116,7 +134,7 @@ class SimStream(HalfCloseableStream):
         self._out = out
         self._in = into
         self._closed = False
-        self._no_more = False
+        self._sent_eof = False
         self._is_sending = False
         self._is_receiving = False
 
@@ -126,14 +144,14 @@ class SimStream(HalfCloseableStream):
         return self._closed
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; waits while too many are on their way."""
-        self._begin_sending()
+        """Send bytes; wait while the window is full."""
+        self._claim_sending()
         try:
             await trio.lowlevel.checkpoint()
-            self._must_send()
+            self._require_open()
             rest = bytes(data)
             while rest:
-                await self._until_not_full()
+                await self._wait_not_full()
                 self._out.write(rest[:_SEGMENT])
                 rest = rest[_SEGMENT:]
         finally:
@@ -141,7 +159,7 @@ class SimStream(HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room."""
-        self._begin_sending()
+        self._claim_sending()
         try:
             await trio.lowlevel.checkpoint()
             if self._closed:
@@ -154,20 +172,20 @@ class SimStream(HalfCloseableStream):
             self._is_sending = False
 
     async def send_eof(self) -> None:
-        """Say that no more will be sent."""
-        self._begin_sending()
+        """Close the sending direction."""
+        self._claim_sending()
         try:
             await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError
-            if not self._no_more:
-                self._no_more = True
+            if not self._sent_eof:
+                self._sent_eof = True
                 self._out.write(b"")
         finally:
             self._is_sending = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for bytes; none at all mean the end."""
+        """Wait for bytes; empty bytes are the end of the stream."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"max_bytes: expected 1 or more, not {max_bytes}")
         if self._is_receiving:
@@ -196,33 +214,35 @@ class SimStream(HalfCloseableStream):
         if self._closed:
             return
         self._closed = True
-        if not self._no_more:
-            self._no_more = True
+        if not self._sent_eof:
+            self._sent_eof = True
             self._out.write(b"")
         self._in.stop_reading()
         self._in.changed.unpark_all()
         self._out.changed.unpark_all()
 
-    def _begin_sending(self) -> None:
+    def _claim_sending(self) -> None:
         if self._is_sending:
             raise trio.BusyResourceError("another task is using this stream for sending")
         self._is_sending = True
 
-    async def _until_not_full(self) -> None:
+    async def _wait_not_full(self) -> None:
         while True:
-            self._must_send()
+            self._require_open()
             if not self._out.is_full:
                 return
             await self._out.changed.park()
 
-    def _must_send(self) -> None:
-        if self._closed or self._no_more:
+    def _require_open(self) -> None:
+        if self._closed or self._sent_eof:
             raise trio.ClosedResourceError
         if self._out.is_broken:
             raise trio.BrokenResourceError("the other side has closed the stream")
 
 
-def pair(network: "Network", a: SocketAddress, b: SocketAddress) -> tuple[SimStream, SimStream]:
-    """Make the two ends of a stream between two addresses."""
-    there, back = _Pipe(network, a, b), _Pipe(network, b, a)
-    return SimStream(there, back), SimStream(back, there)
+def pair(
+    network: StreamNetwork, a: SocketAddress, b: SocketAddress
+) -> tuple[SimStream, SimStream]:
+    """Return the two ends of a stream between two addresses."""
+    forward, back = _Pipe(network, a, b), _Pipe(network, b, a)
+    return SimStream(forward, back), SimStream(back, forward)

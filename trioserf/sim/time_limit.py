@@ -1,8 +1,8 @@
-"""A limit to the real time that a simulation may take.
+"""A limit to the real time of a simulation.
 
-A node that is caught in a loop stops virtual time, and a scenario that waits for what never comes
-lets it run on for ever. No deadline of Trio's ends the one, none was set for the other, so a
-signal does.
+A node in an endless loop stops virtual time; a scenario that waits for something that never
+happens makes it run on for ever. No Trio deadline ends the first and none was set for the second,
+so a signal does.
 """
 
 import signal
@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-_AGAIN: Final = 2.0
-"""Seconds until the next attempt, should the last one not have ended it."""
+_RETRY_INTERVAL: Final = 2.0
+"""Seconds until the next attempt, if the last one did not end the block."""
 _AT_ONCE: Final = 1e-6
-"""Seconds until an alarm that was due meanwhile: 0 would be none."""
+"""Seconds until an alarm that is overdue: 0 would disable the timer."""
 
 
 class SimulationTimeout(Exception):
@@ -24,55 +24,55 @@ class SimulationTimeout(Exception):
 
 @contextmanager
 def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) -> Iterator[None]:
-    """Cut off what runs in the block after so many seconds of real time.
+    """Cut off the block after so many seconds of real time.
 
-    An interruption acts as Ctrl-C does, wherever it finds the program, and now and then leaves
-    Trio in disorder. It is for what does not give way, and comes after `at_first` had its time.
+    First `at_first` is called. If the block has not ended after a retry interval, it is
+    interrupted, as by Ctrl-C, wherever it is; this sometimes leaves Trio in disorder.
 
-    This works in the main thread of a process only, and not where there are no interval timers.
-    Who has set an alarm before, such as a test runner, gets it; limits can be nested.
+    This works in the main thread only, on systems with interval timers. An alarm that was set
+    before, for example by a test runner, still arrives; limits can be nested.
 
     Args:
         seconds: the limit, above 0.
-        at_first: is called when it is over, from a signal handler, to bring about the end of the
-            block in good order, or to look at what there is.
+        at_first: is called in a signal handler at the limit, to end the block in order or to
+            report its state; without it, the block is interrupted at once.
 
     Raises:
-        SimulationTimeout: it was cut off.
+        SimulationTimeout: the block was cut off.
     """
-    rung = 0
+    alarms = 0
 
-    def ring(_number: int, frame: FrameType | None) -> None:
-        nonlocal rung
-        rung += 1
-        if rung == 1 and at_first is not None:
+    def on_alarm(_number: int, frame: FrameType | None) -> None:
+        nonlocal alarms
+        alarms += 1
+        if alarms == 1 and at_first is not None:
             at_first()
             return
         handler = signal.getsignal(signal.SIGINT)  # Trio's own, while Trio runs
         if callable(handler):
             handler(signal.SIGINT, frame)
 
-    # Trio takes SIGINT only where Python does, and what a shell runs in the background ignores it.
-    interrupted_before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.signal(signal.SIGALRM, ring)
-    alarm, again = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    # Trio handles SIGINT only where Python does, and background jobs of a shell ignore it.
+    sigint_before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sigalrm_before = signal.signal(signal.SIGALRM, on_alarm)
+    former_alarm, former_interval = signal.setitimer(signal.ITIMER_REAL, seconds, _RETRY_INTERVAL)
     began = time.monotonic()
     try:
         yield
     except (KeyboardInterrupt, BaseExceptionGroup) as error:
-        if rung:
-            raise SimulationTimeout(_told(seconds)) from error
+        if alarms:
+            raise SimulationTimeout(_text(seconds)) from error
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        signal.signal(signal.SIGINT, interrupted_before)
-        if alarm:
-            left = alarm - (time.monotonic() - began)
-            signal.setitimer(signal.ITIMER_REAL, max(left, _AT_ONCE), again)
-    if rung:
-        raise SimulationTimeout(_told(seconds))
+        signal.signal(signal.SIGALRM, sigalrm_before)
+        signal.signal(signal.SIGINT, sigint_before)
+        if former_alarm:
+            left = former_alarm - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(left, _AT_ONCE), former_interval)
+    if alarms:
+        raise SimulationTimeout(_text(seconds))
 
 
-def _told(seconds: float) -> str:
+def _text(seconds: float) -> str:
     return f"still running after {seconds:g} s of real time"

@@ -1,4 +1,4 @@
-"""What happened in a world, in the order of virtual time."""
+"""What happened in a simulated cluster, in the order of virtual time."""
 
 import hashlib
 from collections import Counter
@@ -7,28 +7,28 @@ from typing import Final
 
 import attrs
 
-WORLD: Final = "*"
-"""Who did something that no member did."""
+CLUSTER: Final = "*"
+"""Stands for the member in entries that concern no single one."""
 
 
 @attrs.frozen(slots=True)
 class Entry:
-    """One thing that happened.
+    """One event of a run.
 
     Attributes:
-        at: the instant, in seconds since the world's beginning.
-        who: the member that saw it or did it; `*` for the world.
-        what: its kind, such as `member-failed`, `user`, `crash`, `partition`.
-        detail: the rest, as words.
+        at: the instant, in seconds since the start.
+        member: the member that observed or did it; `*` if it concerns no single one.
+        kind: such as `member-failed`, `user`, `crash`, `partition`.
+        detail: the rest, as text.
     """
 
     at: float
-    who: str
-    what: str
+    member: str
+    kind: str
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.at:12.6f} {self.who} {self.what} {self.detail}".rstrip()
+        return f"{self.at:12.6f} {self.member} {self.kind} {self.detail}".rstrip()
 
 
 class Trace:
@@ -36,13 +36,13 @@ class Trace:
 
     Attributes:
         scenario: the name of the scenario.
-        seed: what all randomness came from.
+        seed: the seed of all randomness.
         entries: what happened.
-        kinds: the kinds of which entries are kept, None for all; the rest is only counted.
-        counts: how often each kind happened.
-        network: packets sent, delivered and lost, by kind of fate (see `Network.counts`).
-        checksum: of every packet delivered.
-        seconds: how much virtual time passed.
+        kinds: the kinds whose entries are kept, None for all; others are only counted.
+        counts: the number of events by kind.
+        network: packets and bytes by fate (see `Network.counts`).
+        checksum: see `Network.checksum`.
+        seconds: the virtual time that passed.
     """
 
     def __init__(self, scenario: str, seed: int) -> None:
@@ -55,14 +55,14 @@ class Trace:
         self.checksum = 0
         self.seconds = 0.0
 
-    def add(self, at: float, who: str, what: str, detail: str = "") -> None:
-        """Note what happened."""
-        if self.kinds is None or what in self.kinds:
-            self.entries.append(Entry(at, who, what, detail))
-        self.counts[what] += 1
+    def add(self, at: float, member: str, kind: str, detail: str = "") -> None:
+        """Record an event."""
+        if self.kinds is None or kind in self.kinds:
+            self.entries.append(Entry(at, member, kind, detail))
+        self.counts[kind] += 1
 
     def lines(self) -> Iterator[str]:
-        """Give the whole trace as text, line by line: a head, the entries, the sums."""
+        """Yield the trace as text: a head, the entries, the sums."""
         yield f"scenario={self.scenario} seed={self.seed}"
         yield from map(str, self.entries)
         sums = " ".join(f"{kind}={count}" for kind, count in sorted(self.network.items()))

@@ -1,63 +1,94 @@
-"""Virtual time for simulations: it stands still while any task can run.
+"""Virtual time: a clock that jumps, and a scheduler whose choices follow from a seed.
 
-Trio asks its clock how long to sleep when nothing is left to do, and when the next deadline is.
-This clock answers "not at all" and jumps there. What happens at an instant of its own, without
-being any task's deadline, stands in an agenda: packets that arrive. Trio's `MockClock` jumps as
-well, but it takes a round of the scheduler to find out that nothing can run, and a task with a
-cancel scope for each arrival, which together are half of a simulation's work.
+The clock stands still while any task can run. When none can, Trio asks it how long to sleep until
+the next deadline; it answers "not at all" and jumps there. Packet arrivals are not deadlines of
+tasks: they wait in an event queue, which the clock runs itself. Trio's `MockClock` jumps as well,
+but needs a round of the scheduler to notice that no task can run, and a task with a cancel scope
+for each arrival; together these are half of a simulation's work.
+
+Trio runs ready tasks in random order. A repeatable run must repeat that order too, which needs two
+private names of Trio; they are used in this file only. `tests/sim/test_repeatable.py` runs the
+same scenario twice, and in another process, to check that they work with the installed Trio.
 
 `trio.testing.wait_all_tasks_blocked` does not work with this clock: there is no moment at which
-nothing can run and time has not moved yet.
+no task can run and time has not moved yet.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 import trio
+from trio._core import _run
+
+T = TypeVar("T")
 
 
 class EventQueue(Protocol):
-    """What happens at instants of its own."""
+    """Events at instants that no task waits for."""
 
     @property
     def next_at(self) -> float:
-        """The instant of the next entry; infinite if there is none."""
+        """The instant of the next event; infinite if there is none."""
 
-    def act(self, now: float) -> None:
-        """Let everything happen whose instant has come."""
+    def run_due(self, now: float) -> None:
+        """Run all events that are due."""
 
 
 class VirtualClock(trio.abc.Clock):
     """A clock that jumps from deadline to deadline; one for each `trio.run`.
 
     Attributes:
-        agenda: what happens besides; at most one.
+        events: a queue of events to run between deadlines; at most one.
     """
 
     def __init__(self) -> None:
-        self.agenda: EventQueue | None = None
+        self.events: EventQueue | None = None
         self._now = 0.0
 
     def start_clock(self) -> None:
-        """Begin at 0."""
+        """Start at 0."""
 
     def current_time(self) -> float:
-        """Give the instant, in seconds since the beginning."""
+        """Return the seconds since the start."""
         return self._now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Jump to the deadline, or to the agenda's next entry before it, instead of sleeping.
+        """Jump to the deadline, or to an earlier event, instead of sleeping.
 
-        Trio calls this when no task can run, and only then.
+        Trio calls this only when no task can run.
         """
-        agenda = self.agenda
-        if agenda is not None:
-            at = agenda.next_at
+        events = self.events
+        if events is not None:
+            at = events.next_at
             if at <= deadline and at < math.inf:
                 self._now = max(self._now, at)
-                agenda.act(self._now)
+                events.run_due(self._now)
                 return 0.0
         if deadline == math.inf:
-            return deadline  # nothing will ever happen, but somebody may press Ctrl-C
+            return deadline  # nothing will ever happen, except perhaps Ctrl-C
         self._now = max(self._now, deadline)
         return 0.0
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Make the scheduler's choices follow from a seed inside the block."""
+    was, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()  # noqa: SLF001
+    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # noqa: SLF001
+    _run._r.seed(seed)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        _run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]  # noqa: SLF001
+        _run._r.setstate(state)  # noqa: SLF001
+
+
+def run_in_virtual_time(main: Callable[[], Awaitable[T]], *, seed: int) -> T:
+    """Run a Trio program in virtual time, with scheduling that follows from a seed.
+
+    The program must not use threads or sockets: the clock would not wait for them.
+    """
+    with repeatable(seed):
+        return trio.run(main, clock=VirtualClock())

@@ -1,4 +1,4 @@
-"""Limits of real time, one within the other."""
+"""Limits of real time, alone and nested."""
 
 import signal
 import time
@@ -10,19 +10,19 @@ import trio
 from trioserf.sim.time_limit import SimulationTimeout, real_time_limit
 
 LONG = 30.0
-"""Seconds that nothing here needs."""
+"""Seconds that no test reaches."""
 
 
-def test_what_hangs_is_cut_off_and_seen_before() -> None:
-    seen: list[str] = []
+def test_hanging_block_is_cut_off_after_the_callback() -> None:
+    log: list[str] = []
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep, LONG, name="the sleeper")
+            nursery.start_soon(trio.sleep, LONG, name="sleeper")
             try:
                 await trio.sleep(LONG)
             finally:
-                seen.append("the cut")
+                log.append("cut off")
 
     def look() -> None:
         root = trio.lowlevel.current_root_task()
@@ -30,23 +30,23 @@ def test_what_hangs_is_cut_off_and_seen_before() -> None:
         tasks = [root]
         for task in tasks:
             tasks += [one for nursery in task.child_nurseries for one in nursery.child_tasks]
-        seen.extend(task.name for task in tasks if task.name == "the sleeper")
+        log.extend(task.name for task in tasks if task.name == "sleeper")
 
     with (
         pytest.raises(SimulationTimeout, match=r"still running after 0\.2 s"),
         real_time_limit(0.2, look),
     ):
         trio.run(main)
-    assert seen == ["the sleeper", "the cut"]
+    assert log == ["sleeper", "cut off"]
 
 
-def test_what_ends_in_time_is_left_alone() -> None:
+def test_block_that_ends_in_time_is_not_interrupted() -> None:
     with real_time_limit(0.1, pytest.fail):
         pass
     time.sleep(0.2)
 
 
-def test_the_outer_limit_holds_after_an_inner_one() -> None:
+def test_outer_limit_applies_after_an_inner_one() -> None:
     def nest() -> None:
         with real_time_limit(0.2):
             with real_time_limit(LONG):
@@ -57,7 +57,7 @@ def test_the_outer_limit_holds_after_an_inner_one() -> None:
         nest()
 
 
-def test_an_outer_limit_that_is_over_meanwhile_cuts_at_once() -> None:
+def test_overdue_outer_limit_cuts_off_at_once() -> None:
     def nest() -> None:
         with real_time_limit(0.1):
             with pytest.raises(SimulationTimeout, match=r"after 0\.3 s"), real_time_limit(0.3):
@@ -68,13 +68,13 @@ def test_an_outer_limit_that_is_over_meanwhile_cuts_at_once() -> None:
         nest()
 
 
-def test_the_alarm_of_somebody_else_rings() -> None:
-    rung: list[int] = []
+def test_former_alarm_still_arrives() -> None:
+    alarms: list[int] = []
 
-    def ring(number: int, _frame: FrameType | None) -> None:
-        rung.append(number)
+    def on_alarm(number: int, _frame: FrameType | None) -> None:
+        alarms.append(number)
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, on_alarm)
     left, again = signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with real_time_limit(LONG):
@@ -83,4 +83,4 @@ def test_the_alarm_of_somebody_else_rings() -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, left, again)
-    assert rung == [signal.SIGALRM]
+    assert alarms == [signal.SIGALRM]

@@ -1,4 +1,4 @@
-"""Time that takes no time."""
+"""The virtual clock and its event queue."""
 
 import time
 
@@ -8,24 +8,24 @@ import trio
 from trioserf.sim.virtual_time import VirtualClock
 
 
-class _Bell:
-    """An agenda with one kind of entry: it rings."""
+class _ListQueue:
+    """An event queue that records when its events run."""
 
     def __init__(self, *due: float) -> None:
         self.due = sorted(due)
-        self.rung: list[float] = []
+        self.ran_at: list[float] = []
 
     @property
     def next_at(self) -> float:
         return self.due[0] if self.due else float("inf")
 
-    def act(self, now: float) -> None:
+    def run_due(self, now: float) -> None:
         while self.due and self.due[0] <= now:
             self.due.pop(0)
-            self.rung.append(now)
+            self.ran_at.append(now)
 
 
-def test_a_day_passes_at_once_and_deadlines_come_in_order() -> None:
+def test_sleeps_take_no_real_time_and_end_in_order() -> None:
     order: list[str] = []
 
     async def sleep(name: str, seconds: float) -> None:
@@ -45,7 +45,7 @@ def test_a_day_passes_at_once_and_deadlines_come_in_order() -> None:
     assert order == ["blink", "hour", "day"]
 
 
-def test_no_time_passes_while_a_task_can_run() -> None:
+def test_time_stands_still_while_a_task_can_run() -> None:
     async def main() -> None:
         with trio.move_on_after(1) as deadline:
             for _ in range(1000):
@@ -56,16 +56,16 @@ def test_no_time_passes_while_a_task_can_run() -> None:
     trio.run(main, clock=VirtualClock())
 
 
-def test_the_agenda_has_its_turn_between_deadlines() -> None:
-    clock, bell = VirtualClock(), _Bell(0.5, 1.5, 1.5, 9.0)
-    clock.agenda = bell
+def test_queued_events_run_between_deadlines() -> None:
+    clock, events = VirtualClock(), _ListQueue(0.5, 1.5, 1.5, 9.0)
+    clock.events = events
 
     async def main() -> None:
         await trio.sleep(1)
-        assert bell.rung == [0.5]
+        assert events.ran_at == [0.5]
         await trio.sleep(1)
-        assert bell.rung == [0.5, 1.5, 1.5]
+        assert events.ran_at == [0.5, 1.5, 1.5]
         assert trio.current_time() == 2
-        assert bell.due == [9.0]
+        assert events.due == [9.0]
 
     trio.run(main, clock=clock)

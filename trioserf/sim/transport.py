@@ -1,8 +1,8 @@
-"""A member's endpoint in the simulated network: the twin of `trioserf.net.sockets`."""
+"""A member's transport in the simulated network: the counterpart of `trioserf.net.sockets`."""
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 from trio.abc import HalfCloseableStream
@@ -10,35 +10,47 @@ from trio.abc import HalfCloseableStream
 from trioserf.net.transport import BATCH, Datagram, SocketAddress
 from trioserf.sim.streams import SimStream
 
-if TYPE_CHECKING:
-    from trioserf.sim.network import Network
-
-_LARGEST: Final = 65_507
+_MAX_DATAGRAM: Final = 65_507
 _RECEIVE_BUFFER: Final = 2 * 1024 * 1024
-"""Bytes that wait for a receiver, each packet with the kernel's overhead; the rest is dropped."""
+"""Bytes in the receive buffer, each packet with the kernel's overhead; more are dropped."""
 _PACKET_OVERHEAD: Final = 512
 _BACKLOG: Final = 128
 """Streams that wait to be accepted."""
 
 
 class SimTransport:
-    """A member's endpoint in a simulated network (see `Transport`); made by `Network.open`.
+    """A `Transport` in a simulated network; made by `Network.open`.
+
+    Args:
+        address: the bound address.
+        send: puts a packet of this transport on the network.
+        connect: opens a stream from this transport.
+        unbind: releases the address.
 
     Attributes:
-        address: where it is bound.
-        delay: seconds by which everything that this member sends is late.
-        link_free_at: the instant at which its link has sent what it was given.
-        sent: packets it was asked to send.
-        sent_bytes: their bytes.
+        address: the bound address.
+        delay: seconds added to everything that this member sends.
+        link_free_at: the instant at which its link has sent all queued packets.
+        sent: packets passed to `send_packet`.
+        sent_bytes: the bytes in them.
     """
 
-    def __init__(self, network: "Network", address: SocketAddress) -> None:
+    def __init__(
+        self,
+        address: SocketAddress,
+        *,
+        send: "Callable[[SimTransport, bytes, SocketAddress], None]",
+        connect: "Callable[[SimTransport, SocketAddress], Awaitable[SimStream]]",
+        unbind: "Callable[[SimTransport], None]",
+    ) -> None:
+        self.address = address
         self.delay = 0.0
         self.link_free_at = 0.0
         self.sent = 0
         self.sent_bytes = 0
-        self.address = address
-        self._network = network
+        self._send = send
+        self._connect = connect
+        self._unbind = unbind
         self._packets: deque[Datagram] = deque()
         self._buffered = 0
         self._arrived = trio.lowlevel.ParkingLot()
@@ -50,22 +62,22 @@ class SimTransport:
         self._held_out: list[tuple[bytes, SocketAddress]] = []
         self._held_in: list[Callable[[], None]] = []
 
-    # --- the protocol ---
+    # --- the Transport protocol ---
 
     def send_packet(self, data: bytes, to: SocketAddress) -> bool:
-        """Send a datagram without waiting; False if it was dropped here."""
-        if self._closed or len(data) > _LARGEST:
+        """Send a datagram without waiting; return False if it was dropped here."""
+        if self._closed or len(data) > _MAX_DATAGRAM:
             return False
         self.sent += 1
         self.sent_bytes += len(data)
         if self._paused:
             self._held_out.append((data, to))
         else:
-            self._network.send(self, data, to)
+            self._send(self, data, to)
         return True
 
     async def receive_packets(self) -> list[Datagram]:
-        """Wait for datagrams and give 1 to 64 of them.
+        """Wait for datagrams and return 1 to 64 of them.
 
         Raises:
             trio.ClosedResourceError: the transport was closed.
@@ -87,15 +99,15 @@ class SimTransport:
         """Open a stream; the caller sets the deadline.
 
         Raises:
-            OSError: nobody listens there, or there is no way.
+            OSError: the connection was refused or timed out.
         """
         if self._closed:
             await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError
-        return await self._network.connect(self, (to[0], to[1]))
+        return await self._connect(self, (to[0], to[1]))
 
     async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:
-        """Wait for a stream that somebody opens, and give it with its other end's address."""
+        """Wait for an incoming stream and return it with its remote address."""
         if self._offered or self._closed:
             await trio.lowlevel.checkpoint()
         while not self._offered or self._paused:
@@ -107,18 +119,18 @@ class SimTransport:
         return self._offered.popleft()
 
     async def aclose(self) -> None:
-        """Close the endpoint and its streams; what waits for it ends."""
+        """Close the transport and its streams; pending calls end."""
         self.kill()
         await trio.lowlevel.checkpoint()
 
-    # --- what the world does to it ---
+    # --- faults ---
 
     def kill(self) -> None:
         """Close at once, as the kernel does for a process that ends."""
         if self._closed:
             return
         self._closed = True
-        self._network.forget(self)
+        self._unbind(self)
         self._held_out.clear()
         self._held_in.clear()
         for stream in self._streams:
@@ -129,38 +141,37 @@ class SimTransport:
 
     @property
     def is_paused(self) -> bool:
-        """Whether everything is kept back."""
+        """Whether traffic is held in both directions."""
         return self._paused
 
     def pause(self) -> None:
-        """Keep whatever it sends and is sent, until `resume`."""
+        """Hold all traffic in both directions until `resume`."""
         self._paused = True
 
     def resume(self) -> None:
-        """Let go of what was kept."""
+        """Send and deliver what was held."""
         if not self._paused:
             return
         self._paused = False
         held_out, self._held_out = self._held_out, []
         for data, to in held_out:
-            self._network.send(self, data, to)
+            self._send(self, data, to)
         held_in, self._held_in = self._held_in, []
-        for act in held_in:
-            act()
+        for callback in held_in:
+            callback()
         self._arrived.unpark_all()
         self._offers.unpark_all()
 
-    # --- what the network does to it ---
+    # --- calls from the network ---
 
-    def hold_back(self, what: Datagram | Callable[[], None]) -> bool:
-        """Keep what arrives on a stream while paused; tells whether it was kept."""
-        if self._paused and not isinstance(what, tuple):
-            self._held_in.append(what)
-            return True
-        return False
+    def hold(self, callback: Callable[[], None]) -> bool:
+        """Hold an arrival on a stream while paused; return whether it was held."""
+        if self._paused:
+            self._held_in.append(callback)
+        return self._paused
 
     def deliver(self, packet: Datagram) -> bool:
-        """Put a packet into the receive buffer, if it has room."""
+        """Put a packet into the receive buffer; return False if it is full."""
         size = len(packet[0]) + _PACKET_OVERHEAD
         if self._buffered + size > _RECEIVE_BUFFER:
             return False
@@ -171,7 +182,7 @@ class SimTransport:
         return True
 
     def offer(self, stream: SimStream, source: SocketAddress) -> bool:
-        """Put a stream where `accept` finds it, if there is room."""
+        """Queue a stream for `accept`; return False if the backlog is full."""
         if len(self._offered) >= _BACKLOG:
             return False
         self.own(stream)
@@ -180,7 +191,7 @@ class SimTransport:
         return True
 
     def own(self, stream: SimStream) -> None:
-        """Take responsibility for a stream: it ends with the endpoint."""
+        """Close a stream together with this transport."""
         if len(self._streams) > 2 * _BACKLOG:
             self._streams = {one: None for one in self._streams if not one.is_closed}
         self._streams[stream] = None
