@@ -2,11 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import broadcasts, encode, join, kinds, raw_broadcasts, serf
-from tests.serf.test_members import in_status, status
+from tests.serf.helpers import (
+    broadcasts,
+    in_status,
+    join,
+    kinds,
+    raw_broadcasts,
+    serf,
+    status,
+)
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.lamport import LAST_TIME
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Join, Leave, Status
+from trioserf.wire.swim_codec import USER
 
 
 @pytest.mark.parametrize(
@@ -89,8 +98,8 @@ def test_contradictions_and_leaves_go_before_everything_else() -> None:
     state = serf("a", "b", "c")
     state.handle(encode(Join(50, "c")), 0.0)
     state.handle(encode(Leave(60, "a")), 0.0)
-    first = state.queues["Intent"].fill_packet(0, len(encode(Join(61, "a"))))
-    assert first == [encode(Join(61, "a"))]
+    first = bytes((USER,)) + encode(Join(61, "a"))
+    assert state.queues["Intent"].fill_packet(0, len(first)) == [first]
 
 
 def test_joining_is_announced_at_the_present_time() -> None:

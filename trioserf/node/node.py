@@ -35,7 +35,6 @@ from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.membership import Membership
-from trioserf.wire.serf_codec import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -439,12 +438,12 @@ class Node:
         Raises:
             Leaving: the node is leaving.
         """
-        question = key_query(action, key or b"", SERF_CODEC.encode)
+        question = key_query(action, key or b"")
         async with self._start_query(question) as (asked, results):
             tally = KeyQueryResult(len(asked.expected))
             async for result in results:
                 if isinstance(result, QueryAnswer):
-                    tally.count(result, SERF_CODEC.decode)
+                    tally.count(result)
         return tally
 
     async def configure_encryption(

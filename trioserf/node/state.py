@@ -26,9 +26,9 @@ from trioserf.swim.failure_detector import FailureDetector
 from trioserf.swim.membership import Membership
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
+from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.serf_codec import SERF_CODEC
 from trioserf.wire.serf_payloads import encode_tags
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import (
@@ -127,7 +127,6 @@ class ClusterState:
         self.serf = Serf(
             config.name,
             address,
-            codec=SERF_CODEC,
             rng=rng,
             options=serf_options(config, room),
             has_responder=has_responder,
@@ -229,7 +228,7 @@ class ClusterState:
 
     def local_state(self, *, join: bool) -> PushPull:
         """Give our half of a push/pull."""
-        user_state = SERF_CODEC.encode(self.serf.local_state())
+        user_state = serf_codec.encode(self.serf.local_state())
         return PushPull(join, self.membership.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:

@@ -17,6 +17,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import LargeBroadcast
 from trioserf.swim.broadcast_queue import BroadcastQueue
 from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
+from trioserf.wire.swim_codec import USER
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -24,6 +25,8 @@ Kind = Literal["Intent", "Query", "Event"]
 KINDS: Final[tuple[Kind, ...]] = ("Intent", "Query", "Event")
 """Serf's names for the queues, in the order in which they fill a packet."""
 
+_USER_MESSAGE: Final = bytes((USER,))
+"""The type byte before every message of Serf in a packet."""
 _RECENT: Final = 1024
 """Raw messages in each of two generations that are known for doubles without reading them."""
 
@@ -35,7 +38,6 @@ class GossipQueues:
         node_count: counts the members.
         options: limits.
         spreads: takes what fits no packet.
-        prefix: what stands before every broadcast in a packet.
 
     Attributes:
         queues: the three by name.
@@ -46,18 +48,20 @@ class GossipQueues:
         node_count: Callable[[], int],
         options: SerfOptions,
         large_broadcasts: list[LargeBroadcast],
-        prefix: bytes = b"",
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
             kind: BroadcastQueue(
-                options.retransmit_mult, node_count, largest=options.packet_size, prefix=prefix
+                options.retransmit_mult,
+                node_count,
+                largest=options.packet_size,
+                prefix=_USER_MESSAGE,
             )
             for kind in KINDS
         }
         self._node_count = node_count
         self._options = options
         self._spreads = large_broadcasts
-        self._room = options.packet_size - len(prefix)
+        self._room = options.packet_size - len(_USER_MESSAGE)
         self._largest = max(USER_EVENT_HARD_LIMIT, options.query_size_limit)
         self._recent: set[bytes] = set()
         self._less_recent: set[bytes] = set()

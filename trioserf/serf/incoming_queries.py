@@ -31,7 +31,7 @@ from trioserf.serf.internal_queries import (
 from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     KeyResponse,
@@ -44,6 +44,7 @@ from trioserf.wire.serf_messages import (
     Status,
     TagFilter,
 )
+from trioserf.wire.serf_payloads import decode_filter
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -91,7 +92,6 @@ class IncomingQueries:
 
     Args:
         table: the members.
-        codec: how messages are spelled.
         options: limits.
         effects: where events and messages to members go.
         rng: chooses the relays.
@@ -108,7 +108,6 @@ class IncomingQueries:
         self,
         table: MemberTable,
         *,
-        codec: Codec,
         options: SerfOptions,
         effects: Effects,
         rng: random.Random,
@@ -121,7 +120,6 @@ class IncomingQueries:
         )
         self.newest = 0
         self._table = table
-        self._codec = codec
         self._options = options
         self._effects = effects
         self._rng = rng
@@ -189,7 +187,7 @@ class IncomingQueries:
     def _meant_for_us(self, query: Query) -> bool:
         us = self._table.get(self._table.name)
         try:
-            filters = tuple(self._codec.decode_filter(data) for data in query.filters)
+            filters = tuple(decode_filter(data) for data in query.filters)
             return us is not None and matches_filters(us, filters)
         except (ValueError, InvalidFilter) as error:
             _log.warning("cannot filter query %s: %s", query.name, error)
@@ -262,11 +260,11 @@ class IncomingQueries:
         if pending.to is None:
             self._to_ourselves(response, now)
         else:
-            self._send(pending, pending.to, self._codec.encode(response))
+            self._send(pending, pending.to, encode(response))
 
     def _send_answer(self, pending: _Pending, payload: bytes, now: float) -> None:
         response = self._response(pending, payload)
-        data = self._codec.encode(response)
+        data = encode(response)
         limit = self._options.query_response_size_limit
         if len(data) > limit:
             if pending.to is None or self._is_member(pending.to, pending.requester):
@@ -297,7 +295,7 @@ class IncomingQueries:
         if not 0 < pending.relay_factor < len(self._table):
             return
         relay = Relay(packed(to.host), to.port, pending.requester, data)
-        wrapped = self._codec.encode(relay)
+        wrapped = encode(relay)
         if len(wrapped) > limit:
             _log.debug("relayed response exceeds limit of %d bytes", limit)
             return
@@ -335,7 +333,7 @@ class IncomingQueries:
             return self._answer_conflict(query.payload.decode("utf-8", "surrogateescape"))
         action = KEY_QUERIES.get(query.name)
         if action is not None:
-            return answer_key_query(action, query.payload, self._keys, self._codec.decode)
+            return answer_key_query(action, query.payload, self._keys)
         if query.name != PING:
             _log.warning("Unhandled internal query '%s'", query.name)
         return None
@@ -356,11 +354,11 @@ class IncomingQueries:
         """Spell an answer about keys, cut to what a packet can carry."""
 
         def size(answer: KeyResponse) -> int:
-            response = self._response(pending, self._codec.encode(answer))
-            return len(self._codec.encode(response))
+            response = self._response(pending, encode(answer))
+            return len(encode(response))
 
         limit = self._options.query_response_size_limit
-        return self._codec.encode(fit_keys(answer, limit, size) if answer.keys else answer)
+        return encode(fit_keys(answer, limit, size) if answer.keys else answer)
 
     def _answer_conflict(self, name: str) -> bytes | None:
         """Say what we know of a member, to whom it may concern, unless it is us."""
@@ -370,7 +368,7 @@ class IncomingQueries:
         member = self._table.get(name)
         if member is None:
             return None
-        return self._codec.encode(
+        return encode(
             ConflictResponse(
                 member.name,
                 packed(member.address.host),

@@ -14,7 +14,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.lamport import FAR, LAST_TIME, LamportClock, is_newer
 from trioserf.serf.member_table import MemberRecord, MemberTable
 from trioserf.swim.broadcast_queue import BroadcastQueue
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Join, Leave, Status
 
 _log = logging.getLogger("trioserf.serf")
@@ -33,7 +33,6 @@ class Intents:
     Args:
         table: the members.
         queue: for broadcasts.
-        codec: how they are spelled.
         options: timeouts and bounds.
 
     Attributes:
@@ -41,14 +40,11 @@ class Intents:
         leaving: whether we have said that we leave; until then we contradict whoever says it.
     """
 
-    def __init__(
-        self, table: MemberTable, queue: BroadcastQueue, *, codec: Codec, options: SerfOptions
-    ) -> None:
+    def __init__(self, table: MemberTable, queue: BroadcastQueue, *, options: SerfOptions) -> None:
         self.clock = LamportClock()
         self.leaving = False
         self._table = table
         self._queue = queue
-        self._codec = codec
         self._options = options
         self._buffer: dict[str, _Buffered] = {}
         self._prune_deadlines: dict[
@@ -78,7 +74,7 @@ class Intents:
         """Tell everyone that we have joined, at the present Lamport time."""
         message = Join(self.clock.time, self._table.name)
         self.on_join(message, now)
-        self._queue.queue(self._codec.encode(message), urgent=urgent)
+        self._queue.queue(encode(message), urgent=urgent)
 
     def refute_stale_intent(self, ltime: int, now: float) -> None:
         """Say that we are here to somebody who knows an intent about us that we do not.
@@ -120,7 +116,7 @@ class Intents:
         self.on_leave(message, now)
         self._wrap_clock(message.ltime)
         if self._table.has_others_alive:
-            self._queue.queue(self._codec.encode(message), on_done=on_done, urgent=True)
+            self._queue.queue(encode(message), on_done=on_done, urgent=True)
         elif on_done is not None:
             on_done()
 

@@ -11,7 +11,8 @@ from typing import Final, Literal
 import attrs
 
 from trioserf.errors import InvalidQuery
-from trioserf.wire.serf_messages import KeyRequest, KeyResponse, SerfMessage
+from trioserf.wire.serf_codec import decode
+from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -72,10 +73,7 @@ def no_keyring(action: KeyAction, key: bytes) -> KeyResponse:  # noqa: ARG001 - 
 
 
 def answer_key_query(
-    action: KeyAction,
-    payload: bytes,
-    handler: KeyHandler,
-    decode: Callable[[bytes], SerfMessage],
+    action: KeyAction, payload: bytes, handler: KeyHandler
 ) -> KeyResponse | DeferredResponse:
     """Let the handler do what a key query asks for.
 
@@ -83,7 +81,6 @@ def answer_key_query(
         action: what, by the query's name.
         payload: the query's payload, an encoded `KeyRequest` unless keys are listed.
         handler: does it.
-        decode: reads the payload.
     """
     if action == "list":
         _log.info("Received list-keys query")

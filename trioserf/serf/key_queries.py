@@ -5,27 +5,24 @@ The caller asks `key_question`, hands every answer to a `KeyTally`, and is done 
 """
 
 from collections import Counter
-from collections.abc import Callable
 
 import attrs
 
 from trioserf.serf.internal_queries import KEY_QUERIES, KeyAction
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
-from trioserf.wire.serf_messages import KeyRequest, KeyResponse, SerfMessage
+from trioserf.wire.serf_codec import decode, encode
+from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 
 _NAMES = {action: name for name, action in KEY_QUERIES.items()}
 
 
-def key_query(
-    action: KeyAction, key: bytes, encode: Callable[[SerfMessage], bytes], *, relay_factor: int = 0
-) -> QueryParams:
+def key_query(action: KeyAction, key: bytes, *, relay_factor: int = 0) -> QueryParams:
     """Make the query that does something with a key on every member.
 
     Args:
         action: what is to be done.
         key: raw bytes; not looked at for `list`.
-        encode: spells messages.
         relay_factor: members that pass each answer on as well.
     """
     payload = b"" if action == "list" else encode(KeyRequest(key))
@@ -54,7 +51,7 @@ class KeyQueryResult:
     keys: Counter[str] = attrs.Factory(Counter)
     primary_keys: Counter[str] = attrs.Factory(Counter)
 
-    def count(self, answer: QueryAnswer, decode: Callable[[bytes], SerfMessage]) -> None:
+    def count(self, answer: QueryAnswer) -> None:
         """Count one answer, whatever it is."""
         self.responses += 1
         try:

@@ -6,7 +6,7 @@ a member that is gone has left or failed (spec: members and intents).
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -17,6 +17,7 @@ from trioserf.serf.effects import Effects
 from trioserf.serf.events import MemberEvent, MemberEventKind
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
+from trioserf.wire.serf_payloads import decode_tags
 from trioserf.wire.swim_messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
@@ -52,7 +53,6 @@ class MemberTable:
         name: our own name.
         options: the timeouts.
         effects: where events are announced.
-        decode_tags: reads metadata; a ValueError means that there are no tags.
         rng: for the choice among failed members.
     """
 
@@ -62,7 +62,6 @@ class MemberTable:
         *,
         options: SerfOptions,
         effects: Effects,
-        decode_tags: Callable[[bytes], Mapping[str, str]],
         rng: random.Random,
     ) -> None:
         self.name = name
@@ -72,7 +71,6 @@ class MemberTable:
         self.version = 0
         self._options = options
         self._effects = effects
-        self._decode_tags = decode_tags
         self._rng = rng
         self._snapshot: tuple[Member, ...] | None = ()
         self._known_tags: dict[bytes, Mapping[str, str]] = {}
@@ -263,7 +261,7 @@ class MemberTable:
         tags = self._known_tags.get(meta)
         if tags is None:
             try:
-                tags = self._decode_tags(meta)
+                tags = decode_tags(meta)
             except ValueError as error:
                 _log.error("Failed to decode tags: %s", error)
                 return {}

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 
@@ -10,11 +11,12 @@ from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
-from trioserf.wire.serf_messages import ConflictResponse, SerfMessage
+from trioserf.wire import serf_codec
+from trioserf.wire.serf_messages import ConflictResponse
 
 _log = logging.getLogger("trioserf.serf")
 
-NOBODY = b"\x06\xc0"
+NO_MEMBER: Final = bytes((serf_codec.CONFLICT, 0xC0))
 """How a Serf answers that knows no member of the name: a conflict response of nil."""
 
 
@@ -54,7 +56,6 @@ class NameConflicts:
         name: our own name.
         enabled: whether the cluster is asked.
         ask: asks a question and hands what comes back to a function.
-        decode: reads an answer.
         effects: where `GiveUpName` is ordered.
     """
 
@@ -64,13 +65,11 @@ class NameConflicts:
         *,
         enabled: bool,
         ask: Callable[[QueryParams, float, Callable[[RunningQuery, QueryResult], None]], object],
-        decode: Callable[[bytes], SerfMessage],
         effects: Effects,
     ) -> None:
         self._name = name
         self._enabled = enabled
         self._ask = ask
-        self._decode = decode
         self._effects = effects
         self._vote: ConflictVote | None = None
 
@@ -104,11 +103,11 @@ class NameConflicts:
             self._vote = None
 
     def _count(self, vote: ConflictVote, answer: QueryAnswer) -> None:
-        if answer.payload == NOBODY:
+        if answer.payload == NO_MEMBER:
             vote.count(None)
             return
         try:
-            response = self._decode(answer.payload)
+            response = serf_codec.decode(answer.payload)
         except ValueError as error:
             _log.error("Failed to decode conflict query response: %s", error)
             return

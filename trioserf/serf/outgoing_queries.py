@@ -18,7 +18,7 @@ from trioserf.serf.internal_queries import PING, check_name
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.query_collector import QueryResult, RunningQuery
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
     Query,
@@ -27,6 +27,7 @@ from trioserf.wire.serf_messages import (
     ResponseFlag,
     TagFilter,
 )
+from trioserf.wire.serf_payloads import encode_filter
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -111,7 +112,6 @@ class OutgoingQueries:
     Args:
         table: the members.
         clock: the queries' Lamport clock.
-        codec: how messages are spelled.
         options: limits.
         rng: gives the numbers of queries.
         tally: counts what comes back.
@@ -122,14 +122,12 @@ class OutgoingQueries:
         table: MemberTable,
         clock: LamportClock,
         *,
-        codec: Codec,
         options: SerfOptions,
         rng: random.Random,
         tally: Counters,
     ) -> None:
         self._table = table
         self._clock = clock
-        self._codec = codec
         self._options = options
         self._rng = rng
         self._tally = tally
@@ -178,14 +176,14 @@ class OutgoingQueries:
             addr=packed(address.host),
             port=address.port,
             source_node=self._table.name,
-            filters=tuple(map(self._codec.encode_filter, filters)),
+            filters=tuple(map(encode_filter, filters)),
             flags=int(QueryFlag.ACK) if question.ack else 0,
             relay_factor=question.relay_factor,
             timeout=int(min(seconds * 1e9, _LONGEST_TIMEOUT)),
             name=question.name,
             payload=question.payload,
         )
-        data = self._codec.encode(message)
+        data = encode(message)
         if len(data) > self._options.query_size_limit:
             raise TooLarge(f"query exceeds limit of {self._options.query_size_limit} bytes")
         asked = RunningQuery(

@@ -9,7 +9,7 @@ from trioserf.serf.intents import Intents
 from trioserf.serf.lamport import LAST_TIME, is_newer
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.user_events import UserEvents
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Join, Leave, SerfPushPull, UserEvent
 
 _PIECE: Final = 512
@@ -28,14 +28,12 @@ class PushPull:
         user_events: UserEvents,
         queries: IncomingQueries,
         outbox: GossipQueues,
-        codec: Codec,
     ) -> None:
         self._table = table
         self._intents = intents
         self._user_events = user_events
         self._queries = queries
         self._outbox = outbox
-        self._codec = codec
 
     def local_state(self) -> SerfPushPull:
         """Give our half of a push/pull."""
@@ -102,7 +100,7 @@ class PushPull:
         large ones are fresh: perhaps nobody else of those who use streams has them, so that we
         send them to all, as if they were ours.
         """
-        raw = self._codec.encode(event)
+        raw = encode(event)
         if self._outbox.fits(raw):
             return False
         self._outbox.rebroadcast("Event", raw, to_all=to_all)

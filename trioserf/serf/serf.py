@@ -33,7 +33,7 @@ from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import QUERY, USER_EVENT, decode
 from trioserf.wire.serf_messages import (
     Join,
     Leave,
@@ -48,7 +48,7 @@ from trioserf.wire.swim_messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
 
-_DEDUPLICATED: Final = frozenset({3, 4})
+_DEDUPLICATED: Final = frozenset({USER_EVENT, QUERY})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
 
@@ -62,7 +62,6 @@ class Serf:
     Args:
         name: our own name.
         address: where other members reach us.
-        codec: how messages are spelled.
         rng: randomness.
         options: limits and timeouts.
         has_answerer: whether a handler or a stream here may answer this query; if not, the asker
@@ -85,7 +84,6 @@ class Serf:
         name: str,
         address: Address,
         *,
-        codec: Codec,
         rng: random.Random,
         options: SerfOptions | None = None,
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
@@ -103,21 +101,15 @@ class Serf:
         self.direct_messages: list[DirectMessage] = effects.direct_messages
         self.large_broadcasts: list[LargeBroadcast] = effects.large_broadcasts
         self.shutdown_orders: list[Order] = effects.shutdown_orders
-        self._codec = codec
-        self._table = table = MemberTable(
-            name, options=options, effects=effects, decode_tags=codec.decode_tags, rng=rng
-        )
-        self._outbox = GossipQueues(
-            table.__len__, options, effects.large_broadcasts, codec.gossip_prefix
-        )
+        self._table = table = MemberTable(name, options=options, effects=effects, rng=rng)
+        self._outbox = GossipQueues(table.__len__, options, effects.large_broadcasts)
         self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
         for queue in self.queues.values():
             queue.sizes = tally.values("serf.msgs.sent")
-        self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
-        self._user_events = UserEvents(codec=codec, options=options, effects=effects)
+        self._intents = Intents(table, self.queues["Intent"], options=options)
+        self._user_events = UserEvents(options=options, effects=effects)
         self._queries = IncomingQueries(
             table,
-            codec=codec,
             options=options,
             effects=effects,
             rng=rng,
@@ -126,16 +118,15 @@ class Serf:
             keys=keys,
         )
         self._exchanges = PushPull(
-            table, self._intents, self._user_events, self._queries, self._outbox, codec
+            table, self._intents, self._user_events, self._queries, self._outbox
         )
         self._asking = OutgoingQueries(
-            table, self.query_clock, codec=codec, options=options, rng=rng, tally=tally
+            table, self.query_clock, options=options, rng=rng, tally=tally
         )
         self._conflicts = NameConflicts(
             name,
             enabled=options.name_conflict_resolution,
             ask=self._ask,
-            decode=codec.decode,
             effects=effects,
         )
 
@@ -256,7 +247,7 @@ class Serf:
         self._received_sizes.append(len(raw))
         if self._outbox.is_duplicate(raw):
             return
-        message = self._codec.decode(raw)
+        message = decode(raw)
         kind = self._dispatch(message, now)
         if raw[0] in _DEDUPLICATED:
             self._outbox.mark_seen(raw)

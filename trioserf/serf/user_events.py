@@ -8,7 +8,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LamportWindow, Rejection
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 _log = logging.getLogger("trioserf.serf")
@@ -24,7 +24,6 @@ class UserEvents:
     """Sending user events, and telling new ones from those already seen.
 
     Args:
-        codec: how they are spelled.
         options: limits and the length of the memory.
         effects: where events are announced.
 
@@ -33,12 +32,11 @@ class UserEvents:
         newest: the latest Lamport time delivered, 0 at first; what a snapshot records.
     """
 
-    def __init__(self, *, codec: Codec, options: SerfOptions, effects: Effects) -> None:
+    def __init__(self, *, options: SerfOptions, effects: Effects) -> None:
         self.window: LamportWindow[_Seen] = LamportWindow(
             options.event_buffer, dict, budget=options.event_buffer_bytes
         )
         self.newest = 0
-        self._codec = codec
         self._options = options
         self._effects = effects
 
@@ -55,7 +53,7 @@ class UserEvents:
         size = len(name.encode("utf-8", "surrogateescape")) + len(payload)
         _check(size, limit, "user event exceeds configured limit of {} bytes before encoding")
         message = UserEvent(self.window.clock.time, name, payload, coalesce)
-        data = self._codec.encode(message)
+        data = encode(message)
         _check(
             len(data),
             limit,

@@ -1,18 +1,28 @@
 import math
-import pickle
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.serf.rig import Cluster, address_of, broadcasts, encode, join, kinds, results, serf
+from tests.serf.helpers import (
+    Cluster,
+    address_of,
+    broadcasts,
+    join,
+    kinds,
+    meta,
+    results,
+    serf,
+)
 from trioserf.address import packed
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.outgoing_queries import QueryParams, default_query_timeout
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import NodeFilter, Query, QueryResponse, TagFilter
+from trioserf.wire.serf_payloads import encode_filter
 
 
 def nobody(_: QueryReceived) -> bool:
@@ -21,7 +31,7 @@ def nobody(_: QueryReceived) -> bool:
 
 def test_the_message() -> None:
     state = serf("a", "b")
-    join(state, "c", b"role=web")
+    join(state, "c", meta(role="web"))
     state.query_clock.witness(8)
     question = QueryParams(
         name="load", payload=b"x", nodes=["c"], tags={"role": "^w"}, timeout=15, relay_factor=2
@@ -37,8 +47,8 @@ def test_the_message() -> None:
         port=7946,
         source_node="a",
         filters=(
-            pickle.dumps(NodeFilter(("c",))),
-            pickle.dumps(TagFilter("role", "^w")),
+            encode_filter(NodeFilter(("c",))),
+            encode_filter(TagFilter("role", "^w")),
         ),
         flags=1,
         relay_factor=2,
@@ -142,7 +152,7 @@ def test_everyone_answers_and_it_is_over_at_once() -> None:
 
 
 def test_nobody_has_an_answer_and_it_is_over_at_once() -> None:
-    cluster = Cluster("a", "b", "c", has_answerer=nobody)
+    cluster = Cluster("a", "b", "c", has_responder=nobody)
     asked = cluster.ask("a", QueryParams(name="load"))
     assert asked.finished
     assert results(cluster["a"])[-1] == QueryDone(3, 0, 3, ())
@@ -162,7 +172,7 @@ def test_handlers_without_output_end_it_too() -> None:
 
 
 def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
-    cluster = Cluster("a", "b", "c", has_answerer=nobody)
+    cluster = Cluster("a", "b", "c", has_responder=nobody)
     cluster.lost = {"c"}
     asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
     cluster["a"].expire(1.9)
@@ -212,7 +222,7 @@ def test_without_acknowledgements_answers_end_it() -> None:
 
 
 def test_without_acknowledgements_we_need_none_from_ourselves() -> None:
-    state = serf("a", has_answerer=nobody)
+    state = serf("a", has_responder=nobody)
     assert state.ask(QueryParams(name="load", ack=False), 0.0).finished
     assert results(state) == [QueryDone(0, 0, 1, ())]
 
@@ -220,8 +230,8 @@ def test_without_acknowledgements_we_need_none_from_ourselves() -> None:
 def test_only_those_who_match_are_asked_and_expected() -> None:
     cluster = Cluster("a", "b", "c")
     for state in cluster.states.values():
-        state.member_updated("b", address_of("b"), b"role=web", state.members()[0].versions)
-        state.member_updated("c", address_of("c"), b"role=db", state.members()[0].versions)
+        state.member_updated("b", address_of("b"), meta(role="web"), state.members()[0].versions)
+        state.member_updated("c", address_of("c"), meta(role="db"), state.members()[0].versions)
     asked = cluster.ask("a", QueryParams(name="load", tags={"role": "we"}))
     assert asked.expected == ("b",)
     assert [len(cluster.queries(name)) for name in "abc"] == [0, 1, 0]
@@ -238,7 +248,7 @@ def test_nobody_matches() -> None:
 
 
 def test_a_member_that_goes_is_waited_for_no_longer() -> None:
-    cluster = Cluster("a", "b", has_answerer=nobody)
+    cluster = Cluster("a", "b", has_responder=nobody)
     cluster.lost = {"b"}
     asked = cluster.ask("a", QueryParams(name="load", timeout=60.0))
     cluster["a"].member_left("b", 5.0)

@@ -2,36 +2,25 @@ import logging
 
 import pytest
 
-from tests.serf.rig import address_of, join, kinds, serf
+from tests.serf.helpers import (
+    address_of,
+    in_status,
+    join,
+    kinds,
+    meta,
+    serf,
+    status,
+)
 from trioserf.address import Address
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
-from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import Leave, Status
 from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
-def status(state: Serf, name: str) -> Status:
-    member = state.member(name)
-    assert member is not None
-    return member.status
-
-
-def in_status(wanted: Status) -> Serf:
-    """Make a state of a, in which b is in the wanted status since the instant 0."""
-    state = serf("a", "b", "c")
-    if wanted in {Status.LEAVING, Status.LEFT}:
-        state._intents.on_leave(Leave(5, "b"), 0.0)
-    if wanted in {Status.LEFT, Status.FAILED}:
-        state.member_left("b", 0.0)
-    state.events.clear()
-    assert status(state, "b") is wanted
-    return state
-
-
 def test_a_new_member_is_alive_and_announced() -> None:
     state = serf("a")
-    join(state, "b", b"role=web dc=east")
+    join(state, "b", meta(role="web", dc="east"))
     (event,) = state.events
     assert isinstance(event, MemberEvent)
     assert event.kind == "member-join"
@@ -64,7 +53,7 @@ def test_whoever_goes_has_left_or_failed(
 def test_whoever_comes_back_is_alive_with_new_tags(before: Status) -> None:
     state = in_status(before)
     versions = Versions(1, 5, 3, 2, 5, 4)
-    state.member_joined("b", Address("10.9.9.9", 1), b"x=y", versions, 1.0)
+    state.member_joined("b", Address("10.9.9.9", 1), meta(x="y"), versions, 1.0)
     member = state.member("b")
     assert member is not None
     assert (member.status, member.tags) == (Status.ALIVE, {"x": "y"})
@@ -89,7 +78,7 @@ def test_back_after_a_leave_is_none() -> None:
 @pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING, Status.FAILED])
 def test_an_update_changes_everything_but_the_status(before: Status) -> None:
     state = in_status(before)
-    state.member_updated("b", address_of("b"), b"role=db", OUR_VERSIONS)
+    state.member_updated("b", address_of("b"), meta(role="db"), OUR_VERSIONS)
     member = state.member("b")
     assert member is not None
     assert (member.tags, member.status) == ({"role": "db"}, before)
@@ -108,7 +97,7 @@ def test_strangers_neither_go_nor_change() -> None:
 
 def test_undecodable_tags_are_none(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a")
-    join(state, "b", b"nonsense")
+    join(state, "b", b"\xffnonsense")
     member = state.member("b")
     assert member is not None
     assert member.tags == {}

@@ -2,12 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import Cluster, address_of, encode, serf
+from tests.serf.helpers import (
+    Cluster,
+    address_of,
+    serf,
+)
 from trioserf.address import Address, packed
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import NameConflictLost
-from trioserf.serf.name_conflict import NOBODY, ConflictVote
+from trioserf.serf.name_conflict import NO_MEMBER, ConflictVote
 from trioserf.serf.serf import Serf
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
 from trioserf.wire.swim_messages import OUR_VERSIONS
 
@@ -98,7 +103,7 @@ def in_conflict() -> tuple[Serf, int, int]:
 @pytest.mark.parametrize(
     ("payload", "order"),
     [
-        (NOBODY, NameConflictLost(0, 1)),
+        (NO_MEMBER, NameConflictLost(0, 1)),
         (b"\x06torn", NameConflictLost(0, 0)),
         (b"", NameConflictLost(0, 0)),
         (encode(KeyRequest(b"")), NameConflictLost(0, 0)),

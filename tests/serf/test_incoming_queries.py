@@ -1,10 +1,22 @@
-import pickle
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadcasts, results, serf
+from tests.serf.helpers import (
+    ACK,
+    FINAL_ACK,
+    NO_BROADCAST,
+    Cluster,
+    address_of,
+    join,
+    meta,
+    query,
+    raw_broadcasts,
+    response,
+    results,
+    sent,
+    serf,
+)
 from trioserf.address import Address, packed
 from trioserf.errors import NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
@@ -14,61 +26,16 @@ from trioserf.serf.lamport import LAST_TIME
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
 from trioserf.serf.serf import Serf
+from trioserf.wire.errors import WireError
+from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
-    Query,
     QueryResponse,
     Relay,
-    SerfMessage,
     TagFilter,
     UserEvent,
 )
 from trioserf.wire.swim_messages import OUR_VERSIONS
-
-ACK, NO_BROADCAST = 1, 2
-WANTS_NO_ANSWER = 257
-
-
-def query(
-    ltime: int = 9,
-    id: int = 77,  # noqa: A002 - as in the message
-    *,
-    source: str = "b",
-    to: Address | None = None,
-    filters: tuple[NodeFilter | TagFilter | bytes, ...] = (),
-    flags: int = ACK,
-    relay_factor: int = 0,
-    timeout: float = 15.0,
-    name: str = "load",
-    payload: bytes = b"x",
-) -> bytes:
-    """Spell a query of b."""
-    address = to or address_of(source)
-    return encode(
-        Query(
-            ltime,
-            id,
-            packed(address.host),
-            address.port,
-            source,
-            tuple(one if isinstance(one, bytes) else pickle.dumps(one) for one in filters),
-            flags,
-            relay_factor,
-            int(timeout * 1e9),
-            name,
-            payload,
-        )
-    )
-
-
-def sent(state: Serf) -> list[tuple[str, SerfMessage]]:
-    """Give to whom what was sent, and forget it."""
-    found = []
-    for send in state.direct_messages:
-        assert send.address == address_of(send.node)
-        found.append((send.node, decode(send.data)))
-    state.direct_messages.clear()
-    return found
 
 
 def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceived:
@@ -78,10 +45,6 @@ def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceive
     assert isinstance(event, QueryReceived)
     state.events.clear()
     return event
-
-
-def response(flags: int = 0, payload: bytes = b"") -> QueryResponse:
-    return QueryResponse(9, 77, "a", flags, payload)
 
 
 # --- receiving ---
@@ -98,7 +61,7 @@ def test_it_is_acknowledged_delivered_and_passed_on() -> None:
 
 
 def test_no_acknowledgement_unless_wanted() -> None:
-    state = serf("a", "b", has_answerer=lambda _: False)
+    state = serf("a", "b", has_responder=lambda _: False)
     state.handle(query(flags=0), 0.0)
     assert len(state.events) == 1
     assert sent(state) == []
@@ -111,9 +74,9 @@ def test_without_an_answerer_the_acknowledgement_says_so() -> None:
         asked.append(event)
         return False
 
-    state = serf("a", "b", has_answerer=nobody)
+    state = serf("a", "b", has_responder=nobody)
     event = ask(state)
-    assert sent(state) == [("b", response(WANTS_NO_ANSWER))]
+    assert sent(state) == [("b", response(FINAL_ACK))]
     assert asked == [event]
 
 
@@ -198,7 +161,7 @@ def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
 )
 def test_filters(filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: bool) -> None:
     state = serf("a", "b")
-    state.member_updated("a", address_of("a"), b"role=web", OUR_VERSIONS)
+    state.member_updated("a", address_of("a"), meta(role="web"), OUR_VERSIONS)
     state.events.clear()
     raw = query(filters=filters)
     state.handle(raw, 0.0)
@@ -241,11 +204,11 @@ def test_an_answer_can_come_too_late() -> None:
     assert state.direct_messages == []
 
 
-def test_a_query_with_a_deadline_in_the_past_cannot_be_answered() -> None:
+def test_query_with_negative_timeout_is_malformed() -> None:
     state = serf("a", "b")
-    event = ask(state, raw=query(timeout=-1.0))
-    with pytest.raises(NoSuchQuery):
-        state.respond(event.id, b"42", 0.0)
+    with pytest.raises(WireError, match="query Timeout"):
+        state.handle(query(timeout=-1.0), 0.0)
+    assert state.events == []
 
 
 def test_declining_repeats_the_acknowledgement_with_the_flag() -> None:
@@ -254,7 +217,7 @@ def test_declining_repeats_the_acknowledgement_with_the_flag() -> None:
     sent(state)
     state.decline(event.id, 1.0)
     state.decline(event.id, 1.0)
-    assert sent(state) == [("b", response(WANTS_NO_ANSWER))]
+    assert sent(state) == [("b", response(FINAL_ACK))]
     state.respond(event.id, b"42", 1.0)
     assert sent(state) == [("b", response(0, b"42"))]
 
@@ -401,7 +364,7 @@ def test_what_is_too_large_for_a_packet_is_not_relayed() -> None:
     state = serf("a", "b", "c", "d")
     event = ask(state, raw=query(relay_factor=1))
     assert len(relayed(state)) == 1
-    state.respond(event.id, b"x" * 850, 0.0)
+    state.respond(event.id, b"x" * 950, 0.0)
     state.respond(ask(state, raw=query(ltime=10, relay_factor=1)).id, b"x" * 1200, 0.0)
     assert len(relayed(state)) == 1  # the second acknowledgement
 
@@ -413,10 +376,17 @@ def test_a_relay_hands_the_inner_message_on() -> None:
     assert state.direct_messages == [DirectMessage(address_of("b"), "b", inner)]
 
 
-@pytest.mark.parametrize(("addr", "port"), [(b"", 7946), (b"\0\0\0", 1), (b"\x0a\0\0\x01", 0)])
-def test_a_relay_to_nowhere_is_dropped(addr: bytes, port: int) -> None:
+def test_relay_without_port_is_dropped() -> None:
     state = serf("c")
-    state.handle(encode(Relay(addr, port, "b", encode(UserEvent(1, "x")))), 0.0)
+    state.handle(encode(Relay(packed("10.0.0.1"), 0, "b", encode(UserEvent(1, "x")))), 0.0)
+    assert state.direct_messages == []
+
+
+@pytest.mark.parametrize("addr", [b"", b"\0\0\0"])
+def test_relay_with_malformed_address_is_dropped(addr: bytes) -> None:
+    state = serf("c")
+    with pytest.raises(WireError, match="relay IP"):
+        state.handle(encode(Relay(addr, 7946, "b", encode(UserEvent(1, "x")))), 0.0)
     assert state.direct_messages == []
 
 

@@ -1,7 +1,19 @@
 import pytest
 
-from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadcasts, results, serf
-from tests.serf.test_queries import query, response, sent
+from tests.serf.helpers import (
+    ACK,
+    FINAL_ACK,
+    Cluster,
+    address_of,
+    join,
+    meta,
+    query,
+    raw_broadcasts,
+    response,
+    results,
+    sent,
+    serf,
+)
 from trioserf.address import packed
 from trioserf.errors import InvalidQuery
 from trioserf.serf.config import SerfOptions
@@ -10,6 +22,7 @@ from trioserf.serf.key_queries import KeyQueryResult, key_query
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.serf import Serf
+from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     KeyRequest,
@@ -19,7 +32,6 @@ from trioserf.wire.serf_messages import (
 )
 from trioserf.wire.swim_messages import OUR_VERSIONS
 
-ACK, NO_ANSWER = 1, 257
 KEY = b"k" * 32
 
 
@@ -27,7 +39,7 @@ def answers(state: Serf) -> list[object]:
     """Give what was answered to b, after the acknowledgement."""
     (_, first), *rest = sent(state)
     assert isinstance(first, QueryResponse)
-    assert first.flags == (ACK if rest else NO_ANSWER)
+    assert first.flags == (ACK if rest else FINAL_ACK)
     found: list[object] = []
     for _, message in rest:
         assert isinstance(message, QueryResponse)
@@ -48,7 +60,7 @@ def test_a_ping_is_acknowledged_and_that_is_all() -> None:
     state = serf("a", "b")
     state.handle(query(name="_serf_ping", payload=b""), 0.0)
     assert state.events == []
-    assert sent(state) == [("b", response(NO_ANSWER))]
+    assert sent(state) == [("b", response(FINAL_ACK))]
     assert len(raw_broadcasts(state)) == 1
 
 
@@ -74,7 +86,7 @@ def test_unknown_ones_are_not_for_users_either(caplog: pytest.LogCaptureFixture)
 
 def test_everyone_says_whom_they_know() -> None:
     state = serf("a", "b")
-    join(state, "c", b"role=web")
+    join(state, "c", meta(role="web"))
     state.member_left("c", 0.0)
     state.events.clear()
     state.handle(query(name="_serf_conflict", payload=b"c"), 0.0)
@@ -105,7 +117,7 @@ def test_but_not_about_themselves_or_strangers(name: bytes) -> None:
 )
 def test_without_a_keyring(action: KeyAction, text: str) -> None:
     state = serf("a", "b")
-    question = key_query(action, KEY, encode)
+    question = key_query(action, KEY)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
     assert answers(state) == [KeyResponse(False, text)]
 
@@ -119,7 +131,7 @@ def test_the_handler_does_it(action: KeyAction) -> None:
         return KeyResponse(True, "", ("a2V5",), "a2V5")
 
     state = serf("a", "b", keys=handler)
-    question = key_query(action, KEY, encode)
+    question = key_query(action, KEY)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
     assert answers(state) == [KeyResponse(True, "", ("a2V5",), "a2V5")]
     assert done == [(action, b"" if action == "list" else KEY)]
@@ -178,7 +190,7 @@ def test_a_success_everywhere() -> None:
     tally = KeyQueryResult(2)
     for name in "ab":
         answer = KeyResponse(True, "", ("k1", "k2"), "k1")
-        tally.count(QueryAnswer(name, encode(answer)), decode)
+        tally.count(QueryAnswer(name, encode(answer)))
     assert tally.failure is None
     assert (tally.keys, tally.primary_keys) == ({"k1": 2, "k2": 2}, {"k1": 2})
     assert tally.messages == {}
@@ -186,14 +198,14 @@ def test_a_success_everywhere() -> None:
 
 def test_failures_are_counted_and_told() -> None:
     tally = KeyQueryResult(4)
-    tally.count(QueryAnswer("a", encode(KeyResponse(False, "no"))), decode)
-    tally.count(QueryAnswer("b", b""), decode)
-    tally.count(QueryAnswer("c", encode(KeyRequest(b""))), decode)
-    tally.count(QueryAnswer("d", encode(KeyResponse(True, "cut"))), decode)
+    tally.count(QueryAnswer("a", encode(KeyResponse(False, "no"))))
+    tally.count(QueryAnswer("b", b""))
+    tally.count(QueryAnswer("c", encode(KeyRequest(b""))))
+    tally.count(QueryAnswer("d", encode(KeyResponse(True, "cut"))))
     assert tally.failure == "3/4 nodes reported failure"
     assert tally.messages == {
         "a": "no",
-        "b": "Failed to decode key query response: no such message",
+        "b": "Failed to decode key query response: Serf message: empty, expected a type byte",
         "c": "Invalid key query response type",
         "d": "cut",
     }
@@ -202,17 +214,17 @@ def test_failures_are_counted_and_told() -> None:
 
 def test_missing_answers_are_no_success() -> None:
     tally = KeyQueryResult(2)
-    tally.count(QueryAnswer("a", encode(KeyResponse(True))), decode)
+    tally.count(QueryAnswer("a", encode(KeyResponse(True))))
     assert tally.failure == "1/2 nodes reported success"
 
 
 def test_the_whole_cluster() -> None:
     cluster = Cluster("a", "b", "c", keys=lambda *_: KeyResponse(True, "", ("k1",), "k1"))
-    asked = cluster.ask("a", key_query("list", b"", encode))
+    asked = cluster.ask("a", key_query("list", b""))
     assert asked.finished
     tally = KeyQueryResult(3)
     for result in results(cluster["a"]):
         if isinstance(result, QueryAnswer):
-            tally.count(result, decode)
+            tally.count(result)
     assert tally.failure is None
     assert tally.keys == {"k1": 3}
