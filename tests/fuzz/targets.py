@@ -261,7 +261,6 @@ class NodeInAir:
         for event in serf_state.events:
             self.tell(event)
         serf_state.events.clear()
-        serf_state.results.clear()
         serf_state.shutdown_orders.clear()
 
     def tell(self, event: Event) -> None:

@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import attrs
+
 from trioserf.address import Address, packed
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import Event, MemberEvent, QueryReceived
@@ -145,10 +147,27 @@ def sent(state: Serf) -> list[tuple[str, SerfMessage]]:
     return found
 
 
-def results(state: Serf) -> list[QueryResult]:
-    found = [result for _, result in state.results]
-    state.results.clear()
-    return found
+# --- queries of our own ---
+
+
+@attrs.frozen
+class StartedQuery:
+    """A query of a member, and the results that it has delivered."""
+
+    query: RunningQuery
+    _results: list[QueryResult]
+
+    def results(self) -> list[QueryResult]:
+        """Remove and return the results."""
+        found = list(self._results)
+        self._results.clear()
+        return found
+
+
+def start_query(state: Serf, params: QueryParams, now: float = 0.0) -> StartedQuery:
+    """Start a query of a member."""
+    results: list[QueryResult] = []
+    return StartedQuery(state.ask(params, results.append, now), results)
 
 
 # --- messages ---
@@ -240,8 +259,9 @@ class Cluster:
                     if direct.address in by_address and direct.node not in self.lost:
                         by_address[direct.address].handle(direct.data, now)
 
-    def ask(self, requester: str, params: QueryParams, now: float = 0.0) -> RunningQuery:
-        asked = self[requester].ask(params, now)
+    def ask(self, requester: str, params: QueryParams, now: float = 0.0) -> StartedQuery:
+        """Start a query of a member and deliver all messages."""
+        asked = start_query(self[requester], params, now)
         self.run(now)
         return asked
 

@@ -13,9 +13,9 @@ from tests.serf.helpers import (
     query,
     raw_broadcasts,
     response,
-    results,
     sent,
     serf,
+    start_query,
 )
 from trioserf.address import Address, packed
 from trioserf.errors import NoSuchQuery, TooLarge
@@ -300,11 +300,11 @@ def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> 
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
 def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
     state = serf("a", "b")
-    state.ask(QueryParams(name="load"), 0.0)
-    results(state)
+    asked = start_query(state, QueryParams(name="load"))
+    asked.results()
     if fits:
         state.respond(1, b"x" * size, 0.0)
-        assert results(state) == [QueryAnswer("a", b"x" * size)]
+        assert asked.results() == [QueryAnswer("a", b"x" * size)]
     else:
         with pytest.raises(TooLarge):
             state.respond(1, b"x" * size, 0.0)
@@ -312,10 +312,10 @@ def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
 
 def test_a_large_answer_arrives() -> None:
     cluster = Cluster("a", "b")
-    cluster.ask("a", QueryParams(name="load"))
+    asked = cluster.ask("a", QueryParams(name="load"))
     cluster["b"].respond(cluster.queries("b")[0].id, b"x" * 5000, 0.0)
     cluster.run(0.0)
-    assert QueryAnswer("b", b"x" * 5000) in results(cluster["a"])
+    assert QueryAnswer("b", b"x" * 5000) in asked.results()
     assert cluster.streams == 1
 
 
@@ -392,9 +392,9 @@ def test_relay_with_malformed_address_is_dropped(addr: bytes) -> None:
 
 def test_an_answer_survives_the_loss_of_its_packet() -> None:
     cluster = Cluster("a", "b", "c")
-    cluster.ask("a", QueryParams(name="load", relay_factor=1))
+    asked = cluster.ask("a", QueryParams(name="load", relay_factor=1))
     state = cluster["b"]
     state.respond(cluster.queries("b")[0].id, b"42", 0.0)
     del state.direct_messages[0]
     cluster.run(0.0)
-    assert QueryAnswer("b", b"42") in results(cluster["a"])
+    assert QueryAnswer("b", b"42") in asked.results()

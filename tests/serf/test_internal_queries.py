@@ -10,7 +10,6 @@ from tests.serf.helpers import (
     query,
     raw_broadcasts,
     response,
-    results,
     sent,
     serf,
 )
@@ -67,8 +66,8 @@ def test_a_ping_is_acknowledged_and_that_is_all() -> None:
 def test_pinging_everyone_ends_with_the_last_acknowledgement() -> None:
     cluster = Cluster("a", "b", "c")
     asked = cluster.ask("a", QueryParams(name="_serf_ping"))
-    assert asked.finished
-    *acks, done = results(cluster["a"])
+    assert asked.query.finished
+    *acks, done = asked.results()
     assert set(acks) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
     assert done == QueryDone(3, 0, 3, ())
     assert all(not state.events for state in cluster.states.values())
@@ -221,9 +220,9 @@ def test_missing_answers_are_no_success() -> None:
 def test_the_whole_cluster() -> None:
     cluster = Cluster("a", "b", "c", keys=lambda *_: KeyResponse(True, "", ("k1",), "k1"))
     asked = cluster.ask("a", key_query("list", b""))
-    assert asked.finished
+    assert asked.query.finished
     tally = KeyQueryResult(3)
-    for result in results(cluster["a"]):
+    for result in asked.results():
         if isinstance(result, QueryAnswer):
             tally.count(result)
     assert tally.failure is None

@@ -70,7 +70,6 @@ def test_a_majority_for_us(caplog: pytest.LogCaptureFixture) -> None:
     cluster["a"].member_conflicted("a", OTHER, 0.0)
     cluster.run(0.0)
     assert cluster["a"].shutdown_orders == []
-    assert cluster["a"].results == []
     assert cluster["a"].next_deadline is None
     assert [(r.levelname, r.message) for r in caplog.records] == [
         (
@@ -142,4 +141,3 @@ def test_the_vote_is_nobody_elses_business() -> None:
     state, ltime, number = in_conflict()
     state.handle(encode(QueryResponse(ltime, number, "b", 1)), 1.0)
     assert not state.events
-    assert not state.results

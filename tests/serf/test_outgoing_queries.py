@@ -11,8 +11,8 @@ from tests.serf.helpers import (
     join,
     kinds,
     meta,
-    results,
     serf,
+    start_query,
 )
 from trioserf.address import packed
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
@@ -36,7 +36,7 @@ def test_the_message() -> None:
     question = QueryParams(
         name="load", payload=b"x", nodes=["c"], tags={"role": "^w"}, timeout=15, relay_factor=2
     )
-    asked = state.ask(question, 100.0)
+    asked = start_query(state, question, 100.0)
     (message,) = broadcasts(state)
     assert isinstance(message, Query)
     assert message.id < 2**31
@@ -57,7 +57,7 @@ def test_the_message() -> None:
         payload=b"x",
     )
     assert state.query_clock.time == 10
-    assert (asked.deadline, asked.expected) == (115.0, ("c",))
+    assert (asked.query.deadline, asked.query.expected) == (115.0, ("c",))
     assert state.next_deadline == 115.0
 
 
@@ -74,14 +74,15 @@ def test_the_default_timeout(members: int, seconds: float) -> None:
 def test_it_applies_to_queries_without_one(timeout: float | None) -> None:
     state = serf("a", *(chr(ord("b") + number) for number in range(9)))
     assert state.default_query_timeout() == pytest.approx(6.4)
-    assert state.ask(QueryParams(name="x", timeout=timeout), 1.0).deadline == pytest.approx(7.4)
+    asked = start_query(state, QueryParams(name="x", timeout=timeout), 1.0)
+    assert asked.query.deadline == pytest.approx(7.4)
     state.member_left("b", 0.0)
     assert state.default_query_timeout() == pytest.approx(3.2)
 
 
 def test_endless_queries_fit_the_wire() -> None:
     state = serf("a", "b")
-    state.ask(QueryParams(name="x", timeout=math.inf), 0.0)
+    start_query(state, QueryParams(name="x", timeout=math.inf))
     (message,) = broadcasts(state)
     assert isinstance(message, Query)
     assert message.timeout == 2**63 - 1
@@ -108,25 +109,25 @@ def test_what_cannot_be_asked(fields: Mapping[str, Any], text: str) -> None:
 
 def test_a_bad_expression_is_refused() -> None:
     with pytest.raises(InvalidFilter):
-        serf("a").ask(QueryParams(name="x", tags={"role": "("}), 0.0)
+        start_query(serf("a"), QueryParams(name="x", tags={"role": "("}))
 
 
 def test_too_large() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
-        state.ask(QueryParams(name="x", payload=b"x" * 1024), 0.0)
+        start_query(state, QueryParams(name="x", payload=b"x" * 1024))
     assert str(caught.value) == "query exceeds limit of 1024 bytes"
     assert state.next_deadline is None
 
 
 def test_too_many() -> None:
     state = serf("a", "b", options=SerfOptions(asked_queries=2))
-    state.ask(QueryParams(name="x"), 0.0)
-    state.ask(QueryParams(name="y"), 0.0)
+    start_query(state, QueryParams(name="x"))
+    start_query(state, QueryParams(name="y"))
     with pytest.raises(InvalidQuery, match="2 queries are running already"):
-        state.ask(QueryParams(name="z"), 0.0)
+        start_query(state, QueryParams(name="z"))
     state.expire(100.0)
-    state.ask(QueryParams(name="z"), 100.0)
+    start_query(state, QueryParams(name="z"), 100.0)
 
 
 # --- whole lives ---
@@ -134,16 +135,16 @@ def test_too_many() -> None:
 
 def test_everyone_answers_and_it_is_over_at_once() -> None:
     cluster = Cluster("a", "b", "c")
-    cluster.ask("a", QueryParams(name="load"))
-    assert set(results(cluster["a"])) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
+    asked = cluster.ask("a", QueryParams(name="load"))
+    assert set(asked.results()) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
     for name in "abc":
         (query,) = cluster.queries(name)
         assert (query.name, query.source) == ("load", "a")
         assert query.deadline == pytest.approx(3.2)
         cluster[name].respond(query.id, name.encode(), 1.0)
-    assert results(cluster["a"]) == [QueryAnswer("a", b"a")]
+    assert asked.results() == [QueryAnswer("a", b"a")]
     cluster.run(1.0)
-    assert results(cluster["a"]) == [
+    assert asked.results() == [
         QueryAnswer("b", b"b"),
         QueryAnswer("c", b"c"),
         QueryDone(3, 3, 3, ()),
@@ -154,8 +155,8 @@ def test_everyone_answers_and_it_is_over_at_once() -> None:
 def test_nobody_has_an_answer_and_it_is_over_at_once() -> None:
     cluster = Cluster("a", "b", "c", has_responder=nobody)
     asked = cluster.ask("a", QueryParams(name="load"))
-    assert asked.finished
-    assert results(cluster["a"])[-1] == QueryDone(3, 0, 3, ())
+    assert asked.query.finished
+    assert asked.results()[-1] == QueryDone(3, 0, 3, ())
     assert len(cluster.queries("b")) == 1
 
 
@@ -167,8 +168,8 @@ def test_handlers_without_output_end_it_too() -> None:
         cluster[name].decline(query.id, 1.0)
         cluster[name].decline(query.id, 1.0)
     cluster.run(1.0)
-    assert asked.finished
-    assert results(cluster["a"])[-1] == QueryDone(2, 0, 2, ())
+    assert asked.query.finished
+    assert asked.results()[-1] == QueryDone(2, 0, 2, ())
 
 
 def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
@@ -176,55 +177,57 @@ def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
     cluster.lost = {"c"}
     asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
     cluster["a"].expire(1.9)
-    assert not asked.finished
+    assert not asked.query.finished
     cluster["a"].expire(2.0)
-    assert results(cluster["a"])[-1] == QueryDone(2, 0, 3, ("c",))
+    assert asked.results()[-1] == QueryDone(2, 0, 3, ("c",))
 
 
 def test_after_the_deadline_nothing_counts() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
-    results(cluster["a"])
-    response = QueryResponse(asked.ltime, asked.id, "b", 0, b"late")
+    asked.results()
+    response = QueryResponse(asked.query.ltime, asked.query.id, "b", 0, b"late")
     cluster["a"].handle(encode(response), 2.1)
-    assert results(cluster["a"]) == []
+    assert asked.results() == []
 
 
 @pytest.mark.parametrize(("ltime", "number"), [(1, 0), (0, 1)])
 def test_answers_to_something_else_are_ignored(ltime: int, number: int) -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load"))
-    results(cluster["a"])
-    response = QueryResponse(asked.ltime + ltime, asked.id + number, "b", 0, b"?")
+    asked.results()
+    response = QueryResponse(asked.query.ltime + ltime, asked.query.id + number, "b", 0, b"?")
     cluster["a"].handle(encode(response), 0.0)
-    assert results(cluster["a"]) == []
+    assert asked.results() == []
 
 
 def test_two_queries_of_one_time_are_told_apart() -> None:
     state = serf("a", "b")
-    one = state.ask(QueryParams(name="x"), 0.0)
-    other = state.ask(QueryParams(name="x"), 0.0)
-    results(state)
-    state.handle(encode(QueryResponse(other.ltime, other.id, "b", 0, b"1")), 0.0)
-    ((query, _),) = state.results
-    assert query is other
-    assert one.key != other.key
+    one = start_query(state, QueryParams(name="x"))
+    other = start_query(state, QueryParams(name="x"))
+    one.results()
+    other.results()
+    state.handle(encode(QueryResponse(other.query.ltime, other.query.id, "b", 0, b"1")), 0.0)
+    assert one.results() == []
+    assert other.results() == [QueryAnswer("b", b"1")]
+    assert one.query.key != other.query.key
 
 
 def test_without_acknowledgements_answers_end_it() -> None:
     cluster = Cluster("a", "b")
-    cluster.ask("a", QueryParams(name="load", ack=False))
-    assert results(cluster["a"]) == []
+    asked = cluster.ask("a", QueryParams(name="load", ack=False))
+    assert asked.results() == []
     for name in "ab":
         cluster[name].respond(cluster.queries(name)[0].id, b"", 1.0)
     cluster.run(1.0)
-    assert results(cluster["a"])[-1] == QueryDone(0, 2, 2, ())
+    assert asked.results()[-1] == QueryDone(0, 2, 2, ())
 
 
 def test_without_acknowledgements_we_need_none_from_ourselves() -> None:
     state = serf("a", has_responder=nobody)
-    assert state.ask(QueryParams(name="load", ack=False), 0.0).finished
-    assert results(state) == [QueryDone(0, 0, 1, ())]
+    asked = start_query(state, QueryParams(name="load", ack=False))
+    assert asked.query.finished
+    assert asked.results() == [QueryDone(0, 0, 1, ())]
 
 
 def test_only_those_who_match_are_asked_and_expected() -> None:
@@ -233,18 +236,19 @@ def test_only_those_who_match_are_asked_and_expected() -> None:
         state.member_updated("b", address_of("b"), meta(role="web"), state.members()[0].versions)
         state.member_updated("c", address_of("c"), meta(role="db"), state.members()[0].versions)
     asked = cluster.ask("a", QueryParams(name="load", tags={"role": "we"}))
-    assert asked.expected == ("b",)
+    assert asked.query.expected == ("b",)
     assert [len(cluster.queries(name)) for name in "abc"] == [0, 1, 0]
     cluster["b"].respond(cluster.queries("b")[0].id, b"1", 0.0)
     cluster.run(0.0)
     done = QueryDone(1, 1, 1, ())
-    assert results(cluster["a"]) == [QueryAck("b"), QueryAnswer("b", b"1"), done]
+    assert asked.results() == [QueryAck("b"), QueryAnswer("b", b"1"), done]
 
 
 def test_nobody_matches() -> None:
     cluster = Cluster("a", "b")
-    assert cluster.ask("a", QueryParams(name="load", nodes=["x"])).finished
-    assert results(cluster["a"]) == [QueryDone(0, 0, 0, ())]
+    asked = cluster.ask("a", QueryParams(name="load", nodes=["x"]))
+    assert asked.query.finished
+    assert asked.results() == [QueryDone(0, 0, 0, ())]
 
 
 def test_a_member_that_goes_is_waited_for_no_longer() -> None:
@@ -252,15 +256,15 @@ def test_a_member_that_goes_is_waited_for_no_longer() -> None:
     cluster.lost = {"b"}
     asked = cluster.ask("a", QueryParams(name="load", timeout=60.0))
     cluster["a"].member_left("b", 5.0)
-    assert asked.finished
-    assert results(cluster["a"])[-1] == QueryDone(1, 0, 2, ("b",))
+    assert asked.query.finished
+    assert asked.results()[-1] == QueryDone(1, 0, 2, ("b",))
 
 
 def test_those_gone_before_are_not_expected() -> None:
     state = serf("a", "b", "c")
     state.member_left("b", 0.0)
     state.force_leave("c", now=0.0)
-    assert state.ask(QueryParams(name="x"), 0.0).expected == ("a",)
+    assert start_query(state, QueryParams(name="x")).query.expected == ("a",)
 
 
 def test_the_first_answer_may_be_enough() -> None:
@@ -268,28 +272,28 @@ def test_the_first_answer_may_be_enough() -> None:
     asked = cluster.ask("a", QueryParams(name="load", first=1))
     cluster["c"].respond(cluster.queries("c")[0].id, b"1", 0.0)
     cluster.run(0.0)
-    assert asked.finished
+    assert asked.query.finished
     cluster["b"].respond(cluster.queries("b")[0].id, b"2", 0.0)
     cluster.run(0.0)
-    done = [result for result in results(cluster["a"]) if isinstance(result, QueryDone)]
+    done = [result for result in asked.results() if isinstance(result, QueryDone)]
     assert done == [QueryDone(3, 1, 3, ())]
 
 
 def test_a_query_can_be_cancelled() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load"))
-    results(cluster["a"])
-    cluster["a"].cancel(asked)
-    cluster["a"].cancel(asked)
-    assert results(cluster["a"]) == [QueryDone(2, 0, 2, ())]
+    asked.results()
+    cluster["a"].cancel(asked.query)
+    cluster["a"].cancel(asked.query)
+    assert asked.results() == [QueryDone(2, 0, 2, ())]
     assert cluster["a"].next_deadline is None
 
 
 def test_the_next_deadline_is_the_earliest() -> None:
     state = serf("a", "b")
-    state.ask(QueryParams(name="x", timeout=9), 0.0)
-    state.ask(QueryParams(name="x", timeout=4), 0.0)
-    state.ask(QueryParams(name="x", timeout=7), 0.0)
+    start_query(state, QueryParams(name="x", timeout=9))
+    start_query(state, QueryParams(name="x", timeout=4))
+    start_query(state, QueryParams(name="x", timeout=7))
     assert state.next_deadline == 4.0
     state.expire(4.0)
     assert state.next_deadline == 7.0
@@ -297,6 +301,6 @@ def test_the_next_deadline_is_the_earliest() -> None:
 
 def test_an_own_query_is_an_event_here() -> None:
     state = serf("a")
-    state.ask(QueryParams(name="load"), 0.0)
+    start_query(state, QueryParams(name="load"))
     assert kinds(state.events) == [("query", "load")]
     assert state.clocks().query == 1

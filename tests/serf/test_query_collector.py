@@ -35,7 +35,7 @@ class Collected:
             ack_suffices=ack_suffices,
             first=first,
             max_unexpected=3,
-            deliver=lambda _, result: self.results.append(result),
+            deliver=lambda result: self.results.append(result),
         )
 
     def take(self, source: str, flags: int = 0, payload: bytes = b"") -> list[QueryResult]:

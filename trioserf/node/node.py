@@ -23,7 +23,6 @@ from trioserf.node.config import NodeConfig
 from trioserf.node.event_hub import EventHub, Responder, Subscription
 from trioserf.node.join import Joiner
 from trioserf.node.key_handler import KeyHandler
-from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.serf.events import Event
 from trioserf.serf.filters import EventFilter
@@ -371,25 +370,21 @@ class Node:
         send, receive = trio.open_memory_channel[QueryResult](math.inf)
 
         def deliver(result: QueryResult) -> None:
-            send.send_nowait(result)
+            with contextlib.suppress(trio.BrokenResourceError):  # the requester reads no more
+                send.send_nowait(result)
             if isinstance(result, QueryDone):
                 send.close()
 
-        def start(state: ClusterState, now: float) -> RunningQuery:
-            asked = state.serf.ask(question, now)
-            self._owner.collect(asked, deliver)
-            return asked
-
-        asked = await self._owner.ask(start)
-        try:
-            yield asked, receive
-        finally:
-            self._owner.stop_collecting(asked)
-            send.close()
-            receive.close()
-            if not asked.finished:
-                with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
-                    await self._owner.ask(lambda state, _: state.serf.cancel(asked))
+        with receive:
+            asked = await self._owner.ask(
+                lambda state, now: state.serf.ask(question, deliver, now)
+            )
+            try:
+                yield asked, receive
+            finally:
+                if not asked.finished:
+                    with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
+                        await self._owner.ask(lambda state, _: state.serf.cancel(asked))
 
     async def respond(
         self,

@@ -22,7 +22,6 @@ from trioserf.net.transport import Transport
 from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
 from trioserf.node.stream_queue import StreamSendQueue
-from trioserf.serf.query_collector import QueryResult, RunningQuery
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -151,7 +150,6 @@ class StateOwner:
         self._to_inbox, self._inbox = trio.open_memory_channel[Item](depth)
         self._batches = 0
         self._fewer_batches = AutoResetEvent()
-        self._queries: dict[RunningQuery, Callable[[QueryResult], None]] = {}
         self._is_talking = False
         hub.on_no_responder = self._decline
 
@@ -224,14 +222,6 @@ class StateOwner:
 
         await self.ask(expire)
 
-    def collect(self, query: RunningQuery, deliver: Callable[[QueryResult], None]) -> None:
-        """Deliver the results of a query; only to be called inside `ask`."""
-        self._queries[query] = deliver
-
-    def stop_collecting(self, query: RunningQuery) -> None:
-        """Deliver no more results of a query."""
-        self._queries.pop(query, None)
-
     # --- the task ---
 
     async def run(self) -> None:
@@ -298,12 +288,6 @@ class StateOwner:
             for event in serf.events:
                 self._hub.publish(event)
             serf.events.clear()
-        if serf.results:
-            for query, result in serf.results:
-                deliver = self._queries.get(query)
-                if deliver is not None:
-                    deliver(result)
-            serf.results.clear()
         self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
         self.deadline.move(_earlier(state.next_deadline, self._hub.next_deadline))

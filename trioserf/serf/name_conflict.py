@@ -10,7 +10,7 @@ from trioserf.address import Address, normalise, packed
 from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
+from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult
 from trioserf.wire import serf_codec
 from trioserf.wire.serf_messages import ConflictResponse
 
@@ -64,7 +64,7 @@ class NameConflicts:
         name: str,
         *,
         enabled: bool,
-        ask: Callable[[QueryParams, float, Callable[[RunningQuery, QueryResult], None]], object],
+        ask: Callable[[QueryParams, Callable[[QueryResult], None], float], object],
         effects: Effects,
     ) -> None:
         self._name = name
@@ -91,9 +91,9 @@ class NameConflicts:
         if self._enabled:
             self._vote = ConflictVote(ours)
             payload = self._name.encode("utf-8", "surrogateescape")
-            self._ask(QueryParams(name=CONFLICT, payload=payload, internal=True), now, self._take)
+            self._ask(QueryParams(name=CONFLICT, payload=payload, internal=True), self._take, now)
 
-    def _take(self, _query: RunningQuery, result: QueryResult) -> None:
+    def _take(self, result: QueryResult) -> None:
         if self._vote is None:
             return
         if isinstance(result, QueryAnswer):

@@ -145,18 +145,18 @@ class OutgoingQueries:
 
     def start(
         self,
-        question: QueryParams,
+        params: QueryParams,
         address: Address,
+        deliver: Callable[[QueryResult], None],
         now: float,
-        deliver: Callable[[RunningQuery, QueryResult], None],
     ) -> tuple[RunningQuery, Query, bytes]:
         """Make a query and collect for it from now on.
 
         Args:
-            question: what is asked.
-            address: where answers are to go.
-            now: the instant.
-            deliver: takes what comes back.
+            params: the query.
+            address: our own, to which members respond.
+            deliver: receives each result; a `QueryDone` is the last.
+            now: the current time.
 
         Returns:
             The collector, and the message with its bytes, which is still to be sent.
@@ -168,8 +168,8 @@ class OutgoingQueries:
         """
         if len(self._running) >= self._options.asked_queries:
             raise InvalidQuery(f"{self._options.asked_queries} queries are running already")
-        filters = question.filters()
-        seconds = question.timeout or self.default_timeout()
+        filters = params.filters()
+        seconds = params.timeout or self.default_timeout()
         message = Query(
             ltime=self._clock.time,
             id=self._rng.getrandbits(31),
@@ -177,11 +177,11 @@ class OutgoingQueries:
             port=address.port,
             source_node=self._table.name,
             filters=tuple(map(encode_filter, filters)),
-            flags=int(QueryFlag.ACK) if question.ack else 0,
-            relay_factor=question.relay_factor,
+            flags=int(QueryFlag.ACK) if params.ack else 0,
+            relay_factor=params.relay_factor,
             timeout=int(min(seconds * 1e9, _LONGEST_TIMEOUT)),
-            name=question.name,
-            payload=question.payload,
+            name=params.name,
+            payload=params.payload,
         )
         data = encode(message)
         if len(data) > self._options.query_size_limit:
@@ -189,12 +189,12 @@ class OutgoingQueries:
         asked = RunningQuery(
             message.ltime,
             message.id,
-            question.name,
+            params.name,
             deadline=now + message.timeout / 1e9,
             expected=self._expected(filters),
-            wants_acks=question.ack,
-            ack_suffices=question.name == PING,
-            first=question.first,
+            wants_acks=params.ack,
+            ack_suffices=params.name == PING,
+            first=params.first,
             max_unexpected=self._options.unexpected_answers,
             deliver=deliver,
         )

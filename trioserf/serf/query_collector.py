@@ -99,7 +99,7 @@ class RunningQuery:
         ack_suffices: bool = False,
         first: int | None = None,
         max_unexpected: int = 1024,
-        deliver: Callable[["RunningQuery", QueryResult], None],
+        deliver: Callable[[QueryResult], None],
     ) -> None:
         self.ltime = ltime
         self.id = id
@@ -137,14 +137,14 @@ class RunningQuery:
         if is_ack:
             if self._wants_acks and response.source not in self._acked:
                 self._acked.add(response.source)
-                self._deliver(self, QueryAck(response.source))
+                self._deliver(QueryAck(response.source))
             if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
                 self._outstanding.discard(response.source)
         elif response.source not in self._answered and len(response.payload) <= self._bytes_left:
             self._bytes_left -= len(response.payload)
             self._answered.add(response.source)
             self._outstanding.discard(response.source)
-            self._deliver(self, QueryAnswer(response.source, response.payload))
+            self._deliver(QueryAnswer(response.source, response.payload))
         self.finish_if_complete()
         return double
 
@@ -167,7 +167,7 @@ class RunningQuery:
         self.finished = True
         missing = tuple(name for name in self.expected if name not in self._responders)
         done = QueryDone(len(self._acked), len(self._answered), len(self.expected), missing)
-        self._deliver(self, done)
+        self._deliver(done)
 
     def _admits(self, source: str) -> bool:
         """Bound the names that are remembered, since anybody may answer in any name."""

@@ -74,7 +74,6 @@ class Serf:
         sends: messages to single members, as packets or by stream.
         spreads: messages to many members that fit no packet.
         orders: what the node itself shall do.
-        results: what came back to our queries, each with its query.
         queues: the broadcasts, by Serf's names for them: Intent, Query and Event, in the order
             in which they fill a packet.
     """
@@ -93,7 +92,6 @@ class Serf:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
-        self.results: list[tuple[RunningQuery, QueryResult]] = []
         tally = tally or Counters()
         self._effects = effects = Effects(counters=tally)
         self._received_sizes = tally.values("serf.msgs.received")
@@ -126,7 +124,7 @@ class Serf:
         self._conflicts = NameConflicts(
             name,
             enabled=options.name_conflict_resolution,
-            ask=self._ask,
+            ask=self.ask,
             effects=effects,
         )
 
@@ -368,25 +366,23 @@ class Serf:
         self._outbox.send("Event", data)
         return ltime
 
-    def ask(self, question: QueryParams, now: float) -> RunningQuery:
-        """Ask the members that match; what comes back appears in `results`, `QueryDone` last.
+    def ask(
+        self, params: QueryParams, deliver: Callable[[QueryResult], None], now: float
+    ) -> RunningQuery:
+        """Query the members that match.
 
-        The first results, and even the last, may be there when this returns.
+        Args:
+            params: the query.
+            deliver: receives each result, `QueryDone` as the last; it may be called before this
+                returns.
+            now: the current time.
 
         Raises:
-            InvalidFilter: an expression that cannot be understood.
-            InvalidQuery: too many queries of ours run already.
-            TooLarge: over the limit.
+            InvalidFilter: an expression is malformed.
+            InvalidQuery: too many queries of our own are running.
+            TooLarge: the encoded query exceeds its limit.
         """
-        return self._ask(question, now, lambda query, result: self.results.append((query, result)))
-
-    def _ask(
-        self,
-        question: QueryParams,
-        now: float,
-        deliver: Callable[[RunningQuery, QueryResult], None],
-    ) -> RunningQuery:
-        asked, message, data = self._asking.start(question, self.address, now, deliver)
+        asked, message, data = self._asking.start(params, self.address, deliver, now)
         self._queries.receive(message, now, ours=True)
         self._asking.finish_if_complete(asked)
         if not asked.finished:
