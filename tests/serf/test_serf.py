@@ -113,10 +113,8 @@ def test_a_later_return_is_not_undone() -> None:
 def test_who_lives_for_all_we_know_is_not_taken_for_leaving_on_hearsay() -> None:
     remote = push_pull(status_ltimes={"b": 9, "c": 9}, left=("b", "c"))
     state = serf("a", "b", "c")
-    merging = state.merging(remote, join=False, ignore_events=False, lives="b".__eq__)
-    next(merging)
-    with pytest.raises(StopIteration):
-        merging.send(0.0)
+    for step in state.merge_steps(remote, join=False, ignore_events=False, is_alive="b".__eq__):
+        step(0.0)
     assert status(state, "b") is Status.ALIVE
     assert status(state, "c") is Status.LEAVING
 

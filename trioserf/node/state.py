@@ -14,7 +14,7 @@ from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, serf_options, swim_options
 from trioserf.node.drop_counts import DropCounts
-from trioserf.node.push_pull_merge import PushPullMerge, read_state
+from trioserf.node.push_pull_merge import merge_steps, read_state
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
@@ -232,15 +232,15 @@ class ClusterState:
         return PushPull(join, self.membership.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
-        """Take in the other half of a push/pull in one go (see `Merge`).
+        """Merge the remote half of a push/pull at once (see `merge_steps`).
 
         Raises:
             ValueError: versions that exclude each other, or a state that cannot be read
                 (`WireError`).
         """
-        merge = PushPullMerge(remote, read_state(remote.user_state), ignore_events=ignore_events)
-        while merge.step(self, now):
-            pass
+        serf_state = read_state(remote.user_state)
+        for step in merge_steps(self, remote, serf_state, ignore_events=ignore_events):
+            step(self, now)
 
     # --- what users ask for ---
 

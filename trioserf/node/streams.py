@@ -12,7 +12,7 @@ from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
-from trioserf.node.push_pull_merge import PushPullMerge, decode_in_steps
+from trioserf.node.push_pull_merge import decode_in_steps, merge_steps
 from trioserf.node.state_owner import AutoResetEvent, StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.serf.effects import DirectMessage
@@ -266,8 +266,11 @@ class Streams:
                 async with self._work_lock:
                     rows = next(reading)
         except StopIteration as end:
-            merge = PushPullMerge(theirs, end.value, ignore_events=ignore_events)
-        while await self._keeper.ask(merge.step):
+            serf_state = end.value
+        for step in merge_steps(
+            self._keeper.state, theirs, serf_state, ignore_events=ignore_events
+        ):
+            await self._keeper.ask(step)
             async with self._work_lock:
                 await trio.lowlevel.checkpoint()
 

@@ -10,8 +10,7 @@ The rules themselves stand in the modules beside this one; here they are put tog
 
 import logging
 import random
-from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from trioserf.address import Address
@@ -52,7 +51,7 @@ _DEDUPLICATED: Final = frozenset({USER_EVENT, QUERY})
 """Type bytes of user events and queries, of which every double is dropped for good."""
 
 
-def _unknown(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
+def _is_never_alive(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
     return False
 
 
@@ -115,7 +114,7 @@ class Serf:
             has_responder=has_responder,
             keys=keys,
         )
-        self._exchanges = PushPull(
+        self._push_pull = PushPull(
             table, self._intents, self._user_events, self._queries, self._outbox
         )
         self._asking = OutgoingQueries(
@@ -287,29 +286,26 @@ class Serf:
 
     def local_state(self) -> SerfPushPull:
         """Give our half of a push/pull."""
-        return self._exchanges.local_state()
+        return self._push_pull.local_state()
 
     def merge_remote_state(
         self, state: SerfPushPull, *, join: bool, ignore_events: bool, now: float
     ) -> None:
-        """Take in the other half of a push/pull in one go (see `merging`)."""
-        merging = self.merging(state, join=join, ignore_events=ignore_events)
-        next(merging)
-        with suppress(StopIteration):
-            while True:
-                merging.send(now)
+        """Merge the remote half of a push/pull at once (see `merge_steps`)."""
+        for step in self.merge_steps(state, join=join, ignore_events=ignore_events):
+            step(now)
 
-    def merging(
+    def merge_steps(
         self,
         state: SerfPushPull,
         *,
         join: bool,
         ignore_events: bool,
-        lives: Callable[[str], bool] = _unknown,
-    ) -> Generator[None, float, None]:
-        """Take in the other half of a push/pull, piece by piece: see `Exchanges.merging`."""
-        return self._exchanges.merge_remote_state(
-            state, join=join, ignore_events=ignore_events, lives=lives
+        is_alive: Callable[[str], bool] = _is_never_alive,
+    ) -> Iterator[Callable[[float], None]]:
+        """Split the merge of a remote half into steps (see `PushPull.merge_steps`)."""
+        return self._push_pull.merge_steps(
+            state, join=join, ignore_events=ignore_events, is_alive=is_alive
         )
 
     def restore(self, clocks: LamportTimes) -> None:
