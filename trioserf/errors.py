@@ -45,9 +45,5 @@ class Leaving(TrioserfError):
     """The node is leaving or has left, and takes no such request any more."""
 
 
-class KeyFailed(TrioserfError):
-    """A key operation that did not succeed on every member."""
-
-
 class NameConflict(TrioserfError):
     """Another member holds our name, and the majority sides with it."""

@@ -281,7 +281,7 @@ class NodeInAir:
         for one in state.serf.members():
             encode_json(json_records.member(one))
         assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
-        assert not parse(self.snapshot.compacted()).faults
+        assert not parse(self.snapshot.compacted()).errors
         for kind, queue in state.serf.queues.items():
             assert len(queue) <= 2 * options.max_queue_depth, kind
         assert len(state.drops.by_peer) <= 1025
@@ -351,7 +351,7 @@ def snapshot(data: bytes) -> None:
         assert replayed.size == len(data)
         written = SnapshotState(replayed).compacted()
         again = parse(written)
-        assert not again.faults
+        assert not again.errors
         assert again.alive == replayed.alive
         assert again.clocks == replayed.clocks
 

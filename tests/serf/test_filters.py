@@ -79,7 +79,7 @@ def test_reads_event_filters(text: str, expected: list[EventFilter]) -> None:
 )
 def test_refuses_what_is_no_event_filter(text: str, culprit: str) -> None:
     with pytest.raises(
-        InvalidFilter, match=f"^{culprit} is no event filter; expected .*user:NAME"
+        InvalidFilter, match=f"^{culprit} is not a valid event filter; expected .*user:NAME"
     ):
         EventFilter.parse(text)
 
@@ -192,7 +192,7 @@ def test_bytes_that_are_not_utf8_are_replacement_characters_one_each() -> None:
 def test_refuses_what_go_refuses(
     expr: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InvalidFilter, match=f"is no regular expression: .*{reason}"):
+    with pytest.raises(InvalidFilter, match=f"is not a valid regular expression: .*{reason}"):
         tag_matches(TagFilter("role", expr), {})
     assert capfd.readouterr() == ("", "")  # the library would love to tell stderr
 

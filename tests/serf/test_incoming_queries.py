@@ -57,7 +57,7 @@ def test_it_is_acknowledged_delivered_and_passed_on() -> None:
     assert sent(state) == [("b", response(ACK))]
     assert raw_broadcasts(state) == [query()]
     assert state.query_clock.time == 10
-    assert state.clocks().query == 9
+    assert state.latest_times().query == 9
 
 
 def test_no_acknowledgement_unless_wanted() -> None:

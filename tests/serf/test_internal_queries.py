@@ -16,7 +16,7 @@ from tests.serf.helpers import (
 from trioserf.address import packed
 from trioserf.errors import InvalidQuery
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.internal_queries import KeyAction, check_name, fit_keys
+from trioserf.serf.internal_queries import KeyAction, check_name, truncate_keys
 from trioserf.serf.key_queries import KeyQueryResult, key_query
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
@@ -152,13 +152,13 @@ def measured(answer: KeyResponse) -> int:
 
 def test_few_keys_are_not_cut() -> None:
     answer = KeyResponse(True, "", ("k" * 44,) * 3, "k" * 44)
-    assert fit_keys(answer, 1024, measured) is answer
+    assert truncate_keys(answer, 1024, measured) is answer
 
 
 @pytest.mark.parametrize(("count", "kept"), [(30, 20), (500, 20)])
 def test_a_long_list_is_cut_and_says_so(count: int, kept: int) -> None:
     answer = KeyResponse(True, "", tuple(f"{n:044}" for n in range(count)), "k" * 44)
-    cut = fit_keys(answer, 1024, measured)
+    cut = truncate_keys(answer, 1024, measured)
     assert cut.keys == answer.keys[:kept]
     text = f"truncated key list response, showing first {kept} of {count} keys"
     assert (cut.message, cut.result, cut.primary_key) == (text, True, "k" * 44)
@@ -167,7 +167,7 @@ def test_a_long_list_is_cut_and_says_so(count: int, kept: int) -> None:
 
 def test_where_nothing_fits_nothing_is_listed() -> None:
     answer = KeyResponse(True, "", ("k" * 44,) * 9, "")
-    assert fit_keys(answer, 10, measured).keys == ()
+    assert truncate_keys(answer, 10, measured).keys == ()
 
 
 def test_a_long_list_is_cut_on_the_wire_too() -> None:

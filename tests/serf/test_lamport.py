@@ -2,9 +2,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trioserf.serf.lamport import (
-    EPOCHS_KEPT,
     FAR,
     LAST_TIME,
+    MAX_EPOCHS,
     LamportClock,
     LamportSlot,
     LamportWindow,
@@ -132,7 +132,7 @@ def test_nothing_is_news_twice_while_its_epoch_is_kept(messages: list[tuple[int,
         before = ours.clock.time
         slot = ours.at(ltime)
         if ours.clock.time < before:
-            epochs = [ours._present, *ours._others]
+            epochs = [ours._current, *ours._others]
             held = {slot.ltime for epoch in epochs for slot in epoch.slots.values()}
             taken = {one for one in taken if one[0] in held or one[0] > FAR}
         if isinstance(slot, LamportSlot) and what not in slot.entry and ours.charge(slot, 4):
@@ -154,7 +154,7 @@ def test_no_poison_makes_it_deaf(poison: list[int], honest: int) -> None:
             assert news not in entry(ours.at(time))
             entry(ours.at(time)).add(news)
         ours.at(ltime)
-        assert len(ours._others) < EPOCHS_KEPT
+        assert len(ours._others) < MAX_EPOCHS
 
 
 def test_old_times_are_refused() -> None:
@@ -229,13 +229,13 @@ def test_whoever_wants_all_is_told_all() -> None:
 def test_epochs_are_bounded_and_those_used_last_are_kept() -> None:
     ours = window()
     entry(ours.at(5)).add("seen")
-    for jump in range(1, EPOCHS_KEPT):
+    for jump in range(1, MAX_EPOCHS):
         ours.at(jump * 2**40)
     assert "seen" in entry(ours.at(5))
-    for jump in range(EPOCHS_KEPT, 2 * EPOCHS_KEPT):
+    for jump in range(MAX_EPOCHS, 2 * MAX_EPOCHS):
         ours.at(jump * 2**40)
         assert "seen" in entry(ours.at(5))
-    for jump in range(1, EPOCHS_KEPT + 1):
+    for jump in range(1, MAX_EPOCHS + 1):
         ours.at(2**63 + jump * 2**40)
     assert "seen" not in entry(ours.at(5))  # but it is heard
 

@@ -10,7 +10,7 @@ from tests.serf.helpers import (
 from trioserf.address import Address, packed
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import NameConflictLost
-from trioserf.serf.name_conflict import NO_MEMBER, ConflictVote
+from trioserf.serf.name_conflict import NO_MEMBER_RESPONSE, ConflictVote
 from trioserf.serf.serf import Serf
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
@@ -95,14 +95,14 @@ def in_conflict() -> tuple[Serf, int, int]:
     """Give a's layer, and LTime and ID of its question to b."""
     state = serf("a", "b")
     state.member_conflicted("a", OTHER, 0.0)
-    (asked,) = state._asking._running.values()
+    (asked,) = state._outgoing_queries._running.values()
     return state, asked.ltime, asked.id
 
 
 @pytest.mark.parametrize(
     ("payload", "order"),
     [
-        (NO_MEMBER, NameConflictLost(0, 1)),
+        (NO_MEMBER_RESPONSE, NameConflictLost(0, 1)),
         (b"\x06torn", NameConflictLost(0, 0)),
         (b"", NameConflictLost(0, 0)),
         (encode(KeyRequest(b"")), NameConflictLost(0, 0)),

@@ -121,7 +121,7 @@ def test_too_large() -> None:
 
 
 def test_too_many() -> None:
-    state = serf("a", "b", options=SerfOptions(asked_queries=2))
+    state = serf("a", "b", options=SerfOptions(running_queries=2))
     start_query(state, QueryParams(name="x"))
     start_query(state, QueryParams(name="y"))
     with pytest.raises(InvalidQuery, match="2 queries are running already"):
@@ -303,4 +303,4 @@ def test_an_own_query_is_an_event_here() -> None:
     state = serf("a")
     start_query(state, QueryParams(name="load"))
     assert kinds(state.events) == [("query", "load")]
-    assert state.clocks().query == 1
+    assert state.latest_times().query == 1

@@ -220,7 +220,7 @@ def test_an_empty_snapshot_changes_nothing() -> None:
     state = serf("a")
     state.restore(LamportTimes())
     assert state.local_state() == serf("a").local_state()
-    assert state.clocks() == LamportTimes()
+    assert state.latest_times() == LamportTimes()
 
 
 def test_a_poisoned_snapshot_does_not_make_us_deaf() -> None:
@@ -258,8 +258,8 @@ def test_doubles_are_not_even_decoded() -> None:
     state = serf("a")
     raw = encode(UserEvent(3, "x"))
     state.handle(raw, 0.0)
-    assert state._outbox.is_duplicate(raw)
-    assert not state._outbox.is_duplicate(encode(Join(3, "b")))
+    assert state._gossip_queues.is_duplicate(raw)
+    assert not state._gossip_queues.is_duplicate(encode(Join(3, "b")))
 
 
 # --- queues ---
@@ -289,7 +289,7 @@ def test_a_flood_cannot_fill_a_queue(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(("least", "limit"), [(0, 4096), (3, 4), (300, 300)])
 def test_the_limit_of_queues(least: int, limit: int) -> None:
     state = serf("a", "b", options=SerfOptions(min_queue_depth=least))
-    assert state._outbox.limit == limit
+    assert state._gossip_queues.limit == limit
 
 
 def test_long_queues_are_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -150,14 +150,14 @@ def test_reports_faults_and_goes_on(line: bytes, fault: str) -> None:
     assert replayed.alive == {"a": A}
     assert replayed.clocks == LamportTimes(7, 0, 0)
     assert not replayed.clean
-    assert len(replayed.faults) == 1
-    assert re.match(f"line 2: {fault}", replayed.faults[0])
+    assert len(replayed.errors) == 1
+    assert re.match(f"line 2: {fault}", replayed.errors[0])
 
 
 def test_the_line_after_a_hole_is_good() -> None:
     replayed = parse(b"clock: 1\n\0\0\0\0alive: a 127.13.0.1:7946\n")
     assert replayed.alive == {"a": A}
-    assert replayed.faults == ("line 2: a hole of NULs",)
+    assert replayed.errors == ("line 2: a hole of NULs",)
 
 
 @pytest.mark.parametrize("end", [b"alive: b 127.13.0.2:79", b"query-clock: 5", b"leave", b"\0\0"])
@@ -167,7 +167,7 @@ def test_a_torn_last_line_is_not_believed(end: bytes) -> None:
     assert replayed.clocks == LamportTimes(4, 3, 1)
     assert not replayed.left
     assert not replayed.clean
-    assert replayed.faults[0].startswith("line 15: cut short: ")
+    assert replayed.errors[0].startswith("line 15: cut short: ")
 
 
 def test_the_last_time_counts_even_if_it_is_smaller() -> None:
@@ -175,7 +175,7 @@ def test_the_last_time_counts_even_if_it_is_smaller() -> None:
 
 
 def test_many_faults_are_counted_only() -> None:
-    faults = parse(b"what\n" * 1000).faults
+    faults = parse(b"what\n" * 1000).errors
     assert len(faults) == 21
     assert faults[-1] == "and 980 faults more"
 

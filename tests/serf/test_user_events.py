@@ -27,7 +27,7 @@ def test_an_event_is_for_everyone_ourselves_included() -> None:
     assert state.events == [UserEventReceived(1, "deploy", b"v1", True)]
     assert broadcasts(state) == [UserEvent(1, "deploy", b"v1", True)]
     assert state.user_event("deploy", b"v1") == 2
-    assert state.clocks().event == 2
+    assert state.latest_times().event == 2
 
 
 def test_the_limit_before_encoding() -> None:
@@ -105,7 +105,7 @@ def test_doubles_are_known_long_after_their_bytes_are_forgotten() -> None:
     state.handle(raw, 0.0)
     for ltime in range(2, 5000):
         state.handle(encode(UserEvent(ltime, "x")), 0.0)
-    assert not state._outbox.is_duplicate(raw)
+    assert not state._gossip_queues.is_duplicate(raw)
     state.events.clear()
     state.handle(raw, 0.0)
     assert state.events == []

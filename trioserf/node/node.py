@@ -129,7 +129,7 @@ class Node:
 
     def latest_times(self) -> LamportTimes:
         """Return the latest Lamport times seen, for `restore` of `open_node`."""
-        return self._state.serf.clocks()
+        return self._state.serf.latest_times()
 
     @property
     def memberlist(self) -> Membership:

@@ -133,7 +133,7 @@ class ClusterState:
             options=serf_options(config, room),
             has_responder=has_responder,
             keys=keys,
-            tally=self.counters,
+            counters=self.counters,
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)

@@ -22,11 +22,11 @@ PERIOD = 3.0
 QUIET = 1.0
 """Seconds of silence that end a burst."""
 
-_REAPED_KEPT = 1024
+_MAX_REAPED = 1024
 """Reaped members whose last event is remembered: they may be reaped again, or never come back."""
 
 
-@attrs.define(slots=True)
+@attrs.define
 class _Window:
     """The time of a burst."""
 
@@ -40,7 +40,7 @@ class _Window:
             self._end = now + self.period
         self.deadline = min(self._end, now + self.quiet)
 
-    def due(self, now: float) -> bool:
+    def is_due(self, now: float) -> bool:
         return self.deadline is not None and now >= self.deadline
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class MemberCoalescer:
 
     def flush(self, now: float) -> list[Event]:
         """Give what is due; nothing before the deadline."""
-        return self.drain() if self._window.due(now) else []
+        return self.drain() if self._window.is_due(now) else []
 
     def drain(self) -> list[Event]:
         """Give what was gathered, due or not."""
@@ -100,7 +100,7 @@ class MemberCoalescer:
             self._reaped.pop(name, None)
             return
         self._reaped[name] = None
-        if len(self._reaped) > _REAPED_KEPT:
+        if len(self._reaped) > _MAX_REAPED:
             oldest = next(iter(self._reaped))
             del self._reaped[oldest], self._delivered[oldest]
 
@@ -138,7 +138,7 @@ class UserCoalescer:
 
     def flush(self, now: float) -> list[Event]:
         """Give what is due; nothing before the deadline."""
-        return self.drain() if self._window.due(now) else []
+        return self.drain() if self._window.is_due(now) else []
 
     def drain(self) -> list[Event]:
         """Give what was gathered, due or not."""

@@ -25,8 +25,8 @@ from trioserf.serf.internal_queries import (
     PREFIX,
     DeferredResponse,
     KeyHandler,
-    answer_key_query,
-    fit_keys,
+    handle_key_query,
+    truncate_keys,
 )
 from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.serf.member import Member
@@ -73,7 +73,7 @@ def parse_address(addr: bytes, port: int) -> Address | None:
     return address_of(addr, port)
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class _Pending:
     """What an answer needs to know of its query; `to` is None if the asker is us."""
 
@@ -118,13 +118,13 @@ class IncomingQueries:
         self.window: LamportWindow[set[int]] = LamportWindow(
             options.query_buffer, set, budget=options.query_buffer_bytes
         )
-        self.newest = 0
+        self.latest_time = 0
         self._table = table
         self._options = options
         self._effects = effects
         self._rng = rng
-        self._to_ourselves = to_ourselves
-        self._has_answerer = has_responder
+        self._deliver_own_response = to_ourselves
+        self._has_responder = has_responder
         self._keys = keys
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
@@ -137,14 +137,14 @@ class IncomingQueries:
         Returns:
             Whether it is to be passed on.
         """
-        if not self._is_news(query):
+        if not self._is_new(query):
             return False
-        self.newest = max(self.newest, query.ltime)
+        self.latest_time = max(self.latest_time, query.ltime)
         tally = self._effects.counters
         tally.counter("serf.queries").add()
         tally.increment_label(f"serf.queries.{query.name}")
         pass_on = not query.flags & QueryFlag.NO_BROADCAST
-        if not self._meant_for_us(query):
+        if not self._matches_us(query):
             return pass_on
         to = None if ours else parse_address(query.addr, query.port)
         if to is None and not ours:
@@ -165,7 +165,7 @@ class IncomingQueries:
             self._deliver(pending, query, now)
         return pass_on
 
-    def _is_news(self, query: Query) -> bool:
+    def _is_new(self, query: Query) -> bool:
         slot = self.window.at(query.ltime)
         if isinstance(slot, Rejection):
             if slot is not Rejection.BEFORE_START:
@@ -184,7 +184,7 @@ class IncomingQueries:
         slot.entry.add(query.id)
         return True
 
-    def _meant_for_us(self, query: Query) -> bool:
+    def _matches_us(self, query: Query) -> bool:
         us = self._table.get(self._table.name)
         try:
             filters = tuple(decode_filter(data) for data in query.filters)
@@ -207,7 +207,7 @@ class IncomingQueries:
             query.source_node,
             pending.deadline,
         )
-        self._acknowledge(pending, now, no_answer=not self._has_answerer(event))
+        self._acknowledge(pending, now, no_answer=not self._has_responder(event))
         self._effects.events.append(event)
 
     # --- answering ---
@@ -225,7 +225,7 @@ class IncomingQueries:
             TooLarge: over every limit; a smaller answer may still be given.
         """
         pending = self._find(number, now)
-        self._send_answer(pending, payload, now)
+        self._send_response(pending, payload, now)
         del self._pending[number]
 
     def decline(self, number: int, now: float) -> None:
@@ -258,11 +258,11 @@ class IncomingQueries:
             flags |= ResponseFlag.NO_ANSWER_WILL_FOLLOW
         response = QueryResponse(pending.ltime, pending.query_id, self._table.name, flags)
         if pending.to is None:
-            self._to_ourselves(response, now)
+            self._deliver_own_response(response, now)
         else:
             self._send(pending, pending.to, encode(response))
 
-    def _send_answer(self, pending: _Pending, payload: bytes, now: float) -> None:
+    def _send_response(self, pending: _Pending, payload: bytes, now: float) -> None:
         response = self._response(pending, payload)
         data = encode(response)
         limit = self._options.query_response_size_limit
@@ -272,7 +272,7 @@ class IncomingQueries:
             if len(data) > limit:
                 raise TooLarge(f"response exceeds limit of {limit} bytes")
         if pending.to is None:
-            self._to_ourselves(response, now)
+            self._deliver_own_response(response, now)
         else:
             self._send(pending, pending.to, data)
 
@@ -321,34 +321,36 @@ class IncomingQueries:
         self._acknowledge(pending, now, no_answer=answer is None)
         if isinstance(answer, DeferredResponse):
             answer.on_result(
-                lambda answer, now: self._answer_late(pending, query.name, answer, now)
+                lambda answer, now: self._respond_late(pending, query.name, answer, now)
             )
         elif isinstance(answer, KeyResponse):
-            self._answer_member(pending, query.name, self._encode_truncated(pending, answer), now)
+            self._respond_internally(
+                pending, query.name, self._encode_truncated(pending, answer), now
+            )
         elif answer is not None:
-            self._answer_member(pending, query.name, answer, now)
+            self._respond_internally(pending, query.name, answer, now)
 
     def _internal_answer(self, query: Query) -> bytes | KeyResponse | DeferredResponse | None:
         if query.name == CONFLICT:
             return self._answer_conflict(query.payload.decode("utf-8", "surrogateescape"))
         action = KEY_QUERIES.get(query.name)
         if action is not None:
-            return answer_key_query(action, query.payload, self._keys)
+            return handle_key_query(action, query.payload, self._keys)
         if query.name != PING:
             _log.warning("Unhandled internal query '%s'", query.name)
         return None
 
-    def _answer_member(self, pending: _Pending, name: str, answer: bytes, now: float) -> None:
+    def _respond_internally(self, pending: _Pending, name: str, answer: bytes, now: float) -> None:
         try:
-            self._send_answer(pending, answer, now)
+            self._send_response(pending, answer, now)
         except TooLarge as error:
             _log.error("Failed to respond to %s: %s", name, error)
 
-    def _answer_late(self, pending: _Pending, name: str, answer: KeyResponse, now: float) -> None:
+    def _respond_late(self, pending: _Pending, name: str, answer: KeyResponse, now: float) -> None:
         if now > pending.deadline:
             _log.error("Failed to respond to %s: its deadline has passed", name)
             return
-        self._answer_member(pending, name, self._encode_truncated(pending, answer), now)
+        self._respond_internally(pending, name, self._encode_truncated(pending, answer), now)
 
     def _encode_truncated(self, pending: _Pending, answer: KeyResponse) -> bytes:
         """Spell an answer about keys, cut to what a packet can carry."""
@@ -358,7 +360,7 @@ class IncomingQueries:
             return len(encode(response))
 
         limit = self._options.query_response_size_limit
-        return encode(fit_keys(answer, limit, size) if answer.keys else answer)
+        return encode(truncate_keys(answer, limit, size) if answer.keys else answer)
 
     def _answer_conflict(self, name: str) -> bytes | None:
         """Say what we know of a member, to whom it may concern, unless it is us."""

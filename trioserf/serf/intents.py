@@ -20,8 +20,8 @@ from trioserf.wire.serf_messages import Join, Leave, Status
 _log = logging.getLogger("trioserf.serf")
 
 
-@attrs.frozen(slots=True)
-class _Buffered:
+@attrs.frozen
+class _BufferedIntent:
     status: Status
     ltime: int
     heard: float
@@ -46,7 +46,7 @@ class Intents:
         self._table = table
         self._queue = queue
         self._options = options
-        self._buffer: dict[str, _Buffered] = {}
+        self._buffer: dict[str, _BufferedIntent] = {}
         self._prune_deadlines: dict[
             str, float
         ] = {}  # all after the same delay, so the first is due first
@@ -131,7 +131,7 @@ class Intents:
         self.witness(message.ltime)
         record = self._table.records.get(message.node)
         if record is None:
-            return self._keep(message.node, Status.ALIVE, message.ltime, now)
+            return self._buffer_intent(message.node, Status.ALIVE, message.ltime, now)
         if not is_newer(message.ltime, record.status_ltime):
             return False
         record.status_ltime = message.ltime
@@ -149,7 +149,7 @@ class Intents:
         self.witness(message.ltime)
         record = self._table.records.get(message.node)
         if record is None:
-            return self._keep(message.node, Status.LEAVING, message.ltime, now)
+            return self._buffer_intent(message.node, Status.LEAVING, message.ltime, now)
         if not is_newer(message.ltime, record.status_ltime):
             return False
         if message.node == self._table.name and not self.leaving:
@@ -175,14 +175,14 @@ class Intents:
 
     # --- those without a member ---
 
-    def _keep(self, name: str, status: Status, ltime: int, now: float) -> bool:
+    def _buffer_intent(self, name: str, status: Status, ltime: int, now: float) -> bool:
         known = self._buffer.get(name)
         if known is not None and not is_newer(ltime, known.ltime):
             return False
         self._buffer.pop(name, None)
         if len(self._buffer) >= self._options.intents_kept:
             self._drop_oldest()
-        self._buffer[name] = _Buffered(status, ltime, now)
+        self._buffer[name] = _BufferedIntent(status, ltime, now)
         return True
 
     def _drop_oldest(self) -> None:

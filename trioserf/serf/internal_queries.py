@@ -32,18 +32,18 @@ KEY_QUERIES: Final[dict[str, KeyAction]] = {
 class DeferredResponse:
     """An answer that is still to come, since something slow must be done first."""
 
-    __slots__ = ("_take",)
+    __slots__ = ("_callback",)
 
     def __init__(self) -> None:
-        self._take: Callable[[KeyResponse, float], None] | None = None
+        self._callback: Callable[[KeyResponse, float], None] | None = None
 
     def on_result(self, take: Callable[[KeyResponse, float], None]) -> None:
         """Say who takes the answer."""
-        self._take = take
+        self._callback = take
 
     def set_result(self, answer: KeyResponse, now: float) -> None:
         """Give the answer, once."""
-        take, self._take = self._take, None
+        take, self._callback = self._callback, None
         if take is not None:
             take(answer, now)
 
@@ -72,7 +72,7 @@ def no_keyring(action: KeyAction, key: bytes) -> KeyResponse:  # noqa: ARG001 - 
     return KeyResponse(False, "No keyring to modify (encryption not enabled)")
 
 
-def answer_key_query(
+def handle_key_query(
     action: KeyAction, payload: bytes, handler: KeyHandler
 ) -> KeyResponse | DeferredResponse:
     """Let the handler do what a key query asks for.
@@ -97,7 +97,7 @@ def answer_key_query(
     return handler(action, request.key)
 
 
-def fit_keys(
+def truncate_keys(
     response: KeyResponse, limit: int, encoded_size: Callable[[KeyResponse], int]
 ) -> KeyResponse:
     """Cut a list of keys down to what one response can carry, and say so in its message.

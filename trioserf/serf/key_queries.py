@@ -31,7 +31,7 @@ def key_query(action: KeyAction, key: bytes, *, relay_factor: int = 0) -> QueryP
     )
 
 
-@attrs.define(slots=True)
+@attrs.define
 class KeyQueryResult:
     """What the members said to a key query.
 

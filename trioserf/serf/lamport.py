@@ -35,7 +35,7 @@ LAST_TIME: Final = 2**64 - 1
 """The largest Lamport time that fits into a message."""
 FAR: Final = 2**32
 """Further ahead than any honest peer: fifty days of a thousand messages a second unheard."""
-EPOCHS_KEPT: Final = 5
+MAX_EPOCHS: Final = 5
 """Epochs that a window remembers; an attacker needs as many jumps to make us forget one."""
 
 
@@ -132,26 +132,26 @@ class LamportWindow(Generic[E]):
         self._new_entry = new_entry
         self._budget = budget
         self._used = 0
-        self._present: _Epoch[E] = _Epoch(self.clock)
+        self._current: _Epoch[E] = _Epoch(self.clock)
         self._others: list[_Epoch[E]] = []  # the one heard of last comes first
         self._reached = 1
 
     @property
     def min_time(self) -> int:
         """Messages before this time are passed over."""
-        return self._present.min_time
+        return self._current.min_time
 
     def witness(self, seen: int) -> None:
         """Let the clock go on behind a time, and whatever epoch that belongs to."""
-        self._note_restart()
+        self._check_wrap()
         epoch = self._epoch_of(seen)
         clock = self.clock
         has_ended = seen == LAST_TIME or (epoch is not None and epoch.clock.time == LAST_TIME)
         if seen - clock.time > FAR and not has_ended:
             self._switch_epoch(epoch, seen)
-        elif epoch is self._present:
+        elif epoch is self._current:
             clock.witness(seen)
-            self._note_restart()
+            self._check_wrap()
         elif epoch is not None:
             epoch.clock.time = max(epoch.clock.time, min(seen + 1, LAST_TIME))
 
@@ -163,7 +163,7 @@ class LamportWindow(Generic[E]):
         epoch = self._epoch_of(min_time)
         if epoch is None and min_time < self.clock.time:
             epoch = _Epoch(LamportClock(min_time))
-            self._keep(epoch)
+            self._add_epoch(epoch)
         if epoch is not None and min_time <= epoch.clock.time:
             epoch.min_time = max(epoch.min_time, min_time)
 
@@ -181,8 +181,8 @@ class LamportWindow(Generic[E]):
             if not is_live and ltime < self.min_time:
                 return Rejection.BEFORE_START
             epoch = _Epoch(LamportClock(min(ltime + 1, LAST_TIME)))
-            self._keep(epoch)
-        elif epoch is not self._present and epoch is not self._others[0]:
+            self._add_epoch(epoch)
+        elif epoch is not self._current and epoch is not self._others[0]:
             self._others.remove(epoch)
             self._others.insert(0, epoch)
         slot = epoch.slots.get(place)
@@ -207,16 +207,16 @@ class LamportWindow(Generic[E]):
         slot.size += size
         self._used += size
         while self._used > self._budget:
-            self._forget_oldest(slot)
+            self._drop_oldest(slot)
         return True
 
     def __iter__(self) -> Iterator[LamportSlot[E]]:
         """Give the slots of the present epoch, the oldest first."""
-        return iter(sorted(self._present.slots.values(), key=lambda slot: slot.ltime))
+        return iter(sorted(self._current.slots.values(), key=lambda slot: slot.ltime))
 
     def _epoch_of(self, ltime: int) -> _Epoch[E] | None:
         """Find the epoch that a time belongs to: one that remembers it, or one that is near."""
-        near = [epoch for epoch in (self._present, *self._others) if epoch.is_near(ltime)]
+        near = [epoch for epoch in (self._current, *self._others) if epoch.is_near(ltime)]
         if len(near) > 1:
             place = ltime % self._length
             for epoch in near:
@@ -227,7 +227,7 @@ class LamportWindow(Generic[E]):
 
     def _switch_epoch(self, epoch: _Epoch[E] | None, seen: int) -> None:
         """Follow a far jump: the present becomes another epoch, a new one or one that was."""
-        past = self._present
+        past = self._current
         past.clock = LamportClock(self.clock.time)
         if epoch is None:
             epoch = _Epoch(self.clock)
@@ -235,30 +235,30 @@ class LamportWindow(Generic[E]):
             self._others.remove(epoch)
             seen = max(seen, epoch.clock.time - 1)
             epoch.clock = self.clock
-        self._present = epoch
+        self._current = epoch
         self.clock.time = seen + 1
         if past.slots or past.clock.time > 1:  # else nothing was ever heard of it
-            self._keep(past)
+            self._add_epoch(past)
         self._reached = self.clock.time
 
-    def _note_restart(self) -> None:
+    def _check_wrap(self) -> None:
         """See whether the clock has begun anew, which leaves what was before behind."""
         if self.clock.time < self._reached:
-            past = self._present
+            past = self._current
             past.clock = LamportClock(LAST_TIME)
-            self._present = _Epoch(self.clock)
-            self._keep(past)
+            self._current = _Epoch(self.clock)
+            self._add_epoch(past)
         self._reached = self.clock.time
 
-    def _keep(self, epoch: _Epoch[E]) -> None:
+    def _add_epoch(self, epoch: _Epoch[E]) -> None:
         self._others.insert(0, epoch)
-        while len(self._others) >= EPOCHS_KEPT:
+        while len(self._others) >= MAX_EPOCHS:
             forgotten = self._others.pop()
             self._used -= sum(slot.size for slot in forgotten.slots.values())
 
-    def _forget_oldest(self, spared: LamportSlot[E]) -> None:
+    def _drop_oldest(self, spared: LamportSlot[E]) -> None:
         """Forget one time that holds anything; the budget shows that there is one."""
-        for epoch in (*reversed(self._others), self._present):
+        for epoch in (*reversed(self._others), self._current):
             held = [s for s in epoch.slots.values() if s is not spared and s.size]
             if held:
                 oldest = min(held, key=lambda slot: slot.ltime)

@@ -9,7 +9,7 @@ from trioserf.wire.serf_messages import Status
 from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Member:
     """One member at one moment.
 

@@ -22,11 +22,11 @@ from trioserf.wire.swim_messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
 
-_TAGS_KEPT: Final = 256
+_MAX_TAGS: Final = 256
 """Different metadata whose tags are remembered; in most clusters there are few."""
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class MemberRecord:
     """A member, with what its users need not know.
 
@@ -38,7 +38,7 @@ class MemberRecord:
 
     member: Member
     status_ltime: int = 0
-    gone_since: float = 0.0
+    leave_time: float = 0.0
 
     @property
     def status(self) -> Status:
@@ -136,14 +136,14 @@ class MemberTable:
         else:
             if record.status is Status.FAILED:
                 del self.failed[name]
-                if now - record.gone_since < self._options.flap_timeout:
+                if now - record.leave_time < self._options.flap_timeout:
                     self._effects.flaps += 1
             elif record.status is Status.LEFT:
                 del self.left[name]
             member = Member(name, address, self._tags(meta), Status.ALIVE, versions)
             record.member = member
         self._changed()
-        self._announce("member-join", member, "EventMemberJoin: %s %s")
+        self._emit("member-join", member, "EventMemberJoin: %s %s")
 
     def on_leave(self, name: str, now: float) -> None:
         """Note that the failure detector has lost a member.
@@ -155,23 +155,23 @@ class MemberTable:
             return
         if record.status is Status.LEAVING:
             self.to_left(record, now)
-            self._announce("member-leave", record.member, "EventMemberLeave: %s %s")
+            self._emit("member-leave", record.member, "EventMemberLeave: %s %s")
         elif record.status is Status.ALIVE:
-            record.gone_since = now
+            record.leave_time = now
             self._set_status(record, Status.FAILED)
             self.failed[name] = record
-            self._announce("member-failed", record.member, "EventMemberFailed: %s %s")
+            self._emit("member-failed", record.member, "EventMemberFailed: %s %s")
         else:
             _log.warning("Bad state when leave: %d", record.status)
 
-    def updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
+    def on_update(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
         """Take in the new tags of a member."""
         record = self.records.get(name)
         if record is None:
             return
         record.member = Member(name, address, self._tags(meta), record.status, versions)
         self._changed()
-        self._announce("member-update", record.member, "EventMemberUpdate: %s")
+        self._emit("member-update", record.member, "EventMemberUpdate: %s")
 
     def on_suspect(self, name: str, *, recovered: bool = False) -> None:
         """Pass on a suspicion, or its end, to those who asked for such events."""
@@ -193,14 +193,14 @@ class MemberTable:
     def to_left(self, record: MemberRecord, now: float) -> None:
         """Note that a member has left; the tombstone makes others believe it too."""
         self.failed.pop(record.member.name, None)
-        record.gone_since = now
+        record.leave_time = now
         self._set_status(record, Status.LEFT)
         self.left[record.member.name] = record
 
     def force_left(self, record: MemberRecord, now: float) -> None:
         """Declare on request that a failed member has left."""
         self.to_left(record, now)
-        self._announce("member-leave", record.member, "EventMemberLeave (forced): %s %s")
+        self._emit("member-leave", record.member, "EventMemberLeave (forced): %s %s")
 
     def erase(self, name: str, *, forced: bool = False) -> None:
         """Forget a member altogether."""
@@ -209,7 +209,7 @@ class MemberTable:
         self.left.pop(name, None)
         self._changed()
         text = "EventMemberReap (forced): %s %s" if forced else "EventMemberReap: %s"
-        self._announce("member-reap", record.member, text)
+        self._emit("member-reap", record.member, text)
 
     # --- the passing of time ---
 
@@ -228,7 +228,7 @@ class MemberTable:
             return
         gone = [next(iter(some.values())) for some in (self.left, self.failed) if some]
         if gone:
-            self.erase(min(gone, key=lambda record: record.gone_since).member.name)
+            self.erase(min(gone, key=lambda record: record.leave_time).member.name)
 
     def reconnect_candidate(self) -> Member | None:
         """Choose a failed member to be called, or nobody.
@@ -265,16 +265,16 @@ class MemberTable:
             except ValueError as error:
                 _log.error("Failed to decode tags: %s", error)
                 return {}
-            if len(self._known_tags) >= _TAGS_KEPT:
+            if len(self._known_tags) >= _MAX_TAGS:
                 self._known_tags.clear()
             self._known_tags[meta] = tags
         return tags
 
-    def _announce(self, kind: MemberEventKind, member: Member, text: str) -> None:
+    def _emit(self, kind: MemberEventKind, member: Member, text: str) -> None:
         self._effects.events.append(MemberEvent(kind, (member,)))
         if _log.isEnabledFor(logging.INFO):
             _log.info(text, *(member.name, member.address.host)[: text.count("%s")])
 
 
 def _overdue(records: Iterable[MemberRecord], before: float) -> list[str]:
-    return [record.member.name for record in records if record.gone_since < before]
+    return [record.member.name for record in records if record.leave_time < before]

@@ -16,11 +16,11 @@ from trioserf.wire.serf_messages import ConflictResponse
 
 _log = logging.getLogger("trioserf.serf")
 
-NO_MEMBER: Final = bytes((serf_codec.CONFLICT, 0xC0))
+NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
 """How a Serf answers that knows no member of the name: a conflict response of nil."""
 
 
-@attrs.define(slots=True)
+@attrs.define
 class ConflictVote:
     """Counts what the cluster says of the member that bears our name.
 
@@ -91,19 +91,23 @@ class NameConflicts:
         if self._enabled:
             self._vote = ConflictVote(ours)
             payload = self._name.encode("utf-8", "surrogateescape")
-            self._ask(QueryParams(name=CONFLICT, payload=payload, internal=True), self._take, now)
+            self._ask(
+                QueryParams(name=CONFLICT, payload=payload, internal=True),
+                self._handle_result,
+                now,
+            )
 
-    def _take(self, result: QueryResult) -> None:
+    def _handle_result(self, result: QueryResult) -> None:
         if self._vote is None:
             return
         if isinstance(result, QueryAnswer):
             self._count(self._vote, result)
         elif isinstance(result, QueryDone):
-            self._conclude(self._vote)
+            self._decide(self._vote)
             self._vote = None
 
     def _count(self, vote: ConflictVote, answer: QueryAnswer) -> None:
-        if answer.payload == NO_MEMBER:
+        if answer.payload == NO_MEMBER_RESPONSE:
             vote.count(None)
             return
         try:
@@ -116,7 +120,7 @@ class NameConflicts:
         else:
             _log.error("Invalid conflict query response type: %s", type(response).__name__)
 
-    def _conclude(self, vote: ConflictVote) -> None:
+    def _decide(self, vote: ConflictVote) -> None:
         if vote.won:
             text = "majority in name conflict resolution [%d / %d]"
             _log.info(text, vote.matching, vote.answers)

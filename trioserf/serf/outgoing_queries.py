@@ -31,7 +31,7 @@ from trioserf.wire.serf_payloads import encode_filter
 
 _log = logging.getLogger("trioserf.serf")
 
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 """An empty mapping that nobody can fill."""
 _LONGEST_TIMEOUT: Final = 2**63 - 1
 """Nanoseconds that fit into a query."""
@@ -54,7 +54,7 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class QueryParams:
     """What shall be asked, and how.
 
@@ -77,7 +77,7 @@ class QueryParams:
     name: str
     payload: bytes = b""
     nodes: tuple[str, ...] = attrs.field(default=(), converter=_names)
-    tags: Mapping[str, str] = NOTHING
+    tags: Mapping[str, str] = NO_TAGS
     timeout: float | None = None
     ack: bool = True
     relay_factor: int = 0
@@ -124,13 +124,13 @@ class OutgoingQueries:
         *,
         options: SerfOptions,
         rng: random.Random,
-        tally: Counters,
+        counters: Counters,
     ) -> None:
         self._table = table
         self._clock = clock
         self._options = options
         self._rng = rng
-        self._tally = tally
+        self._counters = counters
         self._running: dict[tuple[int, int], RunningQuery] = {}
 
     def __len__(self) -> int:
@@ -166,8 +166,8 @@ class OutgoingQueries:
             InvalidQuery: too many queries run already.
             TooLarge: over the limit.
         """
-        if len(self._running) >= self._options.asked_queries:
-            raise InvalidQuery(f"{self._options.asked_queries} queries are running already")
+        if len(self._running) >= self._options.running_queries:
+            raise InvalidQuery(f"{self._options.running_queries} queries are running already")
         filters = params.filters()
         seconds = params.timeout or self.default_timeout()
         message = Query(
@@ -195,7 +195,7 @@ class OutgoingQueries:
             wants_acks=params.ack,
             ack_suffices=params.name == PING,
             first=params.first,
-            max_unexpected=self._options.unexpected_answers,
+            max_unexpected=self._options.unexpected_responders,
             deliver=deliver,
         )
         self._running[asked.key] = asked
@@ -221,7 +221,7 @@ class OutgoingQueries:
 
     def _count(self, response: QueryResponse, *, double: bool) -> None:
         kind = "acks" if response.flags & ResponseFlag.ACK else "responses"
-        self._tally.counter(f"serf.query_{'duplicate_' if double else ''}{kind}").add()
+        self._counters.counter(f"serf.query_{'duplicate_' if double else ''}{kind}").add()
 
     def on_member_gone(self, name: str) -> None:
         """Wait no longer for a member that has left or failed."""

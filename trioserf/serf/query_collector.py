@@ -13,18 +13,18 @@ import attrs
 
 from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
 
-ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 """Bytes of all answers to one query; anybody may answer, in any name and by stream."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryAck:
     """A member has got the query."""
 
     source: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryAnswer:
     """A member has answered."""
 
@@ -32,7 +32,7 @@ class QueryAnswer:
     payload: bytes
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryDone:
     """Nothing more will come.
 
@@ -71,13 +71,13 @@ class RunningQuery:
     __slots__ = (
         "_ack_suffices",
         "_acked",
-        "_answered",
         "_bytes_left",
         "_deliver",
         "_first",
+        "_max_unexpected",
         "_outstanding",
+        "_responded",
         "_responders",
-        "_strangers",
         "_wants_acks",
         "deadline",
         "expected",
@@ -111,11 +111,11 @@ class RunningQuery:
         self._wants_acks = wants_acks
         self._ack_suffices = ack_suffices
         self._first = first
-        self._strangers = max_unexpected
+        self._max_unexpected = max_unexpected
         self._deliver = deliver
         self._acked: set[str] = set()
-        self._answered: set[str] = set()
-        self._bytes_left = ANSWER_BYTES
+        self._responded: set[str] = set()
+        self._bytes_left = MAX_RESPONSE_BYTES
         self._responders: set[str] = set()
 
     @property
@@ -132,7 +132,7 @@ class RunningQuery:
         if self.finished or not self._admits(response.source):
             return False
         is_ack = bool(response.flags & ResponseFlag.ACK)
-        double = response.source in (self._acked if is_ack else self._answered)
+        double = response.source in (self._acked if is_ack else self._responded)
         self._responders.add(response.source)
         if is_ack:
             if self._wants_acks and response.source not in self._acked:
@@ -140,9 +140,9 @@ class RunningQuery:
                 self._deliver(QueryAck(response.source))
             if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
                 self._outstanding.discard(response.source)
-        elif response.source not in self._answered and len(response.payload) <= self._bytes_left:
+        elif response.source not in self._responded and len(response.payload) <= self._bytes_left:
             self._bytes_left -= len(response.payload)
-            self._answered.add(response.source)
+            self._responded.add(response.source)
             self._outstanding.discard(response.source)
             self._deliver(QueryAnswer(response.source, response.payload))
         self.finish_if_complete()
@@ -156,7 +156,7 @@ class RunningQuery:
 
     def finish_if_complete(self) -> None:
         """End it if nothing more is expected."""
-        enough = self._first is not None and len(self._answered) >= self._first
+        enough = self._first is not None and len(self._responded) >= self._first
         if enough or not self._outstanding:
             self.finish()
 
@@ -166,14 +166,14 @@ class RunningQuery:
             return
         self.finished = True
         missing = tuple(name for name in self.expected if name not in self._responders)
-        done = QueryDone(len(self._acked), len(self._answered), len(self.expected), missing)
+        done = QueryDone(len(self._acked), len(self._responded), len(self.expected), missing)
         self._deliver(done)
 
     def _admits(self, source: str) -> bool:
         """Bound the names that are remembered, since anybody may answer in any name."""
         return (
             source in self._responders
-            or len(self._responders) < len(self.expected) + self._strangers
+            or len(self._responders) < len(self.expected) + self._max_unexpected
         )
 
     def __repr__(self) -> str:

@@ -86,41 +86,43 @@ class Serf:
         options: SerfOptions | None = None,
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
-        tally: Counters | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
-        tally = tally or Counters()
-        self._effects = effects = Effects(counters=tally)
-        self._received_sizes = tally.values("serf.msgs.received")
+        counters = counters or Counters()
+        self._effects = effects = Effects(counters=counters)
+        self._received_sizes = counters.values("serf.msgs.received")
         self.events: list[Event] = effects.events
         self.direct_messages: list[DirectMessage] = effects.direct_messages
         self.large_broadcasts: list[LargeBroadcast] = effects.large_broadcasts
         self.shutdown_orders: list[Order] = effects.shutdown_orders
         self._table = table = MemberTable(name, options=options, effects=effects, rng=rng)
-        self._outbox = GossipQueues(table.__len__, options, effects.large_broadcasts)
-        self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
+        self._gossip_queues = GossipQueues(table.__len__, options, effects.large_broadcasts)
+        self.queues: Mapping[Kind, BroadcastQueue] = self._gossip_queues.queues
         for queue in self.queues.values():
-            queue.sizes = tally.values("serf.msgs.sent")
+            queue.sizes = counters.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], options=options)
         self._user_events = UserEvents(options=options, effects=effects)
-        self._queries = IncomingQueries(
+        self._incoming_queries = IncomingQueries(
             table,
             options=options,
             effects=effects,
             rng=rng,
-            to_ourselves=lambda response, now: self._asking.handle_response(response, now),
+            to_ourselves=lambda response, now: self._outgoing_queries.handle_response(
+                response, now
+            ),
             has_responder=has_responder,
             keys=keys,
         )
         self._push_pull = PushPull(
-            table, self._intents, self._user_events, self._queries, self._outbox
+            table, self._intents, self._user_events, self._incoming_queries, self._gossip_queues
         )
-        self._asking = OutgoingQueries(
-            table, self.query_clock, options=options, rng=rng, tally=tally
+        self._outgoing_queries = OutgoingQueries(
+            table, self.query_clock, options=options, rng=rng, counters=counters
         )
-        self._conflicts = NameConflicts(
+        self._name_conflicts = NameConflicts(
             name,
             enabled=options.name_conflict_resolution,
             ask=self.ask,
@@ -164,11 +166,13 @@ class Serf:
     @property
     def query_clock(self) -> LamportClock:
         """The Lamport clock of queries."""
-        return self._queries.window.clock
+        return self._incoming_queries.window.clock
 
-    def clocks(self) -> LamportTimes:
+    def latest_times(self) -> LamportTimes:
         """Give the times that a snapshot records."""
-        return LamportTimes(self.clock.time - 1, self._user_events.newest, self._queries.newest)
+        return LamportTimes(
+            self.clock.time - 1, self._user_events.latest_time, self._incoming_queries.latest_time
+        )
 
     def stats(self) -> dict[str, int]:
         """Count what `info` shows of this layer, under Serf's names, and the flaps."""
@@ -200,11 +204,11 @@ class Serf:
         Only its intents decide which of the two users are told.
         """
         self._table.on_leave(name, now)
-        self._asking.on_member_gone(name)
+        self._outgoing_queries.on_member_gone(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
         """Take in the new tags of a member."""
-        self._table.updated(name, address, meta, versions)
+        self._table.on_update(name, address, meta, versions)
 
     def member_suspected(self, name: str) -> None:
         """Pass on that a member is suspected."""
@@ -221,10 +225,10 @@ class Serf:
         is ordered unless the majority knows us under our address.
         """
         if name == self.name:
-            self._conflicts.resolve(self.address, other, now)
+            self._name_conflicts.resolve(self.address, other, now)
         else:
             known = self._table.get(name)
-            self._conflicts.log(name, None if known is None else known.address, other)
+            self._name_conflicts.log(name, None if known is None else known.address, other)
 
     # --- messages ---
 
@@ -242,14 +246,14 @@ class Serf:
             ValueError: it cannot be decoded (whatever the codec raises).
         """
         self._received_sizes.append(len(raw))
-        if self._outbox.is_duplicate(raw):
+        if self._gossip_queues.is_duplicate(raw):
             return
         message = decode(raw)
         kind = self._dispatch(message, now)
         if raw[0] in _DEDUPLICATED:
-            self._outbox.mark_seen(raw)
+            self._gossip_queues.mark_seen(raw)
         if kind is not None:
-            self._outbox.rebroadcast(kind, raw)
+            self._gossip_queues.rebroadcast(kind, raw)
 
     def _dispatch(self, message: SerfMessage, now: float) -> Kind | None:
         """Do what a message says; name the queue in which it is to be passed on, if it is."""
@@ -259,10 +263,10 @@ class Serf:
                 return "Event" if self._user_events.receive(message) else None
             case QueryResponse():
                 _log.debug("messageQueryResponseType: %s", message.source)
-                self._asking.handle_response(message, now)
+                self._outgoing_queries.handle_response(message, now)
             case Query():
                 _log.debug("messageQueryType: %s", message.name)
-                return "Query" if self._queries.receive(message, now) else None
+                return "Query" if self._incoming_queries.receive(message, now) else None
             case Join():
                 _log.debug("messageJoinType: %s", message.node)
                 return "Intent" if self._intents.on_join(message, now) else None
@@ -316,7 +320,7 @@ class Serf:
         self._intents.witness(clocks.member)
         for window, last in (
             (self._user_events.window, clocks.event),
-            (self._queries.window, clocks.query),
+            (self._incoming_queries.window, clocks.query),
         ):
             if last:
                 window.witness(last)
@@ -359,7 +363,7 @@ class Serf:
             TooLarge: over the limit, before or after encoding.
         """
         ltime, data = self._user_events.send(name, payload, coalesce=coalesce)
-        self._outbox.send("Event", data)
+        self._gossip_queues.send("Event", data)
         return ltime
 
     def ask(
@@ -378,20 +382,20 @@ class Serf:
             InvalidQuery: too many queries of our own are running.
             TooLarge: the encoded query exceeds its limit.
         """
-        asked, message, data = self._asking.start(params, self.address, deliver, now)
-        self._queries.receive(message, now, ours=True)
-        self._asking.finish_if_complete(asked)
+        asked, message, data = self._outgoing_queries.start(params, self.address, deliver, now)
+        self._incoming_queries.receive(message, now, ours=True)
+        self._outgoing_queries.finish_if_complete(asked)
         if not asked.finished:
-            self._outbox.send("Query", data)
+            self._gossip_queues.send("Query", data)
         return asked
 
     def cancel(self, query: RunningQuery) -> None:
         """End a query of ours before its time; a `QueryDone` follows unless it has come."""
-        self._asking.cancel(query)
+        self._outgoing_queries.cancel(query)
 
     def default_query_timeout(self) -> float:
         """Give the seconds a query runs unless its asker says otherwise."""
-        return self._asking.default_timeout()
+        return self._outgoing_queries.default_timeout()
 
     def respond(self, number: int, payload: bytes, now: float) -> None:
         """Answer a query that was delivered here, once.
@@ -405,7 +409,7 @@ class Serf:
             NoSuchQuery: never heard of, answered already, or past its deadline.
             TooLarge: over every limit; a smaller answer may still be given.
         """
-        self._queries.respond(number, payload, now)
+        self._incoming_queries.respond(number, payload, now)
 
     def decline(self, number: int, now: float) -> None:
         """Tell the asker that no answer of ours will follow.
@@ -413,14 +417,14 @@ class Serf:
         Raises:
             NoSuchQuery: never heard of, answered already, or past its deadline.
         """
-        self._queries.decline(number, now)
+        self._incoming_queries.decline(number, now)
 
     # --- the passing of time ---
 
     @property
     def next_deadline(self) -> float | None:
         """The instant at which `expire` has something to do, or None."""
-        intents, asking = self._intents.next_deadline, self._asking.next_deadline
+        intents, asking = self._intents.next_deadline, self._outgoing_queries.next_deadline
         if intents is None or asking is None:
             return asking if intents is None else intents
         return min(intents, asking)
@@ -428,7 +432,7 @@ class Serf:
     def expire(self, now: float) -> None:
         """End the queries and erase the leaving members whose time has come."""
         self._intents.expire(now)
-        self._asking.expire(now)
+        self._outgoing_queries.expire(now)
 
     def reap(self, now: float) -> None:
         """Erase members that are gone for too long, and forget what is of no use any more.
@@ -437,7 +441,7 @@ class Serf:
         """
         self._table.reap(now)
         self._intents.reap(now)
-        self._queries.forget_expired(now)
+        self._incoming_queries.forget_expired(now)
 
     def reconnect_candidate(self) -> Member | None:
         """Choose a failed member to be called, or nobody; to be asked every reconnect interval."""
@@ -447,4 +451,4 @@ class Serf:
         """Warn of long queues and cut those that are too long; to be called every 30 seconds."""
         for kind, queue in self.queues.items():
             self._effects.counters.values(f"serf.queue.{kind}").append(len(queue))
-        self._outbox.check()
+        self._gossip_queues.check()

@@ -32,7 +32,7 @@ COMPACT_MIN: Final = 128 * 1024
 """Bytes up to which a file is never rewritten."""
 COMPACT_PER_MEMBER: Final = 2 * 128
 """Bytes per living member up to which it is not either: twice what a line may take."""
-FAULTS_KEPT: Final = 20
+MAX_ERRORS: Final = 20
 """Faults reported one by one; further ones are only counted."""
 
 _LTIME_MAX = 2**64 - 1
@@ -44,7 +44,7 @@ _ADDRESS = re.compile(r"(?:\[[!-Z^-~]+\]|[!-9;-Z^-~]+):([0-9]{1,5})")
 _LTIME = re.compile(r"[0-9]{1,20}")
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class LamportTimes:
     """The newest Lamport time of each kind; 0 if there was none."""
 
@@ -53,7 +53,7 @@ class LamportTimes:
     query: int = 0
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class SnapshotContents:
     """What a snapshot says.
 
@@ -70,7 +70,7 @@ class SnapshotContents:
     alive: dict[str, str]
     clocks: LamportTimes
     left: bool = False
-    faults: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     clean: bool = True
     size: int = attrs.field(default=0, eq=False)
 
@@ -98,7 +98,7 @@ def parse(data: bytes, *, rejoin: bool = False) -> SnapshotContents:
         if line.startswith(b"\0"):
             replay.report(number, "a hole of NULs")
     if torn:
-        replay.report(len(lines) + 1, f"cut short: {_shown(torn)}")
+        replay.report(len(lines) + 1, f"cut short: {_excerpt(torn)}")
     return replay.result(len(data))
 
 
@@ -120,7 +120,7 @@ class _SnapshotParser:
         elif line == b"leave":
             self._leave()
         elif b"\0" in line:
-            self.report(number, f"NULs in {_shown(line)}")
+            self.report(number, f"NULs in {_excerpt(line)}")
         elif colon and key in self._clocks:
             self._clock(number, key, value)
         elif colon and key == b"alive":
@@ -128,7 +128,7 @@ class _SnapshotParser:
         elif colon and key == b"not-alive":
             self._alive.pop(_text(value), None)
         else:
-            self.report(number, f"unknown line {_shown(line)}")
+            self.report(number, f"unknown line {_excerpt(line)}")
 
     def _leave(self) -> None:
         self._left = True
@@ -142,7 +142,9 @@ class _SnapshotParser:
             # The last one, not the greatest: a cluster that began anew counts anew.
             self._clocks[key] = int(digits)
         else:
-            self.report(number, f"expected a 64-bit number after {key.decode()}: {_shown(value)}")
+            self.report(
+                number, f"expected a 64-bit number after {key.decode()}: {_excerpt(value)}"
+            )
 
     def _joined(self, number: int, value: bytes) -> None:
         name, _, address = _text(value).rpartition(" ")
@@ -152,10 +154,10 @@ class _SnapshotParser:
             self._alive[name] = address
             self._left = False
         else:
-            self.report(number, f"expected NAME ADDRESS:PORT after alive: {_shown(value)}")
+            self.report(number, f"expected NAME ADDRESS:PORT after alive: {_excerpt(value)}")
 
     def report(self, number: int, fault: str) -> None:
-        if len(self._faults) < FAULTS_KEPT:
+        if len(self._faults) < MAX_ERRORS:
             self._faults.append(f"line {number}: {fault}")
         else:
             self._more_faults += 1
@@ -179,7 +181,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _shown(data: bytes) -> str:
+def _excerpt(data: bytes) -> str:
     text = repr(_text(data[:_SHOWN]))
     return f"{text}..." if len(data) > _SHOWN else text
 
@@ -219,13 +221,13 @@ class SnapshotState:
         if self._left:
             return b""
         if isinstance(event, UserEventReceived):
-            self._event_clock = max(self._event_clock, _recorded(event.ltime))
+            self._event_clock = max(self._event_clock, _recordable_time(event.ltime))
         elif isinstance(event, QueryReceived):
-            self._query_clock = max(self._query_clock, _recorded(event.ltime))
+            self._query_clock = max(self._query_clock, _recordable_time(event.ltime))
         elif event.kind in _PRESENT:
-            return b"".join(map(self._present, event.members))
+            return b"".join(map(self._record_alive, event.members))
         elif event.kind in _GONE:
-            return b"".join(self._gone(member.name) for member in event.members)
+            return b"".join(self._record_not_alive(member.name) for member in event.members)
         return b""
 
     def clock_lines(self, member_clock: int) -> bytes:
@@ -252,7 +254,7 @@ class SnapshotState:
             return
         self._alive = {}
         for member in members:
-            self._present(member)
+            self._record_alive(member)
         self._event_clock = max(self._event_clock, clocks.event)
         self._query_clock = max(self._query_clock, clocks.query)
 
@@ -285,14 +287,14 @@ class SnapshotState:
             lines.append(b"leave\n")
         return b"".join(lines)
 
-    def _present(self, member: Member) -> bytes:
+    def _record_alive(self, member: Member) -> bytes:
         name, address = member.name, str(member.address)
-        if self._alive.get(name) == address or not _recordable(member):
+        if self._alive.get(name) == address or not _is_recordable(member):
             return b""
         self._alive[name] = address
         return _alive_line(name, address)
 
-    def _gone(self, name: str) -> bytes:
+    def _record_not_alive(self, name: str) -> bytes:
         if self._alive.pop(name, None) is None:
             return b""
         return b"not-alive: " + _bytes(name) + b"\n"
@@ -306,7 +308,7 @@ class SnapshotState:
         return lines
 
 
-def _recorded(ltime: int) -> int:
+def _recordable_time(ltime: int) -> int:
     """Leave out the one time that clocks do not follow: a start could not go on behind it."""
     return ltime if ltime < _LTIME_MAX else 0
 
@@ -324,7 +326,7 @@ def _alive_line(name: str, address: str) -> bytes:
     return b"alive: " + _bytes(name) + b" " + address.encode() + b"\n"
 
 
-def _recordable(member: Member) -> bool:
+def _is_recordable(member: Member) -> bool:
     """Whether a line can tell of a member, and a start make use of it."""
     name = member.name
     return bool(name and member.address.port) and not any(c in name for c in "\n\r\0")

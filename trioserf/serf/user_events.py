@@ -36,7 +36,7 @@ class UserEvents:
         self.window: LamportWindow[_Seen] = LamportWindow(
             options.event_buffer, dict, budget=options.event_buffer_bytes
         )
-        self.newest = 0
+        self.latest_time = 0
         self._options = options
         self._effects = effects
 
@@ -91,7 +91,7 @@ class UserEvents:
             _log.warning("too many events of time %d, dropping %s", message.ltime, message.name)
             return False
         slot.entry[event] = None
-        self.newest = max(self.newest, message.ltime)
+        self.latest_time = max(self.latest_time, message.ltime)
         tally = self._effects.counters
         tally.counter("serf.events").add()
         tally.increment_label(f"serf.events.{message.name}")
