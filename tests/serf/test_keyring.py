@@ -148,9 +148,9 @@ def test_reads_the_file(data: bytes, keys: tuple[bytes, ...]) -> None:
         (b"null", "^Failed to decode keyring file: not a list; expected a JSON list"),
         (f'"{A64}"'.encode(), "^Failed to decode keyring file: not a list; expected a JSON list"),
         (b"[]", "^Keyring file contains no keys; expected at least one"),
-        (b"[1]", "^Failed to decode keyring file: key 1 is no base64 text"),
-        (f'["{A64}", null]'.encode(), "^Failed to decode keyring file: key 2 is no base64 text"),
-        (f'["{A64}", "@@"]'.encode(), "^Failed to decode key from keyring: key 2 is no base64"),
+        (b"[1]", "^Failed to decode keyring file: key 1 is not base64 text"),
+        (f'["{A64}", null]'.encode(), "^Failed to decode keyring file: key 2 is not base64 text"),
+        (f'["{A64}", "@@"]'.encode(), "^Failed to decode key from keyring: key 2 is not base64"),
         (b'["AAAA"]', "^Failed to restore keyring: key 1: key size must be 16, 24 or 32"),
     ],
 )

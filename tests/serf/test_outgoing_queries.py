@@ -98,7 +98,7 @@ def test_endless_queries_fit_the_wire() -> None:
         ({"name": "x", "relay_factor": -1}, "Relay factor must be between 0 and 255"),
         ({"name": "x", "timeout": -1.0}, "The timeout of a query cannot be negative"),
         ({"name": "x", "timeout": math.nan}, "The timeout of a query cannot be negative"),
-        ({"name": "x", "first": 0}, "A query must wait for at least one answer"),
+        ({"name": "x", "first": 0}, "A query must wait for at least one response"),
     ],
 )
 def test_what_cannot_be_asked(fields: Mapping[str, Any], text: str) -> None:

@@ -177,7 +177,7 @@ def test_the_last_time_counts_even_if_it_is_smaller() -> None:
 def test_many_faults_are_counted_only() -> None:
     faults = parse(b"what\n" * 1000).errors
     assert len(faults) == 21
-    assert faults[-1] == "and 980 faults more"
+    assert faults[-1] == "and 980 more errors"
 
 
 @given(st.binary(), st.booleans())

@@ -1,4 +1,4 @@
-"""What the Serf layer can be told, in one place, with Serf's defaults."""
+"""The configuration of the Serf layer, with Serf's defaults."""
 
 import attrs
 from attrs import validators as v

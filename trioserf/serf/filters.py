@@ -53,9 +53,9 @@ class EventFilter:
         if kind in _KINDS and (not colon or kind in _NAMED_KINDS):
             return cls(kind, name)
         raise InvalidFilter(
-            f"{item!r} is not a valid event filter; expected *, member-join, member-leave, member-failed,"
-            " member-update, member-reap, member-suspect, member-recovered, user, user:NAME,"
-            " query or query:NAME"
+            f"{item!r} is not a valid event filter; expected *, member-join, member-leave,"
+            " member-failed, member-update, member-reap, member-suspect, member-recovered, user,"
+            " user:NAME, query or query:NAME"
         )
 
     def matches(self, event: Event) -> bool:

@@ -1,9 +1,9 @@
-"""Queries of others: filtered, acknowledged, delivered, answered once (spec: queries).
+"""Queries of other members: filter, acknowledge, deliver, respond once (see README.md, § Queries).
 
-An answer goes straight to the asker, as a packet; one that is too large for that goes by a stream
-of its own, but only to an address that a member has announced: the address in a query is anybody's
-claim, and nobody shall make us open connections to strangers. If the asker wishes, some other
-members pass the answer on as well, in case our packet is lost.
+A response goes to the requester in one packet. One too large for a packet goes on a stream, but
+only to the address of a member: the address in a query can be forged, and must not make us connect
+to other hosts. If the requester wants it, some members relay the packet as well, in case ours is
+lost.
 """
 
 import logging
@@ -49,16 +49,16 @@ from trioserf.wire.serf_payloads import decode_filter
 _log = logging.getLogger("trioserf.serf")
 
 _ID_SIZE = 100
-"""Bytes that Python needs for a number that is remembered."""
-_RELAYS_FROM_PROTOCOL = 5
-"""The first protocol version whose members pass answers on."""
+"""Bytes of memory for one query id."""
+_MIN_RELAY_PROTOCOL = 5
+"""The first protocol version whose members relay responses."""
 
 
 def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> bool:
-    """Whether a query with these filters is for this member.
+    """Return whether a member passes the filters of a query.
 
     Raises:
-        InvalidFilter: an expression that cannot be understood.
+        InvalidFilter: an expression is malformed.
     """
     return all(
         member.name in one.names if isinstance(one, NodeFilter) else tag_matches(one, member.tags)
@@ -67,7 +67,7 @@ def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...])
 
 
 def parse_address(addr: bytes, port: int) -> Address | None:
-    """Give the address to which a peer wants something sent, or None if nothing can be."""
+    """Return the address in a message, or None if it is not usable."""
     if not port or len(addr) not in {4, 16}:
         return None
     return address_of(addr, port)
@@ -75,7 +75,7 @@ def parse_address(addr: bytes, port: int) -> Address | None:
 
 @attrs.define(eq=False)
 class _Pending:
-    """What an answer needs to know of its query; `to` is None if the asker is us."""
+    """A query that may still get a response; `to` is None for a query of our own."""
 
     ltime: int
     query_id: int
@@ -88,20 +88,20 @@ class _Pending:
 
 
 class IncomingQueries:
-    """Taking queries in and answering them.
+    """Received queries, including our own.
 
     Args:
         table: the members.
         options: limits.
-        effects: where events and messages to members go.
-        rng: chooses the relays.
-        to_ourselves: takes our responses to our own queries, with the instant.
-        has_answerer: whether anybody here may answer a query.
-        keys: does what key queries ask for.
+        effects: receives events and messages.
+        rng: chooses relays.
+        deliver_own_response: receives our responses to our own queries, and the current time.
+        has_responder: whether a handler or subscription may respond to a query.
+        keys: handles key queries.
 
     Attributes:
-        window: the queries' Lamport clock and what was seen lately.
-        newest: the latest Lamport time taken in, 0 at first; what a snapshot records.
+        window: the Lamport clock of queries, and the ids seen recently.
+        latest_time: the latest Lamport time seen, 0 at first, for snapshots.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class IncomingQueries:
         options: SerfOptions,
         effects: Effects,
         rng: random.Random,
-        to_ourselves: Callable[[QueryResponse, float], None],
+        deliver_own_response: Callable[[QueryResponse, float], None],
         has_responder: Callable[[QueryReceived], bool],
         keys: KeyHandler,
     ) -> None:
@@ -123,32 +123,32 @@ class IncomingQueries:
         self._options = options
         self._effects = effects
         self._rng = rng
-        self._deliver_own_response = to_ourselves
+        self._deliver_own_response = deliver_own_response
         self._has_responder = has_responder
         self._keys = keys
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
 
-    # --- taking in ---
+    # --- receiving ---
 
     def receive(self, query: Query, now: float, *, ours: bool = False) -> bool:
-        """Take in a query that somebody, or we ourselves (`ours`), asked.
+        """Handle a query of another member, or our own (`ours`).
 
         Returns:
-            Whether it is to be passed on.
+            Whether to rebroadcast it.
         """
         if not self._is_new(query):
             return False
         self.latest_time = max(self.latest_time, query.ltime)
-        tally = self._effects.counters
-        tally.counter("serf.queries").add()
-        tally.increment_label(f"serf.queries.{query.name}")
-        pass_on = not query.flags & QueryFlag.NO_BROADCAST
+        counters = self._effects.counters
+        counters.counter("serf.queries").add()
+        counters.increment_label(f"serf.queries.{query.name}")
+        rebroadcast = not query.flags & QueryFlag.NO_BROADCAST
         if not self._matches_us(query):
-            return pass_on
+            return rebroadcast
         to = None if ours else parse_address(query.addr, query.port)
         if to is None and not ours:
-            _log.debug("query %s of %s has no address", query.name, query.source_node)
+            _log.debug("query %s of %s has no usable address", query.name, query.source_node)
             return False
         pending = _Pending(
             query.ltime,
@@ -163,7 +163,7 @@ class IncomingQueries:
             self._answer_internally(pending, query, now)
         else:
             self._deliver(pending, query, now)
-        return pass_on
+        return rebroadcast
 
     def _is_new(self, query: Query) -> bool:
         slot = self.window.at(query.ltime)
@@ -210,31 +210,31 @@ class IncomingQueries:
         self._acknowledge(pending, now, no_answer=not self._has_responder(event))
         self._effects.events.append(event)
 
-    # --- answering ---
+    # --- responding ---
 
     def respond(self, number: int, payload: bytes, now: float) -> None:
-        """Answer a query, once.
+        """Respond to a query, once.
 
         Args:
             number: our number of the query, `QueryReceived.id`.
-            payload: the answer.
-            now: the instant.
+            payload: the response.
+            now: the current time.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
-            TooLarge: over every limit; a smaller answer may still be given.
+            NoSuchQuery: the query is unknown, answered, or past its deadline.
+            TooLarge: the response exceeds every limit; a smaller one is still possible.
         """
         pending = self._find(number, now)
         self._send_response(pending, payload, now)
         del self._pending[number]
 
     def decline(self, number: int, now: float) -> None:
-        """Tell the asker, if it wished for acknowledgements, that no answer of ours will follow.
+        """Notify the requester that no response will follow, if it wants acks.
 
-        An answer may be given nevertheless; it may come too late for the asker, though.
+        A response is still possible, but the query may have finished without it.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
+            NoSuchQuery: the query is unknown, answered, or past its deadline.
         """
         self._acknowledge(self._find(number, now), now, no_answer=True)
 
@@ -245,7 +245,7 @@ class IncomingQueries:
         return pending
 
     def forget_expired(self, now: float) -> None:
-        """Forget the queries that cannot be answered any more."""
+        """Drop queries past their deadline."""
         for number in [n for n, pending in self._pending.items() if now > pending.deadline]:
             del self._pending[number]
 
@@ -291,7 +291,7 @@ class IncomingQueries:
             )
             return
         self._effects.direct_messages.append(DirectMessage(to, pending.requester, data))
-        # A relay must not be the only way: with so few members it would hardly be another one.
+        # With so few members, relays would hardly be additional paths; Serf has the same rule.
         if not 0 < pending.relay_factor < len(self._table):
             return
         relay = Relay(packed(to.host), to.port, pending.requester, data)
@@ -308,7 +308,7 @@ class IncomingQueries:
         fit = [
             member
             for member in self._table.alive()
-            if member.versions.protocol_max >= _RELAYS_FROM_PROTOCOL
+            if member.versions.protocol_max >= _MIN_RELAY_PROTOCOL
             and member.name not in {self._table.name, pending.requester}
         ]
         return self._rng.sample(fit, min(pending.relay_factor, len(fit)))
@@ -316,7 +316,7 @@ class IncomingQueries:
     # --- internal queries ---
 
     def _answer_internally(self, pending: _Pending, query: Query, now: float) -> None:
-        """Answer, or say at once that there is no answer."""
+        """Respond, or acknowledge that no response will follow."""
         answer = self._internal_answer(query)
         self._acknowledge(pending, now, no_answer=answer is None)
         if isinstance(answer, DeferredResponse):
@@ -353,7 +353,7 @@ class IncomingQueries:
         self._respond_internally(pending, name, self._encode_truncated(pending, answer), now)
 
     def _encode_truncated(self, pending: _Pending, answer: KeyResponse) -> bytes:
-        """Spell an answer about keys, cut to what a packet can carry."""
+        """Encode a response about keys, truncated to the limit of a packet."""
 
         def size(answer: KeyResponse) -> int:
             response = self._response(pending, encode(answer))
@@ -363,7 +363,7 @@ class IncomingQueries:
         return encode(truncate_keys(answer, limit, size) if answer.keys else answer)
 
     def _answer_conflict(self, name: str) -> bytes | None:
-        """Say what we know of a member, to whom it may concern, unless it is us."""
+        """Return our record of a member, unless it is about ourselves."""
         if name == self._table.name:
             return None
         _log.debug("Got conflict resolution query for '%s'", name)

@@ -1,8 +1,4 @@
-"""Changing the keys of a whole cluster: the query for it, and the count of what came back.
-
-The caller asks `key_question`, hands every answer to a `KeyTally`, and is done when the query is
-(spec: key management).
-"""
+"""Key queries and the count of their responses (see README.md, § Key management)."""
 
 from collections import Counter
 
@@ -18,12 +14,12 @@ _NAMES = {action: name for name, action in KEY_QUERIES.items()}
 
 
 def key_query(action: KeyAction, key: bytes, *, relay_factor: int = 0) -> QueryParams:
-    """Make the query that does something with a key on every member.
+    """Return the query that executes an action on every member.
 
     Args:
-        action: what is to be done.
-        key: raw bytes; not looked at for `list`.
-        relay_factor: members that pass each answer on as well.
+        action: what to do with the key.
+        key: raw bytes; ignored for `list`.
+        relay_factor: members that relay each response as well.
     """
     payload = b"" if action == "list" else encode(KeyRequest(key))
     return QueryParams(
@@ -33,15 +29,15 @@ def key_query(action: KeyAction, key: bytes, *, relay_factor: int = 0) -> QueryP
 
 @attrs.define
 class KeyQueryResult:
-    """What the members said to a key query.
+    """The responses to a key query.
 
     Attributes:
-        nodes: members that were asked.
-        responses: those that answered.
-        errors: those that could not do it.
-        messages: what they said about it, by name; success is silent.
+        nodes: members that were queried.
+        responses: members that responded.
+        errors: members that failed.
+        messages: their messages by name; success usually has none.
         keys: for `list`, how many members have each key (base64).
-        primary_keys: for `list`, how many seal with each key.
+        primary_keys: for `list`, how many members encrypt with each key.
     """
 
     nodes: int
@@ -52,7 +48,7 @@ class KeyQueryResult:
     primary_keys: Counter[str] = attrs.Factory(Counter)
 
     def count(self, answer: QueryAnswer) -> None:
-        """Count one answer, whatever it is."""
+        """Count one response; malformed ones are errors."""
         self.responses += 1
         try:
             response = decode(answer.payload)
@@ -76,7 +72,7 @@ class KeyQueryResult:
 
     @property
     def failure(self) -> str | None:
-        """Say in Serf's words why it has not succeeded everywhere; None if it has."""
+        """Why it has not succeeded on all members, in Serf's words; None if it has."""
         if self.errors:
             return f"{self.errors}/{self.nodes} nodes reported failure"
         if self.responses != self.nodes:

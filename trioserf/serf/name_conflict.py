@@ -1,4 +1,4 @@
-"""Two members of one name: the cluster says whose it is (spec: name conflict)."""
+"""Name conflicts: the members vote on the owner of a name (see README.md, § Name conflicts)."""
 
 import logging
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from trioserf.wire.serf_messages import ConflictResponse
 _log = logging.getLogger("trioserf.serf")
 
 NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
-"""How a Serf answers that knows no member of the name: a conflict response of nil."""
+"""The response of a Serf without a member of that name: a conflict response of nil."""
 
 
 @attrs.define
 class ConflictVote:
-    """Counts what the cluster says of the member that bears our name.
+    """The count of responses to a conflict query about our name.
 
     Attributes:
-        address: ours.
-        answers: members that said something.
-        matching: those that gave our address.
+        address: our own.
+        answers: members that responded.
+        matching: members that gave our address.
     """
 
     address: Address
@@ -35,28 +35,28 @@ class ConflictVote:
     matching: int = 0
 
     def count(self, response: ConflictResponse | None) -> None:
-        """Count one answer; None is that of a member that knows nobody of this name."""
+        """Count one response; None is from a node without a member of that name."""
         self.answers += 1
         if response is not None and response.port == self.address.port:
             self.matching += normalise(response.addr) == packed(self.address.host)
 
     @property
     def won(self) -> bool:
-        """Whether we keep the name: at least half the answers and one more are for us.
+        """Whether we keep the name: more than half of the responses give our address.
 
-        As in Serf, no answer at all is a defeat.
+        As in Serf, we lose if there is no response.
         """
         return self.matching >= self.answers // 2 + 1
 
 
 class NameConflicts:
-    """Notes conflicts, and asks the cluster when the name is ours, once at a time.
+    """Logs conflicts, and starts a vote if the name is ours, one at a time.
 
     Args:
         name: our own name.
-        enabled: whether the cluster is asked.
-        ask: asks a question and hands what comes back to a function.
-        effects: where `GiveUpName` is ordered.
+        enabled: whether there are votes.
+        ask: starts a query (see `Serf.ask`).
+        effects: receives `NameConflictLost`.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class NameConflicts:
         self._vote: ConflictVote | None = None
 
     def log(self, name: str, known: Address | None, other: Address) -> None:
-        """Log that somebody else's name is claimed from another address."""
-        mine = "nobody" if known is None else known
-        _log.warning("Name conflict for '%s' both %s and %s are claiming", name, mine, other)
+        """Log that the name of another member is claimed by a second address."""
+        claimed_by = "an unknown address" if known is None else known
+        _log.warning("Name conflict for '%s' both %s and %s are claiming", name, claimed_by, other)
 
     def resolve(self, ours: Address, other: Address, now: float) -> None:
-        """Deal with somebody at `other` who claims our name."""
+        """Handle a node at `other` that claims our name."""
         if self._vote is not None:
             return
         _log.error(
