@@ -44,7 +44,7 @@ def test_the_count(said: list[str]) -> None:
                 "nobody": None,
             }[text]
         )
-    assert (vote.matching, vote.answers) == (said.count("ours"), len(said))
+    assert (vote.matching, vote.responses) == (said.count("ours"), len(said))
 
 
 def test_a_mapped_address_is_the_same() -> None:

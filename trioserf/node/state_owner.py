@@ -269,7 +269,7 @@ class StateOwner:
             order = serf.shutdown_orders.pop()
             raise NameConflict(
                 f"another member has the name {state.config.name!r}, and the majority sides with"
-                f" it ({order.matching} of {order.answers} answers for us)"
+                f" it ({order.matching} of {order.responses} answers for us)"
             )
 
     def _wake_gossip(self) -> None:

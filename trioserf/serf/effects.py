@@ -35,7 +35,7 @@ class NameConflictLost:
     """The majority gave our name to another member: shut down, without a leave."""
 
     matching: int
-    answers: int
+    responses: int
 
 
 Order = NameConflictLost

@@ -160,7 +160,7 @@ class IncomingQueries:
             now + query.timeout / 1e9,
         )
         if query.name.startswith(PREFIX):
-            self._answer_internally(pending, query, now)
+            self._handle_internal(pending, query, now)
         else:
             self._deliver(pending, query, now)
         return rebroadcast
@@ -207,7 +207,7 @@ class IncomingQueries:
             query.source_node,
             pending.deadline,
         )
-        self._acknowledge(pending, now, no_answer=not self._has_responder(event))
+        self._acknowledge(pending, now, is_final=not self._has_responder(event))
         self._effects.events.append(event)
 
     # --- responding ---
@@ -236,7 +236,7 @@ class IncomingQueries:
         Raises:
             NoSuchQuery: the query is unknown, answered, or past its deadline.
         """
-        self._acknowledge(self._find(number, now), now, no_answer=True)
+        self._acknowledge(self._find(number, now), now, is_final=True)
 
     def _find(self, number: int, now: float) -> _Pending:
         pending = self._pending.get(number)
@@ -249,12 +249,12 @@ class IncomingQueries:
         for number in [n for n, pending in self._pending.items() if now > pending.deadline]:
             del self._pending[number]
 
-    def _acknowledge(self, pending: _Pending, now: float, *, no_answer: bool) -> None:
+    def _acknowledge(self, pending: _Pending, now: float, *, is_final: bool) -> None:
         if pending.declined or not (pending.wants_ack or pending.to is None):
             return
-        pending.declined = no_answer
+        pending.declined = is_final
         flags = int(ResponseFlag.ACK)
-        if no_answer:
+        if is_final:
             flags |= ResponseFlag.NO_ANSWER_WILL_FOLLOW
         response = QueryResponse(pending.ltime, pending.query_id, self._table.name, flags)
         if pending.to is None:
@@ -315,22 +315,21 @@ class IncomingQueries:
 
     # --- internal queries ---
 
-    def _answer_internally(self, pending: _Pending, query: Query, now: float) -> None:
+    def _handle_internal(self, pending: _Pending, query: Query, now: float) -> None:
         """Respond, or acknowledge that no response will follow."""
-        answer = self._internal_answer(query)
-        self._acknowledge(pending, now, no_answer=answer is None)
-        if isinstance(answer, DeferredResponse):
-            answer.on_result(
-                lambda answer, now: self._respond_late(pending, query.name, answer, now)
+        response = self._internal_response(query)
+        self._acknowledge(pending, now, is_final=response is None)
+        if isinstance(response, DeferredResponse):
+            response.on_result(
+                lambda keys, now: self._respond_late(pending, query.name, keys, now)
             )
-        elif isinstance(answer, KeyResponse):
-            self._respond_internally(
-                pending, query.name, self._encode_truncated(pending, answer), now
-            )
-        elif answer is not None:
-            self._respond_internally(pending, query.name, answer, now)
+        elif isinstance(response, KeyResponse):
+            payload = self._encode_truncated(pending, response)
+            self._respond_internally(pending, query.name, payload, now)
+        elif response is not None:
+            self._respond_internally(pending, query.name, response, now)
 
-    def _internal_answer(self, query: Query) -> bytes | KeyResponse | DeferredResponse | None:
+    def _internal_response(self, query: Query) -> bytes | KeyResponse | DeferredResponse | None:
         if query.name == CONFLICT:
             return self._answer_conflict(query.payload.decode("utf-8", "surrogateescape"))
         action = KEY_QUERIES.get(query.name)
@@ -340,27 +339,29 @@ class IncomingQueries:
             _log.warning("Unhandled internal query '%s'", query.name)
         return None
 
-    def _respond_internally(self, pending: _Pending, name: str, answer: bytes, now: float) -> None:
+    def _respond_internally(
+        self, pending: _Pending, name: str, payload: bytes, now: float
+    ) -> None:
         try:
-            self._send_response(pending, answer, now)
+            self._send_response(pending, payload, now)
         except TooLarge as error:
             _log.error("Failed to respond to %s: %s", name, error)
 
-    def _respond_late(self, pending: _Pending, name: str, answer: KeyResponse, now: float) -> None:
+    def _respond_late(self, pending: _Pending, name: str, keys: KeyResponse, now: float) -> None:
         if now > pending.deadline:
             _log.error("Failed to respond to %s: its deadline has passed", name)
             return
-        self._respond_internally(pending, name, self._encode_truncated(pending, answer), now)
+        self._respond_internally(pending, name, self._encode_truncated(pending, keys), now)
 
-    def _encode_truncated(self, pending: _Pending, answer: KeyResponse) -> bytes:
+    def _encode_truncated(self, pending: _Pending, keys: KeyResponse) -> bytes:
         """Encode a response about keys, truncated to the limit of a packet."""
 
-        def size(answer: KeyResponse) -> int:
-            response = self._response(pending, encode(answer))
+        def size(keys: KeyResponse) -> int:
+            response = self._response(pending, encode(keys))
             return len(encode(response))
 
         limit = self._options.query_response_size_limit
-        return encode(truncate_keys(answer, limit, size) if answer.keys else answer)
+        return encode(truncate_keys(keys, limit, size) if keys.keys else keys)
 
     def _answer_conflict(self, name: str) -> bytes | None:
         """Return our record of a member, unless it is about ourselves."""

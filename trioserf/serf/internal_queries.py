@@ -40,11 +40,11 @@ class DeferredResponse:
         """Call a function with the response and the current time."""
         self._callback = callback
 
-    def set_result(self, answer: KeyResponse, now: float) -> None:
+    def set_result(self, response: KeyResponse, now: float) -> None:
         """Pass the response to the callback, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
-            callback(answer, now)
+            callback(response, now)
 
 
 KeyHandler = Callable[[KeyAction, bytes], KeyResponse | DeferredResponse]

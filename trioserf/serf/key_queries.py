@@ -47,21 +47,21 @@ class KeyQueryResult:
     keys: Counter[str] = attrs.Factory(Counter)
     primary_keys: Counter[str] = attrs.Factory(Counter)
 
-    def count(self, answer: QueryAnswer) -> None:
+    def count(self, result: QueryAnswer) -> None:
         """Count one response; malformed ones are errors."""
         self.responses += 1
         try:
-            response = decode(answer.payload)
+            response = decode(result.payload)
         except ValueError as error:
-            self._fail(answer.source, f"Failed to decode key query response: {error}")
+            self._fail(result.source, f"Failed to decode key query response: {error}")
             return
         if not isinstance(response, KeyResponse):
-            self._fail(answer.source, "Invalid key query response type")
+            self._fail(result.source, "Invalid key query response type")
         elif not response.result:
-            self._fail(answer.source, response.message)
+            self._fail(result.source, response.message)
         else:
             if response.message:
-                self.messages[answer.source] = response.message
+                self.messages[result.source] = response.message
             self.keys.update(response.keys)
             if response.primary_key:
                 self.primary_keys[response.primary_key] += 1

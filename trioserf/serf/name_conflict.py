@@ -31,12 +31,12 @@ class ConflictVote:
     """
 
     address: Address
-    answers: int = 0
+    responses: int = 0
     matching: int = 0
 
     def count(self, response: ConflictResponse | None) -> None:
         """Count one response; None is from a node without a member of that name."""
-        self.answers += 1
+        self.responses += 1
         if response is not None and response.port == self.address.port:
             self.matching += normalise(response.addr) == packed(self.address.host)
 
@@ -46,7 +46,7 @@ class ConflictVote:
 
         As in Serf, we lose if there is no response.
         """
-        return self.matching >= self.answers // 2 + 1
+        return self.matching >= self.responses // 2 + 1
 
 
 class NameConflicts:
@@ -106,12 +106,12 @@ class NameConflicts:
             self._decide(self._vote)
             self._vote = None
 
-    def _count(self, vote: ConflictVote, answer: QueryAnswer) -> None:
-        if answer.payload == NO_MEMBER_RESPONSE:
+    def _count(self, vote: ConflictVote, result: QueryAnswer) -> None:
+        if result.payload == NO_MEMBER_RESPONSE:
             vote.count(None)
             return
         try:
-            response = serf_codec.decode(answer.payload)
+            response = serf_codec.decode(result.payload)
         except ValueError as error:
             _log.error("Failed to decode conflict query response: %s", error)
             return
@@ -123,8 +123,8 @@ class NameConflicts:
     def _decide(self, vote: ConflictVote) -> None:
         if vote.won:
             text = "majority in name conflict resolution [%d / %d]"
-            _log.info(text, vote.matching, vote.answers)
+            _log.info(text, vote.matching, vote.responses)
         else:
             text = "minority in name conflict resolution, quitting [%d / %d]"
-            _log.warning(text, vote.matching, vote.answers)
-            self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.answers))
+            _log.warning(text, vote.matching, vote.responses)
+            self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.responses))
