@@ -50,7 +50,7 @@ def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceive
 # --- receiving ---
 
 
-def test_it_is_acknowledged_delivered_and_passed_on() -> None:
+def test_query_is_acknowledged_delivered_and_rebroadcast() -> None:
     state = serf("a", "b")
     state.handle(query(), 100.0)
     assert state.events == [QueryReceived(1, 9, 77, "load", b"x", "b", 115.0)]
@@ -60,14 +60,14 @@ def test_it_is_acknowledged_delivered_and_passed_on() -> None:
     assert state.latest_times().query == 9
 
 
-def test_no_acknowledgement_unless_wanted() -> None:
+def test_ack_is_sent_only_if_requested() -> None:
     state = serf("a", "b", has_responder=lambda _: False)
     state.handle(query(flags=0), 0.0)
     assert len(state.events) == 1
     assert sent(state) == []
 
 
-def test_without_an_answerer_the_acknowledgement_says_so() -> None:
+def test_ack_without_responder_is_final() -> None:
     asked: list[QueryReceived] = []
 
     def nobody(event: QueryReceived) -> bool:
@@ -80,7 +80,7 @@ def test_without_an_answerer_the_acknowledgement_says_so() -> None:
     assert asked == [event]
 
 
-def test_some_queries_are_not_to_be_passed_on() -> None:
+def test_query_with_no_broadcast_flag_is_not_rebroadcast() -> None:
     state = serf("a", "b")
     state.handle(query(flags=ACK | NO_BROADCAST), 0.0)
     assert len(state.events) == 1
@@ -96,7 +96,7 @@ def test_some_queries_are_not_to_be_passed_on() -> None:
         (query(10, 77), True),
     ],
 )
-def test_doubles(second: bytes, news: bool) -> None:
+def test_query_with_known_id_and_ltime_is_ignored(second: bytes, news: bool) -> None:
     state = serf("a", "b")
     ask(state)
     sent(state)
@@ -106,7 +106,7 @@ def test_doubles(second: bytes, news: bool) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3))))
-def test_each_is_delivered_once(seen: list[tuple[int, int]]) -> None:
+def test_each_query_is_delivered_once(seen: list[tuple[int, int]]) -> None:
     state = serf("a", "b")
     for ltime, number in seen:
         state.handle(query(ltime, number, name=f"{len(state.events)}"), 0.0)
@@ -116,7 +116,7 @@ def test_each_is_delivered_once(seen: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True)])
-def test_old_ones_are_dropped_with_a_warning(
+def test_old_query_is_dropped_with_warning(
     ltime: int, news: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = serf("a", "b")
@@ -127,7 +127,7 @@ def test_old_ones_are_dropped_with_a_warning(
     assert caplog.messages == ([] if news else [text])
 
 
-def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
+def test_far_jump_of_clock_does_not_hide_queries() -> None:
     state = serf("a", "b")
     for ltime, news in [
         (7, 1),
@@ -159,7 +159,9 @@ def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
         ((b"?",), False),
     ],
 )
-def test_filters(filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: bool) -> None:
+def test_query_is_delivered_if_filters_match(
+    filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: bool
+) -> None:
     state = serf("a", "b")
     state.member_updated("a", address_of("a"), meta(role="web"), OUR_VERSIONS)
     state.events.clear()
@@ -170,7 +172,7 @@ def test_filters(filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: boo
 
 
 @pytest.mark.parametrize("to", [Address("10.0.0.98", 0), Address("::1", 0)])
-def test_a_query_without_an_address_is_dropped(to: Address) -> None:
+def test_query_without_usable_address_is_dropped(to: Address) -> None:
     state = serf("a", "b")
     state.handle(query(to=to), 0.0)
     assert state.events == []
@@ -180,7 +182,7 @@ def test_a_query_without_an_address_is_dropped(to: Address) -> None:
 # --- answering ---
 
 
-def test_an_answer_goes_straight_to_the_asker_once() -> None:
+def test_response_is_sent_to_requester_once() -> None:
     state = serf("a", "b")
     event = ask(state, 100.0)
     sent(state)
@@ -192,7 +194,7 @@ def test_an_answer_goes_straight_to_the_asker_once() -> None:
         state.decline(event.id, 115.0)
 
 
-def test_an_answer_can_come_too_late() -> None:
+def test_response_after_deadline_is_rejected() -> None:
     state = serf("a", "b")
     event = ask(state, 100.0)
     sent(state)
@@ -211,7 +213,7 @@ def test_query_with_negative_timeout_is_malformed() -> None:
     assert state.events == []
 
 
-def test_declining_repeats_the_acknowledgement_with_the_flag() -> None:
+def test_decline_sends_final_ack_once() -> None:
     state = serf("a", "b")
     event = ask(state)
     sent(state)
@@ -222,19 +224,19 @@ def test_declining_repeats_the_acknowledgement_with_the_flag() -> None:
     assert sent(state) == [("b", response(0, b"42"))]
 
 
-def test_declining_is_silent_where_no_acknowledgements_are_wanted() -> None:
+def test_decline_without_requested_acks_sends_nothing() -> None:
     state = serf("a", "b")
     event = ask(state, raw=query(flags=0))
     state.decline(event.id, 1.0)
     assert state.direct_messages == []
 
 
-def test_numbers_are_ours_and_differ() -> None:
+def test_ids_of_received_queries_are_consecutive() -> None:
     state = serf("a", "b")
     assert [ask(state, raw=query(ltime)).id for ltime in (5, 5000, 4999)] == [1, 2, 3]
 
 
-def test_those_remembered_are_bounded_and_the_oldest_go() -> None:
+def test_oldest_pending_queries_are_dropped_above_limit() -> None:
     state = serf("a", "b", options=SerfOptions(pending_queries=3))
     numbers = [ask(state, raw=query(ltime)).id for ltime in range(1, 6)]
     for number in numbers[:2]:
@@ -244,7 +246,7 @@ def test_those_remembered_are_bounded_and_the_oldest_go() -> None:
         state.respond(number, b"", 0.0)
 
 
-def test_a_flood_within_one_time_is_bounded() -> None:
+def test_query_ids_of_one_time_are_bounded() -> None:
     state = serf("a", "b", options=SerfOptions(query_buffer_bytes=1000))
     for number in range(100):
         state.handle(query(9, number), 0.0)
@@ -262,7 +264,7 @@ SMALL = len(encode(response(0, b"x" * 300)))
 @pytest.mark.parametrize(
     ("size", "stream"), [(300, False), (301, True), (600, True)], ids=["fits", "over", "cap"]
 )
-def test_large_answers_go_by_stream(size: int, stream: bool) -> None:
+def test_large_response_is_sent_on_stream(size: int, stream: bool) -> None:
     state = limited(SMALL, SMALL + 300)
     event = ask(state)
     state.direct_messages.clear()
@@ -272,7 +274,7 @@ def test_large_answers_go_by_stream(size: int, stream: bool) -> None:
 
 
 @pytest.mark.parametrize(("cap", "named"), [(SMALL + 300, SMALL + 300), (0, SMALL)])
-def test_but_not_without_bound(cap: int, named: int) -> None:
+def test_response_above_cap_is_rejected(cap: int, named: int) -> None:
     state = limited(SMALL, cap)
     event = ask(state)
     state.direct_messages.clear()
@@ -287,7 +289,7 @@ def test_but_not_without_bound(cap: int, named: int) -> None:
 @pytest.mark.parametrize(
     ("source", "to"), [("x", Address("10.0.0.1", 25)), ("b", Address("10.0.0.1", 25))]
 )
-def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> None:
+def test_large_response_to_unknown_address_is_rejected(source: str, to: Address) -> None:
     state = limited(SMALL, 10 * SMALL)
     event = ask(state, raw=query(source=source, to=to))
     state.direct_messages.clear()
@@ -298,7 +300,7 @@ def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> 
 
 
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
-def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
+def test_cap_applies_to_response_to_own_query(size: int, fits: bool) -> None:
     state = serf("a", "b")
     asked = start_query(state, QueryParams(name="load"))
     asked.results()
@@ -310,7 +312,7 @@ def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
             state.respond(1, b"x" * size, 0.0)
 
 
-def test_a_large_answer_arrives() -> None:
+def test_large_response_reaches_requester() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load"))
     cluster["b"].respond(cluster.queries("b")[0].id, b"x" * 5000, 0.0)
@@ -340,7 +342,9 @@ def relayed(state: Serf) -> list[str]:
     ("others", "factor", "relays"),
     [("b", 1, 0), ("bc", 1, 1), ("bc", 2, 1), ("bc", 3, 0), ("bcdef", 2, 2), ("bcdef", 0, 0)],
 )
-def test_relays(others: str, factor: int, relays: int) -> None:
+def test_response_is_relayed_by_requested_number_of_members(
+    others: str, factor: int, relays: int
+) -> None:
     state = serf("a", *others)
     event = ask(state, raw=query(relay_factor=factor))
     acks = relayed(state)
@@ -351,7 +355,7 @@ def test_relays(others: str, factor: int, relays: int) -> None:
         assert not {"a", "b"} & set(peers)
 
 
-def test_only_those_who_can_are_asked_to_relay() -> None:
+def test_relays_are_alive_and_support_relaying() -> None:
     state = serf("a", "b", "c", "d")
     join(state, "e", versions=OUR_VERSIONS._replace(protocol_max=4))
     state.member_left("c", 0.0)
@@ -360,7 +364,7 @@ def test_only_those_who_can_are_asked_to_relay() -> None:
     assert relayed(state) == ["d"]
 
 
-def test_what_is_too_large_for_a_packet_is_not_relayed() -> None:
+def test_response_too_large_for_packet_is_not_relayed() -> None:
     state = serf("a", "b", "c", "d")
     event = ask(state, raw=query(relay_factor=1))
     assert len(relayed(state)) == 1
@@ -369,7 +373,7 @@ def test_what_is_too_large_for_a_packet_is_not_relayed() -> None:
     assert len(relayed(state)) == 1  # the second acknowledgement
 
 
-def test_a_relay_hands_the_inner_message_on() -> None:
+def test_relay_forwards_inner_message() -> None:
     state = serf("c")
     inner = encode(response(0, b"42"))
     state.handle(encode(Relay(packed("10.0.0.98"), 7946, "b", inner)), 0.0)
@@ -390,7 +394,7 @@ def test_relay_with_malformed_address_is_dropped(addr: bytes) -> None:
     assert state.direct_messages == []
 
 
-def test_an_answer_survives_the_loss_of_its_packet() -> None:
+def test_relayed_response_survives_loss_of_packet() -> None:
     cluster = Cluster("a", "b", "c")
     asked = cluster.ask("a", QueryParams(name="load", relay_factor=1))
     state = cluster["b"]

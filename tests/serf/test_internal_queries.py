@@ -47,7 +47,7 @@ def answers(state: Serf) -> list[object]:
     return found
 
 
-def test_users_may_ask_the_ping_alone() -> None:
+def test_users_can_send_no_internal_query_but_ping() -> None:
     check_name("_serf_ping", b"")
     check_name("serf_x", b"x")
     for name, payload in [("_serf_ping", b"x"), ("_serf_pong", b""), ("_serf_", b"")]:
@@ -55,7 +55,7 @@ def test_users_may_ask_the_ping_alone() -> None:
             check_name(name, payload)
 
 
-def test_a_ping_is_acknowledged_and_that_is_all() -> None:
+def test_ping_is_acknowledged_only() -> None:
     state = serf("a", "b")
     state.handle(query(name="_serf_ping", payload=b""), 0.0)
     assert state.events == []
@@ -63,7 +63,7 @@ def test_a_ping_is_acknowledged_and_that_is_all() -> None:
     assert len(raw_broadcasts(state)) == 1
 
 
-def test_pinging_everyone_ends_with_the_last_acknowledgement() -> None:
+def test_ping_query_finishes_with_last_ack() -> None:
     cluster = Cluster("a", "b", "c")
     asked = cluster.ask("a", QueryParams(name="_serf_ping"))
     assert asked.query.finished
@@ -73,7 +73,7 @@ def test_pinging_everyone_ends_with_the_last_acknowledgement() -> None:
     assert all(not state.events for state in cluster.states.values())
 
 
-def test_unknown_ones_are_not_for_users_either(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_internal_query_is_not_delivered(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a", "b")
     state.handle(query(name="_serf_future"), 0.0)
     assert answers(state) == []
@@ -83,7 +83,7 @@ def test_unknown_ones_are_not_for_users_either(caplog: pytest.LogCaptureFixture)
 # --- whose name is it? ---
 
 
-def test_everyone_says_whom_they_know() -> None:
+def test_conflict_query_is_answered_with_member_record() -> None:
     state = serf("a", "b")
     join(state, "c", meta(role="web"))
     state.member_left("c", 0.0)
@@ -96,7 +96,7 @@ def test_everyone_says_whom_they_know() -> None:
 
 
 @pytest.mark.parametrize("name", [b"a", b"stranger", b"\xff"])
-def test_but_not_about_themselves_or_strangers(name: bytes) -> None:
+def test_conflict_query_about_self_or_unknown_member_gets_no_response(name: bytes) -> None:
     state = serf("a", "b")
     state.handle(query(name="_serf_conflict", payload=name), 0.0)
     assert answers(state) == []
@@ -114,7 +114,7 @@ def test_but_not_about_themselves_or_strangers(name: bytes) -> None:
         ("list", "Keyring is empty (encryption not enabled)"),
     ],
 )
-def test_without_a_keyring(action: KeyAction, text: str) -> None:
+def test_key_query_without_keyring_fails(action: KeyAction, text: str) -> None:
     state = serf("a", "b")
     question = key_query(action, KEY)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
@@ -122,7 +122,7 @@ def test_without_a_keyring(action: KeyAction, text: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["install", "use", "remove", "list"])
-def test_the_handler_does_it(action: KeyAction) -> None:
+def test_key_query_calls_handler(action: KeyAction) -> None:
     done: list[tuple[KeyAction, bytes]] = []
 
     def handler(asked: KeyAction, key: bytes) -> KeyResponse:
@@ -137,7 +137,7 @@ def test_the_handler_does_it(action: KeyAction) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x07torn", encode(KeyResponse(True))])
-def test_a_nonsensical_key_is_refused(payload: bytes) -> None:
+def test_malformed_key_request_fails(payload: bytes) -> None:
     state = serf("a", "b", keys=lambda _action, _key: KeyResponse(True))
     state.handle(query(name="_serf_install-key", payload=payload), 0.0)
     (answer,) = answers(state)
@@ -150,13 +150,13 @@ def measured(answer: KeyResponse) -> int:
     return 40 + len(answer.message) + sum(len(key) + 1 for key in answer.keys)
 
 
-def test_few_keys_are_not_cut() -> None:
+def test_short_key_list_is_not_truncated() -> None:
     answer = KeyResponse(True, "", ("k" * 44,) * 3, "k" * 44)
     assert truncate_keys(answer, 1024, measured) is answer
 
 
 @pytest.mark.parametrize(("count", "kept"), [(30, 20), (500, 20)])
-def test_a_long_list_is_cut_and_says_so(count: int, kept: int) -> None:
+def test_long_key_list_is_truncated_with_message(count: int, kept: int) -> None:
     answer = KeyResponse(True, "", tuple(f"{n:044}" for n in range(count)), "k" * 44)
     cut = truncate_keys(answer, 1024, measured)
     assert cut.keys == answer.keys[:kept]
@@ -165,12 +165,12 @@ def test_a_long_list_is_cut_and_says_so(count: int, kept: int) -> None:
     assert measured(cut) <= 1024
 
 
-def test_where_nothing_fits_nothing_is_listed() -> None:
+def test_key_list_without_room_is_empty() -> None:
     answer = KeyResponse(True, "", ("k" * 44,) * 9, "")
     assert truncate_keys(answer, 10, measured).keys == ()
 
 
-def test_a_long_list_is_cut_on_the_wire_too() -> None:
+def test_response_with_long_key_list_fits_packet() -> None:
     keys = tuple(f"{number:044}" for number in range(100))
     options = SerfOptions(query_size_limit=2048)
     state = serf("a", "b", options=options, keys=lambda *_: KeyResponse(True, "", keys, keys[0]))
@@ -185,7 +185,7 @@ def test_a_long_list_is_cut_on_the_wire_too() -> None:
 # --- counting what came back ---
 
 
-def test_a_success_everywhere() -> None:
+def test_success_on_all_members_is_no_failure() -> None:
     tally = KeyQueryResult(2)
     for name in "ab":
         answer = KeyResponse(True, "", ("k1", "k2"), "k1")
@@ -195,7 +195,7 @@ def test_a_success_everywhere() -> None:
     assert tally.messages == {}
 
 
-def test_failures_are_counted_and_told() -> None:
+def test_failed_and_malformed_responses_are_counted() -> None:
     tally = KeyQueryResult(4)
     tally.count(QueryAnswer("a", encode(KeyResponse(False, "no"))))
     tally.count(QueryAnswer("b", b""))
@@ -211,13 +211,13 @@ def test_failures_are_counted_and_told() -> None:
     assert (tally.responses, tally.errors) == (4, 3)
 
 
-def test_missing_answers_are_no_success() -> None:
+def test_missing_responses_are_failure() -> None:
     tally = KeyQueryResult(2)
     tally.count(QueryAnswer("a", encode(KeyResponse(True))))
     assert tally.failure == "1/2 nodes reported success"
 
 
-def test_the_whole_cluster() -> None:
+def test_key_list_of_cluster_is_counted() -> None:
     cluster = Cluster("a", "b", "c", keys=lambda *_: KeyResponse(True, "", ("k1",), "k1"))
     asked = cluster.ask("a", key_query("list", b""))
     assert asked.query.finished

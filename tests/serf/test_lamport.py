@@ -24,21 +24,21 @@ def window(length: int = 8, budget: int = 1000) -> LamportWindow[set[str]]:
 # --- the clock ---
 
 
-def test_it_starts_at_one_and_counts() -> None:
+def test_clock_starts_at_one() -> None:
     clock = LamportClock()
     assert clock.time == 1
     assert clock.increment() == 2
     assert repr(clock) == "LamportClock(2)"
 
 
-def test_it_goes_on_behind_what_it_hears() -> None:
+def test_clock_is_set_behind_witnessed_time() -> None:
     clock = LamportClock()
     for seen, then in [(0, 1), (1, 2), (7, 8), (7, 8), (3, 8), (2**63, 2**63 + 1)]:
         clock.witness(seen)
         assert clock.time == then
 
 
-def test_after_the_last_time_it_begins_anew() -> None:
+def test_clock_wraps_to_zero_after_last_time() -> None:
     clock = LamportClock(LAST_TIME)
     assert clock.increment() == 0
     clock = LamportClock(LAST_TIME - 5)
@@ -46,7 +46,7 @@ def test_after_the_last_time_it_begins_anew() -> None:
     assert clock.time == 0
 
 
-def test_a_jump_to_the_last_time_is_not_followed() -> None:
+def test_jump_to_last_time_is_not_followed() -> None:
     clock = LamportClock(7)
     clock.witness(LAST_TIME)
     assert clock.time == 7
@@ -55,7 +55,7 @@ def test_a_jump_to_the_last_time_is_not_followed() -> None:
 
 
 @given(st.lists(ANY_TIME | st.none()))
-def test_it_goes_back_only_at_the_end_of_the_range(steps: list[int | None]) -> None:
+def test_clock_decreases_only_at_end_of_range(steps: list[int | None]) -> None:
     clock = LamportClock()
     for seen in steps:
         before = clock.time
@@ -69,7 +69,7 @@ def test_it_goes_back_only_at_the_end_of_the_range(steps: list[int | None]) -> N
 
 
 @given(st.lists(st.integers(0, 2**40)))
-def test_all_times_are_followed(seen: list[int]) -> None:
+def test_clock_is_set_behind_highest_time(seen: list[int]) -> None:
     clock = LamportClock()
     for time in seen:
         clock.witness(time)
@@ -106,7 +106,7 @@ class GoRing:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from("xyz"))))
-def test_among_honest_peers_it_is_serfs_ring_buffer(messages: list[tuple[int, str]]) -> None:
+def test_window_equals_ring_buffer_of_serf(messages: list[tuple[int, str]]) -> None:
     ours, go = window(), GoRing(8)
     for ltime, what in messages:
         slot = ours.at(ltime)
@@ -124,7 +124,7 @@ FEW_EPOCHS = st.integers(0, 40) | st.sampled_from(
 
 @given(st.lists(st.tuples(FEW_EPOCHS, st.sampled_from("xyz"))))
 @example([(0, "x"), (8, "x"), (LAST_TIME - 1, "x"), (LAST_TIME, "x"), (0, "x")])
-def test_nothing_is_news_twice_while_its_epoch_is_kept(messages: list[tuple[int, str]]) -> None:
+def test_message_is_new_once_while_its_epoch_is_kept(messages: list[tuple[int, str]]) -> None:
     """Nor after the clock has begun anew, but for what the ring had let go of before that."""
     ours = window()
     taken = set[tuple[int, str]]()
@@ -145,7 +145,7 @@ FAR_AWAY = st.integers(2**42, LAST_TIME) | st.sampled_from([2**63, LAST_TIME - 1
 
 
 @given(st.lists(FAR_AWAY, max_size=40), st.integers(0, 2**40))
-def test_no_poison_makes_it_deaf(poison: list[int], honest: int) -> None:
+def test_far_jumps_do_not_hide_other_messages(poison: list[int], honest: int) -> None:
     """Whoever counts on from where it was is heard, whatever others have been told."""
     ours = window()
     for number, ltime in enumerate(poison):
@@ -157,14 +157,14 @@ def test_no_poison_makes_it_deaf(poison: list[int], honest: int) -> None:
         assert len(ours._others) < MAX_EPOCHS
 
 
-def test_old_times_are_refused() -> None:
+def test_time_older_than_window_is_rejected() -> None:
     ours = window()
     ours.at(20)
     assert ours.at(12) is Rejection.OLD
     assert entry(ours.at(13)) == set()
 
 
-def test_times_before_the_start_are_refused() -> None:
+def test_time_before_start_is_rejected() -> None:
     ours = window()
     ours.witness(9)
     ours.start_at(10)
@@ -175,13 +175,13 @@ def test_times_before_the_start_are_refused() -> None:
     assert entry(ours.at(10)) == set()
 
 
-def test_a_start_in_the_future_is_none() -> None:
+def test_start_in_future_is_ignored() -> None:
     ours = window()
     ours.start_at(LAST_TIME)
     assert entry(ours.at(1)) == set()
 
 
-def test_a_poisoned_window_follows_and_still_hears_those_who_did_not() -> None:
+def test_messages_of_previous_epoch_are_accepted_after_jump() -> None:
     ours = window()
     entry(ours.at(5)).add("seen")
     ours.at(2**63)
@@ -191,7 +191,7 @@ def test_a_poisoned_window_follows_and_still_hears_those_who_did_not() -> None:
     assert entry(ours.at(2**63 + 7)) == set()
 
 
-def test_the_older_epoch_grows_old_too() -> None:
+def test_previous_epoch_has_its_own_window() -> None:
     ours = window()
     ours.at(5)
     ours.at(2**63)
@@ -200,7 +200,7 @@ def test_the_older_epoch_grows_old_too() -> None:
     assert entry(ours.at(25)) == set()
 
 
-def test_a_start_belongs_to_its_epoch() -> None:
+def test_start_applies_to_its_epoch_only() -> None:
     ours = window()
     ours.at(9)
     ours.at(2**63)
@@ -210,7 +210,7 @@ def test_a_start_belongs_to_its_epoch() -> None:
     assert entry(ours.at(2**63 + 1)) == set()
 
 
-def test_what_others_remember_from_before_a_start_is_not_news() -> None:
+def test_replayed_message_from_before_start_is_rejected() -> None:
     ours = window()
     ours.witness(2**63)
     ours.start_at(2**63 + 1)
@@ -220,13 +220,13 @@ def test_what_others_remember_from_before_a_start_is_not_news() -> None:
     assert entry(ours.at(2**63 + 1, is_live=False)) == set()
 
 
-def test_whoever_wants_all_is_told_all() -> None:
+def test_replayed_message_of_other_epoch_is_accepted_without_start() -> None:
     ours = window()
     ours.witness(2**63)
     assert entry(ours.at(900, is_live=False)) == set()
 
 
-def test_epochs_are_bounded_and_those_used_last_are_kept() -> None:
+def test_most_recently_used_epochs_are_kept() -> None:
     ours = window()
     entry(ours.at(5)).add("seen")
     for jump in range(1, MAX_EPOCHS):
@@ -240,7 +240,7 @@ def test_epochs_are_bounded_and_those_used_last_are_kept() -> None:
     assert "seen" not in entry(ours.at(5))  # but it is heard
 
 
-def test_at_the_end_it_begins_anew_and_hears_on() -> None:
+def test_window_accepts_messages_after_wrap() -> None:
     ours = window()
     ours.at(LAST_TIME - 1)
     assert ours.clock.time == LAST_TIME
@@ -254,7 +254,7 @@ def test_at_the_end_it_begins_anew_and_hears_on() -> None:
     assert ours.clock.time == 1
 
 
-def test_the_last_time_is_heard_once_and_not_followed() -> None:
+def test_message_of_last_time_is_accepted_once() -> None:
     ours = window()
     entry(ours.at(5)).add("seen")
     entry(ours.at(LAST_TIME)).add("poison")
@@ -263,7 +263,7 @@ def test_the_last_time_is_heard_once_and_not_followed() -> None:
     assert "seen" in entry(ours.at(5))
 
 
-def test_intents_from_the_end_of_the_range_can_be_overruled() -> None:
+def test_time_from_end_of_range_can_be_superseded() -> None:
     assert is_newer(5, 4)
     assert not is_newer(4, 4)
     assert not is_newer(4, 5)
@@ -273,7 +273,7 @@ def test_intents_from_the_end_of_the_range_can_be_overruled() -> None:
     assert not is_newer(LAST_TIME - 1, LAST_TIME)
 
 
-def test_over_the_budget_the_oldest_is_forgotten_for_good() -> None:
+def test_oldest_time_is_dropped_above_budget() -> None:
     ours = window(budget=10)
     for ltime in (1, 2, 3):
         slot = ours.at(ltime)
@@ -283,7 +283,7 @@ def test_over_the_budget_the_oldest_is_forgotten_for_good() -> None:
     assert ours.at(1) is Rejection.BEFORE_START
 
 
-def test_one_time_alone_cannot_burst_the_budget() -> None:
+def test_single_time_cannot_exceed_budget() -> None:
     ours = window(budget=10)
     slot = ours.at(1)
     assert isinstance(slot, LamportSlot)
@@ -291,7 +291,7 @@ def test_one_time_alone_cannot_burst_the_budget() -> None:
     assert not ours.charge(slot, 1)
 
 
-def test_what_is_overwritten_or_left_behind_is_not_charged_for_ever() -> None:
+def test_dropped_slots_and_epochs_are_not_charged() -> None:
     ours = window(length=2, budget=100)
     for ltime in [*range(1, 100), *(n * 2**34 for n in range(1, 50))]:
         slot = ours.at(ltime)
@@ -300,7 +300,7 @@ def test_what_is_overwritten_or_left_behind_is_not_charged_for_ever() -> None:
         assert ours.min_time == 0
 
 
-def test_slots_come_in_the_order_of_their_times() -> None:
+def test_slots_are_iterated_in_order_of_time() -> None:
     ours = window()
     for ltime in (9, 7, 12, 8):
         ours.at(ltime)

@@ -29,7 +29,7 @@ def nobody(_: QueryReceived) -> bool:
     return False
 
 
-def test_the_message() -> None:
+def test_query_message_has_all_fields() -> None:
     state = serf("a", "b")
     join(state, "c", meta(role="web"))
     state.query_clock.witness(8)
@@ -65,13 +65,13 @@ def test_the_message() -> None:
     ("members", "seconds"),
     [(1, 3.2), (2, 3.2), (9, 3.2), (10, 6.4), (20, 6.4), (99, 6.4), (100, 9.6), (1000, 12.8)],
 )
-def test_the_default_timeout(members: int, seconds: float) -> None:
+def test_default_timeout_grows_with_logarithm_of_members(members: int, seconds: float) -> None:
     assert default_query_timeout(0.2, members) == pytest.approx(seconds)
     assert seconds == pytest.approx(0.2 * 16 * math.ceil(math.log10(members + 1)))
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 0.0])
-def test_it_applies_to_queries_without_one(timeout: float | None) -> None:
+def test_default_timeout_applies_to_query_without_timeout(timeout: float | None) -> None:
     state = serf("a", *(chr(ord("b") + number) for number in range(9)))
     assert state.default_query_timeout() == pytest.approx(6.4)
     asked = start_query(state, QueryParams(name="x", timeout=timeout), 1.0)
@@ -80,7 +80,7 @@ def test_it_applies_to_queries_without_one(timeout: float | None) -> None:
     assert state.default_query_timeout() == pytest.approx(3.2)
 
 
-def test_endless_queries_fit_the_wire() -> None:
+def test_infinite_timeout_is_capped() -> None:
     state = serf("a", "b")
     start_query(state, QueryParams(name="x", timeout=math.inf))
     (message,) = broadcasts(state)
@@ -101,18 +101,18 @@ def test_endless_queries_fit_the_wire() -> None:
         ({"name": "x", "first": 0}, "A query must wait for at least one response"),
     ],
 )
-def test_what_cannot_be_asked(fields: Mapping[str, Any], text: str) -> None:
+def test_invalid_query_params_are_rejected(fields: Mapping[str, Any], text: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
         QueryParams(**fields)
     assert str(caught.value) == text
 
 
-def test_a_bad_expression_is_refused() -> None:
+def test_malformed_tag_expression_is_rejected() -> None:
     with pytest.raises(InvalidFilter):
         start_query(serf("a"), QueryParams(name="x", tags={"role": "("}))
 
 
-def test_too_large() -> None:
+def test_query_above_size_limit_is_rejected() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
         start_query(state, QueryParams(name="x", payload=b"x" * 1024))
@@ -120,7 +120,7 @@ def test_too_large() -> None:
     assert state.next_deadline is None
 
 
-def test_too_many() -> None:
+def test_query_above_running_limit_is_rejected() -> None:
     state = serf("a", "b", options=SerfOptions(running_queries=2))
     start_query(state, QueryParams(name="x"))
     start_query(state, QueryParams(name="y"))
@@ -133,7 +133,7 @@ def test_too_many() -> None:
 # --- whole lives ---
 
 
-def test_everyone_answers_and_it_is_over_at_once() -> None:
+def test_query_finishes_with_last_response() -> None:
     cluster = Cluster("a", "b", "c")
     asked = cluster.ask("a", QueryParams(name="load"))
     assert set(asked.results()) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
@@ -152,7 +152,7 @@ def test_everyone_answers_and_it_is_over_at_once() -> None:
     assert cluster["a"].next_deadline is None
 
 
-def test_nobody_has_an_answer_and_it_is_over_at_once() -> None:
+def test_query_finishes_with_last_final_ack() -> None:
     cluster = Cluster("a", "b", "c", has_responder=nobody)
     asked = cluster.ask("a", QueryParams(name="load"))
     assert asked.query.finished
@@ -160,7 +160,7 @@ def test_nobody_has_an_answer_and_it_is_over_at_once() -> None:
     assert len(cluster.queries("b")) == 1
 
 
-def test_handlers_without_output_end_it_too() -> None:
+def test_query_finishes_when_all_members_decline() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load"))
     for name in "ab":
@@ -172,7 +172,7 @@ def test_handlers_without_output_end_it_too() -> None:
     assert asked.results()[-1] == QueryDone(2, 0, 2, ())
 
 
-def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
+def test_query_waits_for_silent_member_until_deadline() -> None:
     cluster = Cluster("a", "b", "c", has_responder=nobody)
     cluster.lost = {"c"}
     asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
@@ -182,7 +182,7 @@ def test_one_that_is_silent_is_waited_for_until_the_deadline() -> None:
     assert asked.results()[-1] == QueryDone(2, 0, 3, ("c",))
 
 
-def test_after_the_deadline_nothing_counts() -> None:
+def test_response_after_deadline_is_ignored() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
     asked.results()
@@ -192,7 +192,7 @@ def test_after_the_deadline_nothing_counts() -> None:
 
 
 @pytest.mark.parametrize(("ltime", "number"), [(1, 0), (0, 1)])
-def test_answers_to_something_else_are_ignored(ltime: int, number: int) -> None:
+def test_response_to_other_query_is_ignored(ltime: int, number: int) -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load"))
     asked.results()
@@ -201,7 +201,7 @@ def test_answers_to_something_else_are_ignored(ltime: int, number: int) -> None:
     assert asked.results() == []
 
 
-def test_two_queries_of_one_time_are_told_apart() -> None:
+def test_queries_of_one_ltime_are_distinguished_by_id() -> None:
     state = serf("a", "b")
     one = start_query(state, QueryParams(name="x"))
     other = start_query(state, QueryParams(name="x"))
@@ -213,7 +213,7 @@ def test_two_queries_of_one_time_are_told_apart() -> None:
     assert one.query.key != other.query.key
 
 
-def test_without_acknowledgements_answers_end_it() -> None:
+def test_query_without_acks_finishes_with_last_response() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load", ack=False))
     assert asked.results() == []
@@ -223,14 +223,14 @@ def test_without_acknowledgements_answers_end_it() -> None:
     assert asked.results()[-1] == QueryDone(0, 2, 2, ())
 
 
-def test_without_acknowledgements_we_need_none_from_ourselves() -> None:
+def test_query_without_acks_knows_that_self_has_no_responder() -> None:
     state = serf("a", has_responder=nobody)
     asked = start_query(state, QueryParams(name="load", ack=False))
     assert asked.query.finished
     assert asked.results() == [QueryDone(0, 0, 1, ())]
 
 
-def test_only_those_who_match_are_asked_and_expected() -> None:
+def test_only_matching_members_are_expected() -> None:
     cluster = Cluster("a", "b", "c")
     for state in cluster.states.values():
         state.member_updated("b", address_of("b"), meta(role="web"), state.members()[0].versions)
@@ -244,14 +244,14 @@ def test_only_those_who_match_are_asked_and_expected() -> None:
     assert asked.results() == [QueryAck("b"), QueryAnswer("b", b"1"), done]
 
 
-def test_nobody_matches() -> None:
+def test_query_without_matching_members_finishes_at_once() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load", nodes=["x"]))
     assert asked.query.finished
     assert asked.results() == [QueryDone(0, 0, 0, ())]
 
 
-def test_a_member_that_goes_is_waited_for_no_longer() -> None:
+def test_query_stops_waiting_for_dead_member() -> None:
     cluster = Cluster("a", "b", has_responder=nobody)
     cluster.lost = {"b"}
     asked = cluster.ask("a", QueryParams(name="load", timeout=60.0))
@@ -260,14 +260,14 @@ def test_a_member_that_goes_is_waited_for_no_longer() -> None:
     assert asked.results()[-1] == QueryDone(1, 0, 2, ("b",))
 
 
-def test_those_gone_before_are_not_expected() -> None:
+def test_dead_and_leaving_members_are_not_expected() -> None:
     state = serf("a", "b", "c")
     state.member_left("b", 0.0)
     state.force_leave("c", now=0.0)
     assert start_query(state, QueryParams(name="x")).query.expected == ("a",)
 
 
-def test_the_first_answer_may_be_enough() -> None:
+def test_query_finishes_after_first_response_if_requested() -> None:
     cluster = Cluster("a", "b", "c")
     asked = cluster.ask("a", QueryParams(name="load", first=1))
     cluster["c"].respond(cluster.queries("c")[0].id, b"1", 0.0)
@@ -279,7 +279,7 @@ def test_the_first_answer_may_be_enough() -> None:
     assert done == [QueryDone(3, 1, 3, ())]
 
 
-def test_a_query_can_be_cancelled() -> None:
+def test_cancelled_query_delivers_done_once() -> None:
     cluster = Cluster("a", "b")
     asked = cluster.ask("a", QueryParams(name="load"))
     asked.results()
@@ -289,7 +289,7 @@ def test_a_query_can_be_cancelled() -> None:
     assert cluster["a"].next_deadline is None
 
 
-def test_the_next_deadline_is_the_earliest() -> None:
+def test_next_deadline_is_earliest_of_all_queries() -> None:
     state = serf("a", "b")
     start_query(state, QueryParams(name="x", timeout=9))
     start_query(state, QueryParams(name="x", timeout=4))
@@ -299,7 +299,7 @@ def test_the_next_deadline_is_the_earliest() -> None:
     assert state.next_deadline == 7.0
 
 
-def test_an_own_query_is_an_event_here() -> None:
+def test_own_query_is_delivered_locally() -> None:
     state = serf("a")
     start_query(state, QueryParams(name="load"))
     assert kinds(state.events) == [("query", "load")]

@@ -44,7 +44,7 @@ class Collected:
         return found
 
 
-def test_answers_and_acknowledgements_come_as_they_are() -> None:
+def test_acks_and_responses_are_delivered_in_order() -> None:
     it = Collected()
     assert it.take("a", ACK) == [QueryAck("a")]
     assert it.take("a", 0, b"1") == [QueryAnswer("a", b"1")]
@@ -53,7 +53,7 @@ def test_answers_and_acknowledgements_come_as_they_are() -> None:
     assert it.query.finished
 
 
-def test_doubles_are_ignored() -> None:
+def test_duplicate_ack_and_response_are_ignored() -> None:
     it = Collected()
     it.take("a", ACK)
     it.take("a", 0, b"1")
@@ -61,20 +61,20 @@ def test_doubles_are_ignored() -> None:
     assert it.take("a", 0, b"1") == []
 
 
-def test_those_who_will_not_answer_are_not_waited_for() -> None:
+def test_final_ack_ends_wait_for_member() -> None:
     it = Collected()
     assert it.take("a", NO_ANSWER) == [QueryAck("a")]
     assert it.take("b", ACK) == [QueryAck("b")]
     assert it.take("b", NO_ANSWER) == [QueryDone(2, 0, 2, ())]
 
 
-def test_an_answer_against_the_announcement_is_welcome() -> None:
+def test_response_after_final_ack_is_delivered() -> None:
     it = Collected()
     it.take("a", NO_ANSWER)
     assert it.take("a", 0, b"1") == [QueryAnswer("a", b"1")]
 
 
-def test_after_the_end_nothing_comes() -> None:
+def test_finished_query_delivers_no_results() -> None:
     it = Collected()
     it.query.finish()
     assert it.results == [QueryDone(0, 0, 2, ("a", "b"))]
@@ -83,7 +83,7 @@ def test_after_the_end_nothing_comes() -> None:
     assert it.take("a", 0, b"1") == []
 
 
-def test_missing_are_those_of_whom_nothing_was_heard() -> None:
+def test_missing_members_sent_neither_ack_nor_response() -> None:
     it = Collected("a", "b", "c")
     it.take("a", ACK)
     it.take("b", 0, b"")
@@ -91,27 +91,27 @@ def test_missing_are_those_of_whom_nothing_was_heard() -> None:
     assert it.results == [QueryDone(1, 1, 3, ("c",))]
 
 
-def test_unwanted_acknowledgements_count_for_nothing_but_presence() -> None:
+def test_unrequested_acks_are_not_delivered() -> None:
     it = Collected(wants_acks=False)
     assert it.take("a", ACK) == []
     it.query.finish()
     assert it.results == [QueryDone(0, 0, 2, ("b",))]
 
 
-def test_a_ping_is_done_with_the_acknowledgements() -> None:
+def test_query_finishes_with_acks_if_they_suffice() -> None:
     it = Collected(ack_suffices=True)
     it.take("a", ACK)
     assert it.take("b", ACK) == [QueryAck("b"), QueryDone(2, 0, 2, ())]
 
 
-def test_the_first_answers_may_be_enough() -> None:
+def test_query_finishes_after_requested_number_of_responses() -> None:
     it = Collected("a", "b", "c", first=2)
     it.take("a", ACK)
     it.take("c", 0, b"1")
     assert it.take("b", 0, b"2") == [QueryAnswer("b", b"2"), QueryDone(1, 2, 3, ())]
 
 
-def test_whoever_has_gone_is_not_waited_for_and_is_missing() -> None:
+def test_dead_member_without_response_is_missing() -> None:
     it = Collected()
     it.take("a", 0, b"1")
     it.query.on_member_gone("x")
@@ -120,7 +120,7 @@ def test_whoever_has_gone_is_not_waited_for_and_is_missing() -> None:
     assert it.results == [QueryDone(0, 1, 2, ("b",))]
 
 
-def test_strangers_are_heard_but_not_without_bound() -> None:
+def test_unexpected_responders_are_bounded() -> None:
     it = Collected()
     heard = [name for name in map(str, range(100)) if it.take(name, 0, b"")]
     assert len(heard) == 5
@@ -134,7 +134,7 @@ def test_strangers_are_heard_but_not_without_bound() -> None:
         max_size=40,
     )
 )
-def test_the_count_is_right_and_the_end_comes_once_and_last(
+def test_done_is_delivered_last_with_correct_counts(
     responses: list[tuple[str, int]],
 ) -> None:
     it = Collected("a", "b")

@@ -47,11 +47,11 @@ def merge(state: Serf, remote: SerfPushPull, *, join: bool = False, ignore: bool
 # --- push/pull ---
 
 
-def test_our_half_at_the_start() -> None:
+def test_initial_local_state() -> None:
     assert serf("a").local_state() == SerfPushPull(1, {"a": 0}, (), 1, (), 1)
 
 
-def test_our_half_later() -> None:
+def test_local_state_has_members_events_and_clocks() -> None:
     state = in_status(Status.LEFT)
     state.user_event("deploy", b"v1")
     state.handle(query(9), 0.0)
@@ -66,13 +66,13 @@ def test_our_half_later() -> None:
 
 
 @pytest.mark.parametrize(("remote", "then"), [(0, 1), (1, 1), (2, 2), (9, 9), (2**63, 2**63)])
-def test_clocks_are_set_to_the_others_present(remote: int, then: int) -> None:
+def test_merge_sets_clocks_to_remote_clocks(remote: int, then: int) -> None:
     state = serf("a")
     merge(state, push_pull(remote, event_ltime=remote, query_ltime=remote))
     assert {state.clock.time, state.event_clock.time, state.query_clock.time} == {then}
 
 
-def test_clocks_at_the_end_of_the_range_leave_nobody_deaf() -> None:
+def test_remote_clocks_at_end_of_range_hide_no_messages() -> None:
     state = serf("a")
     top = LAST_TIME
     merge(state, push_pull(top, {"b": top}, ("c",), top, (), top), join=True, ignore=True)
@@ -94,7 +94,7 @@ def test_clocks_at_the_end_of_the_range_leave_nobody_deaf() -> None:
         (Status.LEFT, 5, Status.LEFT),
     ],
 )
-def test_who_left_there_leaves_here(before: Status, ltime: int, after: Status) -> None:
+def test_left_member_of_remote_state_leaves(before: Status, ltime: int, after: Status) -> None:
     state = in_status(before)
     state._table.records["b"].status_ltime = ltime
     merge(state, push_pull(9, {"b": ltime}, ("b",)))
@@ -103,14 +103,14 @@ def test_who_left_there_leaves_here(before: Status, ltime: int, after: Status) -
     assert raw_broadcasts(state) == []
 
 
-def test_a_later_return_is_not_undone() -> None:
+def test_later_join_intent_survives_left_member() -> None:
     state = serf("a", "b")
     state.handle(encode(Join(9, "b")), 0.0)
     merge(state, push_pull(9, {"b": 7}, ("b",)))
     assert status(state, "b") is Status.ALIVE
 
 
-def test_who_lives_for_all_we_know_is_not_taken_for_leaving_on_hearsay() -> None:
+def test_left_member_that_is_alive_is_skipped() -> None:
     remote = push_pull(status_ltimes={"b": 9, "c": 9}, left=("b", "c"))
     state = serf("a", "b", "c")
     for step in state.merge_steps(remote, join=False, ignore_events=False, is_alive="b".__eq__):
@@ -119,14 +119,14 @@ def test_who_lives_for_all_we_know_is_not_taken_for_leaving_on_hearsay() -> None
     assert status(state, "c") is Status.LEAVING
 
 
-def test_our_answer_is_later_than_any_leave_made_of_what_it_answers() -> None:
+def test_refutation_is_later_than_leave_at_next_ltime() -> None:
     state = serf("a", "b")
     merge(state, push_pull(status_ltimes={"a": 27}))
     [answer] = [one for one in broadcasts(state) if isinstance(one, Join)]
     assert answer.ltime > 27 + 1
 
 
-def test_intents_about_an_earlier_life_of_ours_are_answered_with_a_join() -> None:
+def test_intent_about_earlier_run_is_refuted() -> None:
     state = serf("a", "b")
     merge(state, push_pull(12, {"a": 9, "b": 3}))
     later = state.local_state().status_ltimes["a"]
@@ -134,7 +134,7 @@ def test_intents_about_an_earlier_life_of_ours_are_answered_with_a_join() -> Non
     assert raw_broadcasts(state) == [encode(Join(later, "a"))]
 
 
-def test_others_have_joined_there() -> None:
+def test_other_members_of_remote_state_are_join_intents() -> None:
     state = in_status(Status.LEAVING)
     merge(state, push_pull(9, {"b": 7, "c": 4, "x": 3}))
     assert status(state, "b") is Status.ALIVE
@@ -144,7 +144,7 @@ def test_others_have_joined_there() -> None:
     assert state.local_state().status_ltimes["x"] == 3
 
 
-def test_who_left_and_is_unknown_has_come_back_when_it_comes() -> None:
+def test_unknown_left_member_is_not_buffered() -> None:
     """Its join may bear the very time that a leave made of this would have."""
     state = serf("a")
     merge(state, push_pull(9, {"x": 3}, ("x", "y")))
@@ -154,7 +154,7 @@ def test_who_left_and_is_unknown_has_come_back_when_it_comes() -> None:
     assert state.local_state().status_ltimes == {"a": 0, "x": 0, "y": 0}
 
 
-def test_we_are_said_to_have_left_and_say_no() -> None:
+def test_left_member_entry_about_self_is_refuted() -> None:
     state = serf("a", "b")
     merge(state, push_pull(9, {"a": 12}, ("a",)))
     assert broadcasts(state) == [Join(14, "a")]
@@ -168,7 +168,7 @@ REPLAYED = (
 )
 
 
-def test_events_are_replayed_in_order_and_go_no_further() -> None:
+def test_events_are_replayed_in_order_without_rebroadcast() -> None:
     state = serf("a")
     merge(state, push_pull(event_ltime=6, events=REPLAYED), join=True)
     assert [name for _, name in kinds(state.events)] == ["early", "late", "later"]
@@ -181,7 +181,7 @@ def test_events_are_replayed_in_order_and_go_no_further() -> None:
     ("join_flag", "ignore", "count"),
     [(True, True, 0), (True, False, 3), (False, True, 3), (False, False, 3)],
 )
-def test_what_was_before_a_join_can_be_ignored(join_flag: bool, ignore: bool, count: int) -> None:
+def test_events_before_join_can_be_ignored(join_flag: bool, ignore: bool, count: int) -> None:
     state = serf("a")
     merge(state, push_pull(event_ltime=6, events=REPLAYED), join=join_flag, ignore=ignore)
     assert len(state.events) == count
@@ -190,7 +190,7 @@ def test_what_was_before_a_join_can_be_ignored(join_flag: bool, ignore: bool, co
     assert kinds(state.events) == [("user", "new")]
 
 
-def test_members_learn_of_everything_by_push_pull_alone() -> None:
+def test_push_pull_transfers_intents_and_events() -> None:
     a, b = serf("a", "b", "c"), serf("b", "a", "c")
     a.member_left("c", 0.0)
     b.member_left("c", 0.0)
@@ -205,7 +205,7 @@ def test_members_learn_of_everything_by_push_pull_alone() -> None:
 # --- after a restart ---
 
 
-def test_a_snapshots_clocks() -> None:
+def test_events_before_snapshot_clocks_are_ignored() -> None:
     state = serf("a", "b")
     state.restore(LamportTimes(member=10, event=20, query=30))
     assert (state.clock.time, state.event_clock.time, state.query_clock.time) == (11, 21, 31)
@@ -216,14 +216,14 @@ def test_a_snapshots_clocks() -> None:
     assert kinds(state.events) == [("user", "21"), ("query", "31")]
 
 
-def test_an_empty_snapshot_changes_nothing() -> None:
+def test_empty_snapshot_has_no_effect() -> None:
     state = serf("a")
     state.restore(LamportTimes())
     assert state.local_state() == serf("a").local_state()
     assert state.latest_times() == LamportTimes()
 
 
-def test_a_poisoned_snapshot_does_not_make_us_deaf() -> None:
+def test_far_clocks_of_snapshot_hide_no_messages() -> None:
     state = serf("a", "b")
     state.restore(LamportTimes(2**63, 2**63, LAST_TIME))
     merge(state, push_pull(40, {}, (), 40, (), 40), join=True, ignore=True)
@@ -237,7 +237,7 @@ def test_a_poisoned_snapshot_does_not_make_us_deaf() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"\x03", b"\x04torn", b"\x09"])
-def test_nonsense_is_the_callers_to_count(raw: bytes) -> None:
+def test_malformed_message_raises_wire_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"^(Serf message|user event|query|relay header)"):
         serf("a").handle(raw, 0.0)
 
@@ -245,7 +245,7 @@ def test_nonsense_is_the_callers_to_count(raw: bytes) -> None:
 @pytest.mark.parametrize(
     "message", [push_pull(9, {"a": 9}, ("a",)), KeyRequest(b"k" * 16)], ids=["push/pull", "key"]
 )
-def test_what_nobody_sends_so_does_nothing(message: SerfPushPull | KeyRequest) -> None:
+def test_unexpected_message_type_is_ignored(message: SerfPushPull | KeyRequest) -> None:
     state = serf("a", "b")
     state.handle(encode(message), 0.0)
     assert not state.events
@@ -254,7 +254,7 @@ def test_what_nobody_sends_so_does_nothing(message: SerfPushPull | KeyRequest) -
     assert state.clock.time == 1
 
 
-def test_doubles_are_not_even_decoded() -> None:
+def test_recent_message_is_known_as_duplicate() -> None:
     state = serf("a")
     raw = encode(UserEvent(3, "x"))
     state.handle(raw, 0.0)
@@ -265,7 +265,7 @@ def test_doubles_are_not_even_decoded() -> None:
 # --- queues ---
 
 
-def test_three_queues_in_the_order_of_packets() -> None:
+def test_queues_are_in_packet_order() -> None:
     state = serf("a", "b")
     state.announce_join(0.0)
     state.user_event("x")
@@ -273,7 +273,7 @@ def test_three_queues_in_the_order_of_packets() -> None:
     assert [len(queue) for queue in state.queues.values()] == [1, 0, 1]
 
 
-def test_a_flood_cannot_fill_a_queue(caplog: pytest.LogCaptureFixture) -> None:
+def test_queue_depth_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     options = SerfOptions(max_queue_depth=50)
     state = serf("a", options=options)
     for ltime in range(1, 500):
@@ -287,12 +287,12 @@ def test_a_flood_cannot_fill_a_queue(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("least", "limit"), [(0, 4096), (3, 4), (300, 300)])
-def test_the_limit_of_queues(least: int, limit: int) -> None:
+def test_queue_limit_follows_options(least: int, limit: int) -> None:
     state = serf("a", "b", options=SerfOptions(min_queue_depth=least))
     assert state._gossip_queues.limit == limit
 
 
-def test_long_queues_are_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_long_queue_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a", options=SerfOptions(queue_depth_warning=2))
     state.user_event("x")
     state.check_queues()
@@ -307,7 +307,7 @@ def test_long_queues_are_worth_a_warning(caplog: pytest.LogCaptureFixture) -> No
 # --- reading ---
 
 
-def test_stats() -> None:
+def test_stats_count_members_clocks_and_queues() -> None:
     state = in_status(Status.FAILED)
     state.user_event("x")
     state.announce_join(0.0)
@@ -330,7 +330,7 @@ def test_stats() -> None:
     assert state.record("x") is None
 
 
-def test_everyone_agrees_on_a_leave() -> None:
+def test_all_members_record_leave() -> None:
     cluster = Cluster("a", "b", "c")
     cluster["c"].announce_leave(0.0)
     cluster.run(0.0)
@@ -339,7 +339,7 @@ def test_everyone_agrees_on_a_leave() -> None:
         assert kinds(cluster[name].events) == [("member-leave", "c")]
 
 
-def test_everyone_agrees_on_a_forced_leave() -> None:
+def test_all_members_record_forced_leave() -> None:
     cluster = Cluster("a", "b", "c")
     for name in "ab":
         cluster[name].member_left("c", 1.0)
@@ -351,7 +351,7 @@ def test_everyone_agrees_on_a_forced_leave() -> None:
         assert cluster[name].member("c") is None
 
 
-def test_a_leave_that_was_taken_back_is_a_failure_later() -> None:
+def test_refuted_leave_does_not_hide_failure() -> None:
     cluster = Cluster("a", "b")
     cluster["a"].handle(encode(Leave(5, "b")), 0.0)
     cluster.run(0.0)

@@ -21,7 +21,7 @@ from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 
-def test_an_event_is_for_everyone_ourselves_included() -> None:
+def test_own_event_is_delivered_and_broadcast() -> None:
     state = serf("a", "b")
     assert state.user_event("deploy", b"v1", coalesce=True) == 1
     assert state.events == [UserEventReceived(1, "deploy", b"v1", True)]
@@ -30,20 +30,20 @@ def test_an_event_is_for_everyone_ourselves_included() -> None:
     assert state.latest_times().event == 2
 
 
-def test_the_limit_before_encoding() -> None:
+def test_event_above_limit_before_encoding_is_rejected() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
         state.user_event("big", b"x" * 510)
     assert str(caught.value) == "user event exceeds configured limit of 512 bytes before encoding"
 
 
-def test_the_limit_counts_bytes() -> None:
+def test_limit_counts_bytes_of_name() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge, match="before"):
         state.user_event("é" * 257)
 
 
-def test_the_limit_after_encoding() -> None:
+def test_event_above_limit_after_encoding_is_rejected() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
         state.user_event("big", b"x" * 509)
@@ -54,12 +54,12 @@ def test_the_limit_after_encoding() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 9217])
-def test_the_limit_has_limits(limit: int) -> None:
+def test_invalid_event_size_limit_is_rejected(limit: int) -> None:
     with pytest.raises(ValueError, match="user_event_size_limit"):
         SerfOptions(user_event_size_limit=limit)
 
 
-def test_a_new_one_is_delivered_and_passed_on_as_it_came() -> None:
+def test_new_event_is_delivered_and_rebroadcast_unchanged() -> None:
     state = serf("a")
     raw = encode(UserEvent(41, "deploy", b"v1", True))
     state.handle(raw, 0.0)
@@ -79,7 +79,7 @@ def test_a_new_one_is_delivered_and_passed_on_as_it_came() -> None:
         (UserEvent(4, "deploy", b"v1"), True),
     ],
 )
-def test_doubles(second: UserEvent, news: bool) -> None:
+def test_event_with_known_name_payload_and_ltime_is_ignored(second: UserEvent, news: bool) -> None:
     state = serf("a")
     state.handle(encode(UserEvent(5, "deploy", b"v1")), 0.0)
     broadcasts(state)
@@ -89,7 +89,7 @@ def test_doubles(second: UserEvent, news: bool) -> None:
     assert broadcasts(state) == ([second] if news else [])
 
 
-def test_our_own_does_not_come_back_to_us() -> None:
+def test_own_event_is_ignored_when_received() -> None:
     state = serf("a")
     state.user_event("deploy", b"v1")
     (raw,) = raw_broadcasts(state)
@@ -99,7 +99,7 @@ def test_our_own_does_not_come_back_to_us() -> None:
     assert raw_broadcasts(state) == []
 
 
-def test_doubles_are_known_long_after_their_bytes_are_forgotten() -> None:
+def test_duplicate_event_is_detected_without_recent_message() -> None:
     state = serf("a", options=SerfOptions(event_buffer=8192, user_event_size_limit=1024))
     raw = encode(UserEvent(1, "first"))
     state.handle(raw, 0.0)
@@ -112,7 +112,7 @@ def test_doubles_are_known_long_after_their_bytes_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True), (489, True)])
-def test_old_ones_are_dropped_with_a_warning(
+def test_old_event_is_dropped_with_warning(
     ltime: int, news: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = serf("a")
@@ -125,7 +125,7 @@ def test_old_ones_are_dropped_with_a_warning(
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
+def test_far_jump_of_clock_does_not_hide_events() -> None:
     state = serf("a")
     state.handle(encode(UserEvent(7, "before")), 0.0)
     state.handle(encode(UserEvent(2**63, "poison")), 0.0)
@@ -139,7 +139,7 @@ def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
     assert state.user_event("ours") == 2**63 + 2
 
 
-def test_what_has_been_seen_is_replayed_in_order() -> None:
+def test_local_state_has_events_in_order_of_time() -> None:
     state = serf("a")
     for ltime, name in [(5, "x"), (3, "y"), (5, "z")]:
         state.handle(encode(UserEvent(ltime, name, b"p")), 0.0)
@@ -149,7 +149,7 @@ def test_what_has_been_seen_is_replayed_in_order() -> None:
     )
 
 
-def test_a_flood_within_one_time_is_bounded() -> None:
+def test_events_of_one_time_are_bounded() -> None:
     options = SerfOptions(event_buffer_bytes=10_000, user_event_size_limit=1024)
     state = serf("a", options=options)
     for number in range(1000):
@@ -157,7 +157,7 @@ def test_a_flood_within_one_time_is_bounded() -> None:
     assert len(state.events) < 50
 
 
-def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
+def test_events_of_many_times_are_bounded_and_all_delivered() -> None:
     options = SerfOptions(event_buffer_bytes=10_000, user_event_size_limit=1024)
     state = serf("a", options=options)
     for ltime in range(1, 400):
@@ -166,7 +166,7 @@ def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
     assert len(state.local_state().events) < 50
 
 
-def test_what_fits_no_packet_goes_by_streams_and_does_not_stay_in_the_queue() -> None:
+def test_own_large_event_is_sent_on_streams_to_all() -> None:
     state = serf("a", "b", options=SerfOptions(user_event_size_limit=9216))
     ltime = state.user_event("huge", b"x" * 9000)
     [spread] = state.large_broadcasts
@@ -178,7 +178,7 @@ def test_what_fits_no_packet_goes_by_streams_and_does_not_stay_in_the_queue() ->
     assert (len(state.events), state.large_broadcasts) == (1, [])
 
 
-def test_what_fits_no_packet_is_passed_on_once() -> None:
+def test_large_event_is_rebroadcast_once() -> None:
     state = serf("a", "b")
     raw = encode(UserEvent(5, "huge", b"x" * 2000))
     state.handle(raw, 0.0)
@@ -189,9 +189,7 @@ def test_what_fits_no_packet_is_passed_on_once() -> None:
 
 
 @pytest.mark.parametrize(("size", "streams"), [(1390, 0), (1405, 1), (9000, 1)])
-def test_streams_are_for_what_honest_members_send_and_packets_cannot(
-    size: int, streams: int
-) -> None:
+def test_event_above_packet_size_is_rebroadcast_on_streams(size: int, streams: int) -> None:
     state = serf("a", "b")
     raw = encode(UserEvent(5, "x", b"x"))
     raw = encode(UserEvent(5, "x", b"x" * (size - len(raw))))
@@ -208,7 +206,7 @@ def test_query_above_every_limit_is_not_rebroadcast() -> None:
     assert raw_broadcasts(state) == []
 
 
-def test_large_news_of_a_push_pull_is_passed_on_but_not_what_a_join_brings() -> None:
+def test_large_replayed_event_is_rebroadcast_unless_joining() -> None:
     giver = serf("a", "b")
     for size in (10, 2000):
         giver.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
@@ -222,7 +220,7 @@ def test_large_news_of_a_push_pull_is_passed_on_but_not_what_a_join_brings() -> 
         assert raw_broadcasts(taker) == []
 
 
-def test_much_large_news_at_once_is_old_and_goes_to_a_few() -> None:
+def test_only_first_large_replayed_events_go_to_all_members() -> None:
     giver, taker = serf("a", "b"), serf("b", "a")
     for number in range(10):
         giver.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
@@ -235,7 +233,7 @@ def test_much_large_news_at_once_is_old_and_goes_to_a_few() -> None:
         st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y"]), st.booleans()), max_size=12
     )
 )
-def test_everyone_sees_every_event_exactly_once(sent: list[tuple[str, str, bool]]) -> None:
+def test_each_member_delivers_each_event_once(sent: list[tuple[str, str, bool]]) -> None:
     cluster = Cluster("a", "b", "c")
     expected = set()
     for sender, name, at_once in sent:
