@@ -15,11 +15,13 @@ from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.serf import Serf
 from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (
+    BufferedEvents,
     Leave,
     NodeFilter,
     Query,
     QueryResponse,
     SerfMessage,
+    SerfPushPull,
     Status,
     TagFilter,
 )
@@ -208,6 +210,23 @@ def query(
 def response(flags: int = 0, payload: bytes = b"") -> QueryResponse:
     """Return the response of a to that query."""
     return QueryResponse(9, 77, "a", flags, payload)
+
+
+def push_pull(
+    ltime: int = 0,
+    status_ltimes: dict[str, int] | None = None,
+    left: tuple[str, ...] = (),
+    event_ltime: int = 0,
+    events: tuple[BufferedEvents | None, ...] = (),
+    query_ltime: int = 0,
+) -> SerfPushPull:
+    """Return the half of a push/pull."""
+    return SerfPushPull(ltime, status_ltimes or {}, left, event_ltime, events, query_ltime)
+
+
+def merge(state: Serf, remote: SerfPushPull, *, join: bool = False, ignore: bool = False) -> None:
+    """Merge the remote half of a push/pull."""
+    state.merge_remote_state(remote, join=join, ignore_events=ignore, now=0.0)
 
 
 # --- several members ---

@@ -17,14 +17,13 @@ from trioserf.address import packed
 from trioserf.errors import InvalidQuery
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.internal_queries import KeyAction, check_name, truncate_keys
-from trioserf.serf.key_queries import KeyQueryResult, key_query
+from trioserf.serf.key_queries import key_query
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
+from trioserf.serf.query_collector import QueryAck, QueryDone
 from trioserf.serf.serf import Serf
 from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (
     ConflictResponse,
-    KeyRequest,
     KeyResponse,
     QueryResponse,
     Status,
@@ -180,50 +179,3 @@ def test_response_with_long_key_list_fits_packet() -> None:
     assert isinstance(answer, KeyResponse)
     assert 0 < len(answer.keys) < 100
     assert answer.message.startswith("truncated key list response, showing first ")
-
-
-# --- counting what came back ---
-
-
-def test_success_on_all_members_is_no_failure() -> None:
-    tally = KeyQueryResult(2)
-    for name in "ab":
-        answer = KeyResponse(True, "", ("k1", "k2"), "k1")
-        tally.count(QueryAnswer(name, encode(answer)))
-    assert tally.failure is None
-    assert (tally.keys, tally.primary_keys) == ({"k1": 2, "k2": 2}, {"k1": 2})
-    assert tally.messages == {}
-
-
-def test_failed_and_malformed_responses_are_counted() -> None:
-    tally = KeyQueryResult(4)
-    tally.count(QueryAnswer("a", encode(KeyResponse(False, "no"))))
-    tally.count(QueryAnswer("b", b""))
-    tally.count(QueryAnswer("c", encode(KeyRequest(b""))))
-    tally.count(QueryAnswer("d", encode(KeyResponse(True, "cut"))))
-    assert tally.failure == "3/4 nodes reported failure"
-    assert tally.messages == {
-        "a": "no",
-        "b": "Failed to decode key query response: Serf message: empty, expected a type byte",
-        "c": "Invalid key query response type",
-        "d": "cut",
-    }
-    assert (tally.responses, tally.errors) == (4, 3)
-
-
-def test_missing_responses_are_failure() -> None:
-    tally = KeyQueryResult(2)
-    tally.count(QueryAnswer("a", encode(KeyResponse(True))))
-    assert tally.failure == "1/2 nodes reported success"
-
-
-def test_key_list_of_cluster_is_counted() -> None:
-    cluster = Cluster("a", "b", "c", keys=lambda *_: KeyResponse(True, "", ("k1",), "k1"))
-    asked = cluster.ask("a", key_query("list", b""))
-    assert asked.query.finished
-    tally = KeyQueryResult(3)
-    for result in asked.results():
-        if isinstance(result, QueryAnswer):
-            tally.count(result)
-    assert tally.failure is None
-    assert tally.keys == {"k1": 3}
