@@ -1,4 +1,4 @@
-"""Coalescing, step by step."""
+"""Coalescing of events."""
 
 import pytest
 from hypothesis import given
@@ -31,10 +31,10 @@ def user(name: str, ltime: int, payload: bytes = b"", *, coalesce: bool = True) 
     return UserEventReceived(ltime, name, payload, coalesce)
 
 
-QUERY = QueryReceived(1, 1, 1, "load", b"", "asker", 1.0)
+QUERY = QueryReceived(1, 1, 1, "load", b"", "requester", 1.0)
 
 
-def told(events: list[Event]) -> list[tuple[str, list[str]]]:
+def summaries(events: list[Event]) -> list[tuple[str, list[str]]]:
     assert all(isinstance(e, MemberEvent) for e in events)
     return [(e.kind, [m.name for m in e.members]) for e in events if isinstance(e, MemberEvent)]
 
@@ -50,7 +50,7 @@ def test_burst_ends_after_quiet_time(coalescer: MemberCoalescer | EventCoalescer
     assert coalescer.feed(event("member-join", "b"), 100.5)
     assert coalescer.deadline == 101.5
     assert coalescer.flush(101.4) == []
-    assert told(coalescer.flush(101.5)) == [("member-join", ["a", "b"])]
+    assert summaries(coalescer.flush(101.5)) == [("member-join", ["a", "b"])]
     assert not coalescer.deadline
     assert coalescer.flush(102.0) == []
 
@@ -70,7 +70,7 @@ def test_overdue_burst_ends_at_once() -> None:
     coalescer.feed(event("member-join", "a"), 0.0)
     coalescer.feed(event("member-join", "b"), 50.0)
     assert coalescer.deadline == 3.0
-    assert told(coalescer.flush(50.0)) == [("member-join", ["a", "b"])]
+    assert summaries(coalescer.flush(50.0)) == [("member-join", ["a", "b"])]
 
 
 def test_drain_ends_burst_before_its_deadline() -> None:
@@ -87,7 +87,7 @@ def test_drain_ends_burst_before_its_deadline() -> None:
 def flushed(coalescer: MemberCoalescer, *events: MemberEvent) -> list[tuple[str, list[str]]]:
     for e in events:
         assert coalescer.feed(e, 0.0)
-    return told(coalescer.flush(1.0))
+    return summaries(coalescer.flush(1.0))
 
 
 def test_flush_returns_one_event_for_each_kind() -> None:
@@ -128,7 +128,7 @@ def test_member_that_flapped_within_burst_is_left_out() -> None:
     assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
     assert flushed(coalescer, event("member-failed", "a"), event("member-join", "a")) == []
     assert coalescer.deadline is None
-    # Nothing of it was delivered, so the failure is news later.
+    # The burst delivered no event of it, so a later failure is delivered.
     assert flushed(coalescer, event("member-failed", "a")) == [("member-failed", ["a"])]
     assert flushed(coalescer, event("member-failed", "a")) == []
     assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
@@ -138,7 +138,7 @@ def test_updates_are_always_delivered() -> None:
     coalescer = MemberCoalescer()
     for _ in range(3):
         assert flushed(coalescer, event("member-update", "a")) == [("member-update", ["a"])]
-    # An update hides which event was told before it.
+    # The update has replaced the last delivered kind.
     assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
 
 
@@ -235,5 +235,5 @@ def test_reader_of_coalesced_events_knows_latest_kind(
         coalescer.feed(event(kind, name), 0.0)
         latest[name] = kind
         if flush:
-            known |= {n: kind for kind, names in told(coalescer.drain()) for n in names}
+            known |= {n: kind for kind, names in summaries(coalescer.drain()) for n in names}
             assert known == latest

@@ -1,4 +1,4 @@
-"""Filters of events and of members; the tables were checked against the real program."""
+"""Filters of events and of members; the tables were checked against Serf."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ def user(name: str) -> UserEventReceived:
 
 
 def query(name: str) -> QueryReceived:
-    return QueryReceived(1, 1, 1, name, b"", "asker", 1.0)
+    return QueryReceived(1, 1, 1, name, b"", "requester", 1.0)
 
 
 def member(kind: MemberEventKind) -> MemberEvent:
@@ -85,7 +85,7 @@ def test_invalid_event_filter_is_rejected(text: str, culprit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "event", "wanted"),
+    ("text", "event", "matches"),
     [
         *[("", member(kind), True) for kind in MEMBER_EVENT_KINDS],
         *[("*", member(kind), True) for kind in MEMBER_EVENT_KINDS],
@@ -111,8 +111,8 @@ def test_invalid_event_filter_is_rejected(text: str, culprit: str) -> None:
         ("query:load", user("load"), False),
     ],
 )
-def test_event_filter_matches_kind_and_name(text: str, event: Event, wanted: bool) -> None:
-    assert any(f.matches(event) for f in EventFilter.parse(text)) is wanted
+def test_event_filter_matches_kind_and_name(text: str, event: Event, matches: bool) -> None:
+    assert any(f.matches(event) for f in EventFilter.parse(text)) is matches
 
 
 @pytest.mark.parametrize("text", ["*", "user", "user:a:b", "query:x", "member-suspect"])
@@ -194,7 +194,7 @@ def test_expression_rejected_by_go_is_rejected(
 ) -> None:
     with pytest.raises(InvalidFilter, match=f"is not a valid regular expression: .*{reason}"):
         tag_matches(TagFilter("role", expr), {})
-    assert capfd.readouterr() == ("", "")  # the library would love to tell stderr
+    assert capfd.readouterr() == ("", "")  # RE2 logs to stderr by default
 
 
 def test_escaped_backslash_before_c_is_accepted() -> None:

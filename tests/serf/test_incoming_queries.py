@@ -39,7 +39,7 @@ from trioserf.wire.swim_messages import OUR_VERSIONS
 
 
 def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceived:
-    """Let b ask something, and give the event."""
+    """Receive a query of b and return its event."""
     state.handle(query() if raw is None else raw, now)
     (event,) = state.events
     assert isinstance(event, QueryReceived)
@@ -68,16 +68,16 @@ def test_ack_is_sent_only_if_requested() -> None:
 
 
 def test_ack_without_responder_is_final() -> None:
-    asked: list[QueryReceived] = []
+    calls: list[QueryReceived] = []
 
-    def nobody(event: QueryReceived) -> bool:
-        asked.append(event)
+    def no_responder(event: QueryReceived) -> bool:
+        calls.append(event)
         return False
 
-    state = serf("a", "b", has_responder=nobody)
+    state = serf("a", "b", has_responder=no_responder)
     event = ask(state)
     assert sent(state) == [("b", response(FINAL_ACK))]
-    assert asked == [event]
+    assert calls == [event]
 
 
 def test_query_with_no_broadcast_flag_is_not_rebroadcast() -> None:
@@ -88,7 +88,7 @@ def test_query_with_no_broadcast_flag_is_not_rebroadcast() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "news"),
+    ("second", "is_new"),
     [
         (query(9, 77, name="other", payload=b""), False),
         (query(9, 78), True),
@@ -96,40 +96,40 @@ def test_query_with_no_broadcast_flag_is_not_rebroadcast() -> None:
         (query(10, 77), True),
     ],
 )
-def test_query_with_known_id_and_ltime_is_ignored(second: bytes, news: bool) -> None:
+def test_query_with_known_id_and_ltime_is_ignored(second: bytes, is_new: bool) -> None:
     state = serf("a", "b")
     ask(state)
     sent(state)
     raw_broadcasts(state)
     state.handle(second, 0.0)
-    assert len(state.events) == len(sent(state)) == len(raw_broadcasts(state)) == int(news)
+    assert len(state.events) == len(sent(state)) == len(raw_broadcasts(state)) == int(is_new)
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3))))
-def test_each_query_is_delivered_once(seen: list[tuple[int, int]]) -> None:
+def test_each_query_is_delivered_once(keys_sent: list[tuple[int, int]]) -> None:
     state = serf("a", "b")
-    for ltime, number in seen:
+    for ltime, number in keys_sent:
         state.handle(query(ltime, number, name=f"{len(state.events)}"), 0.0)
     keys = [(e.ltime, e.query_id) for e in state.events if isinstance(e, QueryReceived)]
     assert len(keys) == len(set(keys))
-    assert set(keys) == set(seen)
+    assert set(keys) == set(keys_sent)
 
 
-@pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True)])
+@pytest.mark.parametrize(("ltime", "is_new"), [(487, False), (488, True)])
 def test_old_query_is_dropped_with_warning(
-    ltime: int, news: bool, caplog: pytest.LogCaptureFixture
+    ltime: int, is_new: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = serf("a", "b")
     ask(state, raw=query(999))
     state.handle(query(ltime), 0.0)
-    assert bool(state.events) == news
+    assert bool(state.events) == is_new
     text = f"received old query load from time {ltime} (current: 1000)"
-    assert caplog.messages == ([] if news else [text])
+    assert caplog.messages == ([] if is_new else [text])
 
 
 def test_far_jump_of_clock_does_not_hide_queries() -> None:
     state = serf("a", "b")
-    for ltime, news in [
+    for ltime, is_new in [
         (7, 1),
         (2**63, 1),
         (LAST_TIME, 1),
@@ -138,12 +138,12 @@ def test_far_jump_of_clock_does_not_hide_queries() -> None:
         (LAST_TIME, 0),
     ]:
         state.handle(query(ltime), 0.0)
-        assert len(state.events) == news
+        assert len(state.events) == is_new
         state.events.clear()
 
 
 @pytest.mark.parametrize(
-    ("filters", "meant"),
+    ("filters", "is_delivered"),
     [
         ((NodeFilter(("a", "x")),), True),
         ((NodeFilter(("x",)),), False),
@@ -160,14 +160,14 @@ def test_far_jump_of_clock_does_not_hide_queries() -> None:
     ],
 )
 def test_query_is_delivered_if_filters_match(
-    filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: bool
+    filters: tuple[NodeFilter | TagFilter | bytes, ...], is_delivered: bool
 ) -> None:
     state = serf("a", "b")
     state.member_updated("a", address_of("a"), meta(role="web"), OUR_VERSIONS)
     state.events.clear()
     raw = query(filters=filters)
     state.handle(raw, 0.0)
-    assert len(state.events) == len(sent(state)) == int(meant)
+    assert len(state.events) == len(sent(state)) == int(is_delivered)
     assert raw_broadcasts(state) == [raw]
 
 
@@ -179,7 +179,7 @@ def test_query_without_usable_address_is_dropped(to: Address) -> None:
     assert raw_broadcasts(state) == []
 
 
-# --- answering ---
+# --- responding ---
 
 
 def test_response_is_sent_to_requester_once() -> None:
@@ -258,7 +258,7 @@ def limited(packet: int, cap: int) -> Serf:
 
 
 SMALL = len(encode(response(0, b"x" * 300)))
-"""Bytes of a response with 300 bytes of payload."""
+"""The size of a response with a payload of 300 bytes."""
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_large_response_reaches_requester() -> None:
 
 
 def relayed(state: Serf) -> list[str]:
-    """Give those who were asked to pass the answer to b on, and check what they were sent."""
+    """Return the relays of a response to b, and check the relayed messages."""
     peers = []
     for node, message in sent(state):
         if isinstance(message, Relay):
@@ -347,10 +347,10 @@ def test_response_is_relayed_by_requested_number_of_members(
 ) -> None:
     state = serf("a", *others)
     event = ask(state, raw=query(relay_factor=factor))
-    acks = relayed(state)
+    ack_relays = relayed(state)
     state.respond(event.id, b"42", 0.0)
-    answers = relayed(state)
-    for peers in (acks, answers):
+    response_relays = relayed(state)
+    for peers in (ack_relays, response_relays):
         assert len(peers) == len(set(peers)) == relays
         assert not {"a", "b"} & set(peers)
 
@@ -370,7 +370,7 @@ def test_response_too_large_for_packet_is_not_relayed() -> None:
     assert len(relayed(state)) == 1
     state.respond(event.id, b"x" * 950, 0.0)
     state.respond(ask(state, raw=query(ltime=10, relay_factor=1)).id, b"x" * 1200, 0.0)
-    assert len(relayed(state)) == 1  # the second acknowledgement
+    assert len(relayed(state)) == 1  # the second ack
 
 
 def test_relay_forwards_inner_message() -> None:

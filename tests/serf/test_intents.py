@@ -19,7 +19,7 @@ from trioserf.wire.swim_codec import USER
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "emitted"),
     [
         (Status.ALIVE, Status.LEAVING, []),
         (Status.LEAVING, Status.LEAVING, []),
@@ -28,13 +28,13 @@ from trioserf.wire.swim_codec import USER
     ],
 )
 def test_leave_intent_changes_status(
-    before: Status, after: Status, told: list[tuple[str, str]]
+    before: Status, after: Status, emitted: list[tuple[str, str]]
 ) -> None:
     state = in_status(before)
     message = Leave(9, "b")
     state.handle(encode(message), 1.0)
     assert status(state, "b") is after
-    assert kinds(state.events) == told
+    assert kinds(state.events) == emitted
     assert state.clock.time == 10
     assert broadcasts(state) == [message]
     assert state.local_state().status_ltimes["b"] == 9

@@ -33,8 +33,8 @@ from trioserf.wire.swim_messages import OUR_VERSIONS
 KEY = b"k" * 32
 
 
-def answers(state: Serf) -> list[object]:
-    """Give what was answered to b, after the acknowledgement."""
+def responses_of(state: Serf) -> list[object]:
+    """Return the payloads of the responses to b, which follow its ack."""
     (_, first), *rest = sent(state)
     assert isinstance(first, QueryResponse)
     assert first.flags == (ACK if rest else FINAL_ACK)
@@ -75,11 +75,11 @@ def test_ping_query_finishes_with_last_ack() -> None:
 def test_unknown_internal_query_is_not_delivered(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a", "b")
     state.handle(query(name="_serf_future"), 0.0)
-    assert answers(state) == []
+    assert responses_of(state) == []
     assert caplog.messages == ["Unhandled internal query '_serf_future'"]
 
 
-# --- whose name is it? ---
+# --- conflict query ---
 
 
 def test_conflict_query_is_answered_with_member_record() -> None:
@@ -91,14 +91,14 @@ def test_conflict_query_is_answered_with_member_record() -> None:
     expected = ConflictResponse(
         "c", packed(address_of("c").host), 7946, {"role": "web"}, Status.FAILED, *OUR_VERSIONS
     )
-    assert answers(state) == [expected]
+    assert responses_of(state) == [expected]
 
 
-@pytest.mark.parametrize("name", [b"a", b"stranger", b"\xff"])
+@pytest.mark.parametrize("name", [b"a", b"unknown", b"\xff"])
 def test_conflict_query_about_self_or_unknown_member_gets_no_response(name: bytes) -> None:
     state = serf("a", "b")
     state.handle(query(name="_serf_conflict", payload=name), 0.0)
-    assert answers(state) == []
+    assert responses_of(state) == []
 
 
 # --- keys ---
@@ -117,21 +117,21 @@ def test_key_query_without_keyring_fails(action: KeyAction, text: str) -> None:
     state = serf("a", "b")
     question = key_query(action, KEY)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
-    assert answers(state) == [KeyResponse(False, text)]
+    assert responses_of(state) == [KeyResponse(False, text)]
 
 
 @pytest.mark.parametrize("action", ["install", "use", "remove", "list"])
 def test_key_query_calls_handler(action: KeyAction) -> None:
     done: list[tuple[KeyAction, bytes]] = []
 
-    def handler(asked: KeyAction, key: bytes) -> KeyResponse:
-        done.append((asked, key))
+    def handler(requested: KeyAction, key: bytes) -> KeyResponse:
+        done.append((requested, key))
         return KeyResponse(True, "", ("a2V5",), "a2V5")
 
     state = serf("a", "b", keys=handler)
     question = key_query(action, KEY)
     state.handle(query(name=question.name, payload=question.payload), 0.0)
-    assert answers(state) == [KeyResponse(True, "", ("a2V5",), "a2V5")]
+    assert responses_of(state) == [KeyResponse(True, "", ("a2V5",), "a2V5")]
     assert done == [(action, b"" if action == "list" else KEY)]
 
 
@@ -139,34 +139,34 @@ def test_key_query_calls_handler(action: KeyAction) -> None:
 def test_malformed_key_request_fails(payload: bytes) -> None:
     state = serf("a", "b", keys=lambda _action, _key: KeyResponse(True))
     state.handle(query(name="_serf_install-key", payload=payload), 0.0)
-    (answer,) = answers(state)
-    assert isinstance(answer, KeyResponse)
-    assert not answer.result
-    assert "Failed to decode key request" in answer.message
+    (response,) = responses_of(state)
+    assert isinstance(response, KeyResponse)
+    assert not response.result
+    assert "Failed to decode key request" in response.message
 
 
-def measured(answer: KeyResponse) -> int:
-    return 40 + len(answer.message) + sum(len(key) + 1 for key in answer.keys)
+def size_of(response: KeyResponse) -> int:
+    return 40 + len(response.message) + sum(len(key) + 1 for key in response.keys)
 
 
 def test_short_key_list_is_not_truncated() -> None:
-    answer = KeyResponse(True, "", ("k" * 44,) * 3, "k" * 44)
-    assert truncate_keys(answer, 1024, measured) is answer
+    response = KeyResponse(True, "", ("k" * 44,) * 3, "k" * 44)
+    assert truncate_keys(response, 1024, size_of) is response
 
 
 @pytest.mark.parametrize(("count", "kept"), [(30, 20), (500, 20)])
 def test_long_key_list_is_truncated_with_message(count: int, kept: int) -> None:
-    answer = KeyResponse(True, "", tuple(f"{n:044}" for n in range(count)), "k" * 44)
-    cut = truncate_keys(answer, 1024, measured)
-    assert cut.keys == answer.keys[:kept]
+    response = KeyResponse(True, "", tuple(f"{n:044}" for n in range(count)), "k" * 44)
+    cut = truncate_keys(response, 1024, size_of)
+    assert cut.keys == response.keys[:kept]
     text = f"truncated key list response, showing first {kept} of {count} keys"
     assert (cut.message, cut.result, cut.primary_key) == (text, True, "k" * 44)
-    assert measured(cut) <= 1024
+    assert size_of(cut) <= 1024
 
 
 def test_key_list_without_room_is_empty() -> None:
-    answer = KeyResponse(True, "", ("k" * 44,) * 9, "")
-    assert truncate_keys(answer, 10, measured).keys == ()
+    response = KeyResponse(True, "", ("k" * 44,) * 9, "")
+    assert truncate_keys(response, 10, size_of).keys == ()
 
 
 def test_response_with_long_key_list_fits_packet() -> None:
@@ -175,7 +175,7 @@ def test_response_with_long_key_list_fits_packet() -> None:
     state = serf("a", "b", options=options, keys=lambda *_: KeyResponse(True, "", keys, keys[0]))
     state.handle(query(name="_serf_list-keys", payload=b""), 0.0)
     assert all(len(send.data) <= 1024 and not send.stream for send in state.direct_messages)
-    (answer,) = answers(state)
-    assert isinstance(answer, KeyResponse)
-    assert 0 < len(answer.keys) < 100
-    assert answer.message.startswith("truncated key list response, showing first ")
+    (response,) = responses_of(state)
+    assert isinstance(response, KeyResponse)
+    assert 0 < len(response.keys) < 100
+    assert response.message.startswith("truncated key list response, showing first ")

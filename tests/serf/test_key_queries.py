@@ -13,8 +13,8 @@ from trioserf.wire.serf_messages import (
 def test_success_on_all_members_is_no_failure() -> None:
     key_result = KeyQueryResult(2)
     for name in "ab":
-        answer = KeyResponse(True, "", ("k1", "k2"), "k1")
-        key_result.count(QueryAnswer(name, encode(answer)))
+        response = KeyResponse(True, "", ("k1", "k2"), "k1")
+        key_result.count(QueryAnswer(name, encode(response)))
     assert key_result.failure is None
     assert (key_result.keys, key_result.primary_keys) == ({"k1": 2, "k2": 2}, {"k1": 2})
     assert key_result.messages == {}

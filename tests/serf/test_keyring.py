@@ -1,4 +1,4 @@
-"""The keyring and its file, as the real program keeps them."""
+"""The keyring and its file, in the format of Serf."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ A64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 B64 = "AAAAAAAAAAAAAAAAAAAAAA=="
 C64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB"
 
-# After installing C and using B, as serf wrote it.
+# Written by serf after the installation of C and the use of B.
 SERF_FILE = f'[\n  "{B64}",\n  "{A64}",\n  "{C64}"\n]'.encode()
 
 

@@ -32,7 +32,7 @@ def test_new_member_is_alive_and_emits_join() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "emitted"),
     [
         (Status.ALIVE, Status.FAILED, [("member-failed", "b")]),
         (Status.LEAVING, Status.LEFT, [("member-leave", "b")]),
@@ -41,12 +41,12 @@ def test_new_member_is_alive_and_emits_join() -> None:
     ],
 )
 def test_dead_member_has_left_or_failed(
-    before: Status, after: Status, told: list[tuple[str, str]]
+    before: Status, after: Status, emitted: list[tuple[str, str]]
 ) -> None:
     state = in_status(before)
     state.member_left("b", 1.0)
     assert status(state, "b") is after
-    assert kinds(state.events) == told
+    assert kinds(state.events) == emitted
 
 
 @pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING, Status.LEFT, Status.FAILED])

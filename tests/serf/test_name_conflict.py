@@ -24,27 +24,27 @@ def record(address: Address, name: str = "a") -> ConflictResponse:
 
 
 @pytest.mark.parametrize(
-    ("matching", "answers", "won"),
+    ("matching", "responses", "won"),
     [(0, 0, False), (1, 1, True), (0, 1, False), (1, 2, False), (2, 2, True), (2, 3, True)],
 )
-def test_majority_is_more_than_half(matching: int, answers: int, won: bool) -> None:
-    assert ConflictVote(OTHER, answers, matching).won == won
+def test_majority_is_more_than_half(matching: int, responses: int, won: bool) -> None:
+    assert ConflictVote(OTHER, responses, matching).won == won
 
 
-@given(st.lists(st.sampled_from(["ours", "other port", "other host", "nobody"])))
-def test_vote_counts_matching_addresses(said: list[str]) -> None:
+@given(st.lists(st.sampled_from(["ours", "other port", "other host", "unknown"])))
+def test_vote_counts_matching_addresses(kinds: list[str]) -> None:
     ours = address_of("a")
     vote = ConflictVote(ours)
-    for text in said:
+    for text in kinds:
         vote.count(
             {
                 "ours": record(ours),
                 "other port": record(Address(ours.host, 1)),
                 "other host": record(OTHER),
-                "nobody": None,
+                "unknown": None,
             }[text]
         )
-    assert (vote.matching, vote.responses) == (said.count("ours"), len(said))
+    assert (vote.matching, vote.responses) == (kinds.count("ours"), len(kinds))
 
 
 def test_mapped_ipv4_address_matches() -> None:
@@ -92,11 +92,11 @@ def test_shutdown_is_ordered_without_majority(caplog: pytest.LogCaptureFixture) 
 
 
 def in_conflict() -> tuple[Serf, int, int]:
-    """Give a's layer, and LTime and ID of its question to b."""
+    """Return the Serf layer of a, and the Lamport time and id of its conflict query to b."""
     state = serf("a", "b")
     state.member_conflicted("a", OTHER, 0.0)
-    (asked,) = state._outgoing_queries._running.values()
-    return state, asked.ltime, asked.id
+    (query,) = state._outgoing_queries._running.values()
+    return state, query.ltime, query.id
 
 
 @pytest.mark.parametrize(

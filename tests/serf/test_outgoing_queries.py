@@ -25,7 +25,7 @@ from trioserf.wire.serf_messages import NodeFilter, Query, QueryResponse, TagFil
 from trioserf.wire.serf_payloads import encode_filter
 
 
-def nobody(_: QueryReceived) -> bool:
+def no_responder(_: QueryReceived) -> bool:
     return False
 
 
@@ -33,10 +33,10 @@ def test_query_message_has_all_fields() -> None:
     state = serf("a", "b")
     join(state, "c", meta(role="web"))
     state.query_clock.witness(8)
-    question = QueryParams(
+    params = QueryParams(
         name="load", payload=b"x", nodes=["c"], tags={"role": "^w"}, timeout=15, relay_factor=2
     )
-    asked = start_query(state, question, 100.0)
+    started = start_query(state, params, 100.0)
     (message,) = broadcasts(state)
     assert isinstance(message, Query)
     assert message.id < 2**31
@@ -57,7 +57,7 @@ def test_query_message_has_all_fields() -> None:
         payload=b"x",
     )
     assert state.query_clock.time == 10
-    assert (asked.query.deadline, asked.query.expected) == (115.0, ("c",))
+    assert (started.query.deadline, started.query.expected) == (115.0, ("c",))
     assert state.next_deadline == 115.0
 
 
@@ -74,8 +74,8 @@ def test_default_timeout_grows_with_logarithm_of_members(members: int, seconds: 
 def test_default_timeout_applies_to_query_without_timeout(timeout: float | None) -> None:
     state = serf("a", *(chr(ord("b") + number) for number in range(9)))
     assert state.default_query_timeout() == pytest.approx(6.4)
-    asked = start_query(state, QueryParams(name="x", timeout=timeout), 1.0)
-    assert asked.query.deadline == pytest.approx(7.4)
+    started = start_query(state, QueryParams(name="x", timeout=timeout), 1.0)
+    assert started.query.deadline == pytest.approx(7.4)
     state.member_left("b", 0.0)
     assert state.default_query_timeout() == pytest.approx(3.2)
 
@@ -130,21 +130,21 @@ def test_query_above_running_limit_is_rejected() -> None:
     start_query(state, QueryParams(name="z"), 100.0)
 
 
-# --- whole lives ---
+# --- from start to end ---
 
 
 def test_query_finishes_with_last_response() -> None:
     cluster = Cluster("a", "b", "c")
-    asked = cluster.ask("a", QueryParams(name="load"))
-    assert set(asked.results()) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
+    started = cluster.ask("a", QueryParams(name="load"))
+    assert set(started.results()) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
     for name in "abc":
         (query,) = cluster.queries(name)
         assert (query.name, query.source) == ("load", "a")
         assert query.deadline == pytest.approx(3.2)
         cluster[name].respond(query.id, name.encode(), 1.0)
-    assert asked.results() == [QueryAnswer("a", b"a")]
+    assert started.results() == [QueryAnswer("a", b"a")]
     cluster.run(1.0)
-    assert asked.results() == [
+    assert started.results() == [
         QueryAnswer("b", b"b"),
         QueryAnswer("c", b"c"),
         QueryDone(3, 3, 3, ()),
@@ -153,52 +153,52 @@ def test_query_finishes_with_last_response() -> None:
 
 
 def test_query_finishes_with_last_final_ack() -> None:
-    cluster = Cluster("a", "b", "c", has_responder=nobody)
-    asked = cluster.ask("a", QueryParams(name="load"))
-    assert asked.query.finished
-    assert asked.results()[-1] == QueryDone(3, 0, 3, ())
+    cluster = Cluster("a", "b", "c", has_responder=no_responder)
+    started = cluster.ask("a", QueryParams(name="load"))
+    assert started.query.finished
+    assert started.results()[-1] == QueryDone(3, 0, 3, ())
     assert len(cluster.queries("b")) == 1
 
 
 def test_query_finishes_when_all_members_decline() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load"))
+    started = cluster.ask("a", QueryParams(name="load"))
     for name in "ab":
         (query,) = cluster.queries(name)
         cluster[name].decline(query.id, 1.0)
         cluster[name].decline(query.id, 1.0)
     cluster.run(1.0)
-    assert asked.query.finished
-    assert asked.results()[-1] == QueryDone(2, 0, 2, ())
+    assert started.query.finished
+    assert started.results()[-1] == QueryDone(2, 0, 2, ())
 
 
 def test_query_waits_for_silent_member_until_deadline() -> None:
-    cluster = Cluster("a", "b", "c", has_responder=nobody)
+    cluster = Cluster("a", "b", "c", has_responder=no_responder)
     cluster.lost = {"c"}
-    asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
+    started = cluster.ask("a", QueryParams(name="load", timeout=2.0))
     cluster["a"].expire(1.9)
-    assert not asked.query.finished
+    assert not started.query.finished
     cluster["a"].expire(2.0)
-    assert asked.results()[-1] == QueryDone(2, 0, 3, ("c",))
+    assert started.results()[-1] == QueryDone(2, 0, 3, ("c",))
 
 
 def test_response_after_deadline_is_ignored() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load", timeout=2.0))
-    asked.results()
-    response = QueryResponse(asked.query.ltime, asked.query.id, "b", 0, b"late")
+    started = cluster.ask("a", QueryParams(name="load", timeout=2.0))
+    started.results()
+    response = QueryResponse(started.query.ltime, started.query.id, "b", 0, b"late")
     cluster["a"].handle(encode(response), 2.1)
-    assert asked.results() == []
+    assert started.results() == []
 
 
 @pytest.mark.parametrize(("ltime", "number"), [(1, 0), (0, 1)])
 def test_response_to_other_query_is_ignored(ltime: int, number: int) -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load"))
-    asked.results()
-    response = QueryResponse(asked.query.ltime + ltime, asked.query.id + number, "b", 0, b"?")
+    started = cluster.ask("a", QueryParams(name="load"))
+    started.results()
+    response = QueryResponse(started.query.ltime + ltime, started.query.id + number, "b", 0, b"?")
     cluster["a"].handle(encode(response), 0.0)
-    assert asked.results() == []
+    assert started.results() == []
 
 
 def test_queries_of_one_ltime_are_distinguished_by_id() -> None:
@@ -215,19 +215,19 @@ def test_queries_of_one_ltime_are_distinguished_by_id() -> None:
 
 def test_query_without_acks_finishes_with_last_response() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load", ack=False))
-    assert asked.results() == []
+    started = cluster.ask("a", QueryParams(name="load", ack=False))
+    assert started.results() == []
     for name in "ab":
         cluster[name].respond(cluster.queries(name)[0].id, b"", 1.0)
     cluster.run(1.0)
-    assert asked.results()[-1] == QueryDone(0, 2, 2, ())
+    assert started.results()[-1] == QueryDone(0, 2, 2, ())
 
 
 def test_query_without_acks_knows_that_self_has_no_responder() -> None:
-    state = serf("a", has_responder=nobody)
-    asked = start_query(state, QueryParams(name="load", ack=False))
-    assert asked.query.finished
-    assert asked.results() == [QueryDone(0, 0, 1, ())]
+    state = serf("a", has_responder=no_responder)
+    started = start_query(state, QueryParams(name="load", ack=False))
+    assert started.query.finished
+    assert started.results() == [QueryDone(0, 0, 1, ())]
 
 
 def test_only_matching_members_are_expected() -> None:
@@ -235,29 +235,29 @@ def test_only_matching_members_are_expected() -> None:
     for state in cluster.states.values():
         state.member_updated("b", address_of("b"), meta(role="web"), state.members()[0].versions)
         state.member_updated("c", address_of("c"), meta(role="db"), state.members()[0].versions)
-    asked = cluster.ask("a", QueryParams(name="load", tags={"role": "we"}))
-    assert asked.query.expected == ("b",)
+    started = cluster.ask("a", QueryParams(name="load", tags={"role": "we"}))
+    assert started.query.expected == ("b",)
     assert [len(cluster.queries(name)) for name in "abc"] == [0, 1, 0]
     cluster["b"].respond(cluster.queries("b")[0].id, b"1", 0.0)
     cluster.run(0.0)
     done = QueryDone(1, 1, 1, ())
-    assert asked.results() == [QueryAck("b"), QueryAnswer("b", b"1"), done]
+    assert started.results() == [QueryAck("b"), QueryAnswer("b", b"1"), done]
 
 
 def test_query_without_matching_members_finishes_at_once() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load", nodes=["x"]))
-    assert asked.query.finished
-    assert asked.results() == [QueryDone(0, 0, 0, ())]
+    started = cluster.ask("a", QueryParams(name="load", nodes=["x"]))
+    assert started.query.finished
+    assert started.results() == [QueryDone(0, 0, 0, ())]
 
 
 def test_query_stops_waiting_for_dead_member() -> None:
-    cluster = Cluster("a", "b", has_responder=nobody)
+    cluster = Cluster("a", "b", has_responder=no_responder)
     cluster.lost = {"b"}
-    asked = cluster.ask("a", QueryParams(name="load", timeout=60.0))
+    started = cluster.ask("a", QueryParams(name="load", timeout=60.0))
     cluster["a"].member_left("b", 5.0)
-    assert asked.query.finished
-    assert asked.results()[-1] == QueryDone(1, 0, 2, ("b",))
+    assert started.query.finished
+    assert started.results()[-1] == QueryDone(1, 0, 2, ("b",))
 
 
 def test_dead_and_leaving_members_are_not_expected() -> None:
@@ -269,23 +269,23 @@ def test_dead_and_leaving_members_are_not_expected() -> None:
 
 def test_query_finishes_after_first_response_if_requested() -> None:
     cluster = Cluster("a", "b", "c")
-    asked = cluster.ask("a", QueryParams(name="load", first=1))
+    started = cluster.ask("a", QueryParams(name="load", first=1))
     cluster["c"].respond(cluster.queries("c")[0].id, b"1", 0.0)
     cluster.run(0.0)
-    assert asked.query.finished
+    assert started.query.finished
     cluster["b"].respond(cluster.queries("b")[0].id, b"2", 0.0)
     cluster.run(0.0)
-    done = [result for result in asked.results() if isinstance(result, QueryDone)]
+    done = [result for result in started.results() if isinstance(result, QueryDone)]
     assert done == [QueryDone(3, 1, 3, ())]
 
 
 def test_cancelled_query_delivers_done_once() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load"))
-    asked.results()
-    cluster["a"].cancel(asked.query)
-    cluster["a"].cancel(asked.query)
-    assert asked.results() == [QueryDone(2, 0, 2, ())]
+    started = cluster.ask("a", QueryParams(name="load"))
+    started.results()
+    cluster["a"].cancel(started.query)
+    cluster["a"].cancel(started.query)
+    assert started.results() == [QueryDone(2, 0, 2, ())]
     assert cluster["a"].next_deadline is None
 
 

@@ -99,8 +99,8 @@ def test_left_member_that_is_alive_is_skipped() -> None:
 def test_refutation_is_later_than_leave_at_next_ltime() -> None:
     state = serf("a", "b")
     merge(state, push_pull(status_ltimes={"a": 27}))
-    [answer] = [one for one in broadcasts(state) if isinstance(one, Join)]
-    assert answer.ltime > 27 + 1
+    [refutation] = [one for one in broadcasts(state) if isinstance(one, Join)]
+    assert refutation.ltime > 27 + 1
 
 
 def test_intent_about_earlier_run_is_refuted() -> None:
@@ -122,7 +122,7 @@ def test_other_members_of_remote_state_are_join_intents() -> None:
 
 
 def test_unknown_left_member_is_not_buffered() -> None:
-    """Its join may bear the very time that a leave made of this would have."""
+    """Its join intent may have the same time as the leave intent of the entry."""
     state = serf("a")
     merge(state, push_pull(9, {"x": 3}, ("x", "y")))
     join(state, "x")

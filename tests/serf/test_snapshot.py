@@ -1,4 +1,4 @@
-"""The snapshot's format, against files that the real program wrote and files that broke."""
+"""The format of snapshots, with files of Serf and malformed files."""
 
 import itertools
 import re
@@ -27,8 +27,8 @@ from trioserf.serf.snapshot import (
 )
 from trioserf.wire.serf_messages import Status
 
-# What `serf agent -snapshot` (0.8.2) wrote: b joined, three events and a query came, b was killed,
-# came back and left, c joined, then a left.
+# Written by `serf agent -snapshot` (0.8.2): b joined, three events and a query followed, b was
+# killed, rejoined and left, c joined, then a left.
 SERF_FILE = b"""\
 alive: a 127.13.0.1:7946
 alive: b 127.13.0.2:7946
@@ -64,7 +64,7 @@ def user(ltime: int) -> UserEventReceived:
 
 
 def query(ltime: int) -> QueryReceived:
-    return QueryReceived(1, ltime, 1, "load", b"", "asker", 1.0)
+    return QueryReceived(1, ltime, 1, "load", b"", "requester", 1.0)
 
 
 # --- reading ---
@@ -79,7 +79,7 @@ def test_leave_erases_earlier_lines() -> None:
 
 
 def test_leave_is_ignored_when_rejoining() -> None:
-    # Were it appended to, the next start without rejoining would forget what came before.
+    # If lines were appended, the next start without rejoin would drop those before `leave`.
     assert parse(SERF_FILE, rejoin=True) == SnapshotContents(
         {"a": A, "c": C}, LamportTimes(5, 3, 1), left=True, clean=False
     )
@@ -211,7 +211,7 @@ def test_lines_equal_those_of_serf() -> None:
     written += state.clock_lines(2)
     written += state.record(event("member-leave", b)) + state.clock_lines(3)
     written += state.record(event("member-join", c)) + state.clock_lines(4)
-    # Serf writes a line for every event time; nobody needs the ones in between.
+    # Serf writes a line for every event time; only the last one is needed.
     expected = BEFORE_LEAVE.replace(b"event-clock: 1\nevent-clock: 2\n", b"")
     assert written == expected
     written += state.leave(5, keep=False)
@@ -279,7 +279,7 @@ def test_no_event_is_recorded_after_leave() -> None:
     assert state.clock_lines(9) == b""
     state.resume([member("z")], LamportTimes(9, 9, 9))
     assert state.leave(9, keep=False) == b""
-    # As it stands, and as it would be rewritten after a full disk.
+    # As it is, and as it would be rewritten after a full disk.
     assert parse(state.compacted(), rejoin=True).alive == {"a": A, "c": C}
     assert parse(state.compacted()) == SnapshotContents({}, LamportTimes(), left=True)
 
@@ -330,7 +330,7 @@ events: st.SearchStrategy[Event] = st.one_of(
 def test_file_equals_state_after_any_history(
     history: list[tuple[Event, bool]], data: st.DataObject
 ) -> None:
-    """However often it is compacted, and up to any byte that reached the disk."""
+    """This holds after any compaction, and for a file that was cut at any byte."""
     state = SnapshotState()
     content = b""
     for step, (happened, compact) in enumerate(history):

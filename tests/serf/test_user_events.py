@@ -69,7 +69,7 @@ def test_new_event_is_delivered_and_rebroadcast_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "news"),
+    ("second", "is_new"),
     [
         (UserEvent(5, "deploy", b"v1"), False),
         (UserEvent(5, "deploy", b"v1", True), False),
@@ -79,14 +79,16 @@ def test_new_event_is_delivered_and_rebroadcast_unchanged() -> None:
         (UserEvent(4, "deploy", b"v1"), True),
     ],
 )
-def test_event_with_known_name_payload_and_ltime_is_ignored(second: UserEvent, news: bool) -> None:
+def test_event_with_known_name_payload_and_ltime_is_ignored(
+    second: UserEvent, is_new: bool
+) -> None:
     state = serf("a")
     state.handle(encode(UserEvent(5, "deploy", b"v1")), 0.0)
     broadcasts(state)
     state.events.clear()
     state.handle(encode(second), 0.0)
-    assert bool(state.events) == news
-    assert broadcasts(state) == ([second] if news else [])
+    assert bool(state.events) == is_new
+    assert broadcasts(state) == ([second] if is_new else [])
 
 
 def test_own_event_is_ignored_when_received() -> None:
@@ -111,16 +113,16 @@ def test_duplicate_event_is_detected_without_recent_message() -> None:
     assert state.events == []
 
 
-@pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True), (489, True)])
+@pytest.mark.parametrize(("ltime", "is_new"), [(487, False), (488, True), (489, True)])
 def test_old_event_is_dropped_with_warning(
-    ltime: int, news: bool, caplog: pytest.LogCaptureFixture
+    ltime: int, is_new: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = serf("a")
     state.handle(encode(UserEvent(999, "new")), 0.0)
     state.events.clear()
     state.handle(encode(UserEvent(ltime, "old")), 0.0)
-    assert bool(state.events) == news
-    expected = [] if news else [f"received old event old from time {ltime} (current: 1000)"]
+    assert bool(state.events) == is_new
+    expected = [] if is_new else [f"received old event old from time {ltime} (current: 1000)"]
     assert caplog.messages == expected
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
@@ -134,8 +136,8 @@ def test_far_jump_of_clock_does_not_hide_events() -> None:
     state.handle(encode(UserEvent(7, "before", b"", True)), 0.0)
     state.handle(encode(UserEvent(2**63 + 1, "ahead")), 0.0)
     state.handle(encode(UserEvent(LAST_TIME, "overflow", b"", True)), 0.0)
-    heard = ["before", "poison", "overflow", "behind", "ahead"]
-    assert [name for _, name in kinds(state.events)] == heard
+    names = ["before", "poison", "overflow", "behind", "ahead"]
+    assert [name for _, name in kinds(state.events)] == names
     assert state.user_event("ours") == 2**63 + 2
 
 
@@ -169,12 +171,12 @@ def test_events_of_many_times_are_bounded_and_all_delivered() -> None:
 def test_own_large_event_is_sent_on_streams_to_all() -> None:
     state = serf("a", "b", options=SerfOptions(user_event_size_limit=9216))
     ltime = state.user_event("huge", b"x" * 9000)
-    [spread] = state.large_broadcasts
-    assert spread.to_all
-    assert decode(spread.data) == UserEvent(ltime, "huge", b"x" * 9000)
+    [broadcast] = state.large_broadcasts
+    assert broadcast.to_all
+    assert decode(broadcast.data) == UserEvent(ltime, "huge", b"x" * 9000)
     assert len(state.queues["Event"]) == 0
     state.large_broadcasts.clear()
-    state.handle(spread.data, 0.0)
+    state.handle(broadcast.data, 0.0)
     assert (len(state.events), state.large_broadcasts) == (1, [])
 
 
@@ -207,25 +209,31 @@ def test_query_above_every_limit_is_not_rebroadcast() -> None:
 
 
 def test_large_replayed_event_is_rebroadcast_unless_joining() -> None:
-    giver = serf("a", "b")
+    sender = serf("a", "b")
     for size in (10, 2000):
-        giver.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
+        sender.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
     for join, passed_on in ((True, 0), (False, 1)):
-        taker = serf("b", "a")
+        receiver = serf("b", "a")
         for _ in range(2):
-            taker.merge_remote_state(giver.local_state(), join=join, ignore_events=False, now=0.0)
-        assert len(taker.events) == 2
-        assert [len(spread.data) > 2000 for spread in taker.large_broadcasts] == [True] * passed_on
-        assert all(spread.to_all for spread in taker.large_broadcasts)
-        assert raw_broadcasts(taker) == []
+            receiver.merge_remote_state(
+                sender.local_state(), join=join, ignore_events=False, now=0.0
+            )
+        assert len(receiver.events) == 2
+        assert [len(broadcast.data) > 2000 for broadcast in receiver.large_broadcasts] == [
+            True
+        ] * passed_on
+        assert all(broadcast.to_all for broadcast in receiver.large_broadcasts)
+        assert raw_broadcasts(receiver) == []
 
 
 def test_only_first_large_replayed_events_go_to_all_members() -> None:
-    giver, taker = serf("a", "b"), serf("b", "a")
+    sender, receiver = serf("a", "b"), serf("b", "a")
     for number in range(10):
-        giver.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
-    taker.merge_remote_state(giver.local_state(), join=False, ignore_events=False, now=0.0)
-    assert [spread.to_all for spread in taker.large_broadcasts] == [True] * 8 + [False] * 2
+        sender.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
+    receiver.merge_remote_state(sender.local_state(), join=False, ignore_events=False, now=0.0)
+    assert [broadcast.to_all for broadcast in receiver.large_broadcasts] == [True] * 8 + [
+        False
+    ] * 2
 
 
 @given(
@@ -242,6 +250,6 @@ def test_each_member_delivers_each_event_once(sent: list[tuple[str, str, bool]])
             cluster.run(0.0)
     cluster.run(0.0)
     for state in cluster.states.values():
-        seen = [(e.ltime, e.name, e.payload) for e in state.events if e.kind == "user"]
-        assert len(seen) == len(set(seen))
-        assert set(seen) == expected
+        delivered = [(e.ltime, e.name, e.payload) for e in state.events if e.kind == "user"]
+        assert len(delivered) == len(set(delivered))
+        assert set(delivered) == expected
