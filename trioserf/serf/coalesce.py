@@ -1,4 +1,4 @@
-"""Coalescing: a burst of events becomes a few for handlers (see README.md, § Coalescing).
+"""Coalescing: a burst of events becomes a few for handlers (see serf/README.md, § Coalescing).
 
 A burst begins with its first event. It ends after `quiet` seconds without an event, or `period`
 seconds after its beginning; the gathered events are then delivered.

@@ -1,4 +1,4 @@
-"""Events for users (see README.md, § Events to users)."""
+"""Events for users (see serf/README.md, § Events to users)."""
 
 from typing import ClassVar, Literal
 

@@ -5,7 +5,7 @@ its queue for ever. The member at which one begins sends it to every member, sin
 pass it on; a member that receives one passes it on to a few random ones, so that it spreads
 quickly, and completely even if the first sender dies. Push/pulls bring user events to members that
 have missed all that. They are the only way for the large events of a Serf, so a member that gets
-one in a push/pull sends it like its own (see README.md, § User events).
+one in a push/pull sends it like its own (see serf/README.md, § User events).
 """
 
 import logging

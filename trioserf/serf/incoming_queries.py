@@ -1,4 +1,4 @@
-"""Queries of other members: filter, acknowledge, deliver, respond once (see README.md, § Queries).
+"""Received queries: filter, acknowledge, deliver, respond once (see serf/README.md, § Queries).
 
 A response goes to the requester in one packet. One too large for a packet goes on a stream, but
 only to the address of a member: the address in a query can be forged, and must not make us connect

@@ -1,4 +1,4 @@
-"""Intents: join and leave messages about members (see README.md, § Members and intents).
+"""Intents: join and leave messages about members (see serf/README.md, § Members and intents).
 
 They distinguish a member that left from one that failed. Each has a Lamport time, and for each
 member only the latest counts. An intent about an unknown member is buffered for a while.

@@ -1,4 +1,4 @@
-"""Internal queries, whose names begin with `_serf_` (see README.md, § Queries).
+"""Internal queries, whose names begin with `_serf_` (see serf/README.md, § Queries).
 
 Handlers of users never get them. Users may send only the ping, whose response is its ack.
 """

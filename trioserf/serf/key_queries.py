@@ -1,4 +1,4 @@
-"""Key queries and the count of their responses (see README.md, § Key management)."""
+"""Key queries and the count of their responses (see serf/README.md, § Key management)."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Lamport clocks, and the messages of the latest Lamport times (see README.md, § Clocks).
+"""Lamport clocks, and the messages of the latest Lamport times (see serf/README.md, § Clocks).
 
 Serf has three Lamport clocks (Lamport 1978): for intents, user events and queries. Each starts at
 1; a sender takes the current time for its message, and a receiver sets its clock behind the time

@@ -1,7 +1,7 @@
 """The members in Serf's view: alive, leaving, left or failed.
 
 The failure detector reports joins and deaths; intents decide whether a dead member left or
-failed (see README.md, § Members and intents).
+failed (see serf/README.md, § Members and intents).
 """
 
 import logging

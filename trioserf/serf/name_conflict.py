@@ -1,4 +1,4 @@
-"""Name conflicts: the members vote on the owner of a name (see README.md, § Name conflicts)."""
+"""Name conflicts: a vote on the owner of a name (see serf/README.md, § Name conflicts)."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Queries of our own that are running (see README.md, § Queries)."""
+"""Queries of our own that are running (see serf/README.md, § Queries)."""
 
 import logging
 import random

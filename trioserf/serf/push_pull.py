@@ -55,7 +55,7 @@ class PushPull:
         ignore_events: bool,
         is_alive: Callable[[str], bool],
     ) -> Iterator[Callable[[float], None]]:
-        """Split the merge of a remote half into steps (see README.md, § Members and intents).
+        """Split the merge of a remote half into steps (see serf/README.md, § Members and intents).
 
         Args:
             state: the remote half.

@@ -1,4 +1,4 @@
-"""Collecting the responses to a query of our own (see README.md, § Queries).
+"""Collecting the responses to a query of our own (see serf/README.md, § Queries).
 
 The requester knows the members that it expects: those alive at the start that match the filters.
 Serf's queries end at their deadline. Ours end as soon as they are complete: every expected member

@@ -5,7 +5,7 @@ time, and afterwards runs and clears its effects: `events`, `direct_messages`, `
 and `shutdown_orders`. Broadcasts wait in the three `queues`. Times (`now`, deadlines) are seconds
 of one monotonic clock.
 
-The modules beside this one have the rules (see README.md); this one connects them.
+The modules beside this one have the rules (see serf/README.md); this one connects them.
 """
 
 import logging
@@ -223,7 +223,7 @@ class Serf:
         """Handle a node at `other` that claims the name of a member.
 
         If the name is ours and resolution is enabled, the members vote; `NameConflictLost` is
-        ordered unless the majority gives our address (see README.md, § Name conflicts).
+        ordered unless the majority gives our address (see serf/README.md, § Name conflicts).
         """
         if name == self.name:
             self._name_conflicts.resolve(self.address, other, now)

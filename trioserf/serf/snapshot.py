@@ -1,4 +1,4 @@
-"""The format of a snapshot file (see README.md, § Snapshot file).
+"""The format of a snapshot file (see serf/README.md, § Snapshot file).
 
 A snapshot is a text file of lines that a member appends, to rejoin its cluster after a restart.
 From time to time the file is rewritten without its superseded lines. A crash can cut the last line

@@ -1,4 +1,4 @@
-"""User events: a name and a payload for all members (see README.md, § User events)."""
+"""User events: a name and a payload for all members (see serf/README.md, § User events)."""
 
 import logging
 from collections.abc import Iterator
