@@ -32,7 +32,7 @@ from trioserf.serf.member import Member
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
-from trioserf.swim.membership import Membership
+from trioserf.swim.memberlist import Memberlist
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -132,7 +132,7 @@ class Node:
         return self._state.serf.latest_times()
 
     @property
-    def memberlist(self) -> Membership:
+    def memberlist(self) -> Memberlist:
         """The table of the failure detector: to read between two checkpoints, not to change."""
         return self._state.membership
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from trioserf.swim.protocol_versions import verify_versions
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.serf_push_pull import decode_push_pull, read_push_pull
 from trioserf.wire.swim_messages import ALIVE, NodeState, PushPull
@@ -80,9 +81,8 @@ def _merge_nodes(
     nodes: tuple[NodeState, ...], start: int, cluster: "ClusterState", now: float
 ) -> None:
     if not start:
-        cluster.membership.verify_protocol(nodes)
+        verify_versions(nodes, cluster.membership.records.values())
     cluster.membership.merge_nodes(nodes[start : start + PIECE], now)
-    cluster.apply_membership_events(now)
 
 
 def _merge_serf(step: Callable[[float], None], _cluster: "ClusterState", now: float) -> None:
