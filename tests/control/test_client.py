@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent, wall
+from tests.control.helpers import FakeAgent, wall
 from tests.control.test_msgpack_rpc import vec_world
 from trioserf.control.client.inbox import RecordBuffer
 from trioserf.control.client.records import (
@@ -156,7 +156,7 @@ async def test_streams_may_be_iterated_at_once_and_left() -> None:
             assert line.message == "first"
             break
         with trio.fail_after(5):
-            while agent.logs.watchers:
+            while agent.logs.subscriptions:
                 agent.logs.say("INFO", "serf", "more")
                 await client.members()
         stream = client.stream()

@@ -9,7 +9,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.control.world import JsonClient, RpcClient, ServerUnderTest, serving
+from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, serving
 from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
 
 

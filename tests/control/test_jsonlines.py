@@ -6,8 +6,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.world import serving
+from tests.control.helpers import serving
 from trioserf.address import Address
 from trioserf.control.errors import CODES
 from trioserf.serf.events import MemberEvent
@@ -569,17 +568,5 @@ def test_every_object_gets_a_reply(request_: dict[str, object]) -> None:
             assert reply["ok"] or reply["error"]["code"] in CODES
             if isinstance(request_.get("seq"), str):
                 assert reply["seq"] == request_["seq"]
-
-    trio.run(main)
-
-
-def test_the_fake_is_what_control_needs() -> None:
-    from trioserf.control.server.ports import Agent
-
-    def takes(agent: Agent) -> str:
-        return agent.node.name
-
-    async def main() -> None:
-        assert takes(FakeAgent("x")) == "x"
 
     trio.run(main)

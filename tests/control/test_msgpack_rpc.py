@@ -5,9 +5,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.recorded import RECORDED, messages, turns
-from tests.control.world import RpcClient, serving
+from tests.control.helpers import RECORDED, FakeAgent, RpcClient, messages, serving, turns
 from trioserf.address import Address
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
@@ -279,7 +277,7 @@ async def test_the_log_is_monitored() -> None:
         assert (await wire.ask("stream", 5, {"Type": "user"}))["Error"] == ""
         assert (await wire.ask("stop", 7, {"Stop": 5}))["Error"] == ""
         await trio.testing.wait_all_tasks_blocked()
-        assert not logs.watchers
+        assert logs.subscriptions == 0
         assert world.agent.node.subscriptions == 0
         assert (await wire.ask("monitor", 6, {"LogLevel": "ERR"}))["Error"] == ""
 

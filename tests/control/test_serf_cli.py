@@ -11,8 +11,7 @@ import attrs
 import pytest
 import trio
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.recorded import RECORDED
+from tests.control.helpers import RECORDED, FakeAgent
 from tests.control.test_msgpack_rpc import vec_world
 from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent

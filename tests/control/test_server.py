@@ -8,8 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.world import JsonClient, RpcClient
+from tests.control.helpers import FakeAgent, JsonClient, RpcClient
 from trioserf.control.address import split_address
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import AddressError

@@ -13,8 +13,7 @@ from typing import Literal, TypeVar
 import pytest
 import trio
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.real_serf import needs_serf, serf_agent
+from tests.control.helpers import FakeAgent, needs_serf, serf_agent
 from tests.control.test_msgpack_rpc import vec_world
 from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession

@@ -5,6 +5,7 @@ in domain objects; `show` makes them the JSON objects of the protocol. `handshak
 `stop` concern the connection itself and have no handler here.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -12,17 +13,20 @@ from typing import Any
 import attrs
 import trio
 
+from trioserf.agent.agent import Agent
 from trioserf.agent.logs import LEVELS
 from trioserf.control.errors import ControlError
 from trioserf.control.server import json_records, params
-from trioserf.control.server.coalescing import Coalesced
+from trioserf.control.server.json_records import WallClock
 from trioserf.control.server.member_filter import MemberFilter
 from trioserf.control.server.params import PAYLOAD, Param, Params
-from trioserf.control.server.ports import Agent, KeyResult, WallClock
 from trioserf.coordinate import Coordinate, distance
-from trioserf.node.event_hub import Responder
+from trioserf.node.event_hub import Responder, Subscription
+from trioserf.serf.coalesce import EventCoalescer
+from trioserf.serf.events import Dropped, Event
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
+from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
 
@@ -109,7 +113,7 @@ async def tags(agent: Agent, set: Mapping[str, str], delete: Sequence[str]) -> M
     return await agent.set_tags(set, delete)
 
 
-async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyResult:
+async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyQueryResult:
     """Install, use, remove or list encryption keys on every member."""
     if action == "list" and key is not None:
         raise params.bad_request("key: not for the action list")
@@ -118,7 +122,7 @@ async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyResult:
     return await agent.node.keys(action, key)
 
 
-def show_keys(result: KeyResult) -> json_records.Record:
+def show_keys(result: KeyQueryResult) -> json_records.Record:
     """Show a key operation that succeeded everywhere.
 
     Raises:
@@ -166,6 +170,46 @@ def event_filters(words: Sequence[str]) -> list[EventFilter]:
     return [one for word in words or ("*",) for one in EventFilter.parse(word)]
 
 
+class _Coalesced:
+    """The events of a subscription, those of a burst together (spec: coalescing)."""
+
+    def __init__(self, source: Subscription) -> None:
+        self._source = source
+        self._coalescer = EventCoalescer()
+        self._ready: deque[Event] = deque()
+        self._closed = False
+
+    async def receive(self) -> Event | Dropped:
+        """Wait for the next event.
+
+        Raises:
+            trio.EndOfChannel: the source is closed, and all that was gathered is delivered.
+        """
+        while not self._ready:
+            if self._closed:
+                raise trio.EndOfChannel
+            deadline = self._coalescer.deadline
+            with trio.move_on_at(float("inf") if deadline is None else deadline):
+                passed = await self._take_in()
+                if passed is not None:
+                    return passed
+            self._ready += self._coalescer.flush(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        return self._ready.popleft()
+
+    async def _take_in(self) -> Event | Dropped | None:
+        """Wait for one event of the source; give it if it is not one to gather."""
+        try:
+            event = await self._source.receive()
+        except trio.EndOfChannel:
+            self._closed = True
+            self._ready += self._coalescer.drain()
+            return None
+        if isinstance(event, Dropped) or not self._coalescer.feed(event, trio.current_time()):
+            return event
+        return None
+
+
 @asynccontextmanager
 async def stream(
     agent: Agent, types: Sequence[str], coalesce: bool, answers: bool | None, by: Responder
@@ -175,7 +219,7 @@ async def stream(
     by.has_responded |= bool(answers)
     who = False if answers is False else by
     with agent.node.subscribe(*filters, answers=who, buffer=STREAM_BUFFER) as subscription:
-        yield Coalesced(subscription).receive if coalesce else subscription.receive
+        yield _Coalesced(subscription).receive if coalesce else subscription.receive
 
 
 @asynccontextmanager

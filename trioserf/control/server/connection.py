@@ -16,7 +16,8 @@ from typing import Any
 import attrs
 import trio
 
-from trioserf.control.server.ports import Agent, WallClock, utc_now
+from trioserf.agent.agent import Agent
+from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
 from trioserf.node.event_hub import Responder

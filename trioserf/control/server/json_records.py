@@ -1,17 +1,25 @@
 """Domain objects as the JSON objects of the control protocol (its README shows each of them)."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from trioserf.agent.logs import LogLine
 from trioserf.control.payloads import with_payload
-from trioserf.control.server.ports import KeyResult, LogLine
 from trioserf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
+from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
 from trioserf.serf.query_collector import QueryDone
 
 Record = dict[str, Any]
+WallClock = Callable[[], datetime]
+"""Returns the time of day in UTC; used only in records for users."""
+
+
+def utc_now() -> datetime:
+    """Return the system's time of day in UTC."""
+    return datetime.now(UTC)
 
 
 def wall_text(moment: datetime) -> str:
@@ -94,7 +102,7 @@ def log(line: LogLine | Dropped) -> Record:
     }
 
 
-def keys(result: KeyResult) -> Record:
+def keys(result: KeyQueryResult) -> Record:
     """Show what members answered to a key operation."""
     return {
         "messages": dict(result.messages),

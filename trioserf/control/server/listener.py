@@ -16,12 +16,13 @@ from typing import Any
 
 import trio
 
+from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.connection import CHUNK, Limits, ServerContext
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
+from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
-from trioserf.control.server.ports import Agent, WallClock, utc_now
 from trioserf.counters import Counters
 from trioserf.errors import AddressError
 from trioserf.exception_groups import unwrap_single_exception

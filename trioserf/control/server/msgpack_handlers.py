@@ -4,13 +4,13 @@ import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from trioserf.agent.agent import Agent
 from trioserf.control.errors import ControlError
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
 from trioserf.control.server import params as checks
 from trioserf.control.server.go_errors import go_base64_error, go_join_error
 from trioserf.control.server.msgpack_fields import Body, Reader, pack
-from trioserf.control.server.ports import Agent
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.internal_queries import KeyAction

@@ -8,7 +8,7 @@ replies. Only the records of streams and queries come in between.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -36,7 +36,6 @@ from trioserf.control.server.msgpack_handlers import (
     event_record,
     query_record,
 )
-from trioserf.control.server.ports import Subscription
 from trioserf.errors import InvalidFilter
 from trioserf.serf.events import Dropped
 from trioserf.serf.filters import EventFilter
@@ -284,7 +283,7 @@ class MsgpackRpc(Connection):
         filters = EventFilter.parse(kinds)
         node = self.agent.node
         with node.subscribe(*filters, answers=self.answerer, buffer=EVENT_BUFFER) as events:
-            await self._pump(seq, slot, events, event_record, task_status)
+            await self._pump(seq, slot, events.receive, event_record, task_status)
         if self.slots.get(seq) is slot:
             del self.slots[seq]
 
@@ -294,13 +293,15 @@ class MsgpackRpc(Connection):
         slot = StreamHandle()
         self._monitor = seq, slot
         with self.agent.logs.subscribe(level, buffer=EVENT_BUFFER) as lines:
-            await self._pump(seq, slot, lines, lambda line: {"Log": line.text}, task_status)
+            await self._pump(
+                seq, slot, lines.receive, lambda line: {"Log": line.text}, task_status
+            )
 
     async def _pump(
         self,
         seq: int,
         slot: StreamHandle,
-        source: Subscription[Any],
+        receive: Callable[[], Awaitable[Any]],
         show: Callable[[Any], Body],
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -308,7 +309,7 @@ class MsgpackRpc(Connection):
         start = header(seq)
         await self.send(start)
         task_status.started()
-        while (item := await slot.next(source.receive)) is not END:
+        while (item := await slot.next(receive)) is not END:
             if isinstance(item, Dropped):
                 _log.warning("Dropped %d records for a slow client", item.count)
             else:
