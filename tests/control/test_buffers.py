@@ -64,7 +64,7 @@ def test_rpc_tells_what_did_not_fit() -> None:
 
 
 def keeps_some(session: AgentSession) -> None:
-    events = session.stream()
+    events = session.stream_records()
     assert session.members() == []
     kept = [next(events) for _ in range(RECORDS - 100)]
     assert {one["event"] for one in kept} == {"user"}

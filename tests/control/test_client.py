@@ -9,7 +9,7 @@ import trio.testing
 
 from tests.control.helpers import FakeAgent, wall
 from tests.control.test_msgpack_rpc import vec_world
-from trioserf.control.client.inbox import RecordBuffer
+from trioserf.control.client.async_client import RecordBuffer
 from trioserf.control.client.records import (
     Dropped,
     MemberEvent,
@@ -134,7 +134,7 @@ async def test_streams_and_requests_share_a_connection() -> None:
             agent.node.publish(events.MemberEvent("member-failed", (own(agent),)))
             record = await anext(records)
             assert isinstance(record, MemberEvent)
-            assert record.event == "member-failed"
+            assert record.kind == "member-failed"
             assert record.members[0].name == "vec-a"
         assert await client.members()
         with trio.fail_after(5):
@@ -227,7 +227,7 @@ async def test_a_cancelled_call_harms_no_other() -> None:
 
 
 async def test_a_slow_reader_of_a_stream_is_told_what_it_missed() -> None:
-    inbox = RecordBuffer(3)
+    inbox = RecordBuffer(3, trio.Event, trio.lowlevel.checkpoint)
     for number in range(10):
         inbox.put({"n": number})
     got = [await inbox.get() for _ in range(4)]

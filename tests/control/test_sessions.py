@@ -17,11 +17,19 @@ from tests.control.helpers import FakeAgent, needs_serf, serf_agent
 from tests.control.test_msgpack_rpc import vec_world
 from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession
-from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone
+from trioserf.control.client.records import (
+    LogEntry,
+    MemberEvent,
+    QueryAck,
+    QueryAnswer,
+    QueryDone,
+    QueryEvent,
+    UserEvent,
+)
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.listener import open_control
-from trioserf.serf.events import MemberEvent
+from trioserf.serf import events
 
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
@@ -111,20 +119,47 @@ async def test_streams_beside_requests(kind: Kind) -> None:
     agent = vec_world()
 
     def use(session: AgentSession) -> None:
-        events = session.stream(["user", "member-join"])
+        records = session.stream_records(["user", "member-join"])
         for number in range(5):
             session.event("deploy", b"v%d" % number)
         trio.from_thread.run_sync(
-            agent.node.publish, MemberEvent("member-join", agent.node.members())
+            agent.node.publish, events.MemberEvent("member-join", agent.node.members())
         )
-        seen = [next(events) for _ in range(6)]
+        seen = [next(records) for _ in range(6)]
         assert [one.get("payload") for one in seen[:5]] == ["v0", "v1", "v2", "v3", "v4"]
         assert seen[0]["ltime"] == 1
         assert seen[0]["coalesce"] is False
         assert seen[5]["event"] == "member-join"
         assert {one["name"] for one in seen[5]["members"]} == {"vec-a", "vec-b"}
-        events.close()
+        records.close()
         assert session.members()
+
+    await against(agent, kind, use)
+
+
+@both
+async def test_stream_yields_typed_events(kind: Kind) -> None:
+    agent = vec_world()
+
+    def use(session: AgentSession) -> None:
+        stream = session.stream("user", "member-failed", "query", answers=False)
+        session.event("deploy", b"\xff", coalesce=True)
+        user = next(stream)
+        assert isinstance(user, UserEvent)
+        assert (user.kind, user.ltime, user.name) == ("user", 1, "deploy")
+        assert (user.payload, user.coalesce) == (b"\xff", True)
+        failed = events.MemberEvent("member-failed", agent.node.members()[:1])
+        trio.from_thread.run_sync(agent.node.publish, failed)
+        member = next(stream)
+        assert isinstance(member, MemberEvent)
+        assert (member.kind, member.members) == ("member-failed", (session.members("vec-a")[0],))
+        agent.node.answers = {}
+        list(session.query("load", b"?", timeout=1))
+        query = next(stream)
+        assert isinstance(query, QueryEvent)
+        assert (query.kind, query.name, query.payload) == ("query", "load", b"?")
+        # Serf's RPC reports neither.
+        assert bool(query.source) == bool(query.deadline) == (kind == "json")
 
     await against(agent, kind, use)
 
@@ -137,10 +172,13 @@ async def test_the_log(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         lines = session.monitor("info")
         line = next(lines)
+        assert isinstance(line, LogEntry)
         assert (line.level, line.source, line.message) == ("WARN", "serf", "first: words")
         assert line.text.endswith(" [WARN] serf: first: words")
         trio.from_thread.run_sync(agent.logs.say, "ERR", "agent", "late")
-        assert next(lines).message == "late"
+        late = next(lines)
+        assert isinstance(late, LogEntry)
+        assert late.message == "late"
 
     await against(agent, kind, use)
 
@@ -267,9 +305,11 @@ class TestRealAgent:
             connect_any(address) as listener,
         ):
             assert session.protocol == "msgpack"
-            events = watcher.stream(["member-join", "user"])
+            events = watcher.stream_records(["member-join", "user"])
             log = listener.monitor("debug")
-            assert next(log).source == "agent"
+            line = next(log)
+            assert isinstance(line, LogEntry)
+            assert line.source == "agent"
             assert session.join(["127.15.4.2"]) == 1
             joined: set[str] = set()
             while "b" not in joined:

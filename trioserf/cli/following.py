@@ -14,7 +14,7 @@ from trioserf.cli.golang import go_syntax
 from trioserf.cli.output import Failure, Out, check_format, failing
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import LogEntry
-from trioserf.control.client.rpc_records import log_entry
+from trioserf.control.client.rpc_session import log_entry
 from trioserf.control.errors import ControlError
 
 STDOUT = 1
@@ -122,7 +122,7 @@ def stream(
     lines = Out(out.stream, json=True)
     with session, suppress(KeyboardInterrupt, BrokenPipeError):
         with failing("Error starting stream"):
-            records = session.stream(filters, coalesce=coalesce)
+            records = session.stream_records(filters, coalesce=coalesce)
         end_with_the_reader(0)
         try:
             for record in records:
