@@ -331,6 +331,19 @@ class FakeAgent(Agent):
         self.node.left = True
 
 
+def recorded_agent() -> FakeAgent:
+    """Return an agent in the state of the one that the exchanges were recorded with."""
+    agent = FakeAgent("vec-a")
+    node = agent.node
+    tags = {"role": "web", "dc": "east"}
+    node.put(Member("vec-a", Address("127.0.0.21", 7946), tags, Status.ALIVE))
+    node.put(Member("vec-b", Address("127.0.0.22", 7946), {}, Status.ALIVE))
+    node.reachable = {"127.0.0.22"}
+    node.answers = {"vec-a": b"0.42\n", "vec-b": None}
+    node.coordinates["vec-b"] = node.coordinates["vec-a"]
+    return agent
+
+
 # ----------------------------------------------------------------------------- server and clients
 
 Pipe = trio.StapledStream[Any, Any]

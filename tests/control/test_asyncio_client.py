@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.control.helpers import KEY, FakeAgent
-from tests.control.test_msgpack_rpc import vec_world
+from tests.control.helpers import KEY, FakeAgent, recorded_agent
 from trioserf.control.client.asyncio_client import AgentClient, connect
 from trioserf.control.client.records import (
     Dropped,
@@ -44,7 +43,7 @@ async def against(agent: FakeAgent, use: Use, auth: str = "") -> None:
 
 
 async def test_commands_return_typed_results() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
 
     async def use(client: AgentClient) -> None:
         a, _ = await client.members()
@@ -69,7 +68,7 @@ async def test_commands_return_typed_results() -> None:
 
 
 async def test_query_and_streams_share_a_connection_with_requests() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.logs.say("INFO", "serf", "first")
 
     async def use(client: AgentClient) -> None:
@@ -97,7 +96,7 @@ async def test_query_and_streams_share_a_connection_with_requests() -> None:
 
 
 async def test_query_is_answered_from_a_stream() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.answers = {}
 
     async def use(client: AgentClient) -> None:
@@ -117,7 +116,7 @@ async def test_query_is_answered_from_a_stream() -> None:
 
 
 async def test_abandoned_stream_is_stopped() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
 
     async def abandon(client: AgentClient) -> None:
         stream = client.stream("user")
@@ -132,7 +131,7 @@ async def test_abandoned_stream_is_stopped() -> None:
 
 
 async def test_cancelled_call_does_not_affect_other_calls() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.wait = 30
 
     async def use(client: AgentClient) -> None:
@@ -145,7 +144,7 @@ async def test_cancelled_call_does_not_affect_other_calls() -> None:
 
 
 async def test_end_of_the_agent_fails_calls_and_streams() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.wait = 30
 
     async def use(client: AgentClient) -> None:
@@ -179,7 +178,7 @@ async def nothing(client: AgentClient) -> None:
 
 async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/control"
-    async with open_control(vec_world(), [address], auth="sesame"):
+    async with open_control(recorded_agent(), [address], auth="sesame"):
         await trio.to_thread.run_sync(in_asyncio, address, nothing, "sesame")
         for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
             with pytest.raises(ControlError) as caught:

@@ -5,7 +5,14 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import RECORDED, FakeAgent, RpcClient, messages, serving, turns
+from tests.control.helpers import (
+    RECORDED,
+    RpcClient,
+    messages,
+    recorded_agent,
+    serving,
+    turns,
+)
 from trioserf.address import Address
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
@@ -24,28 +31,11 @@ def shape(value: Any, path: str = "") -> Any:
     return type(value).__name__
 
 
-def populate(agent: FakeAgent) -> None:
-    """Make the agent the one that the exchanges were recorded with."""
-    node = agent.node
-    tags = {"role": "web", "dc": "east"}
-    node.put(Member("vec-a", Address("127.0.0.21", 7946), tags, Status.ALIVE))
-    node.put(Member("vec-b", Address("127.0.0.22", 7946), {}, Status.ALIVE))
-    node.reachable = {"127.0.0.22"}
-    node.answers = {"vec-a": b"0.42\n", "vec-b": None}
-    node.coordinates["vec-b"] = node.coordinates["vec-a"]
-
-
-def vec_world() -> FakeAgent:
-    agent = FakeAgent("vec-a")
-    populate(agent)
-    return agent
-
-
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: one["title"])
 async def test_recorded_requests_get_replies_of_the_same_shape(
     recorded: dict[str, Any], autojump_clock: object
 ) -> None:
-    async with serving(agent=vec_world()) as world:
+    async with serving(agent=recorded_agent()) as world:
         wire = RpcClient(world.pipe())
         for said, theirs in turns(recorded["exchange"]):
             await wire.send(said)

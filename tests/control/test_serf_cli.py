@@ -11,8 +11,7 @@ import attrs
 import pytest
 import trio
 
-from tests.control.helpers import RECORDED, FakeAgent
-from tests.control.test_msgpack_rpc import vec_world
+from tests.control.helpers import RECORDED, FakeAgent, recorded_agent
 from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
@@ -68,7 +67,7 @@ def groups_of(text: str) -> set[str]:
 )
 async def test_it_prints_what_it_prints_against_its_own_agent(recorded: dict[str, Any]) -> None:
     words = recorded["cli"][1:]
-    async with served(vec_world()) as address:
+    async with served(recorded_agent()) as address:
         printed = await serf(address, *words)
     assert printed.code == recorded["exit"]
     if words[0] == "info":
@@ -79,7 +78,7 @@ async def test_it_prints_what_it_prints_against_its_own_agent(recorded: dict[str
 
 async def test_keys() -> None:
     key = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.keys_held = [key]
     async with served(agent) as address:
         for flag in (f"-install={key}", f"-use={key}", "-list"):
@@ -89,7 +88,7 @@ async def test_keys() -> None:
 
 
 async def test_a_key_for_the_agent() -> None:
-    async with served(vec_world(), auth="sesame") as address:
+    async with served(recorded_agent(), auth="sesame") as address:
         assert (await serf(address, "members", "-rpc-auth=sesame")).code == 0
         refused = await serf(address, "members", "-rpc-auth=simsalabim")
         assert refused.code == 1
@@ -100,7 +99,7 @@ async def test_a_key_for_the_agent() -> None:
 
 
 async def test_monitor_follows_log_and_events() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.logs.say("INFO", "serf", "EventMemberJoin: vec-b 127.0.0.22")
     async with served(agent) as address:
         assert SERF is not None

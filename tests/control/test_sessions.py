@@ -13,8 +13,7 @@ from typing import Literal, TypeVar
 import pytest
 import trio
 
-from tests.control.helpers import FakeAgent, needs_serf, serf_agent
-from tests.control.test_msgpack_rpc import vec_world
+from tests.control.helpers import KEY, FakeAgent, needs_serf, recorded_agent, serf_agent
 from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.records import (
@@ -33,7 +32,6 @@ from trioserf.serf import events
 
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
-KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
 PATIENCE = 60.0
 
 both = pytest.mark.parametrize("kind", ["json", "msgpack"])
@@ -69,7 +67,7 @@ async def test_members(kind: Kind) -> None:
         assert session.members(tags={"role": "web"}, status="alive") == [a]
         assert sorted(session.members()) == [a, b]
 
-    await against(vec_world(), kind, use)
+    await against(recorded_agent(), kind, use)
 
 
 @both
@@ -89,7 +87,7 @@ async def test_events_and_errors(kind: Kind) -> None:
         assert caught.value.causes == (("x", why), ("y", why))
         assert session.join(["127.0.0.22", "z"]) == 1
 
-    await against(vec_world(), kind, use)
+    await against(recorded_agent(), kind, use)
 
 
 @both
@@ -111,12 +109,12 @@ async def test_queries(kind: Kind) -> None:
         assert session.event("x") in (1, 2, 3, None)
         assert isinstance(list(session.query("load", ack=False, first=1))[-1], QueryDone)
 
-    await against(vec_world(), kind, use)
+    await against(recorded_agent(), kind, use)
 
 
 @both
 async def test_streams_beside_requests(kind: Kind) -> None:
-    agent = vec_world()
+    agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
         records = session.stream_records(["user", "member-join"])
@@ -139,7 +137,7 @@ async def test_streams_beside_requests(kind: Kind) -> None:
 
 @both
 async def test_stream_yields_typed_events(kind: Kind) -> None:
-    agent = vec_world()
+    agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
         stream = session.stream("user", "member-failed", "query", answers=False)
@@ -166,7 +164,7 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
 
 @both
 async def test_the_log(kind: Kind) -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.logs.say("WARN", "serf", "first: words")
 
     def use(session: AgentSession) -> None:
@@ -185,7 +183,7 @@ async def test_the_log(kind: Kind) -> None:
 
 @both
 async def test_the_rest(kind: Kind) -> None:
-    agent = vec_world()
+    agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
         assert session.tags({"a": "b"}, ["dc"]) in ({"role": "web", "a": "b"}, None)
@@ -212,14 +210,14 @@ async def test_the_rest(kind: Kind) -> None:
 
 @both
 async def test_a_key(kind: Kind) -> None:
-    await against(vec_world(), kind, lambda session: session.members(), auth="sesame")
+    await against(recorded_agent(), kind, lambda session: session.members(), auth="sesame")
     for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
 
         def use(address: str, wrong: str | None = wrong) -> None:
             with connect(kind, address, wrong) as session:
                 session.members()
 
-        async with open_control(vec_world(), ["127.0.0.1:0"], auth="sesame") as server:
+        async with open_control(recorded_agent(), ["127.0.0.1:0"], auth="sesame") as server:
             with pytest.raises(ControlError) as caught:
                 await trio.to_thread.run_sync(use, server.addresses[0])
             assert caught.value.code == code
@@ -231,7 +229,7 @@ async def test_our_own_agent_is_spoken_to_in_json(tmp_path: Path) -> None:
             return session.protocol
 
     path = f"unix:{tmp_path}/control"
-    async with open_control(vec_world(), ["127.0.0.1:0", path]) as server:
+    async with open_control(recorded_agent(), ["127.0.0.1:0", path]) as server:
         for address in server.addresses:
             assert await trio.to_thread.run_sync(use, address) == "json"
 

@@ -7,8 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import FakeAgent, wall
-from tests.control.test_msgpack_rpc import vec_world
+from tests.control.helpers import KEY, FakeAgent, recorded_agent, wall
 from trioserf.control.client.async_client import RecordBuffer
 from trioserf.control.client.records import (
     Dropped,
@@ -24,8 +23,6 @@ from trioserf.control.errors import ControlError
 from trioserf.control.server.listener import open_control
 from trioserf.serf import events
 from trioserf.serf.member import Member
-
-KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
 
 
 @asynccontextmanager
@@ -44,7 +41,7 @@ def own(agent: FakeAgent) -> Member:
 
 
 async def test_members_events_and_the_rest() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client:
         a, b = await client.members()
         assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
@@ -65,7 +62,7 @@ async def test_members_events_and_the_rest() -> None:
 
 
 async def test_errors_are_exceptions_with_code_and_message() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client:
         with pytest.raises(ControlError, match="nobody") as caught:
             await client.force_leave("nobody")
@@ -90,16 +87,16 @@ async def test_errors_are_exceptions_with_code_and_message() -> None:
 
 async def test_errors_of_the_block_pass_as_they_are() -> None:
     with pytest.raises(ZeroDivisionError):
-        async with connected(vec_world()):
+        async with connected(recorded_agent()):
             raise ZeroDivisionError
     with trio.move_on_after(0.01) as scope:
-        async with connected(vec_world()):
+        async with connected(recorded_agent()):
             await trio.sleep_forever()
     assert scope.cancelled_caught
 
 
 async def test_a_query_is_iterated() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client:
         async with client.query("load", b"?", timeout=5) as answers:
             records = [record async for record in answers]
@@ -120,7 +117,7 @@ async def test_a_query_is_iterated() -> None:
 
 
 async def test_streams_and_requests_share_a_connection() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client, client.stream("user", "member-failed") as records:
         async with client.stream(answers=False) as everything:
             for number in range(10):
@@ -143,7 +140,7 @@ async def test_streams_and_requests_share_a_connection() -> None:
 
 
 async def test_streams_may_be_iterated_at_once_and_left() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client:
         records = [record async for record in client.query("load")]
         assert isinstance(records[-1], QueryDone)
@@ -167,7 +164,7 @@ async def test_streams_may_be_iterated_at_once_and_left() -> None:
 
 
 async def test_queries_are_answered_from_a_stream() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.answers = {}
     async with connected(agent) as client, client.stream("query:load") as questions:
         for answer in (b"\xff\x00", None):
@@ -186,7 +183,7 @@ async def test_queries_are_answered_from_a_stream() -> None:
 
 
 async def test_the_log_is_followed() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.logs.say("INFO", "serf", "first")
     agent.logs.say("DEBUG", "serf", "hidden")
     async with connected(agent) as client, client.monitor() as lines:
@@ -200,7 +197,7 @@ async def test_the_log_is_followed() -> None:
 
 
 async def test_requests_of_many_tasks_overlap() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.wait = 0.05
     order: list[str] = []
     async with connected(agent) as client, trio.open_nursery() as nursery:
@@ -217,7 +214,7 @@ async def test_requests_of_many_tasks_overlap() -> None:
 
 
 async def test_a_cancelled_call_harms_no_other() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.wait = 30
     async with connected(agent) as client:
         with trio.move_on_after(0.02) as scope:
@@ -240,7 +237,7 @@ async def test_a_slow_reader_of_a_stream_is_told_what_it_missed() -> None:
 
 
 async def test_when_the_agent_goes_everyone_is_told() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.wait = 30
     async with trio.open_nursery() as nursery:
         told: list[str] = []
@@ -272,7 +269,7 @@ async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[st
 
 async def test_keys_and_unix_sockets(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/control"
-    async with open_control(vec_world(), [address], auth="sesame"):
+    async with open_control(recorded_agent(), [address], auth="sesame"):
         async with connect(address, "sesame") as client:
             assert await client.members()
         for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):

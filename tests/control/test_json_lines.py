@@ -6,14 +6,12 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.control.helpers import serving
+from tests.control.helpers import KEY, serving
 from trioserf.address import Address
 from trioserf.control.errors import CODES
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
-
-KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
 
 
 def member(name: str, **tags: str) -> Member:
