@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 from trioserf.address import Address
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec
 from trioserf.serf.events import Event, MemberEvent, QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.serf import Serf
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     Join,

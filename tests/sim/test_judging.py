@@ -297,7 +297,7 @@ def test_a_run_that_does_not_end_is_cut_off(
 
 def _is_cut_off(play: Callable[[SimCluster], Awaitable[None]]) -> None:
     with pytest.raises(
-        SimulationFailed, match=r"TookTooLong: still running after 0\.3 s"
+        SimulationFailed, match=r"SimulationTimeout: still running after 0\.3 s"
     ) as caught:
         run(Scenario.of(play), seed=4, limit=0.3)
     assert f"--scenario {play.__name__} --seed 4 --seeds 1" in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a node can be told, in one place; every default stands here or in the options it holds."""
+"""The configuration of a node; every default is here or in the options that it contains."""
 
 import ipaddress
 import socket
@@ -13,10 +13,11 @@ from trioserf.address import Address
 from trioserf.errors import ConfigError
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
-from trioserf.swim.config import LAN, Timing
-from trioserf.swim.options import (
+from trioserf.swim.config import (
+    LAN,
     MAX_MEMBERS,
     SwimOptions,
+    Timing,
     any_address,
     any_name,
     valid_node_name,
@@ -24,9 +25,9 @@ from trioserf.swim.options import (
 
 DEFAULT_PORT: Final = 7946
 MAX_NAME: Final = 128
-"""Bytes of a node's name that every member accepts."""
+"""Bytes of the longest node name that every member accepts."""
 PROTOCOLS: Final = (2, 5)
-"""Versions of Serf's delegate protocol that may be spoken, the least and the most."""
+"""The lowest and the highest version of Serf's protocol that a node can use."""
 ANY_ADDRESS: Final = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104 - what Serf does
 
 
@@ -47,7 +48,7 @@ def _networks(texts: object) -> tuple[str, ...]:
             ipaddress.ip_network(text)
         except ValueError as error:
             raise ConfigError(
-                f"allowed_networks: {text!r} is no network such as 10.0.0.0/8: {error}"
+                f"allowed_networks: {text!r} is not a valid network such as 10.0.0.0/8: {error}"
             ) from error
     return tuple(texts)
 
@@ -57,48 +58,47 @@ class NodeConfig:
     """One member of a cluster. Durations are seconds, sizes bytes.
 
     Attributes:
-        name: unique in the cluster, 1 to 128 bytes; the host's name unless given.
-        bind: where to listen, UDP and TCP; port 0 takes a free one.
-        advertise: the address given to others, if not the one bound to. Port 0 means the bound
-            one.
-        tags: what others shall know of this member, encoded at most 512 bytes.
-        timing: the timings of membership; `trioserf.swim.config.PROFILES` has three sets.
-        serf: limits and timeouts of the Serf layer. What follows from `timing` and
-            `packet_size` is taken from there.
-        protocol: the version of Serf's protocol to speak, 2 to 5.
+        name: unique in the cluster, 1 to 128 bytes; default: the host's name.
+        bind: where to listen on UDP and TCP; port 0 takes a free port.
+        advertise: the address for other members, if not the bound one. Port 0 means the bound
+            port.
+        tags: published to all members; encoded at most 512 bytes.
+        timing: timings of membership; `trioserf.swim.config.PROFILES` has three sets.
+        serf: limits and timeouts of Serf's layer. Fields that follow from `timing` and
+            `packet_size` are overridden.
+        protocol: version of Serf's protocol, 2 to 5.
         keyring: keys that encrypt all gossip; None for plaintext.
-        verify_incoming: refuse plaintext when there are keys (see also `Node.protect`).
-        verify_outgoing: encrypt when there are keys.
-        label: keeps clusters apart; others with another label are not heard. Up to 255 bytes.
-        allowed_networks: networks (CIDR) that packets, streams and members may come from; empty
-            for all.
-        compression: compress streams, which others can always read.
-        packet_size: what a packet may measure, 512 to 65,507 bytes.
-        coordinates: keep a network coordinate and give it away in acks.
+        verify_incoming: reject plaintext if there are keys (see `Node.configure_encryption`).
+        verify_outgoing: encrypt if there are keys.
+        label: separates clusters; messages with another label are dropped. Up to 255 bytes.
+        allowed_networks: networks (CIDR) of peers that may send packets, open streams and be
+            members; empty for all.
+        compression: compress streams, which other members can always read.
+        packet_size: size of the largest packet, 512 to 65,507 bytes.
+        coordinates: maintain a network coordinate and send it in acks.
         validate_node_names: accept only names of letters, digits, dashes and dots.
         dead_node_reclaim_time: how long a member must have been dead before another address may
             take its name; 0 for never.
-        reconnect_interval: time between attempts to reach a failed member.
-        reap_interval: time between looks for members that are gone for too long.
-        queue_check_interval: time between looks at the lengths of the queues.
-        seed_interval: how long to wait before seeds are tried again, at first; the wait doubles
-            up to `seed_interval_max`.
-        seed_interval_max: see there.
-        gossip_pause: the least time between two rounds of gossip, however much there is to say.
-        inbox_depth: facts waiting for the state's owner, 16 or more.
-        max_streams: streams of others that are served at once. When there are more, the one that
-            has been silent the longest is closed, or the newest refused.
-        stream_memory: what all streams together may hold. When it is more, the one that holds
-            the most is closed.
-        max_members: members that are known at once; those beyond are not let in.
-        tcp_pings: try a stream where packets do not get through.
-        owns_process: the process is there for this node alone. After large exchanges it may then
-            collect garbage, everybody's, and give freed memory back to the system; both take as
-            long as the process is large.
+        reconnect_interval: between attempts to reach a failed member.
+        reap_interval: between checks for members that failed or left too long ago.
+        queue_check_interval: between checks of the lengths of the queues.
+        seed_interval: until lost seeds are joined again, at first; doubles after each failure up
+            to `seed_interval_max`.
+        seed_interval_max: see `seed_interval`.
+        gossip_pause: least time between two rounds of gossip.
+        inbox_depth: items that wait for the state's owner, 16 or more.
+        max_streams: incoming streams at once. Beyond that the longest-silent one is closed, or
+            the newest refused.
+        stream_memory: bytes that all streams may hold. Beyond that the largest one is closed.
+        max_members: members in the table; further ones are rejected.
+        tcp_pings: ping on a stream if packets do not get through.
+        owns_process: the process serves this node alone. After large exchanges the node then
+            collects garbage and returns freed memory to the system; both take time that grows
+            with the whole process.
         lha_probe: Lifeguard's health score (on in every real cluster).
-        lha_suspicion: Lifeguard's shrinking suspicion time (on in every real cluster).
-        buddy: Lifeguard's early word to suspects, and to the gone that ping (on in every real
-            cluster).
+        lha_suspicion: Lifeguard's shrinking suspicion timeout (on in every real cluster).
+        buddy: Lifeguard's buddy system: notify suspects with the ping, and dead members that
+            ping (on in every real cluster).
 
     Raises:
         ConfigError: an unusable name, address or network.
@@ -150,7 +150,7 @@ class NodeConfig:
             )
         if not PROTOCOLS[0] <= self.protocol <= PROTOCOLS[1]:
             raise ConfigError(
-                f"protocol: {self.protocol} is not spoken here, expected"
+                f"protocol: {self.protocol} is not supported, expected"
                 f" {PROTOCOLS[0]} to {PROTOCOLS[1]}"
             )
         label = len(self.label.encode("utf-8", "surrogateescape"))
@@ -162,7 +162,7 @@ class NodeConfig:
 
     @property
     def admits(self) -> Callable[[bytes], bool] | None:
-        """Tell of an address (4 or 16 raw bytes) whether it may take part; None if all may."""
+        """A function that checks an address (4 or 16 bytes); None if all are allowed."""
         if not self.allowed_networks:
             return None
         networks = tuple(ipaddress.ip_network(text) for text in self.allowed_networks)
@@ -178,10 +178,10 @@ class NodeConfig:
 
 
 def swim_options(config: NodeConfig, room: int) -> SwimOptions:
-    """Give membership its part of a configuration.
+    """Return the options of the swim layer.
 
     Args:
-        config: the whole.
+        config: the node's configuration.
         room: bytes of the longest broadcast that fits into a packet.
     """
     return SwimOptions(
@@ -197,7 +197,7 @@ def swim_options(config: NodeConfig, room: int) -> SwimOptions:
 
 
 def serf_options(config: NodeConfig, room: int) -> SerfOptions:
-    """Give Serf's layer its part of a configuration (as `swim_options`)."""
+    """Return the options of Serf's layer (as `swim_options`)."""
     return attrs.evolve(
         config.serf,
         packet_size=room,
@@ -211,6 +211,8 @@ def _check_address(key: str, address: Address, *, least_port: int) -> None:
     try:
         ipaddress.ip_address(address.host.partition("%")[0])
     except ValueError as error:
-        raise ConfigError(f"{key}: {address.host!r} is no IP address") from error
+        raise ConfigError(f"{key}: {address.host!r} is not a valid IP address") from error
     if not least_port <= address.port <= 65_535:
-        raise ConfigError(f"{key}: {address.port} is no port, expected {least_port} to 65535")
+        raise ConfigError(
+            f"{key}: {address.port} is not a valid port, expected {least_port} to 65535"
+        )

@@ -1,14 +1,10 @@
 """What the Serf layer can be told, in one place, with Serf's defaults."""
 
-from typing import Final
-
 import attrs
 from attrs import validators as v
 
-from trioserf.swim.options import MAX_MEMBERS
-
-USER_EVENT_HARD_LIMIT: Final = 9 * 1024
-"""Bytes of a user event that no configuration may exceed."""
+from trioserf.swim.config import MAX_MEMBERS
+from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
 
 
 def _seconds(default: float) -> float:

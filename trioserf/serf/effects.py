@@ -1,37 +1,10 @@
-"""What the Serf layer wants done: its owner drains these lists after every call and carries on.
-
-Also the one thing that it needs of others: a codec for its messages.
-"""
-
-from collections.abc import Callable, Mapping
+"""What the Serf layer wants done; its owner drains these lists after every call."""
 
 import attrs
 
 from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.serf.events import Event
-from trioserf.wire.serf_messages import NodeFilter, SerfMessage, TagFilter
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class Codec:
-    """How messages are spelled. What reads bytes raises a ValueError if they make no sense.
-
-    Attributes:
-        encode: one message, type byte included.
-        decode: the same back.
-        encode_filter: one filter of a query, type byte included.
-        decode_filter: the same back.
-        decode_tags: a member's metadata as its tags.
-        gossip_prefix: what stands before a message that is gossiped.
-    """
-
-    encode: Callable[[SerfMessage], bytes]
-    decode: Callable[[bytes], SerfMessage]
-    encode_filter: Callable[[NodeFilter | TagFilter], bytes]
-    decode_filter: Callable[[bytes], NodeFilter | TagFilter]
-    decode_tags: Callable[[bytes], Mapping[str, str]]
-    gossip_prefix: bytes = b""
 
 
 @attrs.frozen(slots=True)

@@ -13,9 +13,10 @@ import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
-from trioserf.serf.config import USER_EVENT_HARD_LIMIT, SerfOptions
+from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import LargeBroadcast
 from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
 
 _log = logging.getLogger("trioserf.serf")
 

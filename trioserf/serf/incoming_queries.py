@@ -15,7 +15,7 @@ import attrs
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import InvalidFilter, NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec, DirectMessage, Effects
+from trioserf.serf.effects import DirectMessage, Effects
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.filters import tag_matches
 from trioserf.serf.internal_queries import (
@@ -31,6 +31,7 @@ from trioserf.serf.internal_queries import (
 from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     KeyResponse,

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import attrs
 
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec
 from trioserf.serf.lamport import FAR, LAST_TIME, LamportClock, is_newer
 from trioserf.serf.member_table import MemberRecord, MemberTable
 from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import Join, Leave, Status
 
 _log = logging.getLogger("trioserf.serf")

@@ -12,13 +12,13 @@ from trioserf.address import Address, packed
 from trioserf.counters import Counters
 from trioserf.errors import InvalidQuery, TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec
 from trioserf.serf.filters import compiled
 from trioserf.serf.incoming_queries import matches_filters
 from trioserf.serf.internal_queries import PING, check_name
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import (
     NodeFilter,
     Query,

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Generator
 from typing import Final
 
-from trioserf.serf.effects import Codec
 from trioserf.serf.gossip_queues import GossipQueues
 from trioserf.serf.incoming_queries import IncomingQueries
 from trioserf.serf.intents import Intents
 from trioserf.serf.lamport import LAST_TIME, is_newer
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.user_events import UserEvents
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import Join, Leave, SerfPushPull, UserEvent
 
 _PIECE: Final = 512

@@ -17,7 +17,7 @@ from typing import Final
 from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec, DirectMessage, Effects, LargeBroadcast, Order
+from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.gossip_queues import GossipQueues, Kind
 from trioserf.serf.incoming_queries import IncomingQueries, parse_address
@@ -33,6 +33,7 @@ from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import (
     Join,
     Leave,

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from trioserf.errors import TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.effects import Codec, Effects
+from trioserf.serf.effects import Effects
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LamportWindow, Rejection
+from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 _log = logging.getLogger("trioserf.serf")

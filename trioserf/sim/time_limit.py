@@ -38,7 +38,7 @@ def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) 
             block in good order, or to look at what there is.
 
     Raises:
-        TookTooLong: it was cut off.
+        SimulationTimeout: it was cut off.
     """
     rung = 0
 

@@ -1,11 +1,21 @@
-"""Every timing and multiplier of membership, and the three profiles (spec: timing profiles)."""
+"""Timings of membership with their three profiles, and the switches of the member table.
+
+See swim/README.md, § Timing profiles.
+"""
 
 import math
+import re
+from collections.abc import Callable
+from typing import Final
 
 import attrs
 from attrs import validators as v
 
 _PUSH_PULL_SCALED_FROM = 32
+_VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
+
+MAX_MEMBERS: Final = 32_768
+"""Default bound on known members, above the largest expected cluster."""
 
 
 def _positive(default: float) -> float:
@@ -18,9 +28,9 @@ def _count(default: int, least: int) -> int:
     return value
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Timing:
-    """Timings in seconds, multipliers and counts; the defaults are the profile for a LAN.
+    """Timings in seconds, multipliers and counts; the defaults are the LAN profile.
 
     Raises:
         ValueError: a duration is not positive, or a count is below its least value.
@@ -65,14 +75,13 @@ PROFILES = {"lan": LAN, "wan": WAN, "local": LOCAL}
 
 
 def push_pull_scale(interval: float, n: int) -> float:
-    """Stretch the interval of push/pulls in a cluster of n members (spec: push/pull loop).
+    """Return the push/pull interval for a cluster of n members (swim/README.md, § Push/pull).
 
-    Every doubling beyond 32 members adds one interval, so that the traffic of all exchanges,
-    each of which carries all members, grows no faster than it must.
+    Each doubling beyond 32 members adds one interval, because each exchange carries all members.
 
     Args:
-        interval: seconds.
-        n: the estimated number of members.
+        interval: the configured interval, in seconds.
+        n: the estimated cluster size.
 
     Returns:
         Seconds.
@@ -80,3 +89,50 @@ def push_pull_scale(interval: float, n: int) -> float:
     if n <= _PUSH_PULL_SCALED_FROM:
         return interval
     return interval * (math.ceil(math.log2(n) - math.log2(_PUSH_PULL_SCALED_FROM)) + 1)
+
+
+def any_name(_name: str) -> bool:
+    """Accept every name, as memberlist does."""
+    return True
+
+
+def valid_node_name(name: str) -> bool:
+    """Accept names that are valid in Serf: 1 to 128 letters, digits, dashes and dots."""
+    return _VALID_NAME.fullmatch(name) is not None
+
+
+def any_address(_addr: bytes) -> bool:
+    """Accept every address."""
+    return True
+
+
+@attrs.frozen(kw_only=True)
+class SwimOptions:
+    """Switches of the member table.
+
+    Attributes:
+        lha_probe: whether to keep a local health score (Lifeguard §IV-A).
+        lha_suspicion: whether confirmations shorten suspicions (Lifeguard §IV-B).
+        buddy: whether the failure detector sends a suspect the Suspect message with its ping
+            (Lifeguard §IV-C), and a dead or left member that pings us the Dead message.
+        dead_node_reclaim_time: seconds after which another address may take over the name of a
+            dead member; 0 for never.
+        allowed: returns whether members may have an address (4 or 16 raw bytes).
+        validate_name: returns whether members may have a name.
+        largest_broadcast: the longest message that fits a packet, in bytes; longer ones are not
+            queued.
+        max_members: maximum number of records, including recently dead members. Further members
+            are refused, because peers choose the names.
+
+    Raises:
+        ValueError: a negative time, or a size or count below 1.
+    """
+
+    lha_probe: bool = True
+    lha_suspicion: bool = True
+    buddy: bool = True
+    dead_node_reclaim_time: float = attrs.field(default=0.0, validator=v.ge(0))
+    allowed: Callable[[bytes], bool] = any_address
+    validate_name: Callable[[str], bool] = any_name
+    largest_broadcast: int = attrs.field(default=65_507, validator=v.ge(1))
+    max_members: int = attrs.field(default=MAX_MEMBERS, validator=v.ge(1))
