@@ -75,7 +75,7 @@ async def test_a_live_socket_is_not_replaced(tmp_path: Path) -> None:
 async def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("words")
-    with pytest.raises(AddressError, match="no socket"):
+    with pytest.raises(AddressError, match="not a socket"):
         async with open_at(f"unix:{path}"):
             pass
     assert path.read_text() == "words"

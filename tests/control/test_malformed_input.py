@@ -279,19 +279,19 @@ def test_any_body_is_answered_or_ends_the_connection(command: str, body: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("auth", "said", "told"),
+    ("auth", "sent", "reason"),
     [
-        ("", b'{"comm', "does not finish what it says"),
-        ("sesame", b'{"command": "handshake"}\n', "shows no key"),
-        ("", b'{"command": "members"}\n' * 9999, "takes nothing"),
+        ("", b'{"comm', "does not complete its request"),
+        ("sesame", b'{"command": "handshake"}\n', "sends no valid key"),
+        ("", b'{"command": "members"}\n' * 9999, "does not read"),
     ],
 )
 async def test_the_log_tells_who_was_cut_off(
-    auth: str, said: bytes, told: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
+    auth: str, sent: bytes, reason: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(auth) as world:
         pipe = world.narrow_pipe()
         with trio.move_on_after(100), suppress(trio.BrokenResourceError):
-            await pipe.send_all(said)  # and no reply is read
+            await pipe.send_all(sent)  # and no reply is read
             await trio.sleep_forever()
-    assert f"Cut off a client that {told}" in caplog.text
+    assert f"Disconnected a client that {reason}" in caplog.text

@@ -375,4 +375,4 @@ async def test_a_query_for_nobody_is_asked_in_vain(caplog: pytest.LogCaptureFixt
         ] == ""
         assert await wire.receive() == {"Error": "", "Seq": 1}
         assert (await wire.receive())["Type"] == "done"
-    assert "'q' is for nobody" in caplog.text
+    assert "'q' matches no member" in caplog.text

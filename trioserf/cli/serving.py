@@ -106,7 +106,7 @@ async def _serve(out: Out, config: AgentConfig, sources: Sources, logs: Logs) ->
         async with open_agent(config, logs) as agent:
             out.notice("==> Starting Serf agent RPC...")
             async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.counters
+                agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
             ) as control:
                 out.notice("==> Serf agent running!")
                 for label, value in _banner(agent, control):

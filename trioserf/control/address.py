@@ -1,5 +1,6 @@
 """Addresses of the control socket, for servers and clients."""
 
+from trioserf.address import parse_host_port
 from trioserf.defaults import CONTROL_ADDRESS, CONTROL_PORT
 from trioserf.errors import AddressError
 
@@ -18,14 +19,8 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         AddressError: the address is not valid.
     """
-    host, port = address, str(CONTROL_PORT)
-    if address.startswith("["):
-        host, bracket, rest = address[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise AddressError(f"control address {address}: expected [host]:port")
-        port = rest[1:] or port
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise AddressError(f"control address {address}: expected a port from 0 to 65535")
-    return host, int(port)
+    try:
+        host, port = parse_host_port(address)
+    except ValueError as error:
+        raise AddressError(f"control address {address}: {error}") from None
+    return host, CONTROL_PORT if port is None else port
