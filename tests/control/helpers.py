@@ -75,12 +75,12 @@ def _started() -> float:
 
 
 class FakeLogs(Logs):
-    """The real log, fed by `say` instead of the logger `trioserf`."""
+    """The real log, fed by `write` instead of the logger `trioserf`."""
 
     def __init__(self) -> None:
         super().__init__("ERR", io.StringIO())
 
-    def say(self, level: str, source: str, message: str) -> None:
+    def write(self, level: str, source: str, message: str) -> None:
         record = logging.LogRecord(f"trioserf.{source}", LEVELS[level], "", 0, message, None, None)
         record.created = wall().timestamp()
         self.emit(record)
@@ -232,12 +232,12 @@ class FakeNode(Node):
                 responses += 1
                 yield QueryAnswer(one, answer)
         if own is not None:
-            said = None
+            sent = None
             with trio.move_on_after(limit):
-                said = await own.receive()
-            if said is not None:
+                sent = await own.receive()
+            if sent is not None:
                 responses += 1
-                yield QueryAnswer(self.name, said)
+                yield QueryAnswer(self.name, sent)
         acks = len(expected) if ack else 0
         yield QueryDone(acks, responses, len(expected), ())
 
@@ -350,7 +350,7 @@ Pipe = trio.StapledStream[Any, Any]
 
 
 class JsonClient:
-    """The client's end of a connection, speaking lines."""
+    """A client of the JSON lines."""
 
     def __init__(self, stream: Pipe) -> None:
         self.stream = stream
@@ -363,7 +363,7 @@ class JsonClient:
             await self.stream.send_all(data + b"\n")
 
     async def receive(self) -> Any:
-        """The next line as an object; None at the end."""
+        """Return the next line as an object; None at the end."""
         line = await self.line()
         return json.loads(line) if line else None
 
@@ -383,7 +383,7 @@ class JsonClient:
 
 
 class RpcClient:
-    """The client's end of a connection, speaking Serf's RPC."""
+    """A client of Serf's RPC."""
 
     def __init__(self, stream: Pipe) -> None:
         self.stream = stream
@@ -398,7 +398,7 @@ class RpcClient:
         )
 
     async def receive(self) -> Any:
-        """The next message; None at the end."""
+        """Return the next message; None at the end."""
         while True:
             for message in self._unpacker:
                 return message
@@ -412,7 +412,7 @@ class RpcClient:
         assert await self.receive() == {"Error": "", "Seq": 0}
 
     async def ask(self, command: str, seq: int = 7, body: Any = None) -> Any:
-        """Send a request; give its reply's header."""
+        """Send a request; return its reply's header."""
         await self.send(*[{"Command": command, "Seq": seq}, body][: 1 + (body is not None)])
         return await self.receive()
 
@@ -424,38 +424,38 @@ class ServerUnderTest:
     nursery: trio.Nursery
 
     def pipe(self) -> Pipe:
-        """Connect; give the client's end."""
-        ours, theirs = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.server.handle, theirs)
-        return ours
+        """Connect; return the client's end."""
+        client_end, server_end = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
 
     def narrow_pipe(self) -> Pipe:
-        """Connect with no buffer at all: what the client does not read cannot be written."""
-        ours, theirs = trio.testing.lockstep_stream_pair()
-        self.nursery.start_soon(self.server.handle, theirs)
-        return ours
+        """Connect without a buffer: a write waits until the client reads."""
+        client_end, server_end = trio.testing.lockstep_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
 
     async def empty(self) -> bool:
-        """Tell whether every connection is gone, with all that belonged to it."""
+        """Return whether no connection, subscription or task is left."""
         await trio.testing.wait_all_tasks_blocked()
         server, agent = self.server, self.agent
         left = server.connections + server.unauthenticated + agent.node.subscriptions
         return left + agent.logs.subscriptions + len(self.nursery.child_tasks) == 0
 
-    def wire(self) -> JsonClient:
+    def connect(self) -> JsonClient:
         return JsonClient(self.pipe())
 
     async def rpc(self) -> RpcClient:
-        wire = RpcClient(self.pipe())
-        await wire.handshake()
-        return wire
+        client = RpcClient(self.pipe())
+        await client.handshake()
+        return client
 
 
 @asynccontextmanager
 async def serving(
     auth: str = "", limits: Limits | None = None, agent: FakeAgent | None = None
 ) -> AsyncIterator[ServerUnderTest]:
-    """Serve an agent in memory."""
+    """Serve a fake agent."""
     agent = agent or FakeAgent()
     async with trio.open_nursery() as nursery:
         yield ServerUnderTest(
@@ -471,7 +471,7 @@ RECORDED: Final = [one for one in VECTORS["exchanges"] if one["exchange"]]
 
 
 def turns(exchange: list[dict[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Pairs of what the client said and what the agent said to it."""
+    """Return pairs of the bytes that the client sent and those of the agent's reply."""
     found: list[tuple[bytes, bytes]] = []
     for step in exchange:
         data = bytes.fromhex(step["hex"])
@@ -483,7 +483,7 @@ def turns(exchange: list[dict[str, str]]) -> list[tuple[bytes, bytes]]:
 
 
 def messages(data: bytes) -> list[Any]:
-    """Read all values of a stream."""
+    """Decode all messages."""
     unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
     unpacker.feed(data)
     return list(unpacker)
@@ -500,7 +500,7 @@ needs_serf = [
 
 @contextmanager
 def serf_agent(host: str, name: str, directory: Path, *options: str) -> Iterator[str]:
-    """Run a real agent; gives its RPC address once it answers."""
+    """Run a real agent; yield its RPC address once it answers."""
     assert SERF is not None
     address = f"{host}:7373"
     command = [SERF, "agent", f"-node={name}", f"-bind={host}:7946", f"-rpc-addr={address}"]

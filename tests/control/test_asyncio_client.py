@@ -69,7 +69,7 @@ async def test_commands_return_typed_results() -> None:
 
 async def test_query_and_streams_share_a_connection_with_requests() -> None:
     agent = recorded_agent()
-    agent.logs.say("INFO", "serf", "first")
+    agent.logs.write("INFO", "serf", "first")
 
     async def use(client: AgentClient) -> None:
         records = [record async for record in client.query("load", b"?", timeout=5)]

@@ -19,8 +19,8 @@ def member(name: str, **tags: str) -> Member:
 
 
 async def test_handshake_names_protocol_version_and_node() -> None:
-    async with serving() as world:
-        reply = await world.wire().ask(command="handshake", seq=1)
+    async with serving() as served:
+        reply = await served.connect().ask(command="handshake", seq=1)
         assert reply.pop("version")
         assert reply == {"seq": 1, "ok": True, "protocol": 1, "node": "node-a"}
 
@@ -30,24 +30,24 @@ async def test_handshake_names_protocol_version_and_node() -> None:
     ["1", "0", "-0", "-7", "1.0", "1e3", "1.50", "12345678901234567890123", '"a"', '""', '"7"',
      '"é"', "1e999", "0.1000000000000000000001"],
 )  # fmt: skip
-async def test_seq_is_echoed_as_it_came(seq: str) -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.send(f'{{"command":"stop","stop":0,"seq":{seq}}}')
-        assert await wire.line() == f'{{"seq":{seq},"ok":true}}'.encode()
+async def test_seq_is_echoed_unchanged(seq: str) -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.send(f'{{"command":"stop","stop":0,"seq":{seq}}}')
+        assert await client.line() == f'{{"seq":{seq},"ok":true}}'.encode()
 
 
-async def test_no_seq_no_echo() -> None:
-    async with serving() as world:
-        assert await world.wire().ask(command="stop", stop=1) == {"ok": True}
+async def test_reply_to_request_without_seq_has_none() -> None:
+    async with serving() as served:
+        assert await served.connect().ask(command="stop", stop=1) == {"ok": True}
 
 
 @pytest.mark.parametrize("seq", ["null", "true", "[]", "{}"])
-async def test_a_seq_of_another_type_is_refused(seq: str) -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.send(f'{{"command":"handshake","seq":{seq}}}')
-        reply = await wire.receive()
+async def test_seq_of_another_type_is_rejected(seq: str) -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.send(f'{{"command":"handshake","seq":{seq}}}')
+        reply = await client.receive()
         assert reply["error"]["code"] == "bad_request"
         assert "seq" not in reply
         assert reply["error"]["message"].startswith("seq:")
@@ -58,58 +58,58 @@ async def test_a_seq_of_another_type_is_refused(seq: str) -> None:
     [b"{", b"{]", b"{} {}", b"  [1]", b" 7", b" \xff", b'{"command":"\xff"}', b' "x"', b" null",
      b'{"a":NaN}', b'{"a":' + b"[" * 100_000, b" \xef\xbb\xbf{}", b'{"a":' + b"1" * 5000 + b"}"],
 )  # fmt: skip
-async def test_nonsense_is_answered_and_the_connection_stays(line: bytes) -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.send(line)
-        reply = await wire.receive()
+async def test_malformed_line_is_rejected_and_connection_stays(line: bytes) -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.send(line)
+        reply = await client.receive()
         assert reply["ok"] is False
         assert reply["error"]["code"] == "bad_request"
-        assert (await wire.ask(command="handshake"))["ok"]
+        assert (await client.ask(command="handshake"))["ok"]
 
 
-async def test_blank_lines_are_skipped_and_carriage_returns_are_white_space() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.send("", "  \t", '\r\n{"command":"handshake","seq":1}\r')
-        assert (await wire.receive())["seq"] == 1
+async def test_blank_lines_and_carriage_returns_are_skipped() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.send("", "  \t", '\r\n{"command":"handshake","seq":1}\r')
+        assert (await client.receive())["seq"] == 1
 
 
-async def test_lines_may_arrive_in_pieces_and_several_at_once() -> None:
-    async with serving() as world:
-        wire = world.wire()
+async def test_lines_arrive_in_pieces_or_together() -> None:
+    async with serving() as served:
+        client = served.connect()
         for byte in b'{"command":"stop","stop":1,"seq":1}\n{"command":"st':
-            await wire.stream.send_all(bytes([byte]))
-        assert (await wire.receive())["seq"] == 1
-        await wire.send('op","stop":1,"seq":2}\n{"command":"stop","stop":1,"seq":3}')
-        assert [(await wire.receive())["seq"], (await wire.receive())["seq"]] == [2, 3]
+            await client.stream.send_all(bytes([byte]))
+        assert (await client.receive())["seq"] == 1
+        await client.send('op","stop":1,"seq":2}\n{"command":"stop","stop":1,"seq":3}')
+        assert [(await client.receive())["seq"], (await client.receive())["seq"]] == [2, 3]
 
 
 @pytest.mark.parametrize("ending", [b"\n", b""])
-async def test_a_line_over_a_mebibyte_ends_the_connection(ending: bytes) -> None:
-    async with serving() as world:
-        wire = world.wire()
+async def test_line_over_one_mebibyte_ends_the_connection(ending: bytes) -> None:
+    async with serving() as served:
+        client = served.connect()
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
                 with trio.move_on_after(5):
-                    await wire.stream.send_all(b"{" + b" " * (1024 * 1024) + ending)
-                    await wire.stream.send_eof()
+                    await client.stream.send_all(b"{" + b" " * (1024 * 1024) + ending)
+                    await client.stream.send_eof()
 
             nursery.start_soon(send)
-            assert (await wire.receive())["error"]["code"] == "line_too_long"
-            assert await wire.receive() is None
+            assert (await client.receive())["error"]["code"] == "line_too_long"
+            assert await client.receive() is None
 
 
-async def test_a_line_of_a_mebibyte_is_taken() -> None:
-    async with serving() as world:
-        wire = world.wire()
+async def test_line_of_one_mebibyte_is_accepted() -> None:
+    async with serving() as served:
+        client = served.connect()
         text = b'{"command":"handshake"}'
-        await wire.send(text + b" " * (1024 * 1024 - len(text)))
-        assert (await wire.receive())["ok"]
+        await client.send(text + b" " * (1024 * 1024 - len(text)))
+        assert (await client.receive())["ok"]
 
 
-REQUEST_FAULTS = [
+INVALID_REQUESTS = [
     ({}, "bad_request", "command:"),
     ({"command": 7}, "bad_request", "command:"),
     ({"command": "nonsense"}, "unknown_command", "nonsense"),
@@ -175,28 +175,26 @@ REQUEST_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "code", "word"), REQUEST_FAULTS)
-async def test_faults_have_a_code_and_name_their_place(
-    request_: dict[str, object], code: str, word: str
-) -> None:
+@pytest.mark.parametrize(("request_", "code", "text"), INVALID_REQUESTS)
+async def test_error_has_code_and_path(request_: dict[str, object], code: str, text: str) -> None:
     assert code in CODES
-    async with serving() as world:
-        wire = world.wire()
-        reply = await wire.ask(seq="s", **request_)
+    async with serving() as served:
+        client = served.connect()
+        reply = await client.ask(seq="s", **request_)
         assert reply["seq"] == "s"
         assert reply["ok"] is False
         assert reply["error"]["code"] == code
-        assert word in reply["error"]["message"]
-        assert (await wire.ask(command="handshake"))["ok"]
-        assert world.agent.node.subscriptions == 0
+        assert text in reply["error"]["message"]
+        assert (await client.ask(command="handshake"))["ok"]
+        assert served.agent.node.subscriptions == 0
 
 
-async def test_members_are_shown_and_chosen_by_anchored_expressions() -> None:
-    async with serving() as world:
-        world.agent.node.put(member("web-1", role="web", dc="east"))
-        world.agent.node.put(member("web-2", role="webby"))
-        wire = world.wire()
-        shown = (await wire.ask(command="members"))["members"]
+async def test_members_are_selected_by_anchored_expressions() -> None:
+    async with serving() as served:
+        served.agent.node.put(member("web-1", role="web", dc="east"))
+        served.agent.node.put(member("web-2", role="webby"))
+        client = served.connect()
+        shown = (await client.ask(command="members"))["members"]
         assert [one["name"] for one in shown] == ["node-a", "web-1", "web-2"]
         assert shown[1] == {
             "name": "web-1",
@@ -208,7 +206,7 @@ async def test_members_are_shown_and_chosen_by_anchored_expressions() -> None:
         }
 
         async def names(**how: object) -> list[str]:
-            return [one["name"] for one in (await wire.ask(command="members", **how))["members"]]
+            return [one["name"] for one in (await client.ask(command="members", **how))["members"]]
 
         assert await names(name="web") == []
         assert await names(name="web-.*") == ["web-1", "web-2"]
@@ -218,39 +216,39 @@ async def test_members_are_shown_and_chosen_by_anchored_expressions() -> None:
         assert await names(status="alive", name=".*-2") == ["web-2"]
 
 
-async def test_the_list_of_members_follows_every_change() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        assert len((await wire.ask(command="members", seq=1))["members"]) == 1
-        world.agent.node.put(member("b"))
-        reply = await wire.ask(command="members", seq=2)
+async def test_member_list_follows_every_change() -> None:
+    async with serving() as served:
+        client = served.connect()
+        assert len((await client.ask(command="members", seq=1))["members"]) == 1
+        served.agent.node.put(member("b"))
+        reply = await client.ask(command="members", seq=2)
         assert reply["seq"] == 2
         assert len(reply["members"]) == 2
 
 
-async def test_names_that_are_not_utf8_survive_the_round_trip() -> None:
-    async with serving() as world:
-        world.agent.node.put(member("caf\udce9", x="é\udcff"))
-        wire = world.wire()
-        await wire.send({"command": "members", "name": "caf.", "seq": 1})
-        line = await wire.line()
+async def test_name_that_is_not_utf8_survives_the_round_trip() -> None:
+    async with serving() as served:
+        served.agent.node.put(member("caf\udce9", x="é\udcff"))
+        client = served.connect()
+        await client.send({"command": "members", "name": "caf.", "seq": 1})
+        line = await client.line()
         assert rb"caf\udce9" in line
         (one,) = json.loads(line)["members"]
         assert one["name"] == "caf\udce9"
-        assert (await wire.ask(command="force-leave", name=one["name"]))["ok"]
+        assert (await client.ask(command="force-leave", name=one["name"]))["ok"]
 
 
-async def test_text_is_readable_utf8() -> None:
-    async with serving() as world:
-        world.agent.node.put(member("café"))
-        wire = world.wire()
-        await wire.send({"command": "members"})
-        assert "café".encode() in await wire.line()
+async def test_text_is_sent_as_utf8() -> None:
+    async with serving() as served:
+        served.agent.node.put(member("café"))
+        client = served.connect()
+        await client.send({"command": "members"})
+        assert "café".encode() in await client.line()
 
 
 async def test_user_events_are_streamed(autojump_clock: object) -> None:
-    async with serving() as world:
-        watcher, sender = world.wire(), world.wire()
+    async with serving() as served:
+        watcher, sender = served.connect(), served.connect()
         assert await watcher.ask(command="stream", seq="s") == {"seq": "s", "ok": True}
         reply = await sender.ask(command="event", name="deploy", payload="v1é", coalesce=True)
         assert reply == {"ok": True, "ltime": 1}
@@ -270,51 +268,51 @@ async def test_user_events_are_streamed(autojump_clock: object) -> None:
 
 
 async def test_member_events_are_streamed_as_they_happen() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.ask(command="stream", types=["member-join", "member-suspect"])
+    async with serving() as served:
+        client = served.connect()
+        await client.ask(command="stream", types=["member-join", "member-suspect"])
         for kind in ("member-join", "member-leave", "member-suspect"):
-            world.agent.node.publish(MemberEvent(kind, (member("b"),)))
-        join, suspect = await wire.receive(), await wire.receive()
+            served.agent.node.publish(MemberEvent(kind, (member("b"),)))
+        join, suspect = await client.receive(), await client.receive()
         assert join["event"] == "member-join"
         assert join["members"][0]["name"] == "b"
         assert suspect["event"] == "member-suspect"
 
 
-async def test_bursts_are_gathered_for_those_who_ask(autojump_clock: object) -> None:
-    async with serving() as world:
-        wire, node = world.wire(), world.agent.node
-        await wire.ask(command="stream", coalesce=True)
+async def test_bursts_are_coalesced_on_request(autojump_clock: object) -> None:
+    async with serving() as served:
+        client, node = served.connect(), served.agent.node
+        await client.ask(command="stream", coalesce=True)
         for name in "bcd":
             node.publish(MemberEvent("member-join", (member(name),)))
             await trio.sleep(0.5)
         await node.user_event("now")
-        assert (await wire.receive())["name"] == "now"
-        gathered = await wire.receive()
+        assert (await client.receive())["name"] == "now"
+        gathered = await client.receive()
         assert [one["name"] for one in gathered["members"]] == ["b", "c", "d"]
         assert trio.current_time() == 2
         node.publish(MemberEvent("member-failed", (member("b"),)))
         await trio.testing.wait_all_tasks_blocked()
         node.close()
-        assert (await wire.receive())["event"] == "member-failed"
+        assert (await client.receive())["event"] == "member-failed"
 
 
-async def test_suspicions_are_not_streamed_unless_named() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.ask(command="stream")
-        world.agent.node.publish(MemberEvent("member-suspect", (member("b"),)))
-        world.agent.node.publish(MemberEvent("member-failed", (member("b"),)))
-        assert (await wire.receive())["event"] == "member-failed"
+async def test_suspicions_are_streamed_only_if_named() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.ask(command="stream")
+        served.agent.node.publish(MemberEvent("member-suspect", (member("b"),)))
+        served.agent.node.publish(MemberEvent("member-failed", (member("b"),)))
+        assert (await client.receive())["event"] == "member-failed"
 
 
-async def test_a_query_gives_acks_answers_and_its_end(autojump_clock: object) -> None:
-    async with serving() as world:
-        node = world.agent.node
+async def test_query_yields_acks_responses_and_done(autojump_clock: object) -> None:
+    async with serving() as served:
+        node = served.agent.node
         node.answers = {"a": b"0.42", "b": None, "c": b"\xff"}
-        wire = world.wire()
-        assert await wire.ask(command="query", seq=1, name="load") == {"seq": 1, "ok": True}
-        records = [await wire.receive() for _ in range(6)]
+        client = served.connect()
+        assert await client.ask(command="query", seq=1, name="load") == {"seq": 1, "ok": True}
+        records = [await client.receive() for _ in range(6)]
         assert all(record.pop("seq") == 1 for record in records)
         assert records == [
             {"type": "ack", "from": "a"},
@@ -324,7 +322,7 @@ async def test_a_query_gives_acks_answers_and_its_end(autojump_clock: object) ->
             {"type": "response", "from": "c", "payload_base64": "/w=="},
             {"type": "done", "acks": 3, "responses": 2, "expected": 3, "missing": []},
         ]
-        await wire.ask(
+        await client.ask(
             command="query", name="q", payload_base64="/w==", nodes=["a"], tags={"x": "y"},
             timeout=2.5, ack=False, relay_factor=3, first=1,
         )  # fmt: skip
@@ -334,14 +332,14 @@ async def test_a_query_gives_acks_answers_and_its_end(autojump_clock: object) ->
         }  # fmt: skip
 
 
-async def test_a_stream_may_answer_queries(autojump_clock: object) -> None:
-    async with serving() as world:
-        answerer, asker = world.wire(), world.wire()
-        await answerer.ask(command="stream", types=["query:load"])
-        await asker.ask(command="query", name="load", payload="?", timeout=5)
-        assert (await asker.receive())["type"] == "ack"
-        question = await answerer.receive()
-        assert question == {
+async def test_stream_client_responds_to_queries(autojump_clock: object) -> None:
+    async with serving() as served:
+        responder, requester = served.connect(), served.connect()
+        await responder.ask(command="stream", types=["query:load"])
+        await requester.ask(command="query", name="load", payload="?", timeout=5)
+        assert (await requester.receive())["type"] == "ack"
+        query = await responder.receive()
+        assert query == {
             "event": "query",
             "time": "2026-11-23T20:00:00.123Z",
             "id": 1,
@@ -351,60 +349,60 @@ async def test_a_stream_may_answer_queries(autojump_clock: object) -> None:
             "from": "node-a",
             "deadline": "2026-11-23T20:00:05.123Z",
         }
-        assert await answerer.ask(command="respond", id=1, payload="0.1") == {"ok": True}
-        assert (await asker.receive())["payload"] == "0.1"
-        assert (await asker.receive())["type"] == "done"
-        await asker.ask(command="query", name="load", timeout=5)
-        await answerer.receive()
-        assert await answerer.ask(command="decline", id=2) == {"ok": True}
-        assert (await asker.receive())["type"] == "ack"
-        assert (await asker.receive())["type"] == "done"
+        assert await responder.ask(command="respond", id=1, payload="0.1") == {"ok": True}
+        assert (await requester.receive())["payload"] == "0.1"
+        assert (await requester.receive())["type"] == "done"
+        await requester.ask(command="query", name="load", timeout=5)
+        await responder.receive()
+        assert await responder.ask(command="decline", id=2) == {"ok": True}
+        assert (await requester.receive())["type"] == "ack"
+        assert (await requester.receive())["type"] == "done"
 
 
-async def test_a_mere_watcher_holds_no_query_open() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.ask(command="stream", answers=False, types=["query"])
-        await wire.ask(command="query", seq=1, name="load")
-        kinds = {(await wire.receive()).get("type", "event") for _ in range(3)}
+async def test_query_does_not_wait_for_client_that_only_watches() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.ask(command="stream", answers=False, types=["query"])
+        await client.ask(command="query", seq=1, name="load")
+        kinds = {(await client.receive()).get("type", "event") for _ in range(3)}
         assert kinds == {"event", "ack", "done"}
 
 
 async def test_requests_overlap(autojump_clock: object) -> None:
-    async with serving() as world:
-        world.agent.node.wait = 10
-        world.agent.node.reachable = {"x"}
-        wire = world.wire()
-        await wire.send({"command": "join", "addresses": ["x", "y"], "seq": 1})
-        assert await wire.ask(command="stop", stop=0, seq=2) == {"seq": 2, "ok": True}
-        assert await wire.receive() == {"seq": 1, "ok": True, "joined": 1}
+    async with serving() as served:
+        served.agent.node.wait = 10
+        served.agent.node.reachable = {"x"}
+        client = served.connect()
+        await client.send({"command": "join", "addresses": ["x", "y"], "seq": 1})
+        assert await client.ask(command="stop", stop=0, seq=2) == {"seq": 2, "ok": True}
+        assert await client.receive() == {"seq": 1, "ok": True, "joined": 1}
         assert trio.current_time() >= 10
 
 
-async def test_a_failed_join_lists_the_causes() -> None:
-    async with serving() as world:
-        reply = await world.wire().ask(command="join", addresses=["x", "y"])
+async def test_failed_join_lists_causes() -> None:
+    async with serving() as served:
+        reply = await served.connect().ask(command="join", addresses=["x", "y"])
         assert reply["error"]["causes"] == [
             {"address": "x", "reason": "connection refused"},
             {"address": "y", "reason": "connection refused"},
         ]
 
 
-async def test_a_failed_key_operation_lists_the_answers() -> None:
-    async with serving() as world:
-        reply = await world.wire().ask(command="keys", action="list", seq=1)
-        said = {"node-a": "Keyring is empty (encryption not enabled)"}
-        assert reply["messages"] == said
+async def test_failed_key_operation_lists_messages() -> None:
+    async with serving() as served:
+        reply = await served.connect().ask(command="keys", action="list", seq=1)
+        messages = {"node-a": "Keyring is empty (encryption not enabled)"}
+        assert reply["messages"] == messages
         assert (reply["nodes"], reply["responses"], reply["errors"]) == (1, 1, 1)
 
 
-async def test_keys() -> None:
-    async with serving() as world:
-        world.agent.node.keys_held = ["old"]
-        wire = world.wire()
-        assert (await wire.ask(command="keys", action="install", key=KEY))["ok"]
-        assert (await wire.ask(command="keys", action="use", key=KEY))["ok"]
-        assert await wire.ask(command="keys", action="list") == {
+async def test_keys_are_installed_used_and_listed() -> None:
+    async with serving() as served:
+        served.agent.node.keys_held = ["old"]
+        client = served.connect()
+        assert (await client.ask(command="keys", action="install", key=KEY))["ok"]
+        assert (await client.ask(command="keys", action="use", key=KEY))["ok"]
+        assert await client.ask(command="keys", action="list") == {
             "ok": True,
             "messages": {},
             "keys": {KEY: 1, "old": 1},
@@ -415,30 +413,30 @@ async def test_keys() -> None:
         }
 
 
-async def test_tags_info_coordinate_and_rtt() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        reply = await wire.ask(command="tags", set={"role": "web", "dc": "x"}, delete=[])
+async def test_tags_info_coordinate_and_rtt_are_returned() -> None:
+    async with serving() as served:
+        client = served.connect()
+        reply = await client.ask(command="tags", set={"role": "web", "dc": "x"}, delete=[])
         assert reply == {"ok": True, "tags": {"role": "web", "dc": "x"}}
-        reply = await wire.ask(command="tags", delete=["dc", "none"])
+        reply = await client.ask(command="tags", delete=["dc", "none"])
         assert reply["tags"] == {"role": "web"}
-        info = await wire.ask(command="info")
+        info = await client.ask(command="info")
         assert info["serf"] == {"encrypted": False, "members": 1}
         assert info["tags"] == {"role": "web"}
-        place = (await wire.ask(command="coordinate"))["coordinate"]
+        place = (await client.ask(command="coordinate"))["coordinate"]
         assert place == {"vec": [0.0] * 8, "error": 1.5, "adjustment": 0.0, "height": 1e-05}
-        assert (await wire.ask(command="coordinate", node="node-a"))["coordinate"] == place
-        assert 0 < (await wire.ask(command="rtt", node="node-a"))["seconds"] < 1e-3
+        assert (await client.ask(command="coordinate", node="node-a"))["coordinate"] == place
+        assert 0 < (await client.ask(command="rtt", node="node-a"))["seconds"] < 1e-3
 
 
-async def test_the_log_begins_with_what_was_said_before(autojump_clock: object) -> None:
-    async with serving() as world:
-        logs = world.agent.logs
+async def test_monitor_begins_with_last_512_lines(autojump_clock: object) -> None:
+    async with serving() as served:
+        logs = served.agent.logs
         for number in range(600):
-            logs.say("DEBUG" if number % 2 else "WARN", "serf", f"line {number}")
-        wire = world.wire()
-        assert await wire.ask(command="monitor", level="info", seq=1) == {"seq": 1, "ok": True}
-        lines = [await wire.receive() for _ in range(256)]
+            logs.write("DEBUG" if number % 2 else "WARN", "serf", f"line {number}")
+        client = served.connect()
+        assert await client.ask(command="monitor", level="info", seq=1) == {"seq": 1, "ok": True}
+        lines = [await client.receive() for _ in range(256)]
         assert lines[0] == {
             "seq": 1,
             "log": {
@@ -448,101 +446,101 @@ async def test_the_log_begins_with_what_was_said_before(autojump_clock: object) 
                 "message": "line 88",
             },
         }
-        logs.say("ERR", "agent", "late")
-        assert (await wire.receive())["log"]["message"] == "late"
+        logs.write("ERR", "agent", "late")
+        assert (await client.receive())["log"]["message"] == "late"
 
 
-async def test_stop_ends_a_stream_and_nothing_of_it_follows() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.ask(command="stream", seq=1)
-        await wire.ask(command="stream", seq="1", types=["user:b"])
-        world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
-        assert (await wire.receive())["seq"] == 1
-        world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
-        replies = [await wire.ask(command="stop", stop=1, seq=2)]
+async def test_stopped_stream_sends_no_more_records() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.ask(command="stream", seq=1)
+        await client.ask(command="stream", seq="1", types=["user:b"])
+        served.agent.node.publish(MemberEvent("member-join", (member("b"),)))
+        assert (await client.receive())["seq"] == 1
+        served.agent.node.publish(MemberEvent("member-join", (member("b"),)))
+        replies = [await client.ask(command="stop", stop=1, seq=2)]
         while "ok" not in replies[-1]:
-            replies.append(await wire.receive())
-        world.agent.node.publish(MemberEvent("member-join", (member("b"),)))
-        assert await wire.ask(command="event", name="b", seq=3) == {
+            replies.append(await client.receive())
+        served.agent.node.publish(MemberEvent("member-join", (member("b"),)))
+        assert await client.ask(command="event", name="b", seq=3) == {
             "seq": 3, "ok": True, "ltime": 1,
         }  # fmt: skip
-        assert (await wire.receive())["seq"] == "1"
-        assert await wire.ask(command="stream", seq=1) == {"seq": 1, "ok": True}
-        assert await wire.ask(command="stop", stop=99, seq=4) == {"seq": 4, "ok": True}
+        assert (await client.receive())["seq"] == "1"
+        assert await client.ask(command="stream", seq=1) == {"seq": 1, "ok": True}
+        assert await client.ask(command="stop", stop=99, seq=4) == {"seq": 4, "ok": True}
 
 
-async def test_a_seq_names_one_stream() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.ask(command="stream", seq=1)
-        reply = await wire.ask(command="monitor", seq=1)
+async def test_seq_of_open_stream_is_rejected() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.ask(command="stream", seq=1)
+        reply = await client.ask(command="monitor", seq=1)
         assert reply["error"]["code"] == "bad_request"
-        assert (await wire.ask(command="stream"))["ok"]
-        assert (await wire.ask(command="stream"))["ok"]
+        assert (await client.ask(command="stream"))["ok"]
+        assert (await client.ask(command="stream"))["ok"]
 
 
-async def test_end_of_input_lets_requests_finish(autojump_clock: object) -> None:
-    async with serving() as world:
-        world.agent.node.wait = 10
-        world.agent.node.reachable = {"x"}
-        wire = world.wire()
-        await wire.send(
+async def test_requests_in_flight_finish_after_end_of_input(autojump_clock: object) -> None:
+    async with serving() as served:
+        served.agent.node.wait = 10
+        served.agent.node.reachable = {"x"}
+        client = served.connect()
+        await client.send(
             {"command": "stream", "seq": "s"},
             {"command": "join", "addresses": ["x"], "seq": 1},
             {"command": "query", "name": "q", "seq": 2},
         )
-        await wire.stream.send_eof()
-        heard = []
-        while (reply := await wire.receive()) is not None:
-            heard.append((reply["seq"], reply.get("type", reply.get("event", "ok"))))
-        assert heard[0] == ("s", "ok")
-        assert {(1, "ok"), (2, "ok"), (2, "ack"), (2, "done")} <= set(heard)
+        await client.stream.send_eof()
+        received = []
+        while (reply := await client.receive()) is not None:
+            received.append((reply["seq"], reply.get("type", reply.get("event", "ok"))))
+        assert received[0] == ("s", "ok")
+        assert {(1, "ok"), (2, "ok"), (2, "ack"), (2, "done")} <= set(received)
         await trio.testing.wait_all_tasks_blocked()
-        assert world.server.connections == 0
-        assert world.agent.node.subscriptions == 0
+        assert served.server.connections == 0
+        assert served.agent.node.subscriptions == 0
 
 
-async def test_a_request_without_its_newline_is_no_request() -> None:
-    async with serving() as world:
-        wire = world.wire()
-        await wire.stream.send_all(b'{"command":"leave"}')
-        await wire.stream.send_eof()
-        assert await wire.receive() is None
-        assert not world.agent.node.left
+async def test_line_without_newline_is_not_a_request() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.stream.send_all(b'{"command":"leave"}')
+        await client.stream.send_eof()
+        assert await client.receive() is None
+        assert not served.agent.node.left
 
 
-async def test_leave_is_answered_when_it_is_done_and_then_the_agent_ends(
+async def test_leave_is_answered_when_done_and_agent_then_stops(
     autojump_clock: object,
 ) -> None:
-    async with serving() as world:
-        world.agent.leave_takes = 3
-        wire = world.wire()
-        assert await wire.ask(command="leave", seq=1) == {"seq": 1, "ok": True}
+    async with serving() as served:
+        served.agent.leave_takes = 3
+        client = served.connect()
+        assert await client.ask(command="leave", seq=1) == {"seq": 1, "ok": True}
         assert trio.current_time() >= 3
         with trio.fail_after(1):
-            await world.agent.shutdown.wait()
+            await served.agent.shutdown.wait()
 
 
-async def test_leave_goes_on_when_its_client_is_lost(autojump_clock: object) -> None:
-    async with serving() as world:
-        world.agent.leave_takes = 3
-        wire = world.wire()
-        await wire.send({"command": "leave"})
+async def test_leave_continues_when_client_disconnects(autojump_clock: object) -> None:
+    async with serving() as served:
+        served.agent.leave_takes = 3
+        client = served.connect()
+        await client.send({"command": "leave"})
         await trio.testing.wait_all_tasks_blocked()
-        await wire.stream.aclose()
+        await client.stream.aclose()
         with trio.fail_after(10):
-            await world.agent.shutdown.wait()
-        assert world.agent.node.left
+            await served.agent.shutdown.wait()
+        assert served.agent.node.left
 
 
-async def test_leaving_twice_is_an_error_and_the_agent_stays() -> None:
-    async with serving() as world:
-        world.agent.node.left = True
-        wire = world.wire()
-        assert (await wire.ask(command="leave"))["error"]["code"] == "leaving"
-        assert (await wire.ask(command="event", name="x"))["error"]["code"] == "leaving"
-        assert not world.agent.shutdown.is_set()
+async def test_second_leave_is_an_error_and_agent_keeps_running() -> None:
+    async with serving() as served:
+        served.agent.node.left = True
+        client = served.connect()
+        assert (await client.ask(command="leave"))["error"]["code"] == "leaving"
+        assert (await client.ask(command="event", name="x"))["error"]["code"] == "leaving"
+        assert not served.agent.shutdown.is_set()
 
 
 @given(
@@ -560,9 +558,9 @@ async def test_leaving_twice_is_an_error_and_the_agent_stays() -> None:
 )
 def test_every_object_gets_a_reply(request_: dict[str, object]) -> None:
     async def main() -> None:
-        async with serving() as world:
-            wire = world.wire()
-            reply = await wire.ask(**request_)
+        async with serving() as served:
+            client = served.connect()
+            reply = await client.ask(**request_)
             assert reply["ok"] or reply["error"]["code"] in CODES
             if isinstance(request_.get("seq"), str):
                 assert reply["seq"] == request_["seq"]

@@ -1,4 +1,4 @@
-"""The blocking clients, each against an agent in memory and, where it can be, a real one."""
+"""The blocking clients, each with a fake agent and, over Serf's RPC, with a real one."""
 
 import socket
 import subprocess
@@ -32,7 +32,7 @@ from trioserf.serf import events
 
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 both = pytest.mark.parametrize("kind", ["json", "msgpack"])
 
@@ -45,7 +45,7 @@ def connect(kind: Kind, address: str, auth: str | None = None) -> AgentSession:
 async def against(
     agent: FakeAgent, kind: Kind, use: Callable[[AgentSession], T], auth: str = ""
 ) -> T:
-    """Use a session in a thread of its own while the agent is served here."""
+    """Use a session in another thread while the agent is served here."""
 
     def work(address: str) -> T:
         with connect(kind, address, auth or None) as session:
@@ -57,7 +57,7 @@ async def against(
 
 
 @both
-async def test_members(kind: Kind) -> None:
+async def test_members_are_typed_and_filtered(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         assert session.protocol == kind
         a, b = sorted(session.members(name="vec.*"))
@@ -71,7 +71,7 @@ async def test_members(kind: Kind) -> None:
 
 
 @both
-async def test_events_and_errors(kind: Kind) -> None:
+async def test_events_joins_and_their_errors(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         assert session.event("deploy", b"\xff", coalesce=True) in (1, None)
         with pytest.raises(ControlError, match="512") as caught:
@@ -91,7 +91,7 @@ async def test_events_and_errors(kind: Kind) -> None:
 
 
 @both
-async def test_queries(kind: Kind) -> None:
+async def test_query_yields_records_and_may_be_closed_early(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         records = list(session.query("load", b"?", timeout=1))
         assert records[:-1] == [
@@ -113,7 +113,7 @@ async def test_queries(kind: Kind) -> None:
 
 
 @both
-async def test_streams_beside_requests(kind: Kind) -> None:
+async def test_stream_records_arrive_beside_requests(kind: Kind) -> None:
     agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
@@ -163,9 +163,9 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
 
 
 @both
-async def test_the_log(kind: Kind) -> None:
+async def test_monitor_yields_log_entries(kind: Kind) -> None:
     agent = recorded_agent()
-    agent.logs.say("WARN", "serf", "first: words")
+    agent.logs.write("WARN", "serf", "first: words")
 
     def use(session: AgentSession) -> None:
         lines = session.monitor("info")
@@ -173,7 +173,7 @@ async def test_the_log(kind: Kind) -> None:
         assert isinstance(line, LogEntry)
         assert (line.level, line.source, line.message) == ("WARN", "serf", "first: words")
         assert line.text.endswith(" [WARN] serf: first: words")
-        trio.from_thread.run_sync(agent.logs.say, "ERR", "agent", "late")
+        trio.from_thread.run_sync(agent.logs.write, "ERR", "agent", "late")
         late = next(lines)
         assert isinstance(late, LogEntry)
         assert late.message == "late"
@@ -182,7 +182,7 @@ async def test_the_log(kind: Kind) -> None:
 
 
 @both
-async def test_the_rest(kind: Kind) -> None:
+async def test_other_commands_return_typed_results(kind: Kind) -> None:
     agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
@@ -209,7 +209,7 @@ async def test_the_rest(kind: Kind) -> None:
 
 
 @both
-async def test_a_key(kind: Kind) -> None:
+async def test_wrong_or_missing_rpc_auth_is_an_error(kind: Kind) -> None:
     await against(recorded_agent(), kind, lambda session: session.members(), auth="sesame")
     for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
 
@@ -223,7 +223,7 @@ async def test_a_key(kind: Kind) -> None:
             assert caught.value.code == code
 
 
-async def test_our_own_agent_is_spoken_to_in_json(tmp_path: Path) -> None:
+async def test_connect_any_uses_json_with_trioserf(tmp_path: Path) -> None:
     def use(address: str) -> str:
         with connect_any(address) as session:
             return session.protocol
@@ -234,7 +234,7 @@ async def test_our_own_agent_is_spoken_to_in_json(tmp_path: Path) -> None:
             assert await trio.to_thread.run_sync(use, address) == "json"
 
 
-def test_nobody_is_there(tmp_path: Path) -> None:
+def test_missing_agent_is_unreachable(tmp_path: Path) -> None:
     for address in ("127.15.255.1:9", f"unix:{tmp_path}/none", "127.0.0.1:x"):
         with pytest.raises(ControlError) as caught:
             connect_any(address)
@@ -244,14 +244,14 @@ def test_nobody_is_there(tmp_path: Path) -> None:
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[str]:
-    """A server that gives each connection one of these answers and hangs up."""
+    """Run a server that sends each connection one of these answers and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
 
         def serve() -> None:
             for answer in answers:
                 connection, _ = listener.accept()
-                connection.settimeout(PATIENCE)
+                connection.settimeout(TIMEOUT)
                 with connection:
                     connection.recv(1000)
                     connection.sendall(answer)
@@ -265,14 +265,14 @@ def answering(*answers: bytes) -> Iterator[str]:
         thread.join()
 
 
-def test_something_else_is_there() -> None:
+def test_server_of_another_protocol_is_an_error() -> None:
     page = b"HTTP/1.1 400 Bad Request\r\n\r\n"
     with answering(page, page) as address, pytest.raises(ControlError) as caught:
         connect_any(address)
     assert caught.value.code == "protocol"
 
 
-def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
+def test_silent_agent_is_a_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ControlError) as caught:
@@ -280,7 +280,7 @@ def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
         assert caught.value.code == "timeout"
 
 
-def test_a_command_line_loads_nothing_heavy() -> None:
+def test_blocking_client_imports_no_heavy_module() -> None:
     code = (
         "import sys; import trioserf.control.client.json_session, trioserf.control.client.connect;"
         "print([m for m in ('trio','attrs','attr','cattrs','cryptography','msgpack','asyncio',"
@@ -293,7 +293,7 @@ def test_a_command_line_loads_nothing_heavy() -> None:
 class TestRealAgent:
     pytestmark = needs_serf
 
-    def test_every_command(self, tmp_path: Path) -> None:
+    def test_every_command_works_with_serf(self, tmp_path: Path) -> None:
         handler = "-event-handler=query:load=echo 0.42"
         with (
             serf_agent("127.15.4.1", "a", tmp_path, handler, "-tag=role=web") as address,
@@ -341,7 +341,7 @@ class TestRealAgent:
             assert caught.value.code == "disconnected"
             session.leave()
 
-    def test_its_key(self, tmp_path: Path) -> None:
+    def test_rpc_auth_of_serf(self, tmp_path: Path) -> None:
         config = tmp_path / "auth.json"
         config.write_text('{"rpc_auth": "sesame"}')
         with serf_agent("127.15.4.3", "c", tmp_path, f"-config-file={config}") as address:
