@@ -47,7 +47,7 @@ async def serf(address: str, *words: str) -> Printed:
 
 
 def normalise_output(text: str) -> list[str]:
-    """Return sorted lines with sorted tags, as Go's maps have no order, without varying numbers."""
+    """Sort lines and tags, which come from Go's maps, and replace numbers that vary."""
     text = re.sub(r"rtt: [\d.]+ ms", "rtt: N ms", text)
     text = re.sub(r"time(: | to last response: )[\d.]+ sec", r"time\1N sec", text)
     text = re.sub(r"dial tcp \S+: connect: connection refused", "connection refused", text)
