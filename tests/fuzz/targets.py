@@ -16,7 +16,7 @@ import msgpack
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent, wall
+from tests.control.helpers import FakeAgent, wall
 from tests.wire import helpers
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, found, service_name
@@ -311,8 +311,8 @@ async def _converse(size: int, locked: bool, data: bytes) -> None:
             pass
         await trio.testing.wait_all_tasks_blocked()
         left = server.connections + server.unauthenticated + agent.node.subscriptions
-        assert left + len(agent.logs.watchers) == 0
-        assert not any("internal error" in line.message for line in agent.logs.ring)
+        assert left + agent.logs.subscriptions == 0
+        assert not any("internal error" in line.message for line in agent.logs.remembered)
         nursery.cancel_scope.cancel()
 
 
