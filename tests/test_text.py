@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 PROSE: Final = ("prose",)
 WORDS: Final = (
     Rule(r"who(?:m|so)?ever", "the sender, a member that …"),
-    Rule(r"(?<=[.;:]\x20)Who (?!is|are|has)", "the sender, a member that …", PROSE),
+    Rule(r"(?<=[.;:]\x20)Who (?!is\b|are\b|has\b)\w+", "the sender, a member that …", PROSE),
     Rule(r"lest", "so that … not"),
     Rule(r"dear(?:er|est|ly)?", "expensive"),
     Rule(r"heed(?:s|ed|ing)?", "use, obey, respect"),
@@ -64,24 +64,26 @@ WORDS: Final = (
     Rule(r"rumou?rs?", "message, broadcast"),
     Rule(r"dice", "seed"),
     Rule(r"stor(?:y|ies)", "scenario"),
-    Rule(r"deaf", "a member that does not receive, or not respond"),
+    Rule(r"the deaf", "unresponsive members"),
     Rule(r"askers?", "requester"),
     Rule(r"answerers?", "responder"),
     Rule(r"laggards?", "missing members"),
     Rule(r"tall(?:y|ies)", "counters"),
     Rule(r"told", "reported, notified, passed"),
-    Rule(r"tell(?:s|ing)?", "report, notify, distinguish", PROSE),
+    Rule(
+        r"tell(?:s|ing)?(?! (?:apart|(?:\w+ ){1,4}from)\b)", "report, notify, distinguish", PROSE
+    ),
     Rule(r"say that", "report, log", PROSE),
     Rule(r"(?:take|takes|took|taken|taking) in", "handle, apply, accept", PROSE),
     Rule(r"holds? for", "apply to", PROSE),
-    Rule(r"(?<!there\x20)is no (?!longer\b|such\b|\w+er\b)", "is not a valid …", PROSE),
+    Rule(r"(?<!there\x20)is no (?!longer\b|such\b|\w+er\b)\w+", "is not a valid …", PROSE),
     Rule(
         r"(?:is|are|was|were|be|been|has|have|had|long|member|members|and|or) gone",
         "dead or left, ended, removed",
         PROSE,
     ),
     Rule(
-        r"faults?(?!-toleran|handler)",
+        r"(?<!own\x20)faults?(?!-toleran|handler)",
         "errors (exceptions), drops (packets)",
         ("prose", "names"),
         ("sim",),
@@ -99,20 +101,20 @@ def _pairs(table: str) -> dict[str, str]:
 
 OLD_NAMES: Final = _pairs("""
     Membership:Memberlist Beliefs:Memberlist Roster:Members Ring:Members
-    random_peers:k_random_nodes estimated_nodes:estimated_size Record:NodeRecord
+    random_peers:k_random_nodes estimated_nodes:estimated_size swim/Record:NodeRecord
     is_repeated_by:supersedes is_gone:is_dead_or_left UNANNOUNCED:NO_VERSIONS
     _revive:_mark_alive _accuse:_mark_suspect _bury:_mark_dead
     _hear_from_elsewhere:_handle_address_change merge_rows:merge_nodes Notice:MembershipEvent
-    Admission:AdmissionPolicy refusal:check is_doubted:lacks_confirmations
+    Admission:AdmissionPolicy is_doubted:lacks_confirmations
     wanted_confirmations:required_confirmations has_news:has_sent_at_most Tally:Counters
     tally:counters count_named:increment_label
 
     Detector:FailureDetector ask_others:send_indirect_pings _Relay:_IndirectPing
     relaying:pending_indirect_pings _alarms:_nack_deadlines Outgoing:PacketOutbox
     send_alone:send_unfilled understands_crc:supports_crc Places:PeerCoordinates
-    places:coordinates
+    node,swim/places:coordinates
 
-    SerfState:Serf Asking:OutgoingQueries Question:QueryParams question:params
+    SerfState:Serf Asking:OutgoingQueries Question:QueryParams
     AskedQuery:RunningQuery conclude_if_settled:finish_if_complete _heard:_responders
     Queries:IncomingQueries is_meant:matches_filters _who_is:_answer_conflict
     _fitting:_encode_truncated Later:DeferredResponse Exchanges:PushPull
@@ -123,14 +125,14 @@ OLD_NAMES: Final = _pairs("""
     lacking:count_missing Refusal:Rejection Slot:LamportSlot _turn_to:_switch_epoch
     Clocks:LamportTimes Replayed:SnapshotContents _Replay:_SnapshotParser
 
-    Keeper:StateOwner keeper:owner Received:PacketBatch Fact:Item carry_out:run_effects
+    Keeper:StateOwner keeper:owner Fact:Item carry_out:run_effects
     Wake:AutoResetEvent Alarm:DeadlineTimer heed_notices:apply_membership_events
     _correct:_resend_refutation take_packets:handle_packets
     take_user_message:handle_user_message take_streams:pop_stream_messages
     take_spreads:pop_large_broadcasts wants_gossip:has_gossip round_of_gossip:gossip_round
     is_heard:has_listeners _second_chance:_probe_indirectly ping_by_stream:tcp_ping
     Hub:EventHub Answerer:Responder answerer:responder on_deserted:on_no_responder
-    is_patient:waits_until_deadline PATIENCE:RESPONSE_WAIT _undecided:_awaiting
+    is_patient:waits_until_deadline node/PATIENCE:RESPONSE_WAIT _undecided:_awaiting
     _presumed:_assumed_silent_at Joining:Joiner joining:joiner keep_seeds:rejoin_seeds
     Merge:merge_steps reading_state:decode_in_steps Guests:StreamLimiter Guest:OpenStream
     guest:tracked guests:open_streams SILENCE:MIN_IDLE BulkQueue:StreamSendQueue
@@ -151,16 +153,16 @@ OLD_NAMES: Final = _pairs("""
     transparent:unwrap_single_exception
 
     Misuse:UsageError Failure:CommandError OutputLost:OutputError Out:Output
-    failing:reporting_errors Verdict:ReachabilityReport judge:compare_acks
+    failing:reporting_errors Verdict:ReachabilityReport cli/judge:compare_acks
     laggards:missing_members naming_laggards:with_missing_members
     _everywhere:_run_step_on_all _Ending:_Shutdown _arrows:_prefix_lines
     set_keys:apply_settings end_with_the_reader:exit_when_reader_closes
     World:SimCluster,TestServer Judge:InvariantChecker look_at:check_incarnation
     _Truth:_Expected epitaphs:allowed_statuses audience:expected_receivers tame:vacuous
     Sight:Observation TookTooLong:SimulationTimeout Agenda:EventQueue Book:ResultLog
-    Stage:NodeUnderTest Twin:FakeScriptRunner OURS:TRIOSERF
+    Stage:NodeUnderTest Twin:FakeScriptRunner cli,interop/OURS:TRIOSERF
 """)
-"""Names that were replaced, with the new ones."""
+"""Names that were replaced, with the new ones; those with `rooms/` in these rooms only."""
 
 OLD_FILES: Final = _pairs("""
     swim/address:address swim/tally:counters serf/coordinate:coordinate
@@ -405,9 +407,21 @@ def words_in(path: Path) -> Iterator[Finding]:
 # --- old names ---
 
 
+@cache
+def _old_names(room: str) -> dict[str, str]:
+    """Return the old names that a room must not have."""
+    found = {}
+    for old, new in OLD_NAMES.items():
+        rooms, _, name = old.rpartition("/")
+        if not rooms or room in rooms.split(","):
+            found[name] = new
+    return found
+
+
 def old_names_in(path: Path) -> Iterator[Finding]:
     """Find old names of classes, functions, attributes and files."""
     name = str(path.relative_to(ROOT))
+    old_names = _old_names(room_of(path))
     inside = path.relative_to(ROOT).with_suffix("").as_posix()
     new = OLD_FILES.get(inside.removeprefix("trioserf/"))
     if inside.startswith("tests/"):
@@ -416,13 +430,13 @@ def old_names_in(path: Path) -> Iterator[Finding]:
         yield Finding(name, 1, path.name, f"the file is now {new}")
     for part in texts(path):
         if part.kind == "name":
-            if part.text in OLD_NAMES and not _is_allowed(name, part.text):
-                yield Finding(name, part.line, part.text, f"now {OLD_NAMES[part.text]}")
+            if part.text in old_names and not _is_allowed(name, part.text):
+                yield Finding(name, part.line, part.text, f"now {old_names[part.text]}")
         elif part.kind == "prose":
             for match in re.finditer(r"`(?:\w+\.)*(\w+)(?:\(\))?`", part.text):
-                if match[1] in OLD_NAMES:
+                if match[1] in old_names:
                     line = part.line + part.text.count("\n", 0, match.start())
-                    yield Finding(name, line, match[0], f"now {OLD_NAMES[match[1]]}")
+                    yield Finding(name, line, match[0], f"now {old_names[match[1]]}")
 
 
 # --- citations ---
@@ -631,6 +645,8 @@ def test_identifier_is_split_into_words(name: str, words: str) -> None:
         ("prose", "it is no port", True),
         ("prose", "there is no port, it is no longer open", False),
         ("prose", "a fault-tolerant cluster", False),
+        ("prose", "it tells the owner", True),
+        ("prose", "intents tell a leave from a failure", False),
         ("prose", "Whoever sends it", True),
         ("prose", "see `whoever`", False),
         ("names", "on_stranger", True),
