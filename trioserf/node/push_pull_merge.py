@@ -5,7 +5,7 @@ handles packets and probes. Messages that arrive in between do no harm: each row
 the current state by itself, as if it had arrived alone.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,25 +24,32 @@ MergeStep = Callable[["ClusterState", float], None]
 """A step of a merge: a function to call with the state and the current time."""
 
 
-def decode_in_steps(data: bytes) -> Generator[int, None, SerfPushPull | None]:
-    """Read the state of Serf's layer in a push/pull, with pauses.
+class StepwiseReader:
+    """Reads the state of Serf's layer in a push/pull with pauses: iterate, then take `state`.
 
-    Yields:
-        The number of rows read so far.
+    Args:
+        data: the encoded state, which may be empty.
 
-    Returns:
-        The state, or None if there is none.
-
-    Raises:
-        WireError: it is malformed.
+    Attributes:
+        state: the state, or None if there is none.
     """
-    if not data:
-        return None
-    return (yield from read_push_pull(data))
+
+    def __init__(self, data: bytes) -> None:
+        self.state: SerfPushPull | None = None
+        self._data = data
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the number of rows read so far.
+
+        Raises:
+            WireError: the state is malformed.
+        """
+        if self._data:
+            self.state = yield from read_push_pull(self._data)
 
 
 def read_state(data: bytes) -> SerfPushPull | None:
-    """Read the state of Serf's layer in a push/pull at once (see `decode_in_steps`)."""
+    """Read the state of Serf's layer in a push/pull at once (see `StepwiseReader`)."""
     return decode_push_pull(data) if data else None
 
 
@@ -65,24 +72,36 @@ def merge_steps(
         The steps in order. The first raises `VersionMismatch` if the protocol versions are
         incompatible.
     """
-    for start in range(0, len(remote.nodes), PIECE):
-        yield partial(_merge_nodes, remote.nodes, start)
+    nodes = remote.nodes
+    serf_steps: Iterator[Callable[[float], None]] = iter(())
     if serf_state is not None:
-        for step in cluster.serf.merge_steps(
+        serf_steps = cluster.serf.merge_steps(
             serf_state,
             join=remote.join,
             ignore_events=ignore_events,
             is_alive=partial(_is_alive, cluster),
-        ):
-            yield partial(_merge_serf, step)
+        )
+    last = max(len(nodes) - 1, 0) // PIECE * PIECE
+    for start in range(0, last, PIECE):
+        yield partial(_merge_piece, nodes, start, None)
+    # The last nodes are merged together with the first names, so that a small state is one step.
+    yield partial(_merge_piece, nodes, last, next(serf_steps, None))
+    for step in serf_steps:
+        yield partial(_merge_serf, step)
 
 
-def _merge_nodes(
-    nodes: tuple[NodeState, ...], start: int, cluster: "ClusterState", now: float
+def _merge_piece(
+    nodes: tuple[NodeState, ...],
+    start: int,
+    serf_step: Callable[[float], None] | None,
+    cluster: "ClusterState",
+    now: float,
 ) -> None:
     if not start:
         verify_versions(nodes, cluster.membership.records.values())
     cluster.membership.merge_nodes(nodes[start : start + PIECE], now)
+    if serf_step is not None:
+        serf_step(now)
 
 
 def _merge_serf(step: Callable[[float], None], _cluster: "ClusterState", now: float) -> None:

@@ -40,7 +40,7 @@ from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_payloads import encode_tags
-from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_codec import USER, encode
 from trioserf.wire.swim_messages import (
     MAX_META,
     OUR_VERSIONS,
@@ -58,7 +58,7 @@ from trioserf.wire.swim_messages import (
 
 _log = logging.getLogger("trioserf.memberlist")
 
-_USER = b"\x08"
+_USER = bytes((USER,))
 
 
 def check_tags(tags: Mapping[str, str]) -> bytes:
