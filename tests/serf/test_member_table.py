@@ -153,7 +153,7 @@ def test_log_lines_equal_those_of_serf(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize(
-    ("gone", "now", "reaped"),
+    ("before", "now", "reaped"),
     [
         (Status.FAILED, 100.0, False),
         (Status.FAILED, 100.1, True),
@@ -161,10 +161,10 @@ def test_log_lines_equal_those_of_serf(caplog: pytest.LogCaptureFixture) -> None
         (Status.LEFT, 50.1, True),
     ],
 )
-def test_members_are_reaped_after_timeout(gone: Status, now: float, reaped: bool) -> None:
+def test_members_are_reaped_after_timeout(before: Status, now: float, reaped: bool) -> None:
     options = SerfOptions(reconnect_timeout=100.0, tombstone_timeout=50.0)
     state = serf("a", "b", options=options)
-    if gone is Status.LEFT:
+    if before is Status.LEFT:
         state._intents.on_leave(Leave(5, "b"), 0.0)
     state.member_left("b", 0.0)
     state.events.clear()
