@@ -1,6 +1,5 @@
 """Addresses: 4 or 16 raw bytes in messages, text and a port everywhere else."""
 
-import ipaddress
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -68,6 +67,8 @@ def host_of(addr: bytes) -> str:
     short = normalise(addr)
     if len(short) == 4:
         return ".".join(map(str, short))  # several times faster than ipaddress
+    import ipaddress  # on use: clients of the control socket need the parser only
+
     return str(ipaddress.ip_address(short))
 
 
@@ -83,4 +84,6 @@ def packed(host: str) -> bytes:
     Raises:
         ValueError: not an IP address.
     """
+    import ipaddress
+
     return normalise(ipaddress.ip_address(host.partition("%")[0]).packed)

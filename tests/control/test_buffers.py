@@ -1,4 +1,4 @@
-"""Clients keep records of open streams while they wait for something else, but not for ever."""
+"""Blocking clients queue a bounded number of records while they wait for a reply."""
 
 import json
 import socket
@@ -13,9 +13,9 @@ from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.rpc_session import RpcSession
 
 RECORDS = 16_384 + 100
-PATIENCE = 60.0
+TIMEOUT = 60.0
 MEMBERS = 3
-"""The seq of the third request, after the greeting and the stream."""
+"""The seq of the third request, after the handshake and the stream."""
 
 
 def json_lines() -> bytes:
@@ -34,37 +34,37 @@ def rpc() -> bytes:
 
 
 @contextmanager
-def saying(data: bytes) -> Iterator[str]:
-    """An agent that says all this to its first client, whatever that says."""
+def sending(data: bytes) -> Iterator[str]:
+    """Run a server that sends this data to its first client."""
 
     def serve() -> None:
         connection, _ = listener.accept()
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT)
         with closing(connection):
             connection.sendall(data)
             while connection.recv(65536):
                 pass
 
     with closing(socket.create_server(("127.15.0.1", 0))) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
         server = Thread(target=serve)
         server.start()
         yield f"127.15.0.1:{listener.getsockname()[1]}"
         server.join()
 
 
-def test_json_lines_tell_what_did_not_fit() -> None:
-    with saying(json_lines()) as address, JsonSession.connect(address) as session:
+def test_json_session_reports_dropped_records() -> None:
+    with sending(json_lines()) as address, JsonSession.connect(address) as session:
         keeps_some(session)
 
 
-def test_rpc_tells_what_did_not_fit() -> None:
-    with saying(rpc()) as address, RpcSession.connect(address) as session:
+def test_rpc_session_reports_dropped_records() -> None:
+    with sending(rpc()) as address, RpcSession.connect(address) as session:
         keeps_some(session)
 
 
 def keeps_some(session: AgentSession) -> None:
-    events = session.stream()
+    events = session.stream_records()
     assert session.members() == []
     kept = [next(events) for _ in range(RECORDS - 100)]
     assert {one["event"] for one in kept} == {"user"}

@@ -1,4 +1,4 @@
-"""A running agent, as a process, under clients that stop reading, crowd it or break off."""
+"""An agent process with clients that stop reading, connect in numbers or disconnect."""
 
 import json
 import os
@@ -23,15 +23,15 @@ from trioserf.control.address import split_address
 
 EVENTS = 1_500
 STREAMS = 8
-"""Streams of one connection; together they carry more than the system keeps for it."""
+"""Streams of one connection; together they carry more than the socket buffers hold."""
 PAYLOAD = "x" * 400
-PATIENCE = 60.0
+TIMEOUT = 60.0
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: the connection ends with a reset, as that of a client that was killed."""
 
 
 class Rpc:
-    """A client of Serf's RPC that reads only when it is told to."""
+    """A client of Serf's RPC that reads only on request."""
 
     def __init__(self, address: str) -> None:
         self.socket = dial(address)
@@ -43,9 +43,9 @@ class Rpc:
 
     def ask(self, *messages: Any) -> Any:
         self.socket.sendall(b"".join(map(msgpack.packb, messages)))
-        return self.hear()
+        return self.receive()
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         while True:
             for message in self._unpacker:
                 return message
@@ -61,13 +61,13 @@ class Rpc:
         assert self.ask({"Command": "monitor", "Seq": 99}, {"LogLevel": "INFO"})["Error"] == ""
 
     def event(self) -> str:
-        """The name of the next event of a stream."""
-        assert self.hear()["Error"] == ""
-        return str(self.hear()["Name"])
+        """Return the name of the next event of a stream."""
+        assert self.receive()["Error"] == ""
+        return str(self.receive()["Name"])
 
 
 class Lines:
-    """A client of the JSON lines that reads only when it is told to."""
+    """A client of the JSON lines that reads only on request."""
 
     def __init__(self, address: str) -> None:
         self.socket = dial(address)
@@ -79,9 +79,9 @@ class Lines:
 
     def ask(self, **request: Any) -> Any:
         self.socket.sendall(json.dumps(request).encode() + b"\n")
-        return self.hear()
+        return self.receive()
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         line = self._file.readline()
         assert line, "the agent closed the connection"
         return json.loads(line)
@@ -93,12 +93,12 @@ class Lines:
         assert self.ask(command="monitor", seq=99)["ok"]
 
     def event(self) -> str:
-        """The name of the next event of a stream."""
-        return str(self.hear()["name"])
+        """Return the name of the next event of a stream."""
+        return str(self.receive()["name"])
 
 
 def dial(address: str) -> socket.socket:
-    connection = socket.create_connection(split_address(address), PATIENCE)
+    connection = socket.create_connection(split_address(address), TIMEOUT)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
@@ -124,7 +124,8 @@ def is_up(process: Process) -> bool:
 def send(agent: Process, name: str, count: int = EVENTS) -> tuple[float, float]:
     """Send events, each after the reply to the one before.
 
-    Gives the seconds that it took, and those that the agent spent on it.
+    Returns:
+        The seconds that it took, and the CPU seconds of the agent.
     """
     with closing(Rpc(agent.rpc)) as rpc:
         began, spent = time.perf_counter(), cpu(agent)
@@ -135,13 +136,13 @@ def send(agent: Process, name: str, count: int = EVENTS) -> tuple[float, float]:
 
 
 def cpu(agent: Process) -> float:
-    """CPU time of the agent so far, in seconds."""
+    """Return the CPU time of the agent so far, in seconds."""
     stat = Path(f"/proc/{agent._process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Reader(Thread):
-    """Reads the events of one stream until it has so many."""
+    """Reads `count` events of one stream."""
 
     def __init__(self, client: Lines | Rpc, count: int) -> None:
         super().__init__()
@@ -156,11 +157,11 @@ class Reader(Thread):
             self.names.append(self._client.event())
 
 
-def test_readers_that_stop_reading_slow_nobody_and_are_told(agent: Process) -> None:
+def test_stalled_readers_slow_no_other_client_and_receive_dropped_counts(agent: Process) -> None:
     with ExitStack() as stack:
         _, free = send(agent, "free")
-        stuck = [stack.enter_context(closing(kind(agent.rpc))) for kind in (Lines, Rpc) * 2]
-        for client in stuck:
+        stalled = [stack.enter_context(closing(kind(agent.rpc))) for kind in (Lines, Rpc) * 2]
+        for client in stalled:
             for seq in range(1, STREAMS + 1):
                 client.stream(seq)
             client.monitor()
@@ -171,23 +172,23 @@ def test_readers_that_stop_reading_slow_nobody_and_are_told(agent: Process) -> N
         send(agent, "filling")
         took, held = send(agent, "held")
         for reader in readers:
-            reader.join(PATIENCE)
+            reader.join(TIMEOUT)
             assert reader.names == [f"{name}{n}" for name in ("filling", "held")
                                     for n in range(EVENTS)]  # fmt: skip
-        assert took < 25  # seconds, after which nobody would have been cut off yet
+        assert took < 25  # seconds, less than the write deadline
         assert held < 5 * free + 0.5
-        dropped, seen = read_what_is_left(stuck[0])
+        dropped, seen = read_remaining(stalled[0])
         assert dropped.total() > 0
         assert dropped + seen == dict.fromkeys(range(1, STREAMS + 1), 2 * EVENTS)
         assert " [WARN] agent: Dropping events: a reader has left 512 unread" in agent.said()
 
 
-def read_what_is_left(client: Lines | Rpc) -> tuple[Counter[int], Counter[int]]:
-    """Read on until every stream has brought its events or told how many are missing."""
+def read_remaining(client: Lines | Rpc) -> tuple[Counter[int], Counter[int]]:
+    """Read until every stream has delivered its events or reported them as dropped."""
     assert isinstance(client, Lines)
     dropped, seen = Counter[int](), Counter[int]()
     while dropped.total() + seen.total() < 2 * EVENTS * STREAMS:
-        record = client.hear()
+        record = client.receive()
         if record["seq"] == 99:
             continue
         if record["event"] == "dropped":
@@ -197,20 +198,20 @@ def read_what_is_left(client: Lines | Rpc) -> tuple[Counter[int], Counter[int]]:
     return dropped, seen
 
 
-def test_fifty_clients_hear_every_event(agent: Process) -> None:
+def test_fifty_clients_receive_every_event(agent: Process) -> None:
     with ExitStack() as stack:
         readers = [
             Reader(stack.enter_context(closing((Lines, Rpc)[n % 2](agent.rpc))), 300)
             for n in range(50)
         ]
-        send(agent, "crowd", 300)
+        send(agent, "many", 300)
         for reader in readers:
-            reader.join(PATIENCE)
-        assert [one.names for one in readers] == [[f"crowd{n}" for n in range(300)]] * 50
+            reader.join(TIMEOUT)
+        assert [one.names for one in readers] == [[f"many{n}" for n in range(300)]] * 50
 
 
-def visit(agent: Process, number: int) -> None:
-    """Come, ask for something that never ends or for nothing, and go without a word."""
+def connect_and_leave(agent: Process, number: int) -> None:
+    """Connect, open streams or nothing, and disconnect."""
     if number % 3 == 0:
         dial(agent.rpc).close()
         return
@@ -222,16 +223,16 @@ def visit(agent: Process, number: int) -> None:
     client.close()
 
 
-def belongings(agent: Process) -> tuple[int, int]:
-    """How many tasks and file descriptors the agent has."""
+def resources(agent: Process) -> tuple[int, int]:
+    """Return the numbers of tasks and file descriptors of the agent."""
     with closing(Lines(agent.rpc)) as client:
         info = client.ask(command="info")
         files = len(list(Path(f"/proc/{agent._process.pid}/fd").iterdir()))
     return info["runtime"]["goroutines"], files
 
 
-def is_alone(agent: Process) -> bool:
-    """Tell whether the one who asks is the agent's only client."""
+def has_no_clients(agent: Process) -> bool:
+    """Return whether no client is connected to the agent."""
     port = split_address(agent.rpc)[1]
     host = socket.inet_aton(agent.host)[::-1].hex().upper()
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -239,26 +240,26 @@ def is_alone(agent: Process) -> bool:
 
 
 def resident(agent: Process) -> int:
-    """Memory of the agent in KiB."""
+    """Return the resident memory of the agent in KiB."""
     status = Path(f"/proc/{agent._process.pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+)", status)
     assert found is not None
     return int(found[1])
 
 
-def test_many_visits_leave_no_task_no_descriptor_and_no_memory(agent: Process) -> None:
-    until(lambda: is_alone(agent))
-    before = belongings(agent)
+def test_closed_connections_leak_no_tasks_descriptors_or_memory(agent: Process) -> None:
+    until(lambda: has_no_clients(agent))
+    before = resources(agent)
     memory = 0
     for number in range(1900):
-        visit(agent, number)
+        connect_and_leave(agent, number)
         if number == 400:
             memory = resident(agent)
-    until(lambda: belongings(agent) == before, what=lambda: f"{before} {belongings(agent)}")
+    until(lambda: resources(agent) == before, what=lambda: f"{before} {resources(agent)}")
     assert resident(agent) - memory < 2048
 
 
-def test_it_ends_in_good_order_with_clients_that_do_not_read() -> None:
+def test_agent_ends_cleanly_with_clients_that_do_not_read() -> None:
     process = Process(OURS, "ending", 232, [])
     try:
         until(lambda: is_up(process), what=process.said)

@@ -1,4 +1,4 @@
-"""The real `serf` command line must print against our server what it prints against Serf's."""
+"""The real `serf` command line prints the same with this server as with Serf's agent."""
 
 import re
 import shutil
@@ -11,9 +11,7 @@ import attrs
 import pytest
 import trio
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.recorded import RECORDED
-from tests.control.test_msgpack_rpc import vec_world
+from tests.control.helpers import RECORDED, FakeAgent, recorded_agent
 from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
@@ -48,8 +46,8 @@ async def serf(address: str, *words: str) -> Printed:
     return Printed(done.returncode, done.stdout.decode())
 
 
-def same_lines(text: str) -> list[str]:
-    """Lines in any order and tags in any order, as Go's maps give them; numbers that vary."""
+def normalise_output(text: str) -> list[str]:
+    """Sort lines and tags, which come from Go's maps, and replace numbers that vary."""
     text = re.sub(r"rtt: [\d.]+ ms", "rtt: N ms", text)
     text = re.sub(r"time(: | to last response: )[\d.]+ sec", r"time\1N sec", text)
     text = re.sub(r"dial tcp \S+: connect: connection refused", "connection refused", text)
@@ -58,7 +56,7 @@ def same_lines(text: str) -> list[str]:
 
 
 def groups_of(text: str) -> set[str]:
-    """The headings of `serf info`; what stands below them belongs to each agent."""
+    """Return the headings of `serf info`."""
     return {line for line in text.splitlines() if line and not line.startswith(("\t", " "))}
 
 
@@ -67,20 +65,20 @@ def groups_of(text: str) -> set[str]:
     [one for one in RECORDED if one["cli"][1:]],
     ids=lambda one: one["title"],
 )
-async def test_it_prints_what_it_prints_against_its_own_agent(recorded: dict[str, Any]) -> None:
+async def test_serf_prints_the_same_as_against_its_own_agent(recorded: dict[str, Any]) -> None:
     words = recorded["cli"][1:]
-    async with served(vec_world()) as address:
+    async with served(recorded_agent()) as address:
         printed = await serf(address, *words)
     assert printed.code == recorded["exit"]
     if words[0] == "info":
         assert groups_of(printed.text) == groups_of(recorded["stdout"])
     else:
-        assert same_lines(printed.text) == same_lines(recorded["stdout"])
+        assert normalise_output(printed.text) == normalise_output(recorded["stdout"])
 
 
-async def test_keys() -> None:
+async def test_serf_keys_succeeds_on_all_members() -> None:
     key = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.keys_held = [key]
     async with served(agent) as address:
         for flag in (f"-install={key}", f"-use={key}", "-list"):
@@ -89,8 +87,8 @@ async def test_keys() -> None:
         assert f"{key}  [2/2]" in printed.text
 
 
-async def test_a_key_for_the_agent() -> None:
-    async with served(vec_world(), auth="sesame") as address:
+async def test_serf_reports_wrong_and_missing_rpc_auth() -> None:
+    async with served(recorded_agent(), auth="sesame") as address:
         assert (await serf(address, "members", "-rpc-auth=sesame")).code == 0
         refused = await serf(address, "members", "-rpc-auth=simsalabim")
         assert refused.code == 1
@@ -100,31 +98,31 @@ async def test_a_key_for_the_agent() -> None:
         assert "Authentication required" in missing.text
 
 
-async def test_monitor_follows_log_and_events() -> None:
-    agent = vec_world()
-    agent.logs.say("INFO", "serf", "EventMemberJoin: vec-b 127.0.0.22")
+async def test_serf_monitor_prints_log_and_events() -> None:
+    agent = recorded_agent()
+    agent.logs.write("INFO", "serf", "EventMemberJoin: vec-b 127.0.0.22")
     async with served(agent) as address:
         assert SERF is not None
         command = [SERF, "monitor", f"-rpc-addr={address}", "-log-level=info"]
         process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
         try:
             with trio.fail_after(20):
-                await watched(agent, process)
+                await wait_for_output(agent, process)
         finally:
             process.kill()
             await process.wait()
 
 
-async def watched(agent: FakeAgent, process: trio.Process) -> None:
-    """Wait until it has printed the first line and then what is said after that."""
+async def wait_for_output(agent: FakeAgent, process: trio.Process) -> None:
+    """Wait until it has printed the first line and then the later ones."""
     assert process.stdout is not None
-    heard = b""
+    received = b""
     async with process.stdout:
-        while b"EventMemberJoin: vec-b" not in heard:
-            heard += await process.stdout.receive_some(65536)
+        while b"EventMemberJoin: vec-b" not in received:
+            received += await process.stdout.receive_some(65536)
         own: Member = agent.node.members()[0]
         agent.node.publish(MemberEvent("member-update", (own,)))
         await agent.node.user_event("deploy", b"v1")
-        agent.logs.say("WARN", "agent", "late words")
-        while b"late words" not in heard:
-            heard += await process.stdout.receive_some(65536)
+        agent.logs.write("WARN", "agent", "late words")
+        while b"late words" not in received:
+            received += await process.stdout.receive_some(65536)

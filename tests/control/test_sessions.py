@@ -1,4 +1,4 @@
-"""The blocking clients, each against an agent in memory and, where it can be, a real one."""
+"""The blocking clients, each with a fake agent and, over Serf's RPC, with a real one."""
 
 import socket
 import subprocess
@@ -13,21 +13,26 @@ from typing import Literal, TypeVar
 import pytest
 import trio
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.real_serf import needs_serf, serf_agent
-from tests.control.test_msgpack_rpc import vec_world
+from tests.control.helpers import KEY, FakeAgent, needs_serf, recorded_agent, serf_agent
 from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession
-from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone
+from trioserf.control.client.records import (
+    LogEntry,
+    MemberEvent,
+    QueryAck,
+    QueryAnswer,
+    QueryDone,
+    QueryEvent,
+    UserEvent,
+)
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.listener import open_control
-from trioserf.serf.events import MemberEvent
+from trioserf.serf import events
 
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
-KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 both = pytest.mark.parametrize("kind", ["json", "msgpack"])
 
@@ -40,7 +45,7 @@ def connect(kind: Kind, address: str, auth: str | None = None) -> AgentSession:
 async def against(
     agent: FakeAgent, kind: Kind, use: Callable[[AgentSession], T], auth: str = ""
 ) -> T:
-    """Use a session in a thread of its own while the agent is served here."""
+    """Use a session in another thread while the agent is served here."""
 
     def work(address: str) -> T:
         with connect(kind, address, auth or None) as session:
@@ -52,7 +57,7 @@ async def against(
 
 
 @both
-async def test_members(kind: Kind) -> None:
+async def test_members_are_typed_and_filtered(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         assert session.protocol == kind
         a, b = sorted(session.members(name="vec.*"))
@@ -62,11 +67,11 @@ async def test_members(kind: Kind) -> None:
         assert session.members(tags={"role": "web"}, status="alive") == [a]
         assert sorted(session.members()) == [a, b]
 
-    await against(vec_world(), kind, use)
+    await against(recorded_agent(), kind, use)
 
 
 @both
-async def test_events_and_errors(kind: Kind) -> None:
+async def test_events_joins_and_their_errors(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         assert session.event("deploy", b"\xff", coalesce=True) in (1, None)
         with pytest.raises(ControlError, match="512") as caught:
@@ -82,11 +87,11 @@ async def test_events_and_errors(kind: Kind) -> None:
         assert caught.value.causes == (("x", why), ("y", why))
         assert session.join(["127.0.0.22", "z"]) == 1
 
-    await against(vec_world(), kind, use)
+    await against(recorded_agent(), kind, use)
 
 
 @both
-async def test_queries(kind: Kind) -> None:
+async def test_query_yields_records_and_may_be_closed_early(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         records = list(session.query("load", b"?", timeout=1))
         assert records[:-1] == [
@@ -104,51 +109,81 @@ async def test_queries(kind: Kind) -> None:
         assert session.event("x") in (1, 2, 3, None)
         assert isinstance(list(session.query("load", ack=False, first=1))[-1], QueryDone)
 
-    await against(vec_world(), kind, use)
+    await against(recorded_agent(), kind, use)
 
 
 @both
-async def test_streams_beside_requests(kind: Kind) -> None:
-    agent = vec_world()
+async def test_stream_records_arrive_beside_requests(kind: Kind) -> None:
+    agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
-        events = session.stream(["user", "member-join"])
+        records = session.stream_records(["user", "member-join"])
         for number in range(5):
             session.event("deploy", b"v%d" % number)
         trio.from_thread.run_sync(
-            agent.node.publish, MemberEvent("member-join", agent.node.members())
+            agent.node.publish, events.MemberEvent("member-join", agent.node.members())
         )
-        seen = [next(events) for _ in range(6)]
+        seen = [next(records) for _ in range(6)]
         assert [one.get("payload") for one in seen[:5]] == ["v0", "v1", "v2", "v3", "v4"]
         assert seen[0]["ltime"] == 1
         assert seen[0]["coalesce"] is False
         assert seen[5]["event"] == "member-join"
         assert {one["name"] for one in seen[5]["members"]} == {"vec-a", "vec-b"}
-        events.close()
+        records.close()
         assert session.members()
 
     await against(agent, kind, use)
 
 
 @both
-async def test_the_log(kind: Kind) -> None:
-    agent = vec_world()
-    agent.logs.say("WARN", "serf", "first: words")
+async def test_stream_yields_typed_events(kind: Kind) -> None:
+    agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
-        lines = session.monitor("info")
-        line = next(lines)
-        assert (line.level, line.source, line.message) == ("WARN", "serf", "first: words")
-        assert line.text.endswith(" [WARN] serf: first: words")
-        trio.from_thread.run_sync(agent.logs.say, "ERR", "agent", "late")
-        assert next(lines).message == "late"
+        stream = session.stream("user", "member-failed", "query", answers=False)
+        session.event("deploy", b"\xff", coalesce=True)
+        user = next(stream)
+        assert isinstance(user, UserEvent)
+        assert (user.kind, user.ltime, user.name) == ("user", 1, "deploy")
+        assert (user.payload, user.coalesce) == (b"\xff", True)
+        failed = events.MemberEvent("member-failed", agent.node.members()[:1])
+        trio.from_thread.run_sync(agent.node.publish, failed)
+        member = next(stream)
+        assert isinstance(member, MemberEvent)
+        assert (member.kind, member.members) == ("member-failed", (session.members("vec-a")[0],))
+        agent.node.answers = {}
+        list(session.query("load", b"?", timeout=1))
+        query = next(stream)
+        assert isinstance(query, QueryEvent)
+        assert (query.kind, query.name, query.payload) == ("query", "load", b"?")
+        # Serf's RPC reports neither.
+        assert bool(query.source) == bool(query.deadline) == (kind == "json")
 
     await against(agent, kind, use)
 
 
 @both
-async def test_the_rest(kind: Kind) -> None:
-    agent = vec_world()
+async def test_monitor_yields_log_entries(kind: Kind) -> None:
+    agent = recorded_agent()
+    agent.logs.write("WARN", "serf", "first: words")
+
+    def use(session: AgentSession) -> None:
+        lines = session.monitor("info")
+        line = next(lines)
+        assert isinstance(line, LogEntry)
+        assert (line.level, line.source, line.message) == ("WARN", "serf", "first: words")
+        assert line.text.endswith(" [WARN] serf: first: words")
+        trio.from_thread.run_sync(agent.logs.write, "ERR", "agent", "late")
+        late = next(lines)
+        assert isinstance(late, LogEntry)
+        assert late.message == "late"
+
+    await against(agent, kind, use)
+
+
+@both
+async def test_other_commands_return_typed_results(kind: Kind) -> None:
+    agent = recorded_agent()
 
     def use(session: AgentSession) -> None:
         assert session.tags({"a": "b"}, ["dc"]) in ({"role": "web", "a": "b"}, None)
@@ -174,32 +209,32 @@ async def test_the_rest(kind: Kind) -> None:
 
 
 @both
-async def test_a_key(kind: Kind) -> None:
-    await against(vec_world(), kind, lambda session: session.members(), auth="sesame")
+async def test_wrong_or_missing_rpc_auth_is_an_error(kind: Kind) -> None:
+    await against(recorded_agent(), kind, lambda session: session.members(), auth="sesame")
     for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
 
         def use(address: str, wrong: str | None = wrong) -> None:
             with connect(kind, address, wrong) as session:
                 session.members()
 
-        async with open_control(vec_world(), ["127.0.0.1:0"], auth="sesame") as server:
+        async with open_control(recorded_agent(), ["127.0.0.1:0"], auth="sesame") as server:
             with pytest.raises(ControlError) as caught:
                 await trio.to_thread.run_sync(use, server.addresses[0])
             assert caught.value.code == code
 
 
-async def test_our_own_agent_is_spoken_to_in_json(tmp_path: Path) -> None:
+async def test_connect_any_uses_json_with_trioserf(tmp_path: Path) -> None:
     def use(address: str) -> str:
         with connect_any(address) as session:
             return session.protocol
 
     path = f"unix:{tmp_path}/control"
-    async with open_control(vec_world(), ["127.0.0.1:0", path]) as server:
+    async with open_control(recorded_agent(), ["127.0.0.1:0", path]) as server:
         for address in server.addresses:
             assert await trio.to_thread.run_sync(use, address) == "json"
 
 
-def test_nobody_is_there(tmp_path: Path) -> None:
+def test_missing_agent_is_unreachable(tmp_path: Path) -> None:
     for address in ("127.15.255.1:9", f"unix:{tmp_path}/none", "127.0.0.1:x"):
         with pytest.raises(ControlError) as caught:
             connect_any(address)
@@ -209,14 +244,14 @@ def test_nobody_is_there(tmp_path: Path) -> None:
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[str]:
-    """A server that gives each connection one of these answers and hangs up."""
+    """Run a server that sends each connection one of these answers and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
 
         def serve() -> None:
             for answer in answers:
                 connection, _ = listener.accept()
-                connection.settimeout(PATIENCE)
+                connection.settimeout(TIMEOUT)
                 with connection:
                     connection.recv(1000)
                     connection.sendall(answer)
@@ -230,14 +265,14 @@ def answering(*answers: bytes) -> Iterator[str]:
         thread.join()
 
 
-def test_something_else_is_there() -> None:
+def test_server_of_another_protocol_is_an_error() -> None:
     page = b"HTTP/1.1 400 Bad Request\r\n\r\n"
     with answering(page, page) as address, pytest.raises(ControlError) as caught:
         connect_any(address)
     assert caught.value.code == "protocol"
 
 
-def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
+def test_silent_agent_is_a_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ControlError) as caught:
@@ -245,7 +280,7 @@ def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
         assert caught.value.code == "timeout"
 
 
-def test_a_command_line_loads_nothing_heavy() -> None:
+def test_blocking_client_imports_no_heavy_module() -> None:
     code = (
         "import sys; import trioserf.control.client.json_session, trioserf.control.client.connect;"
         "print([m for m in ('trio','attrs','attr','cattrs','cryptography','msgpack','asyncio',"
@@ -258,7 +293,7 @@ def test_a_command_line_loads_nothing_heavy() -> None:
 class TestRealAgent:
     pytestmark = needs_serf
 
-    def test_every_command(self, tmp_path: Path) -> None:
+    def test_every_command_works_with_serf(self, tmp_path: Path) -> None:
         handler = "-event-handler=query:load=echo 0.42"
         with (
             serf_agent("127.15.4.1", "a", tmp_path, handler, "-tag=role=web") as address,
@@ -268,9 +303,11 @@ class TestRealAgent:
             connect_any(address) as listener,
         ):
             assert session.protocol == "msgpack"
-            events = watcher.stream(["member-join", "user"])
+            events = watcher.stream_records(["member-join", "user"])
             log = listener.monitor("debug")
-            assert next(log).source == "agent"
+            line = next(log)
+            assert isinstance(line, LogEntry)
+            assert line.source == "agent"
             assert session.join(["127.15.4.2"]) == 1
             joined: set[str] = set()
             while "b" not in joined:
@@ -304,7 +341,7 @@ class TestRealAgent:
             assert caught.value.code == "disconnected"
             session.leave()
 
-    def test_its_key(self, tmp_path: Path) -> None:
+    def test_rpc_auth_of_serf(self, tmp_path: Path) -> None:
         config = tmp_path / "auth.json"
         config.write_text('{"rpc_auth": "sesame"}')
         with serf_agent("127.15.4.3", "c", tmp_path, f"-config-file={config}") as address:

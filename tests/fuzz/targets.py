@@ -16,7 +16,7 @@ import msgpack
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent, wall
+from tests.control.helpers import FakeAgent, wall
 from tests.wire import helpers
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, found, service_name
@@ -259,7 +259,6 @@ class NodeInAir:
         for event in serf_state.events:
             self.tell(event)
         serf_state.events.clear()
-        serf_state.results.clear()
         serf_state.shutdown_orders.clear()
 
     def tell(self, event: Event) -> None:
@@ -280,7 +279,7 @@ class NodeInAir:
         for one in state.serf.members():
             encode_json(json_records.member(one))
         assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
-        assert not parse(self.snapshot.compacted()).faults
+        assert not parse(self.snapshot.compacted()).errors
         for kind, queue in state.serf.queues.items():
             assert len(queue) <= 2 * options.max_queue_depth, kind
         assert len(state.drops.by_peer) <= 1025
@@ -312,8 +311,8 @@ async def _converse(size: int, locked: bool, data: bytes) -> None:
             pass
         await trio.testing.wait_all_tasks_blocked()
         left = server.connections + server.unauthenticated + agent.node.subscriptions
-        assert left + len(agent.logs.watchers) == 0
-        assert not any("internal error" in line.message for line in agent.logs.ring)
+        assert left + agent.logs.subscriptions == 0
+        assert not any("internal error" in line.message for line in agent.logs.remembered)
         nursery.cancel_scope.cancel()
 
 
@@ -350,7 +349,7 @@ def snapshot(data: bytes) -> None:
         assert replayed.size == len(data)
         written = SnapshotState(replayed).compacted()
         again = parse(written)
-        assert not again.faults
+        assert not again.errors
         assert again.alive == replayed.alive
         assert again.clocks == replayed.clocks
 

@@ -27,7 +27,7 @@ from tests.interop.agents import (
 )
 from tests.interop.go_agents import OURS, ROOT, SERF
 from tests.interop.recording import Recorder
-from trioserf.control.client.inbox import Records
+from trioserf.control.client.async_client import Records
 from trioserf.control.client.records import AgentEvent, QueryEvent
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.client.trio_client import AgentClient

@@ -17,12 +17,12 @@ import attrs
 
 from trioserf.agent.config_converter import Addresses, Seconds, Tags, Texts, kind_name, structurer
 from trioserf.agent.durations import parse_duration
+from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.errors import ConfigError
 
 _log = logging.getLogger("trioserf.agent")
 
-DEFAULT_RPC_ADDR: Final = "127.0.0.1:7373"
-_RPC_ADDR: Final = Addresses((DEFAULT_RPC_ADDR,))
+_RPC_ADDR: Final = Addresses((CONTROL_ADDRESS,))
 _RETRY_INTERVAL: Final = Seconds(30.0)
 _BROADCAST_TIMEOUT: Final = Seconds(5.0)
 HANDLER_QUEUE: Final = 1024

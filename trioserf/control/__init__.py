@@ -1,1 +1,1 @@
-"""The control socket: JSON lines and Serf's msgpack RPC over one command table, and clients."""
+"""The control socket: JSON lines and Serf's RPC over one command table, and their clients."""

@@ -1,4 +1,4 @@
-"""What goes wrong on a control connection, for servers and for every client."""
+"""Errors of the control socket, for the server and for every client."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,19 +21,21 @@ CODES = (
     "timeout",
     "internal",
 )
-"""Every code an agent's reply may carry.
+"""Codes of an agent's error replies.
 
-Clients add three of their own: `unreachable` (no connection could be made), `disconnected` (it
-ended before the answer came) and `protocol` (the other side speaks something else).
+Clients add three: `unreachable` (no connection could be made), `disconnected` (it ended before the
+reply) and `protocol` (the other side speaks another protocol).
 """
 
 
 class ControlError(TrioserfError):
     """A request that failed.
 
-    `code` is one of `CODES` (or one of the three that clients add), `message` a sentence for
-    people, `details` whatever else the reply carried: the causes of a failed join, the answers
-    that members gave to a key operation.
+    Attributes:
+        code: one of `CODES`, or of the three that clients add.
+        message: a sentence for users.
+        details: the other fields of the reply: the causes of a failed join, the responses of
+            members to a key operation.
     """
 
     def __init__(self, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Payloads in JSON: text where they are UTF-8, else base64 under a name of its own."""
+"""Payloads in JSON: `payload` if they are UTF-8, else `payload_base64`."""
 
 import binascii
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def with_payload(record: dict[str, Any], payload: bytes) -> dict[str, Any]:
-    """Add a payload to a record; gives the record."""
+    """Add a payload to a record and return the record."""
     try:
         record["payload"] = payload.decode("utf-8")
     except UnicodeDecodeError:
@@ -15,10 +15,10 @@ def with_payload(record: dict[str, Any], payload: bytes) -> dict[str, Any]:
 
 
 def payload_of(record: Mapping[str, Any]) -> bytes:
-    """Take the payload from a record; empty if it has none.
+    """Return the payload of a record; empty if it has none.
 
     Raises:
-        ValueError: it is neither text nor base64.
+        ValueError: it is not base64.
     """
     text = record.get("payload")
     if text is not None:

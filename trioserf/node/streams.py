@@ -15,7 +15,7 @@ from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
-from trioserf.node.push_pull_merge import PushPullMerge, decode_in_steps
+from trioserf.node.push_pull_merge import StepwiseReader, merge_steps
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
@@ -262,18 +262,21 @@ class Streams:
         """Merge a remote state, in steps if it is large."""
         # The decoder makes two copies of the bytes.
         before = tracked.held + 2 * len(theirs.user_state)
-        reading = decode_in_steps(theirs.user_state)
-        try:
-            rows = next(reading)
-            while True:
-                self.open_streams.set_held(tracked, before + rows * _ROW_SIZE)
-                async with self._work_lock:
-                    rows = next(reading)
-        except StopIteration as end:
-            merge = PushPullMerge(theirs, end.value, ignore_events=ignore_events)
-        while await self._owner.ask(merge.step):
-            async with self._work_lock:
-                await trio.lowlevel.checkpoint()
+        reader = StepwiseReader(theirs.user_state)
+        for rows in reader:
+            self.open_streams.set_held(tracked, before + rows * _ROW_SIZE)
+            await self._take_turn()
+        state = self._owner.state
+        steps = merge_steps(state, theirs, reader.state, ignore_events=ignore_events)
+        for number, step in enumerate(steps):
+            if number:
+                await self._take_turn()
+            await self._owner.ask(step)
+
+    async def _take_turn(self) -> None:
+        """Wait until no other stream is reading or merging a large message."""
+        async with self._work_lock:
+            await trio.lowlevel.checkpoint()
 
     async def _send(self, stream: SendStream, data: bytes) -> None:
         self._sent.add(len(data))

@@ -118,7 +118,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
         async with open_agent(config, logs) as agent:
             out.line_best_effort("==> Starting Serf agent RPC...")
             async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, tally=agent.node.counters
+                agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
             ) as control:
                 out.line_best_effort("==> Serf agent running!")
                 for label, value in _banner(agent, control):

@@ -17,7 +17,7 @@ from trioserf.cli.options import LOG_LEVELS, OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import CommandError, Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import LogEntry
-from trioserf.control.client.rpc_records import log_entry
+from trioserf.control.client.rpc_session import log_entry
 from trioserf.control.errors import ControlError
 
 STDOUT = 1

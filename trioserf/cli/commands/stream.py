@@ -63,7 +63,7 @@ def stream(
     lines = Output(out.stream, json=True)
     with session, suppress(KeyboardInterrupt, ReaderClosedError):
         with reporting_errors("Error starting stream"):
-            records = session.stream(filters, coalesce=coalesce)
+            records = session.stream_records(filters, coalesce=coalesce)
         exit_when_reader_closes(0)
         try:
             for record in records:

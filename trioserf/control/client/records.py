@@ -1,18 +1,33 @@
-"""What clients get: plain named tuples, cheap to import and to make.
+"""What clients receive: plain named tuples, cheap to import and to make, and their readers.
 
-Bytes are bytes, names are text. A name that is not UTF-8 carries its bytes as surrogate escapes.
+Payloads are bytes, names are text. A name that is not UTF-8 carries its bytes as surrogate
+escapes. Readers take the objects of the JSON protocol; a missing field is a KeyError.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from trioserf.control.errors import ControlError
+from trioserf.control.payloads import payload_of
+
+Record = Mapping[str, Any]
+MemberEventKind = Literal[
+    "member-join",
+    "member-leave",
+    "member-failed",
+    "member-update",
+    "member-reap",
+    "member-suspect",
+    "member-recovered",
+]
 
 
 class MemberInfo(NamedTuple):
     """A member as the agent sees it.
 
-    `status` is alive, leaving, left, failed or none; the three versions are those of Serf's own
-    protocol: the range that the member understands, and what it speaks.
+    `status` is alive, leaving, left, failed or none. The versions are those of Serf's protocol:
+    the range that the member supports, and the version that it sends.
     """
 
     name: str
@@ -32,7 +47,7 @@ class QueryAck(NamedTuple):
 
 
 class QueryAnswer(NamedTuple):
-    """`source` answered."""
+    """`source` has responded."""
 
     source: str
     payload: bytes
@@ -41,8 +56,8 @@ class QueryAnswer(NamedTuple):
 class QueryDone(NamedTuple):
     """The query is over.
 
-    `expected` counts the members that it was meant for and `missing` names those that were never
-    heard of; a Go agent tells neither (None and empty).
+    `expected` counts the members that match its filters, `missing` names those that sent neither
+    an ack nor a response. A Go agent reports neither (None and empty).
     """
 
     acks: int
@@ -55,7 +70,11 @@ QueryRecord = QueryAck | QueryAnswer | QueryDone
 
 
 class KeyReport(NamedTuple):
-    """What the members said to a key operation; keys in base64, with the number of holders."""
+    """The result of a key operation.
+
+    `messages` has the members' messages by name; `keys` and `primary_keys` map keys in base64 to
+    the number of members that hold or use them.
+    """
 
     messages: Mapping[str, str]
     keys: Mapping[str, int]
@@ -74,7 +93,7 @@ class CoordinateInfo(NamedTuple):
     height: float
 
     def distance(self, other: "CoordinateInfo") -> float:
-        """Estimate the round trip between the two places, in seconds (spec: coordinates)."""
+        """Estimate the round-trip time between two coordinates, in seconds (as in Serf)."""
         straight = math.dist(self.vec, other.vec)
         raw = straight + self.height + other.height
         adjusted = raw + self.adjustment + other.adjustment
@@ -82,7 +101,7 @@ class CoordinateInfo(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """A line of the agent's log; `time` is spelled as the agent spells it."""
+    """A line of the agent's log; `time` has the agent's format."""
 
     time: str
     level: str
@@ -96,9 +115,9 @@ class LogEntry(NamedTuple):
 
 
 class MemberEvent(NamedTuple):
-    """Something happened to these members: `event` is member-join, member-failed and so on."""
+    """A change of these members (one, unless the event was coalesced)."""
 
-    event: str
+    kind: MemberEventKind
     time: str
     members: tuple[MemberInfo, ...]
 
@@ -111,7 +130,7 @@ class UserEvent(NamedTuple):
     name: str
     payload: bytes
     coalesce: bool
-    event: str = "user"
+    kind: Literal["user"] = "user"
 
 
 class QueryEvent(NamedTuple):
@@ -124,14 +143,81 @@ class QueryEvent(NamedTuple):
     payload: bytes
     source: str
     deadline: str
-    event: str = "query"
+    kind: Literal["query"] = "query"
 
 
 class Dropped(NamedTuple):
-    """We were too slow: `lost` records before this place were not delivered."""
+    """The reader was too slow: `count` records before this one were dropped."""
 
-    lost: int
-    event: str = "dropped"
+    count: int  # type: ignore[assignment] # the name in the node's events; hides tuple.count
+    kind: Literal["dropped"] = "dropped"
 
 
 AgentEvent = MemberEvent | UserEvent | QueryEvent | Dropped
+
+
+def member_of(record: Record) -> MemberInfo:
+    """Read a member."""
+    protocol = record["protocol"]
+    return MemberInfo(
+        record["name"],
+        record["addr"],
+        record["port"],
+        record["tags"],
+        record["status"],
+        protocol["min"],
+        protocol["max"],
+        protocol["version"],
+    )
+
+
+def key_report_of(record: Record) -> KeyReport:
+    """Read the result of a key operation."""
+    return KeyReport(*(record[name] for name in KeyReport._fields))
+
+
+def coordinate_of(record: Record) -> CoordinateInfo:
+    """Read a network coordinate."""
+    found = record["coordinate"]
+    return CoordinateInfo(
+        tuple(found["vec"]), found["error"], found["adjustment"], found["height"]
+    )
+
+
+def query_record_of(record: Record) -> QueryRecord:
+    """Read a record of a query."""
+    match record:
+        case {"type": "ack", "from": source}:
+            return QueryAck(source)
+        case {"type": "response", "from": source}:
+            return QueryAnswer(source, payload_of(record))
+        case {"type": "done", "acks": acks, "responses": responses}:
+            missing = tuple(record.get("missing", ()))
+            return QueryDone(acks, responses, record.get("expected"), missing)
+    raise ControlError("protocol", f"not a record of a query: {record}")
+
+
+def event_of(record: Record) -> AgentEvent:
+    """Read an event; a Go agent sends no `time`, `from` and `deadline` (empty)."""
+    time = record.get("time", "")
+    match record:
+        case {"event": "dropped", "count": count}:
+            return Dropped(count)
+        case {"event": "user", "ltime": ltime, "name": name, "coalesce": coalesce}:
+            return UserEvent(time, ltime, name, payload_of(record), coalesce)
+        case {"event": "query", "id": number, "ltime": ltime, "name": name}:
+            source, deadline = record.get("from", ""), record.get("deadline", "")
+            return QueryEvent(time, number, ltime, name, payload_of(record), source, deadline)
+        case {"event": kind, "members": members}:
+            return MemberEvent(kind, time, tuple(member_of(one) for one in members))
+    raise ControlError("protocol", f"not an event: {record}")
+
+
+def log_entry_of(record: Record) -> LogEntry | Dropped:
+    """Read a line of the log."""
+    match record:
+        case {"log": line}:
+            return LogEntry(line["time"], line["level"], line["source"], line["message"])
+        case {"event": "dropped", "count": count}:
+            return Dropped(count)
+    raise ControlError("protocol", f"not a line of the log: {record}")

@@ -1,57 +1,59 @@
-"""A blocking client of Serf's RPC, for agents that speak no JSON: those of HashiCorp's Serf."""
+"""A blocking client of Serf's RPC, for agents of HashiCorp's Serf, which speak no JSON.
 
+Requests are those of `requests`, translated: parameters into bodies, replies and records into
+the objects of the JSON protocol. (See control/README.md, § RPC.)
+"""
+
+import re
+import socket
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
 from typing import Any, Literal, Self
 
 import msgpack
 
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.client.connect import PATIENT, PROMPT, Action
-from trioserf.control.client.records import (
-    CoordinateInfo,
-    KeyReport,
-    LogEntry,
-    MemberInfo,
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
-    QueryRecord,
+from trioserf.control.client.records import CoordinateInfo, LogEntry
+from trioserf.control.client.requests import Object
+from trioserf.control.client.session import (
+    PROMPT_TIMEOUT,
+    REMOTE_TIMEOUT,
+    AgentSession,
+    SyncSocket,
 )
-from trioserf.control.client.replies import map_records
-from trioserf.control.client.rpc_records import (
-    Body,
-    event_record,
-    fault,
-    key_fields,
-    log_entry,
-    member,
-)
-from trioserf.control.client.session import Session, SyncSocket
 from trioserf.control.errors import ControlError
+from trioserf.control.payloads import payload_of, with_payload
+
+Body = dict[str, Any]
 
 _BODIES_BESIDE_ERRORS = frozenset(("join", "list-keys", "install-key", "use-key", "remove-key"))
 """Commands whose reply has a body even when it is an error."""
 _REPLY_BODIES = _BODIES_BESIDE_ERRORS | {"members-filtered", "stats", "get-coordinate"}
 """Commands whose reply has a body."""
 _BARE_ERRORS = frozenset(("Authentication required", "Handshake required", "Unsupported command"))
-"""Errors that come before the command is looked at: no body is beside them."""
-_KEY_COMMANDS: Mapping[Action, str] = {
-    "install": "install-key",
-    "use": "use-key",
-    "remove": "remove-key",
-    "list": "list-keys",
-}
+"""Errors that are sent before the command is looked at: no body follows."""
+_CODES = (
+    ("Authentication required", "auth_required"),
+    ("Invalid authentication token", "auth_failed"),
+    ("Invalid event filter", "invalid_filter"),
+    ("No pending queries", "no_such_query"),
+    ("Unsupported command", "unknown_command"),
+    ("Unsupported IPC version", "protocol"),
+    ("exceeds", "too_large"),
+)
+"""Parts of Serf's error texts and their codes; every other error is `bad_request`."""
+_LOG_LINE = re.compile(r"(\d\S+ \d\S+) \[(\w+)\] ([^:]+): (.*)", re.DOTALL)
+_CAUSE = re.compile(r"\* Failed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
 
 
-class RpcSession(Session):
-    """An `AgentSession` over Serf's RPC: the interface documents each method."""
+class RpcSession(AgentSession):
+    """An `AgentSession` over Serf's RPC."""
 
     protocol: Literal["msgpack"] = "msgpack"
 
-    def __init__(self, line: SyncSocket) -> None:
-        super().__init__(line)
+    def __init__(self, sock: SyncSocket) -> None:
+        super().__init__(sock)
         self._unpacker = msgpack.Unpacker(
             raw=False, unicode_errors="surrogateescape", max_buffer_size=256 * 1024 * 1024
         )
@@ -61,184 +63,130 @@ class RpcSession(Session):
     def connect(
         cls, address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
     ) -> Self:
-        """Connect and greet; arguments and errors as `session.connect_any`."""
+        """Connect and authenticate; arguments and errors as `connect_any`."""
         with ExitStack() as unfinished:
             session = cls(SyncSocket(address, timeout))
             unfinished.callback(session.close)
             try:
-                session._ask("handshake", {"Version": 1}, timeout)
+                session._exchange("handshake", {"Version": 1}, timeout)
                 if auth:
-                    session._ask("auth", {"AuthKey": auth}, timeout)
+                    session._exchange("auth", {"AuthKey": auth}, timeout)
             except ControlError as error:
                 if error.code == "disconnected":
-                    text = f"what answers at {address} is no agent"
+                    text = f"no agent of Serf at {address}: it closed the connection"
                     raise ControlError("protocol", text) from None
                 raise
             unfinished.pop_all()
         return session
 
-    def members(
-        self, name: str = "", status: str = "", tags: Mapping[str, str] | None = None
-    ) -> list[MemberInfo]:
-        """Give the members that match; a bad expression ends the connection."""
-        body = {"Name": name, "Status": status, "Tags": dict(tags or {})}
-        return [member(one) for one in self._ask("members-filtered", body)["Members"] or ()]
-
-    def event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int | None:
-        """Send a user event."""
-        self._ask("event", {"Coalesce": coalesce, "Name": name, "Payload": payload or None})
-        return None
-
-    def query(
-        self,
-        name: str,
-        payload: bytes = b"",
-        *,
-        nodes: Sequence[str] = (),
-        tags: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        ack: bool = True,
-        relay_factor: int = 0,
-        first: int | None = None,
-    ) -> Generator[QueryRecord, None, None]:
-        """Ask the cluster; `first` is kept by leaving the query."""
-        body = {
-            "FilterNodes": list(nodes) or None,
-            "FilterTags": dict(tags or {}),
-            "Name": name,
-            "Payload": payload or None,
-            "RelayFactor": relay_factor,
-            "RequestAck": ack,
-            "Timeout": int((timeout or 0) * 1e9),
-        }
-        seq = self.open_stream("query", body)
-        return self._query_records(seq, (timeout or 0) + PATIENT, first)
-
-    def _query_records(
-        self, seq: int, timeout: float, first: int | None
-    ) -> Generator[QueryRecord, None, None]:
-        acks = answers = 0
-        for record in self.records(seq, timeout=timeout):
-            if record.get("Type") == "ack":
-                acks += 1
-                yield QueryAck(record["From"])
-            elif record.get("Type") == "response":
-                answers += 1
-                yield QueryAnswer(record["From"], record["Payload"] or b"")
-            if record.get("Type") == "done" or answers == first:
-                yield QueryDone(acks, answers)
-                return
-
-    def respond(self, id: int, payload: bytes) -> None:  # noqa: A002
-        """Answer a query."""
-        self._ask("respond", {"ID": id, "Payload": payload}, PATIENT)
-
-    def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
-        """Join through these addresses."""
-        number: int = self._ask("join", {"Existing": list(addresses), "Replay": replay}, PATIENT)[
-            "Num"
-        ]
-        return number
-
-    def leave(self) -> None:
-        """Leave the cluster."""
-        self._ask("leave", None, PATIENT)
-
-    def force_leave(self, name: str, *, prune: bool = False) -> None:
-        """Declare a failed member as left; Serf does not mind if it is unknown."""
-        self._ask("force-leave", {"Node": name, "Prune": prune}, PATIENT)
-
-    def tags(
-        self,
-        set: Mapping[str, str] | None = None,  # noqa: A002
-        delete: Iterable[str] = (),
-    ) -> Mapping[str, str] | None:
-        """Change the agent's tags."""
-        self._ask("tags", {"DeleteTags": list(delete), "Tags": dict(set or {})}, PATIENT)
-        return None
-
-    def keys(self, action: Action, key: str | None = None) -> KeyReport:
-        """Change or list keys; Serf does not tell which are primary."""
-        body = None if action == "list" else {"Key": key or ""}
-        return KeyReport(**key_fields(self._ask(_KEY_COMMANDS[action], body, PATIENT)))
-
-    def info(self) -> dict[str, dict[str, Any]]:
-        """Give the groups of `serf info`."""
-        return self._ask("stats")
-
     def coordinate(self, node: str | None = None) -> CoordinateInfo:
-        """Give a coordinate."""
+        """Return the network coordinate of a member (None: of the agent)."""
         name = self.info()["agent"]["name"] if node is None else node
-        reply = self._ask("get-coordinate", {"Node": name})
+        reply = self._exchange("get-coordinate", {"Node": name}, PROMPT_TIMEOUT)
         if not reply["Ok"]:
             raise ControlError("no_such_member", f"no coordinate is known of '{name}'")
-        place = reply["Coord"]
+        found = reply["Coord"]
         return CoordinateInfo(
-            tuple(place["Vec"]), place["Error"], place["Adjustment"], place["Height"]
+            tuple(found["Vec"]), found["Error"], found["Adjustment"], found["Height"]
         )
 
     def rtt(self, node: str, other: str | None = None) -> float:
-        """Estimate a round trip."""
+        """Estimate the round-trip time of two members (`other`: the agent), in seconds."""
         return self.coordinate(node).distance(self.coordinate(other))
 
-    def monitor(self, level: str = "INFO") -> Generator[LogEntry, None, None]:
-        """Follow the agent's log."""
-        seq = self.open_stream("monitor", {"LogLevel": level})
-        return map_records(log_entry, self.records(seq))
+    def _ask(self, command: str, parameters: Object, timeout: float) -> Object:
+        translate_request, translate_reply = _TRANSLATIONS[command]
+        name, body = translate_request(parameters)
+        return translate_reply(self._exchange(name, body, timeout))
 
-    def stream(
-        self, types: Sequence[str] = (), *, coalesce: bool = False, answers: bool = False
-    ) -> Generator[Body, None, None]:
-        """Follow events; Serf neither coalesces here nor asks who answers."""
-        del coalesce, answers
-        seq = self.open_stream("stream", {"Type": ",".join(types)})
-        return map_records(event_record, self.records(seq))
+    def _open(
+        self, command: str, parameters: Object, limit: float | None
+    ) -> Generator[Object, None, None]:
+        match command:
+            case "query":
+                seq = self.open_stream("query", _query_body(parameters))
+                timeout = (limit or 0.0) + REMOTE_TIMEOUT
+                return self._read_query(seq, timeout, parameters.get("first"))
+            case "stream":
+                # Serf neither coalesces here nor distinguishes clients that respond.
+                seq = self.open_stream("stream", {"Type": ",".join(parameters["types"])})
+                return self._read_stream(seq, event_record)
+            case _:
+                seq = self.open_stream("monitor", {"LogLevel": parameters["level"]})
+                return self._read_stream(seq, _log_record)
 
-    def _ask(self, command: str, body: Body | None = None, timeout: float = PROMPT) -> Body:
-        """Send a request and wait for its reply; give the reply's body."""
+    def _read_stream(
+        self, seq: int, translate: Callable[[Body], Object]
+    ) -> Generator[Object, None, None]:
+        with closing(self.records(seq)) as records:
+            for record in records:
+                yield record if "event" in record else translate(record)
+
+    def _read_query(
+        self, seq: int, timeout: float, first: int | None
+    ) -> Generator[Object, None, None]:
+        """Yield the records of a query; `first` ends it early, which Serf itself cannot."""
+        acks = responses = 0
+        with closing(self.records(seq, timeout=timeout)) as records:
+            for record in records:
+                kind = record.get("Type")
+                if kind == "ack":
+                    acks += 1
+                    yield {"type": "ack", "from": record["From"]}
+                elif kind == "response":
+                    responses += 1
+                    response = {"type": "response", "from": record["From"]}
+                    yield with_payload(response, record["Payload"] or b"")
+                if kind == "done" or responses == first:
+                    yield {"type": "done", "acks": acks, "responses": responses}
+                    return
+
+    def _exchange(self, command: str, body: Body | None, timeout: float) -> Body:
+        """Send a request of Serf's RPC and return the body of its reply."""
         self._seq += 1
         seq = self._seq
-        self._line.wait(timeout)
+        self._socket.set_timeout(timeout)
         self._send(command, seq, body)
         while (header := self._header())["Seq"] != seq:
             self._route(header)
-        said = header["Error"]
-        bodies = _BODIES_BESIDE_ERRORS if said else _REPLY_BODIES
-        reply = self._map() if command in bodies and said not in _BARE_ERRORS else {}
-        if said:
-            raise fault(said, reply)
+        error = header["Error"]
+        bodies = _BODIES_BESIDE_ERRORS if error else _REPLY_BODIES
+        reply = self._map() if command in bodies and error not in _BARE_ERRORS else {}
+        if error:
+            raise _error_of(error, reply)
         return reply
 
     def _send(self, command: str, seq: int, body: Body | None) -> None:
         data = _pack({"Command": command, "Seq": seq})
-        self._line.send(data if body is None else data + _pack(body))
+        self._socket.send(data if body is None else data + _pack(body))
 
     def open_stream(self, command: str, body: Body) -> int:
-        """Open a stream; give its seq, for `records`."""
-        self._ask(command, body)
+        """Start a stream of Serf's RPC; return its seq, for `records`."""
+        self._exchange(command, body, PROMPT_TIMEOUT)
         self._streams[self._seq] = deque()
         return self._seq
 
     def records(self, *seqs: int, timeout: float | None = None) -> Generator[Body, None, None]:
-        """Give the records of streams that have no end; when they are left, they are stopped.
+        """Yield the records of streams, as Serf sends them; stop the streams at the end.
 
-        Those with a timeout are queries, which Serf cannot stop: what still comes is ignored.
+        Streams with a timeout (seconds) are queries, which Serf cannot stop: later records are
+        ignored.
         """
         try:
             while True:
                 if (ready := self._take(*seqs)) is not None:
                     yield ready
                 else:
-                    self._line.wait(timeout)
+                    self._socket.set_timeout(timeout)
                     self._route(self._header())
         finally:
             for seq in seqs:
-                self._drop(seq)
+                self._forget(seq)
                 if timeout is None:
-                    self._stop_stream(seq)
+                    self._send_stop(seq)
 
-    def _stop_stream(self, seq: int) -> None:
-        """Stop a stream that its reader left; a connection that is gone has stopped it."""
+    def _send_stop(self, seq: int) -> None:
+        """Stop a stream; a lost connection has stopped it."""
         self._seq += 1
         self._stops.add(self._seq)
         try:
@@ -247,10 +195,10 @@ class RpcSession(Session):
             return
 
     def _route(self, header: Body) -> None:
-        """Take the record that follows a header and put it with its stream.
+        """Read the record that follows a header and queue it for its stream.
 
-        A header that tells an error has none: an agent that refuses a request before it knows the
-        key takes the request's body for one more request, and refuses that as well.
+        No record follows an error: a Go agent that rejects a request for a missing key parses the
+        request's body as one more request, and rejects that as well.
         """
         if header["Error"]:
             return
@@ -260,7 +208,7 @@ class RpcSession(Session):
         while (header := self._map()).get("Seq") in self._stops:
             self._stops.discard(header["Seq"])
         if not isinstance(header.get("Error"), str) or not isinstance(header.get("Seq"), int):
-            raise ControlError("protocol", "what answers there does not speak Serf's RPC")
+            raise ControlError("protocol", "the other side does not speak Serf's RPC")
         return header
 
     def _map(self) -> Body:
@@ -269,15 +217,162 @@ class RpcSession(Session):
                 value = self._unpacker.unpack()
                 break
             except msgpack.OutOfData:
-                self._unpacker.feed(self._line.receive())
+                self._unpacker.feed(self._socket.receive())
             except (msgpack.UnpackException, ValueError):
                 value = None
                 break
         if not isinstance(value, dict):
-            raise ControlError("protocol", "what answers there does not speak Serf's RPC")
+            raise ControlError("protocol", "the other side does not speak Serf's RPC")
         return value
 
 
 def _pack(value: Body) -> bytes:
     data: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
     return data
+
+
+# --- translation ---
+
+
+def _error_of(text: str, body: Body) -> ControlError:
+    """Convert an error of Serf's RPC."""
+    message = text.strip()
+    if "NumNodes" in body:
+        return ControlError("key_failed", message, _key_record(body))
+    if "Num" in body:
+        causes = [{"address": a, "reason": why} for a, why in _CAUSE.findall(text)]
+        return ControlError("join_failed", message, {"causes": causes})
+    for part, code in _CODES:
+        if part in text:
+            return ControlError(code, message)
+    return ControlError("bad_request", message)
+
+
+def _key_record(body: Body) -> Object:
+    """Convert the result of a key operation; Serf does not report which keys are primary."""
+    return {
+        "messages": body["Messages"] or {},
+        "keys": body["Keys"] or {},
+        "primary_keys": {},
+        "nodes": body["NumNodes"],
+        "responses": body["NumResp"],
+        "errors": body["NumErr"],
+    }
+
+
+def _member_record(body: Body) -> Object:
+    """Convert a member."""
+    return {
+        "name": body["Name"],
+        "addr": _host(body["Addr"]),
+        "port": body["Port"],
+        "tags": body["Tags"] or {},
+        "status": body["Status"],
+        "protocol": {
+            "min": body["DelegateMin"],
+            "max": body["DelegateMax"],
+            "version": body["DelegateCur"],
+        },
+    }
+
+
+def _host(addr: bytes) -> str:
+    if len(addr) == 4:
+        return socket.inet_ntoa(addr)
+    import ipaddress
+
+    address = ipaddress.ip_address(addr)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def log_entry(record: Mapping[str, Any]) -> LogEntry:
+    """Read a record of the log; a line in another format than Serf's is all message."""
+    line = record.get("Log", f"{record.get('count')} lines were lost on the way")
+    found = _LOG_LINE.fullmatch(line)
+    return LogEntry(*found.groups()) if found else LogEntry("", "", "", line)
+
+
+def _log_record(record: Body) -> Object:
+    return {"log": log_entry(record)._asdict()}
+
+
+def event_record(record: Mapping[str, Any]) -> Object:
+    """Convert an event, as far as Serf reports it."""
+    event: Object = {"event": record["Event"]}
+    if "Members" in record:
+        event["members"] = [_member_record(one) for one in record["Members"] or ()]
+        return event
+    names = (("ID", "id"), ("LTime", "ltime"), ("Name", "name"))
+    event |= {name: record[field] for field, name in names if field in record}
+    with_payload(event, record["Payload"] or b"")
+    if "Coalesce" in record:
+        event["coalesce"] = record["Coalesce"]
+    return event
+
+
+def _query_body(parameters: Object) -> Body:
+    return {
+        "FilterNodes": parameters["nodes"] or None,
+        "FilterTags": parameters["tags"],
+        "Name": parameters["name"],
+        "Payload": payload_of(parameters) or None,
+        "RelayFactor": parameters["relay_factor"],
+        "RequestAck": parameters["ack"],
+        "Timeout": int(parameters.get("timeout", 0.0) * 1e9),
+    }
+
+
+def _members_request(parameters: Object) -> tuple[str, Body]:
+    return "members-filtered", {
+        "Name": parameters.get("name", ""),
+        "Status": parameters.get("status", ""),
+        "Tags": parameters.get("tags", {}),
+    }
+
+
+def _event_request(parameters: Object) -> tuple[str, Body]:
+    return "event", {
+        "Coalesce": parameters["coalesce"],
+        "Name": parameters["name"],
+        "Payload": payload_of(parameters) or None,
+    }
+
+
+def _key_request(parameters: Object) -> tuple[str, Body | None]:
+    action = parameters["action"]
+    if action == "list":
+        return "list-keys", None
+    return f"{action}-key", {"Key": parameters.get("key", "")}
+
+
+_TRANSLATIONS: Mapping[
+    str,
+    tuple[Callable[[Object], tuple[str, Body | None]], Callable[[Body], Object]],
+] = {
+    "members": (
+        _members_request,
+        lambda body: {"members": [_member_record(one) for one in body["Members"] or ()]},
+    ),
+    "event": (_event_request, lambda _: {"ltime": None}),
+    "respond": (
+        lambda given: ("respond", {"ID": given["id"], "Payload": payload_of(given)}),
+        lambda _: {},
+    ),
+    "join": (
+        lambda given: ("join", {"Existing": given["addresses"], "Replay": given["replay"]}),
+        lambda body: {"joined": body["Num"]},
+    ),
+    "leave": (lambda _: ("leave", None), lambda _: {}),
+    "force-leave": (
+        lambda given: ("force-leave", {"Node": given["name"], "Prune": given["prune"]}),
+        lambda _: {},
+    ),
+    "tags": (
+        lambda given: ("tags", {"DeleteTags": given["delete"], "Tags": given["set"]}),
+        lambda _: {"tags": None},
+    ),
+    "keys": (_key_request, _key_record),
+    "info": (lambda _: ("stats", None), lambda body: body),
+}
+"""By command: how to make Serf's command and body, and how to convert the body of the reply."""

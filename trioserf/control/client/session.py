@@ -1,25 +1,45 @@
-"""Connections of blocking clients, with errors that say what happened."""
+"""The interface of blocking clients, and what those of both protocols share."""
 
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar
 
 from trioserf.control.address import split_address, unix_path
+from trioserf.control.client import requests
+from trioserf.control.client.records import (
+    AgentEvent,
+    CoordinateInfo,
+    Dropped,
+    KeyReport,
+    LogEntry,
+    MemberInfo,
+    QueryRecord,
+)
+from trioserf.control.client.requests import Action, Object, Request, StreamRequest
 from trioserf.control.errors import ControlError
 from trioserf.errors import AddressError
 
+ResultT = TypeVar("ResultT")
+
+PROMPT_TIMEOUT = 30.0
+"""Seconds without a byte from the agent after which a request that needs no other member fails."""
+REMOTE_TIMEOUT = 300.0
+"""The same for requests that wait for other members."""
 _CHUNK = 262_144
 _BUFFER = 16_384
 """Records kept of each open stream while the caller waits for something else."""
 
 
 class SyncSocket:
-    """A connected socket whose faults are ControlErrors.
+    """A connected socket that raises ControlErrors.
 
     Args:
         address: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`.
-        timeout: seconds to connect, and to wait until `wait` says otherwise.
+        timeout: seconds to connect; also the first timeout of reads and writes.
 
     Raises:
         ControlError: `unreachable`.
@@ -29,17 +49,17 @@ class SyncSocket:
         self.address = address
         self._timeout: float | None = timeout
         try:
-            self._socket = _connected(address, timeout)
+            self._socket = _open_socket(address, timeout)
         except AddressError as error:
             raise ControlError("unreachable", str(error)) from None
         except TimeoutError:
             raise ControlError("unreachable", f"no agent answers at {address}") from None
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise ControlError("unreachable", f"no agent at {address}: {why}") from None
+            reason = (error.strerror or str(error)).lower()
+            raise ControlError("unreachable", f"no agent at {address}: {reason}") from None
 
-    def wait(self, timeout: float | None) -> None:
-        """Set how long a read or a write may wait, in seconds (None: for ever)."""
+    def set_timeout(self, timeout: float | None) -> None:
+        """Set how long a read or a write may wait, in seconds (None: without limit)."""
         self._timeout = timeout
 
     def send(self, data: bytes) -> None:
@@ -54,10 +74,10 @@ class SyncSocket:
         except TimeoutError:
             raise ControlError("timeout", f"the agent at {self.address} takes no input") from None
         except OSError as error:
-            raise self._gone(error) from None
+            raise self._disconnected(error) from None
 
     def receive(self) -> bytes:
-        """Read something.
+        """Read at least one byte.
 
         Raises:
             ControlError: `timeout`; `disconnected` at the end.
@@ -68,32 +88,163 @@ class SyncSocket:
         except TimeoutError:
             raise ControlError("timeout", f"no answer from the agent at {self.address}") from None
         except OSError as error:
-            raise self._gone(error) from None
+            raise self._disconnected(error) from None
         if not data:
-            raise self._gone(None)
+            raise self._disconnected(None)
         return data
 
-    def _gone(self, error: OSError | None) -> ControlError:
-        why = f": {(error.strerror or str(error)).lower()}" if error else ""
-        return ControlError("disconnected", f"the agent closed the connection{why}")
+    def _disconnected(self, error: OSError | None) -> ControlError:
+        reason = f": {(error.strerror or str(error)).lower()}" if error else ""
+        return ControlError("disconnected", f"the agent closed the connection{reason}")
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._socket.close()
 
 
-class Session:
-    """What the clients of both protocols share: the line, and the records of open streams."""
+class AgentSession(ABC):
+    """A blocking connection to an agent; made by `connect_any`.
 
-    def __init__(self, line: SyncSocket) -> None:
-        self._line = line
+    Every method raises ControlError: with the agent's code and message, or with `timeout`,
+    `disconnected` or `protocol`. Records come in generators: other requests may be made while one
+    is open, and `close()` ends it early. Not to be used from several threads at once.
+    """
+
+    def __init__(self, sock: SyncSocket) -> None:
+        self._socket = sock
         self._seq = 0
-        self._streams: dict[int, deque[dict[str, Any]]] = {}
-        self._lost: dict[int, int] = {}
+        self._streams: dict[int, deque[Object]] = {}
+        self._dropped: dict[int, int] = {}
+
+    @property
+    @abstractmethod
+    def protocol(self) -> Literal["json", "msgpack"]:
+        """The protocol of this connection."""
+
+    @abstractmethod
+    def _ask(self, command: str, parameters: Object, timeout: float) -> Object:
+        """Send a request and return the fields of its reply."""
+
+    @abstractmethod
+    def _open(
+        self, command: str, parameters: Object, limit: float | None
+    ) -> Generator[Object, None, None]:
+        """Start a stream and return its records; the generator stops it when it is closed."""
+
+    def members(
+        self, name: str = "", status: str = "", tags: Mapping[str, str] | None = None
+    ) -> list[MemberInfo]:
+        """Return the members that match the expressions (anchored as `^…$`; empty: any)."""
+        return self._call(requests.members(name, status, tags))
+
+    def event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int | None:
+        """Send a user event; return its Lamport time, None over Serf's RPC."""
+        return self._call(requests.event(name, payload, coalesce))
+
+    def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        nodes: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        ack: bool = True,
+        relay_factor: int = 0,
+        first: int | None = None,
+    ) -> Generator[QueryRecord, None, None]:
+        """Send a query at once; yield acks and responses as they come, `QueryDone` last.
+
+        Args:
+            name: name of the query.
+            payload: its payload.
+            nodes: only these members (none: all).
+            tags: only members whose tags match these expressions.
+            timeout: seconds until the query ends (None: the cluster's default).
+            ack: whether members acknowledge the query.
+            relay_factor: members that relay each response, 0 to 255.
+            first: end after this many responses.
+        """
+        return self._records(
+            requests.query(
+                name,
+                payload,
+                nodes=nodes,
+                tags=tags,
+                timeout=timeout,
+                ack=ack,
+                relay_factor=relay_factor,
+                first=first,
+            )
+        )
+
+    def stream(
+        self, *types: str, coalesce: bool = False, answers: bool | None = None
+    ) -> Generator[AgentEvent, None, None]:
+        """Subscribe to events; arguments as `AsyncClient.stream`."""
+        return self._records(requests.stream(types, coalesce, answers))
+
+    def stream_records(
+        self, types: Sequence[str] = (), *, coalesce: bool = False, answers: bool | None = False
+    ) -> Generator[Object, None, None]:
+        """Subscribe to events; yield the records of the JSON protocol, without `seq`.
+
+        Over Serf's RPC, records lack `time`, `from` and `deadline`.
+        """
+        request = requests.stream(types, coalesce, answers)
+        return self._open(request.command, request.parameters, request.limit)
+
+    def monitor(self, level: str = "INFO") -> Generator[LogEntry | Dropped, None, None]:
+        """Subscribe to the agent's log, beginning with its last 512 lines."""
+        return self._records(requests.monitor(level))
+
+    def respond(self, id: int, payload: bytes = b"") -> None:  # noqa: A002
+        """Respond to a query of a stream (`no_such_query`: too late)."""
+        self._call(requests.respond(id, payload))
+
+    def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
+        """Join through these addresses; return how many were reached (`join_failed`: none)."""
+        return self._call(requests.join(addresses, replay))
+
+    def leave(self) -> None:
+        """Leave the cluster; return when that is done. The agent then stops."""
+        self._call(requests.leave())
+
+    def force_leave(self, name: str, *, prune: bool = False) -> None:
+        """Declare a failed member as left; `prune` removes it. A Go agent accepts any name."""
+        self._call(requests.force_leave(name, prune))
+
+    def tags(
+        self,
+        set: Mapping[str, str] | None = None,  # noqa: A002
+        delete: Iterable[str] = (),
+    ) -> Mapping[str, str] | None:
+        """Change the agent's tags; return all of them, None over Serf's RPC."""
+        return self._call(requests.tags(set, delete))
+
+    def keys(self, action: Action, key: str | None = None) -> KeyReport:
+        """Install, use, remove or list keys (in base64) on every member.
+
+        Raises:
+            ControlError: `key_failed`, with the report's fields as `details`.
+        """
+        return self._call(requests.keys(action, key))
+
+    def info(self) -> dict[str, dict[str, Any]]:
+        """Return the groups of `serf info`; over Serf's RPC every value is text."""
+        return self._call(requests.info())
+
+    def coordinate(self, node: str | None = None) -> CoordinateInfo:
+        """Return the network coordinate of a member (None: of the agent)."""
+        return self._call(requests.coordinate(node))
+
+    def rtt(self, node: str, other: str | None = None) -> float:
+        """Estimate the round-trip time of two members (`other`: the agent), in seconds."""
+        return self._call(requests.rtt(node, other))
 
     def close(self) -> None:
-        """End the connection."""
-        self._line.close()
+        """Close the connection."""
+        self._socket.close()
 
     def __enter__(self) -> Self:
         return self
@@ -106,47 +257,65 @@ class Session:
     ) -> None:
         self.close()
 
-    def _put(self, seq: object, record: dict[str, Any]) -> None:
-        """Put a record with its stream; what belongs to no open one is of no interest."""
-        kept = self._streams.get(seq) if isinstance(seq, int) else None
-        if kept is None or not isinstance(seq, int):
-            return
-        if len(kept) < _BUFFER:
-            kept.append(record)
-        else:
-            self._lost[seq] = self._lost.get(seq, 0) + 1
+    def _call(self, request: Request[ResultT], timeout: float | None = None) -> ResultT:
+        """Send a request; `timeout`: seconds, if not that of its kind."""
+        if timeout is None:
+            timeout = PROMPT_TIMEOUT if request.prompt else REMOTE_TIMEOUT
+        return request.read(self._ask(request.command, request.parameters, timeout))
 
-    def _take(self, *seqs: int) -> dict[str, Any] | None:
-        """Take a record that is there already, or the news that some were lost."""
+    def _records(self, request: StreamRequest[ResultT]) -> Generator[ResultT, None, None]:
+        """Start a stream at once, before the caller reads its first record."""
+        return _convert(request, self._open(request.command, request.parameters, request.limit))
+
+    def _put(self, seq: object, record: Object) -> None:
+        """Queue a record for its stream; without one, drop it."""
+        queue = self._streams.get(seq) if isinstance(seq, int) else None
+        if queue is None or not isinstance(seq, int):
+            return
+        if len(queue) < _BUFFER:
+            queue.append(record)
+        else:
+            self._dropped[seq] = self._dropped.get(seq, 0) + 1
+
+    def _take(self, *seqs: int) -> Object | None:
+        """Return a queued record, or the number of dropped ones after them, or None."""
         for seq in seqs:
             if self._streams[seq]:
                 return self._streams[seq].popleft()
-            if seq in self._lost:
-                return {"event": "dropped", "count": self._lost.pop(seq)}
+            if seq in self._dropped:
+                return {"event": "dropped", "count": self._dropped.pop(seq)}
         return None
 
-    def _drop(self, seq: int) -> None:
-        """Forget a stream."""
+    def _forget(self, seq: int) -> None:
+        """Remove a stream and its records."""
         del self._streams[seq]
-        self._lost.pop(seq, None)
+        self._dropped.pop(seq, None)
 
 
-def _connected(address: str, timeout: float) -> socket.socket:
+def _convert(
+    request: StreamRequest[ResultT], records: Generator[Object, None, None]
+) -> Generator[ResultT, None, None]:
+    with closing(records):
+        for record in records:
+            yield request.read(record)
+
+
+def _open_socket(address: str, timeout: float) -> socket.socket:
     path = unix_path(address)
     if path is None:
         host, port = split_address(address)
-        # As bytes, for text would have Python import its tables of international names.
+        # As bytes: with text, Python imports its tables of international names.
         name: Any = host or "127.0.0.1"
         if host.isascii():
             name = name.encode("ascii")
-        made = socket.create_connection((name, port), timeout)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return made
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket.create_connection((name, port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.settimeout(timeout)
-        made.connect(path)
+        sock.settimeout(timeout)
+        sock.connect(path)
     except OSError:
-        made.close()
+        sock.close()
         raise
-    return made
+    return sock

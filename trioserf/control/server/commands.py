@@ -1,10 +1,11 @@
-"""The command table: what may be asked of an agent, whatever the framing.
+"""The command table, independent of the framing (see control/README.md, § Commands).
 
-A `Command` has one result, a `Stream` gives items until it ends or is stopped. The handlers speak
-in domain objects; `show` makes them the JSON objects of the protocol. `handshake`, `auth` and
+A `Command` has one result, a `Stream` yields items until it ends or is stopped. Handlers return
+domain objects; `show` converts them to the objects of the JSON protocol. `handshake`, `auth` and
 `stop` concern the connection itself and have no handler here.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -12,22 +13,25 @@ from typing import Any
 import attrs
 import trio
 
+from trioserf.agent.agent import Agent
 from trioserf.agent.logs import LEVELS
 from trioserf.control.errors import ControlError
 from trioserf.control.server import json_records, params
-from trioserf.control.server.coalescing import Coalesced
+from trioserf.control.server.json_records import WallClock
 from trioserf.control.server.member_filter import MemberFilter
 from trioserf.control.server.params import PAYLOAD, Param, Params
-from trioserf.control.server.ports import Agent, KeyResult, WallClock
 from trioserf.coordinate import Coordinate, distance
-from trioserf.node.event_hub import Responder
+from trioserf.node.event_hub import Responder, Subscription
+from trioserf.serf.coalesce import EventCoalescer
+from trioserf.serf.events import Dropped, Event
 from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
+from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
 
 STREAM_BUFFER = 1024
-"""Records kept for one stream whose client is slow; enough for a burst, small enough to hold."""
+"""Records kept for a stream whose client is slow: a burst of events of a large cluster."""
 LOG_LEVELS = tuple(LEVELS)
 
 Items = AbstractAsyncContextManager["Receive"]
@@ -39,63 +43,72 @@ Receive = Callable[[], Awaitable[Any]]
 class Command:
     """A request with one reply.
 
-    `prompt` handlers answer at once and run in the connection's own task, in order; the others
-    wait for the network and overlap. What `answers` queries is told by whom.
+    Attributes:
+        params: its parameters.
+        run: the handler.
+        show: converts the handler's result.
+        prompt: whether the handler needs no other member. It then runs in the connection's own
+            task, in order; the others overlap.
+        responds: whether the handler takes the client's `Responder` as `by`.
     """
 
     params: Params
     run: Callable[..., Awaitable[Any]]
     show: Callable[[Any], json_records.Record]
     prompt: bool = False
-    answers: bool = False
+    responds: bool = False
 
 
 @attrs.frozen(slots=True)
 class Stream:
     """A request whose reply is followed by records.
 
-    `show` takes an item and the wall clock. A `finite` stream is a request in flight, which ends
-    by itself; the others end with the connection's input.
+    Attributes:
+        params: its parameters.
+        open: opens the stream.
+        show: converts an item; takes the wall clock too.
+        finite: whether it ends on its own, as queries do; the others end with the client's input.
+        responds: whether `open` takes the client's `Responder` as `by`.
     """
 
     params: Params
     open: Callable[..., Items]
     show: Callable[[Any, WallClock], json_records.Record]
     finite: bool = False
-    answers: bool = False
+    responds: bool = False
 
 
 async def members(
     agent: Agent, name: str, status: str, tags: Mapping[str, str]
 ) -> tuple[Member, ...]:
-    """The members whose name, status and tags match."""
+    """Return the members whose name, status and tags match."""
     if not (name or status or tags):
         return agent.node.members()
     return MemberFilter.of(name, status, tags).select(agent.node.members())
 
 
 async def event(agent: Agent, name: str, payload: bytes, coalesce: bool) -> int:
-    """Send a user event; gives its Lamport time."""
+    """Send a user event; return its Lamport time."""
     return await agent.node.user_event(name, payload, coalesce=coalesce)
 
 
 async def respond(agent: Agent, id: int, payload: bytes, by: Responder) -> None:  # noqa: A002
-    """Answer a query."""
+    """Respond to a query."""
     await agent.node.respond(id, payload, by)
 
 
 async def decline(agent: Agent, id: int, by: Responder) -> None:  # noqa: A002
-    """Say that no answer of ours will follow."""
+    """Report that the client will not respond to a query."""
     await agent.node.decline(id, by)
 
 
 async def join(agent: Agent, addresses: Sequence[str], replay: bool) -> int:
-    """Join through these addresses; gives how many could be reached."""
+    """Join through these addresses; return how many could be reached."""
     return await agent.node.join(addresses, replay=replay)
 
 
 async def leave(agent: Agent) -> None:
-    """Leave the cluster (the connection ends the agent after its reply)."""
+    """Leave the cluster (the connection stops the agent after its reply)."""
     await agent.leave()
 
 
@@ -105,11 +118,11 @@ async def force_leave(agent: Agent, name: str, prune: bool) -> None:
 
 
 async def tags(agent: Agent, set: Mapping[str, str], delete: Sequence[str]) -> Mapping[str, str]:  # noqa: A002
-    """Change our tags; gives the new ones."""
+    """Change the agent's tags; return all of them."""
     return await agent.set_tags(set, delete)
 
 
-async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyResult:
+async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyQueryResult:
     """Install, use, remove or list encryption keys on every member."""
     if action == "list" and key is not None:
         raise params.bad_request("key: not for the action list")
@@ -118,11 +131,11 @@ async def keys(agent: Agent, action: KeyAction, key: bytes | None) -> KeyResult:
     return await agent.node.keys(action, key)
 
 
-def show_keys(result: KeyResult) -> json_records.Record:
-    """Show a key operation that succeeded everywhere.
+def show_keys(result: KeyQueryResult) -> json_records.Record:
+    """Convert the result of a key operation.
 
     Raises:
-        ControlError: `key_failed`, with the members' answers, when it did not.
+        ControlError: `key_failed`, with the members' messages, unless it succeeded on all.
     """
     record = json_records.keys(result)
     if result.failure is not None:
@@ -131,15 +144,15 @@ def show_keys(result: KeyResult) -> json_records.Record:
 
 
 async def info(agent: Agent) -> Mapping[str, Mapping[str, object]]:
-    """The groups of `serf info`."""
+    """Return the groups of `serf info`."""
     return agent.info()
 
 
 def find_coordinate(agent: Agent, name: str | None) -> Coordinate:
-    """The coordinate of a member, or our own.
+    """Return the coordinate of a member (None: of this node).
 
     Raises:
-        ControlError: `no_such_member` when it is unknown.
+        ControlError: `no_such_member`; it is unknown.
     """
     found = agent.node.coordinate(name)
     if found is None:
@@ -148,58 +161,98 @@ def find_coordinate(agent: Agent, name: str | None) -> Coordinate:
 
 
 async def coordinate(agent: Agent, node: str | None) -> Coordinate:
-    """The network coordinate of a member."""
+    """Return the network coordinate of a member."""
     return find_coordinate(agent, node)
 
 
 async def rtt(agent: Agent, node: str, other: str | None) -> float:
-    """Estimate the round trip between two members (`other`: this node), in seconds."""
+    """Estimate the round-trip time of two members (`other`: this node), in seconds."""
     return distance(find_coordinate(agent, node), find_coordinate(agent, other))
 
 
-def event_filters(words: Sequence[str]) -> list[EventFilter]:
-    """Read the filters of a stream; none at all mean every event that Serf knows.
+def event_filters(texts: Sequence[str]) -> list[EventFilter]:
+    """Parse the filters of a stream; without any, all events of Serf.
 
     Raises:
-        InvalidFilter: a word that is none.
+        InvalidFilter: a filter that is not valid.
     """
-    return [one for word in words or ("*",) for one in EventFilter.parse(word)]
+    return [one for text in texts or ("*",) for one in EventFilter.parse(text)]
+
+
+class _Coalesced:
+    """The events of a subscription, bursts coalesced (see control/README.md, § Event records)."""
+
+    def __init__(self, source: Subscription) -> None:
+        self._source = source
+        self._coalescer = EventCoalescer()
+        self._ready: deque[Event] = deque()
+        self._closed = False
+
+    async def receive(self) -> Event | Dropped:
+        """Wait for the next event.
+
+        Raises:
+            trio.EndOfChannel: the source is closed and all coalesced events are delivered.
+        """
+        while not self._ready:
+            if self._closed:
+                raise trio.EndOfChannel
+            deadline = self._coalescer.deadline
+            with trio.move_on_at(float("inf") if deadline is None else deadline):
+                event = await self._receive_or_coalesce()
+                if event is not None:
+                    return event
+            self._ready += self._coalescer.flush(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        return self._ready.popleft()
+
+    async def _receive_or_coalesce(self) -> Event | Dropped | None:
+        """Wait for an event of the source; return it unless it is to be coalesced."""
+        try:
+            event = await self._source.receive()
+        except trio.EndOfChannel:
+            self._closed = True
+            self._ready += self._coalescer.drain()
+            return None
+        if isinstance(event, Dropped) or not self._coalescer.feed(event, trio.current_time()):
+            return event
+        return None
 
 
 @asynccontextmanager
 async def stream(
     agent: Agent, types: Sequence[str], coalesce: bool, answers: bool | None, by: Responder
 ) -> AsyncIterator[Receive]:
-    """Events as they happen; whether the client answers queries, it may say or leave open."""
+    """Subscribe to events; `answers`: whether the client responds to queries (None: unknown)."""
     filters = event_filters(types)
     by.has_responded |= bool(answers)
-    who = False if answers is False else by
-    with agent.node.subscribe(*filters, answers=who, buffer=STREAM_BUFFER) as subscription:
-        yield Coalesced(subscription).receive if coalesce else subscription.receive
+    responder = False if answers is False else by
+    with agent.node.subscribe(*filters, answers=responder, buffer=STREAM_BUFFER) as subscription:
+        yield _Coalesced(subscription).receive if coalesce else subscription.receive
 
 
 @asynccontextmanager
 async def monitor(agent: Agent, level: str) -> AsyncIterator[Receive]:
-    """The agent's log, beginning with the last 512 lines."""
+    """Subscribe to the agent's log, beginning with the last 512 lines."""
     with agent.logs.subscribe(level, buffer=STREAM_BUFFER) as lines:
         yield lines.receive
 
 
 @asynccontextmanager
 async def query(agent: Agent, name: str, payload: bytes, **options: Any) -> AsyncIterator[Receive]:
-    """Ask the cluster; gives acks, answers and the end."""
+    """Send a query; yield acks, responses and the end."""
     async with agent.node.query(name, payload, **options) as records:
         yield records.__anext__
 
 
 def show_query(item: QueryResult, wall: WallClock) -> json_records.Record:
-    """Show one record of a query: an ack, an answer or its end."""
+    """Convert a record of a query: an ack, a response or its end."""
     del wall
     match item:
         case QueryAck(source=source):
             return json_records.query_ack(source)
         case QueryAnswer(source=source, payload=payload):
-            return json_records.query_answer(source, payload)
+            return json_records.query_response(source, payload)
         case QueryDone() as done:
             return json_records.query_done(done)
 
@@ -223,7 +276,7 @@ def _named(name: str) -> Callable[[Any], json_records.Record]:
 
 
 def _level(value: object, path: str) -> str:
-    """Accept a log level in any case."""
+    """Accept a log level, in upper or lower case."""
     if not isinstance(value, str) or value.upper() not in LOG_LEVELS:
         raise params.bad_request(f"{path}: expected one of {', '.join(LOG_LEVELS)}")
     return value.upper()
@@ -236,7 +289,7 @@ CONNECTION_PARAMS: Mapping[str, Params] = {
     "auth": Params(Param("key", params.text)),
     "stop": Params(Param("stop", params.sequence)),
 }
-"""The commands that the connection answers itself."""
+"""Commands that the connection handles itself."""
 
 COMMANDS: Mapping[str, Command] = {
     "members": Command(
@@ -255,8 +308,8 @@ COMMANDS: Mapping[str, Command] = {
         _named("ltime"),
         prompt=True,
     ),
-    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing, answers=True),
-    "decline": Command(Params(Param("id", _U64)), decline, _nothing, answers=True),
+    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing, responds=True),
+    "decline": Command(Params(Param("id", _U64)), decline, _nothing, responds=True),
     "join": Command(
         Params(Param("addresses", params.some_texts), Param("replay", params.flag, False)),
         join,
@@ -285,7 +338,7 @@ COMMANDS: Mapping[str, Command] = {
     "coordinate": Command(
         Params(Param("node", params.text, None)),
         coordinate,
-        lambda place: {"coordinate": json_records.coordinate(place)},
+        lambda found: {"coordinate": json_records.coordinate(found)},
         prompt=True,
     ),
     "rtt": Command(
@@ -305,7 +358,7 @@ STREAMS: Mapping[str, Stream] = {
         ),
         stream,
         _show_event,
-        answers=True,
+        responds=True,
     ),
     "monitor": Stream(Params(Param("level", _level, "INFO")), monitor, _show_log),
     "query": Stream(

@@ -1,8 +1,9 @@
-"""One control connection, whatever it speaks: its deadlines, its writing side, its requests.
+"""A control connection, independent of its framing: deadlines, writes and concurrent requests.
 
-Writes never interleave: a message goes out whole, or the connection ends. A client that does not
-read holds back its own requests and streams and nobody else; when a write makes no progress for
-`Limits.write` seconds the connection is cut. Requests of one connection overlap, up to a limit.
+Writes never interleave: a message is sent whole, or the connection ends. A client that does not
+read delays only its own requests and streams; when a write makes no progress for `Limits.write`
+seconds, the connection is closed. Requests of a connection overlap, up to a limit.
+(See control/README.md, § Limits.)
 """
 
 import hmac
@@ -16,7 +17,8 @@ from typing import Any
 import attrs
 import trio
 
-from trioserf.control.server.ports import Agent, WallClock, utc_now
+from trioserf.agent.agent import Agent
+from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
 from trioserf.node.event_hub import Responder
@@ -27,25 +29,29 @@ CHUNK = 65536
 """Bytes per read, and per write: each write has its own deadline."""
 MAX_MESSAGE = 1024 * 1024
 """Longest line, longest msgpack message, in bytes."""
-MAX_STRANGERS_MESSAGE = 16 * 1024
-"""The same before the right key, where one is asked for: room for a key and little else."""
+MAX_UNAUTHENTICATED_MESSAGE = 16 * 1024
+"""The same before authentication, if `rpc_auth` is set: room for a key and little else."""
 MAX_IN_FLIGHT = 256
-"""Requests of one connection that may wait at a time; the next is not read before one ends."""
+"""Requests of one connection in flight; the next is not read before one ends."""
 MAX_STREAMS = 128
 """Open streams of one connection."""
 
 END: Any = object()
-"""What a stream gives after its last item."""
+"""Returned by a stream after its last item."""
 
 
 @attrs.frozen(slots=True)
 class Limits:
-    """What a stranger may cost us; times in seconds.
+    """Limits of connections; times in seconds.
 
-    `first`: from the connect to a complete first request; `auth`: to a right key, where one is
-    asked for; `message`: from the first byte of a request to its last; `write`: one write without
-    progress; `linger`: reading on after an error that ends the connection, so that the error
-    arrives. `strangers` of the `connections` may be there without a key, where one is asked for.
+    Attributes:
+        connections: open connections.
+        unauthenticated: how many of them may be unauthenticated, if `rpc_auth` is set.
+        first: from the connect to a complete first request.
+        auth: from the connect to the right key, if `rpc_auth` is set.
+        message: from the first byte of a request to its last.
+        write: a write without progress.
+        linger: reading on after an error that ends the connection, so that the error arrives.
     """
 
     connections: int = 512
@@ -59,10 +65,17 @@ class Limits:
 
 @attrs.define
 class ServerContext:
-    """What all connections of a server share.
+    """Shared by all connections of a server.
 
-    `spawn` starts a task that outlives the connection. `cache` keeps encoded replies, by name.
-    `accepted` counts connections, `requested` commands.
+    Attributes:
+        agent: the agent that clients control.
+        auth: the key that clients must send; empty for none.
+        wall: the time of day for records.
+        limits: limits of each connection.
+        spawn: starts a task that outlives the connection.
+        cache: encoded replies by name, with the `members_version` of each.
+        accepted: counts connections.
+        requested: counts commands.
     """
 
     agent: Agent
@@ -75,7 +88,7 @@ class ServerContext:
     requested: AggregateSample = attrs.field(factory=AggregateSample)
 
     def key_matches(self, key: str) -> bool:
-        """Compare a key with ours in constant time."""
+        """Return whether the key is the right one, in constant time."""
         return hmac.compare_digest(_key_bytes(key), _key_bytes(self.auth))
 
 
@@ -84,7 +97,7 @@ def _key_bytes(key: str) -> bytes:
 
 
 class StreamHandle:
-    """A running stream: it can be stopped, but only between two records."""
+    """A running stream; it can be stopped between two records."""
 
     def __init__(self, finite: bool = False) -> None:
         self.finite = finite
@@ -92,17 +105,17 @@ class StreamHandle:
         self._waiting: trio.CancelScope | None = None
 
     def stop(self) -> None:
-        """End the stream; nothing of it is sent any more."""
+        """Stop the stream; no more of its records are sent."""
         self._stopped = True
         if self._waiting is not None:
             self._waiting.cancel()
 
     def stopped(self) -> bool:
-        """Tell whether nothing more may be sent."""
+        """Return whether the stream was stopped."""
         return self._stopped
 
     async def next(self, receive: Callable[[], Awaitable[Any]]) -> Any:
-        """Wait for the next item; `END` when there is none or the stream is stopped."""
+        """Wait for the next item; return `END` at the end or when the stream is stopped."""
         if not self.stopped():
             with trio.CancelScope() as self._waiting:
                 try:
@@ -115,50 +128,54 @@ class StreamHandle:
 
 
 class Connection(ABC):
-    """The part that both framings share. They implement `take`, which is fed what is read.
+    """The part that both framings share; each implements `feed`.
 
-    `ending`: nothing more is read, replies are still written. `gone`: nothing can be written.
+    Attributes:
+        ending: no more is read; replies are still written.
+        closed: no more can be written.
     """
 
     def __init__(
         self,
-        service: ServerContext,
+        context: ServerContext,
         stream: trio.abc.Stream,
         accepted: Callable[[], None] = lambda: None,
     ) -> None:
-        self.service = service
+        self.context = context
         self._accepted = accepted
-        self.agent = service.agent
+        self.agent = context.agent
         self.stream = stream
-        self.slots: dict[Hashable, StreamHandle] = {}
-        self.answerer = Responder()
-        self.authenticated = not service.auth
+        self.streams: dict[Hashable, StreamHandle] = {}
+        self.responder = Responder()
+        self.authenticated = not context.auth
         self.ending = False
-        self.gone = False
+        self.closed = False
         self._scope = trio.CancelScope()
         self._lock = trio.Lock()
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._read_deadline = self._write_deadline = float("inf")
-        self._greeted = False
+        self._first_request_complete = False
         self._in_flight = 0
-        self._room = trio.Event()
+        self._request_ended = trio.Event()
         self._nursery: trio.Nursery
 
     @abstractmethod
     async def feed(self, data: bytes) -> bool:
-        """Handle bytes from the client; tell whether a request is begun but not complete."""
+        """Handle bytes from the client; return whether a request is incomplete."""
 
     def input_ended(self) -> None:
-        """The client has said its last: end what has no end of its own."""
-        for slot in list(self.slots.values()):
-            if not slot.finite:
-                slot.stop()
+        """Stop all streams that have no end: the client has closed its sending side."""
+        for handle in list(self.streams.values()):
+            if not handle.finite:
+                handle.stop()
 
     async def serve(self, first: bytes, deadline: float) -> None:
-        """Serve the connection until it ends; `first` is what was read to tell the framing.
+        """Serve the connection until it ends, then close the stream.
 
-        `deadline` is the instant by which a first request must be complete (and, where a key is
-        asked for, the right key be given). Closes the stream.
+        Args:
+            first: the bytes that were read to detect the framing.
+            deadline: instant by which the first request must be complete and, if `rpc_auth` is
+                set, the right key received.
         """
         self._read_deadline = self._scope.deadline = deadline
         try:
@@ -167,18 +184,18 @@ class Connection(ABC):
                     await self._read(first)
                 await self._drain()
             if self._scope.cancelled_caught:
-                _log.warning("Cut off a client that %s", self._fault)
+                _log.warning("Disconnected a client that %s", self._missed_deadline)
         finally:
             self.abort()
-            with trio.CancelScope() as at_once:
-                at_once.cancel()
+            with trio.CancelScope() as immediately:
+                immediately.cancel()
                 await self.stream.aclose()
 
     def abort(self) -> None:
-        """The connection is gone: stop all that still writes to it."""
-        self.ending = self.gone = True
-        for slot in list(self.slots.values()):
-            slot.stop()
+        """Mark the connection as lost and stop its streams."""
+        self.ending = self.closed = True
+        for handle in list(self.streams.values()):
+            handle.stop()
 
     async def _read(self, data: bytes | bytearray) -> None:
         try:
@@ -190,75 +207,75 @@ class Connection(ABC):
             self.abort()
         else:
             self._read_deadline = float("inf")
-            self._arm()
+            self._set_deadline()
             self.input_ended()
 
     def watch_input(self, *, partial: bool) -> None:
-        """Set the deadline of reading: none for a known client between two requests."""
-        if not self._greeted or not self.authenticated:
+        """Set the deadline of reading: none between two requests of an authenticated client."""
+        if not self._first_request_complete or not self.authenticated:
             return
         if not partial:
             if self._read_deadline != float("inf"):
                 self._read_deadline = float("inf")
-                self._arm()
+                self._set_deadline()
         elif self._read_deadline == float("inf"):
-            self._read_deadline = trio.current_time() + self.service.limits.message
-            self._arm()
+            self._read_deadline = trio.current_time() + self.context.limits.message
+            self._set_deadline()
 
     def authenticate(self) -> None:
-        """The client gave the right key."""
+        """Mark the client as authenticated."""
         if not self.authenticated:
             self.authenticated = True
             self._accepted()
 
     @property
-    def longest(self) -> int:
-        """Bytes of a message that is taken from this client now."""
-        return MAX_MESSAGE if self.authenticated else MAX_STRANGERS_MESSAGE
+    def max_message(self) -> int:
+        """Maximum bytes of a message from this client."""
+        return MAX_MESSAGE if self.authenticated else MAX_UNAUTHENTICATED_MESSAGE
 
-    def mark_handshaken(self) -> None:
-        """A first complete request has come."""
-        self._greeted = True
+    def mark_first_request(self) -> None:
+        """Mark the first request as complete."""
+        self._first_request_complete = True
 
     @property
-    def _fault(self) -> str:
-        """Why a deadline has passed."""
+    def _missed_deadline(self) -> str:
+        """Which deadline has passed, for the log."""
         if self._write_deadline <= self._read_deadline:
-            return "takes nothing"
-        return "does not finish what it says" if self.authenticated else "shows no key"
+            return "does not read"
+        return "does not complete its request" if self.authenticated else "sends no valid key"
 
-    def _arm(self) -> None:
+    def _set_deadline(self) -> None:
         self._scope.deadline = min(self._read_deadline, self._write_deadline)
 
     async def send(self, data: bytes) -> None:
-        """Write a whole message, after those of others; silently nothing once it is lost.
+        """Write a whole message, after earlier ones; do nothing once the connection is lost.
 
-        Not necessarily a checkpoint: callers wait for something else before they send again.
+        Not always a checkpoint: callers await something else before they send again.
         """
         if not self._lock.locked():
-            data = data[self._written_at_once(data) :]
+            data = data[self._write_nowait(data) :]
             if not data:
                 return
         async with self._lock:
             try:
                 for start in range(0, len(data), CHUNK):
-                    if self.gone:
+                    if self.closed:
                         return
-                    self._write_deadline = trio.current_time() + self.service.limits.write
-                    self._arm()
+                    self._write_deadline = trio.current_time() + self.context.limits.write
+                    self._set_deadline()
                     await self.stream.send_all(data[start : start + CHUNK])
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.abort()
-            # Not if it is cancelled: `serve` tells by it who kept us waiting.
+            # Not when cancelled: `serve` derives from it which deadline has passed.
             self._write_deadline = float("inf")
-            self._arm()
+            self._set_deadline()
 
-    def _written_at_once(self, data: bytes) -> int:
-        """Give the system what it takes without waiting; tell how much that was.
+    def _write_nowait(self, data: bytes) -> int:
+        """Write what the system accepts without waiting; return the number of bytes.
 
-        Saves a turn of the event loop for each reply, a third of what a small request costs.
+        Saves a turn of the event loop per reply, a third of the cost of a small request.
         """
-        if self.gone or self._socket is None:
+        if self.closed or self._socket is None:
             return 0
         try:
             return os.write(self._socket.fileno(), data)
@@ -269,44 +286,46 @@ class Connection(ABC):
             return len(data)
 
     async def run_concurrently(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run a request beside the others, as soon as there is room for it."""
+        """Run a request concurrently, once fewer than MAX_IN_FLIGHT are running."""
         while self._in_flight >= MAX_IN_FLIGHT:
-            self._room = trio.Event()
-            await self._room.wait()
+            self._request_ended = trio.Event()
+            await self._request_ended.wait()
         self._in_flight += 1
-        self._nursery.start_soon(self._counted, run, args)
+        self._nursery.start_soon(self._run_counted, run, args)
 
-    async def _counted(self, run: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+    async def _run_counted(
+        self, run: Callable[..., Awaitable[None]], args: tuple[Any, ...]
+    ) -> None:
         try:
             await run(*args)
         finally:
             self._in_flight -= 1
-            self._room.set()
+            self._request_ended.set()
 
     async def start(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run a stream beside the others; returns when it has said that it started."""
+        """Run a stream concurrently; return when it has reported that it started."""
         await self._nursery.start(run, *args)
 
     async def leave(self, reply: Callable[[Exception | None], Awaitable[None]]) -> None:
-        """Leave the cluster, `reply`, then end the agent; goes on if the client is lost."""
+        """Leave the cluster, reply, then stop the agent, even if the client disconnects."""
         left, replied = trio.Event(), trio.Event()
         failed: list[Exception] = []
 
-        async def carry_out() -> None:
+        async def leave_and_stop() -> None:
             try:
                 await self.agent.leave()
             except TrioserfError as error:
                 failed.append(error)
             left.set()
             if not failed:
-                with trio.move_on_after(self.service.limits.linger):
+                with trio.move_on_after(self.context.limits.linger):
                     await replied.wait()
                 self.agent.shutdown.set()
 
-        if self.service.spawn is None:
-            self._nursery.start_soon(carry_out)
+        if self.context.spawn is None:
+            self._nursery.start_soon(leave_and_stop)
         else:
-            self.service.spawn(carry_out)
+            self.context.spawn(leave_and_stop)
         try:
             await left.wait()
             await reply(failed[0] if failed else None)
@@ -314,10 +333,10 @@ class Connection(ABC):
             replied.set()
 
     async def _drain(self) -> None:
-        """After an error that ends it, let the client read the error before the door shuts."""
+        """Read on after an error that ends the connection, so that it reaches the client."""
         if isinstance(self.stream, trio.abc.HalfCloseableStream):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                with trio.move_on_after(self.service.limits.linger):
+                with trio.move_on_after(self.context.limits.linger):
                     await self.stream.send_eof()
                     while await self.stream.receive_some(CHUNK):
                         pass

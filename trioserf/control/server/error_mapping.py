@@ -1,4 +1,4 @@
-"""Every exception a request may end in, as an error of the protocol."""
+"""Exceptions of requests as errors of the protocol."""
 
 import logging
 from types import TracebackType
@@ -34,15 +34,19 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 
 
 class capture_error:  # noqa: N801 - used like a function
-    """One request's border: keeps what went wrong inside the `with` as `fault`.
+    """Captures the exception of one request, so that it cannot end the agent.
 
-    The only place of this room that swallows whatever exception comes; cancellation passes.
+    The only broad except of this room; cancellation passes.
+
+    Attributes:
+        error: the exception, or None.
+        control_error: the same as an error of the protocol.
     """
 
     def __init__(self, command: str) -> None:
         self.command = command
         self.error: Exception | None = None
-        self.fault: ControlError | None = None
+        self.control_error: ControlError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -56,12 +60,12 @@ class capture_error:  # noqa: N801 - used like a function
         if not isinstance(error, Exception):
             return False
         self.error = error
-        self.fault = to_control_error(error, self.command)
+        self.control_error = to_control_error(error, self.command)
         return True
 
 
 def to_control_error(error: Exception, command: str) -> ControlError:
-    """Translate what a handler raised; what nobody foresaw is logged and becomes `internal`."""
+    """Convert an exception of a handler; an unexpected one is logged and becomes `internal`."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
@@ -70,7 +74,7 @@ def to_control_error(error: Exception, command: str) -> ControlError:
     for kind, code in _CODES:
         if isinstance(cause, kind):
             details = (
-                {"causes": [{"address": a, "reason": why} for a, why in cause.causes]}
+                {"causes": [{"address": a, "reason": reason} for a, reason in cause.causes]}
                 if isinstance(cause, JoinFailed)
                 else None
             )

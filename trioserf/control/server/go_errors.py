@@ -1,9 +1,11 @@
-"""Faults in the words of Go's library, which reach Serf's users through its RPC."""
+"""Errors in the words of Go's library, which Serf's users see through its RPC."""
 
 import string
 
+from trioserf.node.config import DEFAULT_PORT
+
 _BASE64 = frozenset(string.ascii_letters + string.digits + "+/")
-_DIAL_FAULTS = frozenset(
+_DIAL_ERRORS = frozenset(
     (
         "connection refused",
         "connection reset by peer",
@@ -14,58 +16,57 @@ _DIAL_FAULTS = frozenset(
         "permission denied",
     )
 )
-_PORT = 7946
 
 
-def go_join_error(where: str, why: str) -> str:
-    """Say why an address could not be joined.
+def go_join_error(address: str, reason: str) -> str:
+    """Return the error of an address that could not be joined.
 
     Args:
-        where: what was tried: `ip:port`, or as it was typed if that gave no address.
-        why: the reason, which may end in the operating system's.
+        address: `ip:port`, or the address as given if it could not be resolved.
+        reason: the reason, which may end in the operating system's.
     """
-    if why.startswith("unknown host"):
-        host = where.rpartition("/")[2]
+    if reason.startswith("unknown host"):
+        host = address.rpartition("/")[2]
         host = host.rpartition(":")[0] or host
-        return f"Failed to resolve {where}: lookup {host}: no such host"
-    if why.startswith("join address"):
-        return f"Failed to resolve {where}: {why.removeprefix(f'join address {where!r}: ')}"
-    reason = why.rpartition(": ")[2].lower()
-    host, colon, port = where.rpartition(":")
+        return f"Failed to resolve {address}: lookup {host}: no such host"
+    if reason.startswith("join address"):
+        return f"Failed to resolve {address}: {reason.removeprefix(f'join address {address!r}: ')}"
+    system_error = reason.rpartition(": ")[2].lower()
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
-        host, where = where, f"{where}:{_PORT}"
-    if reason in _DIAL_FAULTS:
-        return f"Failed to join {host.strip('[]')}: dial tcp {where}: connect: {reason}"
-    return f"Failed to join {host.strip('[]')}: {why}"
+        host, address = address, f"{address}:{DEFAULT_PORT}"
+    if system_error in _DIAL_ERRORS:
+        return f"Failed to join {host.strip('[]')}: dial tcp {address}: connect: {system_error}"
+    return f"Failed to join {host.strip('[]')}: {reason}"
 
 
 def go_base64_error(text: str) -> str | None:
-    """Say at which byte a text stops being base64 with padding; None if it never does."""
-    place = count = 0
+    """Return the error for text that is not base64 with padding, with its byte; None if it is."""
+    position = count = 0
     size = len(text.encode("utf-8", "surrogateescape"))
-    for place, char in enumerate(text):
+    for position, char in enumerate(text):
         if char in "\r\n":
             continue
         if char in _BASE64:
             count += 1
         elif char == "=" and count % 4 >= 2:
-            return _padding_fault(text, place, count % 4)
+            return _padding_error(text, position, count % 4)
         else:
-            return _illegal(place)
+            return _illegal(position)
     return _illegal(size - count % 4) if count % 4 else None
 
 
-def _padding_fault(text: str, place: int, digits: int) -> str | None:
-    """Look at what comes from the first `=` on, behind two or three digits of the last four."""
-    rest = [at for at, char in enumerate(text) if at > place and char not in "\r\n"]
+def _padding_error(text: str, position: int, digits: int) -> str | None:
+    """Check the text from the first `=` on, after two or three digits of the last four."""
+    rest = [at for at, char in enumerate(text) if at > position and char not in "\r\n"]
     if digits == 2:
         if not rest:
             return _illegal(len(text))
         if text[rest[0]] != "=":
-            return _illegal(place)
+            return _illegal(position)
         del rest[0]
     return _illegal(rest[0]) if rest else None
 
 
-def _illegal(place: int) -> str:
-    return f"illegal base64 data at input byte {place}"
+def _illegal(position: int) -> str:
+    return f"illegal base64 data at input byte {position}"

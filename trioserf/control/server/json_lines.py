@@ -1,6 +1,6 @@
-"""One JSON object a line: the framing that any language speaks (reference: this room's README).
+"""The JSON lines: one JSON object per line (see control/README.md).
 
-Replies to prompt requests that arrive together leave together. The list of members is encoded
+Replies to prompt requests that arrive together are sent together. The list of members is encoded
 once for all clients until it changes.
 """
 
@@ -25,18 +25,18 @@ from trioserf.control.server.error_mapping import capture_error, to_control_erro
 from trioserf.control.server.params import bad_request
 
 PROTOCOL = 1
-"""The version that `handshake` tells."""
+"""The version in the reply to `handshake`."""
 
 
 class NumberLiteral(float):
-    """A number that remembers how it was spelled, to be echoed so."""
+    """A number that keeps its text, to be echoed unchanged."""
 
     __slots__ = ("text",)
     text: str
 
     @classmethod
     def of(cls, text: str) -> "NumberLiteral":
-        """Read a number."""
+        """Parse a number."""
         number = cls(text)
         number.text = text
         return number
@@ -47,7 +47,7 @@ def _integer(text: str) -> int | NumberLiteral:
 
 
 def _constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 _decode = json.JSONDecoder(
@@ -58,10 +58,10 @@ _encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def encode(record: Mapping[str, Any] | str) -> bytes:
-    r"""Spell a record in UTF-8.
+    r"""Encode a record in UTF-8.
 
     Text with surrogate escapes (bytes that are not UTF-8) has no UTF-8 form: such a record is
-    spelled in ASCII, its escapes as `\udcXX`, which `json.loads` reads back unchanged.
+    encoded in ASCII, its escapes as `\udcXX`, which `json.loads` decodes unchanged.
     """
     try:
         return _encode(record).encode()
@@ -70,7 +70,7 @@ def encode(record: Mapping[str, Any] | str) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Read a request.
+    """Decode a request.
 
     Raises:
         ControlError: `bad_request`; not UTF-8, not JSON or not an object.
@@ -87,7 +87,7 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def encode_seq(seq: object) -> bytes:
-    """Spell a seq as it came.
+    """Encode a seq as it was received.
 
     Raises:
         ControlError: `bad_request`; neither a number nor a string.
@@ -106,18 +106,18 @@ class JsonLines(Connection):
 
     def __init__(
         self,
-        service: ServerContext,
+        context: ServerContext,
         stream: trio.abc.Stream,
         accepted: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(service, stream, accepted)
+        super().__init__(context, stream, accepted)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []
         self._out_length = 0
 
     async def feed(self, data: bytes) -> bool:
-        """Handle every line that is complete."""
+        """Handle every complete line."""
         lines = data.split(b"\n")
         rest = lines.pop()
         for line in lines:
@@ -126,11 +126,11 @@ class JsonLines(Connection):
                 self._length += len(line)
                 line = b"".join(self._parts)
                 self._parts, self._length = [], 0
-            if len(line) > self.longest:
-                await self._too_long()
+            if len(line) > self.max_message:
+                await self._reject_long_line()
                 return False
             if line and not line.isspace():
-                await self._line(line)
+                await self._handle_line(line)
                 if self.ending:
                     return False
         if self._out:
@@ -138,113 +138,121 @@ class JsonLines(Connection):
         if rest:
             self._parts.append(rest)
             self._length += len(rest)
-            if self._length > self.longest:
-                await self._too_long()
+            if self._length > self.max_message:
+                await self._reject_long_line()
                 return False
         return bool(self._parts)
 
-    async def _too_long(self) -> None:
-        fault = ControlError("line_too_long", f"a line may have {self.longest} bytes")
-        await self._put(_error(b"{", fault))
+    async def _reject_long_line(self) -> None:
+        error = ControlError("line_too_long", f"a line may have {self.max_message} bytes")
+        await self._put(_encode_error(b"{", error))
         await self._flush()
         self.ending = True
 
-    async def _line(self, line: bytes) -> None:
-        """Answer one request, or begin to."""
+    async def _handle_line(self, line: bytes) -> None:
+        """Handle one request."""
         prefix = b"{"
-        with capture_error("?") as attempt:
+        with capture_error("?") as captured:
             request = decode(line)
             if "seq" in request:
                 prefix = b'{"seq":%b,' % encode_seq(request["seq"])
-            attempt.command = params.text(request.get("command"), "command")
-            self.service.requested.add()
-            await self._dispatch(attempt.command, prefix, request)
-        if attempt.fault is not None:
-            await self._put(_error(prefix, attempt.fault))
+            captured.command = params.text(request.get("command"), "command")
+            self.context.requested.add()
+            await self._dispatch(captured.command, prefix, request)
+        if captured.control_error is not None:
+            await self._put(_encode_error(prefix, captured.control_error))
 
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":
-            self.mark_handshaken()
+            self.mark_first_request()
             raise ControlError("auth_required", "the first command must be auth, with the key")
         command = COMMANDS.get(name)
         if command is not None:
-            values = self._with_answerer(command, command.params.read(request))
+            values = self._with_responder(command, command.params.read(request))
             if name == "members" and not (values["name"] or values["status"] or values["tags"]):
-                await self._put(prefix + self._members())
+                await self._put(prefix + self._encode_members())
             elif command.prompt:
                 result = await command.run(self.agent, **values)
-                await self._put(_ok(prefix, command.show(result)))
+                await self._put(_encode_reply(prefix, command.show(result)))
             elif name == "leave":
                 await self.run_concurrently(self._leave, prefix)
             else:
-                await self.run_concurrently(self._perform, name, command, prefix, values)
+                await self.run_concurrently(self._run_command, name, command, prefix, values)
         elif (stream := STREAMS.get(name)) is not None:
-            values = self._with_answerer(stream, stream.params.read(request))
-            await self._open(name, stream, prefix, values)
-        elif (known := CONNECTION_PARAMS.get(name)) is not None:
-            await self._put(_ok(prefix, self._connection_command(name, known.read(request))))
+            values = self._with_responder(stream, stream.params.read(request))
+            await self._start_stream(name, stream, prefix, values)
+        elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
+            await self._put(
+                _encode_reply(
+                    prefix, self._handle_connection_command(name, parameters.read(request))
+                )
+            )
         else:
             raise ControlError("unknown_command", f"unknown command '{name}'")
-        self.mark_handshaken()
+        self.mark_first_request()
 
-    def _with_answerer(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
-        return {**values, "by": self.answerer} if command.answers else values
+    def _with_responder(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "by": self.responder} if command.responds else values
 
-    def _connection_command(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    def _handle_connection_command(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
         if name == "handshake":
             from trioserf import __version__
 
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.service.auth and not self.service.key_matches(values["key"]):
+            if self.context.auth and not self.context.key_matches(values["key"]):
                 raise ControlError("auth_failed", "wrong key")
             self.authenticate()
             return {}
-        slot = self.slots.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
-        if slot is not None:
-            slot.stop()
+        handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
+        if handle is not None:
+            handle.stop()
         return {}
 
-    def _members(self) -> bytes:
-        """The reply to `members` without filters, after its seq."""
+    def _encode_members(self) -> bytes:
+        """Return the encoded reply to `members` without filters, after its seq."""
         node = self.agent.node
-        version, body = self.service.cache.get("json members", (-1, b""))
+        version, body = self.context.cache.get("json members", (-1, b""))
         if version != node.members_version:
             version = node.members_version
-            body = _ok(b"", COMMANDS["members"].show(node.members()))
-            self.service.cache["json members"] = version, body
+            body = _encode_reply(b"", COMMANDS["members"].show(node.members()))
+            self.context.cache["json members"] = version, body
         return body
 
-    async def _perform(
+    async def _run_command(
         self, name: str, command: Command, prefix: bytes, values: dict[str, Any]
     ) -> None:
-        """Carry out a request that waits for others."""
-        with capture_error(name) as attempt:
-            reply = _ok(prefix, command.show(await command.run(self.agent, **values)))
-        await self.send(reply if attempt.fault is None else _error(prefix, attempt.fault))
+        """Run a command that waits for other members."""
+        with capture_error(name) as captured:
+            reply = _encode_reply(prefix, command.show(await command.run(self.agent, **values)))
+        await self.send(
+            reply
+            if captured.control_error is None
+            else _encode_error(prefix, captured.control_error)
+        )
 
     async def _leave(self, prefix: bytes) -> None:
         async def reply(error: Exception | None) -> None:
             await self.send(
-                _ok(prefix, {})
+                _encode_reply(prefix, {})
                 if error is None
-                else _error(prefix, to_control_error(error, "leave"))
+                else _encode_error(prefix, to_control_error(error, "leave"))
             )
 
         await self.leave(reply)
 
-    async def _open(
+    async def _start_stream(
         self, name: str, stream: Stream, prefix: bytes, values: dict[str, Any]
     ) -> None:
-        if prefix != b"{" and prefix in self.slots:
+        if prefix != b"{" and prefix in self.streams:
             raise bad_request("seq: a stream with this seq is open")
-        if len(self.slots) >= MAX_STREAMS:
+        if len(self.streams) >= MAX_STREAMS:
             raise bad_request(f"a connection may have {MAX_STREAMS} streams")
         await self._flush()
-        await self.start(self._stream, name, stream, prefix, values)
+        await self.start(self._run_stream, name, stream, prefix, values)
 
-    async def _stream(
+    async def _run_stream(
         self,
         name: str,
         stream: Stream,
@@ -254,29 +262,29 @@ class JsonLines(Connection):
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Send the records of a stream until it ends or is stopped."""
-        slot = StreamHandle(stream.finite)
-        key: object = prefix if prefix != b"{" else slot
-        self.slots[key] = slot
+        handle = StreamHandle(stream.finite)
+        key: object = prefix if prefix != b"{" else handle
+        self.streams[key] = handle
         started = False
         try:
-            with capture_error(name) as attempt:
+            with capture_error(name) as captured:
                 async with stream.open(self.agent, **values) as receive:
-                    await self.send(_ok(prefix, {}))
+                    await self.send(_encode_reply(prefix, {}))
                     started = True
                     task_status.started()
-                    while (item := await slot.next(receive)) is not END:
-                        record = stream.show(item, self.service.wall)
+                    while (item := await handle.next(receive)) is not END:
+                        record = stream.show(item, self.context.wall)
                         await self.send(prefix + encode(record)[1:] + b"\n")
-            if attempt.fault is not None:
-                await self.send(_error(prefix, attempt.fault))
+            if captured.control_error is not None:
+                await self.send(_encode_error(prefix, captured.control_error))
         finally:
-            if self.slots.get(key) is slot:
-                del self.slots[key]
+            if self.streams.get(key) is handle:
+                del self.streams[key]
             if not started:
                 task_status.started()
 
     async def _put(self, reply: bytes) -> None:
-        """Add a reply to those that leave together."""
+        """Queue a reply, to be sent with others."""
         self._out.append(reply)
         self._out_length += len(reply)
         if self._out_length > CHUNK:
@@ -289,17 +297,17 @@ class JsonLines(Connection):
             await self.send(data)
 
 
-def _ok(prefix: bytes, result: Mapping[str, Any]) -> bytes:
-    """Spell a reply; `prefix` opens the object and holds its seq, if any."""
+def _encode_reply(prefix: bytes, result: Mapping[str, Any]) -> bytes:
+    """Encode a reply; `prefix` opens the object and holds its seq, if any."""
     if not result:
         return prefix + b'"ok":true}\n'
     return prefix + b'"ok":true,' + encode(result)[1:] + b"\n"
 
 
-def _error(prefix: bytes, fault: ControlError) -> bytes:
-    """Spell an error; what belongs to the request's result stands beside it."""
-    error: dict[str, Any] = {"code": fault.code, "message": fault.message}
-    beside = dict(fault.details)
-    if "causes" in beside:
-        error["causes"] = beside.pop("causes")
-    return prefix + b'"ok":false,' + encode({"error": error, **beside})[1:] + b"\n"
+def _encode_error(prefix: bytes, control_error: ControlError) -> bytes:
+    """Encode an error; other fields of the reply stand beside it."""
+    error: dict[str, Any] = {"code": control_error.code, "message": control_error.message}
+    details = dict(control_error.details)
+    if "causes" in details:
+        error["causes"] = details.pop("causes")
+    return prefix + b'"ok":false,' + encode({"error": error, **details})[1:] + b"\n"

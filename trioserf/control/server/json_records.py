@@ -1,26 +1,34 @@
-"""Domain objects as the JSON objects of the control protocol (its README shows each of them)."""
+"""Conversion of results to the objects of the JSON protocol (see control/README.md)."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from trioserf.agent.logs import LogLine
 from trioserf.control.payloads import with_payload
-from trioserf.control.server.ports import KeyResult, LogLine
 from trioserf.coordinate import Coordinate
 from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
+from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
 from trioserf.serf.query_collector import QueryDone
 
 Record = dict[str, Any]
+WallClock = Callable[[], datetime]
+"""Returns the time of day in UTC; used only in records for users."""
 
 
-def wall_text(moment: datetime) -> str:
-    """Spell a UTC moment in ISO 8601 with milliseconds and `Z`."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+def utc_now() -> datetime:
+    """Return the system's time of day in UTC."""
+    return datetime.now(UTC)
+
+
+def wall_text(instant: datetime) -> str:
+    """Format an instant in UTC: ISO 8601 with milliseconds and `Z`."""
+    return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
 
 
 def member(one: Member) -> Record:
-    """Show a member."""
+    """Convert a member."""
     versions = one.versions
     return {
         "name": one.name,
@@ -36,41 +44,41 @@ def member(one: Member) -> Record:
     }
 
 
-def event(what: Event | Dropped, wall: datetime, now: float) -> Record:
-    """Show an event record; `wall` and `now` are the same instant on the two clocks."""
-    if isinstance(what, Dropped):
-        return {"event": "dropped", "count": what.count}
-    record: Record = {"event": what.kind, "time": wall_text(wall)}
-    if isinstance(what, MemberEvent):
-        record["members"] = [member(one) for one in what.members]
-    elif isinstance(what, UserEventReceived):
-        record["ltime"] = what.ltime
-        record["name"] = what.name
-        with_payload(record, what.payload)
-        record["coalesce"] = what.coalesce
+def event(item: Event | Dropped, wall: datetime, now: float) -> Record:
+    """Convert an event; `wall` and `now` are the same instant on the two clocks."""
+    if isinstance(item, Dropped):
+        return {"event": "dropped", "count": item.count}
+    record: Record = {"event": item.kind, "time": wall_text(wall)}
+    if isinstance(item, MemberEvent):
+        record["members"] = [member(one) for one in item.members]
+    elif isinstance(item, UserEventReceived):
+        record["ltime"] = item.ltime
+        record["name"] = item.name
+        with_payload(record, item.payload)
+        record["coalesce"] = item.coalesce
     else:
-        record["id"] = what.id
-        record["ltime"] = what.ltime
-        record["name"] = what.name
-        with_payload(record, what.payload)
-        record["from"] = what.source
-        left = timedelta(seconds=max(0.0, what.deadline - now))
+        record["id"] = item.id
+        record["ltime"] = item.ltime
+        record["name"] = item.name
+        with_payload(record, item.payload)
+        record["from"] = item.source
+        left = timedelta(seconds=max(0.0, item.deadline - now))
         record["deadline"] = wall_text(wall + left)
     return record
 
 
 def query_ack(source: str) -> Record:
-    """Show an acknowledgement."""
+    """Convert an ack."""
     return {"type": "ack", "from": source}
 
 
-def query_answer(source: str, payload: bytes) -> Record:
-    """Show an answer."""
+def query_response(source: str, payload: bytes) -> Record:
+    """Convert a response."""
     return with_payload({"type": "response", "from": source}, payload)
 
 
 def query_done(end: QueryDone) -> Record:
-    """Show the end of a query."""
+    """Convert the end of a query."""
     return {
         "type": "done",
         "acks": end.acks,
@@ -81,7 +89,7 @@ def query_done(end: QueryDone) -> Record:
 
 
 def log(line: LogLine | Dropped) -> Record:
-    """Show a line of the log."""
+    """Convert a line of the log."""
     if isinstance(line, Dropped):
         return {"event": "dropped", "count": line.count}
     return {
@@ -94,8 +102,8 @@ def log(line: LogLine | Dropped) -> Record:
     }
 
 
-def keys(result: KeyResult) -> Record:
-    """Show what members answered to a key operation."""
+def keys(result: KeyQueryResult) -> Record:
+    """Convert the result of a key operation."""
     return {
         "messages": dict(result.messages),
         "keys": dict(result.keys),
@@ -106,18 +114,18 @@ def keys(result: KeyResult) -> Record:
     }
 
 
-def coordinate(place: Coordinate) -> Record:
-    """Show a network coordinate."""
+def coordinate(coordinate: Coordinate) -> Record:
+    """Convert a network coordinate."""
     return {
-        "vec": list(place.vec),
-        "error": place.error,
-        "adjustment": place.adjustment,
-        "height": place.height,
+        "vec": list(coordinate.vec),
+        "error": coordinate.error,
+        "adjustment": coordinate.adjustment,
+        "height": coordinate.height,
     }
 
 
 def groups(info: Mapping[str, Mapping[str, object]]) -> Record:
-    """Show the groups of `serf info`; whatever is no JSON value becomes text."""
+    """Convert the groups of `serf info`; a value that JSON does not have becomes text."""
     return {
         name: {
             key: value if isinstance(value, bool | int | float | str) else str(value)

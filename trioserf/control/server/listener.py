@@ -1,7 +1,7 @@
-"""Where clients connect: TCP and Unix listeners, and the first byte that tells the framing.
+"""TCP and Unix listeners of the control socket; the first byte selects the framing.
 
-`{` and white space begin JSON lines; whatever else is taken for msgpack, whose maps never begin
-with either. One listener therefore serves Serf's own clients and everyone else.
+`{` and white space begin JSON lines, any other byte msgpack, whose maps never begin with these.
+One port therefore serves Serf's own clients too. (See control/README.md, § Connection.)
 """
 
 import errno
@@ -16,12 +16,14 @@ from typing import Any
 
 import trio
 
+from trioserf.address import format_host_port
+from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.connection import CHUNK, Limits, ServerContext
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
+from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
-from trioserf.control.server.ports import Agent, WallClock, utc_now
 from trioserf.counters import Counters
 from trioserf.errors import AddressError
 from trioserf.exception_groups import unwrap_single_exception
@@ -36,76 +38,76 @@ _KEEPALIVE = (
     (getattr(socket, "TCP_KEEPINTVL", None), socket.IPPROTO_TCP, 15),
     (getattr(socket, "TCP_KEEPCNT", None), socket.IPPROTO_TCP, 4),
 )
-"""A client may be silent for ever, but its system must answer: else it is gone after 2 minutes."""
+"""An idle client keeps its connection while its system answers; otherwise it ends in 2 minutes."""
 
 
 class Server:
-    """Connections to one agent: counts them, refuses those over the limits."""
+    """Serves the connections to one agent; counts them and refuses those over the limits."""
 
-    def __init__(self, service: ServerContext, nursery: trio.Nursery) -> None:
-        self.service = service
+    def __init__(self, context: ServerContext, nursery: trio.Nursery) -> None:
+        self.context = context
         self.addresses: list[str] = []
         self.connections = 0
         self.unauthenticated = 0
         self.refused = 0
         self._nursery = nursery
-        service.spawn = self._spawn
+        context.spawn = self._spawn
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one connection from its first byte to its end; never raises."""
-        self.service.accepted.add()
-        limits = self.service.limits
-        crowded = bool(self.service.auth) and self.unauthenticated >= limits.unauthenticated
-        if crowded or self.connections >= limits.connections:
+        self.context.accepted.add()
+        limits = self.context.limits
+        full = bool(self.context.auth) and self.unauthenticated >= limits.unauthenticated
+        if full or self.connections >= limits.connections:
             self.refused += 1
             _log.warning("Refused a client: too many are connected (%d)", self.connections)
             await trio.aclose_forcefully(stream)
             return
         _keep_alive(stream)
-        guest = _Admitted(self)
+        admitted = _Admitted(self)
         try:
             with capture_error("connection"):
-                await self._serve(stream, guest)
+                await self._serve(stream, admitted)
         finally:
-            guest.release()
+            admitted.release()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, guest: "_Admitted") -> None:
-        """Wait for the first byte, then speak what it begins."""
-        limits = self.service.limits
-        deadline = trio.current_time() + (limits.auth if self.service.auth else limits.first)
+    async def _serve(self, stream: trio.abc.Stream, admitted: "_Admitted") -> None:
+        """Wait for the first byte, then serve the connection in its framing."""
+        limits = self.context.limits
+        deadline = trio.current_time() + (limits.auth if self.context.auth else limits.first)
         first = b""
         with trio.move_on_at(deadline), suppress(trio.BrokenResourceError):
             first = bytes(await stream.receive_some(CHUNK))
         if first:
             kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.service, stream, guest.mark_authenticated).serve(first, deadline)
+            await kind(self.context, stream, admitted.mark_authenticated).serve(first, deadline)
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
-    """Have the system notice a client whose machine or network is gone."""
+    """Enable keepalive probes, which detect a client whose machine or network is down."""
     if isinstance(stream, trio.SocketStream) and stream.socket.family != socket.AF_UNIX:
         for name, level, value in _KEEPALIVE:
             if name is not None:
-                with suppress(OSError):  # the client may be gone already
+                with suppress(OSError):  # the client may have disconnected already
                     stream.socket.setsockopt(level, name, value)
 
 
 class _Admitted:
-    """A connection in the server's books: a stranger until its key was right."""
+    """A counted connection; unauthenticated until its key was right."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._strange = bool(server.service.auth)
+        self._unauthenticated = bool(server.context.auth)
         server.connections += 1
-        server.unauthenticated += self._strange
+        server.unauthenticated += self._unauthenticated
 
     def mark_authenticated(self) -> None:
-        self._server.unauthenticated -= self._strange
-        self._strange = False
+        self._server.unauthenticated -= self._unauthenticated
+        self._unauthenticated = False
 
     def release(self) -> None:
         self.mark_authenticated()
@@ -120,26 +122,26 @@ async def open_control(
     auth: str = "",
     limits: Limits | None = None,
     wall: WallClock = utc_now,
-    tally: Counters | None = None,
+    counters: Counters | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve an agent's control clients on `addresses` while the block runs.
+    """Serve clients of an agent on `addresses` while the block runs.
 
     Args:
-        agent: whom the clients drive. Its `shutdown` is set after a `leave`.
-        addresses: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`. Port 0 lets
-            the system choose; `Server.addresses` tells what it chose.
-        auth: the key that clients must give first; empty for none.
-        limits: what strangers may cost.
+        agent: the agent that clients control. Its `shutdown` is set after a `leave`.
+        addresses: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`. Port 0
+            selects a free port; `Server.addresses` has the result.
+        auth: the key that clients must send first; empty for none.
+        limits: limits of each connection.
         wall: the time of day for records.
-        tally: counts connections and commands for metrics.
+        counters: count connections and commands for metrics.
 
     Raises:
-        AddressError: an address that is none, is taken or may not be used.
+        AddressError: an address that is not valid, is in use or may not be used.
     """
-    service = ServerContext(agent, auth, wall, limits or Limits())
-    if tally is not None:
-        service.accepted = tally.counter("agent.ipc.accept")
-        service.requested = tally.counter("agent.ipc.command")
+    context = ServerContext(agent, auth, wall, limits or Limits())
+    if counters is not None:
+        context.accepted = counters.counter("agent.ipc.accept")
+        context.requested = counters.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
         stack.enter_context(unwrap_single_exception())
         listeners: list[trio.SocketListener] = []
@@ -151,9 +153,9 @@ async def open_control(
             if (path := unix_path(address)) is not None:
                 stack.callback(_remove_own(Path(path)))
             listeners += opened
-            bound += [_spelled(listener.socket.getsockname()) for listener in opened]
+            bound += [_format_address(listener.socket.getsockname()) for listener in opened]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        server = Server(service, nursery)
+        server = Server(context, nursery)
         server.addresses = bound
         if listeners:
             nursery.start_soon(trio.serve_listeners, server.handle, listeners)
@@ -163,9 +165,9 @@ async def open_control(
             nursery.cancel_scope.cancel()
 
 
-def _spelled(name: Any) -> str:
+def _format_address(name: Any) -> str:
     if isinstance(name, tuple):
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+        return format_host_port(name[0], name[1])
     return f"unix:{os.fsdecode(name)}"
 
 
@@ -176,39 +178,39 @@ async def _open(address: str) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
     except OSError as error:
-        raise AddressError(f"control address {address}: {_why(error)}") from error
+        raise AddressError(f"control address {address}: {_reason(error)}") from error
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return "already in use; another agent may be running there (rpc_addr chooses another)"
     return error.strerror or str(error)
 
 
 def _open_unix(path: Path) -> trio.SocketListener:
-    """Listen on a path that only its owner may use, where a dead agent's socket may still lie."""
+    """Listen on a path with mode 0600; replace the socket of an agent that has ended."""
     where = f"control address unix:{path}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode comes from the mask so that there is no moment at which others could connect.
+    # The mode comes from the mask, so that other users cannot connect even for a moment.
     mask = os.umask(0o177)
     try:
-        _clear(path)
+        _remove_stale(path)
         sock.bind(str(path))
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise AddressError(f"{where}: {_why(error)}") from error
+        raise AddressError(f"{where}: {_reason(error)}") from error
     finally:
         os.umask(mask)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
-def _clear(path: Path) -> None:
-    """Remove a socket to which nobody listens; whatever else is there stays (OSError)."""
+def _remove_stale(path: Path) -> None:
+    """Remove a socket without a listener; raise OSError for any other file."""
     with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "something that is no socket is there")
+            raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
         probe.setblocking(False)
         try:
             probe.connect(str(path))
@@ -221,13 +223,13 @@ def _clear(path: Path) -> None:
 
 
 def _remove_own(path: Path) -> Callable[[], None]:
-    """Make a call that removes the socket at `path`, unless another took its place."""
-    ours = path.lstat()
+    """Return a function that removes the socket at `path`, unless it was replaced."""
+    own = path.lstat()
 
     def remove() -> None:
         with suppress(FileNotFoundError):
-            there = path.lstat()
-            if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+            current = path.lstat()
+            if (current.st_dev, current.st_ino) == (own.st_dev, own.st_ino):
                 path.unlink()
 
     return remove

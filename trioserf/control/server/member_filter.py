@@ -1,4 +1,4 @@
-"""Choosing members by regular expressions, anchored as Serf anchors them."""
+"""Selection of members by regular expressions, anchored as in Serf."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,7 +18,7 @@ def _compiled(expression: str, path: str) -> Pattern:
 
 @attrs.frozen(slots=True)
 class MemberFilter:
-    """Which members are wanted; a tag that a member does not have counts as empty text."""
+    """Expressions that members must match; a missing tag counts as empty text."""
 
     name: Pattern | None
     status: Pattern | None
@@ -29,16 +29,16 @@ class MemberFilter:
         """Compile a filter; empty `name` and `status` mean any.
 
         Raises:
-            InvalidFilter: an expression that cannot be understood; names its parameter.
+            InvalidFilter: an invalid expression; the text names its parameter.
         """
         return cls(
             _compiled(name, "name") if name else None,
             _compiled(status, "status") if status else None,
-            tuple((tag, _compiled(what, f"tags.{tag}")) for tag, what in tags.items()),
+            tuple((tag, _compiled(expression, f"tags.{tag}")) for tag, expression in tags.items()),
         )
 
     def select(self, members: Iterable[Member]) -> tuple[Member, ...]:
-        """Keep the members that match, in their order."""
+        """Return the members that match, in their order."""
         return tuple(filter(self._matches, members))
 
     def _matches(self, member: Member) -> bool:

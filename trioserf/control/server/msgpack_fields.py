@@ -1,7 +1,7 @@
-"""Bodies of Serf's RPC: reading their fields, spelling headers and replies.
+"""Bodies of Serf's RPC: decoding of fields, encoding of headers and members.
 
 Field names and key order are Serf's. Missing and nil fields have Go's zero values, unknown ones
-are ignored; text is taken as str or bin, since older clients know only one of them.
+are ignored; text may be str or bin, because older clients send only one of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,25 +19,25 @@ _packer = msgpack.Packer(use_bin_type=True, unicode_errors="surrogateescape")
 
 
 def pack(value: object) -> bytes:
-    """Spell a value: bin for bytes, str8 for longer text."""
+    """Encode a value: bin for bytes, str8 for longer text."""
     data: bytes = _packer.pack(value)
     return data
 
 
 class BadBodyError(Exception):
-    """A header or body that Serf would not take."""
+    """A header or body that Serf would reject."""
 
 
 _OK = b"\x82\xa5Error\xa0\xa3Seq"
 
 
 def header(seq: int, error: str = "") -> bytes:
-    """Spell the header of a reply or record."""
+    """Encode the header of a reply or record."""
     return (_OK + pack(seq)) if not error else pack({"Error": error, "Seq": seq})
 
 
 def text(value: object) -> str:
-    """Read text."""
+    """Return text."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -48,19 +48,19 @@ def text(value: object) -> str:
 
 
 def blob(value: object) -> bytes:
-    """Read bytes."""
+    """Return bytes."""
     return value if isinstance(value, bytes) else text(value).encode("utf-8", "surrogateescape")
 
 
 def truth(value: object) -> bool:
-    """Read a boolean; 0 and 1 mean one too, to Go and to languages that have none."""
+    """Return a boolean; 0 and 1 are accepted too, as in Go."""
     if value is not None and not (isinstance(value, int) and value in (0, 1)):
         raise BadBodyError(f"expected a boolean, got {type(value).__name__}")
     return bool(value)
 
 
 def number(low: int, high: int) -> Reader:
-    """Make a reader of whole numbers from `low` to `high`."""
+    """Return a reader of whole numbers from `low` to `high`."""
 
     def read(value: object) -> int:
         if value is None:
@@ -73,7 +73,7 @@ def number(low: int, high: int) -> Reader:
 
 
 def texts(value: object) -> list[str]:
-    """Read a list of texts."""
+    """Return a list of texts."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -82,7 +82,7 @@ def texts(value: object) -> list[str]:
 
 
 def mapping(value: object) -> dict[str, str]:
-    """Read a map of texts."""
+    """Return a map of texts."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -94,10 +94,10 @@ U64 = number(0, 2**64 - 1)
 
 
 def read(body: object, fields: Mapping[str, Reader]) -> dict[str, Any]:
-    """Read the known fields of a body.
+    """Return the known fields of a body.
 
     Raises:
-        BadBodyError: it is no map, or a field has a wrong type.
+        BadBodyError: the body is not a map, or a field has a wrong type.
     """
     if body is None:
         body = {}
@@ -106,24 +106,24 @@ def read(body: object, fields: Mapping[str, Reader]) -> dict[str, Any]:
     return {name: reader(body.get(name)) for name, reader in fields.items()}
 
 
-def member(one: Member) -> dict[str, Any]:
-    """Show a member as Serf's clients know it."""
-    versions = one.versions
+def member_fields(member: Member) -> dict[str, Any]:
+    """Convert a member to Serf's fields."""
+    versions = member.versions
     return {
-        "Addr": packed(one.address.host),
+        "Addr": packed(member.address.host),
         "DelegateCur": versions.delegate_cur,
         "DelegateMax": versions.delegate_max,
         "DelegateMin": versions.delegate_min,
-        "Name": one.name,
-        "Port": one.address.port,
+        "Name": member.name,
+        "Port": member.address.port,
         "ProtocolCur": versions.protocol_cur,
         "ProtocolMax": versions.protocol_max,
         "ProtocolMin": versions.protocol_min,
-        "Status": one.status_text,
-        "Tags": dict(sorted(one.tags.items())),
+        "Status": member.status_text,
+        "Tags": dict(sorted(member.tags.items())),
     }
 
 
 def go_text(value: object) -> str:
-    """Spell a value of `info` as Go prints it."""
+    """Format a value of `info` as Go does."""
     return str(value).lower() if isinstance(value, bool) else str(value)

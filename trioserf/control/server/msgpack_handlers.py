@@ -1,16 +1,16 @@
-"""What the commands of Serf's RPC take and give, on top of the command table."""
+"""The commands of Serf's RPC: bodies of requests and replies, over the command table."""
 
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from trioserf.agent.agent import Agent
 from trioserf.control.errors import ControlError
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
 from trioserf.control.server import params as checks
 from trioserf.control.server.go_errors import go_base64_error, go_join_error
-from trioserf.control.server.msgpack_fields import Body, Reader, pack
-from trioserf.control.server.ports import Agent
+from trioserf.control.server.msgpack_fields import Body, Reader, member_fields, pack
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.internal_queries import KeyAction
@@ -42,13 +42,13 @@ BODIES: Mapping[str, Mapping[str, Reader]] = {
     "respond": {"ID": fields.U64, "Payload": fields.blob},
     "get-coordinate": {"Node": fields.text},
 }
-"""What the bodies of requests hold."""
+"""Fields of the requests' bodies."""
 
 PROMPT = frozenset(("event", "stats", "get-coordinate"))
-"""Handlers below that answer at once: their replies may leave together with others."""
+"""Commands that need no other member: their replies may be sent together with others."""
 
 BODILESS = frozenset(("members", "leave", "list-keys", "stats"))
-"""Commands that are a header only."""
+"""Commands without a body."""
 
 
 async def event(agent: Agent, body: Body) -> bytes:
@@ -58,7 +58,7 @@ async def event(agent: Agent, body: Body) -> bytes:
 
 
 async def force_leave(agent: Agent, body: Body) -> bytes:
-    """Declare a member as left; that nobody knows it is no error to Serf."""
+    """Declare a member as left; as in Serf, an unknown member is not an error."""
     try:
         await commands.force_leave(agent, body["Node"], body["Prune"])
     except NoSuchMember:
@@ -67,20 +67,20 @@ async def force_leave(agent: Agent, body: Body) -> bytes:
 
 
 async def join(agent: Agent, body: Body) -> bytes:
-    """Join; nowhere to go is no error to Serf."""
+    """Join; as in Serf, no addresses are not an error."""
     if not body["Existing"]:
         return pack({"Num": 0})
     return pack({"Num": await commands.join(agent, body["Existing"], body["Replay"])})
 
 
 async def tags(agent: Agent, body: Body) -> bytes:
-    """Change our tags."""
+    """Change the agent's tags."""
     await commands.tags(agent, body["Tags"], body["DeleteTags"])
     return b""
 
 
 async def stats(agent: Agent, body: Body) -> bytes:
-    """Give the groups of `serf info`, everything as text."""
+    """Return the groups of `serf info`, all values as text."""
     del body
     groups = await commands.info(agent)
     return pack(
@@ -92,26 +92,26 @@ async def stats(agent: Agent, body: Body) -> bytes:
 
 
 async def get_coordinate(agent: Agent, body: Body) -> bytes:
-    """Give a member's coordinate; zeros and no vector if it is unknown."""
-    place = agent.node.coordinate(body["Node"]) if body["Node"] else None
+    """Return a member's coordinate; zeros and no vector if it is unknown."""
+    coordinate = agent.node.coordinate(body["Node"]) if body["Node"] else None
     found = {
-        "Adjustment": place.adjustment if place else 0.0,
-        "Error": place.error if place else 0.0,
-        "Height": place.height if place else 0.0,
-        "Vec": list(place.vec) if place else None,
+        "Adjustment": coordinate.adjustment if coordinate else 0.0,
+        "Error": coordinate.error if coordinate else 0.0,
+        "Height": coordinate.height if coordinate else 0.0,
+        "Vec": list(coordinate.vec) if coordinate else None,
     }
-    return pack({"Coord": found, "Ok": place is not None})
+    return pack({"Coord": found, "Ok": coordinate is not None})
 
 
 def key_bytes(text: str) -> bytes:
-    """Read a key in base64; the members judge its size.
+    """Decode a key in base64; the members check its size.
 
     Raises:
         ControlError: it is not base64.
     """
-    fault = go_base64_error(text)
-    if fault is not None:
-        raise checks.bad_request(fault)
+    error = go_base64_error(text)
+    if error is not None:
+        raise checks.bad_request(error)
     return binascii.a2b_base64(text)
 
 
@@ -142,7 +142,7 @@ _KEY_ACTIONS: Mapping[str, KeyAction] = {
     "remove-key": "remove",
     "list-keys": "list",
 }
-_NO_ANSWERS = {"keys": {}, "messages": {}, "errors": 0, "nodes": 0, "responses": 0}
+_NO_RESPONSES = {"keys": {}, "messages": {}, "errors": 0, "nodes": 0, "responses": 0}
 
 HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
     "event": event,
@@ -153,56 +153,60 @@ HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
     "get-coordinate": get_coordinate,
     **{command: _keys(action) for command, action in _KEY_ACTIONS.items()},
 }
-"""The handlers that take a body and give one, spelled (empty: none is due)."""
+"""Handlers that take a body and return an encoded one (empty: none is due)."""
 
 
-def error_text(error: Exception | None, fault: ControlError) -> str:
-    """Say what went wrong in the words that Serf's clients know."""
+def error_text(error: Exception | None, control_error: ControlError) -> str:
+    """Return the text of an error that Serf's clients know."""
     match error:
         case JoinFailed(causes=causes):
             count = len(causes)
-            lines = "".join(f"\t* {go_join_error(where, why)}\n" for where, why in causes)
+            lines = "".join(
+                f"\t* {go_join_error(address, reason)}\n" for address, reason in causes
+            )
             return f"{count} error{'s' if count > 1 else ''} occurred:\n{lines}\n"
         case NoSuchQuery():
             return "No pending queries matching ID"
         case InvalidFilter():
             return "Invalid event filter"
-    return fault.message
+    return control_error.message
 
 
-def body_beside_error(command: str, fault: ControlError) -> bytes:
-    """Give the body that some commands have even when they fail."""
+def body_beside_error(command: str, control_error: ControlError) -> bytes:
+    """Return the body that some commands have even when they fail."""
     if command == "join":
         return pack({"Num": 0})
     action = _KEY_ACTIONS.get(command)
     if action is None:
         return b""
-    return _key_body(action, fault.details if "keys" in fault.details else _NO_ANSWERS)
+    return _key_body(
+        action, control_error.details if "keys" in control_error.details else _NO_RESPONSES
+    )
 
 
-def event_record(what: Event) -> Body:
-    """Show an event as Serf's clients know it."""
-    if isinstance(what, MemberEvent):
-        return {"Event": what.kind, "Members": [fields.member(one) for one in what.members]}
-    if isinstance(what, UserEventReceived):
+def event_record(event: Event) -> Body:
+    """Convert an event to Serf's fields."""
+    if isinstance(event, MemberEvent):
+        return {"Event": event.kind, "Members": [member_fields(one) for one in event.members]}
+    if isinstance(event, UserEventReceived):
         return {
-            "Coalesce": what.coalesce,
-            "Event": what.kind,
-            "LTime": what.ltime,
-            "Name": what.name,
-            "Payload": what.payload or None,
+            "Coalesce": event.coalesce,
+            "Event": event.kind,
+            "LTime": event.ltime,
+            "Name": event.name,
+            "Payload": event.payload or None,
         }
     return {
-        "Event": what.kind,
-        "ID": what.id,
-        "LTime": what.ltime,
-        "Name": what.name,
-        "Payload": what.payload or None,
+        "Event": event.kind,
+        "ID": event.id,
+        "LTime": event.ltime,
+        "Name": event.name,
+        "Payload": event.payload or None,
     }
 
 
 def query_record(item: QueryResult) -> Body:
-    """Show a record of a query as Serf's clients know it."""
+    """Convert a record of a query to Serf's fields."""
     match item:
         case QueryAck(source=source):
             return {"From": source, "Payload": None, "Type": "ack"}

@@ -1,14 +1,14 @@
 """Serf's RPC: msgpack maps over the same command table, for Serf's own clients.
 
 A request is a header {Command, Seq} and, for most commands, a body; a reply is a header
-{Error, Seq} and, where one is due, a body (spec: RPC). The texts of errors are those that scripts
-and clients look for. What Go's decoder refuses ends the connection, as it does there. Requests of
-one connection are carried out one after another, also as there: clients may count on the order of
-replies. Only the records of streams and queries come in between.
+{Error, Seq} and, for some, a body (see control/README.md, § RPC). Error texts are Serf's: scripts
+and clients depend on them. As in Serf, input that Go's decoder rejects ends the connection, and
+requests of one connection run one after another: clients may depend on the order of replies. Only
+records of streams and queries come in between.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -25,7 +25,14 @@ from trioserf.control.server.connection import (
     StreamHandle,
 )
 from trioserf.control.server.error_mapping import capture_error
-from trioserf.control.server.msgpack_fields import BadBodyError, Body, Reader, header, pack
+from trioserf.control.server.msgpack_fields import (
+    BadBodyError,
+    Body,
+    Reader,
+    header,
+    member_fields,
+    pack,
+)
 from trioserf.control.server.msgpack_handlers import (
     BODIES,
     BODILESS,
@@ -36,7 +43,6 @@ from trioserf.control.server.msgpack_handlers import (
     event_record,
     query_record,
 )
-from trioserf.control.server.ports import Subscription
 from trioserf.errors import InvalidFilter
 from trioserf.serf.events import Dropped
 from trioserf.serf.filters import EventFilter
@@ -44,18 +50,18 @@ from trioserf.serf.filters import EventFilter
 _log = logging.getLogger("trioserf.agent.ipc")
 
 EVENT_BUFFER = 512
-"""Events kept for one stream whose client is slow, as in Serf."""
+"""Records kept for a stream whose client is slow, as in Serf."""
 
-NOBODY: Body = {"From": "", "Payload": None, "Type": "done"}
-"""The only record of a query that is for nobody."""
+NO_RECIPIENT_DONE: Body = {"From": "", "Payload": None, "Type": "done"}
+"""The only record of a query that matches no member."""
 DONE_GAP = 0.02
-"""Seconds between the last answer to a query and its end.
+"""Seconds between the last response to a query and its `done` record.
 
-Go's client keeps acks and answers in two queues and stops at the end of either, whatever the
-other still holds; a Go agent ends a query seconds after the last answer.
+Go's client keeps acks and responses in two queues and stops at the end of either, whatever the
+other still holds; a Go agent ends a query seconds after the last response.
 """
 MAX_ITEMS = 4096
-"""Items of one list or map; memory is taken as soon as their number is read, so it is small."""
+"""Items of one list or map; small, because memory is allocated when their number is read."""
 
 _HEADER: Mapping[str, Reader] = {"Command": fields.text, "Seq": fields.U64}
 
@@ -65,11 +71,11 @@ class MsgpackRpc(Connection):
 
     def __init__(
         self,
-        service: ServerContext,
+        context: ServerContext,
         stream: trio.abc.Stream,
         accepted: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(service, stream, accepted)
+        super().__init__(context, stream, accepted)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             unicode_errors="surrogateescape",
@@ -87,53 +93,53 @@ class MsgpackRpc(Connection):
         self._out = bytearray()
 
     async def feed(self, data: bytes) -> bool:
-        """Handle every message that is complete."""
-        with capture_error("?") as attempt:
-            await self._take(data)
-        if attempt.fault is not None:
+        """Handle every complete message."""
+        with capture_error("?") as captured:
+            await self._unpack(data)
+        if captured.control_error is not None:
             self._end()
         if self._out:
             await self._flush()
-        return self._pending is not None or self._unread()
+        return self._pending is not None or self._has_partial_message()
 
-    def _unread(self) -> bool:
-        """Tell whether part of a message waits for its rest."""
+    def _has_partial_message(self) -> bool:
+        """Return whether a message is incomplete."""
         return bool(self._fed > self._unpacker.tell())
 
-    async def _take(self, data: bytes) -> None:
+    async def _unpack(self, data: bytes) -> None:
         try:
             self._unpacker.feed(data)
             self._fed += len(data)
             while not self.ending:
-                await self._message(self._unpacker.unpack())
+                await self._handle_message(self._unpacker.unpack())
         except msgpack.OutOfData:
-            if self._fed - self._unpacker.tell() > self.longest:
-                _log.error("a request of a stranger is too long")
+            if self._fed - self._unpacker.tell() > self.max_message:
+                _log.error("a request of an unauthenticated client is too long")
                 self._end()
         except (BadBodyError, msgpack.UnpackException, ValueError, TypeError) as error:
             _log.error("failed to decode a request: %s", str(error) or type(error).__name__)
             self._end()
 
     def _end(self) -> None:
-        """Stop reading, as Go does after a request that it cannot take."""
+        """Stop reading, as Go does after a request that it cannot decode."""
         self.ending = True
 
-    async def _message(self, message: object) -> None:
+    async def _handle_message(self, message: object) -> None:
         if self._pending is None:
             if isinstance(message, dict):
-                # Go reads each header over the one before: what is missing stays as it was.
+                # Go decodes each header into the previous one: a missing field keeps its value.
                 message = {**self._last, **message}
             self._last = fields.read(message, _HEADER)
-            await self._begin(self._last["Command"], self._last["Seq"])
+            await self._handle_header(self._last["Command"], self._last["Seq"])
         else:
             (command, seq), self._pending = self._pending, None
             if not self._skip_body:
-                await self._perform(command, seq, fields.read(message, BODIES[command]))
+                await self._run_command(command, seq, fields.read(message, BODIES[command]))
             self._skip_body = False
 
-    async def _begin(self, command: str, seq: int) -> None:
-        """Take a header: refuse the request, wait for its body or carry it out."""
-        self.service.requested.add()
+    async def _handle_header(self, command: str, seq: int) -> None:
+        """Handle a header: reject the request, wait for its body or run the command."""
+        self.context.requested.add()
         if command != "handshake" and not self._handshaken:
             _log.error("Failed to evaluate request: Handshake required")
             self._out += header(seq, "Handshake required")
@@ -145,60 +151,60 @@ class MsgpackRpc(Connection):
         elif command in BODIES:
             self._pending = command, seq
         elif command in BODILESS:
-            await self._perform(command, seq, {})
+            await self._run_command(command, seq, {})
         else:
             _log.error("Failed to evaluate request: command %.80r not recognized", command)
             self._out += header(seq, "Unsupported command")
             self._end()
 
-    async def _perform(self, command: str, seq: int, body: Body) -> None:
-        """Carry out a request; replies to earlier ones do not wait for one that takes its time."""
-        self.mark_handshaken()
+    async def _run_command(self, command: str, seq: int, body: Body) -> None:
+        """Run a command; first send earlier replies if it waits for other members."""
+        self.mark_first_request()
         match command:
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
-                fits = self.service.key_matches(body["AuthKey"])
-                if fits:
+                matches = self.context.key_matches(body["AuthKey"])
+                if matches:
                     self.authenticate()
-                self._out += header(seq, "" if fits else "Invalid authentication token")
+                self._out += header(seq, "" if matches else "Invalid authentication token")
             case "stop":
-                self._stop(body["Stop"])
+                self._stop_stream(body["Stop"])
                 self._out += header(seq)
             case "members":
-                self._out += header(seq) + self._members()
+                self._out += header(seq) + self._encode_members()
             case "members-filtered":
-                await self._filtered(seq, body)
+                await self._handle_members_filtered(seq, body)
             case "stream" | "monitor":
-                await self._open(command, seq, body)
+                await self._start_stream(command, seq, body)
             case "query":
                 await self._flush()
-                await self.start(self._query, seq, body)
+                await self.start(self._run_query, seq, body)
             case "leave":
-                await self._pause()
+                await self._prepare_to_wait()
                 await self._leave(seq)
             case _:
                 if command not in PROMPT:
-                    await self._pause()
-                self._out += await self._answer(command, seq, body)
+                    await self._prepare_to_wait()
+                self._out += await self._run_handler(command, seq, body)
 
-    async def _pause(self) -> None:
-        """Before a request that takes its time: send what is ready, let no deadline pass."""
+    async def _prepare_to_wait(self) -> None:
+        """Before a command that waits: send earlier replies and disable the read deadline."""
         self.watch_input(partial=False)
         await self._flush()
 
-    async def _answer(self, command: str, seq: int, body: Body) -> bytes:
-        """Carry out a request and spell its reply."""
+    async def _run_handler(self, command: str, seq: int, body: Body) -> bytes:
+        """Run a command and encode its reply."""
         reply = b""
-        with capture_error(command) as attempt:
+        with capture_error(command) as captured:
             if command == "respond":
-                await commands.respond(self.agent, body["ID"], body["Payload"], self.answerer)
+                await commands.respond(self.agent, body["ID"], body["Payload"], self.responder)
             else:
                 reply = await HANDLERS[command](self.agent, body)
-        if attempt.fault is None:
+        if captured.control_error is None:
             return header(seq) + reply
-        return header(seq, error_text(attempt.error, attempt.fault)) + body_beside_error(
-            command, attempt.fault
+        return header(seq, error_text(captured.error, captured.control_error)) + body_beside_error(
+            command, captured.control_error
         )
 
     def _handshake(self, version: int) -> str:
@@ -209,42 +215,42 @@ class MsgpackRpc(Connection):
         self._handshaken = True
         return ""
 
-    def _stop(self, seq: int) -> None:
-        slot = self.slots.pop(seq, None)
-        if slot is not None:
-            slot.stop()
+    def _stop_stream(self, seq: int) -> None:
+        handle = self.streams.pop(seq, None)
+        if handle is not None:
+            handle.stop()
         if self._monitor is not None and self._monitor[0] == seq:
             self._monitor[1].stop()
             self._monitor = None
 
     def abort(self) -> None:
-        """The connection is gone; the monitor is not among the streams, so end it too."""
+        """Mark the connection as lost and stop its streams and the monitor."""
         super().abort()
-        self._end_monitor()
+        self._stop_monitor()
 
     def input_ended(self) -> None:
-        """Serf knows no half-closed connections: nothing is left to tell this client."""
-        for slot in list(self.slots.values()):
-            slot.stop()
-        self._end_monitor()
+        """Stop all streams: Serf does not support half-closed connections."""
+        for handle in list(self.streams.values()):
+            handle.stop()
+        self._stop_monitor()
 
-    def _end_monitor(self) -> None:
+    def _stop_monitor(self) -> None:
         if self._monitor is not None:
             self._monitor[1].stop()
 
-    def _members(self) -> bytes:
+    def _encode_members(self) -> bytes:
         node = self.agent.node
-        version, body = self.service.cache.get("rpc members", (-1, b""))
+        version, body = self.context.cache.get("rpc members", (-1, b""))
         if version != node.members_version:
             version = node.members_version
-            body = pack({"Members": [fields.member(one) for one in node.members()]})
-            self.service.cache["rpc members"] = version, body
+            body = pack({"Members": [member_fields(one) for one in node.members()]})
+            self.context.cache["rpc members"] = version, body
         return body
 
-    async def _filtered(self, seq: int, body: Body) -> None:
-        """Filtered members; a bad expression ends the connection without a word, as in Serf."""
+    async def _handle_members_filtered(self, seq: int, body: Body) -> None:
+        """Reply with matching members; an invalid expression ends the connection, as in Serf."""
         if not (body["Name"] or body["Status"] or body["Tags"]):
-            self._out += header(seq) + self._members()
+            self._out += header(seq) + self._encode_members()
             return
         try:
             found = await commands.members(self.agent, body["Name"], body["Status"], body["Tags"])
@@ -252,10 +258,10 @@ class MsgpackRpc(Connection):
             _log.error("Failed to evaluate request: Failed to compile regex: %.200s", error)
             self._end()
         else:
-            self._out += header(seq) + pack({"Members": [fields.member(one) for one in found]})
+            self._out += header(seq) + pack({"Members": [member_fields(one) for one in found]})
 
-    async def _open(self, command: str, seq: int, body: Body) -> None:
-        """Open a stream or the one monitor, unless that is refused."""
+    async def _start_stream(self, command: str, seq: int, body: Body) -> None:
+        """Start a stream or the one monitor, or reply with an error."""
         error = ""
         level = body.get("LogLevel", "").upper()
         if command == "stream":
@@ -263,9 +269,9 @@ class MsgpackRpc(Connection):
                 EventFilter.parse(body["Type"])
             except InvalidFilter:
                 error = "Invalid event filter"
-            if not error and seq in self.slots:
+            if not error and seq in self.streams:
                 error = "Stream with given sequence exists"
-            elif not error and len(self.slots) >= MAX_STREAMS:
+            elif not error and len(self.streams) >= MAX_STREAMS:
                 error = "Too many streams"
         elif level not in commands.LOG_LEVELS:
             error = f"Unknown log level: {level}"
@@ -275,52 +281,58 @@ class MsgpackRpc(Connection):
         if error:
             await self.send(header(seq, error))
         elif command == "stream":
-            await self.start(self._stream, seq, body["Type"])
+            await self.start(self._run_stream, seq, body["Type"])
         else:
-            await self.start(self._watch_log, seq, level)
+            await self.start(self._run_monitor, seq, level)
 
-    async def _stream(self, seq: int, kinds: str, *, task_status: trio.TaskStatus[None]) -> None:
-        slot = self.slots[seq] = StreamHandle()
-        filters = EventFilter.parse(kinds)
+    async def _run_stream(
+        self, seq: int, filter_text: str, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        handle = self.streams[seq] = StreamHandle()
+        filters = EventFilter.parse(filter_text)
         node = self.agent.node
-        with node.subscribe(*filters, answers=self.answerer, buffer=EVENT_BUFFER) as events:
-            await self._pump(seq, slot, events, event_record, task_status)
-        if self.slots.get(seq) is slot:
-            del self.slots[seq]
+        with node.subscribe(*filters, answers=self.responder, buffer=EVENT_BUFFER) as events:
+            await self._send_records(seq, handle, events.receive, event_record, task_status)
+        if self.streams.get(seq) is handle:
+            del self.streams[seq]
 
-    async def _watch_log(
+    async def _run_monitor(
         self, seq: int, level: str, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        slot = StreamHandle()
-        self._monitor = seq, slot
+        handle = StreamHandle()
+        self._monitor = seq, handle
         with self.agent.logs.subscribe(level, buffer=EVENT_BUFFER) as lines:
-            await self._pump(seq, slot, lines, lambda line: {"Log": line.text}, task_status)
+            await self._send_records(
+                seq, handle, lines.receive, lambda line: {"Log": line.text}, task_status
+            )
 
-    async def _pump(
+    async def _send_records(
         self,
         seq: int,
-        slot: StreamHandle,
-        source: Subscription[Any],
+        handle: StreamHandle,
+        receive: Callable[[], Awaitable[Any]],
         show: Callable[[Any], Body],
         task_status: trio.TaskStatus[None],
     ) -> None:
-        """Say that the stream began, then send its records."""
+        """Reply, then send the records of the stream."""
         start = header(seq)
         await self.send(start)
         task_status.started()
-        while (item := await slot.next(source.receive)) is not END:
+        while (item := await handle.next(receive)) is not END:
             if isinstance(item, Dropped):
                 _log.warning("Dropped %d records for a slow client", item.count)
             else:
                 await self.send(start + pack(show(item)))
 
-    async def _query(self, seq: int, body: Body, *, task_status: trio.TaskStatus[None]) -> None:
-        """Ask the cluster and send what comes; not for `stop` to end."""
-        slot = StreamHandle(finite=True)
-        self.slots[slot] = slot
+    async def _run_query(
+        self, seq: int, body: Body, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Send a query and its records; `stop` does not end it."""
+        handle = StreamHandle(finite=True)
+        self.streams[handle] = handle
         started = False
         try:
-            with capture_error("query") as attempt:
+            with capture_error("query") as captured:
                 async with commands.query(
                     self.agent,
                     body["Name"],
@@ -336,21 +348,23 @@ class MsgpackRpc(Connection):
                     await self.send(start)
                     started = True
                     task_status.started()
-                    heard = trio.current_time()
-                    while (item := await slot.next(receive)) is not END:
+                    last_sent = trio.current_time()
+                    while (item := await handle.next(receive)) is not END:
                         record = query_record(item)
                         if record["Type"] == "done":
-                            await trio.sleep_until(heard + DONE_GAP)
+                            await trio.sleep_until(last_sent + DONE_GAP)
                         await self.send(start + pack(record))
-                        heard = trio.current_time()
-            if isinstance(attempt.error, InvalidFilter):
-                # Serf asks all the same, and nobody feels meant.
-                _log.warning("Query '%.80s' is for nobody: %.200s", body["Name"], attempt.error)
-                await self.send(header(seq) + header(seq) + pack(NOBODY))
-            elif attempt.fault is not None:
-                await self.send(header(seq, error_text(attempt.error, attempt.fault)))
+                        last_sent = trio.current_time()
+            if isinstance(captured.error, InvalidFilter):
+                # Serf sends the query anyway; it matches no member.
+                _log.warning(
+                    "Query '%.80s' matches no member: %.200s", body["Name"], captured.error
+                )
+                await self.send(header(seq) + header(seq) + pack(NO_RECIPIENT_DONE))
+            elif captured.control_error is not None:
+                await self.send(header(seq, error_text(captured.error, captured.control_error)))
         finally:
-            del self.slots[slot]
+            del self.streams[handle]
             if not started:
                 task_status.started()
 

@@ -1,4 +1,4 @@
-"""Parameters of commands: their types, their defaults and what is said when they are wrong."""
+"""Parameters of commands: types, defaults and errors."""
 
 import binascii
 import math
@@ -11,20 +11,20 @@ from trioserf.control.errors import ControlError
 from trioserf.serf.keyring import KEY_SIZES
 
 Check = Callable[[object, str], Any]
-"""Takes a value and its path, gives the value to use, or raises `bad_request`."""
+"""Takes a value and its path; returns the value to use or raises `bad_request`."""
 
 
 def bad_request(message: str) -> ControlError:
-    """An error that says what was wrong with a request."""
+    """Return an error of a request."""
     return ControlError("bad_request", message)
 
 
-def _expected(path: str, what: str, value: object) -> ControlError:
-    return bad_request(f"{path}: expected {what}, got {_kind(value)}")
+def _expected(path: str, expected: str, value: object) -> ControlError:
+    return bad_request(f"{path}: expected {expected}, got {_kind(value)}")
 
 
 def _kind(value: object) -> str:
-    """Name a JSON value's type as JSON does."""
+    """Return the name of a value's type in JSON."""
     match value:
         case None:
             return "null"
@@ -41,7 +41,7 @@ def _kind(value: object) -> str:
 
 
 def text(value: object, path: str) -> str:
-    """Accept a string; lone surrogates only where they stand for bytes that are not UTF-8."""
+    """Accept a string; lone surrogates only where they represent bytes that are not UTF-8."""
     if not isinstance(value, str):
         raise _expected(path, "a string", value)
     if not value.isascii():
@@ -75,7 +75,7 @@ def mapping(value: object, path: str) -> dict[str, str]:
 
 
 def flag(value: object, path: str) -> bool:
-    """Accept true and false, nothing that merely looks like them."""
+    """Accept true and false only."""
     if not isinstance(value, bool):
         raise _expected(path, "true or false", value)
     return value
@@ -91,7 +91,7 @@ def seconds(value: object, path: str) -> float:
 
 
 def integer(low: int, high: int) -> Check:
-    """Make a check for whole numbers from `low` to `high`."""
+    """Return a check for whole numbers from `low` to `high`."""
 
     def check(value: object, path: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -104,7 +104,7 @@ def integer(low: int, high: int) -> Check:
 
 
 def one_of(*choices: str) -> Check:
-    """Make a check for one of these strings."""
+    """Return a check for one of these strings."""
 
     def check(value: object, path: str) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -115,7 +115,7 @@ def one_of(*choices: str) -> Check:
 
 
 def sequence(value: object, path: str) -> int | float | str:
-    """Accept what may stand in `seq`: a number or a string."""
+    """Accept a seq: a number or a string."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _expected(path, "a number or a string", value)
     return value
@@ -157,7 +157,7 @@ REQUIRED: Any = object()
 
 @attrs.frozen(slots=True)
 class Param:
-    """One parameter of a command; `target` is the handler's argument where names differ."""
+    """One parameter of a command; `target` is the handler's argument if the names differ."""
 
     name: str
     check: Check
@@ -186,14 +186,14 @@ class Params:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters' names, in the order of the command's documentation."""
+        """The parameters' names, in the order of declaration."""
         return tuple(self._checks)
 
     def read(self, request: Mapping[str, object]) -> dict[str, Any]:
-        """Take the parameters of a request; `command` and `seq` are not among them.
+        """Return the parameters of a request, without `command` and `seq`.
 
         Raises:
-            ControlError: `bad_request`, with the path of the fault.
+            ControlError: `bad_request`, with the path of the wrong parameter.
         """
         values = self._defaults.copy()
         given: set[str] = set()

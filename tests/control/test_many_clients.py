@@ -1,4 +1,4 @@
-"""Many clients at once and one after another, on real sockets; and what none of them may learn."""
+"""Many clients, concurrent and successive, on real sockets; keys in no reply and no log."""
 
 import gc
 import json
@@ -13,8 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent
-from tests.control.world import JsonClient, RpcClient, serving
+from tests.control.helpers import FakeAgent, JsonClient, RpcClient, serving
 from trioserf.control.address import split_address
 from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.listener import Server, open_control
@@ -36,9 +35,9 @@ async def dial(server: Server) -> trio.SocketStream:
     return await trio.open_tcp_stream(*split_address(server.addresses[0]))
 
 
-async def test_fifty_clients_hear_every_event() -> None:
+async def test_fifty_clients_receive_every_event() -> None:
     agent = FakeAgent()
-    heard: list[list[str]] = []
+    received: list[list[str]] = []
     listening = trio.Event()
 
     async def listen(stream: trio.SocketStream, msgpack: bool) -> None:
@@ -50,17 +49,17 @@ async def test_fifty_clients_hear_every_event() -> None:
                 await rpc.handshake()
                 assert (await rpc.ask("stream", 1, {"Type": "user"}))["Error"] == ""
             else:
-                wire = JsonClient(pipe)
-                assert (await wire.ask(command="stream", types=["user"]))["ok"]
-            heard.append(names)
-            if len(heard) == CLIENTS:
+                client = JsonClient(pipe)
+                assert (await client.ask(command="stream", types=["user"]))["ok"]
+            received.append(names)
+            if len(received) == CLIENTS:
                 listening.set()
             while len(names) < EVENTS:
                 if msgpack:
                     await rpc.receive()
                     names.append((await rpc.receive())["Name"])
                 else:
-                    names.append((await wire.receive())["name"])
+                    names.append((await client.receive())["name"])
 
     async with open_at(agent) as server:
         with trio.fail_after(30):
@@ -70,18 +69,18 @@ async def test_fifty_clients_hear_every_event() -> None:
                 await listening.wait()
                 for number in range(EVENTS):
                     await agent.node.user_event(f"e{number}")
-        assert heard == [[f"e{number}" for number in range(EVENTS)]] * CLIENTS
+        assert received == [[f"e{number}" for number in range(EVENTS)]] * CLIENTS
 
 
-async def visit(server: Server, number: int) -> None:
-    """Come, ask for something that never ends, and go without a word."""
+async def connect_and_leave(server: Server, number: int) -> None:
+    """Connect, open streams and disconnect."""
     stream = await dial(server)
     async with stream:
         pipe = trio.StapledStream(stream, stream)
         if number % 2:
-            wire = JsonClient(pipe)
-            assert (await wire.ask(command="stream", seq=1))["ok"]
-            await wire.send({"command": "monitor", "seq": 2})
+            client = JsonClient(pipe)
+            assert (await client.ask(command="stream", seq=1))["ok"]
+            await client.send({"command": "monitor", "seq": 2})
         else:
             rpc = RpcClient(pipe)
             await rpc.handshake()
@@ -90,77 +89,77 @@ async def visit(server: Server, number: int) -> None:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-async def all_gone(server: Server) -> None:
+async def wait_for_no_connections(server: Server) -> None:
     with trio.fail_after(10):
         while server.connections:
             await trio.lowlevel.checkpoint()
 
 
-async def test_a_thousand_visits_leave_no_task_no_descriptor_and_no_memory() -> None:
+async def test_a_thousand_connections_leak_no_tasks_descriptors_or_memory() -> None:
     agent = FakeAgent()
 
-    def belongings() -> tuple[int, int, int]:
+    def resources() -> tuple[int, int, int]:
         gc.collect()
         tasks = trio.lowlevel.current_statistics().tasks_living
         return tasks, len(list(Path("/proc/self/fd").iterdir())), len(gc.get_objects())
 
     async with open_at(agent) as server:
         for number in range(50):
-            await visit(server, number)
-        await all_gone(server)
-        tasks, descriptors, objects = belongings()
+            await connect_and_leave(server, number)
+        await wait_for_no_connections(server)
+        tasks, descriptors, objects = resources()
         for number in range(1000):
-            await visit(server, number)
-        await all_gone(server)
-        tasks_after, descriptors_after, objects_after = belongings()
+            await connect_and_leave(server, number)
+        await wait_for_no_connections(server)
+        tasks_after, descriptors_after, objects_after = resources()
     assert tasks_after == tasks
-    assert descriptors_after <= descriptors  # the first visitors' may have been open yet
+    assert descriptors_after <= descriptors  # some of the first connections were still open
     assert objects_after - objects < 500
     assert agent.node.subscriptions == 0
-    assert agent.logs.watchers == []
+    assert agent.logs.subscriptions == 0
 
 
-async def test_half_open_and_slow_clients_meet_a_deadline_and_others_do_not_wait() -> None:
+async def test_slow_clients_are_disconnected_and_delay_no_other_client() -> None:
     limits = Limits(first=0.5, message=0.5)
     async with open_at(FakeAgent(), limits) as server:
-        strangers = [await dial(server) for _ in range(20)]
-        for number, stream in enumerate(strangers):
+        slow = [await dial(server) for _ in range(20)]
+        for number, stream in enumerate(slow):
             if number % 2:
                 await stream.send_all(b'{"comm' if number % 4 == 1 else b"\x82\xa7Com")
-        friend = await dial(server)
-        wire = JsonClient(trio.StapledStream(friend, friend))
+        working = await dial(server)
+        client = JsonClient(trio.StapledStream(working, working))
         for _ in range(20):
-            assert (await wire.ask(command="members"))["ok"]
+            assert (await client.ask(command="members"))["ok"]
         with trio.fail_after(5):
-            for stream in strangers:
+            for stream in slow:
                 assert await stream.receive_some(1) == b""
                 await stream.aclose()
             while server.connections > 1:
                 await trio.lowlevel.checkpoint()
-        assert (await wire.ask(command="members"))["ok"]
-        await friend.aclose()
+        assert (await client.ask(command="members"))["ok"]
+        await working.aclose()
 
 
-async def test_a_full_house_takes_clients_again_as_soon_as_one_left() -> None:
+async def test_full_server_accepts_again_after_a_disconnect() -> None:
     async with open_at(FakeAgent(), Limits(connections=3)) as server:
-        guests = [await dial(server) for _ in range(3)]
-        for guest in guests:
-            assert (await JsonClient(trio.StapledStream(guest, guest)).ask(command="handshake"))[
+        clients = [await dial(server) for _ in range(3)]
+        for client in clients:
+            assert (await JsonClient(trio.StapledStream(client, client)).ask(command="handshake"))[
                 "ok"
             ]
         with trio.fail_after(5):
             late = await dial(server)
             assert await late.receive_some(1) == b""
             await late.aclose()
-            await guests[0].aclose()
+            await clients[0].aclose()
             while server.connections == 3:
                 await trio.lowlevel.checkpoint()
             again = await dial(server)
             assert (await JsonClient(trio.StapledStream(again, again)).ask(command="handshake"))[
                 "ok"
             ]
-        for guest in (*guests[1:], again):
-            await guest.aclose()
+        for client in (*clients[1:], again):
+            await client.aclose()
 
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="
@@ -180,15 +179,15 @@ SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="
         SECRET,
     ],
 )
-async def test_no_reply_and_no_log_repeats_a_key(
+async def test_keys_appear_in_no_json_reply_and_no_log(
     request_: dict[str, object] | str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with serving("sesame") as world:
-        wire = world.wire()
-        await wire.send({"command": "auth", "key": "sesame"}, request_)
-        assert (await wire.receive())["ok"]
-        reply = await wire.receive()
+    async with serving("sesame") as served:
+        client = served.connect()
+        await client.send({"command": "auth", "key": "sesame"}, request_)
+        assert (await client.receive())["ok"]
+        reply = await client.receive()
         assert reply["ok"] is False
         assert SECRET[:20] not in json.dumps(reply)
     assert SECRET[:20] not in caplog.text
@@ -205,12 +204,12 @@ async def test_no_reply_and_no_log_repeats_a_key(
         (SECRET, {"Key": SECRET}),
     ],
 )
-async def test_no_rpc_reply_and_no_log_repeats_a_key(
+async def test_keys_appear_in_no_rpc_reply_and_no_log(
     command: str, body: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with serving() as world:
-        rpc = await world.rpc()
+    async with serving() as served:
+        rpc = await served.rpc()
         await rpc.send({"Command": command, "Seq": 1}, body)
         await rpc.stream.send_eof()
         replies = []
@@ -221,19 +220,19 @@ async def test_no_rpc_reply_and_no_log_repeats_a_key(
         assert SECRET[:20] not in caplog.text
 
 
-def test_a_key_may_be_any_text() -> None:
+def test_rpc_auth_key_is_any_text() -> None:
     service = ServerContext(FakeAgent(), "schlüssel")
     assert service.key_matches("schlüssel")
     for guess in ("", "schl", "schlüssel ", "schlussel", "\ud800"):
         assert not service.key_matches(guess)
 
 
-async def test_what_strangers_say_takes_little_room_in_the_log(
+async def test_logged_client_input_is_truncated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for command, body in (("x\n" * 100_000, {}), ("members-filtered", {"Name": "(" * 100_000})):
-        async with serving() as world:
-            rpc = await world.rpc()
+        async with serving() as served:
+            rpc = await served.rpc()
             await rpc.send({"Command": command, "Seq": 1}, body)
             while await rpc.receive() is not None:
                 pass
@@ -242,7 +241,7 @@ async def test_what_strangers_say_takes_little_room_in_the_log(
     assert all(len(line) < 400 and "\n" not in line for line in lines)
 
 
-async def test_the_system_watches_for_clients_whose_machine_is_gone() -> None:
+async def test_keepalive_is_enabled_on_accepted_connections() -> None:
     async with open_at(FakeAgent()) as server:
         client = await dial(server)
         assert (await JsonClient(trio.StapledStream(client, client)).ask(command="handshake"))[
@@ -255,7 +254,7 @@ async def test_the_system_watches_for_clients_whose_machine_is_gone() -> None:
 
 
 def keepalive_runs(port: int) -> bool:
-    """Tell whether an accepted connection at this port has its keepalive timer set."""
+    """Return whether an accepted connection at this port has its keepalive timer set."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(
         row[1].endswith(f":{port:04X}") and row[3] == "01" and row[5].startswith("02:")

@@ -1,4 +1,4 @@
-"""The control port of a real agent against strangers: on real sockets, at its most talkative."""
+"""The control port of a real agent and unauthenticated clients, at log level trace."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Agent:
         stream.settimeout(10)
         return stream
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
 
@@ -66,23 +66,23 @@ def agent() -> Iterator[Agent]:
                 process.wait()
 
 
-def lines(stream: socket.socket, *requests: dict[str, object]) -> list[dict[str, object]]:
-    """Say things and give what is answered until the other side has no more to say."""
+def exchange(stream: socket.socket, *requests: dict[str, object]) -> list[dict[str, object]]:
+    """Send requests and return all replies until the agent closes."""
     stream.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
     stream.shutdown(socket.SHUT_WR)
-    said = b""
+    sent = b""
     while data := stream.recv(65_536):
-        said += data
-    return [json.loads(line) for line in said.splitlines()]
+        sent += data
+    return [json.loads(line) for line in sent.splitlines()]
 
 
-def is_well(agent: Agent) -> bool:
+def is_working(agent: Agent) -> bool:
     with agent.dial() as stream:
-        replies = lines(stream, {"command": "auth", "key": AUTH}, {"command": "members"})
+        replies = exchange(stream, {"command": "auth", "key": AUTH}, {"command": "members"})
     return [one["ok"] for one in replies] == [True, True]
 
 
-def test_garbage_is_refused_and_does_no_harm(agent: Agent) -> None:
+def test_random_input_is_rejected_without_memory_growth(agent: Agent) -> None:
     rng = random.Random(1)
     before = memory(agent.pid)
     for number in range(300):
@@ -93,30 +93,30 @@ def test_garbage_is_refused_and_does_no_harm(agent: Agent) -> None:
                 stream.shutdown(socket.SHUT_WR)
                 while stream.recv(65_536):
                     pass
-    assert is_well(agent)
+    assert is_working(agent)
     assert memory(agent.pid) < before + 20
-    assert "Traceback" not in agent.said()
+    assert "Traceback" not in agent.log_text()
 
 
-def test_a_crowd_of_strangers_keeps_known_clients_neither_out_nor_waiting(agent: Agent) -> None:
-    known = agent.dial()
-    known.sendall(json.dumps({"command": "auth", "key": AUTH}).encode() + b"\n")
-    assert b"true" in known.recv(1000)
-    strangers = [agent.dial() for _ in range(200)]
+def test_unauthenticated_clients_neither_block_nor_delay_authenticated_ones(agent: Agent) -> None:
+    authenticated = agent.dial()
+    authenticated.sendall(json.dumps({"command": "auth", "key": AUTH}).encode() + b"\n")
+    assert b"true" in authenticated.recv(1000)
+    unauthenticated = [agent.dial() for _ in range(200)]
     refused = 0
-    for stranger in strangers[64:]:
+    for stream in unauthenticated[64:]:
         with suppress(OSError):
-            refused += not stranger.recv(1)
-    assert refused >= len(strangers) - 64 - 1
-    known.sendall(b'{"command":"members"}\n')
-    assert b'"a"' in known.recv(65_536)
-    for stranger in strangers:
-        stranger.close()
-    known.close()
-    until(lambda: is_well(agent))
+            refused += not stream.recv(1)
+    assert refused >= len(unauthenticated) - 64 - 1
+    authenticated.sendall(b'{"command":"members"}\n')
+    assert b'"a"' in authenticated.recv(65_536)
+    for stream in unauthenticated:
+        stream.close()
+    authenticated.close()
+    until(lambda: is_working(agent))
 
 
-def test_a_long_message_of_a_stranger_is_not_kept(agent: Agent) -> None:
+def test_long_unauthenticated_message_ends_the_connection(agent: Agent) -> None:
     for data in (
         b'{"command":"' + b"x" * 200_000,
         b"\x81\xa7Command\xdb\x00\x0f\x00\x00" + bytes(99_999),
@@ -125,19 +125,19 @@ def test_a_long_message_of_a_stranger_is_not_kept(agent: Agent) -> None:
             stream.sendall(data)
             while stream.recv(65_536):
                 pass
-    assert is_well(agent)  # fmt: skip
+    assert is_working(agent)  # fmt: skip
 
 
-def test_the_path_is_for_its_owner_alone(agent: Agent) -> None:
+def test_unix_socket_is_accessible_to_owner_only(agent: Agent) -> None:
     mode = agent.path.lstat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
     assert agent.path.lstat().st_uid == os.getuid()
 
 
-def test_no_secret_is_told_to_anybody(agent: Agent) -> None:
+def test_secrets_appear_in_no_reply_and_no_log(agent: Agent) -> None:
     with agent.dial() as stream:
-        replies = lines(
+        replies = exchange(
             stream,
             {"command": "auth", "key": AUTH + "x"},
             {"command": "auth", "key": AUTH[:-1]},
@@ -148,7 +148,7 @@ def test_no_secret_is_told_to_anybody(agent: Agent) -> None:
             {"command": "monitor", "level": "TRACE"},
         )
     assert [one["ok"] for one in replies[:5]] == [False, False, False, True, True]
-    told = json.dumps(replies) + agent.said()
+    output = json.dumps(replies) + agent.log_text()
     with agent.dial() as stream:
         unpacker = msgpack.Unpacker(raw=False)
         stream.sendall(
@@ -163,13 +163,13 @@ def test_no_secret_is_told_to_anybody(agent: Agent) -> None:
                 )
             )
         )  # fmt: skip
-        heard: list[object] = []
-        while len(heard) < 4:
+        received: list[object] = []
+        while len(received) < 4:
             data = stream.recv(65_536)
-            assert data, f"the agent closed the connection after {heard}"
+            assert data, f"the agent closed the connection after {received}"
             unpacker.feed(data)
-            heard += list(unpacker)
-    told += str(heard)
-    assert "encrypted" in told
+            received += list(unpacker)
+    output += str(received)
+    assert "encrypted" in output
     for secret in (AUTH, AUTH[:-1], KEY, KEY[:-2]):
-        assert secret not in told
+        assert secret not in output

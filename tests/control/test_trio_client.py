@@ -7,9 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.fake_agent import FakeAgent, wall
-from tests.control.test_msgpack_rpc import vec_world
-from trioserf.control.client.inbox import RecordBuffer
+from tests.control.helpers import KEY, FakeAgent, recorded_agent, wall
+from trioserf.control.client.async_client import RecordBuffer
 from trioserf.control.client.records import (
     Dropped,
     MemberEvent,
@@ -24,8 +23,6 @@ from trioserf.control.errors import ControlError
 from trioserf.control.server.listener import open_control
 from trioserf.serf import events
 from trioserf.serf.member import Member
-
-KEY = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
 
 
 @asynccontextmanager
@@ -43,8 +40,8 @@ def own(agent: FakeAgent) -> Member:
     return found
 
 
-async def test_members_events_and_the_rest() -> None:
-    agent = vec_world()
+async def test_commands_return_typed_results() -> None:
+    agent = recorded_agent()
     async with connected(agent) as client:
         a, b = await client.members()
         assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
@@ -65,7 +62,7 @@ async def test_members_events_and_the_rest() -> None:
 
 
 async def test_errors_are_exceptions_with_code_and_message() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client:
         with pytest.raises(ControlError, match="nobody") as caught:
             await client.force_leave("nobody")
@@ -88,18 +85,18 @@ async def test_errors_are_exceptions_with_code_and_message() -> None:
         assert await client.members()
 
 
-async def test_errors_of_the_block_pass_as_they_are() -> None:
+async def test_errors_of_the_block_are_not_wrapped() -> None:
     with pytest.raises(ZeroDivisionError):
-        async with connected(vec_world()):
+        async with connected(recorded_agent()):
             raise ZeroDivisionError
     with trio.move_on_after(0.01) as scope:
-        async with connected(vec_world()):
+        async with connected(recorded_agent()):
             await trio.sleep_forever()
     assert scope.cancelled_caught
 
 
-async def test_a_query_is_iterated() -> None:
-    agent = vec_world()
+async def test_query_yields_its_records() -> None:
+    agent = recorded_agent()
     async with connected(agent) as client:
         async with client.query("load", b"?", timeout=5) as answers:
             records = [record async for record in answers]
@@ -120,7 +117,7 @@ async def test_a_query_is_iterated() -> None:
 
 
 async def test_streams_and_requests_share_a_connection() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     async with connected(agent) as client, client.stream("user", "member-failed") as records:
         async with client.stream(answers=False) as everything:
             for number in range(10):
@@ -134,7 +131,7 @@ async def test_streams_and_requests_share_a_connection() -> None:
             agent.node.publish(events.MemberEvent("member-failed", (own(agent),)))
             record = await anext(records)
             assert isinstance(record, MemberEvent)
-            assert record.event == "member-failed"
+            assert record.kind == "member-failed"
             assert record.members[0].name == "vec-a"
         assert await client.members()
         with trio.fail_after(5):
@@ -142,22 +139,22 @@ async def test_streams_and_requests_share_a_connection() -> None:
                 await trio.lowlevel.checkpoint()
 
 
-async def test_streams_may_be_iterated_at_once_and_left() -> None:
-    agent = vec_world()
+async def test_abandoned_stream_is_stopped() -> None:
+    agent = recorded_agent()
     async with connected(agent) as client:
         records = [record async for record in client.query("load")]
         assert isinstance(records[-1], QueryDone)
         with pytest.raises(ControlError):
             async for _ in client.stream("nonsense"):
                 pass
-        agent.logs.say("INFO", "serf", "first")
+        agent.logs.write("INFO", "serf", "first")
         async for line in client.monitor():
             assert not isinstance(line, Dropped)
             assert line.message == "first"
             break
         with trio.fail_after(5):
-            while agent.logs.watchers:
-                agent.logs.say("INFO", "serf", "more")
+            while agent.logs.subscriptions:
+                agent.logs.write("INFO", "serf", "more")
                 await client.members()
         stream = client.stream()
         async with stream as same:
@@ -166,41 +163,41 @@ async def test_streams_may_be_iterated_at_once_and_left() -> None:
                 await anext(same)
 
 
-async def test_queries_are_answered_from_a_stream() -> None:
-    agent = vec_world()
+async def test_query_is_answered_from_a_stream() -> None:
+    agent = recorded_agent()
     agent.node.answers = {}
-    async with connected(agent) as client, client.stream("query:load") as questions:
+    async with connected(agent) as client, client.stream("query:load") as querys:
         for answer in (b"\xff\x00", None):
             async with client.query("load", timeout=5) as answers:
-                question = await anext(questions)
-                assert isinstance(question, QueryEvent)
-                assert question.deadline > question.time
+                query = await anext(querys)
+                assert isinstance(query, QueryEvent)
+                assert query.deadline > query.time
                 if answer is None:
-                    await client.decline(question.id)
+                    await client.decline(query.id)
                 else:
-                    await client.respond(question.id, answer)
+                    await client.respond(query.id, answer)
                     assert await anext(answers) == QueryAnswer("vec-a", answer)
                 assert isinstance(await anext(answers), QueryDone)
                 with pytest.raises(StopAsyncIteration):
                     await anext(answers)
 
 
-async def test_the_log_is_followed() -> None:
-    agent = vec_world()
-    agent.logs.say("INFO", "serf", "first")
-    agent.logs.say("DEBUG", "serf", "hidden")
+async def test_monitor_yields_old_and_new_lines() -> None:
+    agent = recorded_agent()
+    agent.logs.write("INFO", "serf", "first")
+    agent.logs.write("DEBUG", "serf", "hidden")
     async with connected(agent) as client, client.monitor() as lines:
         line = await anext(lines)
         assert not isinstance(line, Dropped)
         assert (line.level, line.source, line.message) == ("INFO", "serf", "first")
-        agent.logs.say("ERR", "agent", "late")
+        agent.logs.write("ERR", "agent", "late")
         line = await anext(lines)
         assert not isinstance(line, Dropped)
         assert line.message == "late"
 
 
 async def test_requests_of_many_tasks_overlap() -> None:
-    agent = vec_world()
+    agent = recorded_agent()
     agent.node.wait = 0.05
     order: list[str] = []
     async with connected(agent) as client, trio.open_nursery() as nursery:
@@ -216,8 +213,8 @@ async def test_requests_of_many_tasks_overlap() -> None:
     assert order == ["members", "join"]
 
 
-async def test_a_cancelled_call_harms_no_other() -> None:
-    agent = vec_world()
+async def test_cancelled_call_does_not_affect_other_calls() -> None:
+    agent = recorded_agent()
     agent.node.wait = 30
     async with connected(agent) as client:
         with trio.move_on_after(0.02) as scope:
@@ -226,8 +223,8 @@ async def test_a_cancelled_call_harms_no_other() -> None:
         assert await client.members()
 
 
-async def test_a_slow_reader_of_a_stream_is_told_what_it_missed() -> None:
-    inbox = RecordBuffer(3)
+async def test_slow_reader_receives_dropped_count() -> None:
+    inbox = RecordBuffer(3, trio.Event, trio.lowlevel.checkpoint)
     for number in range(10):
         inbox.put({"n": number})
     got = [await inbox.get() for _ in range(4)]
@@ -239,11 +236,11 @@ async def test_a_slow_reader_of_a_stream_is_told_what_it_missed() -> None:
         await inbox.get()
 
 
-async def test_when_the_agent_goes_everyone_is_told() -> None:
-    agent = vec_world()
+async def test_end_of_the_agent_fails_calls_and_streams() -> None:
+    agent = recorded_agent()
     agent.node.wait = 30
     async with trio.open_nursery() as nursery:
-        told: list[str] = []
+        codes: list[str] = []
         address = await nursery.start(serve_until_shutdown, agent)
         async with connect(address) as client, client.stream() as records:
 
@@ -251,7 +248,7 @@ async def test_when_the_agent_goes_everyone_is_told() -> None:
                 try:
                     await client.join(["127.0.0.22"])
                 except ControlError as error:
-                    told.append(error.code)
+                    codes.append(error.code)
 
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
@@ -261,7 +258,7 @@ async def test_when_the_agent_goes_everyone_is_told() -> None:
             with pytest.raises(ControlError) as caught:
                 await client.members()
             assert caught.value.code == "disconnected"
-    assert told == ["disconnected"]
+    assert codes == ["disconnected"]
 
 
 async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
@@ -270,9 +267,9 @@ async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[st
         await agent.shutdown.wait()
 
 
-async def test_keys_and_unix_sockets(tmp_path: Path) -> None:
+async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/control"
-    async with open_control(vec_world(), [address], auth="sesame"):
+    async with open_control(recorded_agent(), [address], auth="sesame"):
         async with connect(address, "sesame") as client:
             assert await client.members()
         for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
@@ -283,7 +280,7 @@ async def test_keys_and_unix_sockets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.15.255.1:9", "127.0.0.1:x", "unix:/nowhere/at/all"])
-async def test_nobody_is_there(address: str) -> None:
+async def test_missing_agent_is_unreachable(address: str) -> None:
     with pytest.raises(ControlError) as caught:
         async with connect(address):
             pass
@@ -299,7 +296,7 @@ async def test_nobody_is_there(address: str) -> None:
         ((json.dumps({"seq": 9, "ok": True}).encode() + b"\n",), "protocol"),
     ],
 )
-async def test_something_else_is_there(lines: Sequence[bytes], code: str) -> None:
+async def test_server_of_another_protocol_is_an_error(lines: Sequence[bytes], code: str) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.receive_some(1000)
         for line in lines:
@@ -316,7 +313,7 @@ async def test_something_else_is_there(lines: Sequence[bytes], code: str) -> Non
         nursery.cancel_scope.cancel()
 
 
-async def test_an_agent_that_says_nothing_is_not_waited_for_for_ever() -> None:
+async def test_silent_agent_is_a_timeout() -> None:
     async def listen(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
 

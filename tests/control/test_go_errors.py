@@ -1,4 +1,4 @@
-"""Faults as Go's library words them; every reference was heard from the real serf."""
+"""Errors in the words of Go's library; every expected text was recorded from the real serf."""
 
 import pytest
 
@@ -13,17 +13,17 @@ from trioserf.control.server.go_errors import go_base64_error, go_join_error
         ("abcdef=", 7), ("üx", 0), ("abcü", 3),
     ],
 )  # fmt: skip
-def test_what_is_no_base64_is_told_with_its_place(text: str, place: int) -> None:
+def test_invalid_base64_is_reported_with_its_byte(text: str, place: int) -> None:
     assert go_base64_error(text) == f"illegal base64 data at input byte {place}"
 
 
 @pytest.mark.parametrize("text", ["", "abcd", "ab==", "abc=", "ab\\n==", "abcdefg=", "+/+/"])
-def test_base64_has_no_fault(text: str) -> None:
+def test_valid_base64_has_no_error(text: str) -> None:
     assert go_base64_error(text.replace("\\n", "\n")) is None
 
 
 @pytest.mark.parametrize(
-    ("where", "why", "text"),
+    ("address", "reason", "text"),
     [
         (
             "10.0.0.1:7946",
@@ -53,5 +53,5 @@ def test_base64_has_no_fault(text: str) -> None:
         ("10.0.0.1:1", "it speaks gibberish", "Failed to join 10.0.0.1: it speaks gibberish"),
     ],
 )
-def test_joins_fail_in_go_s_words(where: str, why: str, text: str) -> None:
-    assert go_join_error(where, why) == text
+def test_join_error_has_the_text_of_go(address: str, reason: str, text: str) -> None:
+    assert go_join_error(address, reason) == text

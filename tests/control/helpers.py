@@ -1,0 +1,527 @@
+"""An agent without a network, servers and clients for it, recorded exchanges, real Serf agents."""
+
+import binascii
+import io
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import msgpack
+import pytest
+import trio
+import trio.testing
+
+from trioserf.address import Address
+from trioserf.agent.agent import Agent
+from trioserf.agent.logs import LEVELS, LogLine, Logs
+from trioserf.control.client.rpc_session import RpcSession
+from trioserf.control.errors import ControlError
+from trioserf.control.server.connection import Limits, ServerContext
+from trioserf.control.server.listener import Server
+from trioserf.coordinate import Coordinate
+from trioserf.errors import (
+    InvalidQuery,
+    JoinFailed,
+    Leaving,
+    NoSuchMember,
+    NoSuchQuery,
+    TooLarge,
+)
+from trioserf.node import Node, NodeConfig
+from trioserf.node.event_hub import EventHub, Responder
+from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
+from trioserf.serf.filters import compiled
+from trioserf.serf.internal_queries import KeyAction
+from trioserf.serf.key_queries import KeyQueryResult
+from trioserf.serf.member import Member
+from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.wire.serf_messages import Status
+
+EPOCH: Final = datetime(2026, 11, 23, 20, 0, 0, 123456, tzinfo=UTC)
+KEY: Final = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
+
+# ------------------------------------------------------------------------ an agent without network
+
+
+def wall() -> datetime:
+    """Return the wall time: EPOCH at the first call, then by Trio's clock."""
+    return EPOCH + timedelta(seconds=trio.current_time() - _started())
+
+
+_START: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("fake wall clock start")
+
+
+def _started() -> float:
+    try:
+        return _START.get()
+    except LookupError:
+        _START.set(trio.current_time())
+        return _START.get()
+
+
+class FakeLogs(Logs):
+    """The real log, fed by `write` instead of the logger `trioserf`."""
+
+    def __init__(self) -> None:
+        super().__init__("ERR", io.StringIO())
+
+    def write(self, level: str, source: str, message: str) -> None:
+        record = logging.LogRecord(f"trioserf.{source}", LEVELS[level], "", 0, message, None, None)
+        record.created = wall().timestamp()
+        self.emit(record)
+
+    @property
+    def remembered(self) -> Sequence[LogLine]:
+        return self._remembered
+
+    @property
+    def subscriptions(self) -> int:
+        return len(self._subscriptions)
+
+
+class FakeNode(Node):
+    """A node with the real event hub and no cluster: members and responses are set by the test.
+
+    Attributes:
+        answers: what each member responds to every query; None: an ack only.
+        wait: seconds that joins, forced leaves, key queries and each response take.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.config = NodeConfig(name=name)
+        self._hub = EventHub()
+        self.wait = 0.0
+        self.reachable: set[str] = set()
+        self.answers: dict[str, bytes | None] = {name: None}
+        self.coordinates: dict[str, Coordinate] = {name: Coordinate()}
+        self.keys_held: list[str] | None = None
+        self.asked: list[dict[str, object]] = []
+        self.pending: dict[int, Callable[[bytes | None], None]] = {}
+        self.left = False
+        self._members: dict[str, Member] = {}
+        self._version = 0
+        self._ltime = 0
+        self._ids = 0
+        self.put(Member(name, Address("127.0.0.1", 7946), {}, Status.ALIVE))
+
+    def put(self, member: Member) -> None:
+        self._members[member.name] = member
+        self._version += 1
+
+    def publish(self, event: Event) -> None:
+        self._hub.publish(event)
+
+    def close(self) -> None:
+        self._hub.close()
+
+    @property
+    def subscriptions(self) -> int:
+        return len(self._hub._subscriptions)
+
+    @property
+    def members_version(self) -> int:
+        return self._version
+
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self._members.values())
+
+    def member(self, name: str) -> Member | None:
+        return self._members.get(name)
+
+    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+        await trio.sleep(self.wait)
+        reached = [one for one in addresses if one in self.reachable]
+        if not reached:
+            raise JoinFailed([(one, "connection refused") for one in addresses])
+        return len(reached)
+
+    async def force_leave(self, name: str, *, prune: bool = False) -> None:
+        await trio.sleep(self.wait)
+        if name not in self._members:
+            raise NoSuchMember(f"no member '{name}'")
+        if prune:
+            del self._members[name]
+        else:
+            self._members[name] = attrs.evolve(self._members[name], status=Status.LEFT)
+        self._version += 1
+
+    async def user_event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int:
+        if self.left:
+            raise Leaving("the node has left")
+        if name == "crash":
+            raise ZeroDivisionError("a bug")
+        if len(name) + len(payload) > 512:
+            raise TooLarge("user event exceeds configured limit of 512 bytes before encoding")
+        self._ltime += 1
+        self.publish(UserEventReceived(self._ltime, name, payload, coalesce))
+        return self._ltime
+
+    @asynccontextmanager
+    async def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        nodes: Sequence[str] = (),
+        tags: Mapping[str, str] = {},
+        timeout: float | None = None,
+        ack: bool = True,
+        relay_factor: int = 0,
+        first: int | None = None,
+    ) -> AsyncIterator[AsyncIterator[QueryResult]]:
+        if name.startswith("_serf_") and name != "_serf_ping":
+            raise InvalidQuery("Queries cannot contain the '_serf_' prefix")
+        for expression in tags.values():
+            compiled(expression)
+        if len(payload) > 1000:
+            raise TooLarge("query exceeds limit of 1024 bytes")
+        asked: dict[str, object] = {"name": name, "payload": payload, "nodes": list(nodes)}
+        asked |= {"tags": dict(tags), "timeout": timeout, "ack": ack}
+        asked |= {"relay_factor": relay_factor, "first": first}
+        self.asked.append(asked)
+        self._ltime += 1
+        self._ids += 1
+        number, limit = self._ids, 15.0 if timeout is None else timeout
+        send, receive = trio.open_memory_channel[bytes | None](1)
+        self.pending[number] = send.send_nowait
+        deadline = trio.current_time() + limit
+        question = self._question(number, name, payload, deadline)
+        awaited = self._hub.has_responder(question)
+        self.publish(question)
+        records = self._records(nodes, ack, limit, first, receive if awaited else None)
+        try:
+            yield records
+        finally:
+            self.pending.pop(number, None)
+            await records.aclose()
+
+    def _question(self, number: int, name: str, payload: bytes, deadline: float) -> QueryReceived:
+        return QueryReceived(number, self._ltime, number, name, payload, self.name, deadline)
+
+    async def _records(
+        self,
+        nodes: Sequence[str],
+        ack: bool,
+        limit: float,
+        first: int | None,
+        own: trio.MemoryReceiveChannel[bytes | None] | None,
+    ) -> AsyncGenerator[QueryResult, None]:
+        expected = [one for one in self.answers if not nodes or one in nodes]
+        responses = 0
+        for one in expected:
+            if ack:
+                yield QueryAck(one)
+            await trio.sleep(self.wait)
+            answer = self.answers[one]
+            if answer is not None and (first is None or responses < first):
+                responses += 1
+                yield QueryAnswer(one, answer)
+        if own is not None:
+            sent = None
+            with trio.move_on_after(limit):
+                sent = await own.receive()
+            if sent is not None:
+                responses += 1
+                yield QueryAnswer(self.name, sent)
+        acks = len(expected) if ack else 0
+        yield QueryDone(acks, responses, len(expected), ())
+
+    async def respond(
+        self,
+        id: int,  # noqa: A002
+        payload: bytes,
+        by: Responder | None = None,
+    ) -> None:
+        answer = self.pending.pop(id, None)
+        if answer is None:
+            raise NoSuchQuery(f"no query {id} waits for an answer")
+        if len(payload) > 65536:
+            raise TooLarge("answer exceeds limit of 65536 bytes")
+        answer(payload)
+
+    async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
+        answer = self.pending.pop(id, None)
+        if answer is None:
+            raise NoSuchQuery(f"no query {id} waits for an answer")
+        answer(None)
+
+    def coordinate(self, name: str | None = None) -> Coordinate | None:
+        return self.coordinates.get(self.name if name is None else name)
+
+    async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyQueryResult:
+        await trio.sleep(self.wait)
+        names = list(self._members)
+        result = KeyQueryResult(len(names), responses=len(names))
+        if self.keys_held is None:
+            result.errors = len(names)
+            text = "Keyring is empty (encryption not enabled)"
+            result.messages = dict.fromkeys(names, text)
+            return result
+        encoded = binascii.b2a_base64(key or b"", newline=False).decode()
+        if action == "install" and encoded not in self.keys_held:
+            self.keys_held.append(encoded)
+        elif action == "use":
+            self.keys_held.sort(key=lambda one: one != encoded)
+        elif action == "remove":
+            self.keys_held.remove(encoded)
+        elif action == "list":
+            result.keys.update(dict.fromkeys(self.keys_held, len(names)))
+            result.primary_keys[self.keys_held[0]] = len(names)
+        return result
+
+
+class FakeAgent(Agent):
+    """The process around a fake node."""
+
+    node: FakeNode
+    logs: FakeLogs
+
+    def __init__(self, name: str = "node-a") -> None:
+        self.node = FakeNode(name)
+        self.logs = FakeLogs()
+        self.shutdown = trio.Event()
+        self.leave_takes = 0.0
+
+    def info(self) -> dict[str, dict[str, object]]:
+        members = self.node.members()
+        own = self.node.member(self.node.name)
+        assert own is not None
+        return {
+            "agent": {"name": self.node.name},
+            "event_handlers": {"query:load": "echo 0.42"},
+            "runtime": {"arch": "amd64", "cpu_count": 2, "os": "linux"},
+            "serf": {"encrypted": self.node.keys_held is not None, "members": len(members)},
+            "tags": dict(own.tags),
+        }
+
+    async def set_tags(
+        self,
+        set: Mapping[str, str],  # noqa: A002
+        delete: Iterable[str] = (),
+    ) -> Mapping[str, str]:
+        own = self.node.member(self.node.name)
+        assert own is not None
+        tags = {k: v for k, v in own.tags.items() if k not in tuple(delete)} | dict(set)
+        if sum(map(len, (*tags, *tags.values()))) > 512:
+            raise TooLarge("Encoded length of tags exceeds limit of 512 bytes")
+        changed = attrs.evolve(own, tags=tags)
+        self.node.put(changed)
+        self.node.publish(MemberEvent("member-update", (changed,)))
+        return tags
+
+    async def leave(self) -> None:
+        await trio.sleep(self.leave_takes)
+        if self.node.left:
+            raise Leaving("the node has left already")
+        self.node.left = True
+
+
+def recorded_agent() -> FakeAgent:
+    """Return an agent in the state of the one that the exchanges were recorded with."""
+    agent = FakeAgent("vec-a")
+    node = agent.node
+    tags = {"role": "web", "dc": "east"}
+    node.put(Member("vec-a", Address("127.0.0.21", 7946), tags, Status.ALIVE))
+    node.put(Member("vec-b", Address("127.0.0.22", 7946), {}, Status.ALIVE))
+    node.reachable = {"127.0.0.22"}
+    node.answers = {"vec-a": b"0.42\n", "vec-b": None}
+    node.coordinates["vec-b"] = node.coordinates["vec-a"]
+    return agent
+
+
+# ----------------------------------------------------------------------------- server and clients
+
+Pipe = trio.StapledStream[Any, Any]
+
+
+class JsonClient:
+    """A client of the JSON lines."""
+
+    def __init__(self, stream: Pipe) -> None:
+        self.stream = stream
+        self._read = b""
+
+    async def send(self, *requests: dict[str, Any] | str | bytes) -> None:
+        for request in requests:
+            text = json.dumps(request) if isinstance(request, dict) else request
+            data = text.encode() if isinstance(text, str) else text
+            await self.stream.send_all(data + b"\n")
+
+    async def receive(self) -> Any:
+        """Return the next line as an object; None at the end."""
+        line = await self.line()
+        return json.loads(line) if line else None
+
+    async def line(self) -> bytes:
+        while b"\n" not in self._read:
+            data = await self.stream.receive_some(65536)
+            if not data:
+                assert self._read == b""
+                return b""
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line
+
+    async def ask(self, **request: Any) -> Any:
+        await self.send(request)
+        return await self.receive()
+
+
+class RpcClient:
+    """A client of Serf's RPC."""
+
+    def __init__(self, stream: Pipe) -> None:
+        self.stream = stream
+        self._unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
+
+    async def send(self, *messages: Any) -> None:
+        await self.stream.send_all(
+            b"".join(
+                one if isinstance(one, bytes) else msgpack.packb(one, use_bin_type=True)
+                for one in messages
+            )
+        )
+
+    async def receive(self) -> Any:
+        """Return the next message; None at the end."""
+        while True:
+            for message in self._unpacker:
+                return message
+            data = await self.stream.receive_some(65536)
+            if not data:
+                return None
+            self._unpacker.feed(bytes(data))
+
+    async def handshake(self) -> None:
+        await self.send({"Command": "handshake", "Seq": 0}, {"Version": 1})
+        assert await self.receive() == {"Error": "", "Seq": 0}
+
+    async def ask(self, command: str, seq: int = 7, body: Any = None) -> Any:
+        """Send a request; return its reply's header."""
+        await self.send(*[{"Command": command, "Seq": seq}, body][: 1 + (body is not None)])
+        return await self.receive()
+
+
+@attrs.frozen
+class ServerUnderTest:
+    agent: FakeAgent
+    server: Server
+    nursery: trio.Nursery
+
+    def pipe(self) -> Pipe:
+        """Connect; return the client's end."""
+        client_end, server_end = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
+
+    def narrow_pipe(self) -> Pipe:
+        """Connect without a buffer: a write waits until the client reads."""
+        client_end, server_end = trio.testing.lockstep_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
+
+    async def empty(self) -> bool:
+        """Return whether no connection, subscription or task is left."""
+        await trio.testing.wait_all_tasks_blocked()
+        server, agent = self.server, self.agent
+        left = server.connections + server.unauthenticated + agent.node.subscriptions
+        return left + agent.logs.subscriptions + len(self.nursery.child_tasks) == 0
+
+    def connect(self) -> JsonClient:
+        return JsonClient(self.pipe())
+
+    async def rpc(self) -> RpcClient:
+        client = RpcClient(self.pipe())
+        await client.handshake()
+        return client
+
+
+@asynccontextmanager
+async def serving(
+    auth: str = "", limits: Limits | None = None, agent: FakeAgent | None = None
+) -> AsyncIterator[ServerUnderTest]:
+    """Serve a fake agent."""
+    agent = agent or FakeAgent()
+    async with trio.open_nursery() as nursery:
+        yield ServerUnderTest(
+            agent, Server(ServerContext(agent, auth, wall, limits or Limits()), nursery), nursery
+        )
+        nursery.cancel_scope.cancel()
+
+
+# ----------------------------------------------------------------------------- recorded exchanges
+
+VECTORS: Final = json.loads((Path(__file__).parent.parent / "vectors" / "rpc.json").read_text())
+RECORDED: Final = [one for one in VECTORS["exchanges"] if one["exchange"]]
+
+
+def turns(exchange: list[dict[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return pairs of the bytes that the client sent and those of the agent's reply."""
+    found: list[tuple[bytes, bytes]] = []
+    for step in exchange:
+        data = bytes.fromhex(step["hex"])
+        if step["from"] == "client":
+            found.append((data, b""))
+        else:
+            found[-1] = found[-1][0], found[-1][1] + data
+    return found
+
+
+def messages(data: bytes) -> list[Any]:
+    """Decode all messages."""
+    unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
+    unpacker.feed(data)
+    return list(unpacker)
+
+
+# ----------------------------------------------------------------------------- HashiCorp's agents
+
+SERF = shutil.which("serf")
+needs_serf = [
+    pytest.mark.interop,
+    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
+]
+
+
+@contextmanager
+def serf_agent(host: str, name: str, directory: Path, *options: str) -> Iterator[str]:
+    """Run a real agent; yield its RPC address once it answers."""
+    assert SERF is not None
+    address = f"{host}:7373"
+    command = [SERF, "agent", f"-node={name}", f"-bind={host}:7946", f"-rpc-addr={address}"]
+    log = (directory / f"{name}.log").open("wb")
+    with log, subprocess.Popen([*command, *options], stdout=log, stderr=log) as process:
+        try:
+            _wait_for(address, process)
+            yield address
+        finally:
+            process.kill()
+
+
+def _wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(100):
+        try:
+            RpcSession.connect(address, timeout=5).close()
+        except ControlError as error:
+            if error.code != "unreachable":
+                return
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        else:
+            return
+    raise AssertionError(f"no serf agent at {address}")

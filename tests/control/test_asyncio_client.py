@@ -1,0 +1,210 @@
+"""The asyncio client, in a thread with an event loop of its own, against a fake agent."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.control.helpers import KEY, FakeAgent, recorded_agent
+from trioserf.control.client.asyncio_client import AgentClient, connect
+from trioserf.control.client.records import (
+    Dropped,
+    LogEntry,
+    MemberEvent,
+    QueryAck,
+    QueryAnswer,
+    QueryDone,
+    QueryEvent,
+    UserEvent,
+)
+from trioserf.control.errors import ControlError
+from trioserf.control.server.listener import open_control
+from trioserf.serf import events
+
+Use = Callable[[AgentClient], Awaitable[None]]
+
+
+def in_asyncio(address: str, use: Use, auth: str | None = None) -> None:
+    async def main() -> None:
+        async with connect(address, auth) as client:
+            await use(client)
+
+    asyncio.run(main())
+
+
+async def against(agent: FakeAgent, use: Use, auth: str = "") -> None:
+    async with open_control(agent, ["127.0.0.1:0"], auth=auth) as server:
+        run = partial(in_asyncio, server.addresses[0], use, auth or None)
+        with trio.fail_after(20):
+            await trio.to_thread.run_sync(run)
+
+
+async def test_commands_return_typed_results() -> None:
+    agent = recorded_agent()
+
+    async def use(client: AgentClient) -> None:
+        a, _ = await client.members()
+        assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
+        assert await client.event("deploy", b"\xff", coalesce=True) == 1
+        assert await client.join(["127.0.0.22"], replay=True) == 1
+        assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
+        assert (await client.info())["serf"]["members"] == 2
+        assert await client.coordinate("vec-b") == await client.coordinate()
+        assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
+        agent.node.keys_held = [KEY]
+        assert (await client.keys("list")).keys == {KEY: 2}
+        await client.force_leave("vec-b", prune=True)
+        assert await client.members() == await client.members("vec-a")
+        with pytest.raises(ControlError) as caught:
+            await client.join(["x"])
+        assert caught.value.causes == (("x", "connection refused"),)
+        await client.leave()
+
+    await against(agent, use, auth="sesame")
+    assert agent.shutdown.is_set()
+
+
+async def test_query_and_streams_share_a_connection_with_requests() -> None:
+    agent = recorded_agent()
+    agent.logs.write("INFO", "serf", "first")
+
+    async def use(client: AgentClient) -> None:
+        records = [record async for record in client.query("load", b"?", timeout=5)]
+        assert records[:2] == [QueryAck("vec-a"), QueryAnswer("vec-a", b"0.42\n")]
+        assert records[-1] == QueryDone(2, 1, 2, ())
+        async with client.stream("user", "member-failed") as stream, client.monitor() as log:
+            line = await anext(log)
+            assert isinstance(line, LogEntry)
+            assert line.message == "first"
+            for number in range(10):
+                await client.event("deploy", b"v%d" % number)
+                record = await anext(stream)
+                assert isinstance(record, UserEvent)
+                assert record.payload == b"v%d" % number
+            failed = events.MemberEvent("member-failed", agent.node.members())
+            trio.from_thread.run_sync(agent.node.publish, failed)
+            record = await anext(stream)
+            assert isinstance(record, MemberEvent)
+            assert record.kind == "member-failed"
+
+    await against(agent, use)
+    assert agent.node.subscriptions == 0
+    assert agent.logs.subscriptions == 0
+
+
+async def test_query_is_answered_from_a_stream() -> None:
+    agent = recorded_agent()
+    agent.node.answers = {}
+
+    async def use(client: AgentClient) -> None:
+        async with client.stream("query:load") as queries:
+            for response in (b"\xff\x00", None):
+                async with client.query("load", timeout=5) as records:
+                    query = await anext(queries)
+                    assert isinstance(query, QueryEvent)
+                    if response is None:
+                        await client.decline(query.id)
+                    else:
+                        await client.respond(query.id, response)
+                        assert await anext(records) == QueryAnswer("vec-a", response)
+                    assert isinstance(await anext(records), QueryDone)
+
+    await against(agent, use)
+
+
+async def test_abandoned_stream_is_stopped() -> None:
+    agent = recorded_agent()
+
+    async def abandon(client: AgentClient) -> None:
+        stream = client.stream("user")
+        await stream.__aenter__()
+        await client.event("first")
+        assert not isinstance(await anext(stream), Dropped)
+        del stream
+        while trio.from_thread.run_sync(lambda: agent.node.subscriptions):
+            await client.event("more")
+
+    await against(agent, abandon)
+
+
+async def test_cancelled_call_does_not_affect_other_calls() -> None:
+    agent = recorded_agent()
+    agent.node.wait = 30
+
+    async def use(client: AgentClient) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await client.join(["127.0.0.22"])
+        assert await client.members()
+
+    await against(agent, use)
+
+
+async def test_end_of_the_agent_fails_calls_and_streams() -> None:
+    agent = recorded_agent()
+    agent.node.wait = 30
+
+    async def use(client: AgentClient) -> None:
+        async with client.stream() as stream:
+            join = asyncio.create_task(client.join(["127.0.0.22"]))
+            assert await client.members()
+            trio.from_thread.run_sync(agent.shutdown.set)
+            with pytest.raises(ControlError, match="closed"):
+                await anext(stream)
+            with pytest.raises(ControlError) as caught:
+                await join
+            assert caught.value.code == "disconnected"
+            with pytest.raises(ControlError) as caught:
+                await client.members()
+            assert caught.value.code == "disconnected"
+
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(serve_until_shutdown, agent)
+        await trio.to_thread.run_sync(in_asyncio, address, use)
+
+
+async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
+    async with open_control(agent, ["127.0.0.1:0"]) as server:
+        task_status.started(server.addresses[0])
+        await agent.shutdown.wait()
+
+
+async def nothing(client: AgentClient) -> None:
+    pass
+
+
+async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/control"
+    async with open_control(recorded_agent(), [address], auth="sesame"):
+        await trio.to_thread.run_sync(in_asyncio, address, nothing, "sesame")
+        for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
+            with pytest.raises(ControlError) as caught:
+                await trio.to_thread.run_sync(in_asyncio, address, nothing, wrong)
+            assert caught.value.code == code
+
+
+@pytest.mark.parametrize("address", ["127.15.255.1:9", "127.0.0.1:x", "unix:/nowhere/at/all"])
+def test_missing_agent_is_unreachable(address: str) -> None:
+    with pytest.raises(ControlError) as caught:
+        in_asyncio(address, nothing)
+    assert caught.value.code == "unreachable"
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"[]\n"])
+async def test_other_protocol_is_an_error(reply: bytes) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1000)
+        if reply:
+            await stream.send_all(reply)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, answer, 0)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(ControlError) as caught:
+            await trio.to_thread.run_sync(in_asyncio, f"127.0.0.1:{port}", nothing)
+        assert caught.value.code == "protocol"
+        nursery.cancel_scope.cancel()

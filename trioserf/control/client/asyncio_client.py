@@ -1,0 +1,114 @@
+"""An agent's control socket from an asyncio program: the interface of the Trio client.
+
+async with connect("127.0.0.1:7373") as agent:
+print(await agent.members(status="alive"))
+async for record in agent.query("load", timeout=2):
+print(record)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+from trioserf.control.address import DEFAULT_ADDRESS, split_address, unix_path
+from trioserf.control.client.async_client import (
+    CHUNK,
+    WRITE_TIMEOUT,
+    AsyncClient,
+    handshake_error,
+    unreachable,
+)
+from trioserf.control.errors import ControlError
+from trioserf.errors import AddressError
+
+
+class AgentClient(AsyncClient):
+    """An open connection to an agent; made by `connect`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(asyncio.Event, partial(asyncio.sleep, 0))
+        self._input = reader
+        self._output = writer
+
+    async def _send(self, data: bytes) -> None:
+        """Write a whole line: the writer buffers it, so a cancelled caller leaves no half line."""
+        if self._ended is not None:
+            raise self._ended
+        self._output.write(data)
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                await self._output.drain()
+        except TimeoutError:
+            self._end(ControlError("disconnected", "the agent accepts no more requests"))
+        except OSError:
+            # The agent's last records may still arrive: `read` reports the end.
+            return
+
+    async def _send_shielded(self, data: bytes) -> None:
+        self._send_later(data)
+
+    def _send_later(self, data: bytes) -> None:
+        if self._ended is None:
+            self._output.write(data)
+
+    async def read(self) -> None:
+        """Dispatch what the agent sends until the connection ends; run by `connect`."""
+        end = ControlError("disconnected", "the agent closed the connection")
+        try:
+            while data := await self._input.read(CHUNK):
+                self._feed(data)
+        except OSError as error:
+            end = ControlError("disconnected", f"the connection broke: {error}")
+        except ControlError as error:
+            end = error
+        finally:
+            self._end(end)
+
+
+@asynccontextmanager
+async def connect(
+    address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
+) -> AsyncIterator[AgentClient]:
+    """Connect to a trioserf agent while the block runs; arguments and errors as the Trio client's.
+
+    Raises:
+        ControlError: `unreachable`, `timeout`, `auth_required`, `auth_failed` or `protocol`.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    reader, writer = await _dial(address, deadline)
+    client = AgentClient(reader, writer)
+    reading = asyncio.create_task(client.read())
+    try:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await client.handshake(auth)
+        except TimeoutError:
+            raise ControlError("timeout", f"no answer from the agent at {address}") from None
+        except ControlError as error:
+            raise handshake_error(error, address) from None
+        yield client
+    finally:
+        reading.cancel()
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        await asyncio.wait([reading])
+    if not reading.cancelled():
+        reading.result()  # an exception here is a bug of the client
+
+
+async def _dial(
+    address: str, deadline: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    path = unix_path(address)
+    try:
+        async with asyncio.timeout_at(deadline):
+            if path is not None:
+                return await asyncio.open_unix_connection(path)
+            host, port = split_address(address)
+            return await asyncio.open_connection(host or "127.0.0.1", port)
+    except TimeoutError:
+        raise unreachable(address) from None
+    except (AddressError, OSError) as error:
+        raise unreachable(address, error) from None

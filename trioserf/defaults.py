@@ -1,0 +1,6 @@
+"""Default ports and addresses that rooms without a common import share."""
+
+from typing import Final
+
+CONTROL_PORT: Final = 7373
+CONTROL_ADDRESS: Final = f"127.0.0.1:{CONTROL_PORT}"
