@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings of all tests: a time limit, the order, Hypothesis, signals."""
 
 import signal
 import sys
@@ -11,39 +11,39 @@ from hypothesis import settings
 from trioserf.sim.time_limit import real_time_limit
 
 LIMIT = 600.0
-"""Seconds after which a test hangs: the longest needs a fifth of it on a slow, busy machine."""
+"""Seconds until a test is cut off: the longest needs a fifth of it on a slow, busy machine."""
 
-# How long an example takes says how busy the machine is, nothing about the code.
+# The time of an example depends on the load of the machine more than on the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
-# What a shell runs in the background ignores SIGINT, and so would the programs under test.
+# Background jobs of a shell ignore SIGINT, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIRST = ("tests/sim/test_scenarios.py", "tests/interop/")
-"""What takes longest: the one computes, the other waits for agents, so they go well together."""
+"""The longest tests: one computes, the others wait for agents, so they run well side by side."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; the rest stays in its order."""
+    """Put the longest tests first; keep the order of the others."""
     items.sort(key=lambda item: [not item.nodeid.startswith(first) for first in FIRST])
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """Let a test that hangs fail, and say what each of its tasks was waiting for."""
-    with real_time_limit(LIMIT, tell_tasks):
+    """Cut off a test that hangs, after a report of what each of its tasks waits for."""
+    with real_time_limit(LIMIT, print_tasks):
         return (yield)
 
 
-def tell_tasks() -> None:
-    """Write the tree of Trio's tasks, each with the lines in which it is, innermost last."""
+def print_tasks() -> None:
+    """Print the tree of Trio's tasks, each with its stack, innermost line last."""
     try:
-        below = [(trio.lowlevel.current_root_task(), "")]
+        pending = [(trio.lowlevel.current_root_task(), "")]
     except RuntimeError:
-        return  # Trio does not run; the traceback tells where it hung
-    while below:
-        task, indent = below.pop()
+        return  # Trio does not run; the traceback is enough
+    while pending:
+        task, indent = pending.pop()
         if task is None:
             continue
         sys.stderr.write(f"{indent}{task.name}\n")
@@ -51,4 +51,4 @@ def tell_tasks() -> None:
             code = frame.f_code
             sys.stderr.write(f"{indent}  | {code.co_filename}:{line} in {code.co_name}\n")
         for nursery in task.child_nurseries:
-            below += [(child, f"{indent}  ") for child in nursery.child_tasks]
+            pending += [(child, f"{indent}  ") for child in nursery.child_tasks]

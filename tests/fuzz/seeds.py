@@ -1,4 +1,4 @@
-"""Where fuzzing starts: what the real program said, in the shape that each target takes."""
+"""Inputs from which fuzzing starts: captured bytes of the real program, in each target's form."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -20,7 +20,7 @@ from tests.wire.helpers import load
 from trioserf.agent.mdns import question
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-"""One file for each target, of one input a line, in hexadecimal."""
+"""One file for each target, with one input per line, in hexadecimal."""
 
 _JSON_LINES: Final = (
     b'{"command":"handshake","seq":1}',
@@ -52,7 +52,7 @@ _SNAPSHOT: Final = (
 
 
 def seeds() -> Mapping[str, list[bytes]]:
-    """Give the first inputs of every target."""
+    """Return the initial inputs of every target."""
     return {
         "packet": list(_packets()),
         "stream": list(_streams()),
@@ -65,7 +65,7 @@ def seeds() -> Mapping[str, list[bytes]]:
 
 
 def words() -> set[bytes]:
-    """Give what messages are put together from, and no coverage would teach: names of fields."""
+    """Return parts of messages that coverage cannot find, such as names of fields."""
     known = b"".join(
         bytes.fromhex(one["wire"])
         for name, part in (("serf", "messages"), ("memberlist", "memberlist_messages"))
@@ -104,19 +104,19 @@ def words() -> set[bytes]:
 
 
 def kept(target: str) -> list[bytes]:
-    """Read what earlier runs found worth keeping."""
+    """Return the inputs that earlier runs kept."""
     path = CORPUS / f"{target}.hex"
     return [bytes.fromhex(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def keep(target: str, inputs: Collection[bytes]) -> None:
-    """Write what is worth keeping."""
+    """Write the inputs to keep."""
     lines = sorted((one.hex() for one in inputs), key=lambda line: (len(line), line))
     (CORPUS / f"{target}.hex").write_text("".join(f"{line}\n" for line in lines))
 
 
 def inputs(target: str) -> list[bytes]:
-    """Give everything that a target is known to be worth trying on."""
+    """Return all known inputs of a target."""
     assert target in TARGETS
     return seeds()[target] + kept(target)
 
@@ -154,14 +154,14 @@ def _states() -> Iterator[bytes]:
 
 
 def _mdns() -> Iterator[bytes]:
-    asked = question(SERVICE)
-    yield asked
+    query = question(SERVICE)
+    yield query
     for port in (40_000, 5353):
-        answer = INSTANCE.answer(asked, port)
+        answer = INSTANCE.answer(query, port)
         assert answer is not None
         yield answer.data
-    many = asked[:4] + (1490).to_bytes(2, "big") + asked[6:]
-    yield many + (b"\xc0\x0c" + asked[-4:]) * 1489  # what an answer has no room for
+    many = query[:4] + (1490).to_bytes(2, "big") + query[6:]
+    yield many + (b"\xc0\x0c" + query[-4:]) * 1489  # more than fits into an answer
 
 
 def _controls() -> Iterator[bytes]:
@@ -170,8 +170,8 @@ def _controls() -> Iterator[bytes]:
         for line in _JSON_LINES:
             yield b"\x00" + locked + _JSON_LINES[1] + b"\n" + line + b"\n"
     for one in load("rpc")["exchanges"]:
-        said = b"".join(
+        sent = b"".join(
             bytes.fromhex(part["hex"]) for part in one["exchange"] if part["from"] == "client"
         )
-        yield b"\x00\x00" + said
-        yield b"\x05\x00" + said
+        yield b"\x00\x00" + sent
+        yield b"\x05\x00" + sent

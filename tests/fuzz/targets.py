@@ -1,7 +1,7 @@
-"""What is fuzzed: functions of any bytes that return, or fail if a promise is broken.
+"""Fuzz targets: functions of any bytes that return, or raise if a guarantee is broken.
 
-`scripts/fuzz` drives them by coverage, `test_replay` plays what it has found. A target's promises
-stand in its docstring; a `WireError` is an outcome, every other exception is a find.
+`scripts/fuzz` runs them guided by coverage, `test_replay` replays its inputs. The docstring of a
+target states its guarantees. A `WireError` is a valid outcome; any other exception is a finding.
 """
 
 import json
@@ -54,10 +54,10 @@ def nonce(size: int) -> bytes:
 
 
 def packet(data: bytes) -> None:
-    """A datagram of any bytes gives messages and a fault; what was read is spelled as it was read.
+    """Any datagram decodes to messages and perhaps an error; messages survive a round trip.
 
-    The first byte says whether there are keys and a label, and whether the rest is wrapped
-    correctly first, so that it is looked into.
+    The first byte selects keys and label, and whether the rest is first encrypted or labelled
+    correctly, so that it is decoded further.
     """
     mode, data = data[0] if data else 0, data[1:]
     label = LABEL if mode & 1 else b""
@@ -67,47 +67,47 @@ def packet(data: bytes) -> None:
     if mode & 8:
         data = bytes((swim_codec.LABEL, len(LABEL))) + LABEL + data
     codec = PacketCodec(keyring=keyring, label=label, verify_incoming=not mode & 16, nonce=nonce)
-    messages, fault = codec.decode(data)
-    assert fault is None or fault.kind
+    messages, error = codec.decode(data)
+    assert error is None or error.kind
     for message in messages:
-        look_into(message)
+        check_message(message)
 
 
-def look_into(message: Message) -> None:
-    """Read what travels inside a message, and spell the message."""
+def check_message(message: Message) -> None:
+    """Check the round trip of a message, and decode its payload."""
     if isinstance(message, PushPull):
         codec = StreamCodec(keyring=None, compress=False)
         assert feed(codec, codec.encode_push_pull(message)) == message
         with suppress(WireError):
-            look_at(serf_codec.decode(message.user_state))
+            check_serf_message(serf_codec.decode(message.user_state))
         return
     assert swim_codec.decode(swim_codec.encode(message)) == message
     with suppress(WireError):
         if isinstance(message, Ack):
-            place = serf_payloads.decode_coordinate(message.payload)
-            assert serf_payloads.decode_coordinate(serf_payloads.encode_coordinate(place)) == place
+            at = serf_payloads.decode_coordinate(message.payload)
+            assert serf_payloads.decode_coordinate(serf_payloads.encode_coordinate(at)) == at
         elif isinstance(message, Alive):
             tags = serf_payloads.decode_tags(message.meta)
             assert serf_payloads.decode_tags(serf_payloads.encode_tags(tags)) == tags
         elif isinstance(message, UserMessage):
-            look_at(serf_codec.decode(message.payload))
+            check_serf_message(serf_codec.decode(message.payload))
 
 
-def look_at(message: SerfMessage) -> None:
-    """Read what travels inside a message of Serf's, and spell the message."""
+def check_serf_message(message: SerfMessage) -> None:
+    """Check the round trip of a Serf message, and decode what it contains."""
     assert serf_codec.decode(serf_codec.encode(message)) == message
     if isinstance(message, Query):
         for one in message.filters:
             with suppress(WireError):
-                found = serf_payloads.decode_filter(one)
-                assert serf_payloads.decode_filter(serf_payloads.encode_filter(found)) == found
+                filter_ = serf_payloads.decode_filter(one)
+                assert serf_payloads.decode_filter(serf_payloads.encode_filter(filter_)) == filter_
     elif isinstance(message, Relay):
         with suppress(WireError):
             serf_codec.decode(message.inner)
 
 
 def stream(data: bytes) -> None:
-    """A stream of any bytes, in pieces of any size, gives a message, nothing yet or a fault."""
+    """Any stream, in chunks of any size, decodes to a message, nothing yet or an error."""
     if len(data) < 2:
         return
     mode, size, data = data[0], data[1] or 65_536, data[2:]
@@ -122,11 +122,11 @@ def stream(data: bytes) -> None:
     with suppress(WireError):
         message = feed(codec, data, size)
     if message is not None:
-        look_into(message)
+        check_message(message)
 
 
 def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
-    """Read a stream; None if it ends before its message."""
+    """Decode a stream; return None if it ends inside its message."""
     decoder = codec.decoder()
     message, _ = helpers.feed(decoder, data, size)
     assert message is not None or decoder.end().kind == "truncated"
@@ -134,23 +134,23 @@ def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
 
 
 def messages(data: bytes) -> None:
-    """Serf's messages, filters, tags and coordinates: any bytes give one or a fault."""
+    """Any bytes decode to a Serf message, filter, tags or coordinate, or raise `WireError`."""
     with suppress(WireError):
-        look_at(serf_codec.decode(data))
-    for read in (
+        check_serf_message(serf_codec.decode(data))
+    for decode in (
         serf_payloads.decode_filter,
         serf_payloads.decode_tags,
         serf_payloads.decode_coordinate,
     ):
         with suppress(WireError):
-            read(data)
+            decode(data)
 
 
 # ------------------------------------------------------------------------------------------ state
 
 
 def steps(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Cut bytes into steps: what to do, how much of it follows (two bytes), and that."""
+    """Split bytes into steps: a kind (one byte), a length (two bytes) and so many bytes."""
     at = 0
     while at + 3 <= len(data):
         kind, length = struct.unpack_from(">BH", data, at)
@@ -167,19 +167,19 @@ PACKET, USER, EXCHANGE, TIME, RESPOND, TURN = range(6)
 
 
 def state(data: bytes) -> None:
-    """A node's state survives whatever members send it, within its bounds.
+    """A node's state survives all messages, within its bounds.
 
-    What it takes in, it can tell: to other members, to clients of both framings, and to its
-    snapshot. Nothing that members say ends the node, except that they say it has lost its name.
+    All that it accepts can be encoded for other members, for clients of both framings and for its
+    snapshot. No message ends the node, except the vote that it has lost its name.
     """
-    world = NodeInAir()
+    driver = StateDriver()
     for kind, body in steps(data):
-        world.do(kind % 6, body)
-    world.finish()
+        driver.do(kind % 6, body)
+    driver.finish()
 
 
-class NodeInAir:
-    """A node's state without a node: what comes in is given, what goes out is looked at."""
+class StateDriver:
+    """Passes input to the state of a node and checks its output, without tasks and network."""
 
     def __init__(self, limits: SerfOptions | None = None) -> None:
         self.now = 1000.0
@@ -188,7 +188,7 @@ class NodeInAir:
             config,
             Address("127.0.0.1", 7946),
             rng=random.Random(1),
-            has_responder=lambda query: query.name != "nobody",
+            has_responder=lambda query: query.name != "ignored",
         )
         self.peer = Address("127.0.0.2", 7946)
         self.codec = StreamCodec(keyring=None, compress=False)
@@ -215,11 +215,11 @@ class NodeInAir:
             with suppress(TrioserfError):
                 state.serf.respond(self.pending.pop(), data, self.now)
         elif kind == TURN:
-            self.take_turn(data)
-        self.carry_out()
+            self.run_loops(data)
+        self.check_effects()
 
     def exchange(self, data: bytes) -> None:
-        """Take a push/pull in; its refusal is logged, as in a node."""
+        """Merge a push/pull; a node would log that it is rejected."""
         with suppress(ValueError):
             remote = feed(self.codec, data)
             if isinstance(remote, PushPull):
@@ -234,8 +234,8 @@ class NodeInAir:
         assert state.next_deadline is None or state.next_deadline > self.now
         assert state.next_suspicion is None or state.next_suspicion > self.now
 
-    def take_turn(self, data: bytes) -> None:
-        """Do what a node does by itself: gossip, probe, speak."""
+    def run_loops(self, data: bytes) -> None:
+        """Do what the loops of a node do: gossip, probe; and send a user event."""
         state, now = self.state, self.now
         state.gossip(now)
         probe = state.detector.start_probe(now, lambda: None)
@@ -248,7 +248,7 @@ class NodeInAir:
         with suppress(TrioserfError):
             state.serf.user_event("ours", data[:100])
 
-    def carry_out(self) -> None:
+    def check_effects(self) -> None:
         state = self.state
         serf_state = state.serf
         state.pop_stream_messages()
@@ -257,12 +257,12 @@ class NodeInAir:
             assert 0 <= to.port < 65_536
         state.outbox.packets.clear()
         for event in serf_state.events:
-            self.tell(event)
+            self.check_event(event)
         serf_state.events.clear()
         serf_state.shutdown_orders.clear()
 
-    def tell(self, event: Event) -> None:
-        """Show an event to everyone who is shown events."""
+    def check_event(self, event: Event) -> None:
+        """Encode an event for clients of both framings, and record it in the snapshot."""
         json.loads(encode_json(json_records.event(event, NOON, self.now)))
         msgpack.unpackb(pack_rpc(event_record(event)), unicode_errors="surrogateescape")
         self.snapshot.record(event)
@@ -270,12 +270,12 @@ class NodeInAir:
             self.pending.append(event.id)
 
     def finish(self) -> None:
-        """See that bounds were kept, and that what is known can be told."""
+        """Check the bounds, and that the whole state can be encoded."""
         state, options = self.state, self.state.config.serf
         self.do(TURN, b"")
-        ours = state.local_state(join=False)
-        assert feed(self.codec, self.codec.encode_push_pull(ours)) == ours
-        serf_codec.decode(ours.user_state)
+        local = state.local_state(join=False)
+        assert feed(self.codec, self.codec.encode_push_pull(local)) == local
+        serf_codec.decode(local.user_state)
         for one in state.serf.members():
             encode_json(json_records.member(one))
         assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
@@ -289,9 +289,9 @@ class NodeInAir:
 
 
 def control(data: bytes) -> None:
-    """Any bytes on the control port are answered or end the connection; nothing stays behind.
+    """Any bytes on the control port are answered or end the connection; no resource leaks.
 
-    The first byte says how much comes at once, the second whether a key is asked for.
+    The first byte is the size of chunks, the second selects whether a key is required.
     """
     if len(data) < 3:
         return
@@ -304,10 +304,10 @@ async def _converse(size: int, locked: bool, data: bytes) -> None:
     async with trio.open_nursery() as nursery:
         service = ServerContext(agent, "sesame" if locked else "", wall, Limits())
         server = Server(service, nursery)
-        ours, theirs = trio.testing.memory_stream_pair()
-        nursery.start_soon(server.handle, theirs)
-        nursery.start_soon(_say, ours, data, size)
-        while await ours.receive_some(65_536):
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(server.handle, far)
+        nursery.start_soon(_send, near, data, size)
+        while await near.receive_some(65_536):
             pass
         await trio.testing.wait_all_tasks_blocked()
         left = server.connections + server.unauthenticated + agent.node.subscriptions
@@ -316,7 +316,7 @@ async def _converse(size: int, locked: bool, data: bytes) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _say(stream: trio.abc.HalfCloseableStream, data: bytes, size: int) -> None:
+async def _send(stream: trio.abc.HalfCloseableStream, data: bytes, size: int) -> None:
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         for start in range(0, len(data), size):
             await stream.send_all(data[start : start + size])
@@ -330,7 +330,7 @@ INSTANCE: Final = Instance(SERVICE, "ours", Address("10.0.0.1", 7946), "Serf 'de
 
 
 def mdns(data: bytes) -> None:
-    """A message of multicast DNS is answered or passed over, whoever sent it; so are answers."""
+    """Any multicast DNS message, query or answer, is answered or ignored."""
     for port in (40_000, 5353):
         with suppress(MdnsError):
             answer = INSTANCE.answer(data, port)
@@ -343,7 +343,7 @@ def mdns(data: bytes) -> None:
 
 
 def snapshot(data: bytes) -> None:
-    """A snapshot of any bytes is read; what was understood of it is written so as to be read."""
+    """Any bytes parse as a snapshot; what is compacted of it parses to the same."""
     for rejoin in (False, True):
         replayed = parse(data, rejoin=rejoin)
         assert replayed.size == len(data)
