@@ -77,7 +77,7 @@ async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> SnapshotCo
             " written, or created in a directory that exists"
         ) from error
     replayed = parse(data or b"", rejoin=rejoin)
-    for fault in replayed.faults:
+    for fault in replayed.errors:
         _log.warning("snapshot %s: %s", path, fault)
     return replayed
 

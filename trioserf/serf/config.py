@@ -1,4 +1,4 @@
-"""What the Serf layer can be told, in one place, with Serf's defaults."""
+"""The configuration of the Serf layer, with Serf's defaults."""
 
 import attrs
 from attrs import validators as v
@@ -17,44 +17,44 @@ def _count(default: int, least: int = 1) -> int:
     return value
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SerfOptions:
     """Limits in bytes and counts, durations in seconds.
 
-    The first group is Serf's configuration, the second bounds what peers can make us keep.
+    The first group is Serf's configuration. The second bounds the memory that peers can use.
 
     Attributes:
-        event_buffer: Lamport times of user events remembered against duplicates.
+        event_buffer: Lamport times of user events kept to detect duplicates.
         query_buffer: the same for queries.
-        user_event_size_limit: name and payload, and the encoded event; up to 9216.
+        user_event_size_limit: name plus payload, and the encoded event; at most 9216.
         query_size_limit: an encoded query.
-        query_response_size_limit: an encoded response as a packet.
-        answer_cap: an encoded response by stream; below the former: none goes by stream.
-        reconnect_timeout: after which a failed member is erased.
-        tombstone_timeout: after which a member that left is erased.
-        flap_timeout: a failed member back within it has flapped.
-        intent_timeout: how long intents about unknown members are kept.
-        broadcast_timeout: how long a broadcast is waited for.
-        leave_propagate_delay: how long a leave may take to be known.
-        gossip_interval: from which the timeout of queries follows.
-        query_timeout_mult: the same.
-        retransmit_mult: how often a broadcast is repeated (times the logarithm of the size).
-        queue_depth_warning: broadcasts in a queue that are worth a warning.
-        max_queue_depth: broadcasts in a queue beyond which the most sent ones are dropped.
-        min_queue_depth: if over 0, that limit is instead twice the members, at least this.
-        name_conflict_resolution: whether the cluster is asked when our name is claimed.
-        packet_size: room for one broadcast in a packet; nothing larger is broadcast.
-        max_members: members that are known at once; when there are more, those that left or
-            failed first are erased.
-        event_buffer_bytes: all user events remembered.
-        query_buffer_bytes: all queries remembered, at about 100 bytes each.
-        intents_kept: intents about unknown members.
-        pending_queries: queries remembered for an answer of ours; then the oldest are forgotten.
-        asked_queries: queries of ours at once.
-        unexpected_answers: names taken from answers to a query that do not belong to its members.
+        query_response_size_limit: an encoded response in a packet.
+        answer_cap: an encoded response on a stream; below `query_response_size_limit`, no
+            response is sent on a stream.
+        reconnect_timeout: time after which a failed member is erased.
+        tombstone_timeout: time after which a member that left is erased.
+        flap_timeout: a failed member that rejoins within this time has flapped.
+        intent_timeout: how long intents about unknown members are buffered.
+        broadcast_timeout: how long a leave waits for its broadcasts.
+        leave_propagate_delay: how long a leave may take to reach all members.
+        gossip_interval: the interval from which the default timeout of a query is computed.
+        query_timeout_mult: its factor.
+        retransmit_mult: transmits of a broadcast, for each power of ten of the cluster's size.
+        queue_depth_warning: broadcasts in a queue from which on a warning is logged.
+        max_queue_depth: broadcasts in a queue above which those sent most often are dropped.
+        min_queue_depth: if above 0, the limit is twice the number of members, but at least this.
+        name_conflict_resolution: whether the members vote on a conflict about our name.
+        packet_size: room for one broadcast in a packet; larger ones are sent on streams.
+        max_members: members in the table; above it, those that left or failed first are erased.
+        event_buffer_bytes: all buffered user events.
+        query_buffer_bytes: all buffered query ids, about 100 bytes each.
+        intents_kept: buffered intents about unknown members.
+        pending_queries: received queries without a response; above it, the oldest are dropped.
+        running_queries: queries of our own at once.
+        unexpected_responders: names from which a query accepts responses beside its members.
 
     Raises:
-        ValueError: a limit outside its range.
+        ValueError: a limit is out of its range.
     """
 
     event_buffer: int = _count(512)
@@ -85,5 +85,5 @@ class SerfOptions:
     query_buffer_bytes: int = _count(4 * 1024 * 1024)
     intents_kept: int = _count(8192)
     pending_queries: int = _count(1024)
-    asked_queries: int = _count(1024)
-    unexpected_answers: int = _count(1024, 0)
+    running_queries: int = _count(1024)
+    unexpected_responders: int = _count(1024, 0)

@@ -1,0 +1,143 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.serf.helpers import (
+    Cluster,
+    address_of,
+    serf,
+)
+from trioserf.address import Address, packed
+from trioserf.serf.config import SerfOptions
+from trioserf.serf.effects import NameConflictLost
+from trioserf.serf.name_conflict import NO_MEMBER_RESPONSE, ConflictVote
+from trioserf.serf.serf import Serf
+from trioserf.wire.serf_codec import encode
+from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
+from trioserf.wire.swim_messages import OUR_VERSIONS
+
+OTHER = Address("10.9.9.9", 7946)
+
+
+def record(address: Address, name: str = "a") -> ConflictResponse:
+    return ConflictResponse(name, packed(address.host), address.port, {}, 1, *OUR_VERSIONS)
+
+
+@pytest.mark.parametrize(
+    ("matching", "responses", "won"),
+    [(0, 0, False), (1, 1, True), (0, 1, False), (1, 2, False), (2, 2, True), (2, 3, True)],
+)
+def test_majority_is_more_than_half(matching: int, responses: int, won: bool) -> None:
+    assert ConflictVote(OTHER, responses, matching).won == won
+
+
+@given(st.lists(st.sampled_from(["ours", "other port", "other host", "unknown"])))
+def test_vote_counts_matching_addresses(kinds: list[str]) -> None:
+    ours = address_of("a")
+    vote = ConflictVote(ours)
+    for text in kinds:
+        vote.count(
+            {
+                "ours": record(ours),
+                "other port": record(Address(ours.host, 1)),
+                "other host": record(OTHER),
+                "unknown": None,
+            }[text]
+        )
+    assert (vote.matching, vote.responses) == (kinds.count("ours"), len(kinds))
+
+
+def test_mapped_ipv4_address_matches() -> None:
+    vote = ConflictVote(Address("10.0.0.1", 7946))
+    mapped = b"\0" * 10 + b"\xff\xff" + packed("10.0.0.1")
+    vote.count(ConflictResponse("a", mapped, 7946, {}, 1, *OUR_VERSIONS))
+    assert vote.matching == 1
+
+
+def test_conflict_about_other_member_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    state = serf("a", "b")
+    state.member_conflicted("b", OTHER, 0.0)
+    text = "Name conflict for 'b' both 10.0.0.98:7946 and 10.9.9.9:7946 are claiming"
+    assert [(r.levelname, r.message) for r in caplog.records] == [("WARNING", text)]
+    assert state.next_deadline is None
+
+
+def test_name_is_kept_with_majority(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cluster = Cluster("a", "b", "c")
+    caplog.clear()
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster.run(0.0)
+    assert cluster["a"].shutdown_orders == []
+    assert cluster["a"].next_deadline is None
+    assert [(r.levelname, r.message) for r in caplog.records] == [
+        (
+            "ERROR",
+            "Node name conflicts with another node at 10.9.9.9:7946."
+            " Names must be unique! (Resolution enabled: true)",
+        ),
+        ("INFO", "majority in name conflict resolution [2 / 2]"),
+    ]
+
+
+def test_shutdown_is_ordered_without_majority(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster("a", "b", "c")
+    for name in "bc":
+        cluster[name].member_updated("a", OTHER, b"", OUR_VERSIONS)
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster.run(0.0)
+    assert cluster["a"].shutdown_orders == [NameConflictLost(0, 2)]
+    assert "minority in name conflict resolution, quitting [0 / 2]" in caplog.text
+
+
+def in_conflict() -> tuple[Serf, int, int]:
+    """Return the Serf layer of a, and the Lamport time and id of its conflict query to b."""
+    state = serf("a", "b")
+    state.member_conflicted("a", OTHER, 0.0)
+    (query,) = state._outgoing_queries._running.values()
+    return state, query.ltime, query.id
+
+
+@pytest.mark.parametrize(
+    ("payload", "order"),
+    [
+        (NO_MEMBER_RESPONSE, NameConflictLost(0, 1)),
+        (b"\x06torn", NameConflictLost(0, 0)),
+        (b"", NameConflictLost(0, 0)),
+        (encode(KeyRequest(b"")), NameConflictLost(0, 0)),
+        (encode(record(OTHER)), NameConflictLost(0, 1)),
+        (encode(record(address_of("a"))), None),
+    ],
+)
+def test_vote_counts_valid_responses_only(payload: bytes, order: NameConflictLost | None) -> None:
+    state, ltime, number = in_conflict()
+    state.handle(encode(QueryResponse(ltime, number, "b", 0, payload)), 1.0)
+    assert state.shutdown_orders == ([] if order is None else [order])
+
+
+def test_shutdown_is_ordered_without_responses() -> None:
+    state, _, _ = in_conflict()
+    assert state.shutdown_orders == []
+    state.expire(3.2)
+    assert state.shutdown_orders == [NameConflictLost(0, 0)]
+
+
+def test_second_conflict_starts_second_vote() -> None:
+    state, ltime, number = in_conflict()
+    state.handle(encode(QueryResponse(ltime, number, "b", 0, encode(record(OTHER)))), 1.0)
+    state.member_conflicted("a", OTHER, 2.0)
+    assert state.next_deadline == pytest.approx(5.2)
+
+
+def test_disabled_resolution_starts_no_vote(caplog: pytest.LogCaptureFixture) -> None:
+    state = serf("a", "b", options=SerfOptions(name_conflict_resolution=False))
+    state.member_conflicted("a", OTHER, 0.0)
+    assert "(Resolution enabled: false)" in caplog.text
+    assert state.next_deadline is None
+
+
+def test_vote_emits_no_events() -> None:
+    state, ltime, number = in_conflict()
+    state.handle(encode(QueryResponse(ltime, number, "b", 1)), 1.0)
+    assert not state.events
