@@ -45,7 +45,7 @@ class Agent:
         until(lambda: text in self.said())
 
     def lines(self, first: str = "") -> list[str]:
-        """Give what it said before the log begins, from the first line that holds this on."""
+        """Return the output before the log, from the first line with this text."""
         lines = self.said().partition("==> Log data")[0].splitlines()
         place = next((n for n, line in enumerate(lines) if first in line), len(lines))
         return lines[place:]
@@ -71,7 +71,7 @@ def signalled(
 ) -> tuple[int, str]:
     """Start an agent and send it a signal; gives its exit code, and what it said.
 
-    Serf says that it is up before it listens to signals: whoever was killed by one begins anew.
+    Serf reports that it runs before it handles signals: an agent that one killed starts again.
     """
     for _ in range(5):
         with started(program, directory, *options) as agent:
@@ -107,7 +107,7 @@ def tags_of(program: Sequence[str]) -> dict[str, str]:
         (["-config-dir=nosuch"], "nosuch"),
     ],
 )
-def test_faults_end_it_with_one(
+def test_invalid_configuration_exits_with_1(
     program: Sequence[str], options: list[str], code: str, tmp_path: Path
 ) -> None:
     agent = Agent(program, options, tmp_path)
@@ -280,8 +280,8 @@ def test_metrics_are_written_on_a_signal(tmp_path: Path) -> None:
     )
     with started(OURS, tmp_path) as agent:
 
-        def told() -> bool:
+        def is_dumped() -> bool:
             agent.process.send_signal(signal.SIGUSR1)
             return all(re.search(line, agent.said()) for line in lines)
 
-        until(told, 30, agent.said)
+        until(is_dumped, 30, agent.said)

@@ -169,7 +169,7 @@ def test_discovery_on_an_interface_that_is_not_there() -> None:
         ("--rpc-addr=203.0.113.5:7373", "Cannot assign requested address"),
     ],
 )
-def test_more_faults(option: str, text: str) -> None:
+def test_invalid_value_is_named(option: str, text: str) -> None:
     code, output = start(*option.split("\0"))
     assert code == 1
     assert text in output
@@ -179,7 +179,7 @@ def test_more_faults(option: str, text: str) -> None:
     assert all(line.startswith("==>") for line in banner)
 
 
-def test_every_address_that_cannot_be_joined_is_told(tmp_path: Path) -> None:
+def test_failed_join_names_every_address(tmp_path: Path) -> None:
     code, output = start(f"--join={HOST}:1", "--join=nosuch.invalid", "--join=[::1")
     assert code == 1
     assert "==> 3 errors occurred:\n" in output
@@ -231,7 +231,7 @@ def test_who_ends_without_a_leave_says_so() -> None:
     assert "without a Leave" not in log
 
 
-def test_whoever_read_the_banner_may_go() -> None:
+def test_agent_continues_after_its_output_closes() -> None:
     code, _, log = run_and_end(number=signal.SIGINT, hang_up=True)
     assert "Traceback" not in log
     assert "requesting graceful leave" in log

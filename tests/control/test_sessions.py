@@ -192,7 +192,7 @@ async def test_other_commands_return_typed_results(kind: Kind) -> None:
         assert session.coordinate("vec-b") == session.coordinate()
         assert 0 < session.rtt("vec-b") < 1e-3
         with pytest.raises(ControlError) as caught:
-            session.coordinate("nobody")
+            session.coordinate("no-such-node")
         assert caught.value.code == "no_such_member"
         with pytest.raises(ControlError, match="2/2 nodes") as caught:
             session.keys("list")

@@ -64,8 +64,8 @@ async def test_commands_return_typed_results() -> None:
 async def test_errors_are_exceptions_with_code_and_message() -> None:
     agent = recorded_agent()
     async with connected(agent) as client:
-        with pytest.raises(ControlError, match="nobody") as caught:
-            await client.force_leave("nobody")
+        with pytest.raises(ControlError, match="no-such-node") as caught:
+            await client.force_leave("no-such-node")
         assert caught.value.code == "no_such_member"
         with pytest.raises(ControlError) as caught:
             await client.join(["x"])

@@ -199,10 +199,10 @@ async def test_error_is_logged_again_after_a_success(
         await trio.sleep(60)
         is_silent = True
         await trio.sleep(200)
-        told = errors(caplog)
-        assert len(told) == 2
-        assert told[0] == told[1]
-        assert told[0].endswith("failed: stream: closed before its first byte")
+        logged = errors(caplog)
+        assert len(logged) == 2
+        assert logged[0] == logged[1]
+        assert logged[0].endswith("failed: stream: closed before its first byte")
 
 
 async def test_long_exchange_takes_the_place_of_its_tick(autojump_clock: MockClock) -> None:

@@ -138,7 +138,7 @@ async def test_gossip_skips_left_members_and_includes_recently_dead_ones(
     async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
         left, dead, alive = await crowd(s, 3)
         left.send(Dead(1, left.name, left.name))
-        dead.send(Dead(1, dead.name, "somebody"))
+        dead.send(Dead(1, dead.name, "another"))
         await trio.sleep(2)
         assert s.state_of(left.name) is State.LEFT
         assert s.state_of(dead.name) is State.DEAD

@@ -31,7 +31,7 @@ CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
 async def fails(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Make another member declare it dead."""
     peer.acks_pings = False
-    peer.send(Dead(1, peer.name, "somebody"))
+    peer.send(Dead(1, peer.name, "another"))
     await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
 
 

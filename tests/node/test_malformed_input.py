@@ -45,7 +45,9 @@ SAID = st.one_of(
     st.builds(
         Query, TIMES, COUNTS, ADDRS | st.just(b""), PORTS, NAMES, st.just(()), st.integers(0, 3),
         st.integers(0, 255), st.sampled_from([0, 10**9, 2**63 - 1]),
-        st.sampled_from(["load", "nobody", "_serf_ping", "_serf_conflict", "_serf_list-keys"]),
+        st.sampled_from(
+            ["load", "no-such-node", "_serf_ping", "_serf_conflict", "_serf_list-keys"]
+        ),
     ),
     st.builds(Relay, ADDRS, PORTS, NAMES, st.binary(max_size=9)),
     st.builds(

@@ -125,7 +125,7 @@ FEW_EPOCHS = st.integers(0, 40) | st.sampled_from(
 @given(st.lists(st.tuples(FEW_EPOCHS, st.sampled_from("xyz"))))
 @example([(0, "x"), (8, "x"), (LAST_TIME - 1, "x"), (LAST_TIME, "x"), (0, "x")])
 def test_message_is_new_once_while_its_epoch_is_kept(messages: list[tuple[int, str]]) -> None:
-    """After a wrap of the clock this holds for the times that the window still has."""
+    """After a wrap of the clock this applies to the times that the window still has."""
     window = new_window()
     accepted = set[tuple[int, str]]()
     for ltime, what in messages:

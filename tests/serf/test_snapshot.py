@@ -119,7 +119,7 @@ def test_valid_lines_are_parsed(line: bytes, alive: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "error"),
     [
         (b"garbage line here", "unknown line 'garbage line here'"),
         (b"leave now", "unknown line"),
@@ -145,13 +145,13 @@ def test_valid_lines_are_parsed(line: bytes, alive: dict[str, str]) -> None:
         (b"\0\0\0\0", "a hole of NULs"),
     ],
 )
-def test_malformed_line_is_reported_and_skipped(line: bytes, fault: str) -> None:
+def test_malformed_line_is_reported_and_skipped(line: bytes, error: str) -> None:
     replayed = parse(b"alive: a 127.13.0.1:7946\n" + line + b"\nclock: 7\n")
     assert replayed.alive == {"a": A}
     assert replayed.clocks == LamportTimes(7, 0, 0)
     assert not replayed.clean
     assert len(replayed.errors) == 1
-    assert re.match(f"line 2: {fault}", replayed.errors[0])
+    assert re.match(f"line 2: {error}", replayed.errors[0])
 
 
 def test_line_after_hole_is_parsed() -> None:
@@ -175,9 +175,9 @@ def test_last_clock_line_counts_even_if_lower() -> None:
 
 
 def test_number_of_reported_errors_is_bounded() -> None:
-    faults = parse(b"what\n" * 1000).errors
-    assert len(faults) == 21
-    assert faults[-1] == "and 980 more errors"
+    errors = parse(b"what\n" * 1000).errors
+    assert len(errors) == 21
+    assert errors[-1] == "and 980 more errors"
 
 
 @given(st.binary(), st.booleans())

@@ -349,7 +349,7 @@ class Node:
         self, question: QueryParams
     ) -> AsyncIterator[tuple[RunningQuery, AsyncIterator[QueryResult]]]:
         self._require_alive()
-        # A query takes no more results than there are members and a bounded number of strangers.
+        # Bounded by the query: it takes one result a member, and few unexpected responders.
         send, receive = trio.open_memory_channel[QueryResult](math.inf)
 
         def deliver(result: QueryResult) -> None:

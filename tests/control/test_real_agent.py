@@ -1,0 +1,165 @@
+"""The control socket of a real agent and node in a simulated cluster of two, in virtual time."""
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.control.helpers import KEY, JsonClient, Pipe, RpcClient
+from tests.node.helpers import open_nodes
+from trioserf.agent.agent import Agent
+from trioserf.agent.config import AgentConfig
+from trioserf.agent.files import DiskFiles
+from trioserf.agent.handlers import Handlers
+from trioserf.agent.keyring_file import KeyringFile
+from trioserf.agent.logs import Logs
+from trioserf.agent.metrics import Metrics
+from trioserf.control.server.connection import ServerContext
+from trioserf.control.server.listener import Server
+from trioserf.node import Node
+
+
+@attrs.frozen
+class AgentUnderTest:
+    """A served agent, and the other member of its cluster."""
+
+    agent: Agent
+    other: Node
+    server: Server
+    nursery: trio.Nursery
+
+    def _connect(self) -> Pipe:
+        client_end, server_end = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
+
+    def json(self) -> JsonClient:
+        return JsonClient(self._connect())
+
+    async def rpc(self) -> RpcClient:
+        client = RpcClient(self._connect())
+        await client.handshake()
+        return client
+
+
+@asynccontextmanager
+async def real_agent() -> AsyncIterator[AgentUnderTest]:
+    """Serve the agent of node-a, which has node-b in its cluster."""
+    async with open_nodes("node-a", "node-b") as nodes, trio.open_nursery() as nursery:
+        node = nodes["node-a"]
+        agent = Agent(
+            AgentConfig(node_name="node-a"),
+            node,
+            Logs("ERR", io.StringIO()),
+            Handlers([], node),
+            None,
+            Metrics(node),
+            KeyringFile(DiskFiles(), ""),
+        )
+        yield AgentUnderTest(
+            agent, nodes["node-b"], Server(ServerContext(agent), nursery), nursery
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def test_members_info_and_coordinates_are_those_of_the_node(autojump_clock: object) -> None:
+    async with real_agent() as served:
+        client, rpc = served.json(), await served.rpc()
+        found = (await client.ask(command="members", name="node-b"))["members"]
+        assert [(one["name"], one["addr"], one["status"]) for one in found] == [
+            ("node-b", "10.0.0.2", "alive")
+        ]
+        assert (await rpc.ask("members"))["Error"] == ""
+        names = {one["Name"] for one in (await rpc.receive())["Members"]}
+        assert names == {"node-a", "node-b"}
+        info = await client.ask(command="info")
+        assert info["agent"] == {"name": "node-a"}
+        assert info["serf"]["members"] == 2
+        assert len((await client.ask(command="coordinate"))["coordinate"]["vec"]) == 8
+        unknown = await client.ask(command="coordinate", node="nobody")
+        assert unknown["error"]["code"] == "no_such_member"
+
+
+async def test_events_of_clients_reach_the_cluster_and_back(autojump_clock: object) -> None:
+    async with real_agent() as served:
+        client, rpc = served.json(), await served.rpc()
+        assert (await client.ask(command="stream", types=["user", "member-update"]))["ok"]
+        with served.other.subscribe() as events:
+            reply = await rpc.ask("event", body={"Name": "deploy", "Payload": b"v1"})
+            assert reply["Error"] == ""
+            record = await client.receive()
+            assert (record["event"], record["name"], record["payload"]) == ("user", "deploy", "v1")
+            received = await events.receive()
+            assert (received.kind, getattr(received, "payload", None)) == ("user", b"v1")
+            await served.other.set_tags({"role": "db"})
+            record = await client.receive()
+            assert record["event"] == "member-update"
+            assert record["members"][0]["tags"] == {"role": "db"}
+        large = await client.ask(command="event", name="x" * 10_000)
+        assert large["error"]["code"] == "too_large"
+
+
+@pytest.mark.parametrize("response", ["0.42", None])
+async def test_query_of_the_cluster_is_answered_by_a_client(
+    response: str | None, autojump_clock: object
+) -> None:
+    async with real_agent() as served:
+        client = served.json()
+        assert (await client.ask(command="stream", types=["query:load"]))["ok"]
+        async with served.other.query("load", nodes=["node-a"], timeout=5) as results:
+            query = await client.receive()
+            assert query["from"] == "node-b"
+            if response is None:
+                assert (await client.ask(command="decline", id=query["id"]))["ok"]
+            else:
+                reply = await client.ask(command="respond", id=query["id"], payload=response)
+                assert reply == {"ok": True}
+            found = [getattr(one, "payload", None) async for one in results]
+        assert (b"0.42" in found) == (response is not None)
+        if response is not None:
+            second = await client.ask(command="respond", id=query["id"], payload="again")
+            assert second["error"]["code"] == "no_such_query"
+
+
+async def test_query_of_a_client_yields_acks_of_all_members(autojump_clock: object) -> None:
+    async with real_agent() as served:
+        client = served.json()
+        assert (await client.ask(command="query", name="load", timeout=2))["ok"]
+        records: list[dict[str, Any]] = []
+        while not records or records[-1]["type"] != "done":
+            records.append(await client.receive())
+        acks = sorted(one["from"] for one in records if one["type"] == "ack")
+        assert acks == ["node-a", "node-b"]
+        assert (records[-1]["expected"], records[-1]["missing"]) == (2, [])
+
+
+async def test_failed_operations_are_errors_of_the_protocol(autojump_clock: object) -> None:
+    async with real_agent() as served:
+        client = served.json()
+        for request, code in (
+            ({"command": "join", "addresses": ["10.0.0.9"]}, "join_failed"),
+            ({"command": "force-leave", "name": "nobody"}, "no_such_member"),
+            ({"command": "keys", "action": "install", "key": KEY}, "key_failed"),
+            ({"command": "query", "name": "x", "tags": {"a": "(["}}, "invalid_filter"),
+            ({"command": "query", "name": "_serf_x"}, "bad_request"),
+            ({"command": "tags", "set": {"a": "x" * 600}}, "too_large"),
+        ):
+            reply = await client.ask(**request)
+            assert reply["error"]["code"] == code, request
+
+
+async def test_tags_are_changed_and_leave_stops_the_agent(autojump_clock: object) -> None:
+    async with real_agent() as served:
+        client = served.json()
+        reply = await client.ask(command="tags", set={"role": "web"})
+        assert reply["tags"] == {"role": "web"}
+        assert (await client.ask(command="leave"))["ok"]
+        await served.agent.shutdown.wait()
+        member = served.other.member("node-a")
+        assert member is not None
+        assert member.status_text == "left"
