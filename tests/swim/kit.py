@@ -2,9 +2,8 @@
 
 import random
 
-from trioserf.swim.config import LAN, Timing
+from trioserf.swim.config import LAN, SwimOptions, Timing
 from trioserf.swim.membership import Membership
-from trioserf.swim.options import SwimOptions
 from trioserf.wire.swim_messages import (
     OUR_VERSIONS,
     Alive,

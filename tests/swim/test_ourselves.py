@@ -4,7 +4,7 @@ import pytest
 
 from tests.swim.kit import ELSEWHERE, META, OTHER, PEER, US, FakeMemberlist, alive, node_state
 from trioserf.swim.beliefs import MAX_INCARNATION
-from trioserf.swim.options import SwimOptions
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.swim_messages import (
     MAX_META,
     OUR_VERSIONS,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.swim.kit import ADDRESSES, ELSEWHERE, META, OTHER, PEER, PORT, US, FakeMemberlist, alive
+from trioserf.swim.config import SwimOptions, valid_node_name
 from trioserf.swim.events import Conflicted, Left, Refused
 from trioserf.swim.node_record import NO_VERSIONS
-from trioserf.swim.options import SwimOptions, valid_node_name
 from trioserf.wire.swim_messages import Alive, Dead, Message, State, Suspect, Versions
 
 ALIVE, SUSPECT, DEAD, LEFT = State

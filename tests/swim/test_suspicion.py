@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from tests.swim.kit import OTHER, PEER, US, FakeMemberlist, alive
 from trioserf.swim.broadcast_queue import retransmit_limit
-from trioserf.swim.config import LAN, LOCAL, WAN, Timing, push_pull_scale
-from trioserf.swim.options import SwimOptions
+from trioserf.swim.config import LAN, LOCAL, WAN, SwimOptions, Timing, push_pull_scale
 from trioserf.swim.suspicion import (
     Suspicion,
     Suspicions,

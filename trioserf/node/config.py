@@ -13,10 +13,11 @@ from trioserf.address import Address
 from trioserf.errors import ConfigError
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
-from trioserf.swim.config import LAN, Timing
-from trioserf.swim.options import (
+from trioserf.swim.config import (
+    LAN,
     MAX_MEMBERS,
     SwimOptions,
+    Timing,
     any_address,
     any_name,
     valid_node_name,

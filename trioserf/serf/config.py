@@ -3,7 +3,7 @@
 import attrs
 from attrs import validators as v
 
-from trioserf.swim.options import MAX_MEMBERS
+from trioserf.swim.config import MAX_MEMBERS
 from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
 
 

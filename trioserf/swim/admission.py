@@ -3,8 +3,8 @@
 import logging
 
 from trioserf.address import address_of
+from trioserf.swim.config import SwimOptions
 from trioserf.swim.events import Refused
-from trioserf.swim.options import SwimOptions
 from trioserf.wire.swim_messages import Alive
 
 log = logging.getLogger("trioserf.memberlist")

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from trioserf.counters import Counters
 from trioserf.swim.awareness import Awareness
 from trioserf.swim.broadcast_queue import BroadcastQueue, OnDone
-from trioserf.swim.config import Timing
+from trioserf.swim.config import SwimOptions, Timing
 from trioserf.swim.events import Joined, Left, MembershipEvent, Recovered, Suspected, Updated
 from trioserf.swim.node_record import NodeRecord
-from trioserf.swim.options import SwimOptions
 from trioserf.swim.protocol_versions import intern_versions
 from trioserf.swim.roster import Roster
 from trioserf.swim.suspicion import Suspicions

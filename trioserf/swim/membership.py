@@ -59,10 +59,9 @@ from trioserf.address import address_of, normalise
 from trioserf.swim.admission import AdmissionPolicy
 from trioserf.swim.beliefs import MAX_INCARNATION, Beliefs
 from trioserf.swim.broadcast_queue import OnDone
-from trioserf.swim.config import Timing
+from trioserf.swim.config import SwimOptions, Timing
 from trioserf.swim.events import Conflicted
 from trioserf.swim.node_record import NodeRecord
-from trioserf.swim.options import SwimOptions
 from trioserf.swim.protocol_versions import is_valid_range, verify_versions
 from trioserf.wire.swim_messages import (
     ALIVE,
