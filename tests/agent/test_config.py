@@ -25,7 +25,7 @@ def test_later_sources_count_more_lists_grow_and_tags_merge(tmp_path: Path) -> N
     write(folder / "1.json", {"node_name": "b", "retry_join": ["q"]})
     (folder / "notes.txt").write_text("no JSON")
     config = Sources([first, str(folder)], {"retry_join": ["r"], "log_level": "debug"}).load()
-    assert config.node_name == "c"
+    assert config.node.name == "c"
     assert config.tags == {"x": "1", "y": "3"}
     assert config.retry_join == ["p", "q", "r"]
     assert config.log_level == "DEBUG"
@@ -41,6 +41,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             "retry_interval": "1x",
             "tags": {"a": 1},
             "mdns": {"disable_ipv4": 1, "zzz": 1},
+            "max_members": 0,
+            "packet_size": 511,
+            "probe_interval": "0s",
             "zzz": 1,
             "start_join": "host",
         },
@@ -51,7 +54,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         f"{path}: {fault}"
         for fault in (
             "nod_name: unknown key; did you mean node_name?",
-            "zzz: unknown key; no key is spelled like it",
+            "zzz: unknown key; no key has a similar name",
             "mdns.zzz: unknown key; expected interface, disable_ipv4, disable_ipv6",
             "protocol: expected a whole number, not a number",
             "leave_on_terminate: expected true or false, not text",
@@ -59,6 +62,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             "tags: expected text for 'a', not a whole number",
             "mdns.disable_ipv4: expected true or false, not a whole number",
             "start_join: expected a list of texts, not text",
+            "max_members: expected 1 to 1048576, not 0",
+            "packet_size: expected 512 to 65507, not 511",
+            "probe_interval: expected more than 0 s, not 0 s",
         )
     )
 

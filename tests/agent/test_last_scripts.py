@@ -22,6 +22,7 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import GRACE, ShellRunner
+from trioserf.node import NodeConfig
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""
@@ -89,7 +90,7 @@ async def test_who_can_end_is_given_the_time(tmp_path: Path) -> None:
 
 def config(pipe: Pipe, **keys: object) -> AgentConfig:
     return AgentConfig(
-        node_name="a",
+        node=NodeConfig(name="a"),
         bind=f"{HOST}:0",
         rpc_addr=Addresses((f"{HOST}:0",)),
         event_handlers=[f"user={pipe.script}"],

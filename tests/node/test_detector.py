@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from tests.node.stage import LATENCY, NodeUnderTest, ScriptedPeer, stage
 from trioserf.coordinate import ORIGIN
+from trioserf.swim.config import SwimOptions
 from trioserf.swim.failure_detector import MAX_RELAYS
 from trioserf.wire.serf_payloads import decode_coordinate
 from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
@@ -77,7 +78,7 @@ async def test_the_answer_goes_where_the_ping_says(autojump_clock: MockClock) ->
 async def test_who_is_gone_for_us_hears_so_when_it_pings(
     autojump_clock: MockClock, witness: str, buddy: bool
 ) -> None:
-    async with stage(buddy=buddy) as s:
+    async with stage(swim=SwimOptions(buddy=buddy)) as s:
         peer = s.peer("p")
         await s.add_members("q")
         peer.send(peer.alive())

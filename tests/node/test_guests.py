@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from tests.node.stage import LATENCY, OURS, push_pull, stage
 from trioserf.address import Address
 from trioserf.node.stream_limits import LARGE, StreamLimiter
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_messages import NodeState, PushPull, State
@@ -153,7 +154,7 @@ async def test_a_large_table_is_taken_in_by_pieces(autojump_clock: MockClock) ->
 
 
 async def test_more_members_than_are_allowed_are_not_let_in(autojump_clock: MockClock) -> None:
-    async with stage(seed_interval=1e6, max_members=50) as s:
+    async with stage(seed_interval=1e6, swim=SwimOptions(max_members=50)) as s:
         peer = s.peer("p")
         for batch in range(4):
             rows = tuple(

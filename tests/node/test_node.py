@@ -17,6 +17,7 @@ from trioserf.node import NodeConfig, Phase, open_node
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
 from trioserf.sim.network import Network
+from trioserf.swim.config import SwimOptions
 from trioserf.wire import serf_codec, serf_payloads
 from trioserf.wire.serf_messages import ConflictResponse, Leave, Query, QueryResponse, Status
 from trioserf.wire.swim_messages import Ack, Alive, Dead, Ping, State, UserMessage
@@ -251,7 +252,7 @@ async def test_the_name_of_a_dead_one_is_free_after_the_reclaim_time(
     autojump_clock: MockClock,
 ) -> None:
     for reclaim, wait, free in ((0.0, 20, False), (10.0, 5, False), (10.0, 11, True)):
-        async with stage(**QUIET, dead_node_reclaim_time=reclaim) as s:
+        async with stage(**QUIET, swim=SwimOptions(dead_node_reclaim_time=reclaim)) as s:
             old, _ = await s.add_members("x", "other")
             old.answers = False
             s.peers["other"].send(Dead(1, "x", "other"))
@@ -360,12 +361,12 @@ async def test_tags_that_do_not_fit_are_refused_at_the_start_and_later(
         ({"name": "é" * 65}, "has 130 bytes, expected 1 to 128"),
         ({"name": ""}, "has 0 bytes"),
         ({"name": "a b", "validate_node_names": True}, "expected letters, digits, dashes"),
-        ({"bind": Address("nohost", 1)}, "bind: 'nohost' is no IP address"),
-        ({"bind": Address("10.0.0.1", 70_000)}, "70000 is no port"),
-        ({"advertise": Address("nohost", 1)}, "advertise: 'nohost' is no IP address"),
-        ({"protocol": 6}, "protocol: 6 is not spoken here, expected 2 to 5"),
+        ({"bind": Address("nohost", 1)}, "bind: 'nohost' is not a valid IP address"),
+        ({"bind": Address("10.0.0.1", 70_000)}, "70000 is not a valid port"),
+        ({"advertise": Address("nohost", 1)}, "advertise: 'nohost' is not a valid IP address"),
+        ({"protocol": 6}, "protocol: 6 is not supported, expected 2 to 5"),
         ({"label": "x" * 256}, "label: 256 bytes, expected at most 255"),
-        ({"allowed_networks": ("10.0.0.1/8",)}, "is no network such as 10.0.0.0/8"),
+        ({"allowed_networks": ("10.0.0.1/8",)}, "is not a valid network such as 10.0.0.0/8"),
         ({"allowed_networks": "10.0.0.0/8"}, "expected a list of networks"),
     ],
 )

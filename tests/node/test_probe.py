@@ -15,6 +15,7 @@ from tests.node.stage import LATENCY, OURS, Heard, NodeUnderTest, ScriptedPeer, 
 from trioserf.coordinate import ORIGIN
 from trioserf.net.transport import SocketAddress
 from trioserf.sim.network import LinkConditions
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.serf_payloads import encode_coordinate
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_codec import PING, encode
@@ -268,7 +269,7 @@ async def test_a_suspect_hears_of_it_with_the_ping(autojump_clock: MockClock) ->
 
 
 async def test_without_the_buddy_system_the_ping_comes_alone(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tcp_pings=False, buddy=False) as s:
+    async with stage(**QUIET, tcp_pings=False, swim=SwimOptions(buddy=False)) as s:
         deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
         await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
         await trio.sleep(3)  # until the gossip of it is over

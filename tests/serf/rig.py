@@ -11,6 +11,7 @@ from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.serf import Serf
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import (
     ConflictResponse,
@@ -100,6 +101,7 @@ def serf(
         codec=CODEC,
         rng=random.Random(1),
         options=options or SerfOptions(user_event_size_limit=1024, query_size_limit=2048),
+        swim=SwimOptions(largest_broadcast=1400),
         has_responder=has_answerer,
         keys=keys,
     )

@@ -159,7 +159,9 @@ class Agent:
             )
         self._keyring_file.path = config.keyring_file
         await node.configure_encryption(
-            keyring, verify_incoming=config.verify_incoming, verify_outgoing=config.verify_outgoing
+            keyring,
+            verify_incoming=config.node.verify_incoming,
+            verify_outgoing=config.node.verify_outgoing,
         )
         if keyring is not None:
             _log.info("%d keys loaded", len(keyring.keys))

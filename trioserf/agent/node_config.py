@@ -3,7 +3,6 @@
 import ipaddress
 import socket
 from pathlib import Path
-from typing import Any, Final
 
 import attrs
 
@@ -13,75 +12,29 @@ from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
 from trioserf.net.own_address import interface_addresses
 from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
-from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring, KeyringError, parse_key
-from trioserf.swim.config import PROFILES, Timing
-
-_NODE_KEYS: Final = (
-    "dead_node_reclaim_time",
-    "inbox_depth",
-    "gossip_pause",
-    "label",
-    "max_members",
-    "max_streams",
-    "packet_size",
-    "protocol",
-    "queue_check_interval",
-    "reap_interval",
-    "reconnect_interval",
-    "seed_interval",
-    "seed_interval_max",
-    "stream_memory",
-    "tcp_pings",
-    "validate_node_names",
-    "verify_incoming",
-    "verify_outgoing",
-)
-_SERF_KEYS: Final = tuple(
-    field.name
-    for field in attrs.fields(SerfOptions)
-    if field.name in {own.name for own in attrs.fields(AgentConfig)}
-)
 
 
 def node_config(config: AgentConfig) -> NodeConfig:
-    """Make the node's configuration; reads the tags file and the keyring file.
+    """Complete the node's configuration; read the tags file and the keyring file.
 
     Names of hosts are looked up, which blocks.
 
     Raises:
-        ConfigError: a value outside its range, or a file that cannot be used.
-        AddressError: an address that cannot be found.
+        ConfigError: an address is not valid, or a file cannot be used.
+        AddressError: an address cannot be found.
     """
-    timing_keys = [field.name for field in attrs.fields(Timing)]
-    values: dict[str, Any] = _given(config, _NODE_KEYS)
-    if config.node_name:
-        values["name"] = config.node_name
-    try:
-        return NodeConfig(
-            bind=bind_address(config),
-            advertise=advertise_address(config),
-            tags=start_tags(config),
-            timing=attrs.evolve(PROFILES[config.profile], **_given(config, timing_keys)),
-            serf=SerfOptions(
-                name_conflict_resolution=not config.disable_name_resolution,
-                **_given(config, _SERF_KEYS),
-            ),
-            keyring=_setup_keyring(config),
-            allowed_networks=tuple(config.allowed_networks),
-            compression=config.enable_compression,
-            coordinates=not config.disable_coordinates,
-            owns_process=True,
-            **values,
-        )
-    except ValueError as error:
-        # attrs says more than a user wants to know after the first sentence.
-        raise ConfigError(str(error.args[0] if error.args else error)) from error
-
-
-def _given(config: AgentConfig, keys: Any) -> dict[str, Any]:
-    values = {key: getattr(config, key) for key in keys}
-    return {key: value for key, value in values.items() if value is not None}
+    serf = config.node.serf
+    return attrs.evolve(
+        config.node,
+        bind=bind_address(config),
+        advertise=advertise_address(config),
+        tags=start_tags(config),
+        serf=attrs.evolve(serf, name_conflict_resolution=not config.disable_name_resolution),
+        keyring=_setup_keyring(config),
+        coordinates=not config.disable_coordinates,
+        owns_process=True,
+    )
 
 
 def start_tags(config: AgentConfig) -> dict[str, str]:

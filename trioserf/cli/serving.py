@@ -139,7 +139,7 @@ def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
         ("Encrypted", _truth(agent.node.keyring is not None)),
         ("Snapshot", _truth(bool(config.snapshot_path))),
         ("Profile", config.profile),
-        ("Message Compression Enabled", _truth(config.enable_compression)),
+        ("Message Compression Enabled", _truth(config.node.compression)),
     ]
     if config.discover:
         lines.append(("mDNS cluster", config.discover))

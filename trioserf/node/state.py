@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
-from trioserf.node.config import NodeConfig, serf_options, swim_options
+from trioserf.node.config import NodeConfig, swim_options
 from trioserf.node.drop_counts import DropCounts
 from trioserf.node.push_pull_merge import PushPullMerge, read_state
 from trioserf.serf.effects import DirectMessage
@@ -112,7 +112,7 @@ class ClusterState:
         )
         self.sealer = codec.sealer
         # Encryption may begin while broadcasts wait, which must still fit then.
-        room = codec.largest
+        options = swim_options(config, codec.largest)
         self.membership = membership = Membership(
             config.name,
             packed(address.host),
@@ -120,7 +120,7 @@ class ClusterState:
             timing=config.timing,
             rng=rng,
             encode=encode,
-            options=swim_options(config, room),
+            options=options,
         )
         self.counters = membership.counters
         self._received_bytes = self.counters.counter("memberlist.udp.received")
@@ -129,7 +129,9 @@ class ClusterState:
             address,
             codec=SERF_CODEC,
             rng=rng,
-            options=serf_options(config, room),
+            options=config.serf,
+            timing=config.timing,
+            swim=options,
             has_responder=has_responder,
             keys=keys,
             tally=self.counters,

@@ -36,6 +36,8 @@ class GossipQueues:
         options: limits.
         spreads: takes what fits no packet.
         prefix: what stands before every broadcast in a packet.
+        retransmit_mult: multiplier of the retransmit limit.
+        largest: bytes of the longest broadcast that fits into a packet.
 
     Attributes:
         queues: the three by name.
@@ -47,17 +49,18 @@ class GossipQueues:
         options: SerfOptions,
         large_broadcasts: list[LargeBroadcast],
         prefix: bytes = b"",
+        *,
+        retransmit_mult: int,
+        largest: int,
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
-            kind: BroadcastQueue(
-                options.retransmit_mult, node_count, largest=options.packet_size, prefix=prefix
-            )
+            kind: BroadcastQueue(retransmit_mult, node_count, largest=largest, prefix=prefix)
             for kind in KINDS
         }
         self._node_count = node_count
         self._options = options
         self._spreads = large_broadcasts
-        self._room = options.packet_size - len(prefix)
+        self._room = largest - len(prefix)
         self._largest = max(USER_EVENT_HARD_LIMIT, options.query_size_limit)
         self._recent: set[bytes] = set()
         self._less_recent: set[bytes] = set()

@@ -51,6 +51,8 @@ class MemberTable:
     Args:
         name: our own name.
         options: the timeouts.
+        max_members: number of members at once; beyond that those that left or failed first are
+            erased.
         effects: where events are announced.
         decode_tags: reads metadata; a ValueError means that there are no tags.
         rng: for the choice among failed members.
@@ -61,6 +63,7 @@ class MemberTable:
         name: str,
         *,
         options: SerfOptions,
+        max_members: int,
         effects: Effects,
         decode_tags: Callable[[bytes], Mapping[str, str]],
         rng: random.Random,
@@ -71,6 +74,7 @@ class MemberTable:
         self.left: dict[str, MemberRecord] = {}
         self.version = 0
         self._options = options
+        self._max_members = max_members
         self._effects = effects
         self._decode_tags = decode_tags
         self._rng = rng
@@ -226,7 +230,7 @@ class MemberTable:
 
     def _make_room(self) -> None:
         """Erase whoever has been gone the longest if there is no room for another member."""
-        if len(self.records) < self._options.max_members:
+        if len(self.records) < self._max_members:
             return
         gone = [next(iter(some.values())) for some in (self.left, self.failed) if some]
         if gone:

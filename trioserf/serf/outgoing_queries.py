@@ -113,6 +113,7 @@ class OutgoingQueries:
         clock: the queries' Lamport clock.
         codec: how messages are spelled.
         options: limits.
+        gossip_interval: seconds; the default timeout of queries is a multiple of it.
         rng: gives the numbers of queries.
         tally: counts what comes back.
     """
@@ -124,6 +125,7 @@ class OutgoingQueries:
         *,
         codec: Codec,
         options: SerfOptions,
+        gossip_interval: float,
         rng: random.Random,
         tally: Counters,
     ) -> None:
@@ -131,6 +133,7 @@ class OutgoingQueries:
         self._clock = clock
         self._codec = codec
         self._options = options
+        self._gossip_interval = gossip_interval
         self._rng = rng
         self._tally = tally
         self._running: dict[tuple[int, int], RunningQuery] = {}
@@ -140,9 +143,10 @@ class OutgoingQueries:
 
     def default_timeout(self) -> float:
         """Give the seconds a query runs unless its asker says otherwise."""
-        options = self._options
         return default_query_timeout(
-            options.gossip_interval, max(1, self._table.present_count), options.query_timeout_mult
+            self._gossip_interval,
+            max(1, self._table.present_count),
+            self._options.query_timeout_mult,
         )
 
     def start(

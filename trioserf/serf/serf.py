@@ -33,6 +33,7 @@ from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.swim.config import LAN, SwimOptions, Timing
 from trioserf.wire.serf_codec import Codec
 from trioserf.wire.serf_messages import (
     Join,
@@ -64,7 +65,9 @@ class Serf:
         address: where other members reach us.
         codec: how messages are spelled.
         rng: randomness.
-        options: limits and timeouts.
+        options: limits and timeouts of this layer.
+        timing: timings of membership.
+        swim: switches of the member table.
         has_answerer: whether a handler or a stream here may answer this query; if not, the asker
             is told at once that no answer will follow.
         keys: does what key queries ask for.
@@ -88,6 +91,8 @@ class Serf:
         codec: Codec,
         rng: random.Random,
         options: SerfOptions | None = None,
+        timing: Timing = LAN,
+        swim: SwimOptions | None = None,
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
         tally: Counters | None = None,
@@ -95,6 +100,7 @@ class Serf:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
+        swim = swim or SwimOptions()
         self.results: list[tuple[RunningQuery, QueryResult]] = []
         tally = tally or Counters()
         self._effects = effects = Effects(counters=tally)
@@ -105,10 +111,20 @@ class Serf:
         self.shutdown_orders: list[Order] = effects.shutdown_orders
         self._codec = codec
         self._table = table = MemberTable(
-            name, options=options, effects=effects, decode_tags=codec.decode_tags, rng=rng
+            name,
+            options=options,
+            max_members=swim.max_members,
+            effects=effects,
+            decode_tags=codec.decode_tags,
+            rng=rng,
         )
         self._outbox = GossipQueues(
-            table.__len__, options, effects.large_broadcasts, codec.gossip_prefix
+            table.__len__,
+            options,
+            effects.large_broadcasts,
+            codec.gossip_prefix,
+            retransmit_mult=timing.retransmit_mult,
+            largest=swim.largest_broadcast,
         )
         self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
         for queue in self.queues.values():
@@ -129,7 +145,13 @@ class Serf:
             table, self._intents, self._user_events, self._queries, self._outbox, codec
         )
         self._asking = OutgoingQueries(
-            table, self.query_clock, codec=codec, options=options, rng=rng, tally=tally
+            table,
+            self.query_clock,
+            codec=codec,
+            options=options,
+            gossip_interval=timing.gossip_interval,
+            rng=rng,
+            tally=tally,
         )
         self._conflicts = NameConflicts(
             name,
