@@ -1,22 +1,32 @@
-"""Nurseries inside context managers, which callers need not know of."""
+"""Exceptions that leave a nursery, without the group around them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-@contextmanager
-def unwrap_single_exception() -> Iterator[None]:
-    """Let a single exception out of a nursery inside the block as it is, not in a group.
+def single_exception(error: BaseException) -> BaseException:
+    """Return the only exception in a group, at any depth; everything else as it is."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
-    For nurseries that belong to a context manager: the tasks in them are its own, so what comes
-    out is nearly always what the caller's block raised, and callers want to catch that by type.
-    Several that come together stay a group: nothing is lost. Trio's own way, a nursery with
+
+@contextmanager
+def unwrap_single_exception(kind: type[BaseException] = BaseException) -> Iterator[None]:
+    """Raise the only exception of a group that leaves the block, without the group.
+
+    For nurseries inside a context manager: their tasks are internal, so the exception nearly
+    always comes from the caller's block, and the caller wants to catch it by its type. Several
+    exceptions stay a group, so that none is lost. Trio's own way, a nursery with
     `strict_exception_groups=False`, is deprecated since Trio 0.25.
+
+    Args:
+        kind: unwrap only exceptions of this type.
     """
     try:
         yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        error = single_exception(group)
+        if error is group or not isinstance(error, kind):
             raise
-        error = group.exceptions[0]
         raise error from error.__cause__

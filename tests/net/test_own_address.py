@@ -1,4 +1,4 @@
-"""Which of a machine's addresses it gives to others."""
+"""The addresses of this machine, and the one to advertise."""
 
 import ifaddr
 import pytest
@@ -8,7 +8,7 @@ from trioserf.net.own_address import interface_addresses, is_public, own_address
 
 
 def adapter(name: str, *ips: str) -> ifaddr.Adapter:
-    """Describe an interface as ifaddr does."""
+    """Return an interface as ifaddr describes it."""
     found = [
         ifaddr.IP((ip, 0, 0), 64, name) if ":" in ip else ifaddr.IP(ip, 24, name) for ip in ips
     ]
@@ -24,13 +24,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, *adapters: ifaddr.Adapter) -> None:
     monkeypatch.setattr(ifaddr, "get_adapters", lambda: iter(adapters))
 
 
-def test_it_is_the_first_private_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_address_is_first_private_address(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, LOOPBACK, WIDE, HOME)
     assert own_address() == "192.168.3.4"
     assert own_address(v6=True) == "fd00::2"
 
 
-def test_public_loopback_and_link_local_ones_are_not_given_away(
+def test_public_loopback_and_link_local_addresses_are_not_advertised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine(monkeypatch, LOOPBACK, WIDE)
@@ -42,7 +42,7 @@ def test_public_loopback_and_link_local_ones_are_not_given_away(
         )
 
 
-def test_an_interface_that_is_named_gives_whatever_it_has(
+def test_interface_addresses_include_every_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine(monkeypatch, LOOPBACK, WIDE, HOME)
@@ -51,7 +51,7 @@ def test_an_interface_that_is_named_gives_whatever_it_has(
 
 
 @pytest.mark.parametrize("name", ["eth9", "none"])
-def test_an_interface_without_address_is_one_clear_error(
+def test_interface_without_address_is_one_clear_error(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     machine(monkeypatch, LOOPBACK, adapter("none"))
@@ -60,7 +60,7 @@ def test_an_interface_without_address_is_one_clear_error(
     assert str(caught.value) == f"interface '{name}' does not exist or has no addresses"
 
 
-def test_this_machine_has_a_loopback_interface() -> None:
+def test_loopback_interface_has_addresses() -> None:
     assert "127.0.0.1" in interface_addresses("lo")
 
 
@@ -72,5 +72,5 @@ def test_this_machine_has_a_loopback_interface() -> None:
         ("fd00::1", False), ("fe80::1%eth0", False), ("203.0.113.1", False),
     ],
 )  # fmt: skip
-def test_public_is_what_everybody_can_reach(host: str, public: bool) -> None:
+def test_public_address_is_globally_reachable(host: str, public: bool) -> None:
     assert is_public(host) is public

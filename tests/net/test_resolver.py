@@ -1,4 +1,4 @@
-"""Names to addresses, by the operating system."""
+"""Look-ups of names by the operating system."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from trioserf.errors import AddressError
 from trioserf.net.resolver import Resolver, SystemResolver
 
 
-async def test_localhost_has_addresses_each_once() -> None:
+async def test_localhost_resolves_to_distinct_addresses() -> None:
     resolver: Resolver = SystemResolver()
     found = await resolver.addresses("localhost")
     assert {"127.0.0.1", "::1"} & set(found)
@@ -15,12 +15,12 @@ async def test_localhost_has_addresses_each_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["127.22.0.1", "::1"])
-async def test_an_address_is_its_own_name(text: str) -> None:
+async def test_ip_address_resolves_to_itself(text: str) -> None:
     assert await SystemResolver().addresses(text) == [text]
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "", "x" * 300, "a..b", "ü" * 70, "nul\0l"])
-async def test_an_unknown_name_is_one_clear_error(host: str) -> None:
+async def test_unknown_host_is_one_clear_error(host: str) -> None:
     with pytest.raises(AddressError) as caught:
         await SystemResolver().addresses(host)
     text = str(caught.value)

@@ -1,4 +1,4 @@
-"""What only real sockets do: families, batches of the kernel's, its refusals, closing."""
+"""Behaviour of real sockets only: families, batches, errors, closing."""
 
 import logging
 import os
@@ -32,14 +32,14 @@ async def two(a: str = A, b: str = B) -> AsyncIterator[tuple[SocketTransport, So
 
 
 async def receive(transport: SocketTransport, count: int) -> list[list[Datagram]]:
-    """Give the batches in which so many packets come."""
+    """Return the batches of the next packets."""
     batches: list[list[Datagram]] = []
     while sum(map(len, batches)) < count:
         batches.append(await transport.receive_packets())
     return batches
 
 
-async def test_what_waits_comes_in_batches_of_64_at_most_and_in_order() -> None:
+async def test_packets_are_received_in_order_in_batches_of_at_most_64() -> None:
     async with two() as (a, b):
         for number in range(2 * BATCH + 10):
             assert a.send_packet(b"%d" % number, b.address)
@@ -51,7 +51,7 @@ async def test_what_waits_comes_in_batches_of_64_at_most_and_in_order() -> None:
         assert {source for batch in batches for _, source in batch} == {a.address}
 
 
-async def test_others_run_between_batches_however_much_waits() -> None:
+async def test_other_tasks_run_between_batches_of_packets() -> None:
     async with two() as (a, b):
         for _ in range(10 * BATCH):
             a.send_packet(b"x", b.address)
@@ -70,7 +70,7 @@ async def test_others_run_between_batches_however_much_waits() -> None:
         assert turns >= 5
 
 
-async def test_port_0_is_one_port_for_packets_and_streams() -> None:
+async def test_port_0_binds_one_port_for_packets_and_streams() -> None:
     async with two() as (a, b):
         assert a.address[1] == a._tcp.getsockname()[1] != 0
         stream = await b.dial(a.address)
@@ -78,7 +78,7 @@ async def test_port_0_is_one_port_for_packets_and_streams() -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-async def test_a_port_that_is_taken_is_one_clear_error(kind: socket.SocketKind) -> None:
+async def test_port_in_use_is_one_clear_error(kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_INET, kind) as taken:
         taken.bind((A, 0))
         if kind == socket.SOCK_STREAM:
@@ -88,26 +88,26 @@ async def test_a_port_that_is_taken_is_one_clear_error(kind: socket.SocketKind) 
             async with open_sockets(A, port):
                 pass
         assert str(caught.value) == f"cannot listen on {A}:{port}: Address already in use"
-    async with open_sockets(A, port) as transport:  # nothing of the failed attempt is left
+    async with open_sockets(A, port) as transport:  # the failed attempt left no socket open
         assert transport.address == (A, port)
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "expected"),
     [
         ("203.0.113.9", "cannot listen on 203.0.113.9:7946: Cannot assign requested address"),
         ("2001:db8::9", "cannot listen on [2001:db8::9]:7946: "),
         ("nohost", "cannot listen on nohost:7946: "),
     ],
 )
-async def test_an_address_of_elsewhere_is_one_clear_error(host: str, told: str) -> None:
+async def test_address_of_another_machine_is_one_clear_error(host: str, expected: str) -> None:
     with pytest.raises(AddressError) as caught:
         async with open_sockets(host, 7946):
             pass
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(expected)
 
 
-async def test_a_low_port_is_refused_or_given() -> None:
+async def test_privileged_port_is_bound_or_one_clear_error() -> None:
     try:
         async with open_sockets(A, 1) as transport:
             assert transport.address == (A, 1)
@@ -115,7 +115,7 @@ async def test_a_low_port_is_refused_or_given() -> None:
         assert str(error) == f"cannot listen on {A}:1: Permission denied"  # noqa: PT017 - either
 
 
-async def test_streams_come_from_our_own_address_and_any_port() -> None:
+async def test_outgoing_streams_use_bound_address_and_any_port() -> None:
     async with two() as (a, b), await a.dial(b.address) as near:
         far, (host, port) = await b.accept()
         async with far:
@@ -125,7 +125,7 @@ async def test_streams_come_from_our_own_address_and_any_port() -> None:
             assert near.socket.getsockname() == (host, port)
 
 
-async def test_many_streams_to_one_member_at_once() -> None:
+async def test_many_streams_to_one_member_are_open_at_once() -> None:
     async with two() as (a, b), trio.open_nursery() as nursery:
 
         async def dial() -> None:
@@ -140,23 +140,23 @@ async def test_many_streams_to_one_member_at_once() -> None:
                 await far.send_all(b"x")
 
 
-async def test_a_dial_that_is_cancelled_leaves_no_file_behind() -> None:
+async def test_cancelled_dial_closes_its_socket() -> None:
     async with open_sockets(A, 0) as a, AsyncExitStack() as stack:
         full = stack.enter_context(socket.create_server((B, 0), backlog=0))
         for _ in range(100):
             before = _open_files()
-            with trio.move_on_after(0.05) as patience:
+            with trio.move_on_after(0.05) as timeout:
                 await stack.enter_async_context(await a.dial(full.getsockname()))
-            if patience.cancelled_caught:  # its backlog is full: nobody answers any more
+            if timeout.cancelled_caught:  # the backlog is full: the dial hangs
                 break
-        assert patience.cancelled_caught
+        assert timeout.cancelled_caught
         assert _open_files() == before
         with pytest.raises(OSError):  # noqa: PT011 - which one, the kernel decides
             await a.dial((B, 1))
         assert _open_files() == before
 
 
-async def test_refusals_of_the_kernel_are_counted_and_hurt_nobody() -> None:
+async def test_socket_errors_are_counted_and_do_not_stop_the_transport() -> None:
     async with two() as (a, b):
         assert not a.send_packet(bytes(70_000), b.address)
         assert a.errors["EMSGSIZE"] == 1
@@ -167,7 +167,7 @@ async def test_refusals_of_the_kernel_are_counted_and_hurt_nobody() -> None:
         assert await receive(b, 1) == [[(b"still here", a.address)]]
 
 
-async def test_closing_ends_whoever_waits_and_is_done_once() -> None:
+async def test_close_ends_waiting_tasks_and_is_idempotent() -> None:
     async with two() as (a, _):
 
         async def waits(what: str) -> None:
@@ -185,7 +185,7 @@ async def test_closing_ends_whoever_waits_and_is_done_once() -> None:
             pass
 
 
-async def test_closing_does_not_wait_for_open_streams() -> None:
+async def test_close_does_not_wait_for_open_streams() -> None:
     async with two() as (a, b):
         stream = await a.dial(b.address)
         await a.aclose()
@@ -202,7 +202,7 @@ def _open_files() -> int:
 
 @contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open no further file while the block lasts."""
+    """Forbid this process to open files while the block lasts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as highest:
         limit = highest.fileno()
@@ -213,7 +213,7 @@ def no_more_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_without_files_streams_wait_and_packets_go_on(
+async def test_streams_wait_and_packets_continue_when_files_run_out(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
@@ -243,11 +243,11 @@ async def test_without_files_streams_wait_and_packets_go_on(
                         pass
         client.close()
         assert len(accepted) == 1
-        told = {one.getMessage() for one in caplog.records}
-        assert told == {"cannot take in streams: Too many open files"}
+        expected = {one.getMessage() for one in caplog.records}
+        assert expected == {"cannot accept streams: Too many open files"}
 
 
-def test_the_kernel_is_asked_for_a_large_buffer() -> None:
+def test_receive_buffer_is_enlarged() -> None:
     async def main() -> None:
         async with open_sockets(A, 0) as transport:
             got = transport._udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -261,7 +261,7 @@ def test_the_kernel_is_asked_for_a_large_buffer() -> None:
 
 
 @needs_v6
-async def test_members_on_ipv6_loopback() -> None:
+async def test_transports_on_ipv6_loopback_exchange_packets_and_streams() -> None:
     async with two("::1", "::1") as (a, b):
         assert a.address[0] == b.address[0] == "::1"
         assert a.send_packet(b"six", b.address)
@@ -278,7 +278,7 @@ async def test_members_on_ipv6_loopback() -> None:
 
 
 @needs_v6
-async def test_bound_to_one_ipv6_address_nothing_of_ipv4_comes() -> None:
+async def test_socket_bound_to_ipv6_address_receives_no_ipv4_packets() -> None:
     async with open_sockets("::1", 0) as six:
         port = six.address[1]
         async with open_sockets("127.0.0.1", port) as four:
@@ -286,7 +286,7 @@ async def test_bound_to_one_ipv6_address_nothing_of_ipv4_comes() -> None:
 
 
 @needs_v6
-async def test_bound_to_all_of_ipv6_both_families_come_with_plain_addresses() -> None:
+async def test_socket_bound_to_all_ipv6_receives_both_families_with_unmapped_addresses() -> None:
     with trio.fail_after(20):
         async with (
             open_sockets("::", 0) as both,
@@ -311,7 +311,7 @@ async def test_bound_to_all_of_ipv6_both_families_come_with_plain_addresses() ->
                     await far.aclose()
 
 
-async def test_bound_to_all_of_ipv4() -> None:
+async def test_socket_bound_to_all_ipv4_receives_ipv4() -> None:
     with trio.fail_after(20):
         async with open_sockets("0.0.0.0", 0) as everywhere, open_sockets(A, 0) as a:
             assert a.send_packet(b"x", (B, everywhere.address[1]))

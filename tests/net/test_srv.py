@@ -1,4 +1,4 @@
-"""Services by DNS, from a real server on a loopback address."""
+"""SRV look-ups from a real name server on a loopback address."""
 
 import errno
 import random
@@ -17,8 +17,8 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.errors import AddressError
-from trioserf.net.resolver import Resolver, Service, SystemResolver, in_order
-from trioserf.net.srv import MOST_SERVICES
+from trioserf.net.resolver import Resolver, Service, SystemResolver, by_priority
+from trioserf.net.srv import MAX_SERVICES
 
 HOST = "127.22.5.1"
 NAME = "_serf._tcp.example.com"
@@ -28,8 +28,8 @@ Act = Callable[[dns.message.Message, bool], dns.message.Message | None]
 
 
 async def both_on_one_port() -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
-    """Give sockets for UDP and TCP on a port that is free for both."""
-    for _ in range(100):  # what the kernel finds free for one may be taken for the other
+    """Return sockets for UDP and TCP on a port that is free for both."""
+    for _ in range(100):  # a port that is free for one may be in use for the other
         udp = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
         tcp = trio.socket.socket()
         await udp.bind((HOST, 0))
@@ -76,8 +76,8 @@ class NameServer:
                 answer.additional.append(dns.rrset.from_text(host, 1, "IN", its_kind, *its))
         elif all(known != name for known, _ in self.zone):
             answer.set_rcode(dns.rcode.NXDOMAIN)
-        said = self.act(answer, by_tcp)
-        return None if said is None else said.to_wire(max_size=65_535 if by_tcp else 1232)
+        response = self.act(answer, by_tcp)
+        return None if response is None else response.to_wire(max_size=65_535 if by_tcp else 1232)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         udp, tcp = await both_on_one_port()
@@ -89,9 +89,9 @@ class NameServer:
                 nursery.start_soon(self._serve_tcp, trio.SocketListener(tcp))
                 while True:
                     data, source = await udp.recvfrom(4096)
-                    said = self._answer(data, by_tcp=False)
-                    if said is not None:
-                        await udp.sendto(said, source)
+                    response = self._answer(data, by_tcp=False)
+                    if response is not None:
+                        await udp.sendto(response, source)
 
     async def _serve_tcp(self, listener: trio.SocketListener) -> None:
         while True:
@@ -101,9 +101,9 @@ class NameServer:
                     more = await stream.receive_some()
                     assert more, "a question ends in the middle"
                     data += more
-                said = self._answer(data[2:], by_tcp=True)
-                if said is not None:
-                    await stream.send_all(len(said).to_bytes(2, "big") + said)
+                response = self._answer(data[2:], by_tcp=True)
+                if response is not None:
+                    await stream.send_all(len(response).to_bytes(2, "big") + response)
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def refused(resolver: Resolver, name: str = NAME) -> str:
     return str(caught.value)
 
 
-async def test_records_tell_hosts_ports_and_which_to_prefer() -> None:
+async def test_records_have_host_port_priority_and_weight() -> None:
     zone: Zone = {
         (NAME, "SRV"): ["10 5 7947 a.example.com.", "20 0 7946 b.example.com."],
         ("a.example.com", "A"): ["10.0.0.1", "10.0.0.2"],
@@ -138,10 +138,10 @@ async def test_records_tell_hosts_ports_and_which_to_prefer() -> None:
             Service("b.example.com", 7946, 20, 0, ("fd00::2",)),
         ]
         await resolver.services(NAME)
-        assert server.asked[f"{NAME} SRV"] == 2  # nothing is kept
+        assert server.asked[f"{NAME} SRV"] == 2  # there is no cache
 
 
-async def test_addresses_that_come_along_need_no_question() -> None:
+async def test_additional_addresses_need_no_lookup() -> None:
     async with serving({(NAME, "SRV"): ["1 1 7946 A.example.com."]}) as (server, resolver):
         server.additional = {("a.EXAMPLE.com.", "A"): ["10.0.0.7"]}
         [service] = await resolver.services(NAME)
@@ -149,12 +149,12 @@ async def test_addresses_that_come_along_need_no_question() -> None:
         assert set(server.asked) == {f"{NAME} SRV"}
 
 
-async def test_a_host_that_nobody_knows_stays_without_addresses() -> None:
+async def test_unknown_host_of_service_has_no_addresses() -> None:
     async with serving({(NAME, "SRV"): ["1 1 7946 a.example.com."]}) as (_, resolver):
         assert await resolver.services(NAME) == [Service("a.example.com", 7946, 1, 1)]
 
 
-async def test_what_is_truncated_comes_by_tcp() -> None:
+async def test_truncated_response_is_fetched_by_tcp() -> None:
     records = [f"1 1 {port} host-{port}.some.long.domain.example.com." for port in range(1, 101)]
     async with serving({(NAME, "SRV"): records}) as (server, resolver):
         for port in range(1, 101):
@@ -171,7 +171,7 @@ async def test_what_is_truncated_comes_by_tcp() -> None:
         assert server.asked[f"{NAME} SRV"] == 2
 
 
-async def test_endless_records_are_cut() -> None:
+async def test_records_beyond_the_limit_are_dropped() -> None:
     records = [f"1 1 {port} a." for port in range(1, 1001)]
     async with serving({(NAME, "SRV"): records}) as (server, resolver):
         server.additional = {("a.", "A"): ["10.0.0.1"]}
@@ -184,30 +184,30 @@ async def test_endless_records_are_cut() -> None:
             return answer
 
         server.act = truncate
-        assert len(await resolver.services(NAME)) == MOST_SERVICES
+        assert len(await resolver.services(NAME)) == MAX_SERVICES
 
 
-# --- faults ---
+# --- errors ---
 
 
-async def test_a_name_that_is_not_there() -> None:
+async def test_missing_name_is_an_error() -> None:
     async with serving({("example.com", "A"): ["10.0.0.1"]}) as (_, resolver):
         assert await refused(resolver) == f"service {NAME!r}: there is no such name"
 
 
-async def test_a_name_without_such_records() -> None:
+async def test_name_without_srv_records_is_an_error() -> None:
     async with serving({(NAME, "A"): ["10.0.0.1"]}) as (_, resolver):
         assert await refused(resolver) == f"service {NAME!r}: the name has no SRV record"
 
 
-async def test_a_service_that_is_not_available() -> None:
+async def test_unavailable_service_is_an_error() -> None:
     async with serving({(NAME, "SRV"): ["0 0 1 ."]}) as (_, resolver):
         assert await refused(resolver) == (
             f"service {NAME!r}: its record says that it is not available"
         )
 
 
-async def test_a_server_that_cannot_answer() -> None:
+async def test_failing_name_server_is_an_error() -> None:
     async with serving({(NAME, "SRV"): ["1 1 1 a."]}) as (server, resolver):
 
         def fail(answer: dns.message.Message, _: bool) -> dns.message.Message:
@@ -215,12 +215,12 @@ async def test_a_server_that_cannot_answer() -> None:
             return answer
 
         server.act = fail
-        told = await refused(resolver)
-        assert told.startswith(f"service {NAME!r}: no name server could answer (")
-        assert "SERVFAIL" in told
+        error = await refused(resolver)
+        assert error.startswith(f"service {NAME!r}: no name server could answer (")
+        assert "SERVFAIL" in error
 
 
-async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_name_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trioserf.net.srv._LIFETIME", 0.6)
     monkeypatch.setattr("trioserf.net.srv._TIMEOUT", 0.2)
     async with serving({(NAME, "SRV"): ["1 1 1 a."]}) as (server, resolver):
@@ -229,8 +229,8 @@ async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) ->
         assert server.asked[f"{NAME} SRV"] >= 2
 
 
-async def test_another_server_answers_for_one_that_does_not(autojump_clock: MockClock) -> None:
-    autojump_clock.autojump_threshold = 0.1  # time passes when nothing is on its way any more
+async def test_next_name_server_is_tried_after_a_silent_one(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.1  # time jumps when no packet is in transit
     zone: Zone = {(NAME, "SRV"): ["1 1 7946 a."], ("a", "A"): ["10.0.0.1"]}
     async with serving({}) as (mute, _), serving(zone) as (server, _):
         mute.act = lambda answer, _: None
@@ -239,14 +239,14 @@ async def test_another_server_answers_for_one_that_does_not(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("name", ["_serf._tcp." + "x" * 64 + ".com", "_serf._tcp." + "x." * 200])
-async def test_a_name_that_cannot_be(name: str) -> None:
+async def test_malformed_name_is_an_error_without_a_lookup(name: str) -> None:
     async with serving({}) as (server, resolver):
         assert (await refused(resolver, name)).startswith(f"service {name!r}: ")
         assert not server.asked
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "expected"),
     [
         ("dns.example.com", "expected an IP address"),
         ("", "expected an IP address"),
@@ -255,35 +255,35 @@ async def test_a_name_that_cannot_be(name: str) -> None:
         ("[::1]:99999", "expected a port"),
     ],
 )
-def test_a_server_is_an_address(text: str, fault: str) -> None:
-    with pytest.raises(AddressError, match=f"dns_servers: .*: {fault}"):
+def test_malformed_name_server_is_an_error(text: str, expected: str) -> None:
+    with pytest.raises(AddressError, match=f"dns_servers: .*: {expected}"):
         SystemResolver([text])
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1", "10.0.0.1:8600", "::1", "[::1]", "[::1]:8600"])
-def test_servers_may_have_ports(text: str) -> None:
+def test_name_server_may_have_a_port(text: str) -> None:
     [(host, port)] = SystemResolver([text])._dns_servers
     assert host in ("10.0.0.1", "::1")
     assert port == (8600 if "8600" in text else 53)
 
 
-# --- which first ---
+# --- order ---
 
 
-def test_priorities_come_in_order() -> None:
+def test_services_are_grouped_by_ascending_priority() -> None:
     services = [Service(str(number), 1, priority=9 - number) for number in range(9)]
-    groups = in_order(services, random.Random(1))
+    groups = by_priority(services, random.Random(1))
     assert [[one.host for one in group] for group in groups] == [
         [str(n)] for n in range(8, -1, -1)
     ]
 
 
-def test_the_heavier_tend_to_be_first_and_all_are_there() -> None:
+def test_services_are_ordered_randomly_by_weight() -> None:
     services = [Service("light", 1, 0, 10), Service("heavy", 1, 0, 90), Service("none", 1, 0, 0)]
     rng = random.Random(7)
     firsts: Counter[str] = Counter()
     for _ in range(10_000):
-        [group] = in_order(services, rng)
+        [group] = by_priority(services, rng)
         assert len(group) == len({one.host for one in group}) == 3
         firsts[group[0].host] += 1
     assert 8600 < firsts["heavy"] < 9200
@@ -291,6 +291,6 @@ def test_the_heavier_tend_to_be_first_and_all_are_there() -> None:
     assert 30 < firsts["none"] < 250
 
 
-def test_dnspython_is_imported_for_services_alone() -> None:
+def test_dnspython_is_imported_only_for_services() -> None:
     code = "import sys, trioserf.node, trioserf.net.resolver; sys.exit('dns' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""What every transport does: the simulated one in virtual time, the real one over loopback."""
+"""The contract of every transport: simulated in virtual time, and real on loopback."""
 
 import contextlib
 import random
@@ -54,7 +54,7 @@ def hold(request: pytest.FixtureRequest) -> Callable[[Contract], None]:
                 await contract(open_simulated)
                 nursery.cancel_scope.cancel()
 
-    # Not with our own clock: the contract waits for all tasks to be blocked.
+    # Without a mock clock: the contract waits for all tasks to be blocked.
     clock = trio.testing.MockClock(autojump_threshold=0)
     return lambda contract: trio.run(simulated, contract, clock=clock)
 
@@ -68,7 +68,7 @@ async def _receive(transport: Transport, count: int) -> list[tuple[bytes, tuple[
     return packets
 
 
-def test_packets_come_with_their_senders_address(hold: Callable[[Contract], None]) -> None:
+def test_packets_have_their_senders_address(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             assert a.address == (A, 7946)
@@ -81,7 +81,7 @@ def test_packets_come_with_their_senders_address(hold: Callable[[Contract], None
     hold(contract)
 
 
-def test_many_packets_come_in_batches(hold: Callable[[Contract], None]) -> None:
+def test_many_packets_are_received_in_batches(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             for number in range(200):
@@ -92,7 +92,7 @@ def test_many_packets_come_in_batches(hold: Callable[[Contract], None]) -> None:
     hold(contract)
 
 
-def test_packets_to_nobody_hurt_nobody(hold: Callable[[Contract], None]) -> None:
+def test_packet_to_unused_address_has_no_effect(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a:
             for _ in range(3):
@@ -104,7 +104,7 @@ def test_packets_to_nobody_hurt_nobody(hold: Callable[[Contract], None]) -> None
     hold(contract)
 
 
-def test_what_is_too_large_is_dropped_here(hold: Callable[[Contract], None]) -> None:
+def test_oversized_packet_is_dropped_locally(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             assert not a.send_packet(bytes(65_508), b.address)
@@ -115,7 +115,7 @@ def test_what_is_too_large_is_dropped_here(hold: Callable[[Contract], None]) -> 
     hold(contract)
 
 
-def test_receivers_end_when_the_transport_is_closed(hold: Callable[[Contract], None]) -> None:
+def test_receiver_ends_when_transport_is_closed(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a:
 
@@ -139,7 +139,7 @@ def test_receivers_end_when_the_transport_is_closed(hold: Callable[[Contract], N
     hold(contract)
 
 
-def test_an_address_is_taken_once(hold: Callable[[Contract], None]) -> None:
+def test_address_in_use_cannot_be_bound_again(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A):
             with pytest.raises(AddressError, match="cannot listen on"):
@@ -151,7 +151,7 @@ def test_an_address_is_taken_once(hold: Callable[[Contract], None]) -> None:
     hold(contract)
 
 
-def test_nobody_answers_a_dial_to_nobody(hold: Callable[[Contract], None]) -> None:
+def test_dial_to_unused_address_is_refused(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a:
             with pytest.raises(ConnectionRefusedError):
@@ -160,7 +160,7 @@ def test_nobody_answers_a_dial_to_nobody(hold: Callable[[Contract], None]) -> No
     hold(contract)
 
 
-def test_streams_carry_bytes_and_their_end_both_ways(hold: Callable[[Contract], None]) -> None:
+def test_streams_carry_bytes_and_end_in_both_directions(hold: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             near = await a.dial(b.address)
@@ -200,7 +200,7 @@ def test_streams_are_half_closeable_streams(hold: Callable[[Contract], None]) ->
     hold(contract)
 
 
-def test_nobody_can_write_for_ever_to_somebody_who_does_not_read(
+def test_writer_blocks_while_peer_does_not_read(
     hold: Callable[[Contract], None],
 ) -> None:
     async def contract(open_: Open) -> None:
@@ -208,8 +208,8 @@ def test_nobody_can_write_for_ever_to_somebody_who_does_not_read(
             near = await a.dial(b.address)
             far, _ = await b.accept()
             async with near, far:
-                with trio.move_on_after(0.5) as patience:
+                with trio.move_on_after(0.5) as timeout:
                     await near.send_all(bytes(50_000_000))
-                assert patience.cancelled_caught
+                assert timeout.cancelled_caught
 
     hold(contract)

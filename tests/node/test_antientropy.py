@@ -1,4 +1,4 @@
-"""Anti-entropy: one random member in every interval, and each fault told once."""
+"""Anti-entropy: one random member in each interval, and errors logged once."""
 
 import logging
 import math
@@ -9,7 +9,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
+from tests.node.helpers import (
+    LATENCY,
+    OURS,
+    NodeUnderTest,
+    ScriptedPeer,
+    node_under_test,
+    push_pull,
+    read_response,
+)
 from trioserf.node.state import ClusterState
 from trioserf.swim.config import LOCAL, WAN, Timing, push_pull_scale
 from trioserf.wire.swim_messages import Dead, NodeState, PushPull, State, Suspect
@@ -19,11 +27,11 @@ Seen = list[tuple[float, str, PushPull]]
 
 
 async def serve(peer: ScriptedPeer, seen: Seen, *more: NodeState) -> None:
-    """Answer exchanges as a member does, until cancelled."""
+    """Serve push/pulls until cancelled."""
     while True:
         stream, _ = await peer.transport.accept()
         async with stream:
-            theirs = await answer(stream)
+            theirs = await read_response(stream)
             assert isinstance(theirs, PushPull)
             seen.append((trio.current_time(), peer.name, theirs))
             await stream.send_all(push_pull(peer.node_state(), *more))
@@ -38,13 +46,13 @@ async def serving(s: NodeUnderTest, *names: str) -> tuple[list[ScriptedPeer], Se
 
 
 @pytest.mark.parametrize("timing", [Timing(), WAN, LOCAL])
-async def test_one_member_an_interval_from_a_random_phase_on(
+async def test_one_member_is_chosen_each_interval_from_a_random_phase_on(
     autojump_clock: MockClock, timing: Timing
 ) -> None:
     interval = timing.push_pull_interval
     firsts = []
     for seed in range(3):
-        async with stage(seed, **QUIET, timing=timing) as s:
+        async with node_under_test(seed, **QUIET, timing=timing) as s:
             began = trio.current_time()
             _, seen = await serving(s, "a", "b", "c")
             await trio.sleep(20.5 * interval)
@@ -59,12 +67,12 @@ async def test_one_member_an_interval_from_a_random_phase_on(
     assert max(firsts) <= interval
 
 
-async def test_only_those_who_are_alive_are_chosen(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_only_alive_members_are_chosen(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         (a, b, c, _), seen = await serving(s, "a", "b", "c", "d")
-        c.answers = False
+        c.acks_pings = False
 
-        async def accuse() -> None:
+        async def suspect() -> None:
             incarnation = 1
             while True:  # c refutes, and is suspected again
                 a.send(Suspect(incarnation, "c", "a"))
@@ -73,7 +81,7 @@ async def test_only_those_who_are_alive_are_chosen(autojump_clock: MockClock) ->
                 a.send(c.alive(incarnation))
                 a.send(Suspect(incarnation, "c", "a"))
 
-        s.nursery.start_soon(accuse)
+        s.nursery.start_soon(suspect)
         a.send(Dead(1, "b", "b"))
         await trio.sleep(30 * 30)
         assert s.state_of("c") is State.SUSPECT
@@ -81,13 +89,13 @@ async def test_only_those_who_are_alive_are_chosen(autojump_clock: MockClock) ->
         assert {name for _, name, _ in seen} == {"a", "d"}
 
 
-async def test_nobody_is_called_while_nobody_is_there(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_node_without_members_makes_no_exchange(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         await trio.sleep(1000)
         assert s.network.counts["packets"] == 0
 
 
-def test_the_interval_grows_with_the_cluster() -> None:
+def test_push_pull_interval_grows_with_cluster_size() -> None:
     assert push_pull_scale(30, 1) == push_pull_scale(30, 32) == 30
     for n in (33, 64, 65, 128, 1000):
         assert push_pull_scale(30, n) == 30 * (math.ceil(math.log2(n) - 5) + 1)
@@ -95,24 +103,24 @@ def test_the_interval_grows_with_the_cluster() -> None:
     assert push_pull_scale(30, 65) == 90
 
 
-async def test_a_large_cluster_is_asked_less_often(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=Timing(probe_interval=1e6)) as s:
+async def test_node_of_large_cluster_makes_fewer_exchanges(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=Timing(probe_interval=1e6)) as s:
         peers, seen = await serving(s, *(f"m{number}" for number in range(40)))
         assert len(peers) == 40
         await trio.sleep(60 * 10)
         times = [at for at, _, _ in seen]
-        # The first interval began while we were alone.
+        # The first interval began before there were members.
         assert [b - a for a, b in pairwise(times)][1:] == pytest.approx(
             [60] * (len(times) - 2), abs=0.01
         )
 
 
-async def test_an_exchange_heals_what_gossip_missed(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_exchange_delivers_what_gossip_missed(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         [a] = await s.add_members("a")
-        stranger = s.peer("stranger")
-        s.nursery.start_soon(serve, a, [], stranger.node_state())
-        at = await s.until(lambda: "stranger" in s.statuses(), 31)
+        unknown = s.peer("unknown")
+        s.nursery.start_soon(serve, a, [], unknown.node_state())
+        at = await s.until(lambda: "unknown" in s.statuses(), 31)
         assert at <= 31
 
 
@@ -120,24 +128,24 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
 
 
-async def test_a_fault_is_told_once_for_each_peer_and_cause(
+async def test_error_is_logged_once_for_each_peer_and_cause(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         a, b = await s.add_members("a", "b")
         for peer in (a, b):
             s.network.cut(OURS, peer.address)
             s.network.cut(peer.address, OURS)
-        # Their packets still come by another way: they stay alive.
+        # Only streams are cut: the members stay alive.
         for peer in (a, b):
             s.nursery.start_soon(stays_alive, s, peer)
         await trio.sleep(600)
         assert sorted(errors(caplog)) == [
-            f"push/pull with '{peer.name}' ({peer.address}) failed: no answer within 10 s"
+            f"push/pull with '{peer.name}' ({peer.address}) failed: no response within 10 s"
             for peer in (a, b)
         ]
         caplog.clear()
-        s.network.heal()  # now somebody is there, but does not answer as it should
+        s.network.heal()  # the peer listens again, but its responses are malformed
         for peer in (a, b):
             s.nursery.start_soon(hangs_up, peer)
         await trio.sleep(600)
@@ -149,47 +157,47 @@ async def test_a_fault_is_told_once_for_each_peer_and_cause(
 
 
 async def hangs_up(peer: ScriptedPeer) -> None:
-    """Read half of every exchange and say nothing."""
+    """Read half of every exchange and send nothing."""
     while True:
         stream, _ = await peer.transport.accept()
         async with stream:
-            await answer(stream)
+            await read_response(stream)
 
 
 async def stays_alive(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Let the node believe that a member lives, whatever its probes say."""
+    """Keep a member alive in the node's table, whatever the probes find."""
 
-    def hears(state: ClusterState, now: float) -> None:
+    def mark_alive(state: ClusterState, now: float) -> None:
         incarnation = state.membership.records[peer.name].incarnation + 1
         state.membership.alive(peer.alive(incarnation), now)
 
     while True:
-        await s.node._owner.ask(hears)
+        await s.node._owner.ask(mark_alive)
         await trio.sleep(2)
 
 
-async def test_after_a_success_the_same_fault_is_news(
+async def test_error_is_logged_again_after_a_success(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         peer = s.peer("a")
         peer.send(peer.alive())
-        nobody_listens = True
+        is_silent = True
 
         async def moody() -> None:
             while True:
                 stream, _ = await peer.transport.accept()
                 async with stream:
-                    await answer(stream)
-                    if not nobody_listens:
+                    await read_response(stream)
+                    if not is_silent:
                         await stream.send_all(push_pull(peer.node_state()))
 
         s.nursery.start_soon(moody)
         await trio.sleep(200)
         assert len(errors(caplog)) == 1
-        nobody_listens = False
+        is_silent = False
         await trio.sleep(60)
-        nobody_listens = True
+        is_silent = True
         await trio.sleep(200)
         told = errors(caplog)
         assert len(told) == 2
@@ -197,9 +205,9 @@ async def test_after_a_success_the_same_fault_is_news(
         assert told[0].endswith("failed: stream: closed before its first byte")
 
 
-async def test_a_long_exchange_uses_its_tick_up(autojump_clock: MockClock) -> None:
+async def test_long_exchange_takes_the_place_of_its_tick(autojump_clock: MockClock) -> None:
     timing = Timing(push_pull_interval=4.0)
-    async with stage(**QUIET, timing=timing) as s:
+    async with node_under_test(**QUIET, timing=timing) as s:
         peer = s.peer("mute", run=True)
         peer.send(peer.alive())
         called: list[float] = []
@@ -212,5 +220,5 @@ async def test_a_long_exchange_uses_its_tick_up(autojump_clock: MockClock) -> No
         s.nursery.start_soon(accept)
         await trio.sleep(100)
         gaps = [later - earlier for earlier, later in pairwise(called)]
-        # Each takes ten seconds; then the next begins at once, and only that one.
+        # Each takes ten seconds; then one more begins at once.
         assert gaps == pytest.approx([10] * len(gaps), abs=2 * LATENCY)

@@ -1,4 +1,4 @@
-"""Gossip: at once and once more, then at intervals, as often as it should, to whom it should."""
+"""Gossip: times, number and targets of transmits."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, NodeUnderTest, ScriptedPeer, stage
+from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.node.gossip import gossip
 from trioserf.swim.config import Timing
 from trioserf.wire import serf_codec
@@ -20,20 +20,20 @@ SLOW_PROBES = Timing(probe_interval=1e6, push_pull_interval=1e6)
 
 
 async def crowd(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
-    """Members that know, and nothing left to say to them."""
+    """Add members and wait until gossip about them has ended."""
     peers = await s.add_members(*(f"m{number}" for number in range(count)))
     await trio.sleep(10)
     assert not s.node._state.filler
     for peer in peers:
-        peer.heard.clear()
+        peer.received.clear()
     return peers
 
 
 def events(peers: list[ScriptedPeer]) -> list[tuple[float, str, str]]:
-    """Give when, who got which user event."""
+    """Return the time, receiver and name of each received user event."""
     found = []
     for peer in peers:
-        for one in peer.of(UserMessage):
+        for one in peer.received_of(UserMessage):
             assert isinstance(one.message, UserMessage)
             message = serf_codec.decode(one.message.payload)
             assert isinstance(message, UserEvent)
@@ -41,36 +41,36 @@ def events(peers: list[ScriptedPeer]) -> list[tuple[float, str, str]]:
     return sorted(found)
 
 
-async def test_news_goes_out_at_once_after_a_pause_and_then_at_every_interval(
+async def test_message_is_sent_at_once_after_a_pause_and_at_every_interval(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
         peers = await crowd(s, 9)
         await trio.sleep(0.123)
         began = trio.current_time()
         await s.node.user_event("hello")
         await trio.sleep(10)
-        heard = events(peers)
+        received = events(peers)
         # 10 members: 4 x ceil(log10(11)) = 8 times, three a round.
-        assert len(heard) == 4 * math.ceil(math.log10(11)) == 8
-        rounds = sorted({round(at - began - LATENCY, 3) for at, _, _ in heard})
+        assert len(received) == 4 * math.ceil(math.log10(11)) == 8
+        rounds = sorted({round(at - began - LATENCY, 3) for at, _, _ in received})
         assert rounds == [0.0, 0.015, 0.215]
         for at in rounds:
-            told = [who for when, who, _ in heard if round(when - began - LATENCY, 3) == at]
-            assert len(told) == len(set(told)) <= 3
+            targets = [who for when, who, _ in received if round(when - began - LATENCY, 3) == at]
+            assert len(targets) == len(set(targets)) <= 3
 
 
-async def test_a_burst_shares_packets_and_waits_no_longer_than_the_pause(
+async def test_burst_of_messages_shares_packets_within_the_pause(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
         peers = await crowd(s, 9)
         began = trio.current_time()
         for number in range(200):
             await s.node.user_event(f"e{number}", bytes(100))
         await s.until(lambda: len({name for _, _, name in events(peers)}) == 200, 5)
         took = trio.current_time() - began
-        # A packet takes ten of them, a round of three packets lasts the pause.
+        # A packet has room for ten of them; rounds are one pause apart.
         assert took < 200 / 10 * 0.015 + 0.1
         instants = sorted({round(at, 3) for at, _, _ in events(peers)})
         gaps = [b - a for a, b in itertools.pairwise(instants)]
@@ -80,10 +80,10 @@ async def test_a_burst_shares_packets_and_waits_no_longer_than_the_pause(
         assert {counts.count(f"e{number}") for number in range(200)} == {8}
 
 
-async def test_news_while_old_news_is_repeated_does_not_wait_for_the_tick(
+async def test_new_message_does_not_wait_for_the_tick_of_old_ones(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
         peers = await crowd(s, 9)
         await s.node.user_event("first")
         await trio.sleep(0.1)  # half-way to the tick
@@ -93,15 +93,15 @@ async def test_news_while_old_news_is_repeated_does_not_wait_for_the_tick(
         assert trio.current_time() - began <= 0.015 + 0.01 + LATENCY
 
 
-async def test_with_nothing_to_say_nothing_is_sent(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+async def test_node_without_broadcasts_sends_no_gossip(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
         peers = await crowd(s, 5)
         await trio.sleep(1000)
-        assert [one.message for peer in peers for one in peer.heard] == []
+        assert [one.message for peer in peers for one in peer.received] == []
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of the task that gossips."""
+    """Counts the steps of the gossip task."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -110,32 +110,32 @@ class Steps(trio.abc.Instrument):
         self.count += task.name.endswith("gossip.gossip")
 
 
-async def test_with_nobody_to_tell_the_task_sleeps(autojump_clock: MockClock) -> None:
+async def test_gossip_task_sleeps_without_other_members(autojump_clock: MockClock) -> None:
     steps = Steps()
     trio.lowlevel.add_instrument(steps)
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         await trio.sleep(1)
         assert steps.count
         began = steps.count
-        await s.node.user_event("to nobody")
+        await s.node.user_event("no receiver")
         await trio.sleep(1000)
         assert steps.count == began
         assert s.node._state.filler
-        [a] = await s.add_members("a")  # and tells all of it to the first who comes
+        [a] = await s.add_members("a")  # and sends it to the first member
         await trio.sleep(0.1)
-        assert [name for _, _, name in events([a])] == ["to nobody"] * 2  # at once and once more
+        assert [name for _, _, name in events([a])] == ["no receiver"] * 2  # at once and once more
         a.send(Dead(1, a.name, a.name))
-        await s.node.user_event("to nobody again")
+        await s.node.user_event("no receiver again")
         await trio.sleep(40)
         began = steps.count
         await trio.sleep(1000)
         assert steps.count == began
 
 
-async def test_those_who_left_are_not_told_and_the_lately_dead_are(
+async def test_gossip_skips_left_members_and_includes_recently_dead_ones(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
         left, dead, alive = await crowd(s, 3)
         left.send(Dead(1, left.name, left.name))
         dead.send(Dead(1, dead.name, "somebody"))
@@ -143,44 +143,46 @@ async def test_those_who_left_are_not_told_and_the_lately_dead_are(
         assert s.state_of(left.name) is State.LEFT
         assert s.state_of(dead.name) is State.DEAD
         for peer in (left, dead, alive):
-            peer.heard.clear()
+            peer.received.clear()
         await s.node.user_event("now")
         await trio.sleep(2)
         assert {who for _, who, _ in events([left, dead, alive])} == {dead.name, alive.name}
         await trio.sleep(30)  # gossip_to_the_dead_time
         for peer in (left, dead, alive):
-            peer.heard.clear()
+            peer.received.clear()
         await s.node.user_event("later")
         await trio.sleep(2)
         assert {who for _, who, _ in events([left, dead, alive])} == {alive.name}
 
 
-async def test_news_rides_on_pings_and_acks(autojump_clock: MockClock) -> None:
+async def test_broadcasts_are_piggybacked_on_pings_and_acks(autojump_clock: MockClock) -> None:
     timing = Timing(gossip_interval=1e6, push_pull_interval=1e6, gossip_nodes=1)
-    async with stage(**QUIET, timing=timing, gossip_pause=1e6) as s:
+    async with node_under_test(**QUIET, timing=timing, gossip_pause=1e6) as s:
         [peer] = await s.add_members("p")
         await s.node.user_event("x")
         peer.send(Ping(1, "us"))
         await trio.sleep(4 * LATENCY)
         assert len(events([peer])) >= 1
-        beside = peer.of(UserMessage)[-1].beside
+        beside = peer.received_of(UserMessage)[-1].same_packet
         assert type(beside[0]).__name__ in {"Ack", "Ping", "Alive"}
 
 
-async def test_claims_about_one_member_replace_each_other(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=SLOW_PROBES) as s:
+async def test_newer_broadcast_about_a_member_replaces_the_older(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
         a, b, c = await crowd(s, 3)
-        b.answers = False
+        b.acks_pings = False
         a.send(Suspect(1, b.name, a.name))
         a.send(b.alive(incarnation=2), Suspect(2, b.name, a.name), b.alive(incarnation=3))
         await trio.sleep(5)
-        last = [one for one in c.got(Alive) if one.node == b.name]
+        last = [one for one in c.messages(Alive) if one.node == b.name]
         assert last[-1].incarnation == 3
-        assert not [one for one in c.got(Suspect) if one.incarnation == 2]
+        assert not [one for one in c.messages(Suspect) if one.incarnation == 2]
 
 
-async def test_gossip_itself_ends_only_when_cancelled(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
-        with trio.move_on_after(100) as patience:
+async def test_gossip_task_ends_only_when_cancelled(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
+        with trio.move_on_after(100) as timeout:
             await gossip(s.node._owner)
-        assert patience.cancelled_caught
+        assert timeout.cancelled_caught

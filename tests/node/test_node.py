@@ -1,4 +1,4 @@
-"""The life of a node: its start, its address, its leave, its end."""
+"""The life of a node: start, address, leave, shutdown, name conflicts."""
 
 import random
 from itertools import pairwise
@@ -9,7 +9,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, NodeUnderTest, ScriptedPeer, stage
+from tests.node.helpers import LATENCY, OURS, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.address import Address, packed
 from trioserf.errors import AddressError, ConfigError, Leaving, NameConflict, TooLarge
 from trioserf.net.own_address import own_address
@@ -27,7 +27,7 @@ QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_p
 
 def intents(peer: ScriptedPeer) -> list[tuple[float, Leave]]:
     found = []
-    for one in peer.of(UserMessage):
+    for one in peer.received_of(UserMessage):
         assert isinstance(one.message, UserMessage)
         message = serf_codec.decode(one.message.payload)
         if isinstance(message, Leave):
@@ -38,10 +38,10 @@ def intents(peer: ScriptedPeer) -> list[tuple[float, Leave]]:
 # --- leaving ---
 
 
-async def test_a_leave_is_said_twice_and_probes_are_answered_to_the_end(
+async def test_leave_sends_intent_then_dead_message_and_acks_until_the_end(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         peers = await s.add_members("a", "b", "c")
         done: list[float] = []
 
@@ -51,10 +51,10 @@ async def test_a_leave_is_said_twice_and_probes_are_answered_to_the_end(
 
         began = trio.current_time()
         s.nursery.start_soon(leave)
-        await s.until(lambda: all(peer.got(Dead) for peer in peers), 10)
+        await s.until(lambda: all(peer.messages(Dead) for peer in peers), 10)
         for peer in peers:
             [intent, *_] = intents(peer)
-            [goodbye, *_] = peer.of(Dead)
+            [goodbye, *_] = peer.received_of(Dead)
             assert intent[1].node == "us"
             assert intent[0] < goodbye.at
             assert goodbye.message == Dead(1, "us", "us")
@@ -63,28 +63,30 @@ async def test_a_leave_is_said_twice_and_probes_are_answered_to_the_end(
         peers[0].send(Ping(5, "us"))
         ack = await peers[0].wait_for(Ack, 1)
         assert ack.seq_no == 5
-        peers[1].send(Dead(1, "us", "b"))  # contradiction is over
+        peers[1].send(Dead(1, "us", "b"))  # refutation has ended
         await s.until(lambda: bool(done), 10)
-        assert not [one for one in peers[1].got(Alive) if one.node == "us" and one.incarnation > 1]
-        last_goodbye = max(one.at for peer in peers for one in peer.of(Dead))
+        assert not [
+            one for one in peers[1].messages(Alive) if one.node == "us" and one.incarnation > 1
+        ]
+        last_goodbye = max(one.at for peer in peers for one in peer.received_of(Dead))
         assert 0.99 <= done[0] - last_goodbye <= 1.3  # leave_propagate_delay
         assert done[0] - began < 5
         assert s.node.phase.value == "left"
 
 
-async def test_nobody_to_tell_makes_a_leave_quick(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_leave_without_other_members_is_immediate(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         began = trio.current_time()
         await s.node.leave()
-        await s.node.leave()  # once more does nothing
+        await s.node.leave()  # a repeated leave has no effect
         assert trio.current_time() - began < 0.1
 
 
-async def test_a_leave_that_nobody_hears_ends_at_the_timeout(
+async def test_leave_without_reachable_members_ends_at_the_timeout(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     timing_out = SerfOptions(broadcast_timeout=3, leave_propagate_delay=0.5)
-    async with stage(**QUIET, serf=timing_out, gossip_pause=1e6) as s:
+    async with node_under_test(**QUIET, serf=timing_out, gossip_pause=1e6) as s:
         await s.add_members("a")
         await trio.sleep(1)
         began = trio.current_time()
@@ -93,15 +95,15 @@ async def test_a_leave_that_nobody_hears_ends_at_the_timeout(
         assert "was not sent to everyone within 3 s" in caplog.text
 
 
-async def test_after_a_leave_nothing_is_probed_and_nothing_accepted(
+async def test_left_node_probes_no_member_and_refuses_requests(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         [peer] = await s.add_members("a")
         await s.node.leave()
         since = trio.current_time()
         await trio.sleep(60)
-        assert peer.got(Ping, since) == []
+        assert peer.messages(Ping, since) == []
         for call in (
             lambda: s.node.join(["10.0.1.1"]),
             lambda: s.node.user_event("x"),
@@ -112,13 +114,13 @@ async def test_after_a_leave_nothing_is_probed_and_nothing_accepted(
                 await call()
 
 
-async def test_the_end_without_a_leave_says_nothing(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_shutdown_without_leave_sends_nothing(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         [peer] = await s.add_members("a")
         node = s.node
         await trio.sleep(5)
-        peer.heard.clear()
-    assert peer.got(Dead) == []
+        peer.received.clear()
+    assert peer.messages(Dead) == []
     assert intents(peer) == []
     assert node.phase is Phase.SHUTDOWN
     with pytest.raises(Leaving):
@@ -128,7 +130,7 @@ async def test_the_end_without_a_leave_says_nothing(autojump_clock: MockClock) -
 # --- the end ---
 
 
-async def test_calls_from_outside_the_block_hear_of_the_end(autojump_clock: MockClock) -> None:
+async def test_calls_after_the_block_raise_leaving(autojump_clock: MockClock) -> None:
     heard: list[str] = []
 
     async def call(s: NodeUnderTest) -> None:
@@ -139,7 +141,7 @@ async def test_calls_from_outside_the_block_hear_of_the_end(autojump_clock: Mock
             heard.append(str(error))
 
     async with trio.open_nursery() as outside:
-        async with stage(**QUIET) as s:
+        async with node_under_test(**QUIET) as s:
             for _ in range(5):
                 outside.start_soon(call, s)
             await trio.lowlevel.checkpoint()
@@ -147,7 +149,7 @@ async def test_calls_from_outside_the_block_hear_of_the_end(autojump_clock: Mock
     assert len(heard) == 5
 
 
-def says(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
+def conflict_responses(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
     elsewhere = Address("10.0.9.9", 7946)
     return [
         ConflictResponse(
@@ -158,9 +160,9 @@ def says(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
 
 
 async def answers_conflict(peer: ScriptedPeer, verdict: ConflictResponse) -> None:
-    """Answer the question whose the name is."""
+    """Respond to the conflict query."""
     while True:
-        for message in peer.got(UserMessage):
+        for message in peer.messages(UserMessage):
             query = serf_codec.decode(message.payload)
             if isinstance(query, Query) and query.name == "_serf_conflict":
                 assert query.payload == b"us"
@@ -172,16 +174,16 @@ async def answers_conflict(peer: ScriptedPeer, verdict: ConflictResponse) -> Non
         await trio.sleep(0.05)
 
 
-async def claimed(s: NodeUnderTest, of_us: int) -> None:
-    """Let somebody else claim our name, and three members judge."""
+async def name_conflict(s: NodeUnderTest, of_us: int) -> None:
+    """Make another member claim our name, and three members vote."""
     peers = await s.add_members("a", "b", "c")
-    for peer, verdict in zip(peers, says(OURS, 3, of_us=of_us), strict=True):
+    for peer, verdict in zip(peers, conflict_responses(OURS, 3, of_us=of_us), strict=True):
         s.nursery.start_soon(answers_conflict, peer, verdict)
     peers[0].send(Alive(9, "us", bytes((10, 0, 9, 9)), 7946))
     await trio.sleep(30)
 
 
-async def test_a_name_that_the_majority_gives_to_another_ends_the_node(
+async def test_lost_name_conflict_ends_the_node(
     autojump_clock: MockClock,
 ) -> None:
     outside: list[str] = []
@@ -196,9 +198,9 @@ async def test_a_name_that_the_majority_gives_to_another_ends_the_node(
 
     async with trio.open_nursery() as nursery:
         with pytest.RaisesGroup(NameConflict, flatten_subgroups=True) as caught:
-            async with stage(**QUIET) as s:
+            async with node_under_test(**QUIET) as s:
                 nursery.start_soon(call, s)
-                await claimed(s, of_us=1)
+                await name_conflict(s, of_us=1)
         [error] = _leaves(caught.value)
         assert "(1 of 3 answers for us)" in str(error)
     assert outside == ["heard"]
@@ -211,26 +213,28 @@ def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
     return found
 
 
-async def test_a_name_that_the_majority_knows_as_ours_stays(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
-        await claimed(s, of_us=2)
+async def test_won_name_conflict_keeps_the_node(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
+        await name_conflict(s, of_us=2)
         assert s.statuses()["us"] == "alive"
 
 
-async def test_without_resolution_nobody_is_asked(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
-        await claimed(s, of_us=0)
-        queries = [serf_codec.decode(message.payload) for message in s.peers["b"].got(UserMessage)]
+async def test_name_conflict_sends_no_query_without_resolution(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
+        await name_conflict(s, of_us=0)
+        queries = [
+            serf_codec.decode(message.payload) for message in s.peers["b"].messages(UserMessage)
+        ]
         assert not [one for one in queries if isinstance(one, Query)]
 
 
-# --- names and addresses of others ---
+# --- names and addresses of other members ---
 
 
-async def test_the_name_of_one_who_left_is_free_for_another_address(
+async def test_name_of_left_member_is_free_for_another_address(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         old, other = await s.add_members("x", "other")
         new = s.peer("new")
         claim = Alive(1, "x", packed(new.address.host), 7946)
@@ -248,13 +252,13 @@ async def test_the_name_of_one_who_left_is_free_for_another_address(
         assert await other.wait_for(Alive, 1)
 
 
-async def test_the_name_of_a_dead_one_is_free_after_the_reclaim_time(
+async def test_name_of_dead_member_is_free_after_reclaim_time(
     autojump_clock: MockClock,
 ) -> None:
     for reclaim, wait, free in ((0.0, 20, False), (10.0, 5, False), (10.0, 11, True)):
-        async with stage(**QUIET, swim=SwimOptions(dead_node_reclaim_time=reclaim)) as s:
+        async with node_under_test(**QUIET, swim=SwimOptions(dead_node_reclaim_time=reclaim)) as s:
             old, _ = await s.add_members("x", "other")
-            old.answers = False
+            old.acks_pings = False
             s.peers["other"].send(Dead(1, "x", "other"))
             await trio.sleep(wait)
             assert s.state_of("x") is State.DEAD
@@ -264,19 +268,19 @@ async def test_the_name_of_a_dead_one_is_free_after_the_reclaim_time(
             assert (s.state_of("x") is State.ALIVE) is free
 
 
-async def test_a_restart_at_the_same_address_comes_back_though_it_counts_anew(
+async def test_restarted_member_with_low_incarnation_comes_back(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         peer, other = await s.add_members("x", "other")
         peer.send(peer.alive(incarnation=7))
         await trio.sleep(0.1)
-        peer.answers = False
+        peer.acks_pings = False
         other.send(Dead(7, "x", "other"))
         await trio.sleep(0.1)
         assert s.state_of("x") is State.DEAD
-        peer.answers = True
-        peer.send(peer.alive(incarnation=1))  # of no use: it must refute what it hears first
+        peer.acks_pings = True
+        peer.send(peer.alive(incarnation=1))  # ignored: it must refute its Dead message first
         await trio.sleep(0.1)
         assert s.state_of("x") is State.DEAD
         dead = await peer.wait_for(Dead, 5)
@@ -288,12 +292,12 @@ async def test_a_restart_at_the_same_address_comes_back_though_it_counts_anew(
 # --- the start ---
 
 
-async def test_an_address_of_our_own_to_advertise(autojump_clock: MockClock) -> None:
+async def test_configured_address_is_advertised(autojump_clock: MockClock) -> None:
     elsewhere = Address("10.7.7.7", 1234)
     for advertise, expected in (
         (None, OURS), (elsewhere, elsewhere), (Address("10.7.7.7", 0), Address("10.7.7.7", 7946)),
     ):  # fmt: skip
-        async with stage(**QUIET, advertise=advertise) as s:
+        async with node_under_test(**QUIET, advertise=advertise) as s:
             assert s.node.address == expected
             [peer] = await s.add_members("a")
             alive = [one for one in [await peer.wait_for(Alive, 5)] if one.node == "us"]
@@ -308,7 +312,7 @@ async def test_an_address_of_our_own_to_advertise(autojump_clock: MockClock) -> 
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
-async def test_bound_to_all_an_own_address_is_found_or_asked_for(bind: str) -> None:
+async def test_node_bound_to_all_addresses_advertises_a_private_one_or_fails(bind: str) -> None:
     config = NodeConfig(name="us", bind=Address(bind, 0))
     try:
         expected = own_address(v6=bind == "::")
@@ -329,7 +333,7 @@ async def test_bound_to_all_an_own_address_is_found_or_asked_for(bind: str) -> N
         ("8.8.8.8", Keyring([bytes(16)]), False),
     ],
 )  # fmt: skip
-async def test_a_public_address_without_encryption_is_warned_of(
+async def test_public_address_without_encryption_logs_a_warning(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, host: str,
     keyring: Keyring | None, warned: bool,
 ) -> None:  # fmt: skip
@@ -341,14 +345,14 @@ async def test_a_public_address_without_encryption_is_warned_of(
         assert (text in caplog.text) is warned
 
 
-async def test_tags_that_do_not_fit_are_refused_at_the_start_and_later(
+async def test_oversized_tags_are_refused_at_start_and_later(
     autojump_clock: MockClock,
 ) -> None:
     transport = Network(random.Random(1)).open(OURS)
     with pytest.raises(TooLarge, match="exceeds limit of 512 bytes"):
         async with open_node(NodeConfig(name="us", tags={"a": "x" * 510}), transport=transport):
             pass
-    async with stage(**QUIET, tags={"a": "b"}) as s:
+    async with node_under_test(**QUIET, tags={"a": "b"}) as s:
         with pytest.raises(TooLarge):
             await s.node.set_tags({"b": "x" * 510})
         assert s.node.tags == {"a": "b"}
@@ -370,9 +374,7 @@ async def test_tags_that_do_not_fit_are_refused_at_the_start_and_later(
         ({"allowed_networks": "10.0.0.0/8"}, "expected a list of networks"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_told_in_a_sentence(
-    options: dict[str, Any], text: str
-) -> None:
+def test_invalid_configuration_is_one_clear_error(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         NodeConfig(**{"name": "us", **options})
     assert text in str(caught.value)
@@ -380,7 +382,7 @@ def test_a_configuration_that_cannot_work_is_told_in_a_sentence(
 
 
 @pytest.mark.parametrize("key", ["seed_interval", "reap_interval", "gossip_pause"])
-def test_durations_are_positive(key: str) -> None:
+def test_duration_must_be_positive(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         NodeConfig(name="us", **{key: 0.0})  # type: ignore[arg-type]
 
@@ -388,12 +390,12 @@ def test_durations_are_positive(key: str) -> None:
 # --- tags ---
 
 
-async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tags={"a": "1"}) as s:
+async def test_new_tags_raise_the_incarnation(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tags={"a": "1"}) as s:
         [peer] = await s.add_members("p")
         assert await s.node.set_tags({"b": "2"}, ["a", "nosuch"]) == {"b": "2"}
         await trio.sleep(1)
-        news = [one for one in peer.got(Alive) if one.node == "us"]
+        news = [one for one in peer.messages(Alive) if one.node == "us"]
         assert news[-1].incarnation == 2
         assert news[-1].meta == serf_payloads.encode_tags({"b": "2"})
         assert all(earlier.incarnation <= later.incarnation for earlier, later in pairwise(news))
@@ -403,13 +405,13 @@ async def test_new_tags_are_a_new_incarnation(autojump_clock: MockClock) -> None
 
 
 async def test_flaps_are_counted_within_a_minute(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         peer, other = await s.add_members("p", "other")
         for incarnation, away in ((1, 50.0), (2, 70.0)):
-            peer.answers = False
+            peer.acks_pings = False
             other.send(Dead(incarnation, "p", "other"))
             await trio.sleep(away)
-            peer.answers = True
+            peer.acks_pings = True
             peer.send(peer.alive(incarnation + 1))
             await trio.sleep(2 * LATENCY)
             assert s.statuses()["p"] == "alive"

@@ -1,4 +1,4 @@
-"""One probe after the other: pings, those who are asked to help, streams, verdicts, health."""
+"""Probes: pings, indirect pings, stream pings, conclusions, health score."""
 
 import itertools
 import logging
@@ -10,8 +10,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.small import Tapped, open_nodes
-from tests.node.stage import LATENCY, OURS, Heard, NodeUnderTest, ScriptedPeer, answer, stage
+from tests.node.helpers import (
+    LATENCY,
+    OURS,
+    NodeUnderTest,
+    Received,
+    RecordingNetwork,
+    ScriptedPeer,
+    node_under_test,
+    open_nodes,
+    read_response,
+)
 from trioserf.coordinate import ORIGIN
 from trioserf.net.transport import SocketAddress
 from trioserf.sim.network import LinkConditions
@@ -33,7 +42,7 @@ from trioserf.wire.swim_messages import (
 PROTOCOL_2 = Versions(1, 2, 2, 2, 5, 5)
 PROTOCOL_3 = Versions(1, 3, 2, 2, 5, 5)
 
-# What else might dial is out of the way.
+# Other tasks that dial are disabled.
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6}
 
 
@@ -44,9 +53,9 @@ def health(s: NodeUnderTest) -> int:
 async def deaf_and_helpers(
     s: NodeUnderTest, *names: str, versions: Sequence[Versions] = ()
 ) -> tuple[ScriptedPeer, list[ScriptedPeer]]:
-    """Let the node know a member that answers nothing, and others that answer pings."""
+    """Add a member that acks no ping, and others that do."""
     [deaf] = await s.add_members("deaf")
-    deaf.answers = False
+    deaf.acks_pings = False
     helpers = [s.peer(name, versions=v) for name, v in zip(names, versions, strict=True)]
     for helper in helpers:
         helper.send(helper.alive())
@@ -54,46 +63,46 @@ async def deaf_and_helpers(
     return deaf, helpers
 
 
-async def first_ping(s: NodeUnderTest, deaf: ScriptedPeer) -> Heard:
+async def first_ping(s: NodeUnderTest, deaf: ScriptedPeer) -> Received:
     await deaf.wait_for(Ping)
-    return deaf.of(Ping)[0]
+    return deaf.received_of(Ping)[0]
 
 
-async def test_members_are_pinged_in_turn_once_an_interval(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_members_are_probed_in_turn_once_an_interval(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         a, b, c = await s.add_members("a", "b", "c")
         await trio.sleep(12.1)
-        times = sorted((one.at, peer.name) for peer in (a, b, c) for one in peer.of(Ping))
+        times = sorted((one.at, peer.name) for peer in (a, b, c) for one in peer.received_of(Ping))
         assert len(times) == 12
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(times)]
         assert gaps == [pytest.approx(1.0)] * 11
-        for start in range(0, 12, 3):  # every round has everybody
+        for start in range(0, 12, 3):  # every round has all members
             assert {name for _, name in times[start : start + 3]} == {"a", "b", "c"}
         assert times[0][0] <= 1.0 + LATENCY
-        numbers = [ping.seq_no for peer in (a, b, c) for ping in peer.got(Ping)]
+        numbers = [ping.seq_no for peer in (a, b, c) for ping in peer.messages(Ping)]
         assert len(set(numbers)) == 12
-        [ping, *_] = a.got(Ping)
+        [ping, *_] = a.messages(Ping)
         assert (ping.node, ping.source_node) == ("a", "us")
         assert (ping.source_addr, ping.source_port) == (bytes((10, 0, 0, 1)), 7946)
         assert set(s.statuses().values()) == {"alive"}
 
 
-async def test_the_first_phase_is_random(autojump_clock: MockClock) -> None:
+async def test_first_probe_has_a_random_phase(autojump_clock: MockClock) -> None:
     firsts = []
     for seed in range(6):
-        async with stage(seed, **QUIET) as s:
+        async with node_under_test(seed, **QUIET) as s:
             began = trio.current_time()
             [a] = await s.add_members("a")
             await a.wait_for(Ping)
-            firsts.append(a.of(Ping)[0].at - began)
+            firsts.append(a.received_of(Ping)[0].at - began)
     assert len({round(one, 3) for one in firsts}) == 6
     assert max(firsts) <= 1.01
 
 
-async def test_the_deaf_are_asked_for_help_about_and_then_suspected(
+async def test_unresponsive_member_is_probed_indirectly_then_suspected(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         deaf, helpers = await deaf_and_helpers(
             s,
             "a",
@@ -105,31 +114,31 @@ async def test_the_deaf_are_asked_for_help_about_and_then_suspected(
         ping = await first_ping(s, deaf)
         asked_at = ping.at - LATENCY + 0.5
         await trio.sleep_until(ping.at - LATENCY + 0.99)
-        asked = {h.name: h.of(IndirectPing) for h in helpers if h.got(IndirectPing)}
+        asked = {h.name: h.received_of(IndirectPing) for h in helpers if h.messages(IndirectPing)}
         assert len(asked) == 3
         for [one] in asked.values():
             assert one.at == pytest.approx(asked_at + LATENCY)
         for helper in helpers:
-            for request in helper.got(IndirectPing):
+            for request in helper.messages(IndirectPing):
                 assert (request.node, request.port) == ("deaf", 7946)
                 assert request.target == bytes((10, 0, 1, 1))
                 assert request.nack is (helper.versions.protocol_max >= 4)
-                assert request.seq_no == deaf.got(Ping)[0].seq_no
+                assert request.seq_no == deaf.messages(Ping)[0].seq_no
         assert s.state_of("deaf") is State.ALIVE
         await trio.sleep_until(ping.at + 1.01)
         assert s.state_of("deaf") is State.SUSPECT
-        accusation = await deaf.wait_for(Suspect, 1)
-        assert accusation == Suspect(1, "deaf", "us")
+        suspect = await deaf.wait_for(Suspect, 1)
+        assert suspect == Suspect(1, "deaf", "us")
 
 
 @pytest.mark.parametrize(
     ("help_by", "score"),
     [("ack", 0), ("nack", 0), ("silence", 3)],
 )
-async def test_what_helpers_say_decides_about_member_and_health(
+async def test_acks_and_nacks_of_helpers_decide_status_and_health_score(
     autojump_clock: MockClock, help_by: str, score: int
 ) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         deaf, helpers = await deaf_and_helpers(
             s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
         )
@@ -137,7 +146,7 @@ async def test_what_helpers_say_decides_about_member_and_health(
         for helper in helpers:
             request = await helper.wait_for(IndirectPing, 1)
             if help_by == "ack":
-                helper.send(Ack(request.seq_no, b"no coordinate of ours"))
+                helper.send(Ack(request.seq_no, b"not a coordinate"))
             elif help_by == "nack":
                 helper.send(Nack(request.seq_no))
         await trio.sleep_until(ping.at + 1.01)
@@ -147,8 +156,8 @@ async def test_what_helpers_say_decides_about_member_and_health(
         assert s.node.coordinate("deaf") is None
 
 
-async def test_some_nacks_missing_cost_as_much_health(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+async def test_each_missing_nack_raises_the_health_score(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         deaf, helpers = await deaf_and_helpers(
             s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
         )
@@ -159,40 +168,40 @@ async def test_some_nacks_missing_cost_as_much_health(autojump_clock: MockClock)
         assert health(s) == 2
 
 
-async def test_without_anybody_who_owes_a_nack_a_failure_costs_one(
+async def test_failed_probe_without_expected_nacks_raises_the_health_score_by_one(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         deaf, _ = await deaf_and_helpers(s, "a", versions=[PROTOCOL_3])
         ping = await first_ping(s, deaf)
         await trio.sleep_until(ping.at + 1.01)
         assert health(s) == 1
 
 
-async def test_bad_health_stretches_interval_and_patience_and_wears_off(
+async def test_health_score_scales_interval_and_timeout_and_recovers(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         s.node.memberlist.awareness.apply_delta(2)
         [a] = await s.add_members("a")
         await a.wait_for(Ping)
-        # 0.5 s until others are asked, as ever; the verdict after three intervals, then two.
+        # Indirect pings after 0.5 s as always; the conclusion after three intervals, then two.
         await trio.sleep(10.5)
-        times = [one.at for one in a.of(Ping)]
+        times = [one.at for one in a.received_of(Ping)]
         gaps = [round(later - earlier, 2) for earlier, later in itertools.pairwise(times)]
-        assert gaps[:3] == [2.0, 1.0, 1.0]  # each success takes one off before the next sleep
+        assert gaps[:3] == [2.0, 1.0, 1.0]  # each success lowers the score before the next sleep
         assert health(s) == 0
-        a.answers = False
+        a.acks_pings = False
         s.node.memberlist.awareness.apply_delta(2)
-        seen = len(a.of(Ping))
+        seen = len(a.received_of(Ping))
         await a.wait_for(Ping, 10, seen)
-        began = a.of(Ping)[seen].at - LATENCY
+        began = a.received_of(Ping)[seen].at - LATENCY
         at = await s.until(lambda: s.state_of("a") is State.SUSPECT)
         assert at == pytest.approx(began + 3, abs=0.02)
 
 
-async def test_health_has_a_floor_and_a_ceiling(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+async def test_health_score_is_bounded(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         awareness = s.node.memberlist.awareness
         awareness.apply_delta(100)
         assert health(s) == 7
@@ -204,36 +213,36 @@ async def serve_stream(peer: ScriptedPeer, *, wrong: bool = False) -> None:
     """Answer one ping on a stream."""
     stream, _ = await peer.transport.accept()
     async with stream:
-        ping = await answer(stream)
+        ping = await read_response(stream)
         assert isinstance(ping, Ping)
         assert ping.node == peer.name
         ack = Ack(ping.seq_no + wrong)
         await stream.send_all(StreamCodec(keyring=None).encode(encode(ack)))
 
 
-async def test_who_answers_on_a_stream_only_is_spared_with_a_warning(
+async def test_member_that_acks_only_on_stream_stays_alive_with_a_warning(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         deaf, _ = await deaf_and_helpers(s)
         s.nursery.start_soon(serve_stream, deaf)
         ping = await first_ping(s, deaf)
         await trio.sleep_until(ping.at + 1.01)
         assert s.state_of("deaf") is State.ALIVE
         assert health(s) == 0
-        told = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-        assert told == [
+        logged = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+        assert logged == [
             "'deaf' answers on a stream, but not to packets; check that UDP gets through"
         ]
 
 
-@pytest.mark.parametrize("case", ["wrong number", "garbage", "no answer", "nobody", "old"])
-async def test_no_stream_helps_whom_it_does_not_reach(
+@pytest.mark.parametrize("case", ["wrong number", "garbage", "no answer", "no listener", "old"])
+async def test_member_is_suspected_without_a_stream_ack(
     autojump_clock: MockClock, case: str
 ) -> None:
-    async with stage(**QUIET) as s:
+    async with node_under_test(**QUIET) as s:
         [deaf] = await s.add_members("deaf", versions=PROTOCOL_2 if case == "old" else PROTOCOL_3)
-        deaf.answers = False
+        deaf.acks_pings = False
         streams = []
 
         async def serve() -> None:
@@ -245,7 +254,7 @@ async def test_no_stream_helps_whom_it_does_not_reach(
             if case == "garbage":
                 await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n")
 
-        if case == "nobody":
+        if case == "no listener":
             s.network.cut(OURS, deaf.address)
         else:
             s.nursery.start_soon(serve)
@@ -254,37 +263,39 @@ async def test_no_stream_helps_whom_it_does_not_reach(
         assert case != "old" or not streams
 
 
-async def test_a_suspect_hears_of_it_with_the_ping(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+async def test_ping_to_suspect_carries_the_suspect_message(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
-        deaf.answers = False
+        deaf.acks_pings = False
         await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
         since = trio.current_time()
-        await s.until(lambda: bool(deaf.got(Ping, since)), 10)
-        beside = deaf.of(Ping, since)[0].beside
-        assert beside == (deaf.got(Ping, since)[0], Suspect(1, "deaf", "us"))
+        await s.until(lambda: bool(deaf.messages(Ping, since)), 10)
+        beside = deaf.received_of(Ping, since)[0].same_packet
+        assert beside == (deaf.messages(Ping, since)[0], Suspect(1, "deaf", "us"))
         deaf.send(deaf.alive(incarnation=2))
         await trio.sleep(2 * LATENCY)
         assert s.state_of("deaf") is State.ALIVE
 
 
-async def test_without_the_buddy_system_the_ping_comes_alone(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tcp_pings=False, swim=SwimOptions(buddy=False)) as s:
+async def test_ping_to_suspect_is_alone_without_buddy_system(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False, swim=SwimOptions(buddy=False)) as s:
         deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
         await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
-        await trio.sleep(3)  # until the gossip of it is over
+        await trio.sleep(3)  # until its gossip has ended
         since = trio.current_time()
-        await s.until(lambda: bool(deaf.got(Ping, since)), 10)
-        assert not any(isinstance(m, Suspect) for m in deaf.of(Ping, since)[0].beside)
+        await s.until(lambda: bool(deaf.messages(Ping, since)), 10)
+        assert not any(
+            isinstance(m, Suspect) for m in deaf.received_of(Ping, since)[0].same_packet
+        )
 
 
-async def test_an_answer_in_time_measures_the_way_and_a_late_one_does_not(
+async def test_timely_ack_updates_rtt_and_late_ack_does_not(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         payload = encode_coordinate(ORIGIN)
         [a] = await s.add_members("a")
-        a.answers = False
+        a.acks_pings = False
         ping = await a.wait_for(Ping)
         await trio.sleep(0.8)
         a.send(Ack(ping.seq_no, payload))
@@ -297,27 +308,27 @@ async def test_an_answer_in_time_measures_the_way_and_a_late_one_does_not(
         assert s.state_of("a") is State.ALIVE
 
 
-async def test_ticks_that_were_missed_are_not_made_up_for(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_missed_ticks_are_skipped(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         [a] = await s.add_members("a")
         await a.wait_for(Ping, skip=1)
         await trio.sleep(0.1)
         autojump_clock.jump(30)  # as if the process had been stopped
         since = trio.current_time()
         await trio.sleep(5)
-        times = [one.at for one in a.of(Ping, since)]
+        times = [one.at for one in a.received_of(Ping, since)]
         assert 5 <= len(times) <= 6
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert min(gaps) > 0.9
         assert set(s.statuses().values()) == {"alive"}
 
 
-async def test_an_answer_that_came_while_we_stood_still_counts(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, tcp_pings=False) as s:
+async def test_ack_received_during_a_stall_counts(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
         [a] = await s.add_members("a")
-        a.answers = False
+        a.acks_pings = False
         ping = await a.wait_for(Ping)
-        # Ack and deadline fall into one jump: whatever runs first, nobody is suspected.
+        # Ack and deadline fall into one jump: in any order, no member is suspected.
         a.send(Ack(ping.seq_no))
         autojump_clock.jump(10)
         await trio.sleep(0.01)
@@ -325,31 +336,42 @@ async def test_an_answer_that_came_while_we_stood_still_counts(autojump_clock: M
         assert health(s) == 0
 
 
-async def test_the_node_refutes_what_is_said_of_it(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
+async def test_node_refutes_suspicion_of_itself(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
         [a] = await s.add_members("a")
         a.send(Suspect(1, "us", "a"))
         await trio.sleep(0.05)
-        alive = [one for one in a.got(Alive) if one.node == "us"][-1]
+        alive = [one for one in a.messages(Alive) if one.node == "us"][-1]
         assert alive.incarnation == 2
         assert health(s) == 1
-        # Who goes on about the old one is told: gossip of the new one may be over.
+        # A sender of an old Suspect message gets the refutation, whose gossip may have ended.
         await trio.sleep(10)
         since = trio.current_time()
         a.send(Suspect(1, "us", "a"))
         await trio.sleep(0.05)
-        assert [one.incarnation for one in a.got(Alive, since) if one.node == "us"] == [2]
+        assert [one.incarnation for one in a.messages(Alive, since) if one.node == "us"] == [2]
 
 
-async def test_every_member_probes_at_a_phase_of_its_own(autojump_clock: MockClock) -> None:
-    network = Tapped(random.Random(1), LinkConditions())
+async def test_members_probe_at_different_phases(autojump_clock: MockClock) -> None:
+    network = RecordingNetwork(random.Random(1), LinkConditions())
     async with open_nodes(*(f"n{number}" for number in range(8)), network=network):
         began = trio.current_time() + 10  # when all have joined and none is suspected
         await trio.sleep_until(began + 10)
     phases: dict[SocketAddress, set[float]] = {}
-    for at, source, data in network.tapped:
+    for at, source, data in network.sent:
         if data[0] == PING and at > began:
             phases.setdefault(source, set()).add(round(at % 1, 4))
     assert len(phases) == 8
     assert all(len(one) == 1 for one in phases.values())  # each keeps to its phase
     assert len(set().union(*phases.values())) == 8
+
+
+async def test_probe_is_dropped_when_the_node_leaves(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, tcp_pings=False) as s:
+        [a] = await s.add_members("a")
+        a.acks_pings = False
+        await a.wait_for(Ping)
+        assert s.node.queue_depths()["probes"] == 1
+        await s.node.leave()
+        await trio.sleep(LATENCY)
+        assert s.node.queue_depths()["probes"] == 0

@@ -1,4 +1,4 @@
-"""Queries among whole nodes in virtual time: who is waited for, and which way answers take."""
+"""Queries among nodes in virtual time: expected responders, and paths of responses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,17 +21,17 @@ __all__ = ["cluster", "cluster_seed"]
 
 QUERY = EventFilter("query")
 PROMPT = 0.3
-"""Seconds within which a query is done of which nobody has to be waited for."""
+"""Seconds for a query that waits for no silent member."""
 
 
 @asynccontextmanager
 async def answering(
     *nodes: Node, payload: bytes | None = b"yes", after: float = 0.0
 ) -> AsyncIterator[None]:
-    """Let nodes answer every query, or decline it."""
+    """Make nodes respond to every query, or decline it."""
     async with trio.open_nursery() as nursery:
 
-        async def answer(node: Node, task_status: trio.TaskStatus[None]) -> None:
+        async def respond(node: Node, task_status: trio.TaskStatus[None]) -> None:
             with node.subscribe(QUERY, answers=True) as queries:
                 task_status.started()
                 async for query in queries:
@@ -43,13 +43,13 @@ async def answering(
                         await node.respond(query.id, payload)
 
         for node in nodes:
-            await nursery.start(answer, node)
+            await nursery.start(respond, node)
         yield
         nursery.cancel_scope.cancel()
 
 
 async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], QueryDone, float]:
-    """Give acks, answers, the end, and how long it took to come."""
+    """Return acks, responses, the end, and the duration."""
     began = trio.current_time()
     acks: set[str] = set()
     answers: dict[str, bytes] = {}
@@ -67,7 +67,7 @@ async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], Query
 
 
 async def formed(world: SimCluster, size: int = 4) -> list[Node]:
-    """Start nodes with which nothing depends on chance.
+    """Start nodes without randomness in deliveries.
 
     Of four, all are reached by a first round of gossip; no answer overtakes an acknowledgement.
     """
@@ -77,7 +77,7 @@ async def formed(world: SimCluster, size: int = 4) -> list[Node]:
     return [world.node(member) for member in ids]
 
 
-async def test_it_is_done_with_the_last_answer(
+async def test_query_finishes_with_last_response(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -89,7 +89,7 @@ async def test_it_is_done_with_the_last_answer(
     assert took < PROMPT
 
 
-async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
+async def test_query_does_not_wait_for_members_without_responder_or_declining(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -100,7 +100,7 @@ async def test_nobody_waits_for_those_who_have_no_answer_or_decline(
     assert took < PROMPT
 
 
-async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
+async def test_query_waits_for_slow_response_and_until_deadline_for_silent_member(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -114,7 +114,7 @@ async def test_a_slow_answer_is_waited_for_and_a_silent_one_to_the_deadline(
         assert (done.acks, done.responses, done.missing) == (4, 1, ())
 
 
-async def test_a_mere_watcher_costs_a_second(
+async def test_silent_watcher_delays_query_by_a_second(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -126,7 +126,7 @@ async def test_a_mere_watcher_costs_a_second(
         assert (await ask(nodes[0], timeout=5))[3] < PROMPT
 
 
-async def test_a_member_that_dies_is_missing(
+async def test_member_that_dies_is_missing_from_responses(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -134,22 +134,24 @@ async def test_a_member_that_dies_is_missing(
     acks, _, done, took = await ask(nodes[0], timeout=100)
     assert "n4" not in acks
     assert (done.acks, done.expected, done.missing) == (3, 4, ("n4",))
-    assert took < 30  # its death is noticed, and then nobody waits for it
+    assert took < 30  # the query does not wait for a member that is marked dead
 
 
-async def test_the_first_answers_may_do(cluster: SimCluster, autojump_clock: MockClock) -> None:
+async def test_query_finishes_after_first_responses(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
     nodes = await formed(cluster)
     async with answering(*nodes[:2]), answering(*nodes[2:], after=3.0):
         _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
         assert (len(answers), done.responses) == (2, 2)
         assert took < PROMPT
-        await trio.sleep(5)  # the slow ones are done with this one
+        await trio.sleep(5)  # the slow responders have finished
         _, answers, _, took = await ask(nodes[0], first=3, timeout=10)
         assert len(answers) == 3
         assert 3 <= took < 3 + PROMPT
 
 
-async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
+async def test_filters_match_tags_and_select_expected_responders(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -168,7 +170,7 @@ async def test_filters_are_searched_in_tags_and_decide_who_is_waited_for(
             await ask(nodes[1], tags={"role": "(?=look-ahead)"})
 
 
-async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
+async def test_internal_ping_needs_no_responder_and_other_internal_names_are_refused(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster)
@@ -182,11 +184,11 @@ async def test_a_ping_needs_no_answerer_and_other_names_of_ours_are_refused(
                 pass
 
 
-# --- ways ---
+# --- paths of responses ---
 
 
 @pytest.mark.parametrize("size", [1024, 20_000, 65_000])
-async def test_large_answers_arrive(
+async def test_large_responses_are_delivered(
     cluster: SimCluster, autojump_clock: MockClock, size: int
 ) -> None:
     nodes = await formed(cluster, 3)
@@ -197,7 +199,7 @@ async def test_large_answers_arrive(
     assert took < 1
 
 
-async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
+async def test_oversized_response_is_refused_and_a_smaller_one_accepted(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     nodes = await formed(cluster, 3)
@@ -215,10 +217,10 @@ async def test_an_answer_over_the_cap_is_refused_and_a_smaller_one_taken(
 
 
 @pytest.mark.parametrize("relays", [0, 2])
-async def test_relays_bring_what_cannot_come_straight(
+async def test_relays_deliver_responses_that_cannot_come_directly(
     cluster: SimCluster, autojump_clock: MockClock, relays: int
 ) -> None:
-    """A query reaches everyone by gossip; the answer of one cannot reach the asker directly."""
+    """The query reaches all by gossip; one response cannot reach the requester directly."""
     nodes = await formed(cluster)
     cluster.cut("n4", "n1")
     async with answering(nodes[3]):

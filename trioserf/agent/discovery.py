@@ -16,7 +16,7 @@ from trioserf.address import Address
 from trioserf.agent import mdns
 from trioserf.agent.config import AgentConfig
 from trioserf.errors import AddressError, ConfigError, JoinFailed, Leaving
-from trioserf.net.multicast import MulticastSockets, open_speakers
+from trioserf.net.multicast import MulticastSockets, open_multicast
 from trioserf.node.node import Node
 
 _log = logging.getLogger("trioserf.agent.mdns")
@@ -179,7 +179,7 @@ def open_discovery(config: AgentConfig, node: Node, join: Join) -> Iterator[Disc
     """
     chosen = config.mdns
     with ExitStack() as stack:
-        opening = open_speakers(
+        opening = open_multicast(
             interface=chosen.interface or config.interface,
             ipv4=not chosen.disable_ipv4,
             ipv6=not chosen.disable_ipv6,

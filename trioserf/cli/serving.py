@@ -11,13 +11,13 @@ import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
-from trioserf.agent.footprint import freeze_startup_memory
 from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import Failure, Out
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.node import Phase
+from trioserf.node.memory import freeze_startup_memory
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")

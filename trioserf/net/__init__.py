@@ -1,1 +1,1 @@
-"""The gossip's sockets: UDP packets and TCP streams behind one small protocol."""
+"""The sockets of gossip: UDP packets and TCP streams behind one Protocol."""

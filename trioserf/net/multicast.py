@@ -1,7 +1,7 @@
-"""Sockets of multicast DNS (RFC 6762): those that hear questions, and those that ask them.
+"""Sockets of multicast DNS (RFC 6762): one to answer queries, and one to send them.
 
-Questions come to a group's port 5353, which every responder of a machine shares. We ask from a
-port of our own: answers to that one cannot end up with another responder.
+Queries arrive at a group's port 5353, which all responders of a machine share. Our own queries use
+another port, so that their responses cannot reach another responder instead.
 """
 
 import logging
@@ -21,8 +21,8 @@ _log = logging.getLogger("trioserf.agent.mdns")
 
 PORT: Final = 5353
 _TTL: Final = 255
-"""What RFC 6762, section 11, asks for; no router passes these groups on."""
-_SEND_WITHIN: Final = 1.0
+"""As RFC 6762, section 11, requires; routers do not forward these groups."""
+_SEND_TIMEOUT: Final = 1.0
 """Seconds to wait for room in a socket's buffer."""
 
 
@@ -36,7 +36,7 @@ class Group:
 
     @property
     def at(self) -> tuple[str, int]:
-        """Where everyone hears."""
+        """The address of all members of the group."""
         return self.host, PORT
 
 
@@ -50,8 +50,8 @@ class MulticastSockets:
 
     Attributes:
         group: the group.
-        answering: hears questions; answers go out from it.
-        asking: asks, and hears the answers.
+        answering: receives queries and sends responses.
+        asking: sends queries and receives responses.
     """
 
     group: Group
@@ -59,50 +59,50 @@ class MulticastSockets:
     asking: trio.socket.SocketType
 
     async def send(self, data: bytes) -> None:
-        """Answer everyone (raises OSError)."""
+        """Send a response to the group (raises OSError)."""
         await self.send_to(data, self.group.at)
 
     async def send_to(self, data: bytes, to: tuple[object, ...]) -> None:
-        """Answer whoever asked (raises OSError)."""
-        with trio.move_on_after(_SEND_WITHIN):
+        """Send a response to one address (raises OSError)."""
+        with trio.move_on_after(_SEND_TIMEOUT):
             await self.answering.sendto(data, to)
 
     async def ask(self, data: bytes) -> None:
-        """Ask everyone (raises OSError)."""
-        with trio.move_on_after(_SEND_WITHIN):
+        """Send a query to the group (raises OSError)."""
+        with trio.move_on_after(_SEND_TIMEOUT):
             await self.asking.sendto(data, self.group.at)
 
 
 @contextmanager
-def open_speakers(
+def open_multicast(
     *, interface: str = "", ipv4: bool = True, ipv6: bool = True
 ) -> Iterator[Sequence[MulticastSockets]]:
-    """Take part in multicast DNS while the block lasts.
+    """Open the sockets of multicast DNS while the block lasts.
 
     Args:
-        interface: the network interface; the system chooses if there is none.
+        interface: the network interface; empty for the system's choice.
         ipv4: whether to use IPv4.
         ipv6: whether to use IPv6.
 
     Raises:
-        AddressError: no such interface, or no group could be joined at all.
+        AddressError: the interface does not exist, or no group could be joined.
     """
     index = _index(interface) if interface else 0
     groups = [group for group, wanted in ((IPV4, ipv4), (IPV6, ipv6)) if wanted]
     with ExitStack() as stack:
-        speakers = []
-        faults = []
+        opened = []
+        errors = []
         for group in groups:
             try:
-                speakers.append(_speaker(group, index, stack))
+                opened.append(_open_group(group, index, stack))
             except OSError as error:
-                faults.append(f"{group.name}: {error.strerror or error}")
-        if not speakers:
-            why = "; ".join(faults) or "both IPv4 and IPv6 are disabled"
+                errors.append(f"{group.name}: {error.strerror or error}")
+        if not opened:
+            why = "; ".join(errors) or "both IPv4 and IPv6 are disabled"
             raise AddressError(f"no multicast listener could be started: {why}")
-        for fault in faults:
-            _log.info("no multicast over %s", fault)
-        yield speakers
+        for text in errors:
+            _log.info("no multicast over %s", text)
+        yield opened
 
 
 def _index(interface: str) -> int:
@@ -112,22 +112,22 @@ def _index(interface: str) -> int:
         raise AddressError(f"no such network interface: {interface!r}") from None
 
 
-def _speaker(group: Group, index: int, stack: ExitStack) -> MulticastSockets:
+def _open_group(group: Group, index: int, stack: ExitStack) -> MulticastSockets:
     with ExitStack() as fresh:
         answering = fresh.enter_context(_open(group, index))
         _join(answering, group, index)
-        answering.bind(_bound_to(group, index))
+        answering.bind(_bind_address(group, index))
         asking = fresh.enter_context(_open(group, index))
         asking.bind(("", 0))
         stack.push(fresh.pop_all())
-    hearing = trio.socket.from_stdlib_socket(answering)
-    return MulticastSockets(group, hearing, trio.socket.from_stdlib_socket(asking))
+    receiving = trio.socket.from_stdlib_socket(answering)
+    return MulticastSockets(group, receiving, trio.socket.from_stdlib_socket(asking))
 
 
-def _bound_to(group: Group, index: int) -> tuple[object, ...]:
-    """Give what to bind to: the group, which leaves the port's other users alone.
+def _bind_address(group: Group, index: int) -> tuple[object, ...]:
+    """Return the address to bind: the group's own, so that other traffic of the port is ignored.
 
-    An IPv6 group cannot be bound to without naming an interface.
+    An IPv6 group cannot be bound without an interface.
     """
     if group is IPV4:
         return group.at
@@ -144,7 +144,7 @@ def _open(group: Group, index: int) -> socket.socket:
         if group is IPV4:
             one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _TTL)
             if index:
-                request = _request4("0.0.0.0", index)  # noqa: S104 - the index names it
+                request = _request4("0.0.0.0", index)  # noqa: S104 - the index selects it
                 one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         else:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -164,5 +164,5 @@ def _join(one: socket.socket, group: Group, index: int) -> None:
 
 
 def _request4(host: str, index: int) -> bytes:
-    """Make a `struct ip_mreqn`: the group, no address, the interface."""
+    """Return a `struct ip_mreqn`: the group, no address, the interface."""
     return socket.inet_aton(host) + bytes(4) + struct.pack("@i", index)

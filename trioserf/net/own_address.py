@@ -1,4 +1,4 @@
-"""The addresses of this machine (spec: own address)."""
+"""The addresses of this machine (see swim/README.md, § Own address)."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def own_address(*, v6: bool = False) -> str:
-    """Find the address to give to others when bound to all.
+    """Return the address to advertise when bound to all addresses.
 
     Args:
-        v6: whether it is to be an IPv6 address.
+        v6: whether to return an IPv6 address.
 
     Returns:
-        The first private one (RFC 6890), as text.
+        The first private address (RFC 6890), as text.
 
     Raises:
-        AddressError: there is none.
+        AddressError: there is no private address.
     """
     for ip in _addresses():
-        unfit = ip.is_loopback or ip.is_link_local or is_public(str(ip))
-        if (ip.version == 6) is v6 and not unfit:
+        is_unfit = ip.is_loopback or ip.is_link_local or is_public(str(ip))
+        if (ip.version == 6) is v6 and not is_unfit:
             return str(ip)
     family = "IPv6" if v6 else "IPv4"
     raise AddressError(
@@ -33,10 +33,10 @@ def own_address(*, v6: bool = False) -> str:
 
 
 def interface_addresses(name: str) -> list[str]:
-    """Give all addresses of an interface, as text and in the system's order.
+    """Return all addresses of an interface, as text and in the system's order.
 
     Raises:
-        AddressError: there is no such interface, or it has none.
+        AddressError: the interface does not exist or has no addresses.
     """
     found = [str(ip) for ip in _addresses(name)]
     if not found:
@@ -45,7 +45,7 @@ def interface_addresses(name: str) -> list[str]:
 
 
 def is_public(host: str) -> bool:
-    """Tell whether an IP address can be reached from everywhere."""
+    """Return whether an IP address is globally reachable."""
     return ipaddress.ip_address(host.partition("%")[0]).is_global
 
 

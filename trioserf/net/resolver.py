@@ -1,4 +1,4 @@
-"""Names to addresses, and services to names (spec: joining)."""
+"""Look up names and services (see swim/README.md, § Joining)."""
 
 import ipaddress
 import random
@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
+from trioserf.address import parse_host_port
 from trioserf.errors import AddressError
 
 _DNS_PORT: Final = 53
@@ -17,14 +18,14 @@ Server = tuple[str, int]
 
 
 class Service(NamedTuple):
-    """Where a service is to be had, as one SRV record says (RFC 2782).
+    """One SRV record (RFC 2782).
 
     Attributes:
         host: a name.
         port: 1 to 65535.
-        priority: the lowest is tried first; the others if it fails.
+        priority: the lowest is tried first, the others if it fails.
         weight: share of the tries within a priority.
-        addresses: of the host, where they came along; otherwise it has to be looked up.
+        addresses: addresses of the host from the same response; if empty, look the host up.
     """
 
     host: str
@@ -35,21 +36,21 @@ class Service(NamedTuple):
 
 
 class Resolver(Protocol):
-    """Finds addresses and services; asks anew each time. The caller sets the deadline."""
+    """Looks up names and services, without a cache. The caller sets the deadline."""
 
     async def addresses(self, host: str) -> list[str]:
-        """Give every IPv4 and IPv6 address of a name, at least one.
+        """Return every IPv4 and IPv6 address of a name, at least one.
 
         Raises:
-            AddressError: the name has none.
+            AddressError: the name has no address.
         """
         ...
 
     async def services(self, name: str) -> list[Service]:
-        """Give where a service (`_service._proto.domain`) is, at least one place, in no order.
+        """Return the records of a service (`_service._proto.domain`), at least one, unordered.
 
         Raises:
-            AddressError: it is nowhere.
+            AddressError: the service has no record.
         """
         ...
 
@@ -58,21 +59,21 @@ class SystemResolver:
     """The resolver of the operating system.
 
     Args:
-        dns_servers: `address` or `address:port` of the servers that are asked for services and
-            their hosts; those of the system, in `/etc/resolv.conf`, if there are none.
+        dns_servers: `address` or `address:port` of the servers that look up services and their
+            hosts; default: the system's, from `/etc/resolv.conf`.
 
     Raises:
-        AddressError: something else among the servers.
+        AddressError: a server is not of this form.
     """
 
     def __init__(self, dns_servers: Sequence[str] = ()) -> None:
         self._dns_servers = tuple(map(_server, dns_servers))
 
     async def addresses(self, host: str) -> list[str]:
-        """Give every IPv4 and IPv6 address of a name, at least one.
+        """Return every IPv4 and IPv6 address of a name, at least one.
 
         Raises:
-            AddressError: the name has none.
+            AddressError: the name has no address.
         """
         try:
             found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -82,10 +83,10 @@ class SystemResolver:
         return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
     async def services(self, name: str) -> list[Service]:
-        """Give where a service is, at least one place.
+        """Return the records of a service, at least one.
 
         Raises:
-            AddressError: it is nowhere, or dnspython, which asks for it, is not installed.
+            AddressError: the service has no record, or dnspython is not installed.
         """
         try:
             from trioserf.net.srv import find_services
@@ -98,26 +99,24 @@ class SystemResolver:
 
 
 def _server(text: str) -> Server:
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
-        host, port = text, str(_DNS_PORT)
-    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host, port = parse_host_port(text, least_port=1)
+    except ValueError as error:
+        raise AddressError(f"dns_servers: {text!r}: {error}") from None
     try:
         ipaddress.ip_address(host)
     except ValueError:
         raise AddressError(
             f"dns_servers: {text!r}: expected an IP address, with or without a port"
         ) from None
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise AddressError(f"dns_servers: {text!r}: expected a port from 1 to 65535")
-    return host, int(port)
+    return host, _DNS_PORT if port is None else port
 
 
-def in_order(services: Sequence[Service], rng: random.Random) -> list[list[Service]]:
-    """Group services by priority, each group in a random order by weight (RFC 2782, usage rules).
+def by_priority(services: Sequence[Service], rng: random.Random) -> list[list[Service]]:
+    """Group services by priority, each group in random order by weight (RFC 2782, Usage rules).
 
     Args:
-        services: as they came.
+        services: in any order.
         rng: randomness.
     """
     groups: dict[int, list[Service]] = {}
@@ -127,15 +126,15 @@ def in_order(services: Sequence[Service], rng: random.Random) -> list[list[Servi
 
 
 def _shuffled(services: list[Service], rng: random.Random) -> list[Service]:
-    # Those of weight 0 come first in the sum, so that they have a very small chance.
-    left = sorted(services, key=lambda service: service.weight > 0)
+    # Services of weight 0 come first in the sum, so that they have a very small chance.
+    remaining = sorted(services, key=lambda service: service.weight > 0)
     ordered = []
-    while left:
-        mark = rng.randint(0, sum(service.weight for service in left))
-        for service in left:
+    while remaining:
+        mark = rng.randint(0, sum(service.weight for service in remaining))
+        for service in remaining:
             mark -= service.weight
             if mark <= 0:
                 break
-        left.remove(service)
+        remaining.remove(service)
         ordered.append(service)
     return ordered

@@ -1,4 +1,4 @@
-"""Gossip over real sockets: UDP and TCP on one port."""
+"""The real transport: UDP and TCP on one port."""
 
 import errno
 import logging
@@ -11,32 +11,33 @@ from typing import Final
 import trio
 from trio.abc import HalfCloseableStream
 
+from trioserf.address import format_host_port
 from trioserf.errors import AddressError
 from trioserf.net.transport import ANY_HOST, BATCH, Datagram, SocketAddress
 
 _log = logging.getLogger("trioserf.memberlist")
 
 _RECEIVE_BUFFER: Final = 2 * 1024 * 1024
-_LARGEST: Final = 65_536
+_MAX_DATAGRAM: Final = 65_536
 _BACKLOG: Final = 128
 _ATTEMPTS: Final = 50
-"""Free ports to try until one is free for UDP and TCP alike."""
-_PAUSE: Final = 0.1
-"""Seconds to wait when no more files can be opened."""
+"""Ports to try until one is free for both UDP and TCP."""
+_RETRY_DELAY: Final = 0.1
+"""Seconds before the next accept when no more files can be opened."""
 _OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED: Final = "::ffff:"
 
 
 @asynccontextmanager
 async def open_sockets(host: str, port: int) -> AsyncIterator["SocketTransport"]:
-    """Bind UDP and TCP to one address for as long as the block lasts.
+    """Bind UDP and TCP to one address while the block lasts.
 
     Args:
-        host: an IP address; `::` takes IPv4 too.
-        port: 0 for any that is free for both.
+        host: an IP address; `::` includes IPv4.
+        port: 0 for any port that is free for both.
 
     Raises:
-        AddressError: it is taken, or not an address of this machine.
+        AddressError: the address is in use, or not one of this machine.
     """
     transport = SocketTransport(*_bind(host, port))
     try:
@@ -54,7 +55,7 @@ def _bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
         except OSError as error:
             if attempts and error.errno == errno.EADDRINUSE:
                 continue
-            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            where = format_host_port(host, port)
             raise AddressError(f"cannot listen on {where}: {error.strerror or error}") from error
 
 
@@ -77,9 +78,9 @@ def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 
 def _enlarge(udp: socket.socket) -> None:
-    """Ask for a large receive buffer, and for less until the kernel gives it."""
+    """Request a large receive buffer, and smaller ones until the kernel grants one."""
     size = _RECEIVE_BUFFER
-    while size >= _LARGEST:
+    while size >= _MAX_DATAGRAM:
         try:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         except OSError:
@@ -92,11 +93,11 @@ class SocketTransport:
     """UDP and TCP on one port (see `Transport`).
 
     Args:
-        tcp: bound and listening, not blocking.
-        udp: bound to the same address, not blocking.
+        tcp: bound and listening, non-blocking.
+        udp: bound to the same address, non-blocking.
 
     Attributes:
-        errors: counts of what the kernel refused, by the name of the error.
+        errors: counts of socket errors by name, such as `ECONNREFUSED`.
     """
 
     def __init__(self, tcp: socket.socket, udp: socket.socket) -> None:
@@ -111,11 +112,11 @@ class SocketTransport:
 
     @property
     def address(self) -> SocketAddress:
-        """Where it is bound."""
+        """The address that it is bound to."""
         return self._address
 
     def send_packet(self, data: bytes, to: SocketAddress) -> bool:
-        """Send a datagram without waiting; False if it was dropped here."""
+        """Send a datagram without waiting; return False if it was dropped locally."""
         if self._is_v6:
             to = self._mapped(to)
         try:
@@ -126,7 +127,7 @@ class SocketTransport:
         return True
 
     async def receive_packets(self) -> list[Datagram]:
-        """Wait for datagrams and give 1 to 64 of them.
+        """Wait for datagrams and return 1 to 64 of them.
 
         Raises:
             trio.ClosedResourceError: the transport was closed.
@@ -145,10 +146,10 @@ class SocketTransport:
         receive = self._udp.recvfrom
         while len(packets) < BATCH:
             try:
-                data, source = receive(_LARGEST)
+                data, source = receive(_MAX_DATAGRAM)
             except BlockingIOError:
                 break
-            except OSError as error:  # an ICMP answer to something we sent
+            except OSError as error:  # an ICMP error for an earlier datagram
                 self._count(error)
                 if self._closed:
                     raise trio.ClosedResourceError from error
@@ -157,17 +158,17 @@ class SocketTransport:
         return packets
 
     async def dial(self, to: SocketAddress) -> HalfCloseableStream:
-        """Open a stream, from our own address unless we are bound to all.
+        """Open a stream, from our own address unless bound to all addresses.
 
         Raises:
-            OSError: nobody listens there, or there is no way.
+            OSError: the peer does not listen, or is unreachable.
         """
         family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
         with ExitStack() as unfinished:
             tcp = unfinished.enter_context(trio.socket.socket(family, socket.SOCK_STREAM))
             host = self._address[0]
             if host not in ANY_HOST and (":" in host) == (":" in to[0]):
-                # Leave the choice of the port to connect(): many may share one then.
+                # connect() chooses the port, so that several streams may share one.
                 if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):
                     tcp.setsockopt(socket.SOL_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
                 await tcp.bind((host, 0))
@@ -176,20 +177,20 @@ class SocketTransport:
         return trio.SocketStream(tcp)
 
     async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:
-        """Wait for a stream that somebody opens, and give it with its other end's address."""
+        """Wait for an incoming stream; return it with its peer's address."""
         while True:
             try:
                 tcp, source = await self._tcp.accept()
             except OSError as error:
                 self._count(error)
                 if error.errno in _OUT_OF_FILES:
-                    _log.warning("cannot take in streams: %s", error.strerror)
-                    await trio.sleep(_PAUSE)
+                    _log.warning("cannot accept streams: %s", error.strerror)
+                    await trio.sleep(_RETRY_DELAY)
                 continue
             return trio.SocketStream(tcp), self._unmapped(source)
 
     async def aclose(self) -> None:
-        """Close the sockets; once more does nothing."""
+        """Close the sockets; calling it again does nothing."""
         if not self._closed:
             self._closed = True
             self._tcp.close()

@@ -1,7 +1,6 @@
-"""SRV records (RFC 2782), by way of dnspython, which is imported with this module only.
+"""SRV records (RFC 2782) through dnspython, which only this module imports.
 
-Nothing is kept: each question is asked anew. The addresses of the hosts that a record names are
-taken along where the answer holds them, as name servers that know their services add them.
+There is no cache. Addresses of hosts are used if the response has them in its additional section.
 """
 
 from collections.abc import Sequence
@@ -17,34 +16,35 @@ import dns.resolver
 from trioserf.errors import AddressError
 from trioserf.net.resolver import Server, Service
 
-MOST_SERVICES: Final = 256
-"""Records of one answer that are heeded; a cluster needs a few seeds, not all of its members."""
+MAX_SERVICES: Final = 256
+"""Records of one response that are used; a cluster needs a few seeds, not all its members."""
 _LIFETIME: Final = 9.0
-"""Seconds for all servers and retries; the caller's patience ends a little later."""
+"""Seconds for all servers and retries, a little less than the caller's timeout."""
 _TIMEOUT: Final = 2.0
-"""Seconds for one question to one server."""
+"""Seconds for one request to one server."""
 
 
 async def find_services(name: str, servers: Sequence[Server] = ()) -> list[Service]:
-    """Ask for the SRV records of a name.
+    """Look up the SRV records of a name.
 
     Args:
         name: `_service._proto.domain`.
-        servers: who is asked; the system's if there are none.
+        servers: name servers; the system's if empty.
 
     Raises:
-        AddressError: no such name, no records, no answer, or the word that there is no service.
+        AddressError: the name does not exist, has no records, or has a record that says the
+            service is not available; or no server answered.
     """
     resolver = _resolver(name, servers)
-    answer = await _ask(resolver, name, "SRV", f"service {name!r}")
+    response = await _look_up(resolver, name, "SRV", f"service {name!r}")
     services = [
         Service(str(one.target).rstrip("."), one.port, one.priority, one.weight)
-        for one in list(answer)[:MOST_SERVICES]
+        for one in list(response)[:MAX_SERVICES]
         if one.port
     ]
     if not any(service.host for service in services):
         raise AddressError(f"service {name!r}: its record says that it is not available")
-    known = _additional(answer)
+    known = _additional(response)
     found = []
     for service in filter(lambda service: service.host, services):
         addresses = known.get(service.host.lower(), ())
@@ -68,7 +68,7 @@ def _resolver(name: str, servers: Sequence[Server]) -> dns.asyncresolver.Resolve
     return resolver
 
 
-async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str, what: str) -> Any:
+async def _look_up(resolver: dns.asyncresolver.Resolver, name: str, kind: str, what: str) -> Any:
     backend = dns.asyncbackend.get_backend("trio")
     try:
         return await resolver.resolve(name, kind, search=False, backend=backend)
@@ -79,31 +79,35 @@ async def _ask(resolver: dns.asyncresolver.Resolver, name: str, kind: str, what:
     except dns.resolver.LifetimeTimeout:
         raise AddressError(f"{what}: no answer from DNS in time") from None
     except dns.resolver.NoNameservers as error:
-        raise AddressError(f"{what}: no name server could answer ({_faults(error)})") from None
+        raise AddressError(
+            f"{what}: no name server could answer ({_server_errors(error)})"
+        ) from None
     except (dns.exception.DNSException, OSError, ValueError) as error:
         raise AddressError(f"{what}: {error or type(error).__name__}") from error
 
 
-def _faults(error: dns.resolver.NoNameservers) -> str:
-    faults = error.kwargs.get("errors") or []
-    return ", ".join(dict.fromkeys(f"{fault[0]}: {fault[3]}" for fault in faults))
+def _server_errors(error: dns.resolver.NoNameservers) -> str:
+    errors = error.kwargs.get("errors") or []
+    return ", ".join(dict.fromkeys(f"{one[0]}: {one[3]}" for one in errors))
 
 
 async def _addresses(resolver: dns.asyncresolver.Resolver, host: str) -> list[str]:
-    """Give the addresses of a host; none if the servers know none."""
+    """Return the addresses of a host, which may be none."""
     found: list[str] = []
     for kind in ("A", "AAAA"):
         try:
-            found += [one.address for one in await _ask(resolver, host, kind, f"host {host!r}")]
+            found += [
+                one.address for one in await _look_up(resolver, host, kind, f"host {host!r}")
+            ]
         except AddressError:
             continue
     return found
 
 
-def _additional(answer: Any) -> dict[str, list[str]]:
-    """Give the addresses that came along, by name in lower case."""
+def _additional(response: Any) -> dict[str, list[str]]:
+    """Return the addresses in the additional section, by name in lower case."""
     known: dict[str, list[str]] = {}
-    for rrset in answer.response.additional:
+    for rrset in response.response.additional:
         if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
             name = str(rrset.name).rstrip(".").lower()
             known.setdefault(name, []).extend(one.address for one in rrset)

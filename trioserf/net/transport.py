@@ -1,7 +1,7 @@
-"""What carries gossip: packets that may get lost, and streams. One small protocol, two kinds.
+"""The `Transport` Protocol: unreliable packets and streams between nodes.
 
-The real one is in `sockets`; the simulator has a twin. Addresses are pairs of an IP address as
-text (no brackets) and a port.
+`sockets` has the real implementation, `sim/endpoint` a simulated one. An address is an IP address
+as text (no brackets) and a port.
 """
 
 from typing import Final, Protocol
@@ -12,39 +12,39 @@ SocketAddress = tuple[str, int]
 Datagram = tuple[bytes, SocketAddress]
 
 BATCH = 64
-"""Datagrams that are given at once, at most."""
-ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - looked for, not bound
-"""Hosts that stand for all addresses of a machine."""
+"""Datagrams that one `receive_packets` returns at most."""
+ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+"""Hosts that mean all addresses of this machine."""
 
 
 class Transport(Protocol):
-    """One endpoint: packets and streams share its address."""
+    """One endpoint; packets and streams share its address."""
 
     @property
     def address(self) -> SocketAddress:
-        """Where it is bound."""
+        """The address that it is bound to."""
         ...
 
     def send_packet(self, data: bytes, to: SocketAddress) -> bool:
-        """Send a datagram without waiting; False if it was dropped here."""
+        """Send a datagram without waiting; return False if it was dropped locally."""
         ...
 
     async def receive_packets(self) -> list[Datagram]:
-        """Wait for datagrams and give 1 to 64 of them."""
+        """Wait for datagrams and return 1 to 64 of them."""
         ...
 
     async def dial(self, to: SocketAddress) -> HalfCloseableStream:
         """Open a stream; the caller sets the deadline.
 
         Raises:
-            OSError: nobody listens there, or there is no way.
+            OSError: the peer does not listen, or is unreachable.
         """
         ...
 
     async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:
-        """Wait for a stream that somebody opens, and give it with the address of its other end."""
+        """Wait for an incoming stream; return it with its peer's address."""
         ...
 
     async def aclose(self) -> None:
-        """Close the endpoint; what waits for it ends with `trio.ClosedResourceError`."""
+        """Close the endpoint; tasks that wait for it get `trio.ClosedResourceError`."""
         ...

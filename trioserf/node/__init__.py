@@ -1,4 +1,4 @@
-"""The Trio tasks of one member: keeper, probe, suspicion, gossip, anti-entropy, upkeep."""
+"""The Trio tasks of one member around one state object (see README.md)."""
 
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node, Phase

@@ -1,4 +1,4 @@
-"""Anti-entropy: whole states exchanged with random members (spec: push/pull loop)."""
+"""Anti-entropy: exchange whole states with random members (see swim/README.md, § Push/pull)."""
 
 import logging
 import random
@@ -12,26 +12,24 @@ from trioserf.swim.config import push_pull_scale
 _log = logging.getLogger("trioserf.memberlist")
 
 
-async def push_pull(keeper: StateOwner, joining: Joiner, rng: random.Random) -> None:
+async def push_pull(owner: StateOwner, joiner: Joiner, rng: random.Random) -> None:
     """Exchange states with a random member in every interval, until cancelled.
 
-    The first phase is random. Failures are logged once for each peer and cause.
+    The first phase is random. An error is logged once for each peer and cause.
     """
-    membership = keeper.state.membership
+    membership = owner.state.membership
     interval = membership.timing.push_pull_interval
-    faults: dict[str, str] = {}
+    errors: dict[str, str] = {}
     await trio.sleep(rng.random() * interval)
     while True:
         due = trio.current_time() + push_pull_scale(interval, membership.estimated_size)
-        peer = await keeper.ask(lambda state, _: state.membership.push_pull_peer())
+        peer = await owner.ask(lambda state, _: state.membership.push_pull_peer())
         if peer is not None:
-            why = await joining.try_push_pull(peer.address, join=False)
-            if why is None:
-                faults.pop(peer.name, None)
-            elif faults.get(peer.name) != why:
-                _log.error("push/pull with %r (%s) failed: %s", peer.name, peer.address, why)
-                faults = {
-                    name: cause for name, cause in faults.items() if name in membership.records
-                }
-                faults[peer.name] = why
+            error = await joiner.try_push_pull(peer.address, join=False)
+            if error is None:
+                errors.pop(peer.name, None)
+            elif errors.get(peer.name) != error:
+                _log.error("push/pull with %r (%s) failed: %s", peer.name, peer.address, error)
+                errors = {name: one for name, one in errors.items() if name in membership.records}
+                errors[peer.name] = error
         await trio.sleep_until(due)

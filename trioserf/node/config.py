@@ -14,11 +14,11 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
 from trioserf.settings import setting
 from trioserf.swim.config import LAN, SwimOptions, Timing, any_address, any_name, valid_node_name
+from trioserf.wire.label import MAX_LABEL
 
 DEFAULT_PORT: Final = 7946
 MAX_NAME: Final = 128
 """Bytes of the longest node name that every member accepts."""
-MAX_LABEL: Final = 255
 PROTOCOLS: Final = (2, 5)
 """The lowest and the highest version of Serf's protocol that a node can use."""
 ANY_ADDRESS: Final = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104 - what Serf does

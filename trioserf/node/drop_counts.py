@@ -1,4 +1,4 @@
-"""Counting what peers send that makes no sense, and saying so without flooding the log."""
+"""Counts of messages that were dropped because they are malformed or not allowed."""
 
 import logging
 from collections import Counter
@@ -9,32 +9,32 @@ from trioserf.wire.errors import WireError
 
 _log = logging.getLogger("trioserf.memberlist")
 
-_PEERS: Final = 1024
-"""Addresses counted one by one; anybody can invent more."""
-_QUIET: Final = 10.0
-"""Seconds between two lines about one peer."""
+_MAX_PEERS: Final = 1024
+"""Addresses that are counted one by one; a sender can forge more."""
+_LOG_INTERVAL: Final = 10.0
+"""Seconds between two log lines about one peer."""
 
 
 class DropCounts:
-    """What was dropped, by kind and by peer.
+    """Counts of dropped packets, messages and streams; the log is rate-limited for each peer.
 
     Attributes:
         by_kind: counts by the kind of the error (see `WireError`), and `not-allowed`.
-        by_peer: counts by the sender's address, for the first 1,024 of them.
+        by_peer: counts by the sender's address, for the first 1,024 addresses.
     """
 
     def __init__(self) -> None:
         self.by_kind: Counter[str] = Counter()
         self.by_peer: Counter[str] = Counter()
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def add(self, error: WireError, source: Address, now: float) -> None:
         """Count one dropped packet, message or stream."""
         self.by_kind[error.kind] += 1
         host = source.host
-        if host not in self.by_peer and len(self.by_peer) >= _PEERS:
+        if host not in self.by_peer and len(self.by_peer) >= _MAX_PEERS:
             host = "others"
         self.by_peer[host] += 1
-        if now - self._said.get(host, -_QUIET) >= _QUIET:
-            self._said[host] = now
+        if now - self._logged_at.get(host, -_LOG_INTERVAL) >= _LOG_INTERVAL:
+            self._logged_at[host] = now
             _log.debug("dropped what came from %s: %s (%s)", source, error, error.kind)

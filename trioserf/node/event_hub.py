@@ -1,16 +1,15 @@
-"""Events to those who asked for them.
+"""Subscriptions: events for each reader that wants them.
 
-Nobody waits for a subscriber. Each has a bounded buffer; what does not fit is counted, and the
-count stands in the stream where the events would have been.
+The node never waits for a reader. Each subscription has a bounded buffer; events without room are
+dropped, and a `Dropped` record with their number stands in their place.
 
-Queries have answerers: subscriptions that say that they may answer. If a query has none here, or
-all of its answerers have declined or gone, its asker is told that no answer will follow.
+A query waits for its responders: the subscriptions that may answer it. If a node has none, or all
+of them have declined or ended, the requester is notified that no response will follow.
 
-Some readers cannot say whether they will answer: in Serf's RPC who streams all events may watch or
-answer, and never declines. Whoever names queries in its filters, or has answered one before, is
-waited for until the deadline. Of one who just streams everything it is presumed, if it has not
-answered within a second, that it only watches; an answer that comes later still goes out, and a
-Serf that asks takes it.
+Some readers cannot say whether they will respond: a client of Serf's RPC that streams all events
+may watch or respond, and never declines. The hub waits until the deadline for a reader that names
+queries in its filters or has responded before. Any other reader is assumed silent if it has not
+responded within a second; a later response is still sent, and a requesting Serf accepts it.
 """
 
 import logging
@@ -22,6 +21,7 @@ from typing import Final
 import attrs
 import trio
 
+from trioserf.dropping_queue import DroppingQueue
 from trioserf.serf.events import (
     SUSPICION_EVENT_KINDS,
     Dropped,
@@ -33,94 +33,84 @@ from trioserf.serf.filters import EventFilter
 
 _log = logging.getLogger("trioserf.agent")
 
-_UNDECIDED: Final = 4096
-"""Queries whose answerers are remembered; older ones run into their deadlines."""
+MAX_AWAITING: Final = 4096
+"""Queries whose responders are remembered; older queries run until their deadline."""
 RESPONSE_WAIT: Final = 1.0
-"""Seconds for which an answer is waited for of somebody who perhaps only watches."""
-_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of payloads that wait for one reader, however many events it has room for."""
+"""Seconds until a reader that may only watch is assumed silent about a query."""
+_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of payloads that wait for one reader, however many events its buffer has room for."""
 
 
 @attrs.define(slots=True, eq=False)
 class Responder:
-    """Somebody who may answer queries, perhaps those of several subscriptions.
+    """A client that may respond to queries, perhaps to those of several subscriptions.
 
     Attributes:
-        is_known: whether it is known to answer or decline: it said so, or has done so before.
+        has_responded: whether it has responded or declined before, or is known to do so.
     """
 
     has_responded: bool = False
 
 
 class Subscription:
-    """Events as they happen, for one reader; made by `Node.subscribe`.
+    """Events for one reader, as they happen; made by `Node.subscribe`.
 
     Args:
-        filters: an event that one of them wants is delivered; none for all of Serf's kinds.
-        answerer: who answers the queries of it; None if nobody does.
-        buffer: events kept for a reader that is slow, at least 1.
+        filters: deliver events that match one of them; if empty, all kinds that Serf knows.
+        responder: the client that may respond to the queries; None if none does.
+        buffer: events that wait for a slow reader, at least 1.
     """
 
     def __init__(
-        self, filters: tuple[EventFilter, ...], *, answerer: Responder | None, buffer: int
+        self, filters: tuple[EventFilter, ...], *, responder: Responder | None, buffer: int
     ) -> None:
-        self.answerer = answerer
+        self.responder = responder
         self._filters = filters
-        self._buffer = buffer
-        self._items: deque[Event | Dropped] = deque()
-        self._bytes = 0
-        self._dropped = 0
+        self._events: DroppingQueue[Event | Dropped] = DroppingQueue(
+            buffer, Dropped, max_bytes=_MAX_BYTES, size_of=_size_of
+        )
         self._readers = trio.lowlevel.ParkingLot()
         self._closed = False
 
     def wants(self, event: Event) -> bool:
-        """Tell whether the reader asked for such an event."""
+        """Return whether the event matches the filters."""
         if not self._filters:
             return event.kind not in SUSPICION_EVENT_KINDS
         return any(one.matches(event) for one in self._filters)
 
     def change(self, *filters: EventFilter) -> None:
-        """Want other events from now on; those that wait are still delivered."""
+        """Replace the filters; events that wait already are still delivered."""
         self._filters = filters
 
     @property
     def waits_until_deadline(self) -> bool:
-        """Whether its reader may take until the deadline to answer a query."""
+        """Whether its reader may respond until the deadline of a query."""
         named = any(one.kind == "query" for one in self._filters)
-        return self.answerer is not None and (self.answerer.has_responded or named)
+        return self.responder is not None and (self.responder.has_responded or named)
 
     def put_nowait(self, event: Event) -> bool:
-        """Deliver an event; if there is no room, count it as dropped and give False."""
-        size = _size(event)
-        if len(self._items) >= self._buffer or self._bytes + size > _BYTES:
-            if not self._dropped:
-                _log.warning("Dropping events: a reader has left %d unread", len(self._items))
-            self._dropped += 1
-            return False
-        self._announce_dropped()
-        self._items.append(event)
-        self._bytes += size
-        self._readers.unpark()
-        return True
+        """Deliver an event; return False if there is no room and it was dropped."""
+        unread, is_first_drop = len(self._events), not self._events.dropped
+        if self._events.put(event):
+            self._readers.unpark()
+            return True
+        if is_first_drop:
+            _log.warning("Dropping events: a reader has left %d unread", unread)
+        return False
 
     async def receive(self) -> Event | Dropped:
         """Wait for the next event.
 
         Raises:
-            trio.EndOfChannel: the node has ended, and everything was read.
+            trio.EndOfChannel: the node has ended and all events were read.
         """
-        if self._items or self._closed:
+        if self._events or self._closed:
             await trio.lowlevel.checkpoint()
-        while not self._items:
-            self._announce_dropped()
-            if self._items:
-                break
+        while not self._events:
             if self._closed:
                 raise trio.EndOfChannel
             await self._readers.park()
-        event = self._items.popleft()
-        self._bytes -= _size(event)
-        return event
+        return self._events.pop()
 
     def __aiter__(self) -> "Subscription":
         return self
@@ -132,17 +122,12 @@ class Subscription:
             raise StopAsyncIteration from None
 
     def close(self) -> None:
-        """End the stream after what is buffered."""
+        """End the subscription after the events that wait."""
         self._closed = True
         self._readers.unpark_all()
 
-    def _announce_dropped(self) -> None:
-        if self._dropped:
-            self._items.append(Dropped(self._dropped))
-            self._dropped = 0
 
-
-def _size(event: Event | Dropped) -> int:
+def _size_of(event: Event | Dropped) -> int:
     return len(event.payload) if isinstance(event, UserEventReceived | QueryReceived) else 0
 
 
@@ -150,8 +135,8 @@ class EventHub:
     """All subscriptions of a node.
 
     Attributes:
-        on_deserted: called with the numbers of queries whose last answerer has gone.
-        watchers: called with every event at once, in the step that made it.
+        on_no_responder: called with the ids of queries that no responder will answer any more.
+        watchers: called with every event, in the step that emits it.
     """
 
     def __init__(self) -> None:
@@ -166,9 +151,9 @@ class EventHub:
     def subscribe(
         self, filters: tuple[EventFilter, ...], *, answers: bool | Responder, buffer: int
     ) -> Iterator[Subscription]:
-        """Add a subscription for as long as the block lasts."""
-        answerer = Responder(has_responded=True) if answers is True else answers or None
-        subscription = Subscription(filters, answerer=answerer, buffer=buffer)
+        """Add a subscription while the block lasts (see `Node.subscribe`)."""
+        responder = Responder(has_responded=True) if answers is True else answers or None
+        subscription = Subscription(filters, responder=responder, buffer=buffer)
         self._subscriptions[subscription] = None
         if self._closed:
             subscription.close()
@@ -176,102 +161,105 @@ class EventHub:
             yield subscription
         finally:
             del self._subscriptions[subscription]
-            if answerer is not None:
-                self._leave_undecided(subscription)
+            if responder is not None:
+                self._decline_all(subscription)
 
     def has_responder(self, query: QueryReceived) -> bool:
-        """Tell whether a subscription here may answer the query."""
-        return any(one.answerer is not None and one.wants(query) for one in self._subscriptions)
+        """Return whether a subscription may respond to the query."""
+        return any(one.responder is not None and one.wants(query) for one in self._subscriptions)
 
     def publish(self, event: Event) -> None:
-        """Deliver an event to all who want it."""
+        """Deliver an event to all subscriptions that want it."""
         for watcher in self.watchers:
             watcher(event)
-        answerers, missed = [], False
+        responders, was_dropped = [], False
         for subscription in self._subscriptions:
             if subscription.wants(event):
                 delivered = subscription.put_nowait(event)
-                if subscription.answerer is None:
+                if subscription.responder is None:
                     continue
                 if delivered:
-                    answerers.append(subscription)
+                    responders.append(subscription)
                 else:
-                    missed = True
+                    was_dropped = True
         if not isinstance(event, QueryReceived):
             return
-        if answerers:
-            self._await(event, answerers)
-        elif missed:
+        if responders:
+            self._await(event, responders)
+        elif was_dropped:
             self.on_no_responder([event.id])
 
-    def _await(self, query: QueryReceived, answerers: list[Subscription]) -> None:
-        self._awaiting[query.id] = answerers
-        if len(self._awaiting) > _UNDECIDED:
+    def _await(self, query: QueryReceived, responders: list[Subscription]) -> None:
+        self._awaiting[query.id] = responders
+        if len(self._awaiting) > MAX_AWAITING:
             del self._awaiting[next(iter(self._awaiting))]
-        impatient = [one for one in answerers if not one.waits_until_deadline]
-        if impatient:
+        perhaps_silent = [one for one in responders if not one.waits_until_deadline]
+        if perhaps_silent:
             at = trio.current_time() + RESPONSE_WAIT
-            self._assumed_silent_at += [(at, query.id, one) for one in impatient]
-            while len(self._assumed_silent_at) > _UNDECIDED:
-                self._presume_next()
+            self._assumed_silent_at += [(at, query.id, one) for one in perhaps_silent]
+            while len(self._assumed_silent_at) > MAX_AWAITING:
+                self._assume_next_silent()
 
     @property
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do, or None."""
+        """The time at which `expire` has work to do, or None."""
         return self._assumed_silent_at[0][0] if self._assumed_silent_at else None
 
     def expire(self, now: float) -> None:
-        """Presume of readers that have not answered that they will not."""
+        """Assume that readers which have not responded in time will not."""
         while self._assumed_silent_at and self._assumed_silent_at[0][0] <= now:
-            self._presume_next()
+            self._assume_next_silent()
 
-    def _presume_next(self) -> None:
-        _, number, subscription = self._assumed_silent_at.popleft()
-        if subscription.waits_until_deadline or subscription not in self._awaiting.get(number, ()):
+    def _assume_next_silent(self) -> None:
+        _, query_id, subscription = self._assumed_silent_at.popleft()
+        if subscription.waits_until_deadline:
             return
-        if self.mark_declined(number, subscription):
-            self.on_no_responder([number])
+        if subscription not in self._awaiting.get(query_id, ()):
+            return
+        if self.mark_declined(query_id, subscription):
+            self.on_no_responder([query_id])
 
-    def mark_answered(self, number: int, by: Responder | None = None) -> None:
-        """Note that a query needs no more deciding, as somebody has answered it."""
-        self._awaiting.pop(number, None)
+    def mark_answered(self, query_id: int, by: Responder | None = None) -> None:
+        """Record that a query was answered, so that it waits for no other responder."""
+        self._awaiting.pop(query_id, None)
         if by is not None:
             by.has_responded = True
 
-    def mark_declined(self, number: int, by: Subscription | Responder | None = None) -> bool:
-        """Note that one answerer declines; gives whether all have.
+    def mark_declined(self, query_id: int, by: Subscription | Responder | None = None) -> bool:
+        """Record that one responder declines; return whether all have.
 
-        If it is not told who (`by`), or somebody who was not asked, it is one that has not
-        declined yet.
+        Without `by`, or if `by` was not asked, count it as the next responder that has not
+        declined.
         """
         if isinstance(by, Responder):
             by.has_responded = True
-        answerers = self._awaiting.get(number)
-        if answerers is None:
+        responders = self._awaiting.get(query_id)
+        if responders is None:
             return True
         if isinstance(by, Subscription):
-            answerers[:] = [one for one in answerers if one is not by]
+            responders[:] = [one for one in responders if one is not by]
         else:
-            if all(one.answerer is not by for one in answerers):
-                by = answerers[-1].answerer
-            answerers[:] = [one for one in answerers if one.answerer is not by]
-        if answerers:
+            if all(one.responder is not by for one in responders):
+                by = responders[-1].responder
+            responders[:] = [one for one in responders if one.responder is not by]
+        if responders:
             return False
-        del self._awaiting[number]
+        del self._awaiting[query_id]
         return True
 
     def close(self) -> None:
-        """End all subscriptions, now and to come."""
+        """End all subscriptions, present and future."""
         self._closed = True
         for subscription in self._subscriptions:
             subscription.close()
 
-    def _leave_undecided(self, subscription: Subscription) -> None:
-        numbers = [number for number, who in self._awaiting.items() if subscription in who]
-        deserted = [number for number in numbers if self.mark_declined(number, subscription)]
-        if deserted:
-            self.on_no_responder(deserted)
+    def _decline_all(self, subscription: Subscription) -> None:
+        """Decline the queries that still wait for a subscription."""
+        query_ids = [one for one, waiting in self._awaiting.items() if subscription in waiting]
+        unanswered = [one for one in query_ids if self.mark_declined(one, subscription)]
+        if unanswered:
+            self.on_no_responder(unanswered)
 
 
-def _ignore(numbers: list[int]) -> None:
-    """Nobody is there to be told."""
+def _ignore(query_ids: list[int]) -> None:
+    """Do nothing before the owner sets `on_no_responder`."""

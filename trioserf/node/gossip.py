@@ -1,10 +1,10 @@
-"""Gossip: broadcasts to random members, as long as there are any (spec: gossip loop).
+"""Gossip: send broadcasts to random members while there are any (see swim/README.md, § Gossip).
 
-Serf waits for its next tick. Here news is sent at once, and once more after a short pause: the
-first wave of a rumour misses one in e^k members, where k is how many each tells, and nobody
-shall have to wait for the tick because of that. Further repetitions keep to the interval, lest a
-short disturbance swallow all of them. Each message is sent as often as ever, only earlier. With
-nothing to say, or nobody to say it to, the task sleeps.
+Serf waits for its next tick. This node sends a new message at once, and once more after a short
+pause: one round reaches all but about e^-k of the members (k = fanout), and the second covers most
+of the rest. Later retransmissions keep to the interval, so that a short outage cannot lose all of
+them. Each message is sent as often as in Serf, only earlier. Without broadcasts, or without other
+members, the task sleeps.
 """
 
 import trio
@@ -13,33 +13,33 @@ from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 
 
-async def gossip(keeper: StateOwner) -> None:
+async def gossip(owner: StateOwner) -> None:
     """Send rounds of gossip until cancelled."""
-    config = keeper.state.config
+    config = owner.state.config
     interval = config.timing.gossip_interval
-    state = keeper.state
+    state = owner.state
     filler = state.filler
     next_tick = trio.current_time()
     while True:
-        await keeper.gossip.wait()
-        # After the first round a message has been sent to as many as there are, or are asked for.
-        told = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
-        if filler and not filler.has_sent_at_most(told):
+        await owner.gossip.wait()
+        # The number of members that one round reaches, which is the transmits it counts.
+        fanout = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
+        if filler and not filler.has_sent_at_most(fanout):
             with trio.move_on_at(next_tick):
                 while not filler.has_unsent:
-                    await keeper.gossip.wait()
+                    await owner.gossip.wait()
         if not filler:
             continue
-        await keeper.tell(gossip_round)
+        await owner.tell(gossip_round)
         next_tick = trio.current_time() + interval
-        # Those who have left stay on the list for a while, but do not listen.
+        # Members that have left stay in the table for a while, but do not listen.
         has_listeners = state.membership.alive_count > 1
         await trio.sleep(config.gossip_pause if has_listeners else interval)
         if state.has_gossip:
-            keeper.gossip()
+            owner.gossip()
 
 
 def gossip_round(state: ClusterState, now: float) -> None:
-    """Send one round, and note how long that took."""
+    """Send one round and record how long that took."""
     state.gossip(now)
     state.counters.values("memberlist.gossip").append((trio.current_time() - now) * 1000)

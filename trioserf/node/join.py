@@ -1,4 +1,7 @@
-"""Joining a cluster: from what users type to exchanges of states (spec: joining)."""
+"""Join a cluster: look up the addresses of users, exchange states with their members.
+
+See swim/README.md, § Joining.
+"""
 
 import ipaddress
 import logging
@@ -9,91 +12,94 @@ from typing import Final
 
 import trio
 
-from trioserf.address import Address
+from trioserf.address import Address, format_host_port
 from trioserf.errors import AddressError, JoinFailed
-from trioserf.net.resolver import Resolver, in_order
+from trioserf.net.resolver import Resolver, by_priority
 from trioserf.node.join_address import JoinTarget, parse_join_address
+from trioserf.node.seeds import Seeds
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 
 _log = logging.getLogger("trioserf.memberlist")
 
-_DIALS_AT_ONCE: Final = 10
+_MAX_DIALS: Final = 10
+"""Members that one join dials at once."""
 _RESOLVE_TIMEOUT: Final = 10.0
-"""Seconds that DNS may take."""
-MAX_SEEDS: Final = 1024
+"""Seconds for the DNS look-up of one address."""
 
 Outcome = tuple[str, str | None]
-"""What was tried, and why it failed (None: it did not)."""
+"""An address that was tried, and the error; None for success."""
 
 
 class Joiner:
-    """Joins, and remembers whom to join again.
+    """Joins clusters, and keeps the seeds.
 
     Args:
-        keeper: has the state.
+        owner: the owner of the state.
         streams: makes exchanges.
-        resolver: finds the addresses of names.
-        port: where none is given: the one that we are bound to, as for Serf.
+        resolver: looks up names.
+        port: the default port: the one that this node is bound to, as in Serf.
         rng: randomness.
 
     Attributes:
-        seeds: addresses that were asked for, as they were typed, with what they last meant.
-        aliases: addresses that answered though no member bears them, such as a load balancer's.
-        has_joined: whether any join has worked.
+        seeds: the addresses of all joins.
+        has_joined: whether any join has succeeded.
     """
 
     def __init__(
         self,
-        keeper: StateOwner,
+        owner: StateOwner,
         streams: Streams,
         resolver: Resolver,
         port: int,
         rng: random.Random,
     ) -> None:
-        self._keeper = keeper
+        self._owner = owner
         self._streams = streams
         self._resolver = resolver
         self._rng = rng
         self._port = port
-        self.seeds: dict[str, frozenset[Address]] = {}
-        self.aliases: set[Address] = set()
+        self.seeds = Seeds()
         self.has_joined = False
 
-    def add_seeds(self, addresses: Sequence[str]) -> None:
-        """Remember addresses; the first 1,024 of them."""
-        for text in addresses:
-            if len(self.seeds) < MAX_SEEDS:
-                self.seeds.setdefault(text, frozenset())
+    async def rejoin(self, addresses: Sequence[str]) -> int:
+        """Join addresses again (as `join`).
+
+        A node that was in the cluster before accepts the user events of the meantime, as after a
+        reconnect; only a new member ignores them.
+        """
+        return await self.join(addresses, replay=self.has_joined)
 
     async def join(self, addresses: Sequence[str], *, replay: bool) -> int:
         """Exchange states with every address, up to ten at once.
 
         Args:
-            addresses: as users type them; names may stand for several members.
-            replay: take in user events from before the join.
+            addresses: as users type them; a name may resolve to several members.
+            replay: accept user events from before the join.
 
         Returns:
-            How many could be reached; our own address is passed over.
+            How many IP addresses were joined; our own address is skipped.
 
         Raises:
-            JoinFailed: none, and there was one to reach.
+            JoinFailed: every exchange failed, and there was at least one.
         """
         tried: dict[str, list[Outcome]] = {text: [] for text in addresses}
-        meant: dict[str, frozenset[Address]] = {}
-        slots = trio.Semaphore(_DIALS_AT_ONCE)
+        resolved: dict[str, frozenset[Address]] = {}
+        slots = trio.Semaphore(_MAX_DIALS)
         async with trio.open_nursery() as nursery:
-            for text, found in tried.items():
-                nursery.start_soon(self._join_text, text, replay, slots, found, meant)
-        outcomes = [outcome for found in tried.values() for outcome in found]
-        joined = sum(why is None for _, why in outcomes)
+            for text, outcomes in tried.items():
+                nursery.start_soon(self._join_text, text, replay, slots, outcomes, resolved)
+        all_outcomes = [outcome for outcomes in tried.values() for outcome in outcomes]
+        joined = sum(error is None for _, error in all_outcomes)
         if joined:
             self.has_joined = True
-            await self._keeper.ask(lambda state, now: state.serf.announce_join(now))
-            self.add_seeds(addresses)
-        self.seeds |= {text: found for text, found in meant.items() if text in self.seeds}
-        if outcomes and not joined:
-            raise JoinFailed([(what, why) for what, why in outcomes if why is not None])
+            await self._owner.ask(lambda state, now: state.serf.announce_join(now))
+            self.seeds.add(addresses)
+        self.seeds.update(resolved)
+        if all_outcomes and not joined:
+            raise JoinFailed(
+                [(where, error) for where, error in all_outcomes if error is not None]
+            )
         return joined
 
     async def _join_text(
@@ -102,22 +108,22 @@ class Joiner:
         replay: bool,
         slots: trio.Semaphore,
         outcomes: list[Outcome],
-        meant: dict[str, frozenset[Address]],
+        resolved: dict[str, frozenset[Address]],
     ) -> None:
-        """Join what an address stands for: all of it, or of a service the best that works."""
+        """Join all members of an address; of a service, those of the best priority that works."""
         try:
             target = parse_join_address(text, self._port)
             groups = await self._look_up(target, outcomes)
         except AddressError as error:
             outcomes.append((text, str(error)))
             return
-        meant[text] = frozenset()
+        resolved[text] = frozenset()
         for group in groups:
-            meant[text] |= frozenset(group)
-            found: list[Outcome] = []
-            await self._join_group(group, replay, slots, found)
-            outcomes += found
-            if any(why is None for _, why in found):
+            resolved[text] |= frozenset(group)
+            group_outcomes: list[Outcome] = []
+            await self._join_group(group, replay, slots, group_outcomes)
+            outcomes += group_outcomes
+            if any(error is None for _, error in group_outcomes):
                 return
 
     async def _join_group(
@@ -127,7 +133,7 @@ class Joiner:
         slots: trio.Semaphore,
         outcomes: list[Outcome],
     ) -> None:
-        own = self._keeper.state.address
+        own = self._owner.state.address
 
         async def join(address: Address) -> None:
             try:
@@ -142,19 +148,20 @@ class Joiner:
                     nursery.start_soon(join, address)
 
     async def _join_address(self, address: Address, replay: bool) -> str | None:
-        why = await self.try_push_pull(address, ignore_events=not replay)
-        if why is not None:
-            _log.debug("Failed to join %s: %s", address, why)
-        elif any(one.address == address for one in self._keeper.state.membership.records.values()):
-            self.aliases.discard(address)
+        error = await self.try_push_pull(address, ignore_events=not replay)
+        records = self._owner.state.membership.records.values()
+        if error is not None:
+            _log.debug("Failed to join %s: %s", address, error)
+        elif any(record.address == address for record in records):
+            self.seeds.aliases.discard(address)
         else:
-            self.aliases.add(address)
-        return why
+            self.seeds.aliases.add(address)
+        return error
 
     async def try_push_pull(
         self, address: Address, *, join: bool = True, ignore_events: bool = False
     ) -> str | None:
-        """Exchange states; gives the reason if that does not work."""
+        """Exchange states; return the error as text, or None."""
         try:
             await self._streams.push_pull(address, join=join, ignore_events=ignore_events)
         except (OSError, ValueError, trio.BrokenResourceError) as error:
@@ -164,10 +171,10 @@ class Joiner:
         return None
 
     async def _look_up(self, target: JoinTarget, outcomes: list[Outcome]) -> list[list[Address]]:
-        """Give what an address stands for, the best first; hosts without any become outcomes."""
+        """Return the IP addresses by priority; hosts of a service without any become outcomes."""
         with trio.move_on_after(_RESOLVE_TIMEOUT):
             if target.is_service:
-                return await self._find_service(target.host, outcomes)
+                return await self._look_up_service(target.host, outcomes)
             return [await self._resolve(target.host, target.port)]
         raise AddressError(f"no answer from DNS for {target.host!r} in time")
 
@@ -178,9 +185,9 @@ class Joiner:
             return [Address(one, port) for one in await self._resolver.addresses(host)]
         return [Address(str(ip), port)]
 
-    async def _find_service(self, name: str, outcomes: list[Outcome]) -> list[list[Address]]:
+    async def _look_up_service(self, name: str, outcomes: list[Outcome]) -> list[list[Address]]:
         groups: list[list[Address]] = []
-        for services in in_order(await self._resolver.services(name), self._rng):
+        for services in by_priority(await self._resolver.services(name), self._rng):
             group: list[Address] = []
             for service in services:
                 if service.addresses:
@@ -189,51 +196,6 @@ class Joiner:
                 try:
                     group += await self._resolve(service.host, service.port)
                 except AddressError as error:
-                    outcomes.append((f"{service.host}:{service.port}", str(error)))
+                    outcomes.append((format_host_port(service.host, service.port), str(error)))
             groups.append(group)
         return groups
-
-
-async def rejoin_seeds(keeper: StateOwner, joining: Joiner, rng: random.Random) -> None:
-    """Join seeds that are lost again, for ever and with fresh DNS, until cancelled.
-
-    So a partition heals that lasted longer than failed members are remembered. Whoever has lost
-    all seeds, or everybody, tries with growing pauses. While some are in sight, a seed may be on
-    the other side of a partition, or just gone: then the members take turns, so that one of them
-    tries about every `seed_interval_max`, however many they are.
-
-    Who was in the cluster before takes in the user events of the meantime, as when it reconnects:
-    passing them over is for newcomers.
-    """
-    config = keeper.state.config
-    turns = config.seed_interval / config.seed_interval_max
-    pause = config.seed_interval
-    while True:
-        await trio.sleep(pause)
-        lost, in_sight = _lost_seeds(keeper, joining)
-        ours = not in_sight or rng.random() * keeper.state.membership.alive_count < turns
-        if not (lost and ours):
-            pause = config.seed_interval
-            continue
-        try:
-            await joining.join(lost, replay=joining.has_joined)
-        except JoinFailed as error:
-            _log.debug("no seed can be reached: %s", error)
-            pause = min(pause * 2, config.seed_interval_max)
-        else:
-            pause = config.seed_interval_max
-
-
-def _lost_seeds(keeper: StateOwner, joining: Joiner) -> tuple[tuple[str, ...], bool]:
-    """Give the seeds of which an address is not a member's, and whether anybody is in sight."""
-    membership = keeper.state.membership
-    own = keeper.state.address
-    there = {
-        record.address for record in membership.records.values() if not record.is_dead_or_left
-    }
-    lost = tuple(text for text, found in joining.seeds.items() if not found or found - there)
-    meant = {address for found in joining.seeds.values() for address in found}
-    joining.aliases &= meant
-    wanted = meant - joining.aliases - {own}
-    in_sight = bool(wanted & there) if wanted else membership.alive_count > 1
-    return lost, in_sight

@@ -1,8 +1,8 @@
-"""This node's keys: changing them when the cluster asks for it (spec: key management).
+"""This node's keys, and the key queries that change them (see serf/README.md, § Key management).
 
-A change counts at once. Its answer waits until the file has it, and says so if that failed. The
-file is written by a task of its own: a slow disk must not keep the state's owner from answering
-probes.
+A change takes effect at once. Its response waits until the keyring file is written, and reports a
+failure to write it. A task of its own writes the file, so that a slow disk does not keep the
+state's owner from acknowledging probes.
 """
 
 import logging
@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trioserf.errors import ConfigError
+from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.serf.internal_queries import DeferredResponse, KeyAction, no_keyring
 from trioserf.serf.keyring import Keyring, KeyringError, dump_keyring, format_key
@@ -21,48 +22,50 @@ from trioserf.wire.serf_messages import KeyResponse
 
 _log = logging.getLogger("trioserf.serf")
 
-_WAITING: Final = 64
-"""Changes that wait for the disk: more than any rotation makes while one write is under way."""
+_MAX_CHANGES: Final = 64
+"""Changes that wait for the disk: more than a key rotation makes during one write."""
 
 SaveKeyring = Callable[[bytes], Awaitable[None]]
-"""Gives a keyring's file its new content, in one step; raises an OSError if that fails."""
+"""Replaces the content of the keyring file atomically; raises an OSError if that fails."""
 
 
 @attrs.frozen(slots=True)
 class _Change:
-    """What the file shall hold, and the answer that waits for it."""
+    """New content of the file, and the response that waits for it."""
 
     action: KeyAction
     content: bytes
-    later: DeferredResponse
+    response: DeferredResponse
 
 
 class KeyHandler:
-    """Does what key queries ask for.
+    """Handles key queries.
 
     Args:
-        keyring: the keys, or None where nothing is encrypted yet.
-        save: keeps every change; None if there is no file.
+        keyring: the keys, or None without encryption.
+        save: writes every change to the file; None without a file.
 
     Attributes:
-        keyring: as given.
+        keyring: the keys, or None.
     """
 
     def __init__(self, keyring: Keyring | None, save: SaveKeyring | None) -> None:
         self.keyring = keyring
         self._save = save
-        self._send, self._changes = trio.open_memory_channel[_Change](_WAITING)
+        self._send, self._changes = trio.open_memory_channel[_Change](_MAX_CHANGES)
 
     def __call__(self, action: KeyAction, key: bytes) -> KeyResponse | DeferredResponse:
-        """Change the keys, or list them, and say how it went, perhaps later."""
+        """Change or list the keys; return the response, which may be deferred."""
         keyring = self.keyring
         if keyring is None:
             return no_keyring(action, key)
         if action == "list":
             keys = tuple(format_key(one) for one in keyring.keys)
             return KeyResponse(True, "", keys, format_key(keyring.primary))
-        if self._changes.statistics().current_buffer_used >= _WAITING:
-            return _failed(action, f"{_WAITING} changes of the keyring wait for the disk already")
+        if self._changes.statistics().current_buffer_used >= _MAX_CHANGES:
+            return _failed(
+                action, f"{_MAX_CHANGES} changes of the keyring wait for the disk already"
+            )
         change = {"install": keyring.install, "use": keyring.use, "remove": keyring.remove}
         try:
             change[action](key)
@@ -70,9 +73,19 @@ class KeyHandler:
             return _failed(action, str(error))
         if self._save is None:
             return KeyResponse(True)
-        later = DeferredResponse()
-        self._send.send_nowait(_Change(action, dump_keyring(keyring), later))
-        return later
+        response = DeferredResponse()
+        self._send.send_nowait(_Change(action, dump_keyring(keyring), response))
+        return response
+
+    def status(self, state: ClusterState) -> dict[str, object]:
+        """Return how gossip is encrypted (see `Node.encryption_status`)."""
+        return {
+            "keys": 0 if self.keyring is None else len(self.keyring.keys),
+            "verify_incoming": state.sealer.verify_incoming,
+            "verify_outgoing": state.sealer.verify_outgoing,
+            "label": state.config.label,
+            "allowed_networks": ",".join(state.config.allowed_networks),
+        }
 
     def configure_encryption(
         self,
@@ -82,10 +95,10 @@ class KeyHandler:
         verify_incoming: bool,
         verify_outgoing: bool,
     ) -> None:
-        """Change how gossip is protected (see `Node.protect`).
+        """Change the encryption of gossip (see `Node.configure_encryption`).
 
         Raises:
-            ConfigError: there are keys already, which change by key queries only.
+            ConfigError: there are keys already, which only key queries can change.
         """
         if keyring is not None:
             if self.keyring is not None:
@@ -95,33 +108,35 @@ class KeyHandler:
         sealer.verify_outgoing = verify_outgoing
         warn_if_plaintext(sealer)
 
-    async def save_changes(self, keeper: StateOwner) -> None:
-        """Write each change to the file, in order, and then answer it; until cancelled.
+    async def save_changes(self, owner: StateOwner) -> None:
+        """Write each change to the file in order, then send its response; until cancelled.
 
         Args:
-            keeper: has the state that the answers go through.
+            owner: the owner of the state, which sends the responses.
         """
         if self._save is None:
             return
         async for change in self._changes:
-            answer = KeyResponse(True)
+            result = KeyResponse(True)
             try:
                 await self._save(change.content)
             except OSError as error:
-                answer = _failed(change.action, str(error))
-            await keeper.ask(lambda _, now: change.later.set_result(answer, now))  # noqa: B023
+                result = _failed(change.action, str(error))
+            await owner.ask(lambda _, now: change.response.set_result(result, now))  # noqa: B023
 
 
-def _failed(action: KeyAction, why: str) -> KeyResponse:
-    _log.error("could not %s a key: %s", action, why)
-    return KeyResponse(False, why)
+def _failed(action: KeyAction, error: str) -> KeyResponse:
+    _log.error("could not %s a key: %s", action, error)
+    return KeyResponse(False, error)
 
 
 def warn_if_plaintext(sealer: Sealer) -> None:
-    """Say so where there are keys which do not protect what they could."""
+    """Log a warning for each direction that has keys but is not encrypted."""
     if not sealer.enabled:
         return
     if not sealer.verify_outgoing:
-        _log.warning("there are keys, but what is sent is not encrypted (verify_outgoing is off)")
+        _log.warning(
+            "there are keys, but outgoing messages are not encrypted (verify_outgoing is off)"
+        )
     if not sealer.verify_incoming:
         _log.warning("there are keys, but plaintext is accepted (verify_incoming is off)")

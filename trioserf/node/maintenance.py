@@ -1,4 +1,7 @@
-"""What is looked after from time to time: failed members, tombstones, queues."""
+"""Maintenance at fixed intervals: reconnect, reap, check queues.
+
+See serf/README.md, § Reaping and reconnecting.
+"""
 
 import logging
 import random
@@ -11,28 +14,28 @@ from trioserf.node.state_owner import StateOwner
 _log = logging.getLogger("trioserf.serf")
 
 
-async def reconnect(keeper: StateOwner, joining: Joiner, rng: random.Random) -> None:
-    """Try to reach failed members again (spec: reaping and reconnecting), until cancelled."""
-    interval = keeper.state.config.reconnect_interval
+async def reconnect(owner: StateOwner, joiner: Joiner, rng: random.Random) -> None:
+    """Try to reconnect to failed members, until cancelled; the first phase is random."""
+    interval = owner.state.config.reconnect_interval
     await trio.sleep(rng.random() * interval)
     while True:
-        member = await keeper.ask(lambda state, _: state.serf.reconnect_candidate())
+        member = await owner.ask(lambda state, _: state.serf.reconnect_candidate())
         if member is not None:
-            why = await joining.try_push_pull(member.address)
-            if why is not None:
-                _log.debug("no reconnect to %r: %s", member.name, why)
+            error = await joiner.try_push_pull(member.address)
+            if error is not None:
+                _log.debug("no reconnect to %r: %s", member.name, error)
         await trio.sleep(interval)
 
 
-async def reap(keeper: StateOwner) -> None:
-    """Erase members that have been gone for too long, until cancelled."""
+async def reap(owner: StateOwner) -> None:
+    """Erase members that failed or left too long ago, until cancelled."""
     while True:
-        await trio.sleep(keeper.state.config.reap_interval)
-        await keeper.ask(lambda state, now: state.reap(now))
+        await trio.sleep(owner.state.config.reap_interval)
+        await owner.ask(lambda state, now: state.reap(now))
 
 
-async def check_queues(keeper: StateOwner) -> None:
-    """Warn of long queues and cut them, until cancelled."""
+async def check_queues(owner: StateOwner) -> None:
+    """Warn about long queues and prune them, until cancelled."""
     while True:
-        await trio.sleep(keeper.state.config.queue_check_interval)
-        await keeper.ask(lambda state, _: state.serf.check_queues())
+        await trio.sleep(owner.state.config.queue_check_interval)
+        await owner.ask(lambda state, _: state.serf.check_queues())

@@ -1,23 +1,36 @@
-"""Giving memory back to the system.
+"""Return freed memory to the system.
 
-The C library keeps what was freed for the next time, which is right for what a process needs every
-day. What the start leaves behind, and the buffers of a large exchange, are needed once; without
-this an agent that was sent a hundred megabytes would keep them.
+The C library keeps freed memory for later use. That is right for memory which a process needs
+every day, but not for the memory that its start or one large exchange needed: without this module
+an agent that received a hundred megabytes once would keep them.
 """
 
+import gc
+import linecache
 from collections.abc import Callable
 from functools import lru_cache
 
 
 def trim_memory() -> None:
-    """Give freed memory back to the system, where the C library knows how (glibc)."""
-    trim = _trim()
+    """Return freed memory to the system, if the C library supports it (glibc)."""
+    trim = _malloc_trim()
     if trim is not None:
         trim(0)
 
 
+def freeze_startup_memory() -> None:
+    """Free what only the start needed (about 2 MB); call this once, after the start.
+
+    Objects that exist now live as long as the process, so the garbage collector skips them.
+    """
+    gc.collect()
+    gc.freeze()
+    linecache.clearcache()  # the sources of generated methods
+    trim_memory()
+
+
 @lru_cache(maxsize=1)
-def _trim() -> Callable[[int], object] | None:
+def _malloc_trim() -> Callable[[int], object] | None:
     import ctypes  # most agents never need it
 
     try:

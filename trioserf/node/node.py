@@ -1,7 +1,6 @@
-"""A node: one member of a cluster, as an object to be used in a program of Trio.
+"""A node: one member of a cluster, as an object for a Trio program.
 
-Everything that can be done with one is a method of one class, most of them documentation and one
-step; what they do is done in the modules beside this one.
+Every operation is a method of one class, mostly its documentation and one request to the owner.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Phase(Enum):
-    """The life of a node."""
+    """The phases in the life of a node."""
 
     ALIVE = "alive"
     LEAVING = "leaving"
@@ -54,33 +53,33 @@ class Phase(Enum):
 class Node:
     """One member of a cluster; made by `open_node`.
 
-    Its methods may be called from any task. Errors are those of `trioserf.errors`; after the end
-    of its block every call that needs the cluster raises `Leaving`.
+    Any task may call its methods. Errors are those of `trioserf.errors`; after the end of its
+    block every call that needs the cluster raises `Leaving`.
 
     Attributes:
-        config: as given.
-        bound: where it listens; `address` is what others are told.
-        phase: its stage of life.
+        config: the configuration.
+        bound: the address that it listens on; `address` is the advertised one.
+        phase: its current phase.
     """
 
     def __init__(
         self,
         config: NodeConfig,
-        keeper: StateOwner,
+        owner: StateOwner,
         hub: EventHub,
-        joining: Joiner,
-        desk: KeyHandler,
+        joiner: Joiner,
+        key_handler: KeyHandler,
         work: trio.CancelScope,
         bound: Address,
     ) -> None:
         self.config = config
         self.bound = bound
         self.phase = Phase.ALIVE
-        self._owner = keeper
-        self._state = keeper.state
+        self._owner = owner
+        self._state = owner.state
         self._hub = hub
-        self._joiner = joining
-        self._key_handler = desk
+        self._joiner = joiner
+        self._key_handler = key_handler
         self._work = work
 
     # --- reading ---
@@ -92,7 +91,7 @@ class Node:
 
     @property
     def address(self) -> Address:
-        """Where other members reach it."""
+        """The advertised address, at which other members reach it."""
         return self._state.address
 
     @property
@@ -107,103 +106,88 @@ class Node:
 
     @property
     def members_version(self) -> int:
-        """Grows with every change of `members()`."""
+        """A number that grows with every change of `members()`."""
         return self._state.serf.members_version
 
     def members(self) -> tuple[Member, ...]:
-        """All members in the order of their appearance; the same tuple until one changes."""
+        """Return all members in the order of their first appearance.
+
+        The result is the same tuple until a member changes.
+        """
         return self._state.serf.members()
 
     def member(self, name: str) -> Member | None:
-        """Find a member by its name."""
+        """Return the member with this name, or None."""
         return self._state.serf.member(name)
 
     def coordinate(self, name: str | None = None) -> Coordinate | None:
-        """Give a member's network coordinate as last heard, or our own; None if unknown."""
+        """Return a member's last known network coordinate, or our own; None if unknown."""
         return self._state.coordinates.get(name)
 
     def clocks(self) -> tuple[int, int, int]:
-        """Give what the clocks of members, user events and queries show: the next times."""
+        """Return the next times of the Lamport clocks: of members, user events and queries."""
         serf = self._state.serf
         return serf.clock.time, serf.event_clock.time, serf.query_clock.time
 
     def latest_times(self) -> LamportTimes:
-        """Give the newest Lamport times heard of: what `open_node` takes as `restore`."""
+        """Return the latest Lamport times seen, for `restore` of `open_node`."""
         return self._state.serf.clocks()
 
     @property
     def memberlist(self) -> Membership:
-        """The failure detector's own table: to be read, between two checkpoints, not changed."""
+        """The table of the failure detector: to read between two checkpoints, not to change."""
         return self._state.membership
 
     def stats(self) -> dict[str, object]:
-        """Give the group `serf` of `info`: counts, clocks, depths of queues, health."""
+        """Return the group `serf` of `info`: counts, clocks, queue depths, health."""
         return self._state.stats()
 
     def queue_depths(self) -> dict[str, int]:
-        """Count what waits here, by kind; none of it grows without bound.
-
-        `inbox`, `membership`, `intent`, `event` and `query` (broadcasts), `suspicions`, `probes`
-        and `relays` (pings for others).
-        """
-        state, membership = self._state, self._state.membership
-        return {
-            "inbox": self._owner.waiting,
-            "membership": len(membership.broadcasts),
-            **{kind.lower(): len(queue) for kind, queue in state.serf.queues.items()},
-            "suspicions": membership.suspect_count,
-            "probes": state.detector.pending_probes,
-            "relays": state.detector.pending_indirect_pings,
-        }
+        """Count what waits in this node, by kind (see `StateOwner.queue_depths`)."""
+        return self._owner.queue_depths()
 
     def dropped(self) -> dict[str, int]:
-        """Count what was dropped: packets that could not be sent, and what peers sent in vain."""
+        """Count dropped messages by kind: unsent ones, and malformed or rejected ones of peers."""
         return {**self._owner.dropped, **self._state.drops.by_kind}
 
     def dropped_from(self) -> dict[str, int]:
-        """Count what peers sent in vain, by their addresses.
+        """Count malformed and rejected messages by the sender's address.
 
-        From the 1,025th address on they are counted together, as `others`.
+        From the 1,025th address on, they are counted together as `others`.
         """
         return dict(self._state.drops.by_peer)
 
     def encryption_status(self) -> dict[str, object]:
-        """Tell how gossip is protected: the number of keys, the switches, label and networks."""
-        sealer, config = self._state.sealer, self.config
-        return {
-            "keys": 0 if self.keyring is None else len(self.keyring.keys),
-            "verify_incoming": sealer.verify_incoming,
-            "verify_outgoing": sealer.verify_outgoing,
-            "label": config.label,
-            "allowed_networks": ",".join(config.allowed_networks),
-        }
+        """Return the number of keys, the switches, the label and the allowed networks."""
+        return self._key_handler.status(self._state)
 
     @property
     def counters(self) -> Counters:
-        """What is counted for metrics, since it was last collected."""
+        """Counters and samples for metrics since they were last collected."""
         return self._state.counters
 
     def subscribe(
         self, *filters: EventFilter, answers: bool | Responder = False, buffer: int = 1024
     ) -> AbstractContextManager[Subscription]:
-        """Deliver events while the block lasts; iterate over what it gives.
+        """Deliver events while the block lasts; iterate over the subscription.
 
         Args:
-            filters: an event that one of them wants is delivered; without any, all kinds that
-                Serf knows.
-            answers: the reader may answer queries, and does (`respond`) or says that it will not
-                (`decline`), or else they run to their deadline. An `Answerer` stands for one of
-                whom that is not certain.
-            buffer: events kept for a slow reader; `Dropped` stands for what did not fit.
+            filters: deliver events that match one of them; without any, all kinds that Serf
+                knows.
+            answers: whether the reader responds to queries (`respond`) or declines them
+                (`decline`); else they run until their deadline. A `Responder` is a client that
+                may only watch.
+            buffer: events kept for a slow reader; a `Dropped` record replaces those without
+                room.
         """
         return self._hub.subscribe(filters, answers=answers, buffer=buffer)
 
     @contextlib.contextmanager
     def watch(self, watcher: Callable[[Event], None]) -> Iterator[None]:
-        """Have a function called with every event while the block lasts, in the step that made it.
+        """Call a function with every event, in the step that emits it, while the block lasts.
 
-        Unlike a subscription it misses nothing and sees the tables as they were then. It must
-        return at once, must not call the node, and if it raises, the node ends.
+        Unlike a subscription it misses no event and sees the tables of that step. It must return
+        at once and must not call the node; if it raises, the node ends.
         """
         self._hub.watchers.append(watcher)
         try:
@@ -214,30 +198,30 @@ class Node:
     # --- membership ---
 
     async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
-        """Join a cluster by any of its members, and keep the addresses as seeds.
+        """Join a cluster through some of its members, and keep the addresses as seeds.
 
         Args:
             addresses: `host`, `host:port`, `[v6]:port` or `name/host:port`.
-            replay: take in user events from before the join.
+            replay: accept user events from before the join.
 
         Returns:
-            How many addresses could be reached.
+            How many IP addresses were joined.
 
         Raises:
-            JoinFailed: none of them, with the cause for each.
+            JoinFailed: no address was joined; it has the error of each.
             Leaving: the node is leaving.
         """
         self._require_alive()
         return await self._joiner.join(addresses, replay=replay)
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
-        """Remember addresses that are to be tried whenever nobody else is in sight."""
-        self._joiner.add_seeds(addresses)
+        """Keep addresses to join again whenever their members are missing."""
+        self._joiner.seeds.add(addresses)
 
     async def leave(self) -> None:
-        """Leave the cluster in good order: everyone is told, then this node stops gossiping.
+        """Leave the cluster gracefully (see swim/README.md, § Leaving).
 
-        It takes until the news is out, at most twice `broadcast_timeout`, and
+        This returns when the broadcasts are sent, after at most twice `broadcast_timeout`, and
         `leave_propagate_delay` more. Calling it again does nothing.
         """
         if self.phase is not Phase.ALIVE:
@@ -245,53 +229,52 @@ class Node:
         self.phase = Phase.LEAVING
         serf = self.config.serf
         others = self._state.serf.alive_count > 1
-        told = trio.Event()
-        await self._owner.ask(lambda state, now: state.serf.announce_leave(now, told.set))
-        await self._wait(told, "the leave intent")
+        intent_sent = trio.Event()
+        await self._owner.ask(lambda state, now: state.serf.announce_leave(now, intent_sent.set))
+        await self._wait(intent_sent, "the leave intent")
         if others:
-            # Whoever hears the goodbye before the intent would take it for a failure: let the
-            # others pass the intent on first.
+            # A member that receives the Dead message before the intent would record a failure.
             await trio.sleep(self.config.timing.gossip_interval)
-        gone = trio.Event()
-        await self._owner.ask(lambda state, now: state.leave(now, gone.set))
-        await self._wait(gone, "the leave")
+        leave_sent = trio.Event()
+        await self._owner.ask(lambda state, now: state.leave(now, leave_sent.set))
+        await self._wait(leave_sent, "the leave")
         if others:
             await trio.sleep(serf.leave_propagate_delay)
         self.phase = Phase.LEFT
         self._work.cancel()
 
     async def force_leave(self, name: str, *, prune: bool = False) -> None:
-        """Declare that a failed member has left; `prune` erases it altogether.
+        """Declare that a failed member has left; `prune` erases it.
 
         Raises:
-            NoSuchMember: nobody here knows it (the cluster is told all the same).
+            NoSuchMember: it is not in the table (the intent is broadcast all the same).
             Leaving: the node is leaving.
         """
         self._require_alive()
-        told = trio.Event()
-        known = await self._owner.ask(
-            lambda state, now: state.serf.force_leave(name, prune=prune, now=now, on_done=told.set)
+        sent = trio.Event()
+        is_known = await self._owner.ask(
+            lambda state, now: state.serf.force_leave(name, prune=prune, now=now, on_done=sent.set)
         )
-        if not known:
+        if not is_known:
             raise NoSuchMember(f"no member {name!r} is known")
-        await self._wait(told, "a forced leave")
+        await self._wait(sent, "a forced leave")
 
     async def set_tags(
         self,
         set: Mapping[str, str] = _NOTHING,  # noqa: A002 - the name that all interfaces use
         delete: Iterable[str] = (),
     ) -> Mapping[str, str]:
-        """Change our tags and tell everyone.
+        """Change our tags and broadcast them (see serf/README.md, § Tags).
 
         Args:
             set: tags to add or change.
-            delete: tags to take away.
+            delete: names of tags to remove.
 
         Returns:
             All tags.
 
         Raises:
-            TooLarge: encoded they would have more than 512 bytes; nothing has changed.
+            TooLarge: the encoded tags exceed 512 bytes; nothing has changed.
             Leaving: the node is leaving.
         """
         self._require_alive()
@@ -300,12 +283,12 @@ class Node:
     # --- events and queries ---
 
     async def user_event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int:
-        """Send an event to everyone, ourselves included.
+        """Send a user event to all members, ourselves included.
 
         Args:
-            name: what happened.
-            payload: anything; with the name at most `user_event_size_limit` bytes.
-            coalesce: of several with this name, handlers may be shown the newest only.
+            name: the event's name.
+            payload: any bytes; with the name at most `user_event_size_limit` bytes.
+            coalesce: whether handlers may get only the latest of several events of this name.
 
         Returns:
             Its Lamport time.
@@ -332,20 +315,20 @@ class Node:
         relay_factor: int = 0,
         first: int | None = None,
     ) -> AsyncIterator[AsyncIterator[QueryResult]]:
-        """Ask the cluster; iterate over what comes back, `QueryDone` last.
+        """Query the cluster; iterate over the results, of which `QueryDone` is the last.
 
         Args:
-            name: what is asked.
-            payload: anything; the encoded query has at most `query_size_limit` bytes.
-            nodes: names of those who are asked; none for everyone.
-            tags: RE2 expressions that tags must match somewhere.
+            name: the query's name.
+            payload: any bytes; the encoded query has at most `query_size_limit` bytes.
+            nodes: names of the members to query; empty for all.
+            tags: RE2 expressions by tag; each must match somewhere in the tag's value.
             timeout: seconds; None for Serf's default.
-            ack: ask for acknowledgements, without which a query can hardly end early.
-            relay_factor: members that pass each answer on as well, 0 to 255.
-            first: answers that are enough.
+            ack: request acks; without them a query can hardly finish early.
+            relay_factor: members that relay each response as well, 0 to 255.
+            first: finish after this number of responses.
 
         Raises:
-            InvalidFilter: an expression that cannot be understood.
+            InvalidFilter: an expression is malformed.
             InvalidQuery: an internal name, or a number out of its range.
             TooLarge: over the limit.
             Leaving: the node is leaving.
@@ -398,16 +381,16 @@ class Node:
         payload: bytes,
         by: Responder | None = None,
     ) -> None:
-        """Answer a query, once.
+        """Respond to a query, once.
 
         Args:
             id: `QueryReceived.id`.
-            payload: the answer.
-            by: who answers.
+            payload: the response.
+            by: the client that responds.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
-            TooLarge: over every limit; a smaller answer may still be given.
+            NoSuchQuery: unknown, answered already, or past its deadline.
+            TooLarge: over every limit; a smaller response is still possible.
         """
         await self._owner.ask(lambda state, now: state.serf.respond(id, payload, now))
         self._hub.mark_answered(id, by)
@@ -417,20 +400,20 @@ class Node:
         id: int,  # noqa: A002 - the field's name
         by: Responder | None = None,
     ) -> None:
-        """Say that this answerer will not answer a query; the last one tells its asker.
+        """Decline a query; when all responders have, the requester is notified.
 
         Args:
             id: `QueryReceived.id`.
-            by: who declines.
+            by: the client that declines.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
+            NoSuchQuery: unknown, answered already, or past its deadline.
         """
         if self._hub.mark_declined(id, by):
             await self._owner.ask(lambda state, now: state.serf.decline(id, now))
 
     async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyQueryResult:
-        """Change or list the keys of every member.
+        """Change or list the keys of all members (see serf/README.md, § Key management).
 
         Args:
             action: install, use, remove or list.
@@ -441,11 +424,11 @@ class Node:
         """
         question = key_query(action, key or b"", SERF_CODEC.encode)
         async with self._start_query(question) as (asked, results):
-            tally = KeyQueryResult(len(asked.expected))
+            key_result = KeyQueryResult(len(asked.expected))
             async for result in results:
                 if isinstance(result, QueryAnswer):
-                    tally.count(result, SERF_CODEC.decode)
-        return tally
+                    key_result.count(result, SERF_CODEC.decode)
+        return key_result
 
     async def configure_encryption(
         self,
@@ -454,18 +437,18 @@ class Node:
         verify_incoming: bool = True,
         verify_outgoing: bool = True,
     ) -> None:
-        """Change how gossip is protected while the node runs.
+        """Change the encryption of gossip while the node runs.
 
-        A cluster moves to encryption in three such steps, each on all members before the next:
+        A cluster turns encryption on in three such steps, each on all members before the next:
         keys with both switches off; `verify_outgoing`; `verify_incoming`.
 
         Args:
-            keyring: keys for a node that has none; None to keep those that it has.
-            verify_incoming: refuse plaintext.
-            verify_outgoing: encrypt what is sent.
+            keyring: keys for a node without any; None to keep its keys.
+            verify_incoming: reject plaintext.
+            verify_outgoing: encrypt messages.
 
         Raises:
-            ConfigError: there are keys already, which change by key queries only.
+            ConfigError: there are keys already, which only key queries can change.
             Leaving: the node has ended.
         """
         await self._owner.ask(

@@ -1,7 +1,7 @@
-"""Opening a node: what it consists of, put together, and the tasks that it runs.
+"""Open a node: build its parts and run its tasks (see README.md).
 
-Two nurseries, one inside the other. Services outlast work: a node that leaves ends its work first
-(probes, anti-entropy, reconnects), and still answers and gossips until its block ends.
+Two nurseries, one inside the other. Services outlast work: a node that leaves first ends its work
+(probes, anti-entropy, reconnects), and still acknowledges pings and gossips until its block ends.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import trio
 
 from trioserf.address import Address
 from trioserf.errors import NameConflict
+from trioserf.exception_groups import unwrap_single_exception
 from trioserf.net.own_address import is_public, own_address
 from trioserf.net.resolver import Resolver, SystemResolver
 from trioserf.net.sockets import open_sockets
@@ -24,11 +25,12 @@ from trioserf.node.antientropy import push_pull
 from trioserf.node.config import NodeConfig
 from trioserf.node.event_hub import EventHub
 from trioserf.node.gossip import gossip
-from trioserf.node.join import Joiner, rejoin_seeds
+from trioserf.node.join import Joiner
 from trioserf.node.key_handler import KeyHandler, SaveKeyring, warn_if_plaintext
 from trioserf.node.maintenance import check_queues, reap, reconnect
 from trioserf.node.node import Node, Phase
 from trioserf.node.probe import probe_members
+from trioserf.node.seeds import rejoin_seeds
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
@@ -49,24 +51,24 @@ async def open_node(
     save_keyring: SaveKeyring | None = None,
     nonce: Callable[[int], bytes] = os.urandom,
 ) -> AsyncIterator[Node]:
-    """Run a node for as long as the block lasts.
+    """Run a node while the block lasts.
 
-    The end of the block stops it as a crash would; `Node.leave` before that is the polite way.
+    The end of the block stops it like a crash; call `Node.leave` before to leave gracefully.
 
     Args:
-        config: everything that can be configured.
-        transport: carries packets and streams; real sockets unless given.
-        resolver: finds addresses of names, and services; the system's unless given.
+        config: the configuration.
+        transport: carries packets and streams; default: real sockets.
+        resolver: looks up names and services; default: the system's resolver.
         rng: all randomness.
-        restore: the last times seen before a restart: what is older is no news.
-        save_keyring: writes changed keys to their file; may raise an OSError, which the asker
-            is told.
-        nonce: gives that many bytes, which must never come twice under one key.
+        restore: the latest times seen before a restart; older events are ignored.
+        save_keyring: writes changed keys to their file; may raise an OSError, which the key
+            query's requester receives.
+        nonce: returns that many bytes, which must never repeat under one key.
 
     Raises:
-        AddressError: the address cannot be bound, or none can be advertised.
-        TooLarge: the tags do not fit.
-        NameConflict: another member has our name, and the majority sides with it.
+        AddressError: the address cannot be bound, or there is none to advertise.
+        TooLarge: the encoded tags exceed their limit.
+        NameConflict: another member has our name, and the majority gives it to that one.
     """
     config = config or NodeConfig()
     rng = rng or random.Random()
@@ -74,103 +76,89 @@ async def open_node(
         if transport is None:
             opening = open_sockets(config.bind.host, config.bind.port)
             transport = await stack.enter_async_context(opening)
-        address = advertised(config, transport)
+        address = advertised_address(config, transport)
         _warn_if_public_plaintext(config, address)
         hub = EventHub()
-        desk = KeyHandler(config.keyring, save_keyring)
+        key_handler = KeyHandler(config.keyring, save_keyring)
         state = ClusterState(
             config,
             address,
             rng=rng,
             has_responder=hub.has_responder,
-            keys=desk,
+            keys=key_handler,
             nonce=nonce,
         )
         warn_if_plaintext(state.sealer)
-        keeper = StateOwner(state, transport, hub)
+        owner = StateOwner(state, transport, hub)
         state.start(trio.current_time(), restore)
-        try:
-            async with _running(config, transport, keeper, hub, desk, resolver, rng) as node:
+        with unwrap_single_exception(NameConflict):
+            async with _running(config, transport, owner, hub, key_handler, resolver, rng) as node:
                 yield node
-        except ExceptionGroup as group:
-            conflict, rest = group.split(NameConflict)
-            if conflict is None or rest is not None:
-                raise
-            raise _first(conflict) from None
-
-
-def _first(group: ExceptionGroup[NameConflict]) -> NameConflict:
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    if not isinstance(error, NameConflict):
-        raise TypeError("a group of name conflicts holds something else")
-    return error
 
 
 @asynccontextmanager
 async def _running(
     config: NodeConfig,
     transport: Transport,
-    keeper: StateOwner,
+    owner: StateOwner,
     hub: EventHub,
-    desk: KeyHandler,
+    key_handler: KeyHandler,
     resolver: Resolver | None,
     rng: random.Random,
 ) -> AsyncIterator[Node]:
-    streams = Streams(transport, config, keeper)
-    joining = Joiner(keeper, streams, resolver or SystemResolver(), transport.address[1], rng)
+    streams = Streams(transport, config, owner)
+    joiner = Joiner(owner, streams, resolver or SystemResolver(), transport.address[1], rng)
     async with trio.open_nursery() as services:
-        services.start_soon(keeper.run)
-        services.start_soon(_receive, transport, keeper)
+        services.start_soon(owner.run)
+        services.start_soon(_receive, transport, owner)
         services.start_soon(streams.serve)
         services.start_soon(streams.send_messages)
-        services.start_soon(gossip, keeper)
-        services.start_soon(expire_suspicions, keeper)
-        services.start_soon(expire_deadlines, keeper)
-        services.start_soon(desk.save_changes, keeper)
+        services.start_soon(gossip, owner)
+        services.start_soon(expire_suspicions, owner)
+        services.start_soon(expire_deadlines, owner)
+        services.start_soon(key_handler.save_changes, owner)
         work = trio.CancelScope()
         bound = Address(*transport.address)
-        node = Node(config, keeper, hub, joining, desk, work, bound)
-        services.start_soon(partial(_work, work, keeper, streams, joining, rng))
+        node = Node(config, owner, hub, joiner, key_handler, work, bound)
+        services.start_soon(partial(_work, work, owner, streams, joiner, rng))
         try:
             yield node
         finally:
             node.phase = Phase.SHUTDOWN
             work.cancel()
             services.cancel_scope.cancel()
-            keeper.fail_pending()
+            owner.fail_pending()
             hub.close()
 
 
 async def _work(
     scope: trio.CancelScope,
-    keeper: StateOwner,
+    owner: StateOwner,
     streams: Streams,
-    joining: Joiner,
+    joiner: Joiner,
     rng: random.Random,
 ) -> None:
-    """Look after the cluster until the node has left it."""
+    """Run the tasks that end when the node leaves the cluster."""
     with scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(probe_members, keeper, streams, rng)
-            nursery.start_soon(push_pull, keeper, joining, rng)
-            nursery.start_soon(reconnect, keeper, joining, rng)
-            nursery.start_soon(rejoin_seeds, keeper, joining, rng)
-            nursery.start_soon(reap, keeper)
-            nursery.start_soon(check_queues, keeper)
+            nursery.start_soon(probe_members, owner, streams, rng)
+            nursery.start_soon(push_pull, owner, joiner, rng)
+            nursery.start_soon(reconnect, owner, joiner, rng)
+            nursery.start_soon(rejoin_seeds, owner, joiner.seeds, joiner.rejoin, rng)
+            nursery.start_soon(reap, owner)
+            nursery.start_soon(check_queues, owner)
 
 
-async def _receive(transport: Transport, keeper: StateOwner) -> None:
+async def _receive(transport: Transport, owner: StateOwner) -> None:
     while True:
-        await keeper.receive(await transport.receive_packets())
+        await owner.receive(await transport.receive_packets())
 
 
-def advertised(config: NodeConfig, transport: Transport) -> Address:
-    """Give the address that others are told (spec: own address).
+def advertised_address(config: NodeConfig, transport: Transport) -> Address:
+    """Return the address to advertise (see swim/README.md, § Own address).
 
     Raises:
-        AddressError: bound to all interfaces, and none has a private address.
+        AddressError: bound to all interfaces, of which none has a private address.
     """
     bound = Address(*transport.address)
     if config.advertise is not None:

@@ -1,10 +1,12 @@
-"""Looking for failed members: one probe after the other, round and round (spec: probing)."""
+"""The prober: one member after the other is probed (see swim/README.md, § Probing)."""
 
+import contextlib
 import logging
 import random
 
 import trio
 
+from trioserf.errors import Leaving
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 from trioserf.swim.failure_detector import Probe
@@ -13,9 +15,9 @@ from trioserf.wire.swim_messages import Ack
 _log = logging.getLogger("trioserf.memberlist")
 
 
-async def probe_members(keeper: StateOwner, streams: Streams, rng: random.Random) -> None:
-    """Probe members until cancelled; the first time at a random phase of the interval."""
-    membership = keeper.state.membership
+async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random) -> None:
+    """Probe a member in every interval until cancelled; the first phase is random."""
+    membership = owner.state.membership
     interval = membership.timing.probe_interval
     durations = membership.counters.values("memberlist.probeNode")
     degraded = membership.counters.counter("memberlist.degraded.probe")
@@ -24,81 +26,76 @@ async def probe_members(keeper: StateOwner, streams: Streams, rng: random.Random
         started = trio.current_time()
         if membership.awareness.score:
             degraded.add()
-        took = await _probe_next(keeper, streams)
+        took = await _probe_next(owner, streams)
         if took is not None:
             durations.append(took * 1000)
-        # A probe that took long has used its tick up; missed ones are not made up for.
+        # A probe without an ack may take longer than its tick. Missed ticks are not made up for.
         tick = started + membership.awareness.scale_timeout(interval)
         if trio.current_time() < tick:
             await trio.sleep_until(tick)
 
 
-async def _probe_next(keeper: StateOwner, streams: Streams) -> float | None:
-    """Probe the next member of the round; without an ack, draw the conclusion.
-
-    With an ack it comes back at the end of the tick.
+async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
+    """Probe the next member of the round.
 
     Returns:
-        Seconds that the probe took; None if there was nobody to be probed.
+        Seconds until the ack, or until the end of the probe; None if there is no member to probe.
     """
     acked = trio.Event()
-    probe = await keeper.ask(lambda state, now: state.detector.start_probe(now, acked.set))
+    probe = await owner.ask(lambda state, now: state.detector.start_probe(now, acked.set))
     if probe is None:
         return None
-    membership, tcp_acked, took = keeper.state.membership, False, 0.0
-    timing = membership.timing
+    tcp_acked = False
     try:
-        with trio.CancelScope(deadline=probe.started + timing.probe_timeout) as scope:
+        with trio.move_on_at(probe.started + owner.state.config.timing.probe_timeout):
             await acked.wait()
-            took = trio.current_time() - probe.started
-            # Nearly always the ack is here now. A scope is dear: let it end the rest of the tick.
-            scope.deadline = probe.started + membership.awareness.scale_timeout(
-                timing.probe_interval
-            )
-            await trio.sleep_forever()
         if not acked.is_set():
-            tcp_acked = await _probe_indirectly(keeper, streams, probe, acked)
+            tcp_acked = await _probe_indirectly(owner, streams, probe, acked)
         if not acked.is_set():
-            await keeper.ask(
+            await owner.ask(
                 lambda state, now: state.finish_probe(
                     lambda: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked), now
                 )
             )
-    finally:
-        keeper.state.detector.drop_probe(probe)
-    return took or trio.current_time() - probe.started
+    except trio.Cancelled:
+        # The node leaves, and still answers: drop the probe, so that a late ack is ignored.
+        with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
+            await owner.ask(lambda state, _: state.detector.drop_probe(probe))
+        raise
+    return trio.current_time() - probe.started
 
 
 async def _probe_indirectly(
-    keeper: StateOwner, streams: Streams, probe: Probe, acked: trio.Event
+    owner: StateOwner, streams: Streams, probe: Probe, acked: trio.Event
 ) -> bool:
-    """Try by way of others and by a stream; tells whether the stream was answered."""
-    answered = False
-    await keeper.ask(lambda state, _: state.detector.send_indirect_pings(probe))
+    """Probe through other members and on a stream; return whether the stream was answered."""
+    tcp_acked = False
+    await owner.ask(lambda state, _: state.detector.send_indirect_pings(probe))
     with trio.move_on_at(probe.started + probe.timeout):
         async with trio.open_nursery() as nursery:
 
-            async def by_stream() -> None:
-                nonlocal answered
-                answered = await tcp_ping(keeper, streams, probe)
+            async def ping_on_stream() -> None:
+                nonlocal tcp_acked
+                tcp_acked = await tcp_ping(owner, streams, probe)
 
-            if keeper.state.config.tcp_pings and probe.may_use_stream:
-                nursery.start_soon(by_stream)
+            if owner.state.config.tcp_pings and probe.may_use_stream:
+                nursery.start_soon(ping_on_stream)
             await acked.wait()
             nursery.cancel_scope.cancel()
     if not acked.is_set():
-        # If it was us who stood still, answers wait in the socket: let them be read first.
-        for _ in range(3):
-            await trio.lowlevel.checkpoint()
-    return answered
+        # After a pause of this process, acks may lie in the socket. The receiver wakes up in the
+        # same step of Trio's loop as this task and puts them into the inbox, so the owner has
+        # handled them before the next request.
+        await owner.wait_for_inbox()
+    return tcp_acked
 
 
-async def tcp_ping(keeper: StateOwner, streams: Streams, probe: Probe) -> bool:
-    """Ping a member on a stream; tells whether it answered. The caller sets the deadline."""
-    ping = keeper.state.detector.stream_ping(probe)
+async def tcp_ping(owner: StateOwner, streams: Streams, probe: Probe) -> bool:
+    """Ping a member on a stream and return whether it answered. The caller sets the deadline."""
+    ping = owner.state.detector.stream_ping(probe)
     try:
-        answer = await streams.exchange(probe.address, streams.codec.encode(ping))
+        response = await streams.exchange(probe.address, streams.codec.encode(ping))
     except (OSError, ValueError, trio.BrokenResourceError) as error:
         _log.debug("no answer of %r on a stream: %s", probe.record.name, error)
         return False
-    return isinstance(answer, Ack) and answer.seq_no == probe.seq_no
+    return isinstance(response, Ack) and response.seq_no == probe.seq_no

@@ -1,8 +1,9 @@
 """The state of a node: membership, Serf's layer and failure detector as one object.
 
-It has one owner, the keeper, and no task, socket or clock of its own. The owner tells it what has
-come and what time it is; what is to be done about it is found afterwards in `take_streams` and
-`outgoing.packets`, in the lists of `serf`, and in `next_suspicion` and `next_deadline`.
+`StateOwner` owns it; it has no task, socket or clock of its own. The owner calls it with messages
+and the current time, and finds the effects afterwards: in `pop_stream_messages`,
+`pop_large_broadcasts` and `outbox.packets`, in the lists of `serf`, and in `next_suspicion` and
+`next_deadline`.
 """
 
 import logging
@@ -52,10 +53,10 @@ _USER = b"\x08"
 
 
 def check_tags(tags: Mapping[str, str]) -> bytes:
-    """Give tags as metadata.
+    """Return the encoded tags.
 
     Raises:
-        TooLarge: they do not fit.
+        TooLarge: they exceed 512 bytes.
     """
     meta = encode_tags(tags)
     if len(meta) > MAX_META:
@@ -64,26 +65,27 @@ def check_tags(tags: Mapping[str, str]) -> bytes:
 
 
 class ClusterState:
-    """Everything a node knows and must remember.
+    """The whole state of a node.
 
     Args:
         config: the node's configuration.
-        address: where others reach us.
+        address: the advertised address.
         rng: all randomness.
-        has_answerer: whether anybody here may answer a query.
-        keys: does what key queries ask for.
-        nonce: gives that many unpredictable bytes.
+        has_responder: whether a subscription of this node may respond to a query.
+        keys: handles key queries.
+        nonce: returns that many unpredictable bytes.
 
     Attributes:
-        membership: who is there.
+        membership: the member table of swim.
         serf: Serf's layer.
-        detector: pings and acks.
-        outgoing: packets to be sent.
-        places: network coordinates.
-        faults: what was dropped.
+        detector: the failure detector.
+        filler: all broadcast queues.
+        outbox: packets to send.
+        coordinates: network coordinates.
+        counters: counters for metrics.
+        drops: counts of malformed and rejected messages.
         sealer: encrypts and decrypts all gossip.
         tags: our own tags.
-        tally: counts for metrics.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class ClusterState:
             size=config.packet_size,
         )
         self.sealer = codec.sealer
-        # Encryption may begin while broadcasts wait, which must still fit then.
+        # Encryption may be turned on while broadcasts wait; they must still fit then.
         options = swim_options(config, codec.largest)
         self.membership = membership = Membership(
             config.name,
@@ -146,10 +148,10 @@ class ClusterState:
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
-        """Enter ourselves; nothing that happened before `restore` is news.
+        """Add ourselves to the table; events older than `restore` will be ignored.
 
         Raises:
-            TooLarge: our tags do not fit.
+            TooLarge: our tags exceed their limit.
         """
         meta = check_tags(self.tags)
         if restore is not None:
@@ -161,7 +163,7 @@ class ClusterState:
     # --- packets ---
 
     def handle_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
-        """Take in what came over the network; anything at all may be in it."""
+        """Handle packets from the network, whatever their bytes are."""
         decode = self.outbox.codec.decode
         count = self._received_bytes.add
         for data, (host, port) in packets:
@@ -169,14 +171,14 @@ class ClusterState:
             source = Address(host, port)
             if self._admits is not None and not self._is_admitted(source, now):
                 continue
-            messages, fault = decode(data)
+            messages, error = decode(data)
             for message in messages:
                 self._handle(message, source, now)
-            if fault is not None:
-                self.drops.add(fault, source, now)
+            if error is not None:
+                self.drops.add(error, source, now)
 
     def admits(self, source: Address) -> bool:
-        """Tell whether this address may talk to us at all."""
+        """Return whether this address is in the allowed networks."""
         return self._admits is None or self._admits(packed(source.host))
 
     def _is_admitted(self, source: Address, now: float) -> bool:
@@ -210,18 +212,18 @@ class ClusterState:
             case Nack():
                 self.detector.handle_nack(message)
 
-    def _resend_refutation(self, accusation: Suspect, source: Address) -> None:
-        """Tell whoever accuses us in an old incarnation of the new one.
+    def _resend_refutation(self, suspect: Suspect, source: Address) -> None:
+        """Send our Alive message to a member that suspects us in an old incarnation.
 
-        Gossip of our refutation has missed this member, and no further gossip of it will come.
-        Its pings are answered, but a suspicion ends by the word of its subject alone.
+        Our refutation has missed this member and is no longer gossiped. Acks do not end its
+        suspicion; only the refutation does.
         """
         local = self.membership.local
-        if accusation.incarnation < local.incarnation and not self.membership.leaving:
+        if suspect.incarnation < local.incarnation and not self.membership.leaving:
             self.outbox.send_unfilled([encode(local.to_alive())], source, crc=False)
 
     def handle_user_message(self, payload: bytes, source: Address, now: float) -> None:
-        """Hand a message to Serf's layer."""
+        """Handle a message of Serf's layer."""
         try:
             self.serf.handle(payload, now)
         except WireError as error:
@@ -230,30 +232,29 @@ class ClusterState:
     # --- exchanges of states ---
 
     def local_state(self, *, join: bool) -> PushPull:
-        """Give our half of a push/pull."""
+        """Return our half of a push/pull."""
         user_state = SERF_CODEC.encode(self.serf.local_state())
         return PushPull(join, self.membership.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
-        """Take in the other half of a push/pull in one go (see `Merge`).
+        """Merge the remote half of a push/pull at once (see `PushPullMerge`).
 
         Raises:
-            ValueError: versions that exclude each other, or a state that cannot be read
-                (`WireError`).
+            ValueError: the versions are incompatible, or the state is malformed (`WireError`).
         """
         merge = PushPullMerge(remote, read_state(remote.user_state), ignore_events=ignore_events)
         while merge.step(self, now):
             pass
 
-    # --- what users ask for ---
+    # --- requests of users ---
 
     def set_tags(
         self, changed: Mapping[str, str], delete: Iterable[str], now: float
     ) -> Mapping[str, str]:
-        """Change our tags and give the new ones.
+        """Change our tags and return the new ones.
 
         Raises:
-            TooLarge: they do not fit; nothing has changed.
+            TooLarge: they exceed their limit; nothing has changed.
         """
         tags = {**self.tags}
         for key in delete:
@@ -266,15 +267,15 @@ class ClusterState:
         return dict(tags)
 
     def leave(self, now: float, on_done: Callable[[], None]) -> None:
-        """Leave the member table, which tells everyone."""
+        """Mark ourselves as left and broadcast that."""
         self.membership.leave(now, on_done)
         self.apply_membership_events(now)
 
-    # --- the passing of time ---
+    # --- time ---
 
     @property
     def has_gossip(self) -> bool:
-        """Whether there is something to say, and anybody at all to say it to."""
+        """Whether there are broadcasts, and other members."""
         return bool(self.filler) and len(self.membership.records) > 1
 
     def gossip(self, now: float) -> None:
@@ -282,40 +283,40 @@ class ClusterState:
         self.outbox.gossip(self.membership.gossip_targets(now))
 
     def finish_probe(self, conclude: Callable[[], None], now: float) -> None:
-        """Let the detector draw a conclusion, and heed it."""
+        """Run the detector's conclusion of a probe, and apply its events."""
         conclude()
         self.apply_membership_events(now)
 
     def expire_suspicions(self, now: float) -> None:
-        """Declare dead whoever has not refuted in time."""
+        """Mark suspects dead that have not refuted in time."""
         self.membership.expire_suspicions(now)
         self.apply_membership_events(now)
 
     @property
     def next_suspicion(self) -> float | None:
-        """When `expire_suspicions` has something to do."""
+        """The time at which `expire_suspicions` has work to do, or None."""
         return self.membership.next_suspicion_deadline
 
     @property
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do."""
+        """The time at which `expire` has work to do, or None."""
         serf, detector = self.serf.next_deadline, self.detector.next_deadline
         if serf is None or detector is None:
             return detector if serf is None else serf
         return min(serf, detector)
 
     def expire(self, now: float) -> None:
-        """End queries, erase leaving members, send nacks whose time has come."""
+        """Handle deadlines: end queries, erase leaving members, send nacks."""
         self.serf.expire(now)
         self.detector.expire(now)
 
     def reap(self, now: float) -> None:
-        """Erase members that are gone for too long, and what is known of those erased."""
+        """Erase members that failed or left too long ago, and their coordinates."""
         self.serf.reap(now)
         self.coordinates.forget_missing(self.serf.member)
 
     def stats(self) -> dict[str, object]:
-        """Give the group `serf` of `info`."""
+        """Return the group `serf` of `info`."""
         return {
             **self.serf.stats(),
             "health_score": self.membership.awareness.score,
@@ -323,13 +324,13 @@ class ClusterState:
             "coordinate_resets": self.coordinates.resets,
         }
 
-    # --- consequences ---
+    # --- effects ---
 
     def pop_stream_messages(self) -> list[DirectMessage]:
-        """Turn what Serf's layer wants sent to single members into packets.
+        """Send the messages of Serf's layer to single members as packets.
 
         Returns:
-            What is to be sent by streams of its own instead.
+            The messages that need a stream of their own.
         """
         if not self.serf.direct_messages:
             return []
@@ -344,15 +345,15 @@ class ClusterState:
         return streams
 
     def pop_large_broadcasts(self) -> list[DirectMessage]:
-        """Choose the members to whom goes what fits no packet, each by a stream of its own.
+        """Return broadcasts too large for a packet, as one stream message for each target.
 
-        Suspects come last: their streams may well take long.
+        Suspects come last, as their streams may time out.
         """
         if not self.serf.large_broadcasts:
             return []
         streams = []
-        for spread in self.serf.large_broadcasts:
-            if spread.to_all:
+        for broadcast in self.serf.large_broadcasts:
+            if broadcast.to_all:
                 targets = [
                     one for one in self.membership.records.values() if not one.is_dead_or_left
                 ]
@@ -361,7 +362,7 @@ class ClusterState:
             else:
                 targets = self.membership.k_random_nodes(self.config.timing.gossip_nodes)
             streams += [
-                DirectMessage(record.address, record.name, spread.data, stream=True)
+                DirectMessage(record.address, record.name, broadcast.data, stream=True)
                 for record in targets
                 if record.name != self.config.name
             ]
@@ -369,17 +370,17 @@ class ClusterState:
         return streams
 
     def is_present(self, name: str, address: Address) -> bool:
-        """Tell whether a member is there, under this address, as far as we know."""
+        """Return whether a member with this address is alive or suspect."""
         record = self.membership.records.get(name)
         return record is not None and not record.is_dead_or_left and record.address == address
 
     def apply_membership_events(self, now: float) -> None:
-        """Tell Serf's layer what has become of members."""
-        notices = self.membership.events
-        if not notices:
+        """Pass the events of the member table to Serf's layer."""
+        events = self.membership.events
+        if not events:
             return
-        for notice in notices:
-            match notice:
+        for event in events:
+            match event:
                 case Joined(record):
                     self.serf.member_joined(
                         record.name, record.address, record.meta, record.versions, now
@@ -396,6 +397,6 @@ class ClusterState:
                     self.serf.member_recovered(record.name)
                 case Conflicted(record, addr, port):
                     self.serf.member_conflicted(record.name, address_of(addr, port), now)
-                case _:  # refused: the table has logged it
+                case _:  # rejected: the table has logged it
                     pass
-        notices.clear()
+        events.clear()

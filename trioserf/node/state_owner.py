@@ -1,10 +1,9 @@
-"""The only task that changes the state of a node.
+"""The owner: the only task that changes the state of a node (see README.md).
 
-It reads one inbox. Every item is a fact: packets that came, or something that some other task
-wants done with the state, which may wait for the result. After each the keeper does what the state
-ordered, without waiting for anything: packets are sent or dropped, events delivered or counted
-as missed, other tasks woken. So nothing is ever half done when somebody looks, and there are no
-locks.
+It reads one inbox. An item is a batch of packets, or a function that another task wants called
+with the state; that task may wait for the result. After each item the owner runs the effects that
+the state has left, without waiting: it sends or drops packets, delivers or drops events, and wakes
+other tasks. So no reader ever sees a half-done change, and there are no locks.
 """
 
 import contextlib
@@ -22,14 +21,15 @@ from trioserf.net.transport import Transport
 from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
 from trioserf.node.stream_queue import StreamSendQueue
+from trioserf.node.timers import AutoResetEvent, DeadlineTimer
 from trioserf.serf.query_collector import QueryResult, RunningQuery
 
 _log = logging.getLogger("trioserf.memberlist")
 
-_AT_ONCE: Final = 32
-"""Facts taken in without letting another task run."""
-_BATCHES_WAITING: Final = 16
-"""Batches of packets in the inbox; more may wait in the kernel, which bounds their bytes."""
+_MAX_AT_ONCE: Final = 32
+"""Items handled before another task can run."""
+_MAX_BATCHES: Final = 16
+"""Batches of packets in the inbox; more packets wait in the kernel, which bounds their bytes."""
 
 T = TypeVar("T")
 Packets = list[tuple[bytes, tuple[str, int]]]
@@ -37,14 +37,14 @@ Packets = list[tuple[bytes, tuple[str, int]]]
 
 @attrs.frozen(slots=True)
 class PacketBatch:
-    """Packets that came together, at this instant."""
+    """Packets that were received together, at one instant."""
 
     packets: Packets
     at: float
 
 
 class Request(Generic[T]):
-    """Something to be done with the state; somebody waits for the result."""
+    """A function to call with the state, for a task that waits for the result."""
 
     __slots__ = ("_act", "_done", "_outcome")
 
@@ -54,16 +54,16 @@ class Request(Generic[T]):
         self._outcome: outcome.Outcome[T] = outcome.Error(Leaving("the node has ended"))
 
     def run(self, state: ClusterState, now: float) -> None:
-        """Do it; an error is the caller's to hear."""
+        """Call the function and keep its result, or its exception, for the caller."""
         self._outcome = outcome.capture(self._act, state, now)
         self._done.set()
 
     def fail_pending(self) -> None:
-        """Tell the caller that it will not be done."""
+        """End the caller's wait with `Leaving`."""
         self._done.set()
 
     async def result(self) -> T:
-        """Wait for the result, or raise what went wrong."""
+        """Wait for the result; raise what the function raised."""
         await self._done.wait()
         return self._outcome.unwrap()
 
@@ -71,70 +71,21 @@ class Request(Generic[T]):
 Item = PacketBatch | Request[Any] | Callable[[ClusterState, float], None]
 
 
-class AutoResetEvent:
-    """Wakes one task; calls before it sleeps are not lost."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def __call__(self) -> None:
-        """Wake it."""
-        self._event.set()
-
-    async def wait(self) -> None:
-        """Sleep until woken."""
-        await self._event.wait()
-        self._event = trio.Event()
-
-
-class DeadlineTimer:
-    """An instant at which something becomes due, and the task that waits for it."""
-
-    __slots__ = ("at", "wake")
-
-    def __init__(self) -> None:
-        self.at: float | None = None
-        self.wake = AutoResetEvent()
-
-    def move(self, at: float | None) -> None:
-        """Set the instant; the task is only woken if it would sleep for too long."""
-        if at != self.at:
-            earlier = at is not None and (self.at is None or at < self.at)
-            self.at = at
-            if earlier:
-                self.wake()
-
-    async def wait(self) -> float:
-        """Sleep until the instant has come, and give it."""
-        while True:
-            at = self.at
-            if at is None:
-                await self.wake.wait()
-            elif trio.current_time() >= at:
-                await trio.lowlevel.checkpoint()
-                return at
-            else:
-                with trio.move_on_at(at):
-                    await self.wake.wait()
-
-
 class StateOwner:
     """The owner of a node's state.
 
     Args:
-        state: what it keeps.
-        transport: where packets go.
-        hub: where events go.
+        state: the state.
+        transport: sends packets.
+        hub: delivers events.
 
     Attributes:
-        state: for others to read, between two of their checkpoints.
-        suspicion: when a suspicion runs out.
-        deadline: when a query, or something else of the kind, runs out.
-        gossip: woken when there is something to say.
+        state: for other tasks to read, between two of their checkpoints.
+        suspicion: the next deadline of a suspicion.
+        deadline: the next deadline of anything else.
+        gossip: wakes the gossip task when there is something to send.
         bulk: messages that need a stream of their own.
-        dropped: counts of what was not sent, by reason.
+        dropped: counts of what was not sent or accepted, by kind; not part of the state.
     """
 
     def __init__(self, state: ClusterState, transport: Transport, hub: EventHub) -> None:
@@ -150,36 +101,44 @@ class StateOwner:
         depth = state.config.inbox_depth
         self._to_inbox, self._inbox = trio.open_memory_channel[Item](depth)
         self._batches = 0
-        self._fewer_batches = AutoResetEvent()
+        self._batch_handled = AutoResetEvent()
         self._queries: dict[RunningQuery, Callable[[QueryResult], None]] = {}
-        self._is_talking = False
+        self._was_gossiping = False
         hub.on_no_responder = self._decline
 
     # --- for other tasks ---
 
     async def ask(self, act: Callable[[ClusterState, float], T]) -> T:
-        """Have something done with the state and wait for the result.
+        """Call a function with the state and wait for its result.
 
         Args:
-            act: is called with the state and the instant; it must not wait for anything.
+            act: called in the owner's task with the state and the current time; must not wait.
 
         Raises:
             Leaving: the node has ended.
-            Exception: whatever `act` raises.
+            Exception: what `act` raises.
         """
-        call = Request(act)
+        request = Request(act)
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            await self._put(call)
+            await self._put(request)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise Leaving("the node has ended") from None
-        return await call.result()
+        return await request.result()
+
+    async def wait_for_inbox(self) -> None:
+        """Return when everything in the inbox has been handled.
+
+        Raises:
+            Leaving: the node has ended.
+        """
+        await self.ask(lambda *_: None)
 
     async def tell(self, act: Callable[[ClusterState, float], None]) -> None:
-        """Have something done with the state soon, without waiting for it.
+        """Call a function with the state soon, without waiting for it.
 
         Args:
-            act: is called with the state and the instant; if it raises, the node ends.
+            act: as for `ask`; if it raises, the node ends.
 
         Raises:
             trio.ClosedResourceError: the node has ended.
@@ -188,31 +147,46 @@ class StateOwner:
         await self._put(act)
 
     async def receive(self, packets: Packets) -> None:
-        """Hand in packets; waits while many are waiting, as they may wait in the kernel."""
+        """Put packets into the inbox; wait while too many batches are in it."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._batches >= _BATCHES_WAITING:
-            await self._fewer_batches.wait()
+        while self._batches >= _MAX_BATCHES:
+            await self._batch_handled.wait()
         self._batches += 1
         await self._put(PacketBatch(packets, trio.current_time()))
 
-    async def _put(self, fact: Item) -> None:
-        """Put something into the inbox; waits only while that is full.
+    async def _put(self, item: Item) -> None:
+        """Put an item into the inbox; wait only while that is full.
 
-        Whoever calls this waits for something else before or after, where a task gives way to
-        others: a result, or the next packets. So no time is lost on giving way here too.
+        This is not always a checkpoint: every caller has another one before or after it.
         """
         try:
-            self._to_inbox.send_nowait(fact)
+            self._to_inbox.send_nowait(item)
         except trio.WouldBlock:
-            await self._to_inbox.send(fact)
+            await self._to_inbox.send(item)
 
     @property
     def waiting(self) -> int:
-        """How many facts wait to be taken in, at most `inbox_depth`."""
+        """Items in the inbox, at most `inbox_depth`."""
         return self._inbox.statistics().current_buffer_used
 
+    def queue_depths(self) -> dict[str, int]:
+        """Count what waits, by kind; every queue is bounded.
+
+        The kinds are `inbox`, `membership`, `intent`, `event` and `query` (broadcasts),
+        `suspicions`, `probes` and `relays` (indirect pings for other members).
+        """
+        state, membership = self.state, self.state.membership
+        return {
+            "inbox": self.waiting,
+            "membership": len(membership.broadcasts),
+            **{kind.lower(): len(queue) for kind, queue in state.serf.queues.items()},
+            "suspicions": membership.suspect_count,
+            "probes": state.detector.pending_probes,
+            "relays": state.detector.pending_indirect_pings,
+        }
+
     async def expire(self) -> None:
-        """Do what is due by now.
+        """Handle all deadlines that have passed.
 
         Raises:
             Leaving: the node has ended.
@@ -225,7 +199,7 @@ class StateOwner:
         await self.ask(expire)
 
     def collect(self, query: RunningQuery, deliver: Callable[[QueryResult], None]) -> None:
-        """Deliver the results of a query; only to be called inside `ask`."""
+        """Deliver the results of a query; call this inside `ask` only."""
         self._queries[query] = deliver
 
     def stop_collecting(self, query: RunningQuery) -> None:
@@ -235,52 +209,52 @@ class StateOwner:
     # --- the task ---
 
     async def run(self) -> None:
-        """Take in facts until cancelled.
+        """Handle items until cancelled.
 
         Raises:
-            NameConflict: the cluster holds our name for somebody else's.
+            NameConflict: the majority of the cluster gives our name to another member.
         """
         while True:
-            fact = await self._inbox.receive()
-            self._take(fact)
-            for _ in range(_AT_ONCE):
+            item = await self._inbox.receive()
+            self._handle(item)
+            for _ in range(_MAX_AT_ONCE):
                 try:
-                    fact = self._inbox.receive_nowait()
+                    item = self._inbox.receive_nowait()
                 except (trio.WouldBlock, trio.EndOfChannel):
-                    break  # closed: this task is cancelled as soon as it waits
-                self._take(fact)
+                    break  # if closed, the next `receive` is cancelled
+                self._handle(item)
 
     def fail_pending(self) -> None:
-        """Tell everyone who still waits for the state that it is gone; `run` has ended, or will.
+        """Close the inbox and end all waiting requests with `Leaving`.
 
-        The node's own tasks must have been cancelled before: this is for those of its users.
+        The node's own tasks, `run` included, must be cancelled already: this is for its users.
         """
         self._to_inbox.close()
         while True:
             try:
-                fact = self._inbox.receive_nowait()
+                item = self._inbox.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 return
-            if isinstance(fact, Request):
-                fact.fail_pending()
+            if isinstance(item, Request):
+                item.fail_pending()
 
-    def _take(self, fact: Item) -> None:
-        if isinstance(fact, PacketBatch):
+    def _handle(self, item: Item) -> None:
+        if isinstance(item, PacketBatch):
             self._batches -= 1
-            self._fewer_batches()
-            self.state.handle_packets(fact.packets, fact.at)
-        elif isinstance(fact, Request):
-            fact.run(self.state, trio.current_time())
+            self._batch_handled()
+            self.state.handle_packets(item.packets, item.at)
+        elif isinstance(item, Request):
+            item.run(self.state, trio.current_time())
         else:
-            fact(self.state, trio.current_time())
+            item(self.state, trio.current_time())
         self.run_effects()
 
     def run_effects(self) -> None:
-        """Do what the state has ordered."""
+        """Run the effects that the state has left."""
         state = self.state
         for direct in state.pop_stream_messages():
             if not self.bulk.put(direct, first=True):
-                self._drop("streams", f"an answer for {direct.node!r}")
+                self._drop("streams", f"a response for {direct.node!r}")
         for direct in state.pop_large_broadcasts():
             if not self.bulk.put(direct):
                 self._drop("streams", f"an event or query for {direct.node!r}")
@@ -315,27 +289,27 @@ class StateOwner:
             )
 
     def _wake_gossip(self) -> None:
-        """Wake the task that gossips if there is news, or again something to say."""
+        """Wake the gossip task if a message is new, or if gossip becomes possible again."""
         state = self.state
-        is_talking = state.has_gossip
-        if is_talking and (state.filler.has_unsent or not self._is_talking):
+        has_gossip = state.has_gossip
+        if has_gossip and (state.filler.has_unsent or not self._was_gossiping):
             self.gossip()
-        self._is_talking = is_talking
+        self._was_gossiping = has_gossip
 
-    def _decline(self, numbers: list[int]) -> None:
-        """Decline queries of which nobody waits to hear that they were declined."""
+    def _decline(self, query_ids: list[int]) -> None:
+        """Decline queries, without waiting for it."""
 
         def decline(state: ClusterState, now: float) -> None:
-            for number in numbers:
+            for query_id in query_ids:
                 with contextlib.suppress(NoSuchQuery):
-                    state.serf.decline(number, now)
+                    state.serf.decline(query_id, now)
 
         try:
             self._to_inbox.send_nowait(Request(decline))
         except trio.WouldBlock:
-            self._drop("declines", "the word that no answer will follow")
+            self._drop("declines", "a message that no response will follow")
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            _log.debug("the node has ended with queries undecided")
+            _log.debug("the node has ended with open queries")
 
     def _drop(self, kind: str, what: str) -> None:
         self.dropped[kind] += 1

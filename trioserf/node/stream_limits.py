@@ -1,9 +1,8 @@
-"""Open streams, and what all of them together may cost.
+"""Limits on open streams: their number, and the memory that all of them hold.
 
-Anybody can open streams and say nothing, or send twenty megabytes on each. Who came first must not
-keep out who comes later: when there are too many streams, the one that has been silent the longest
-makes room; when they hold too much, the one that holds the most does. An honest exchange is short,
-and small beside those.
+Any host can open streams and stay silent, or send twenty megabytes on each. Early streams must not
+keep out later ones: when there are too many, the longest-silent stream is closed; when they hold
+too much memory, the largest is. An honest exchange is short, and small beside those.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,23 +16,23 @@ from trioserf.address import Address
 from trioserf.wire.errors import WireError
 
 LARGE: Final = 1024 * 1024
-"""Bytes of a stream after which freed memory is worth giving back."""
+"""Bytes held by one stream from which on freed memory is worth returning to the system."""
 MIN_IDLE: Final = 1.0
-"""Seconds for which a stream is spared though it says nothing."""
+"""Seconds of silence before a stream can be closed in favour of another."""
 
 
 @attrs.define(slots=True, eq=False)
 class OpenStream:
-    """One open stream.
+    """An open stream.
 
     Attributes:
-        peer: its other end.
-        incoming: whether the other end has opened it.
-        heard: when something last came on it.
-        held: bytes of memory it takes.
-        was_large: whether it ever took much.
-        scope: what is cancelled when it must go.
-        fault: why it had to go.
+        peer: the other end.
+        incoming: whether the other end opened it.
+        last_active: when bytes were last received.
+        held: bytes of memory that it holds.
+        was_large: whether it ever held `LARGE` bytes.
+        scope: cancelled to close the stream.
+        error: why it was closed.
     """
 
     peer: Address
@@ -42,11 +41,11 @@ class OpenStream:
     held: int = 0
     was_large: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    fault: WireError | None = None
+    error: WireError | None = None
 
-    def cancel(self, fault: WireError) -> None:
-        """Have it end."""
-        self.fault = self.fault or fault
+    def cancel(self, error: WireError) -> None:
+        """Close the stream for this reason; the first reason counts."""
+        self.error = self.error or error
         self.scope.cancel()
 
 
@@ -54,63 +53,63 @@ class StreamLimiter:
     """All open streams of a node.
 
     Args:
-        most: streams of others at once.
-        memory: bytes that all streams may hold together.
-        on_quiet: called when large streams have gone and none is left.
+        max_streams: incoming streams at once.
+        max_bytes: bytes that all streams may hold together.
+        on_quiet: called when large streams have ended and less than `LARGE` bytes are held.
 
     Attributes:
-        held: bytes they hold.
+        held: bytes that all streams hold.
     """
 
-    def __init__(self, most: int, memory: int, on_quiet: Callable[[], None]) -> None:
+    def __init__(self, max_streams: int, max_bytes: int, on_quiet: Callable[[], None]) -> None:
         self.held = 0
         self._on_quiet = on_quiet
-        self._is_noisy = False
-        self._most = most
-        self._memory = memory
+        self._had_large = False
+        self._max_streams = max_streams
+        self._max_bytes = max_bytes
         self._all: dict[OpenStream, None] = {}
-        self._incoming: dict[OpenStream, None] = {}  # the one silent for longest comes first
+        self._incoming: dict[OpenStream, None] = {}  # the longest-silent first
 
     def __len__(self) -> int:
         return len(self._incoming)
 
     def add(self, peer: Address, *, incoming: bool) -> OpenStream:
-        """Count one in; `leave` must follow."""
-        guest = OpenStream(peer, incoming, trio.current_time())
-        self._all[guest] = None
+        """Count a new stream; `remove` must follow."""
+        stream = OpenStream(peer, incoming, trio.current_time())
+        self._all[stream] = None
         if incoming:
-            self._incoming[guest] = None
-        return guest
+            self._incoming[stream] = None
+        return stream
 
-    def remove(self, guest: OpenStream) -> None:
-        """Count one out."""
-        self.held -= guest.held
-        guest.held = 0
-        del self._all[guest]
-        self._incoming.pop(guest, None)
-        self._is_noisy = self._is_noisy or guest.was_large
-        if self._is_noisy and self.held < LARGE:
-            self._is_noisy = False
+    def remove(self, stream: OpenStream) -> None:
+        """Stop counting a stream."""
+        self.held -= stream.held
+        stream.held = 0
+        del self._all[stream]
+        self._incoming.pop(stream, None)
+        self._had_large = self._had_large or stream.was_large
+        if self._had_large and self.held < LARGE:
+            self._had_large = False
             self._on_quiet()
 
     @contextmanager
     def track(self, peer: Address, *, incoming: bool) -> Iterator[OpenStream]:
-        """Count one in for as long as the block lasts."""
-        guest = self.add(peer, incoming=incoming)
+        """Count a stream while the block lasts."""
+        stream = self.add(peer, incoming=incoming)
         try:
-            yield guest
+            yield stream
         finally:
-            self.remove(guest)
+            self.remove(stream)
 
-    def touch(self, guest: OpenStream, now: float) -> None:
-        """Note that something came."""
-        guest.last_active = now
-        if self._incoming.pop(guest, guest) is None:
-            self._incoming[guest] = None
+    def touch(self, stream: OpenStream, now: float) -> None:
+        """Record that bytes were received."""
+        stream.last_active = now
+        if self._incoming.pop(stream, stream) is None:
+            self._incoming[stream] = None
 
     def evict_idle(self, now: float) -> bool:
-        """See whether another stream may come in, if need be in place of a silent one."""
-        if len(self._incoming) < self._most:
+        """Return whether another stream may be accepted, after closing a silent one if needed."""
+        if len(self._incoming) < self._max_streams:
             return True
         silent = next(iter(self._incoming))
         if now - silent.last_active < MIN_IDLE:
@@ -119,25 +118,25 @@ class StreamLimiter:
         silent.cancel(WireError("truncated", "stream: silent, and others are waiting"))
         return True
 
-    def set_held(self, guest: OpenStream, size: int) -> None:
-        """Note what a stream holds now.
+    def set_held(self, stream: OpenStream, size: int) -> None:
+        """Record the bytes that a stream holds now; close the largest streams over the limit.
 
         Raises:
-            WireError: `limit`; all hold too much, and none more than this one.
+            WireError: `limit`; this stream itself is the largest.
         """
-        self.held += size - guest.held
-        guest.held = size
-        guest.was_large = guest.was_large or size >= LARGE
-        while self.held > self._memory:
-            largest = max(self._all, key=_size)
-            text = f"streams hold more than {self._memory} bytes together"
-            if largest is guest:
-                # Not by a variable's name: that would keep all its buffers in a cycle.
+        self.held += size - stream.held
+        stream.held = size
+        stream.was_large = stream.was_large or size >= LARGE
+        while self.held > self._max_bytes:
+            largest = max(self._all, key=_held_by)
+            text = f"streams hold more than {self._max_bytes} bytes together"
+            if largest is stream:
+                # Raise no error from a variable: that would keep all its buffers in a cycle.
                 raise WireError("limit", text)
             self.held -= largest.held
             largest.held = 0
             largest.cancel(WireError("limit", text))
 
 
-def _size(guest: OpenStream) -> int:
-    return guest.held
+def _held_by(stream: OpenStream) -> int:
+    return stream.held

@@ -1,14 +1,15 @@
-"""Messages that need a stream of their own: a line for each member, with one stream at a time.
+"""Messages that need a stream of their own: a queue for each member, one stream at a time.
 
-Two kinds come here: answers too large for a packet, and user events and queries too large for
-gossip, which go to many. A member that is stopped, or gone without anybody having noticed, takes
-each of its streams to the deadline; so only its own line waits for it. A first attempt gets little
-time. After a failure the line rests, and only a few such lines are tried at once, with patience,
-while those of all others move on. Answers, which have a deadline, go before events.
+These are responses too large for a packet, and user events and queries too large for gossip, which
+go to many members. A member that is stopped, or dead but not yet detected, holds each of its
+streams until the deadline; so only its own queue waits for it. A first attempt has a short
+timeout. After a failure the member's queue waits before the next attempt, which has the full
+timeout, and only a few such queues retry at once, while all others proceed. Responses, which have
+a deadline, go before events.
 
-Nothing here grows without bound: lines are as long as the memory of user events, beyond which a
-message would be too old for its receiver, and the bytes of all messages together have a limit.
-What finds no room is dropped and counted; user events then come with a push/pull.
+All of it is bounded: a queue has as many messages as Serf remembers user events, beyond which its
+receiver would drop them as old, and the bytes of all messages together have a limit. A message
+without room is dropped and counted; a later push/pull still carries user events.
 """
 
 from collections import Counter, deque
@@ -22,143 +23,142 @@ from trioserf.address import Address
 from trioserf.serf.effects import DirectMessage
 
 MAX_PER_MEMBER: Final = 512
-"""Messages that wait for one member; as many times as user events are remembered for."""
+"""Messages that wait for one member: as many as Serf remembers user events."""
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of all messages that wait, each counted once however many members it is for."""
+"""Bytes of all messages that wait; equal messages to several members count once."""
 RETRY_DELAYS: Final = (0.5, 2.0)
-"""Seconds for which a line rests after each failed attempt; then it is given up."""
+"""Seconds before each retry; after the last one the member's queue is dropped."""
 MAX_RETRYING: Final = 4
-"""Lines tried at once whose last attempt has failed."""
+"""Queues that retry at once."""
 
-Place = tuple[str, Address]
-"""A member's name and where it is."""
+Target = tuple[str, Address]
+"""A member's name and address."""
 
 
 @attrs.define(slots=True, eq=False)
 class _MemberQueue:
-    """What waits for one member."""
+    """The messages that wait for one member."""
 
     messages: deque[bytes]
     failures: int = 0
 
 
 class StreamSendQueue:
-    """What waits for streams, and whose turn it is. Not waited for by whoever puts something in.
+    """All messages that wait for streams, in the order of their turns. `put` never waits.
 
     Attributes:
-        bytes_waiting: of distinct messages.
+        bytes_waiting: bytes of the distinct messages.
     """
 
     def __init__(self) -> None:
         self.bytes_waiting = 0
-        self._lines: dict[Place, _MemberQueue] = {}
-        self._ready: deque[Place] = deque()
-        self._troubled: deque[Place] = deque()
-        self._tried = 0
-        self._resting: list[tuple[float, int, Place]] = []
-        self._rests = 0
+        self._queues: dict[Target, _MemberQueue] = {}
+        self._ready: deque[Target] = deque()
+        self._to_retry: deque[Target] = deque()
+        self._retrying = 0
+        self._delayed: list[tuple[float, int, Target]] = []
+        self._delays = 0
         self._copies: Counter[bytes] = Counter()
         self._readers = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
-        return sum(len(line.messages) for line in self._lines.values())
+        return sum(len(queue.messages) for queue in self._queues.values())
 
     def put(self, direct: DirectMessage, *, first: bool = False) -> bool:
-        """Put a message into its member's line.
+        """Append a message to its member's queue.
 
         Args:
             direct: the message.
-            first: it goes before what waits there.
+            first: put it before the messages that wait there.
 
         Returns:
             Whether there was room.
         """
-        place = direct.node, direct.address
-        line = self._lines.get(place)
-        fresh = 0 if direct.data in self._copies else len(direct.data)
-        if self.bytes_waiting + fresh > MAX_BYTES:
+        target = direct.node, direct.address
+        queue = self._queues.get(target)
+        new_bytes = 0 if direct.data in self._copies else len(direct.data)
+        if self.bytes_waiting + new_bytes > MAX_BYTES:
             return False
-        if line is None:
-            line = self._lines[place] = _MemberQueue(deque())
-            (self._ready.appendleft if first else self._ready.append)(place)
+        if queue is None:
+            queue = self._queues[target] = _MemberQueue(deque())
+            (self._ready.appendleft if first else self._ready.append)(target)
             self._readers.unpark()
-        elif len(line.messages) >= MAX_PER_MEMBER:
+        elif len(queue.messages) >= MAX_PER_MEMBER:
             return False
-        # The message at the head may be on its way just now.
-        line.messages.insert(
-            min(1, len(line.messages)) if first else len(line.messages), direct.data
+        # The message at the head may be in transit.
+        queue.messages.insert(
+            min(1, len(queue.messages)) if first else len(queue.messages), direct.data
         )
         self._copies[direct.data] += 1
-        self.bytes_waiting += fresh
+        self.bytes_waiting += new_bytes
         return True
 
     async def next(self) -> DirectMessage:
-        """Wait for a message whose turn it is; `sent`, `failed` or `abandon` has to follow."""
+        """Wait for the next message; `sent`, `failed` or `drop_all` must follow."""
         await trio.lowlevel.checkpoint()
         while True:
             now = trio.current_time()
-            while self._resting and self._resting[0][0] <= now:
-                self._troubled.append(heappop(self._resting)[2])
+            while self._delayed and self._delayed[0][0] <= now:
+                self._to_retry.append(heappop(self._delayed)[2])
             if self._ready:
                 return self._head(self._ready.popleft())
-            if self._troubled and self._tried < MAX_RETRYING:
-                self._tried += 1
-                return self._head(self._troubled.popleft())
-            with trio.move_on_at(self._resting[0][0] if self._resting else float("inf")):
+            if self._to_retry and self._retrying < MAX_RETRYING:
+                self._retrying += 1
+                return self._head(self._to_retry.popleft())
+            with trio.move_on_at(self._delayed[0][0] if self._delayed else float("inf")):
                 await self._readers.park()
 
     def is_first_attempt(self, direct: DirectMessage) -> bool:
-        """Whether the member has taken its last message, or this is the first for it."""
-        return self._lines[direct.node, direct.address].failures == 0
+        """Return whether the last message to the member, if any, was delivered."""
+        return self._queues[direct.node, direct.address].failures == 0
 
     def sent(self, direct: DirectMessage) -> None:
-        """Note that a message has arrived."""
-        place = direct.node, direct.address
-        line = self._lines[place]
-        self._end_attempt(line)
-        line.failures = 0
-        self._release(line.messages.popleft())
-        if line.messages:
-            self._ready.append(place)
+        """Record that a message was delivered."""
+        target = direct.node, direct.address
+        queue = self._queues[target]
+        self._end_attempt(queue)
+        queue.failures = 0
+        self._release(queue.messages.popleft())
+        if queue.messages:
+            self._ready.append(target)
             self._readers.unpark()
         else:
-            del self._lines[place]
+            del self._queues[target]
 
     def failed(self, direct: DirectMessage) -> int:
-        """Note that a message did not get through.
+        """Record that a message was not delivered.
 
         Returns:
-            How many messages are given up: all of the line if it was too often, else none.
+            How many messages were dropped: the member's whole queue after the last retry, or 0.
         """
-        place = direct.node, direct.address
-        line = self._lines[place]
-        if line.failures >= len(RETRY_DELAYS):
+        target = direct.node, direct.address
+        queue = self._queues[target]
+        if queue.failures >= len(RETRY_DELAYS):
             return self.drop_all(direct)
-        self._end_attempt(line)
-        self._rests += 1  # tells equal instants apart
-        heappush(
-            self._resting, (trio.current_time() + RETRY_DELAYS[line.failures], self._rests, place)
-        )
-        line.failures += 1
-        self._readers.unpark()  # whoever waits has to wait for less
+        self._end_attempt(queue)
+        self._delays += 1  # orders entries with equal times
+        retry_at = trio.current_time() + RETRY_DELAYS[queue.failures]
+        heappush(self._delayed, (retry_at, self._delays, target))
+        queue.failures += 1
+        self._readers.unpark()  # a waiting sender may have to wake up earlier
         return 0
 
     def drop_all(self, direct: DirectMessage) -> int:
-        """Drop a message and all behind it, as the member has gone; give their number."""
-        line = self._lines.pop((direct.node, direct.address))
-        self._end_attempt(line)
-        for data in line.messages:
+        """Drop a message and all others for its member; return their number."""
+        queue = self._queues.pop((direct.node, direct.address))
+        self._end_attempt(queue)
+        for data in queue.messages:
             self._release(data)
-        return len(line.messages)
+        return len(queue.messages)
 
-    def _head(self, place: Place) -> DirectMessage:
-        name, address = place
-        return DirectMessage(address, name, self._lines[place].messages[0], stream=True)
+    def _head(self, target: Target) -> DirectMessage:
+        name, address = target
+        return DirectMessage(address, name, self._queues[target].messages[0], stream=True)
 
-    def _end_attempt(self, line: _MemberQueue) -> None:
-        if line.failures:
-            self._tried -= 1
-            self._readers.unpark()  # for the next line in trouble
+    def _end_attempt(self, queue: _MemberQueue) -> None:
+        if queue.failures:
+            self._retrying -= 1
+            self._readers.unpark()  # for the next queue to retry
 
     def _release(self, data: bytes) -> None:
         self._copies[data] -= 1

@@ -1,4 +1,7 @@
-"""Streams: exchanges over TCP, out and in. Each has a deadline, and all of them a limit."""
+"""Exchanges on streams, outgoing and incoming: each has a deadline, all of them have limits.
+
+See wire/README.md, § Streams.
+"""
 
 import gc
 import logging
@@ -13,8 +16,9 @@ from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
 from trioserf.node.push_pull_merge import PushPullMerge, decode_in_steps
-from trioserf.node.state_owner import AutoResetEvent, StateOwner
+from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
+from trioserf.node.timers import AutoResetEvent
 from trioserf.serf.effects import DirectMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
@@ -24,85 +28,83 @@ from trioserf.wire.swim_messages import Ack, ErrorMessage, Message, Ping, PushPu
 _log = logging.getLogger("trioserf.memberlist")
 
 _CHUNK: Final = 65_536
-_SPELLED: Final = 8
-"""Messages by stream whose bytes are kept for the next member, compressed and sealed."""
+_CACHED_MESSAGES: Final = 8
+"""Encoded messages kept for the next member, compressed and encrypted."""
 _SENDERS: Final = 16
-"""Messages by stream that are on their way at once."""
-_CALM: Final = 1.0
-"""Seconds after large exchanges until what they needed is given back."""
+"""Messages sent on streams at once."""
+_TRIM_DELAY: Final = 1.0
+"""Seconds after large exchanges until their memory is returned to the system."""
 _ROW_SIZE: Final = 200
 """Bytes that Python needs for a name and its Lamport time."""
 
 
 class RemoteError(ValueError):
-    """The other side says that it cannot go on."""
+    """The peer has sent an error message."""
 
 
 class Streams:
     """Exchanges with other members.
 
     Args:
-        transport: makes connections.
-        config: for label, deadlines and limits.
-        keeper: has the state, and with it the keys.
+        transport: opens and accepts streams.
+        config: label, deadlines and limits.
+        owner: the owner of the state, which also has the keys.
 
     Attributes:
-        codec: bytes to messages and back.
-        guests: all streams that are open.
+        codec: encodes and decodes messages.
+        open_streams: all open streams.
     """
 
-    def __init__(self, transport: Transport, config: NodeConfig, keeper: StateOwner) -> None:
+    def __init__(self, transport: Transport, config: NodeConfig, owner: StateOwner) -> None:
         self.codec = StreamCodec(
-            sealer=keeper.state.sealer,
+            sealer=owner.state.sealer,
             label=config.label.encode("utf-8", "surrogateescape"),
             compress=config.compression,
         )
-        self._has_calmed = AutoResetEvent()
-        self.open_streams = StreamLimiter(
-            config.max_streams, config.stream_memory, self._has_calmed
-        )
+        self._is_quiet = AutoResetEvent()
+        self.open_streams = StreamLimiter(config.max_streams, config.stream_memory, self._is_quiet)
         self._transport = transport
-        self._encode_cached = lru_cache(_SPELLED)(self._encode)
+        self._encode_cached = lru_cache(_CACHED_MESSAGES)(self._encode)
         self._timeout = config.timing.tcp_timeout
         self._owns_process = config.owns_process
         self._first_timeout = min(config.timing.tcp_timeout, config.timing.probe_timeout)
-        self._keeper = keeper
-        tally = keeper.state.counters
-        self._accepted = tally.counter("memberlist.tcp.accept")
-        self._connected = tally.counter("memberlist.tcp.connect")
-        self._sent = tally.counter("memberlist.tcp.sent")
-        self._exchanges = tally.values("memberlist.pushPullNode")
-        # Whoever reads or merges something large takes turns, lest many of them hold up probes.
+        self._owner = owner
+        counters = owner.state.counters
+        self._accepted = counters.counter("memberlist.tcp.accept")
+        self._connected = counters.counter("memberlist.tcp.connect")
+        self._sent = counters.counter("memberlist.tcp.sent")
+        self._exchanges = counters.values("memberlist.pushPullNode")
+        # Large messages are read and merged one at a time, so that they do not delay probes.
         self._work_lock = trio.Lock()
 
-    # --- out ---
+    # --- outgoing ---
 
     async def exchange(self, to: Address, data: bytes) -> Message:
-        """Send one message on a new stream and give the answer.
+        """Send one message on a new stream and return the response.
 
         Raises:
-            OSError: nobody is there, or the deadline has passed (`TimeoutError`).
-            ValueError: the answer cannot be understood (`WireError`), or is an error.
+            OSError: the connection failed, or the deadline has passed (`TimeoutError`).
+            ValueError: the response is malformed (`WireError`) or an error (`RemoteError`).
             trio.BrokenResourceError: the connection broke.
         """
-        with self.open_streams.track(to, incoming=False) as guest:
-            return await self._exchange(guest, data)
+        with self.open_streams.track(to, incoming=False) as tracked:
+            return await self._exchange(tracked, data)
 
-    async def _exchange(self, guest: OpenStream, data: bytes) -> Message:
-        guest.scope.deadline = trio.current_time() + self._timeout
-        with guest.scope:
-            stream = await self._transport.dial(guest.peer)
+    async def _exchange(self, tracked: OpenStream, data: bytes) -> Message:
+        tracked.scope.deadline = trio.current_time() + self._timeout
+        with tracked.scope:
+            stream = await self._transport.dial(tracked.peer)
             self._connected.add()
             async with stream:
                 await self._send(stream, data)
-                answer = await self._read(stream, guest)
-        if guest.scope.cancelled_caught:
-            if guest.fault is not None:
-                raise WireError(guest.fault.kind, str(guest.fault))
-            raise TimeoutError(f"no answer within {self._timeout:g} s")
-        if isinstance(answer, ErrorMessage):
-            raise RemoteError(f"the other side says: {answer.error}")
-        return answer
+                response = await self._read(stream, tracked)
+        if tracked.scope.cancelled_caught:
+            if tracked.error is not None:
+                raise WireError(tracked.error.kind, str(tracked.error))
+            raise TimeoutError(f"no response within {self._timeout:g} s")
+        if isinstance(response, ErrorMessage):
+            raise RemoteError(f"the peer reports an error: {response.error}")
+        return response
 
     async def push_pull(self, to: Address, *, join: bool, ignore_events: bool = False) -> None:
         """Exchange states with a member.
@@ -110,55 +112,55 @@ class Streams:
         Raises:
             As `exchange`; also `WireError` for states that cannot be merged.
         """
-        keeper = self._keeper
+        owner = self._owner
         started = trio.current_time()
-        ours = await keeper.ask(lambda state, _: state.local_state(join=join))
-        with self.open_streams.track(to, incoming=False) as guest:
-            theirs = await self._exchange(guest, self.codec.encode_push_pull(ours))
+        ours = await owner.ask(lambda state, _: state.local_state(join=join))
+        with self.open_streams.track(to, incoming=False) as tracked:
+            theirs = await self._exchange(tracked, self.codec.encode_push_pull(ours))
             if not isinstance(theirs, PushPull):
                 raise WireError(
                     "unknown-type", f"expected a push/pull, got {type(theirs).__name__}"
                 )
-            await self._merge(theirs, guest, ignore_events=ignore_events)
+            await self._merge(theirs, tracked, ignore_events=ignore_events)
         self._exchanges.append((trio.current_time() - started) * 1000)
 
     async def send_messages(self) -> None:
-        """Send what needs a stream of its own, until the node ends."""
+        """Send messages that need a stream of their own, until cancelled."""
         async with trio.open_nursery() as nursery:
             for _ in range(_SENDERS):
                 nursery.start_soon(self._send_messages)
 
     async def _send_messages(self) -> None:
-        queue = self._keeper.bulk
+        queue = self._owner.bulk
         while True:
             direct = await queue.next()
-            if not self._keeper.state.is_present(direct.node, direct.address):
-                self._count_lost(queue.drop_all(direct), direct.node, "it has gone")
+            if not self._owner.state.is_present(direct.node, direct.address):
+                self._count_lost(queue.drop_all(direct), direct.node, "it is dead or left")
                 continue
             is_first = queue.is_first_attempt(direct)
-            why = await self._send_message(
+            error = await self._send_message(
                 direct, self._first_timeout if is_first else self._timeout
             )
-            if why is None:
+            if error is None:
                 queue.sent(direct)
             elif lost := queue.failed(direct):
-                self._count_lost(lost, direct.node, why)
+                self._count_lost(lost, direct.node, error)
             else:
-                _log.debug("no stream to %r yet: %s", direct.node, why)
+                _log.debug("no stream to %r yet: %s", direct.node, error)
 
-    def _count_lost(self, count: int, node: str, why: str) -> None:
-        self._keeper.dropped["streams"] += count
+    def _count_lost(self, count: int, node: str, error: str) -> None:
+        self._owner.dropped["streams"] += count
         what = "a message" if count == 1 else f"{count} messages"
-        _log.warning("could not send %s to %r: %s", what, node, why)
+        _log.warning("could not send %s to %r: %s", what, node, error)
 
     async def _send_message(self, direct: DirectMessage, timeout: float) -> str | None:
-        """Send one; gives the reason if that does not work."""
+        """Send one message; return the error as text, or None."""
         data = self._encoded(direct.data)
         try:
             with trio.fail_after(timeout):
                 async with await self._transport.dial(direct.address) as stream:
                     await self._send(stream, data)
-                    # Wait for its end, lest closing with unread data resets the connection.
+                    # Wait for the peer's end: closing with unread data would reset the connection.
                     await stream.send_eof()
                     await stream.receive_some(1)
         except trio.TooSlowError:
@@ -168,70 +170,70 @@ class Streams:
         return None
 
     def _encoded(self, message: bytes) -> bytes:
-        """Spell a message, which mostly goes to many members one after the other, once."""
-        return self._encode_cached(message, self._keeper.state.sealer.sealed_with)
+        """Encode a message once, as it usually goes to many members one after the other."""
+        return self._encode_cached(message, self._owner.state.sealer.sealed_with)
 
     def _encode(self, message: bytes, sealed_with: int | None) -> bytes:
-        del sealed_with  # what was sealed with an older key is not for those who never had it
+        del sealed_with  # a key of the cache: members may lack the key of an older encoding
         return self.codec.encode_user_message(message)
 
-    # --- in ---
+    # --- incoming ---
 
     async def serve(self) -> None:
-        """Take in streams until cancelled."""
+        """Accept and serve streams until cancelled."""
         async with trio.open_nursery() as nursery:
             if self._owns_process:
-                nursery.start_soon(self._give_memory_back)
+                nursery.start_soon(self._trim_memory)
             while True:
                 stream, (host, port) = await self._transport.accept()
                 self._accepted.add()
                 if not self.open_streams.evict_idle(trio.current_time()):
-                    self._keeper.dropped["streams in"] += 1
+                    self._owner.dropped["streams in"] += 1
                     await trio.aclose_forcefully(stream)
                     continue
-                guest = self.open_streams.add(Address(host, port), incoming=True)
-                nursery.start_soon(self._serve, stream, guest)
+                tracked = self.open_streams.add(Address(host, port), incoming=True)
+                nursery.start_soon(self._serve, stream, tracked)
 
-    async def _give_memory_back(self) -> None:
-        """Give memory back each time when large streams have come and gone."""
+    async def _trim_memory(self) -> None:
+        """Return memory to the system whenever large streams have ended."""
         while True:
-            await self._has_calmed.wait()
-            await trio.sleep(_CALM)
-            gc.collect()  # errors hold what they came through, and each other
+            await self._is_quiet.wait()
+            await trio.sleep(_TRIM_DELAY)
+            gc.collect()  # exceptions refer to frames with large buffers, in cycles
             trim_memory()
 
-    async def _serve(self, stream: Stream, guest: OpenStream) -> None:
-        guest.scope.deadline = trio.current_time() + self._timeout
+    async def _serve(self, stream: Stream, tracked: OpenStream) -> None:
+        tracked.scope.deadline = trio.current_time() + self._timeout
         try:
-            with guest.scope:
+            with tracked.scope:
                 async with stream:
-                    await self._answer(stream, guest)
-            if guest.fault is not None:
-                self._count(guest.fault, guest.peer)
-            elif guest.scope.cancelled_caught:
-                _log.debug("a stream from %s took longer than %g s", guest.peer, self._timeout)
+                    await self._respond(stream, tracked)
+            if tracked.error is not None:
+                await self._count(tracked.error, tracked.peer)
+            elif tracked.scope.cancelled_caught:
+                _log.debug("a stream from %s took longer than %g s", tracked.peer, self._timeout)
         except (OSError, trio.BrokenResourceError) as error:
-            _log.debug("a stream from %s broke: %s", guest.peer, error)
+            _log.debug("a stream from %s broke: %s", tracked.peer, error)
         finally:
-            self.open_streams.remove(guest)
+            self.open_streams.remove(tracked)
 
-    async def _answer(self, stream: Stream, guest: OpenStream) -> None:
-        state, source = self._keeper.state, guest.peer
+    async def _respond(self, stream: Stream, tracked: OpenStream) -> None:
+        state, source = self._owner.state, tracked.peer
         if not state.admits(source):
-            self._count(WireError("not-allowed", "its address is not allowed"), source)
+            await self._count(WireError("not-allowed", "its address is not allowed"), source)
             return
         try:
-            message = await self._read(stream, guest)
+            message = await self._read(stream, tracked)
         except WireError as error:
-            self._count(error, source)
+            await self._count(error, source)
             if error.kind != "truncated":
                 await self._send(stream, self.codec.encode(encode(ErrorMessage(str(error)))))
             return
         match message:
             case PushPull():
-                await self._take_push_pull(stream, message, guest)
+                await self._handle_push_pull(stream, message, tracked)
             case UserMessage(payload):
-                await self._keeper.ask(
+                await self._owner.ask(
                     lambda state, now: state.handle_user_message(payload, source, now)
                 )
             case Ping(seq_no, node):
@@ -242,32 +244,34 @@ class Streams:
             case _:
                 _log.debug("a %s on a stream from %s", type(message).__name__, source)
 
-    async def _take_push_pull(self, stream: Stream, theirs: PushPull, guest: OpenStream) -> None:
-        ours = await self._keeper.ask(lambda state, _: state.local_state(join=theirs.join))
+    async def _handle_push_pull(
+        self, stream: Stream, theirs: PushPull, tracked: OpenStream
+    ) -> None:
+        ours = await self._owner.ask(lambda state, _: state.local_state(join=theirs.join))
         data = self.codec.encode_push_pull(ours)
-        self.open_streams.set_held(guest, guest.held + len(data))
+        self.open_streams.set_held(tracked, tracked.held + len(data))
         await self._send(stream, data)
         try:
-            await self._merge(theirs, guest)
+            await self._merge(theirs, tracked)
         except ValueError as error:
-            _log.error("push/pull from %s refused: %s", guest.peer, error)
+            _log.error("push/pull from %s refused: %s", tracked.peer, error)
 
     async def _merge(
-        self, theirs: PushPull, guest: OpenStream, *, ignore_events: bool = False
+        self, theirs: PushPull, tracked: OpenStream, *, ignore_events: bool = False
     ) -> None:
-        """Take in another's state, piece by piece if it is large."""
-        # The reader makes two copies of the bytes on its way.
-        before = guest.held + 2 * len(theirs.user_state)
+        """Merge a remote state, in steps if it is large."""
+        # The decoder makes two copies of the bytes.
+        before = tracked.held + 2 * len(theirs.user_state)
         reading = decode_in_steps(theirs.user_state)
         try:
             rows = next(reading)
             while True:
-                self.open_streams.set_held(guest, before + rows * _ROW_SIZE)
+                self.open_streams.set_held(tracked, before + rows * _ROW_SIZE)
                 async with self._work_lock:
                     rows = next(reading)
         except StopIteration as end:
             merge = PushPullMerge(theirs, end.value, ignore_events=ignore_events)
-        while await self._keeper.ask(merge.step):
+        while await self._owner.ask(merge.step):
             async with self._work_lock:
                 await trio.lowlevel.checkpoint()
 
@@ -275,23 +279,23 @@ class Streams:
         self._sent.add(len(data))
         await stream.send_all(data)
 
-    def _count(self, error: WireError, source: Address) -> None:
-        self._keeper.state.drops.add(error, source, trio.current_time())
+    async def _count(self, error: WireError, source: Address) -> None:
+        await self._owner.tell(lambda state, now: state.drops.add(error, source, now))
 
-    async def _read(self, stream: Stream, guest: OpenStream) -> Message:
+    async def _read(self, stream: Stream, tracked: OpenStream) -> Message:
         decoder = self.codec.decoder()
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 raise decoder.end()
-            self.open_streams.touch(guest, trio.current_time())
+            self.open_streams.touch(tracked, trio.current_time())
             message = decoder.feed(bytes(data))
-            self.open_streams.set_held(guest, decoder.held)
+            self.open_streams.set_held(tracked, decoder.held)
             while message is None and decoder.is_busy:
                 async with self._work_lock:
                     message = decoder.work()
-                self.open_streams.set_held(guest, decoder.held)
+                self.open_streams.set_held(tracked, decoder.held)
             if message is not None:
                 if decoder.fault is not None:
-                    self._count(decoder.fault, guest.peer)
+                    await self._count(decoder.fault, tracked.peer)
                 return message

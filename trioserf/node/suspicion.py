@@ -1,4 +1,4 @@
-"""Deadlines: one task for all suspicions, one for everything else that runs out."""
+"""Two tasks that wait for deadlines: of suspicions, and of everything else."""
 
 from typing import Final
 
@@ -7,24 +7,24 @@ import trio
 from trioserf.node.state_owner import StateOwner
 
 _STALLED: Final = 0.25
-"""Seconds by which a wake-up may be late before it looks as if this process had stood still."""
+"""Seconds by which a task may wake up late before this process counts as stalled."""
 
 
-async def expire_suspicions(keeper: StateOwner) -> None:
-    """Declare suspects dead when their time is over, until cancelled.
+async def expire_suspicions(owner: StateOwner) -> None:
+    """Mark suspects dead at their deadlines, until cancelled (see swim/README.md, § Suspicion).
 
-    If this process was stopped in the meantime, refutations may have come that nobody has read:
-    they are given a probe's time to be heard.
+    If this process was stalled, refutations may lie unread in the socket: wait one probe timeout
+    before the suspects are marked dead.
     """
     while True:
-        at = await keeper.suspicion.wait()
+        at = await owner.suspicion.wait()
         if trio.current_time() - at > _STALLED:
-            await trio.sleep(keeper.state.config.timing.probe_timeout)
-        await keeper.ask(lambda state, now: state.expire_suspicions(now))
+            await trio.sleep(owner.state.config.timing.probe_timeout)
+        await owner.ask(lambda state, now: state.expire_suspicions(now))
 
 
-async def expire_deadlines(keeper: StateOwner) -> None:
-    """End queries and relayed pings when their time is over, until cancelled."""
+async def expire_deadlines(owner: StateOwner) -> None:
+    """End queries and indirect pings at their deadlines, until cancelled."""
     while True:
-        await keeper.deadline.wait()
-        await keeper.expire()
+        await owner.deadline.wait()
+        await owner.expire()

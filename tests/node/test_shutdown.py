@@ -1,4 +1,4 @@
-"""A node that ends while something is on its way to its state."""
+"""Shutdown of a node while items are on the way to its owner."""
 
 import trio
 import trio.testing
@@ -9,19 +9,19 @@ from trioserf.node.config import NodeConfig
 from trioserf.node.state_owner import Request
 
 
-async def test_a_fact_that_comes_with_the_end_is_no_crash() -> None:
+async def test_item_put_at_shutdown_does_not_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
         await trio.testing.wait_all_tasks_blocked()
-        # The keeper is woken by this, but the block ends before it runs.
+        # This wakes the owner, but the block ends before it runs.
         node._owner._to_inbox.send_nowait(Request(lambda state, now: None))
 
 
-async def test_packets_that_come_after_the_end_are_no_crash() -> None:
+async def test_packets_received_after_shutdown_do_not_crash() -> None:
     config = NodeConfig(name="a", bind=Address("127.15.0.9", 0))
     async with open_node(config) as node:
-        keeper = node._owner
+        owner = node._owner
     with trio.CancelScope() as scope:
         scope.cancel()
-        await keeper.receive([])
+        await owner.receive([])
     assert scope.cancelled_caught

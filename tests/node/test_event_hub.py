@@ -1,4 +1,4 @@
-"""Events to those who asked: nobody is waited for, and what was missed is said."""
+"""Subscriptions: delivery by filter, slow readers, and responders of queries."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, stage
-from trioserf.node.event_hub import _UNDECIDED, RESPONSE_WAIT, EventHub, Responder, Subscription
+from tests.node.helpers import LATENCY, node_under_test
+from trioserf.node.event_hub import MAX_AWAITING, RESPONSE_WAIT, EventHub, Responder, Subscription
 from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import EventFilter
 from trioserf.wire import serf_codec
@@ -20,7 +20,7 @@ QUERIES = tuple(EventFilter.parse("query"))
 
 
 def watched_hub() -> tuple[EventHub, list[int]]:
-    """A hub, and the queries that nobody will answer any more."""
+    """Return a hub, and the ids of queries that no responder will answer."""
     hub, deserted = EventHub(), list[int]()
     hub.on_no_responder = deserted.extend
     return hub, deserted
@@ -35,7 +35,7 @@ def query(number: int, name: str = "load") -> QueryReceived:
 
 
 async def read(subscription: Subscription) -> list[Event | Dropped]:
-    """Give what is there now."""
+    """Return the events that wait now."""
     found: list[Event | Dropped] = []
     with trio.move_on_after(0.001):
         while True:
@@ -43,7 +43,7 @@ async def read(subscription: Subscription) -> list[Event | Dropped]:
     return found
 
 
-async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> None:
+async def test_events_are_delivered_by_filter(autojump_clock: MockClock) -> None:
     hub = EventHub()
     suspicion = MemberEvent("member-suspect", ())
     failure = MemberEvent("member-failed", ())
@@ -63,7 +63,7 @@ async def test_events_go_to_whoever_wants_them(autojump_clock: MockClock) -> Non
     assert await read(plain) == []
 
 
-async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
+async def test_slow_reader_receives_dropped_count_in_place(
     autojump_clock: MockClock,
 ) -> None:
     hub = EventHub()
@@ -79,24 +79,24 @@ async def test_a_slow_reader_is_told_how_much_it_missed_and_where(
         assert len(await read(quick)) == 11
         for number in range(4):
             hub.publish(user(number))
-        # Nothing follows what was dropped, and still it is said.
+        # The count is delivered although no event follows.
         assert await read(slow) == [user(0), user(1), user(2), Dropped(1)]
         assert await read(slow) == []
 
 
-async def test_a_buffer_does_not_grow_whatever_is_dropped(autojump_clock: MockClock) -> None:
+async def test_buffer_of_slow_reader_is_bounded(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with hub.subscribe((), answers=False, buffer=5) as slow:
         for number in range(10_000):
             hub.publish(user(number))
             if number % 7 == 0:
                 await slow.receive()
-            assert len(slow._items) <= 6
+            assert len(slow._events._items) <= 6
         delivered = [*await read(slow)]
         assert isinstance(delivered[-1], Dropped | UserEventReceived)
 
 
-async def test_several_readers_of_one_subscription_share_it(autojump_clock: MockClock) -> None:
+async def test_readers_of_one_subscription_share_its_events(autojump_clock: MockClock) -> None:
     hub = EventHub()
     seen: list[int] = []
 
@@ -116,7 +116,7 @@ async def test_several_readers_of_one_subscription_share_it(autojump_clock: Mock
     assert sorted(seen) == list(range(50))
 
 
-async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -> None:
+async def test_subscription_ends_after_buffered_events(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with hub.subscribe((), answers=False, buffer=3) as subscription:
         hub.publish(user(1))
@@ -130,7 +130,7 @@ async def test_the_end_comes_after_what_is_buffered(autojump_clock: MockClock) -
         assert [event async for event in late] == []
 
 
-async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
+async def test_query_is_declined_with_the_last_responder(autojump_clock: MockClock) -> None:
     hub = EventHub()
     with (
         hub.subscribe((), answers=True, buffer=9) as a,
@@ -140,15 +140,15 @@ async def test_the_last_to_decline_decides(autojump_clock: MockClock) -> None:
         assert hub.has_responder(query(1))
         hub.publish(query(1))
         assert not hub.mark_declined(1, a)
-        assert not hub.mark_declined(1, a)  # once more says nothing new
+        assert not hub.mark_declined(1, a)  # repeated: no change
         assert hub.mark_declined(1, b)
         hub.publish(query(2))
         assert not hub.mark_declined(2)
         assert hub.mark_declined(2)
-        assert hub.mark_declined(3)  # nobody here was ever asked
+        assert hub.mark_declined(3)  # no responder here was asked
 
 
-async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockClock) -> None:
+async def test_ended_subscription_declines_its_queries(autojump_clock: MockClock) -> None:
     hub, deserted = watched_hub()
     with hub.subscribe((), answers=True, buffer=9):
         with hub.subscribe((), answers=True, buffer=9):
@@ -162,15 +162,15 @@ async def test_who_goes_away_declines_what_it_was_asked(autojump_clock: MockCloc
     assert not hub.has_responder(query(3))
 
 
-async def test_only_so_many_undecided_queries_are_remembered(autojump_clock: MockClock) -> None:
+async def test_awaiting_queries_are_bounded(autojump_clock: MockClock) -> None:
     hub, deserted = watched_hub()
-    with hub.subscribe((), answers=True, buffer=_UNDECIDED + 10):
-        for number in range(_UNDECIDED + 10):
+    with hub.subscribe((), answers=True, buffer=MAX_AWAITING + 10):
+        for number in range(MAX_AWAITING + 10):
             hub.publish(query(number))
-    assert deserted == list(range(10, _UNDECIDED + 10))
+    assert deserted == list(range(10, MAX_AWAITING + 10))
 
 
-async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
+async def test_query_dropped_by_all_responders_is_declined_at_once(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
@@ -185,10 +185,12 @@ async def test_a_query_that_no_answerer_had_room_for_is_declined_at_once(
     assert deserted == [3, 1, 2]
 
 
-# --- who perhaps only watches ---
+# --- readers that may only watch ---
 
 
-async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: MockClock) -> None:
+async def test_unfiltered_reader_is_assumed_silent_after_a_second(
+    autojump_clock: MockClock,
+) -> None:
     hub, deserted = watched_hub()
     with hub.subscribe((), answers=Responder(), buffer=9):
         assert hub.has_responder(query(1))
@@ -208,7 +210,7 @@ async def test_a_reader_of_everything_is_waited_for_a_second(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("act", ["answers", "declines"])
-async def test_one_that_has_decided_once_is_waited_for_from_then_on(
+async def test_reader_that_responded_once_is_awaited_until_the_deadline(
     autojump_clock: MockClock, act: str
 ) -> None:
     hub, deserted = watched_hub()
@@ -222,7 +224,7 @@ async def test_one_that_has_decided_once_is_waited_for_from_then_on(
             assert hub.mark_declined(1, client)
         await trio.sleep(100)
         hub.publish(query(3))
-        assert len(hub._assumed_silent_at) == 2  # from before it was known
+        assert len(hub._assumed_silent_at) == 2  # from before its first response
         hub.expire(trio.current_time())
         assert len(hub._assumed_silent_at) == 0
         assert deserted == []
@@ -230,7 +232,9 @@ async def test_one_that_has_decided_once_is_waited_for_from_then_on(
 
 
 @pytest.mark.parametrize("filters", ["query", "query:load", "user,query"])
-async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filters: str) -> None:
+async def test_reader_with_query_filter_is_awaited_until_the_deadline(
+    autojump_clock: MockClock, filters: str
+) -> None:
     hub = EventHub()
     named = tuple(EventFilter.parse(filters))
     with hub.subscribe(named, answers=Responder(), buffer=9):
@@ -238,7 +242,7 @@ async def test_who_names_queries_is_waited_for(autojump_clock: MockClock, filter
         assert hub.next_deadline is None
 
 
-async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
+async def test_query_stays_open_for_a_responder_known_to_respond(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
@@ -254,15 +258,15 @@ async def test_a_patient_answerer_keeps_the_query_open_for_the_others(
         assert hub.mark_declined(1, handlers)
 
 
-async def test_a_flood_of_queries_is_remembered_within_bounds(autojump_clock: MockClock) -> None:
+async def test_assumed_silent_deadlines_are_bounded(autojump_clock: MockClock) -> None:
     hub = EventHub()
-    with hub.subscribe((), answers=Responder(), buffer=3 * _UNDECIDED):
-        for number in range(2 * _UNDECIDED):
+    with hub.subscribe((), answers=Responder(), buffer=3 * MAX_AWAITING):
+        for number in range(2 * MAX_AWAITING):
             hub.publish(query(number))
-        assert len(hub._assumed_silent_at) == len(hub._awaiting) == _UNDECIDED
+        assert len(hub._assumed_silent_at) == len(hub._awaiting) == MAX_AWAITING
 
 
-async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockClock) -> None:
+async def test_subscriptions_of_one_client_decline_together(autojump_clock: MockClock) -> None:
     hub = EventHub()
     client, handlers = Responder(), Responder(has_responded=True)
     with (
@@ -275,11 +279,13 @@ async def test_two_streams_of_one_client_decline_as_one(autojump_clock: MockCloc
         assert hub.mark_declined(1, handlers)
         hub.publish(query(2))
         assert not hub.mark_declined(2, handlers)
-        assert hub.mark_declined(2, Responder())  # by another connection: one of those left
+        assert hub.mark_declined(
+            2, Responder()
+        )  # from another connection: counts as the next responder
         hub.publish(query(3))
 
 
-async def test_a_subscription_can_want_something_else_and_keeps_what_waits(
+async def test_changed_filters_keep_buffered_events(
     autojump_clock: MockClock,
 ) -> None:
     hub, deserted = watched_hub()
@@ -305,19 +311,19 @@ def ask(number: int) -> UserMessage:
     )
 
 
-async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: MockClock) -> None:
+async def test_requester_is_notified_when_last_responder_ends(autojump_clock: MockClock) -> None:
     numbers = itertools.count(1)
-    async with stage() as s:
+    async with node_under_test() as s:
         [a] = await s.add_members("a")
 
         def flags() -> list[int]:
-            replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
+            replies = [serf_codec.decode(m.payload) for m in a.messages(UserMessage)]
             return [m.flags for m in replies if isinstance(m, QueryResponse)]
 
-        with s.node.subscribe(answers=True) as answerer:
+        with s.node.subscribe(answers=True) as responder:
             a.send(ask(next(numbers)))
             await trio.sleep(3 * LATENCY)
-            assert isinstance((await answerer.receive()), QueryReceived)
+            assert isinstance((await responder.receive()), QueryReceived)
             assert flags() == [ResponseFlag.ACK]
         await trio.sleep(3 * LATENCY)
         none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
@@ -327,15 +333,15 @@ async def test_an_asker_hears_when_the_last_answerer_has_gone(autojump_clock: Mo
         assert flags()[2:] == [none]
 
 
-async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
+async def test_requester_is_notified_of_silent_reader_within_a_second(
     autojump_clock: MockClock,
 ) -> None:
     none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
-    async with stage() as s:
+    async with node_under_test() as s:
         [a] = await s.add_members("a")
 
         def responses() -> list[QueryResponse]:
-            replies = [serf_codec.decode(m.payload) for m in a.got(UserMessage)]
+            replies = [serf_codec.decode(m.payload) for m in a.messages(UserMessage)]
             return [m for m in replies if isinstance(m, QueryResponse)]
 
         client = Responder()
@@ -347,7 +353,7 @@ async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
             assert [m.flags for m in responses()] == [ResponseFlag.ACK, none]
             query = await events.receive()
             assert isinstance(query, QueryReceived)
-            await s.node.respond(query.id, b"late", client)  # a Serf waits for it
+            await s.node.respond(query.id, b"late", client)  # accepted by a requesting Serf
             await trio.sleep(3 * LATENCY)
             assert responses()[-1].payload == b"late"
             a.send(ask(2))
@@ -357,10 +363,10 @@ async def test_an_asker_hears_of_a_mere_watcher_within_a_second(
         assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK, none]
 
 
-async def test_watchers_see_every_event_in_the_step_that_made_it(
+async def test_watchers_are_called_in_the_step_of_the_event(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage() as s:
+    async with node_under_test() as s:
         await s.add_members("a")
         seen: list[tuple[str, int]] = []
         with s.node.watch(lambda event: seen.append((event.kind, len(s.node.members())))):

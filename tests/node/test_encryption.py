@@ -1,4 +1,4 @@
-"""Moving a running cluster to encryption, and counting what does not belong to it."""
+"""Encryption of a running cluster, and counts of foreign messages."""
 
 import random
 from collections.abc import Callable
@@ -7,8 +7,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.small import Tapped, open_nodes
-from tests.node.stage import OURS, NodeUnderTest, ScriptedPeer, stage
+from tests.node.helpers import (
+    OURS,
+    NodeUnderTest,
+    RecordingNetwork,
+    ScriptedPeer,
+    node_under_test,
+    open_nodes,
+)
 from trioserf.errors import ConfigError
 from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
@@ -25,7 +31,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 class Ledger:
-    """What nodes see: events each once, and suspicions never."""
+    """Records that nodes receive every event once, and no suspicion."""
 
     def __init__(self, nodes: dict[str, Node]) -> None:
         self.nodes = nodes
@@ -45,7 +51,7 @@ class Ledger:
         return watch
 
     async def send(self) -> None:
-        """Let everyone send an event every quarter of a second."""
+        """Send an event from every node each quarter of a second."""
         while True:
             for name, node in self.nodes.items():
                 self.sent.append(f"{name}-{len(self.sent)}")
@@ -53,23 +59,23 @@ class Ledger:
             await trio.sleep(0.25)
 
 
-async def test_a_running_cluster_moves_to_encryption_in_three_steps(
+async def test_running_cluster_turns_encryption_on_in_three_steps(
     autojump_clock: MockClock,
 ) -> None:
-    network = Tapped(random.Random(1), LinkConditions())
+    network = RecordingNetwork(random.Random(1), LinkConditions())
     sealed = PacketCodec(keyring=Keyring([A]))
 
     async def look(seconds: float) -> tuple[int, int]:
-        """Give how many packets can be read without, and with the key."""
+        """Return how many packets can be decoded without and with the key."""
         await trio.sleep(seconds / 2)
-        network.tapped.clear()
+        network.sent.clear()
         await trio.sleep(seconds / 2)
         plain = PacketCodec(keyring=None)
         readable = [
-            sum(codec.decode(data)[1] is None for _, _, data in network.tapped)
+            sum(codec.decode(data)[1] is None for _, _, data in network.sent)
             for codec in (plain, sealed)
         ]
-        assert sum(readable) == len(network.tapped)
+        assert sum(readable) == len(network.sent)
         return readable[0], readable[1]
 
     async with open_nodes(*NAMES, network=network) as nodes, trio.open_nursery() as nursery:
@@ -100,8 +106,8 @@ async def test_a_running_cluster_moves_to_encryption_in_three_steps(
             }  # fmt: skip
 
 
-async def test_without_the_steps_members_are_lost(autojump_clock: MockClock) -> None:
-    """The test above could fail: switching at once parts the cluster."""
+async def test_encryption_in_one_step_loses_members(autojump_clock: MockClock) -> None:
+    """Shows that the test above can fail: a switch in one step splits the cluster."""
     async with open_nodes(*NAMES) as nodes:
         ledger = Ledger(nodes)
         await nodes["a"].configure_encryption(Keyring([A]))
@@ -110,7 +116,7 @@ async def test_without_the_steps_members_are_lost(autojump_clock: MockClock) -> 
         assert nodes["a"].dropped()["plaintext-refused"] > 0
 
 
-async def test_keys_that_are_there_are_not_replaced(
+async def test_existing_keyring_cannot_be_replaced(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_nodes("a", options={"a": {"keyring": Keyring([A])}}) as nodes:
@@ -124,15 +130,15 @@ async def test_keys_that_are_there_are_not_replaced(
         assert "is not encrypted (verify_outgoing is off)" in caplog.text
 
 
-async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: MockClock) -> None:
+async def test_stream_messages_use_keys_added_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a") as nodes:
         node = nodes["a"]
-        spell = node._joiner._streams._encoded
+        encode = node._joiner._streams._encoded
 
         def opens(key: bytes) -> bool:
             decoder = StreamCodec(keyring=Keyring([key])).decoder()
             try:
-                return decoder.feed(spell(b"news")) == UserMessage(b"news")
+                return decoder.feed(encode(b"news")) == UserMessage(b"news")
             except WireError:
                 return False
 
@@ -147,10 +153,10 @@ async def test_what_goes_by_stream_follows_keys_that_came_later(autojump_clock: 
         assert not opens(A)
 
 
-async def test_a_key_query_changes_keys_that_came_later(autojump_clock: MockClock) -> None:
+async def test_key_query_changes_keys_added_later(autojump_clock: MockClock) -> None:
     async with open_nodes("a", "b") as nodes:
-        tally = await nodes["a"].keys("list")
-        assert tally.messages["b"] == "Keyring is empty (encryption not enabled)"
+        result = await nodes["a"].keys("list")
+        assert result.messages["b"] == "Keyring is empty (encryption not enabled)"
         for node in nodes.values():
             await node.configure_encryption(
                 Keyring([A]), verify_incoming=False, verify_outgoing=False
@@ -163,7 +169,7 @@ async def test_a_key_query_changes_keys_that_came_later(autojump_clock: MockCloc
 
 
 def _damaged(packet: bytes) -> dict[str, bytes]:
-    """Give versions of a sealed packet, by what the node makes of them."""
+    """Return variants of an encrypted packet, by the kind of drop that they cause."""
     return {
         "version": b"\x63" + packet[1:],
         "truncated": packet[:20],
@@ -177,10 +183,10 @@ def _sealed(keys: Keyring, ping: Ping, label: bytes = b"") -> bytes:
     return packet
 
 
-async def test_what_does_not_open_is_dropped_and_counted_by_peer(
+async def test_undecryptable_packet_is_dropped_and_counted_by_peer(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(keyring=Keyring([A]), label="blue") as s:
+    async with node_under_test(keyring=Keyring([A]), label="blue") as s:
         peer = s.peer("peer", run=False)
         whole = _sealed(Keyring([A]), Ping(1, "us"), b"blue")
         head, body = whole[:6], whole[6:]
@@ -191,15 +197,15 @@ async def test_what_does_not_open_is_dropped_and_counted_by_peer(
             expected[kind] = 1
         for packet in (
             _sealed(Keyring([B]), Ping(1, "us"), b"blue"),  # another key
-            head + body[:13] + other[13:],  # one nonce, another's text
-            head + other[:13] + body[13:-16] + other[-16:],  # parts of two
+            head + body[:13] + other[13:],  # the nonce of one, the text of another
+            head + other[:13] + body[13:-16] + other[-16:],  # the tag of another
         ):
             assert peer.transport.send_packet(packet, OURS)
             expected["decrypt"] += 1
         for label in (b"", b"red"):
             assert peer.transport.send_packet(_sealed(Keyring([A]), Ping(1, "us"), label), OURS)
             expected["label"] += 1
-        # A label that is taken off and put on again does not make the packet ours.
+        # The label is authenticated: replacing it does not make the packet valid.
         forged = head + _sealed(Keyring([A]), Ping(1, "us"), b"red")[5:]
         assert peer.transport.send_packet(forged, OURS)
         expected["decrypt"] += 1
@@ -218,8 +224,8 @@ async def _answers(peer: ScriptedPeer) -> int:
     return 0
 
 
-async def test_streams_that_do_not_open_are_counted_by_peer(autojump_clock: MockClock) -> None:
-    async with stage(keyring=Keyring([A]), label="blue") as s:
+async def test_undecryptable_stream_is_counted_by_peer(autojump_clock: MockClock) -> None:
+    async with node_under_test(keyring=Keyring([A]), label="blue") as s:
         peer = s.peer("peer", run=False)
         ping = encode(Ping(1, "us"))
         ours = StreamCodec(keyring=Keyring([A]), label=b"blue")
@@ -244,7 +250,7 @@ async def test_streams_that_do_not_open_are_counted_by_peer(autojump_clock: Mock
 
 
 async def _reply(s: NodeUnderTest, peer: ScriptedPeer, data: bytes) -> bytes | None:
-    """Send a stream; give an answer that is none of the errors that are sent in the open."""
+    """Send a stream; return the response unless it is a plaintext error."""
     async with await peer.transport.dial(OURS) as stream:
         await stream.send_all(data)
         await stream.send_eof()

@@ -1,4 +1,4 @@
-"""Changes of keys while the disk takes its time."""
+"""Key changes with a slow or full disk."""
 
 import errno
 import json
@@ -6,7 +6,7 @@ import json
 import trio
 from trio.testing import MockClock
 
-from tests.node.small import open_nodes
+from tests.node.helpers import open_nodes
 from trioserf.node.node import Node
 from trioserf.serf.keyring import Keyring, format_key
 
@@ -16,7 +16,7 @@ SLOW = 1.5
 
 
 class Disk:
-    """A file that takes its time, and may be full."""
+    """A slow file that may be full."""
 
     def __init__(self, seconds: float = SLOW) -> None:
         self.seconds = seconds
@@ -36,14 +36,14 @@ def suspicions(node: Node) -> list[str]:
     return seen
 
 
-async def test_a_slow_disk_delays_the_answer_and_no_probe(autojump_clock: MockClock) -> None:
+async def test_slow_disk_delays_the_response_but_no_probe(autojump_clock: MockClock) -> None:
     disks = {"a": Disk(), "b": Disk()}
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
         seen = suspicions(nodes["a"])
         began = trio.current_time()
-        tally = await nodes["a"].keys("install", B)
-        assert (tally.responses, tally.errors, tally.failure) == (2, 0, None)
+        result = await nodes["a"].keys("install", B)
+        assert (result.responses, result.errors, result.failure) == (2, 0, None)
         assert SLOW <= trio.current_time() - began < SLOW + 0.5
         assert nodes["b"].keyring is not None
         assert nodes["b"].keyring.keys == (A, B)
@@ -53,39 +53,39 @@ async def test_a_slow_disk_delays_the_answer_and_no_probe(autojump_clock: MockCl
         assert seen == []
 
 
-async def test_a_full_disk_is_told_to_the_asker(autojump_clock: MockClock) -> None:
+async def test_full_disk_is_reported_to_the_requester(autojump_clock: MockClock) -> None:
     disks = {"a": Disk(), "b": Disk()}
     disks["b"].full = True
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
-        tally = await nodes["a"].keys("install", B)
-        assert (tally.responses, tally.errors) == (2, 1)
-        assert "No space left on device" in tally.messages["b"]
-        assert tally.failure == "1/2 nodes reported failure"
+        result = await nodes["a"].keys("install", B)
+        assert (result.responses, result.errors) == (2, 1)
+        assert "No space left on device" in result.messages["b"]
+        assert result.failure == "1/2 nodes reported failure"
 
 
-async def test_a_disk_that_is_slower_than_the_query_answers_nothing(
+async def test_disk_slower_than_the_query_sends_no_response(
     autojump_clock: MockClock,
 ) -> None:
     disks = {"a": Disk(), "b": Disk(60.0)}
     keyrings = {name: {"keyring": Keyring([A])} for name in disks}
     async with open_nodes(*disks, save_keyring=disks, options=keyrings) as nodes:
-        tally = await nodes["a"].keys("install", B)
-        assert (tally.responses, tally.errors) == (1, 0)
-        assert tally.failure == "1/2 nodes reported success"
+        result = await nodes["a"].keys("install", B)
+        assert (result.responses, result.errors) == (1, 0)
+        assert result.failure == "1/2 nodes reported success"
         await trio.sleep(60)
         assert len(disks["b"].written) == 1
 
 
-async def test_changes_that_wait_for_the_disk_are_bounded(autojump_clock: MockClock) -> None:
+async def test_key_changes_that_wait_for_the_disk_are_bounded(autojump_clock: MockClock) -> None:
     disk = Disk(1000.0)
     keyring = Keyring([A])
     async with open_nodes("a", save_keyring={"a": disk}, options={"a": {"keyring": keyring}}) as n:
         failed: list[str] = []
 
         async def install(key: bytes) -> None:
-            tally = await n["a"].keys("install", key)
-            failed.extend(tally.messages.values())
+            result = await n["a"].keys("install", key)
+            failed.extend(result.messages.values())
 
         async with trio.open_nursery() as nursery:
             for number in range(66):

@@ -1,4 +1,4 @@
-"""What is done from time to time: calling the failed, forgetting the gone, cutting queues."""
+"""Maintenance: reconnect, reap, check queues."""
 
 import logging
 from typing import Any
@@ -7,7 +7,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
+from tests.node.helpers import (
+    OURS,
+    NodeUnderTest,
+    ScriptedPeer,
+    node_under_test,
+    push_pull,
+    read_response,
+)
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
 from trioserf.swim.config import Timing
@@ -22,15 +29,15 @@ CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
 
 
 async def fails(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Let a member be declared dead by another."""
-    peer.answers = False
+    """Make another member declare it dead."""
+    peer.acks_pings = False
     peer.send(Dead(1, peer.name, "somebody"))
     await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
 
 
 async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Let a member leave in good order."""
-    peer.answers = False
+    """Make a member leave gracefully."""
+    peer.acks_pings = False
     intent = serf_codec.encode(Leave(9, peer.name))
     peer.send(UserMessage(intent))
     await s.until(lambda: s.statuses()[peer.name] == "leaving", 1)
@@ -39,7 +46,7 @@ async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
 
 
 def calls(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
-    """Take down when a member is called."""
+    """Record when a member is dialled."""
     called: list[float] = []
 
     async def accept() -> None:
@@ -53,28 +60,30 @@ def calls(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
 
 
 @pytest.mark.parametrize("how", ["failed", "left"])
-async def test_the_gone_are_erased_after_a_day(autojump_clock: MockClock, how: str) -> None:
-    async with stage(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
-        gone, _ = await s.add_members("gone", "other")
+async def test_failed_and_left_members_are_reaped_after_a_day(
+    autojump_clock: MockClock, how: str
+) -> None:
+    async with node_under_test(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
+        failed, _ = await s.add_members("failed", "other")
         began = trio.current_time()
-        await (fails if how == "failed" else leaves)(s, gone)
+        await (fails if how == "failed" else leaves)(s, failed)
         with s.node.subscribe() as events:
             await trio.sleep(DAY - 60)
-            assert s.statuses()["gone"] == how
+            assert s.statuses()["failed"] == how
             await trio.sleep(60 + 15 + 1)
-            assert "gone" not in s.statuses()
+            assert "failed" not in s.statuses()
             with trio.fail_after(1):
                 async for event in events:
                     if event.kind == "member-reap":
                         break
             assert isinstance(event, MemberEvent)
-            assert [member.name for member in event.members] == ["gone"]
+            assert [member.name for member in event.members] == ["failed"]
         assert trio.current_time() - began == pytest.approx(DAY + 16, abs=1)
 
 
-async def test_the_two_times_are_configured_apart(autojump_clock: MockClock) -> None:
+async def test_reconnect_and_tombstone_timeouts_are_separate(autojump_clock: MockClock) -> None:
     options = SerfOptions(reconnect_timeout=100, tombstone_timeout=500)
-    async with stage(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
+    async with node_under_test(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
         failed, left, _ = await s.add_members("failed", "left", "other")
         await fails(s, failed)
         await leaves(s, left)
@@ -86,67 +95,71 @@ async def test_the_two_times_are_configured_apart(autojump_clock: MockClock) -> 
         assert s.statuses() == {"us": "alive", "other": "alive"}
 
 
-async def test_the_detector_forgets_sooner_and_takes_the_dead_back(
+async def test_dead_member_is_accepted_again_after_its_record_is_forgotten(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**QUIET, reconnect_interval=1e6) as s:
-        gone, _ = await s.add_members("gone", "other")
-        await fails(s, gone)
-        assert "gone" in s.node.memberlist.records
-        await s.until(lambda: "gone" not in s.node.memberlist.records, 40)
-        assert s.statuses()["gone"] == "failed"
-        gone.send(gone.alive())  # even in its old incarnation
-        await s.until(lambda: s.statuses()["gone"] == "alive", 1)
+    async with node_under_test(**QUIET, reconnect_interval=1e6) as s:
+        failed, _ = await s.add_members("failed", "other")
+        await fails(s, failed)
+        assert "failed" in s.node.memberlist.records
+        await s.until(lambda: "failed" not in s.node.memberlist.records, 40)
+        assert s.statuses()["failed"] == "failed"
+        failed.send(failed.alive())  # even in its old incarnation
+        await s.until(lambda: s.statuses()["failed"] == "alive", 1)
 
 
-async def test_the_failed_are_called_by_and_by(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=CALM) as s:
-        [gone] = await s.add_members("gone")
-        called = calls(s, gone)
-        await fails(s, gone)
+async def test_failed_member_is_dialled_at_every_reconnect_interval(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET, timing=CALM) as s:
+        [failed] = await s.add_members("failed")
+        called = calls(s, failed)
+        await fails(s, failed)
         await trio.sleep(30 * 20 + 1)
-        # One failed, one alive: at every interval somebody is called.
+        # One failed, one alive: every interval has a reconnect.
         assert len(called) >= 20
 
 
-async def test_the_more_are_left_the_rarer_they_call(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET, timing=CALM) as s:
-        gone, *_ = await s.add_members("gone", *(f"m{number}" for number in range(9)))
-        called = calls(s, gone)
-        await fails(s, gone)
+async def test_reconnects_are_rarer_with_more_alive_members(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET, timing=CALM) as s:
+        failed, *_ = await s.add_members("failed", *(f"m{number}" for number in range(9)))
+        called = calls(s, failed)
+        await fails(s, failed)
         await trio.sleep(30 * 500 + 1)
         assert len(called) == pytest.approx(500 / 10, rel=0.5)
 
 
-async def test_a_call_brings_the_failed_back(autojump_clock: MockClock) -> None:
-    async with stage(**QUIET) as s:
-        [gone] = await s.add_members("gone")
-        await fails(s, gone)
+async def test_reconnect_revives_a_failed_member(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET) as s:
+        [failed] = await s.add_members("failed")
+        await fails(s, failed)
         heard: list[PushPull] = []
 
         async def serve() -> None:
-            stream, _ = await gone.transport.accept()
+            stream, _ = await failed.transport.accept()
             async with stream:
-                theirs = await answer(stream)
+                theirs = await read_response(stream)
                 assert isinstance(theirs, PushPull)
                 heard.append(theirs)
-                await stream.send_all(push_pull(gone.node_state(incarnation=2)))
+                await stream.send_all(push_pull(failed.node_state(incarnation=2)))
 
         s.nursery.start_soon(serve)
-        await s.until(lambda: s.statuses()["gone"] == "alive", 61)
+        await s.until(lambda: s.statuses()["failed"] == "alive", 61)
         assert heard[0].join
         assert s.node.stats()["flaps"] == 1
 
 
-async def test_an_attempt_in_vain_is_no_error(
+async def test_failed_reconnect_is_not_an_error(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with stage(**QUIET) as s:
-        gone = s.peer("gone", run=False)
-        gone.send(gone.alive())
-        await s.until(lambda: "gone" in s.statuses(), 1)
-        await fails(s, gone)
-        gone.transport.kill()
+    async with node_under_test(**QUIET) as s:
+        failed = s.peer("failed", run=False)
+        failed.send(failed.alive())
+        await s.until(lambda: "failed" in s.statuses(), 1)
+        await fails(s, failed)
+        failed.transport.kill()
         caplog.set_level(logging.DEBUG)
         await trio.sleep(61)
         attempts = [one for one in caplog.records if "attempting reconnect" in one.getMessage()]
@@ -155,12 +168,12 @@ async def test_an_attempt_in_vain_is_no_error(
         assert {one.levelno for one in vain} == {logging.DEBUG}
 
 
-async def test_long_queues_are_told_of_and_cut(
+async def test_long_queues_log_a_warning_and_are_pruned(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = SerfOptions(max_queue_depth=200)
     timing = Timing(gossip_interval=1e6, push_pull_interval=1e6, probe_interval=1e6)
-    async with stage(
+    async with node_under_test(
         **QUIET, reconnect_interval=1e6, serf=options, timing=timing, gossip_pause=1e6
     ) as s:
         await s.add_members("a")

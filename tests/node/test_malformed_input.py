@@ -1,4 +1,4 @@
-"""A node's state and whatever members may send it: it stays whole, bounded and able to speak."""
+"""A node's state under malformed and malicious input: consistent, bounded, responsive."""
 
 import logging
 import tracemalloc
@@ -71,7 +71,7 @@ STEPS = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(STEPS, EDITS), max_size=25))
-def test_whatever_is_sent_it_stays_whole(
+def test_state_survives_malformed_input(
     sent: list[tuple[tuple[int, bytes], list[tuple[int, bytes]]]],
 ) -> None:
     world = NodeInAir()
@@ -86,15 +86,15 @@ def test_whatever_is_sent_it_stays_whole(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=40))
-def test_what_members_would_say_only_out_of_malice(sent: list[tuple[int, bytes]]) -> None:
+def test_state_survives_malicious_messages(sent: list[tuple[int, bytes]]) -> None:
     world = NodeInAir()
     for kind, data in sent:
         world.do(kind, data)
     world.finish()
 
 
-def test_a_flood_of_everything_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Inventions of every kind, without end: their memory has one."""
+def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """Send forged messages of every kind until every bounded table is full."""
     caplog.set_level(logging.CRITICAL)
     limits = SerfOptions(
         intents_kept=128,
@@ -121,7 +121,7 @@ def test_a_flood_of_everything_is_bounded(caplog: pytest.LogCaptureFixture) -> N
             world.do(PACKET, swim_codec.encode(IndirectPing(number, host, 1, name, True)))
         world.pending.clear()
 
-    for start in range(0, 3000, 1000):  # until all that has a bound has come to it
+    for start in range(0, 3000, 1000):  # until all bounds are reached
         flood(start)
     tracemalloc.start()
     flood(3000)
@@ -130,7 +130,7 @@ def test_a_flood_of_everything_is_bounded(caplog: pytest.LogCaptureFixture) -> N
     flood(5000)
     last, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # What was there before is not traced; it is replaced by what is, so a little may still come.
+    # Older, untraced objects are replaced by traced ones, so a little growth remains.
     assert last < first + 1_000_000
     sizes = world.state.stats()
     assert sizes["members"] == 2

@@ -17,12 +17,12 @@ from trioserf.node.join_address import JoinTarget, parse_join_address
         ("n1/10.0.0.1:1", JoinTarget("n1", "10.0.0.1", 1)),
     ],
 )
-def test_forms(text: str, target: JoinTarget) -> None:
+def test_join_address_forms(text: str, target: JoinTarget) -> None:
     assert parse_join_address(text, 7946) == target
 
 
 @pytest.mark.parametrize("text", ["", "/db1", "db1:", "db1:0", "db1:65536", "db 1", "[::1"])
-def test_what_is_no_address_is_named(text: str) -> None:
+def test_malformed_join_address_is_an_error(text: str) -> None:
     with pytest.raises(AddressError, match="join address"):
         parse_join_address(text, 7946)
 
@@ -36,15 +36,15 @@ def test_what_is_no_address_is_named(text: str) -> None:
         ("_serf.tcp.example.org", False),
         ("_serf._tcp", False),
         ("_serf._tcp..org", False),
-        # Nothing to be tried in more than one way: a backtracking pattern would take for ever.
+        # A pattern that backtracks would not end here.
         ("_" + "a-" * 5000, False),
     ],
 )
-def test_services(host: str, is_service: bool) -> None:
+def test_service_name_is_recognised(host: str, is_service: bool) -> None:
     assert JoinTarget(None, host, 7946).is_service is is_service
 
 
 @pytest.mark.parametrize("text", ["_serf._tcp.example.org:1", "n1/_serf._tcp.example.org"])
-def test_a_service_has_no_port_and_no_name(text: str) -> None:
+def test_service_with_port_or_name_is_an_error(text: str) -> None:
     with pytest.raises(AddressError, match="its SRV records"):
         parse_join_address(text, 7946)

@@ -1,4 +1,4 @@
-"""Joining: many at once, names and addresses, causes told, seeds tried for ever."""
+"""Joins: concurrency, look-ups, errors, seeds and services."""
 
 import errno
 from functools import partial
@@ -8,7 +8,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, NodeUnderTest, ScriptedPeer, answer, push_pull, stage
+from tests.node.helpers import (
+    LATENCY,
+    OURS,
+    NodeUnderTest,
+    ScriptedPeer,
+    node_under_test,
+    push_pull,
+    read_response,
+)
 from trioserf.address import Address
 from trioserf.errors import JoinFailed, Leaving
 from trioserf.net.resolver import Service
@@ -24,17 +32,17 @@ NEVER: dict[str, Any] = {"seed_interval": 1e6}
 CODEC = StreamCodec(keyring=None)
 
 
-async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **said: bytes) -> None:
-    """Serve exchanges as a member does, or say something else; until cancelled."""
+async def host(peer: ScriptedPeer, seen: list[PushPull] | None = None, **response: bytes) -> None:
+    """Serve push/pulls, or send other bytes, until cancelled."""
     async with trio.open_nursery() as nursery:
 
         async def serve(stream: trio.abc.HalfCloseableStream) -> None:
             async with stream:
-                theirs = await answer(stream)
+                theirs = await read_response(stream)
                 assert isinstance(theirs, PushPull)
                 if seen is not None:
                     seen.append(theirs)
-                await stream.send_all(said.get("said") or push_pull(peer.node_state()))
+                await stream.send_all(response.get("response") or push_pull(peer.node_state()))
 
         while True:
             stream, _ = await peer.transport.accept()
@@ -55,8 +63,8 @@ async def causes(s: NodeUnderTest, *addresses: str) -> dict[str, str]:
     return dict(caught.value.causes)
 
 
-async def test_states_are_exchanged_and_the_join_is_announced(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER, tags={"role": "web"}) as s:
+async def test_join_exchanges_states_and_broadcasts_the_intent(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER, tags={"role": "web"}) as s:
         peer = s.peer("a")
         seen: list[PushPull] = []
         s.nursery.start_soon(host, peer, seen)
@@ -71,37 +79,37 @@ async def test_states_are_exchanged_and_the_join_is_announced(autojump_clock: Mo
         assert state.status_ltimes == {"us": 0}
 
 
-async def test_ten_at_a_time_are_called(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_ten_addresses_are_dialled_at_once(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         dead = [s.peer(f"dead{number}").address for number in range(25)]
         s.network.partition([OURS])
         began = trio.current_time()
-        told = await causes(s, *map(str, dead))
+        errors = await causes(s, *map(str, dead))
         # Each takes the whole of tcp_timeout: 25 of them in three rows of up to ten.
         assert trio.current_time() - began == pytest.approx(30)
-        assert told == {str(one): "no answer within 10 s" for one in dead}
+        assert errors == {str(one): "no response within 10 s" for one in dead}
 
 
-async def test_addresses_of_one_name_count_for_the_limit_too(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_dial_limit_includes_addresses_of_one_name(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         dead = [s.peer(f"dead{number}").address for number in range(20)]
-        s.names.book["all.test"] = [one.host for one in dead]
+        s.resolver.hosts["all.test"] = [one.host for one in dead]
         s.network.partition([OURS])
         began = trio.current_time()
         assert len(await causes(s, "all.test")) == 20
         assert trio.current_time() - began == pytest.approx(20)
 
 
-async def test_every_address_of_a_name_is_joined(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_all_addresses_of_a_name_are_joined(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         a, b = hosts(s, "a", "b")
-        s.names.book["both.test"] = [a.address.host, b.address.host]
+        s.resolver.hosts["both.test"] = [a.address.host, b.address.host]
         assert await s.node.join(["both.test", f"a/{a.address}"]) == 3
         assert set(s.statuses()) == {"us", "a", "b"}
 
 
-async def test_doubles_are_called_once_and_ports_default(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_duplicate_addresses_are_dialled_once(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         seen: list[PushPull] = []
         a = s.peer("a")
         s.nursery.start_soon(host, a, seen)
@@ -109,41 +117,41 @@ async def test_doubles_are_called_once_and_ports_default(autojump_clock: MockClo
         assert len(seen) == 1
 
 
-async def test_the_default_port_is_our_own(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER, bind=Address("10.0.0.1", 1234)) as s:
+async def test_default_port_is_the_bound_port(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER, bind=Address("10.0.0.1", 1234)) as s:
         assert await causes(s, "10.0.9.9", "a/10.0.9.8") == {
             "10.0.9.9:1234": "connection refused",
             "10.0.9.8:1234": "connection refused",
         }
 
 
-async def test_our_own_address_is_passed_over(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_own_address_is_skipped(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         began = trio.current_time()
         assert await s.node.join([str(OURS), OURS.host]) == 0
         assert trio.current_time() == began
         [a] = hosts(s, "a")
-        s.names.book["cluster.test"] = [OURS.host, a.address.host]
+        s.resolver.hosts["cluster.test"] = [OURS.host, a.address.host]
         assert await s.node.join(["cluster.test"]) == 1
 
 
-async def test_each_cause_is_told(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_join_failed_has_the_error_of_each_address(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         mute, rude, odd, torn = (s.peer(name) for name in ("mute", "rude", "odd", "torn"))
         refusal = CODEC.encode(encode(ErrorMessage("no room")))
-        s.nursery.start_soon(lambda: host(rude, said=refusal))
-        s.nursery.start_soon(lambda: host(odd, said=CODEC.encode_user_message(b"x")))
-        s.nursery.start_soon(lambda: host(torn, said=push_pull(torn.node_state())[:-3]))
-        told = await causes(
+        s.nursery.start_soon(lambda: host(rude, response=refusal))
+        s.nursery.start_soon(lambda: host(odd, response=CODEC.encode_user_message(b"x")))
+        s.nursery.start_soon(lambda: host(torn, response=push_pull(torn.node_state())[:-3]))
+        errors = await causes(
             s, "nosuch.test", "[::1", "10.0.9.9", str(mute.address), str(rude.address),
             str(odd.address), str(torn.address), "a//b", "x:70000",
         )  # fmt: skip
-        assert told == {
-            "nosuch.test": "unknown host 'nosuch.test': nobody said so",
-            "[::1": "join address '[::1': expected a host name or an IP address",
+        assert errors == {
+            "nosuch.test": "unknown host 'nosuch.test': not in this test",
+            "[::1": "join address '[::1': expected [IPv6 address]:port",
             "10.0.9.9:7946": "connection refused",
-            str(mute.address): "no answer within 10 s",
-            str(rude.address): "the other side says: no room",
+            str(mute.address): "no response within 10 s",
+            str(rude.address): "the peer reports an error: no room",
             str(odd.address): "expected a push/pull, got UserMessage",
             str(torn.address): "stream: ends in the middle of a message",
             "a//b": "join address 'a//b': expected a host name or an IP address",
@@ -151,8 +159,8 @@ async def test_each_cause_is_told(autojump_clock: MockClock) -> None:
         }
 
 
-async def test_an_error_lists_all_causes_in_one_line(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_join_failed_lists_all_errors_in_one_line(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         with pytest.raises(JoinFailed) as caught:
             await s.node.join(["10.0.9.8", "10.0.9.9"])
         assert sorted(str(caught.value).split("; ")) == [
@@ -161,23 +169,23 @@ async def test_an_error_lists_all_causes_in_one_line(autojump_clock: MockClock) 
         ]
 
 
-async def test_one_success_is_enough(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_join_succeeds_with_one_reachable_address(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         [a] = hosts(s, "a")
         assert await s.node.join(["10.0.9.9", "nosuch.test", str(a.address)]) == 1
 
 
-async def test_dns_that_does_not_answer_is_given_up(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
-        s.names.delay = 1e6
+async def test_silent_dns_times_out(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
+        s.resolver.delay = 1e6
         began = trio.current_time()
-        told = await causes(s, "slow.test")
-        assert told == {"slow.test": "no answer from DNS for 'slow.test' in time"}
+        errors = await causes(s, "slow.test")
+        assert errors == {"slow.test": "no answer from DNS for 'slow.test' in time"}
         assert trio.current_time() - began == pytest.approx(10)
 
 
-async def test_versions_that_exclude_each_other_are_refused(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_join_with_incompatible_versions_is_refused(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         [odd] = hosts(s, "odd")
         odd.versions = Versions(9, 11, 9, 2, 5, 5)
         [why] = (await causes(s, str(odd.address))).values()
@@ -185,8 +193,8 @@ async def test_versions_that_exclude_each_other_are_refused(autojump_clock: Mock
         assert "odd" not in s.statuses()
 
 
-async def test_who_leaves_joins_nobody(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_leaving_node_cannot_join(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         [a] = hosts(s, "a")
         await s.node.leave()
         with pytest.raises(Leaving):
@@ -197,42 +205,42 @@ async def test_who_leaves_joins_nobody(autojump_clock: MockClock) -> None:
 
 
 def lookups(s: NodeUnderTest) -> list[float]:
-    return [round(at - s.names.asked[0][0], 1) for at, _ in s.names.asked]
+    return [round(at - s.resolver.lookups[0][0], 1) for at, _ in s.resolver.lookups]
 
 
-async def test_seeds_are_tried_for_ever_with_growing_pauses(autojump_clock: MockClock) -> None:
-    async with stage(**RETRIES) as s:
+async def test_lost_seeds_are_tried_with_growing_pauses_forever(autojump_clock: MockClock) -> None:
+    async with node_under_test(**RETRIES) as s:
         began = trio.current_time()
         s.node.add_seeds(["seed.test"])
         await trio.sleep(400)
-        assert s.names.asked[0][0] - began == pytest.approx(5)
+        assert s.resolver.lookups[0][0] - began == pytest.approx(5)
         gaps = [b - a for a, b in zip(lookups(s), lookups(s)[1:], strict=False)]
         assert gaps == [10, 20, 40, 60, 60, 60, 60, 60]
 
 
-async def test_a_seed_is_found_where_dns_says_now(autojump_clock: MockClock) -> None:
-    async with stage(**RETRIES) as s:
+async def test_seed_is_resolved_again_before_each_join(autojump_clock: MockClock) -> None:
+    async with node_under_test(**RETRIES) as s:
         [a] = hosts(s, "a")
-        s.names.book["seed.test"] = ["10.0.9.9"]
+        s.resolver.hosts["seed.test"] = ["10.0.9.9"]
         s.node.add_seeds(["seed.test"])
         await trio.sleep(30)
         assert s.statuses() == {"us": "alive"}
-        s.names.book["seed.test"] = [a.address.host]
+        s.resolver.hosts["seed.test"] = [a.address.host]
         await s.until(lambda: "a" in s.statuses(), 61)
-        asked = len(s.names.asked)
-        await trio.sleep(600)  # while it is in sight nobody asks
-        assert len(s.names.asked) == asked
+        asked = len(s.resolver.lookups)
+        await trio.sleep(600)  # no look-up while the seed is present
+        assert len(s.resolver.lookups) == asked
 
 
-async def test_a_lost_seed_is_looked_for_again(autojump_clock: MockClock) -> None:
-    async with stage(**RETRIES, reconnect_interval=1e6) as s:
+async def test_lost_seed_is_joined_again(autojump_clock: MockClock) -> None:
+    async with node_under_test(**RETRIES, reconnect_interval=1e6) as s:
         [a] = hosts(s, "a")
-        s.names.book["seed.test"] = [a.address.host]
+        s.resolver.hosts["seed.test"] = [a.address.host]
         assert await s.node.join(["seed.test"]) == 1
         s.network.partition([OURS])
         await s.until(lambda: s.statuses()["a"] == "failed")
-        asked = len(s.names.asked)
-        await s.until(lambda: len(s.names.asked) > asked + 2)
+        asked = len(s.resolver.lookups)
+        await s.until(lambda: len(s.resolver.lookups) > asked + 2)
         s.network.heal()
         s.nursery.start_soon(host_again, a)
         await s.until(lambda: s.statuses()["a"] == "alive", 130)
@@ -248,13 +256,13 @@ FORGETFUL: dict[str, Any] = {
 
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("other_seed", [False, True])
-async def test_a_forgotten_seed_is_looked_for_though_others_are_here(
+async def test_reaped_seed_is_joined_again_while_other_seeds_are_present(
     autojump_clock: MockClock, by_name: bool, other_seed: bool
 ) -> None:
-    """The seed is on the other side of a partition; perhaps another one is on ours."""
-    async with stage(**FORGETFUL) as s:
+    """The seed is on the other side of a partition; another seed may be on ours."""
+    async with node_under_test(**FORGETFUL) as s:
         a, here = hosts(s, "a", "here")
-        s.names.book["seed.test"] = [a.address.host]
+        s.resolver.hosts["seed.test"] = [a.address.host]
         seeds = ["seed.test" if by_name else str(a.address)]
         if other_seed:
             seeds.append(str(here.address))
@@ -270,40 +278,40 @@ async def test_a_forgotten_seed_is_looked_for_though_others_are_here(
         await s.until(lambda: s.statuses().get("a") == "alive", 1000 if other_seed else 130)
 
 
-async def test_an_address_that_is_no_members_is_not_joined_again_and_again(
+async def test_alias_address_is_not_joined_again(
     autojump_clock: MockClock,
 ) -> None:
-    """A load balancer, say: whoever answers there has another address."""
-    async with stage(**RETRIES) as s:
+    """The alias is a load balancer: the member that answers has another address."""
+    async with node_under_test(**RETRIES) as s:
         [here] = await s.add_members("here")
         s.nursery.start_soon(host, here)
         balancer = s.peer("balancer")
         seen: list[PushPull] = []
-        said = push_pull(here.node_state())
-        s.nursery.start_soon(partial(host, balancer, seen, said=said))
+        response = push_pull(here.node_state())
+        s.nursery.start_soon(partial(host, balancer, seen, response=response))
         assert await s.node.join([str(balancer.address)]) == 1
         await trio.sleep(1200)
         assert s.statuses() == {"us": "alive", "here": "alive"}
-        # By turns of two members, about one of which comes every minute.
+        # Two members take turns, about one of which comes every minute.
         assert 3 <= len(seen) <= 25
 
 
 async def host_again(peer: ScriptedPeer) -> None:
-    """Say that it lives in a newer incarnation, as who hears of its own death does."""
+    """Refute with a newer incarnation, as a member does that receives its Dead message."""
     await trio.sleep(LATENCY)
     while True:
         peer.send(peer.alive(incarnation=5))
         await trio.sleep(60)
 
 
-async def test_seeds_are_kept_within_bounds(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_seeds_are_bounded(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         s.node.add_seeds([f"seed{number}.test" for number in range(5000)])
         assert len(s.node._joiner.seeds) == 1024
 
 
-async def test_causes_have_no_numbers_of_the_system(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_error_has_no_errno(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         why = await s.node._joiner.try_push_pull(Address("10.0.9.9", 1))
         assert why == "connection refused"
         assert str(errno.ECONNREFUSED) not in why
@@ -312,11 +320,11 @@ async def test_causes_have_no_numbers_of_the_system(autojump_clock: MockClock) -
 # --- services ---
 
 
-async def test_a_service_is_joined_at_its_best_priority(autojump_clock: MockClock) -> None:
-    async with stage(**NEVER) as s:
+async def test_service_is_joined_at_its_best_priority(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
         best, other, worse = hosts(s, "best", "other", "worse")
-        s.names.book["best.example"] = [best.address.host]
-        s.names.srv_records["_serf._tcp.example"] = [
+        s.resolver.hosts["best.example"] = [best.address.host]
+        s.resolver.srv_records["_serf._tcp.example"] = [
             Service("worse.example", 7946, 20, 1, (worse.address.host,)),
             Service("best.example", 7946, 10, 1),
             Service("other.example", 7946, 10, 0, (other.address.host,)),
@@ -325,13 +333,13 @@ async def test_a_service_is_joined_at_its_best_priority(autojump_clock: MockCloc
         assert s.statuses() == {"us": "alive", "best": "alive", "other": "alive"}
 
 
-async def test_the_next_priority_is_for_when_nobody_was_reached(
+async def test_next_priority_is_tried_when_no_host_is_reachable(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**NEVER) as s:
+    async with node_under_test(**NEVER) as s:
         [backup] = hosts(s, "backup")
-        s.names.srv_records["_serf._tcp.example"] = [
-            Service("gone.example", 7946, 10, 1, ("10.0.9.9",)),
+        s.resolver.srv_records["_serf._tcp.example"] = [
+            Service("dead.example", 7946, 10, 1, ("10.0.9.9",)),
             Service("us.example", 7946, 15, 1, (OURS.host,)),
             Service("nowhere.example", 7946, 20, 1),
             Service("backup.example", 7946, 30, 1, (backup.address.host,)),
@@ -340,39 +348,39 @@ async def test_the_next_priority_is_for_when_nobody_was_reached(
         assert s.statuses() == {"us": "alive", "backup": "alive"}
 
 
-async def test_a_service_of_which_nothing_works_is_told_host_by_host(
+async def test_unreachable_service_has_the_error_of_each_host(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**NEVER) as s:
-        s.names.srv_records["_serf._tcp.example"] = [
-            Service("gone.example", 7947, 10, 1, ("10.0.9.9",)),
+    async with node_under_test(**NEVER) as s:
+        s.resolver.srv_records["_serf._tcp.example"] = [
+            Service("dead.example", 7947, 10, 1, ("10.0.9.9",)),
             Service("nowhere.example", 7946, 20, 1),
         ]
         assert await causes(s, "_serf._tcp.example", "_serf._udp.example") == {
             "10.0.9.9:7947": "connection refused",
-            "nowhere.example:7946": "unknown host 'nowhere.example': nobody said so",
-            "_serf._udp.example": "service '_serf._udp.example': nobody said so",
+            "nowhere.example:7946": "unknown host 'nowhere.example': not in this test",
+            "_serf._udp.example": "service '_serf._udp.example': not in this test",
         }
 
 
-async def test_a_service_is_asked_for_anew_at_every_try(autojump_clock: MockClock) -> None:
-    async with stage(**RETRIES) as s:
+async def test_service_is_looked_up_again_at_every_join(autojump_clock: MockClock) -> None:
+    async with node_under_test(**RETRIES) as s:
         s.node.add_seeds(["_serf._tcp.example"])
         await trio.sleep(21)
-        asked = [at for at, name in s.names.asked if name == "_serf._tcp.example"]
+        asked = [at for at, name in s.resolver.lookups if name == "_serf._tcp.example"]
         assert asked == pytest.approx([5, 15])
         [late] = hosts(s, "late")
-        s.names.srv_records["_serf._tcp.example"] = [
+        s.resolver.srv_records["_serf._tcp.example"] = [
             Service("late.example", 7946, 0, 0, (late.address.host,))
         ]
         await s.until(lambda: "late" in s.statuses(), 20)
 
 
-async def test_dns_that_does_not_answer_for_a_service_is_given_up(
+async def test_silent_dns_times_out_for_a_service(
     autojump_clock: MockClock,
 ) -> None:
-    async with stage(**NEVER) as s:
-        s.names.delay = 1e6
+    async with node_under_test(**NEVER) as s:
+        s.resolver.delay = 1e6
         began = trio.current_time()
         assert await causes(s, "_serf._tcp.example") == {
             "_serf._tcp.example": "no answer from DNS for '_serf._tcp.example' in time"
@@ -381,14 +389,14 @@ async def test_dns_that_does_not_answer_for_a_service_is_given_up(
 
 
 @pytest.mark.parametrize("text", ["_serf._tcp.example:7946", "a/_serf._tcp.example"])
-async def test_a_service_has_its_own_names_and_ports(autojump_clock: MockClock, text: str) -> None:
-    async with stage(**NEVER) as s:
+async def test_service_with_name_or_port_is_refused(autojump_clock: MockClock, text: str) -> None:
+    async with node_under_test(**NEVER) as s:
         [why] = (await causes(s, text)).values()
         assert "expected a service without a name or port" in why
-        assert s.names.asked == []
+        assert s.resolver.lookups == []
 
 
 @pytest.mark.parametrize("host", ["_serf._tcp", "_serf.example", "x._serf._tcp.example", "_.._.x"])
-async def test_what_is_no_service_is_a_host(autojump_clock: MockClock, host: str) -> None:
-    async with stage(**NEVER) as s:
+async def test_name_that_is_not_a_service_is_a_host(autojump_clock: MockClock, host: str) -> None:
+    async with node_under_test(**NEVER) as s:
         assert "unknown host" in (await causes(s, host))[host]

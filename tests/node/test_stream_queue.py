@@ -1,4 +1,4 @@
-"""Lines of messages for streams: whose turn it is, and what becomes of failures."""
+"""Queues of stream messages: turns, retries and bounds."""
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -25,7 +25,7 @@ def filled(*messages: tuple[str, bytes]) -> StreamSendQueue:
     return queue
 
 
-async def test_one_stream_to_a_member_at_a_time_and_members_take_turns() -> None:
+async def test_each_member_has_one_stream_and_members_take_turns() -> None:
     queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"), ("b", b"2"))
     one, two = await queue.next(), await queue.next()
     assert [one, two] == [direct("a", b"1"), direct("b", b"1")]
@@ -39,7 +39,7 @@ async def test_one_stream_to_a_member_at_a_time_and_members_take_turns() -> None
     assert await queue.next() == direct("a", b"2")
 
 
-async def test_answers_go_before_events_but_not_before_what_is_on_its_way() -> None:
+async def test_responses_precede_events_but_not_messages_in_transit() -> None:
     queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"))
     queue.put(direct("c", b"answer"), first=True)
     assert await queue.next() == direct("c", b"answer")
@@ -50,7 +50,7 @@ async def test_answers_go_before_events_but_not_before_what_is_on_its_way() -> N
     assert await queue.next() == direct("a", b"answer")
 
 
-async def test_a_failure_rests_its_line_alone(autojump_clock: MockClock) -> None:
+async def test_failure_delays_only_its_members_queue(autojump_clock: MockClock) -> None:
     queue = filled(("a", b"1"), ("a", b"2"))
     turn = await queue.next()
     assert queue.is_first_attempt(turn)
@@ -66,21 +66,21 @@ async def test_a_failure_rests_its_line_alone(autojump_clock: MockClock) -> None
         assert trio.current_time() - began == rest
         assert not queue.is_first_attempt(turn)
     assert queue.failed(turn) == 2
-    assert (len(queue), queue.bytes_waiting, queue._tried) == (0, 0, 0)
+    assert (len(queue), queue.bytes_waiting, queue._retrying) == (0, 0, 0)
 
 
-async def test_success_ends_the_trouble() -> None:
+async def test_success_resets_failures() -> None:
     queue = filled(("a", b"1"), ("a", b"2"))
     queue.failed(await queue.next())
-    queue._troubled.append(queue._resting.pop()[2])
+    queue._to_retry.append(queue._delayed.pop()[2])
     queue.sent(await queue.next())
     turn = await queue.next()
     assert turn == direct("a", b"2")
     assert queue.is_first_attempt(turn)
-    assert queue._tried == 0
+    assert queue._retrying == 0
 
 
-async def test_few_lines_in_trouble_are_tried_at_once(autojump_clock: MockClock) -> None:
+async def test_only_few_queues_retry_at_once(autojump_clock: MockClock) -> None:
     queue = filled(*((node, b"1") for node in "abcdefgh"))
     for _ in range(8):
         queue.failed(await queue.next())
@@ -96,12 +96,12 @@ async def test_few_lines_in_trouble_are_tried_at_once(autojump_clock: MockClock)
     assert len({(await queue.next()).node for _ in range(3)}) == 3
 
 
-async def test_whoever_waits_already_hears_of_a_shorter_rest(autojump_clock: MockClock) -> None:
+async def test_waiting_sender_wakes_for_a_shorter_delay(autojump_clock: MockClock) -> None:
     queue = filled(("a", b"1"), ("b", b"1"))
     one, two = await queue.next(), await queue.next()
     queue.failed(two)
     two = await queue.next()
-    queue.failed(two)  # and rests for the longer time
+    queue.failed(two)  # the second delay is longer
     began = trio.current_time()
     got: list[DirectMessage] = []
 
@@ -116,7 +116,7 @@ async def test_whoever_waits_already_hears_of_a_shorter_rest(autojump_clock: Moc
     assert trio.current_time() - began == RETRY_DELAYS[0]
 
 
-def test_what_waits_is_bounded() -> None:
+def test_waiting_messages_are_bounded() -> None:
     queue = StreamSendQueue()
     for number in range(MAX_PER_MEMBER):
         assert queue.put(direct("a", b"%d" % number))
@@ -125,12 +125,12 @@ def test_what_waits_is_bounded() -> None:
     assert len(queue) == MAX_PER_MEMBER + 1
     large = b"x" * (MAX_BYTES - queue.bytes_waiting)
     assert queue.put(direct("c", large))
-    assert queue.put(direct("d", large))  # the same bytes once more
+    assert queue.put(direct("d", large))  # the same bytes: no more memory
     assert not queue.put(direct("e", b"y"))
     assert queue.bytes_waiting == MAX_BYTES
 
 
-async def test_a_member_that_has_gone_takes_its_line_along() -> None:
+async def test_queue_of_dead_member_is_dropped() -> None:
     queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"))
     assert queue.drop_all(await queue.next()) == 2
     queue.sent(await queue.next())

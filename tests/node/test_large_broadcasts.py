@@ -1,4 +1,4 @@
-"""Events and queries that fit no packet, among whole nodes in virtual time."""
+"""Events and queries too large for a packet, among nodes in virtual time."""
 
 import itertools
 
@@ -17,7 +17,7 @@ LARGE = SerfOptions(user_event_size_limit=9216, query_size_limit=9216)
 
 
 def received(world: SimCluster) -> dict[str, list[tuple[float, str]]]:
-    """Take down when each member gets which event."""
+    """Record the times at which each member receives events."""
     got: dict[str, list[tuple[float, str]]] = {member.id: [] for member in world.up}
     for member in world.up:
         log = got[member.id]
@@ -40,7 +40,7 @@ async def formed(world: SimCluster, size: int) -> list[str]:
 async def goes_everywhere_at_once(
     world: SimCluster, sender: str, got: dict[str, list[tuple[float, str]]]
 ) -> None:
-    """Send a large event, which everybody gets once and within half a second."""
+    """Send a large event; every member must receive it once within half a second."""
     began = trio.current_time()
     await world.event(sender, "big", b"x" * 9000)
     await trio.sleep(1)
@@ -48,7 +48,7 @@ async def goes_everywhere_at_once(
     assert max(log[0][0] for log in got.values()) - began < 0.5
 
 
-async def test_a_large_event_is_everywhere_at_once(
+async def test_large_event_reaches_all_members_at_once(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     await formed(cluster, 40)
@@ -56,7 +56,7 @@ async def test_a_large_event_is_everywhere_at_once(
     await goes_everywhere_at_once(cluster, "n7", got)
 
 
-async def test_large_events_do_not_hold_up_small_ones(
+async def test_large_events_do_not_delay_small_ones(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     await formed(cluster, 12)
@@ -74,10 +74,10 @@ async def test_large_events_do_not_hold_up_small_ones(
     assert all(len(node.node._owner.bulk) == 0 for node in cluster.up if node.node)
 
 
-async def test_members_that_nobody_else_can_tell_are_reached_too(
+async def test_sender_of_large_event_reaches_every_member_itself(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    """As Serf's: whoever begins a large event sends it to every one of them."""
+    """As in Serf, the sender of a large event sends it to every member."""
     await formed(cluster, 30)
     got = received(cluster)
     others = [member.id for member in cluster.up if member.id != "n1"]
@@ -86,7 +86,7 @@ async def test_members_that_nobody_else_can_tell_are_reached_too(
     await goes_everywhere_at_once(cluster, "n1", got)
 
 
-async def test_a_large_event_of_a_member_that_dies_over_it_arrives(
+async def test_large_event_of_dying_sender_reaches_all_members(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     await formed(cluster, 30)
@@ -99,10 +99,10 @@ async def test_a_large_event_of_a_member_that_dies_over_it_arrives(
     assert all(len(log) == 1 for member, log in got.items() if member != "n1")
 
 
-async def test_stopped_members_delay_nobody_and_get_it_late(
+async def test_stopped_members_delay_no_other_and_receive_large_event_later(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    """More of them than streams at once, so that every stream meets one."""
+    """There are more stopped members than streams at once, so every stream meets one."""
     ids = await formed(cluster, 40)
     got = received(cluster)
     stopped = ids[20:]
@@ -121,7 +121,7 @@ async def test_stopped_members_delay_nobody_and_get_it_late(
     assert {len(log) for log in got.values()} == {3}
 
 
-async def test_push_pulls_bring_what_no_stream_could(
+async def test_push_pull_delivers_large_events_that_streams_could_not(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     ids = await formed(cluster, 6)
@@ -136,7 +136,7 @@ async def test_push_pulls_bring_what_no_stream_could(
     assert {len(log) for log in got.values()} == {1}
 
 
-async def test_a_large_query_is_answered_by_all(
+async def test_large_query_is_answered_by_all_members(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     ids = await formed(cluster, 10)

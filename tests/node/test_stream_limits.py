@@ -1,4 +1,4 @@
-"""Open streams: who makes room for whom, and what all of them may hold."""
+"""Limits on open streams: their number and their memory."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.stage import LATENCY, OURS, push_pull, stage
+from tests.node.helpers import LATENCY, OURS, node_under_test, push_pull
 from trioserf.address import Address
 from trioserf.node.stream_limits import LARGE, StreamLimiter
 from trioserf.swim.config import SwimOptions
@@ -23,59 +23,59 @@ def nothing() -> None:
     pass
 
 
-async def test_the_one_that_holds_the_most_makes_room() -> None:
-    guests = StreamLimiter(10, 100, nothing)
-    small, large, other = (guests.add(PEER, incoming=True) for _ in range(3))
-    guests.set_held(small, 10)
-    guests.set_held(large, 60)
-    guests.set_held(other, 50)
+async def test_largest_stream_is_closed_over_the_memory_limit() -> None:
+    limiter = StreamLimiter(10, 100, nothing)
+    small, large, other = (limiter.add(PEER, incoming=True) for _ in range(3))
+    limiter.set_held(small, 10)
+    limiter.set_held(large, 60)
+    limiter.set_held(other, 50)
     assert large.scope.cancel_called
-    assert large.fault is not None
-    assert large.fault.kind == "limit"
+    assert large.error is not None
+    assert large.error.kind == "limit"
     assert not small.scope.cancel_called
-    assert guests.held == 60
+    assert limiter.held == 60
     with pytest.raises(WireError, match="more than 100 bytes"):
-        guests.set_held(other, 95)
-    for guest in (small, large, other):
-        guests.remove(guest)
-    assert guests.held == 0
+        limiter.set_held(other, 95)
+    for stream in (small, large, other):
+        limiter.remove(stream)
+    assert limiter.held == 0
 
 
-async def test_the_silent_make_room_but_not_at_once(autojump_clock: MockClock) -> None:
-    guests = StreamLimiter(2, 100, nothing)
-    first, second = (guests.add(PEER, incoming=True) for _ in range(2))
-    ours = guests.add(PEER, incoming=False)
-    assert not guests.evict_idle(trio.current_time())
+async def test_silent_stream_is_evicted_after_min_idle(autojump_clock: MockClock) -> None:
+    limiter = StreamLimiter(2, 100, nothing)
+    first, second = (limiter.add(PEER, incoming=True) for _ in range(2))
+    ours = limiter.add(PEER, incoming=False)
+    assert not limiter.evict_idle(trio.current_time())
     await trio.sleep(1.5)
-    guests.touch(first, trio.current_time())
-    assert guests.evict_idle(trio.current_time())
+    limiter.touch(first, trio.current_time())
+    assert limiter.evict_idle(trio.current_time())
     assert second.scope.cancel_called
     assert not first.scope.cancel_called
     assert not ours.scope.cancel_called
-    guests.add(PEER, incoming=True)
-    assert not guests.evict_idle(trio.current_time())
-    guests.touch(second, trio.current_time())  # too late: it is not counted again
-    guests.remove(second)
-    assert len(guests) == 2
+    limiter.add(PEER, incoming=True)
+    assert not limiter.evict_idle(trio.current_time())
+    limiter.touch(second, trio.current_time())  # after its eviction: not counted again
+    limiter.remove(second)
+    assert len(limiter) == 2
 
 
-async def test_calm_is_told_once_all_large_ones_have_gone() -> None:
+async def test_on_quiet_is_called_when_all_large_streams_have_ended() -> None:
     calms = []
-    guests = StreamLimiter(10, 100 * LARGE, lambda: calms.append(True))
-    small, large, larger = (guests.add(PEER, incoming=True) for _ in range(3))
-    guests.set_held(large, LARGE)
-    guests.set_held(larger, 2 * LARGE)
-    guests.remove(large)
+    limiter = StreamLimiter(10, 100 * LARGE, lambda: calms.append(True))
+    small, large, larger = (limiter.add(PEER, incoming=True) for _ in range(3))
+    limiter.set_held(large, LARGE)
+    limiter.set_held(larger, 2 * LARGE)
+    limiter.remove(large)
     assert calms == []
-    guests.remove(larger)
-    guests.remove(small)
+    limiter.remove(larger)
+    limiter.remove(small)
     assert calms == [True]
 
 
-async def test_half_open_streams_keep_nobody_out(autojump_clock: MockClock) -> None:
-    async with stage(seed_interval=1e6, max_streams=4) as s:
+async def test_half_open_streams_do_not_block_others(autojump_clock: MockClock) -> None:
+    async with node_under_test(seed_interval=1e6, max_streams=4) as s:
         peer = s.peer("p")
-        for _ in range(20):  # each says nothing, or begins and stops
+        for _ in range(20):  # silent, or stopped after the first bytes
             await peer.transport.dial(OURS)
             stream = await peer.transport.dial(OURS)
             await stream.send_all(push_pull()[:3])
@@ -85,13 +85,13 @@ async def test_half_open_streams_keep_nobody_out(autojump_clock: MockClock) -> N
         assert s.node.dropped()["streams in"] >= 20
 
 
-async def test_large_exchanges_make_room_for_small_ones(autojump_clock: MockClock) -> None:
-    async with stage(seed_interval=1e6, stream_memory=1024 * 1024) as s:
+async def test_large_streams_are_closed_for_small_ones(autojump_clock: MockClock) -> None:
+    async with node_under_test(seed_interval=1e6, stream_memory=1024 * 1024) as s:
         peer = s.peer("p")
         codec = StreamCodec(keyring=None, compress=False)
         large = codec.encode_push_pull(PushPull(False, (), bytes(700_000)))
         streams = [await peer.transport.dial(OURS) for _ in range(3)]
-        for stream in streams:  # all of them begin, and none comes to its end
+        for stream in streams:  # none is complete
             with suppress(trio.BrokenResourceError):
                 await stream.send_all(large[:600_000])
             await trio.sleep(10 * LATENCY)
@@ -101,7 +101,7 @@ async def test_large_exchanges_make_room_for_small_ones(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("owns_process", [False, True])
-async def test_garbage_is_collected_only_where_nobody_else_has_any(
+async def test_garbage_is_collected_only_if_node_owns_process(
     autojump_clock: MockClock, owns_process: bool
 ) -> None:
     collections = []
@@ -110,7 +110,7 @@ async def test_garbage_is_collected_only_where_nobody_else_has_any(
         if phase == "start" and info["generation"] == 2:
             collections.append(trio.current_time())
 
-    async with stage(seed_interval=1e6, owns_process=owns_process) as s:
+    async with node_under_test(seed_interval=1e6, owns_process=owns_process) as s:
         peer = s.peer("p")
         codec = StreamCodec(keyring=None, compress=False)
         with automatic_collection_off(note):
@@ -123,7 +123,7 @@ async def test_garbage_is_collected_only_where_nobody_else_has_any(
 
 @contextmanager
 def automatic_collection_off(note: Callable[[str, dict[str, int]], None]) -> Iterator[None]:
-    """Collect no garbage unless somebody asks for it, and tell of that."""
+    """Turn automatic collection off, and call `note` at every explicit one."""
     gc.disable()
     gc.callbacks.append(note)
     try:
@@ -133,8 +133,8 @@ def automatic_collection_off(note: Callable[[str, dict[str, int]], None]) -> Ite
         gc.enable()
 
 
-async def test_rows_that_cannot_be_are_counted_and_passed_over(autojump_clock: MockClock) -> None:
-    async with stage(seed_interval=1e6) as s:
+async def test_malformed_rows_are_counted_and_skipped(autojump_clock: MockClock) -> None:
+    async with node_under_test(seed_interval=1e6) as s:
         peer = s.peer("p")
         odd = NodeState("x" * 2000, bytes(4), 1, b"", 1, State.ALIVE)
         await peer.exchange(push_pull(odd, peer.node_state()))
@@ -142,8 +142,8 @@ async def test_rows_that_cannot_be_are_counted_and_passed_over(autojump_clock: M
         assert s.node.dropped() == {"limit": 1}
 
 
-async def test_a_large_table_is_taken_in_by_pieces(autojump_clock: MockClock) -> None:
-    async with stage(seed_interval=1e6) as s:
+async def test_large_table_is_merged_in_steps(autojump_clock: MockClock) -> None:
+    async with node_under_test(seed_interval=1e6) as s:
         peer = s.peer("p")
         rows = tuple(
             NodeState(f"n{i}", bytes((10, 9, i >> 8, i & 255)), 7946, b"", 1, State.ALIVE)
@@ -153,8 +153,8 @@ async def test_a_large_table_is_taken_in_by_pieces(autojump_clock: MockClock) ->
         await s.until(lambda: len(s.statuses()) == 2001, 1)
 
 
-async def test_more_members_than_are_allowed_are_not_let_in(autojump_clock: MockClock) -> None:
-    async with stage(seed_interval=1e6, swim=SwimOptions(max_members=50)) as s:
+async def test_members_beyond_max_members_are_rejected(autojump_clock: MockClock) -> None:
+    async with node_under_test(seed_interval=1e6, swim=SwimOptions(max_members=50)) as s:
         peer = s.peer("p")
         for batch in range(4):
             rows = tuple(
@@ -162,11 +162,11 @@ async def test_more_members_than_are_allowed_are_not_let_in(autojump_clock: Mock
                 for i in range(100)
             )
             await peer.exchange(push_pull(*rows))
-            # They are said to have left: others may come, and the oldest are forgotten for them.
-            gone = tuple(
+            # Members that left make room: the oldest are forgotten.
+            left = tuple(
                 NodeState(row.name, row.addr, row.port, b"", 1, State.LEFT) for row in rows
             )
-            await peer.exchange(push_pull(*gone))
+            await peer.exchange(push_pull(*left))
             await trio.sleep(200)
         assert 2 < len(s.statuses()) <= 50
         assert len(s.node.memberlist.records) <= 50

@@ -1,0 +1,232 @@
+"""The owner of the state: requests, the bounded inbox, effects."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from tests.node.helpers import LATENCY, OURS
+from trioserf.address import Address
+from trioserf.errors import Leaving, NameConflict
+from trioserf.node.config import NodeConfig
+from trioserf.node.event_hub import EventHub
+from trioserf.node.state import ClusterState
+from trioserf.node.state_owner import PacketBatch, StateOwner
+from trioserf.node.stream_queue import MAX_PER_MEMBER
+from trioserf.serf.effects import DirectMessage, NameConflictLost
+from trioserf.sim.endpoint import SimTransport
+from trioserf.sim.network import LinkConditions, Network
+from trioserf.wire.packet import PacketCodec
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import Ping
+
+SOMEBODY = Address("10.0.1.1", 7946)
+
+
+def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOwner, EventHub]:
+    """Return an owner that does not run yet."""
+    config = NodeConfig(name="us", bind=OURS, **options)
+    hub = EventHub()
+    state = ClusterState(config, OURS, rng=random.Random(1), has_responder=hub.has_responder)
+    network = Network(random.Random(1), LinkConditions(latency=0, jitter=0))
+    owner = StateOwner(state, transport or network.open(OURS), hub)
+    state.start(trio.current_time(), None)
+    return owner, hub
+
+
+@asynccontextmanager
+async def kept(**options: Any) -> AsyncIterator[StateOwner]:
+    owner, _ = make(**options)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(owner.run)
+        yield owner
+        nursery.cancel_scope.cancel()
+        owner.fail_pending()
+
+
+# --- items ---
+
+
+async def test_ask_returns_result_or_raises_error(autojump_clock: MockClock) -> None:
+    async with kept() as owner:
+        assert await owner.ask(lambda state, _: state.config.name) == "us"
+        at = trio.current_time()
+        await trio.sleep(5)
+        assert await owner.ask(lambda _, now: now) == at + 5
+
+        def fail(_: ClusterState, __: float) -> None:
+            raise KeyError("mine alone")
+
+        with pytest.raises(KeyError, match="mine alone"):
+            await owner.ask(fail)
+        assert await owner.ask(lambda state, _: state.config.name) == "us"
+
+
+async def test_items_are_handled_in_order(autojump_clock: MockClock) -> None:
+    owner, _ = make()
+    seen: list[int] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(owner.ask, lambda *_, number=number: seen.append(number))
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(owner.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert seen == list(range(100))
+
+
+async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
+    owner, _ = make(inbox_depth=16)
+    ping = encode(Ping(1, "us"))
+    for _ in range(16):
+        await owner.receive([(ping, SOMEBODY)])
+    with trio.move_on_after(100) as timeout:
+        await owner.receive([(ping, SOMEBODY)])
+    assert timeout.cancelled_caught
+    with trio.move_on_after(100) as timeout:
+        await owner.ask(lambda *_: None)
+    assert timeout.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(owner.run)
+        with trio.fail_after(1):
+            await owner.receive([(ping, SOMEBODY)])
+            await owner.ask(lambda *_: None)
+        nursery.cancel_scope.cancel()
+
+
+async def test_flood_of_items_lets_other_tasks_run(autojump_clock: MockClock) -> None:
+    async with kept() as owner:
+        turns = 0
+
+        async def flood() -> None:
+            while True:
+                await owner.receive([(b"\x63", SOMEBODY)])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(flood)
+            while turns < 100:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+            nursery.cancel_scope.cancel()
+        assert owner.state.drops.by_kind["unknown-type"]
+
+
+# --- the end ---
+
+
+async def test_pending_requests_fail_with_leaving_at_the_end(autojump_clock: MockClock) -> None:
+    owner, _ = make(inbox_depth=16)
+    failed: list[str] = []
+
+    async def call() -> None:
+        with pytest.raises(Leaving, match="the node has ended"):
+            await owner.ask(lambda *_: None)
+        failed.append("leaving")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):  # four of them find the inbox full
+            nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not failed
+        owner.fail_pending()
+    assert len(failed) == 20
+    with pytest.raises(Leaving):
+        await owner.ask(lambda *_: None)
+
+
+async def test_item_received_in_the_step_of_the_end_is_handled(autojump_clock: MockClock) -> None:
+    owner, _ = make()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(owner.run)
+        await trio.testing.wait_all_tasks_blocked()
+        # The owner has received the item already, and handles it although cancelled.
+        owner._to_inbox.send_nowait(PacketBatch([(b"\x63", SOMEBODY)], 0.0))
+        nursery.cancel_scope.cancel()
+        owner.fail_pending()
+    assert owner.state.drops.by_kind["unknown-type"] == 1
+
+
+async def test_cancelled_request_does_not_stop_the_owner(autojump_clock: MockClock) -> None:
+    owner, _ = make()
+    with trio.move_on_after(1):
+        await owner.ask(lambda *_: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(owner.run)
+        assert await owner.ask(lambda state, _: state.config.name) == "us"
+        nursery.cancel_scope.cancel()
+
+
+# --- effects ---
+
+
+async def test_packets_are_sent_and_unsent_ones_are_counted(
+    autojump_clock: MockClock,
+) -> None:
+    network = Network(random.Random(1), LinkConditions(latency=LATENCY, jitter=0))
+    ours, theirs = network.open(OURS), network.open(SOMEBODY)
+    owner, _ = make(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.run)
+        nursery.start_soon(owner.run)
+        await owner.receive([(encode(Ping(9, "us")), SOMEBODY)])
+        [(data, source)] = await theirs.receive_packets()
+        assert source == OURS
+        messages, _ = PacketCodec(keyring=None).decode(data)
+        assert type(messages[0]).__name__ == "Ack"
+        ours.kill()
+        await owner.receive([(encode(Ping(9, "us")), SOMEBODY)] * 3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert owner.dropped == {"packets": 3}
+        assert not owner.state.outbox.packets
+        nursery.cancel_scope.cancel()
+
+
+async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kept() as owner:
+
+        def order(state: ClusterState, _: float) -> None:
+            for _ in range(MAX_PER_MEMBER + 5):
+                state.serf.direct_messages.append(DirectMessage(SOMEBODY, "b", b"x", stream=True))
+
+        await owner.ask(order)
+        assert owner.dropped == {"streams": 5}
+        logged = [one.getMessage() for one in caplog.records]
+        assert logged == ["dropped a response for 'b': too many streams wait already"]
+        assert len(owner.bulk) == MAX_PER_MEMBER
+
+
+async def test_lost_name_conflict_ends_the_owner() -> None:
+    owner, _ = make()
+
+    def lose(state: ClusterState, _: float) -> None:
+        state.serf.shutdown_orders.append(NameConflictLost(1, 4))
+
+    with pytest.RaisesGroup(NameConflict) as caught:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(owner.run)
+            await owner.ask(lose)
+    [error] = caught.value.exceptions
+    assert str(error) == (
+        "another member has the name 'us', and the majority sides with it (1 of 4 answers for us)"
+    )
+
+
+async def test_declines_are_dropped_and_counted_when_inbox_is_full(
+    autojump_clock: MockClock,
+) -> None:
+    owner, hub = make(inbox_depth=16)
+    for _ in range(16):
+        await owner.receive([])
+    hub.on_no_responder([1])
+    assert owner.dropped == {"declines": 1}
+    owner.fail_pending()
+    hub.on_no_responder([2])  # ignored after the end
+    assert owner.dropped == {"declines": 1}
