@@ -1,4 +1,4 @@
-"""From an agent's configuration to its node's: profile, limits, addresses, keys."""
+"""Complete the node's configuration with addresses, tags and keys of encryption."""
 
 import ipaddress
 import socket
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import attrs
 
-from trioserf.address import Address
+from trioserf.address import Address, parse_host_port
 from trioserf.agent import keyring_file, tags_file
 from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
 from trioserf.net.own_address import interface_addresses
-from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
+from trioserf.node.config import ANY_ADDRESS, NodeConfig
 from trioserf.serf.keyring import Keyring, KeyringError, parse_key
 
 
@@ -38,7 +38,7 @@ def node_config(config: AgentConfig) -> NodeConfig:
 
 
 def start_tags(config: AgentConfig) -> dict[str, str]:
-    """Give the tags to start with: the file's where there is one.
+    """Return the tags at start: those of the tags file if there is one.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -47,10 +47,10 @@ def start_tags(config: AgentConfig) -> dict[str, str]:
 
 
 def start_keyring(config: AgentConfig) -> Keyring | None:
-    """Give the keys to start with; None for plaintext.
+    """Return the keys at start; None for plaintext.
 
     Raises:
-        ConfigError: a key that is none, or a file that cannot be used. No key is shown.
+        ConfigError: a key is not valid, or a file cannot be used. The text shows no key.
     """
     if config.keyring_file:
         return keyring_file.load(Path(config.keyring_file))
@@ -75,10 +75,10 @@ def _setup_keyring(config: AgentConfig) -> Keyring | None:
 
 
 def bind_address(config: AgentConfig) -> Address:
-    """Give the address to listen on.
+    """Return the address to listen on.
 
     Raises:
-        ConfigError: no address, or not one of the interface that was named.
+        ConfigError: not a valid address, or not one of the configured interface.
         AddressError: an unknown host or interface.
     """
     bind = _address(config.bind, "bind", ANY_ADDRESS)
@@ -101,10 +101,10 @@ def bind_address(config: AgentConfig) -> Address:
 
 
 def advertise_address(config: AgentConfig) -> Address | None:
-    """Give the address that others shall use; None for the one bound to.
+    """Return the address that other members use; None for the bound one.
 
     Raises:
-        ConfigError: no address.
+        ConfigError: not a valid address.
         AddressError: an unknown host.
     """
     if not config.advertise:
@@ -126,25 +126,12 @@ def _address(text: str, key: str, default: Address) -> Address:
 
 
 def split_bind(text: str, key: str) -> tuple[str, int | None]:
-    """Part `host`, `host:port`, `:port`, `[v6]:port` or a bare IPv6 address.
+    """Parse `host`, `host:port`, `:port`, `[v6]:port` or a bare IPv6 address.
 
     Raises:
-        ConfigError: what follows the colon is no port.
+        ConfigError: unbalanced brackets, or a port that is not valid.
     """
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ConfigError(f"Invalid {key} address: {text!r}: expected [host]:port")
-        port = rest[1:]
-    elif text.count(":") > 1:
-        return text, None
-    else:
-        host, _, port = text.partition(":")
-    if not port:
-        return host, None
-    if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise ConfigError(
-            f"Invalid {key} address: {text!r}: expected a port from 0 to 65535"
-            f" (default {DEFAULT_PORT}), not {port!r}"
-        )
-    return host, int(port)
+    try:
+        return parse_host_port(text)
+    except ValueError as error:
+        raise ConfigError(f"Invalid {key} address: {text!r}: {error}") from None
