@@ -11,7 +11,7 @@ import trio.testing
 from trioserf.address import Address
 from trioserf.agent.config import AgentConfig, MdnsConfig
 from trioserf.agent.discovery import ASK_EVERY, Discovery, open_discovery
-from trioserf.agent.mdns import Instance, question, service_name
+from trioserf.agent.mdns import Instance, encode_question, service_name
 from trioserf.errors import ConfigError, JoinFailed, Leaving
 from trioserf.net.multicast import IPV4
 
@@ -102,7 +102,7 @@ class Rig:
     def hear(self, *hosts: str) -> None:
         for host in hosts:
             one = Instance(SERVICE, host, Address(host, 7946), "")
-            answer = one.answer(question(SERVICE), 40000)
+            answer = one.answer(encode_question(SERVICE), 40000)
             assert answer is not None
             self.wire.asking.put(answer.data)
 
@@ -190,7 +190,7 @@ async def test_questions_are_answered_whatever_else_comes(
     for inbox in (rig.wire.answering, rig.wire.asking):
         inbox.put(b"\xff" * 40)
         inbox.put(OSError(100, "Network is down"))
-    rig.wire.answering.put(question(SERVICE))
+    rig.wire.answering.put(encode_question(SERVICE))
     rig.hear("10.0.0.2")
     await trio.sleep(5)
     assert [to for _, to in rig.wire.answers] == [("10.0.0.9", 40000)]

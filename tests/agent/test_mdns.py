@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserf.address import Address
-from trioserf.agent.mdns import Instance, MdnsError, found, question, service_name
+from trioserf.agent.mdns import Instance, MdnsError, encode_question, parse_answer, service_name
 from trioserf.errors import ConfigError
 
 SERVICE = service_name("demo")
@@ -42,13 +42,13 @@ def told(data: bytes, port: int = 40000) -> dns.message.Message:
 
 
 def test_the_question_is_the_one_that_serf_asks() -> None:
-    assert question(SERVICE)[2:] == GO_QUESTION[2:]  # after the number
+    assert encode_question(SERVICE)[2:] == GO_QUESTION[2:]  # after the number
 
 
 def test_a_one_shot_question_is_answered_to_the_asker() -> None:
     answer = OURS.answer(GO_QUESTION, 40000)
     assert answer is not None
-    assert not answer.everyone
+    assert not answer.to_group
     message = dns.message.from_wire(answer.data)
     assert message.id == 0xC4B1
     assert [str(one.name) for one in message.question] == ["_serf_demo._tcp.local."]
@@ -65,7 +65,7 @@ def test_a_one_shot_question_is_answered_to_the_asker() -> None:
 def test_other_responders_are_answered_through_the_group() -> None:
     answer = OURS.answer(GO_QUESTION, 5353)
     assert answer is not None
-    assert answer.everyone
+    assert answer.to_group
     message = dns.message.from_wire(answer.data)
     assert (message.id, message.question) == (0, [])
     assert {rrset.ttl for rrset in message.answer} == {120}
@@ -74,7 +74,7 @@ def test_other_responders_are_answered_through_the_group() -> None:
 def test_a_wish_for_an_answer_alone_is_granted() -> None:
     answer = OURS.answer(asking("_serf_demo._tcp.local.", "PTR", rdclass=0x8001), 5353)
     assert answer is not None
-    assert not answer.everyone
+    assert not answer.to_group
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_what_we_say_is_found(host: str) -> None:
     at = Address(host, 12345)
     answer = Instance(SERVICE, "x" * 100, at, "t" * 300).answer(GO_QUESTION, 40000)
     assert answer is not None
-    assert found(SERVICE, answer.data) == [at]
-    assert found(service_name("other"), answer.data) == []
+    assert parse_answer(SERVICE, answer.data) == [at]
+    assert parse_answer(service_name("other"), answer.data) == []
 
 
 def test_names_too_long_for_a_label_stay_apart() -> None:
@@ -135,7 +135,7 @@ def test_names_too_long_for_a_label_stay_apart() -> None:
 
 
 def test_an_answer_of_serf_with_compressed_targets_is_understood() -> None:
-    assert found(SERVICE, GO_ANSWER) == [Address("10.77.0.2", 7946)]
+    assert parse_answer(SERVICE, GO_ANSWER) == [Address("10.77.0.2", 7946)]
 
 
 def test_records_of_others_and_incomplete_ones_are_passed_over() -> None:
@@ -151,7 +151,7 @@ def test_records_of_others_and_incomplete_ones_are_passed_over() -> None:
         "host.local. 120 IN A 10.0.0.9\n"
         "host.local. 120 IN HINFO x86 linux\n"
     )
-    assert found(SERVICE, message.to_wire()) == []
+    assert parse_answer(SERVICE, message.to_wire()) == []
 
 
 def test_a_flag_that_says_to_flush_the_cache_does_no_harm() -> None:
@@ -159,7 +159,7 @@ def test_a_flag_that_says_to_flush_the_cache_does_no_harm() -> None:
     assert answer is not None
     flushing = answer.data.replace(b"\x00\x21\x00\x01", b"\x00\x21\x80\x01")
     assert flushing != answer.data
-    assert found(SERVICE, flushing) == [HERE]
+    assert parse_answer(SERVICE, flushing) == [HERE]
 
 
 @pytest.mark.parametrize("cluster", [".", "a..b", "x" * 58, "a" * 60 + ".b", "\udcff"])
@@ -178,7 +178,7 @@ def test_anything_may_come(data: bytes, port: int) -> None:
         with contextlib.suppress(MdnsError):
             OURS.answer(data_, port)
         with contextlib.suppress(MdnsError):
-            assert isinstance(found(SERVICE, data_), list)
+            assert isinstance(parse_answer(SERVICE, data_), list)
 
 
 @given(st.data())
@@ -189,7 +189,7 @@ def test_damaged_answers_may_come(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
-        for address in found(SERVICE, bytes(damaged)):
+        for address in parse_answer(SERVICE, bytes(damaged)):
             assert isinstance(address, Address)
     except MdnsError:
         pass

@@ -108,7 +108,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--set=syslog_path=/nonexistent/log"], "nobody listens at /nonexistent/log"),
+        (["--set=syslog_path=/nonexistent/log"], "no daemon listens at /nonexistent/log"),
         (["--set=syslog_facility=LOCAL8"], "invalid syslog facility: LOCAL8"),
     ],
 )
