@@ -8,7 +8,7 @@ _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 class Address(NamedTuple):
-    """An IP address as text (no brackets, no name) and a port, 0 to 65535."""
+    """An IP address as text (no brackets, no host name) and a port, 0 to 65535."""
 
     host: str
     port: int
@@ -67,7 +67,7 @@ def host_of(addr: bytes) -> str:
     """
     short = normalise(addr)
     if len(short) == 4:
-        return ".".join(map(str, short))  # several times as fast as ipaddress
+        return ".".join(map(str, short))  # several times faster than ipaddress
     return str(ipaddress.ip_address(short))
 
 

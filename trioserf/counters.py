@@ -1,27 +1,27 @@
-"""What a node counts for metrics, under the names that Serf's have.
+"""Counters and samples for metrics, under Serf's names.
 
-Counting happens where things happen, so it has to cost next to nothing: a few numbers change, and
-nobody is called. Whoever wants to know collects them from time to time.
+The code that counts runs for every packet, so counting only changes a few numbers; the metrics
+task collects them periodically.
 """
 
 from collections import deque
 from typing import Final
 
-_RECENT: Final = 1024
-"""Values of one series between two collections; of more, the last are kept."""
-_NAMES: Final = 256
-"""Names that others choose, such as those of events, between two collections."""
+_MAX_VALUES: Final = 1024
+"""Maximum number of values of one series between two collections; the newest are kept."""
+_MAX_LABELS: Final = 256
+"""Maximum number of labels chosen by peers, such as event names, between two collections."""
 
 
 class AggregateSample:
-    """A counter since it was last collected: how often, how much, and how unevenly.
+    """A counter since its last collection.
 
     Attributes:
-        count: how often something was added.
+        count: the number of added values.
         total: the sum.
         squares: the sum of squares.
-        least: the smallest that was added; 0 if nothing was.
-        most: the largest.
+        least: the smallest value; 0 without values.
+        most: the largest value; 0 without values.
     """
 
     __slots__ = ("count", "least", "most", "squares", "total")
@@ -30,12 +30,12 @@ class AggregateSample:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset to no values."""
         self.count = 0
         self.total = self.squares = self.least = self.most = 0.0
 
     def add(self, value: float = 1.0) -> None:
-        """Count something of this size."""
+        """Add a value."""
         if value < self.least or not self.count:
             self.least = value
         if value > self.most or not self.count:
@@ -45,7 +45,7 @@ class AggregateSample:
         self.squares += value * value
 
     def merge(self, other: "AggregateSample") -> None:
-        """Count what another one has counted."""
+        """Add all values of another counter."""
         if not other.count:
             return
         self.least = min(self.least, other.least) if self.count else other.least
@@ -56,49 +56,49 @@ class AggregateSample:
 
 
 Samples = deque[float]
-"""Values as they came, for timings and sizes."""
+"""Single values in order, for timings and sizes."""
 
 
 class Counters:
     """Counters and series by name.
 
     Attributes:
-        counters: those that whoever counts keeps at hand.
-        named: counters whose names others choose; forgotten with every collection.
-        series: values by name.
+        counters: counters by name, kept for ever.
+        labels: counters by a name that peers choose, dropped at each collection.
+        series: samples by name.
     """
 
     def __init__(self) -> None:
         self.counters: dict[str, AggregateSample] = {}
-        self.named: dict[str, AggregateSample] = {}
+        self.labels: dict[str, AggregateSample] = {}
         self.series: dict[str, Samples] = {}
 
     def counter(self, name: str) -> AggregateSample:
-        """Give the counter of a name, to be kept."""
+        """Return the counter of a name, for the caller to keep."""
         return self.counters.setdefault(name, AggregateSample())
 
     def values(self, name: str) -> Samples:
-        """Give the series of a name, to be kept."""
-        return self.series.setdefault(name, deque(maxlen=_RECENT))
+        """Return the samples of a name, for the caller to keep."""
+        return self.series.setdefault(name, deque(maxlen=_MAX_VALUES))
 
     def increment_label(self, name: str) -> None:
-        """Count something whose name others choose, unless there are too many of them."""
-        known = self.named.get(name)
-        if known is None:
-            if len(self.named) >= _NAMES:
+        """Count under a name that peers choose, unless there are too many names."""
+        sample = self.labels.get(name)
+        if sample is None:
+            if len(self.labels) >= _MAX_LABELS:
                 return
-            known = self.named[name] = AggregateSample()
-        known.add()
+            sample = self.labels[name] = AggregateSample()
+        sample.add()
 
     def collect(self) -> tuple[dict[str, AggregateSample], dict[str, list[float]]]:
-        """Give the counters and series that something was added to since the last call."""
-        counters = self.named
-        self.named = {}
-        for name, count in self.counters.items():
-            if count.count:
-                taken = counters[name] = AggregateSample()
-                taken.merge(count)
-                count.clear()
+        """Return and reset the counters and samples with values since the last call."""
+        counters = self.labels
+        self.labels = {}
+        for name, sample in self.counters.items():
+            if sample.count:
+                counters[name] = AggregateSample()
+                counters[name].merge(sample)
+                sample.clear()
         series = {name: list(values) for name, values in self.series.items() if values}
         for name in series:
             self.series[name].clear()

@@ -1,24 +1,26 @@
-"""What users of the library, the control socket and the command line are told went wrong."""
+"""Errors for users of the library, the control socket and the command line."""
 
 
 class TrioserfError(Exception):
-    """Base of every error that is the user's to read; its text is one clear sentence."""
+    """Base of all errors for users; the text is one sentence."""
 
 
 class ConfigError(TrioserfError):
-    """A configuration that cannot work; the text names file, key and expectation of each fault."""
+    """An invalid configuration; the text names file, key and expectation of each error."""
 
 
 class AddressError(TrioserfError):
-    """An address that cannot be bound, found or advertised."""
+    """An address that cannot be parsed, resolved, bound or advertised."""
 
 
 class JoinFailed(TrioserfError):
-    """Not one address could be joined; `causes` holds (address, reason) for each."""
+    """No address could be joined; `causes` has (address, reason) for each."""
 
     def __init__(self, causes: list[tuple[str, str]]) -> None:
         self.causes = causes
-        super().__init__("; ".join(f"Failed to join {address}: {why}" for address, why in causes))
+        super().__init__(
+            "; ".join(f"Failed to join {address}: {reason}" for address, reason in causes)
+        )
 
 
 class TooLarge(TrioserfError):
@@ -26,28 +28,24 @@ class TooLarge(TrioserfError):
 
 
 class InvalidFilter(TrioserfError):
-    """An event filter or regular expression that cannot be understood."""
+    """An invalid event filter or regular expression."""
 
 
 class InvalidQuery(TrioserfError):
-    """A query that nobody may ask, such as one with an internal name."""
+    """A query that is not allowed, such as one with an internal name."""
 
 
 class NoSuchMember(TrioserfError):
-    """No member of that name is known."""
+    """No member with that name is known."""
 
 
 class NoSuchQuery(TrioserfError):
-    """No query of that number waits for an answer."""
+    """No query with that number waits for a response."""
 
 
 class Leaving(TrioserfError):
-    """The node is leaving or has left, and takes no such request any more."""
-
-
-class KeyFailed(TrioserfError):
-    """A key operation that did not succeed on every member."""
+    """The node is leaving or has left, and rejects the request."""
 
 
 class NameConflict(TrioserfError):
-    """Another member holds our name, and the majority sides with it."""
+    """Another member has our name, and the majority of responses names that member."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.cli.go_agents import OURS, ROOT
+from tests.interop.go_agents import OURS, ROOT
 from trioserf.agent.agent import open_agent
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses

@@ -1,4 +1,4 @@
-"""`serf` and `trioserf` side by side, driving the same agents of the real serf."""
+"""`serf` and `trioserf` against the same agents of the real serf."""
 
 import json
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
-from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, normalise_output
+from tests.cli.helpers import COMMAND_LINES, LINES_WITHOUT_KEY, NET, normalise_output
+from tests.interop.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
 
 pytestmark = [
     pytest.mark.interop,
@@ -28,24 +28,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
 
 
-@pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words)[:40])
-def test_both_print_the_same(cluster: Cluster, words: list[str]) -> None:
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=lambda words: " ".join(words)[:40])
+def test_output_and_exit_code_equal_serf(cluster: Cluster, words: list[str]) -> None:
     assert SERF is not None
-    said = [word.replace(NET, HERE) for word in words]
-    code, text = cluster.ask([SERF], *said)
-    our_code, our_text = cluster.ask(OURS, *said)
+    line = [word.replace(NET, HERE) for word in words]
+    code, text = cluster.ask([SERF], *line)
+    our_code, our_text = cluster.ask(OURS, *line)
     assert (our_code, normalise_output(our_text)) == (code, normalise_output(text))
 
 
-@pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=lambda words: " ".join(words))
-def test_both_are_refused_without_the_key(cluster: Cluster, words: list[str]) -> None:
+@pytest.mark.parametrize("words", LINES_WITHOUT_KEY, ids=lambda words: " ".join(words))
+def test_rejection_without_key_equals_serf(cluster: Cluster, words: list[str]) -> None:
     assert SERF is not None
-    told = cluster.ask([SERF], *words, addr=cluster.secret)
-    assert cluster.ask(OURS, *words, addr=cluster.secret) == told
-    assert "Authentication required" in told[1]
+    expected = cluster.ask([SERF], *words, addr=cluster.secret)
+    assert cluster.ask(OURS, *words, addr=cluster.secret) == expected
+    assert "Authentication required" in expected[1]
 
 
-def test_the_key_opens(cluster: Cluster) -> None:
+def test_valid_key_is_accepted(cluster: Cluster) -> None:
     words = ("members", "-rpc-auth=s3cret")
     assert SERF is not None
     assert cluster.ask(OURS, *words, addr=cluster.secret) == cluster.ask(
@@ -56,8 +56,8 @@ def test_the_key_opens(cluster: Cluster) -> None:
 def test_keys_are_changed_and_rotated() -> None:
     assert SERF is not None
     key, other = (Cluster("", "", "").ask(OURS, "keygen")[1].strip() for _ in range(2))
-    sealed = f"-encrypt={key}"
-    with agent(f"{HERE}.4", "go-k", sealed) as addr:
+    encrypt = f"-encrypt={key}"
+    with agent(f"{HERE}.4", "go-k", encrypt) as addr:
         cluster = Cluster(addr, "", "")
         until(lambda: cluster.ask(OURS, "info")[0] == 0)
         for words in (["-install", other], ["-list"], ["-use", other], ["-remove", other]):
@@ -78,7 +78,7 @@ def test_keys_are_changed_and_rotated() -> None:
             assert (report["keys"], report["primary_keys"]) == ({new["key"]: 2}, None)
 
 
-def test_the_first_answer_ends_a_query(cluster: Cluster) -> None:
+def test_query_with_first_ends_with_first_response(cluster: Cluster) -> None:
     code, text = cluster.ask(OURS, "query", "-timeout=25s", "load", "--first=1")
     assert code == 0
     assert "Response from 'go-a': 0.42" in text
@@ -87,14 +87,14 @@ def test_the_first_answer_ends_a_query(cluster: Cluster) -> None:
 
 def lines_of(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
     assert process.stdout is not None
-    with threading_timeout(process):
+    with KillTimer(process):
         # Not `yield from`, which would close the pipe with the generator, and end its writer.
         while line := process.stdout.readline():
             yield line
 
 
-class threading_timeout:  # noqa: N801 - reads as what it does
-    """Kill a process that says nothing for too long, so that reading from it ends."""
+class KillTimer:
+    """Kills a process after a time limit, so that reading from it ends."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._timer = threading.Timer(25, process.kill)
@@ -106,7 +106,7 @@ class threading_timeout:  # noqa: N801 - reads as what it does
         self._timer.cancel()
 
 
-def test_a_stream_writes_each_event_at_once(cluster: Cluster) -> None:
+def test_stream_writes_each_event_at_once(cluster: Cluster) -> None:
     with cluster.follow("stream", "--type", "user:a,user:b", "--type=query:ping") as process:
         lines = lines_of(process)
         with repeating(lambda: send(cluster)):
@@ -120,12 +120,12 @@ def test_a_stream_writes_each_event_at_once(cluster: Cluster) -> None:
 
 
 def send(cluster: Cluster) -> None:
-    """Send an event that is not asked for, and one that is."""
+    """Send an event that the filter excludes, and one that it includes."""
     cluster.ask(OURS, "event", "-coalesce=false", "other", "x")
     cluster.ask(OURS, "event", "-coalesce=false", "a", "ü<b>")
 
 
-def test_the_log_is_followed(cluster: Cluster) -> None:
+def test_monitor_follows_log(cluster: Cluster) -> None:
     with cluster.follow("monitor", "-log-level=debug") as process:
         first = next(lines_of(process))
         assert re.fullmatch(rb"\d{4}/\d\d/\d\d [\d:]{8} \[\w+\] [a-z.]+: .*\n", first)
@@ -133,8 +133,8 @@ def test_the_log_is_followed(cluster: Cluster) -> None:
         assert process.wait(30) == 0
 
 
-def test_a_monitor_tells_events_as_serf_does(cluster: Cluster) -> None:
-    told = {}
+def test_monitor_formats_events_as_serf(cluster: Cluster) -> None:
+    outputs = {}
     assert SERF is not None
     for program in (OURS, (SERF,)):
         with cluster.follow("monitor", program=program) as process:
@@ -142,13 +142,13 @@ def test_a_monitor_tells_events_as_serf_does(cluster: Cluster) -> None:
             assert b" [INFO] agent" in next(lines)
             with repeating(lambda: send(cluster)):
                 event = block(lines, 'Name: "a"')
-        told[program] = sorted(re.sub(r"LTime: \w+", "LTime: N", line) for line in event)
-    assert told[OURS] == told[(SERF,)]
-    assert "\tPayload: []byte{0xc3, 0xbc, 0x3c, 0x62, 0x3e}" in told[OURS]
+        outputs[program] = sorted(re.sub(r"LTime: \w+", "LTime: N", line) for line in event)
+    assert outputs[OURS] == outputs[(SERF,)]
+    assert "\tPayload: []byte{0xc3, 0xbc, 0x3c, 0x62, 0x3e}" in outputs[OURS]
 
 
 def block(lines: Iterator[bytes], wanted: str) -> list[str]:
-    """The first event of a monitor of which one line is `wanted`."""
+    """Return the first event of a monitor that has the line `wanted`."""
     event: list[str] = []
     for line in lines:
         text = line.decode().removesuffix("\n")
@@ -161,7 +161,7 @@ def block(lines: Iterator[bytes], wanted: str) -> list[str]:
     raise AssertionError(f"no event with {wanted}")
 
 
-def test_the_log_comes_in_json_too(cluster: Cluster) -> None:
+def test_monitor_writes_log_as_json(cluster: Cluster) -> None:
     with cluster.follow("monitor", "--format=json") as process:
         record = json.loads(next(lines_of(process)))
     assert set(record) == {"time", "level", "source", "message"}
@@ -169,7 +169,7 @@ def test_the_log_comes_in_json_too(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("words", "code"), [(["monitor"], 141), (["stream"], 0)])
-def test_followers_end_with_their_reader(cluster: Cluster, words: list[str], code: int) -> None:
+def test_follower_ends_when_reader_closes(cluster: Cluster, words: list[str], code: int) -> None:
     with cluster.follow(*words) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -179,14 +179,14 @@ def test_followers_end_with_their_reader(cluster: Cluster, words: list[str], cod
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["monitor"], (b"remote side has exited or crashed.\n", b"")),
-        # Its output is for programs that read JSON.
+        # Its standard output has nothing but JSON.
         (["stream"], (b"", b"The stream ended: the agent has exited, or crashed\n")),
     ],
 )
-def test_followers_tell_when_the_agent_goes(words: list[str], told: tuple[bytes, bytes]) -> None:
+def test_follower_reports_end_of_agent(words: list[str], expected: tuple[bytes, bytes]) -> None:
     with agent(f"{HERE}.5", "go-x") as addr:
         cluster = Cluster(addr, "", "")
         until(lambda: cluster.ask(OURS, "info")[0] == 0)
@@ -195,16 +195,16 @@ def test_followers_tell_when_the_agent_goes(words: list[str], told: tuple[bytes,
             assert cluster.ask(OURS, "leave") == (0, "Graceful leave complete\n")
             out, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert out.endswith(told[0])
-    assert err == told[1]
+    assert out.endswith(expected[0])
+    assert err == expected[1]
     if words == ["stream"]:
-        # It may have begun before the agent told of itself, and after it told that it leaves.
-        heard = [json.loads(line)["event"] for line in out.splitlines()]
-        assert heard in ([], ["member-leave"], ["member-join", "member-leave"])
+        # The stream may have begun before the join event, or after the leave event.
+        events = [json.loads(line)["event"] for line in out.splitlines()]
+        assert events in ([], ["member-leave"], ["member-join", "member-leave"])
 
 
 def connected(addr: str) -> bool:
-    """Tell whether a client's connection to an address is established."""
+    """Return whether a client is connected to an address."""
     host, _, port = addr.partition(":")
     numbers = "".join(f"{int(one):02X}" for one in reversed(host.split(".")))
     wanted = f"{numbers}:{int(port):04X} 01"
@@ -214,9 +214,9 @@ def connected(addr: str) -> bool:
     )
 
 
-def test_an_interrupted_query_is_an_error(cluster: Cluster) -> None:
-    with cluster.follow("query", "-timeout=25s", "nobody-answers") as process:
-        assert next(lines_of(process)) == b"Query 'nobody-answers' dispatched\n"
+def test_interrupted_query_exits_with_error(cluster: Cluster) -> None:
+    with cluster.follow("query", "-timeout=25s", "no-handler") as process:
+        assert next(lines_of(process)) == b"Query 'no-handler' dispatched\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""An agent that cannot start: one clear line and exit code 1."""
+"""Agents that cannot start: one clear line and exit code 1."""
 
 import signal
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, SERF, read_to
+from tests.interop.go_agents import OURS, ROOT, SERF, read_to
 
 HOST = "127.17.9.1"
 
@@ -44,17 +44,17 @@ def start(*options: str) -> tuple[int, str]:
         ("--rpc-addr=unix:/nonexistent/socket", "No such file"),
     ],
 )
-def test_faults_are_told_in_a_line(option: str, text: str) -> None:
-    code, told = start(option)
+def test_invalid_option_is_reported_in_one_line(option: str, text: str) -> None:
+    code, output = start(option)
     assert code == 1
-    assert text in told
-    assert told.splitlines()[-1 if "join" not in option else -2].startswith(("==>", "\t*"))
+    assert text in output
+    assert output.splitlines()[-1 if "join" not in option else -2].startswith(("==>", "\t*"))
 
 
 def test_names_are_validated_on_demand() -> None:
-    code, told = start("--node=not_valid", "--validate-node-names")
+    code, output = start("--node=not_valid", "--validate-node-names")
     assert code == 1
-    assert "node_name: 'not_valid' is not valid, expected letters, digits, dashes" in told
+    assert "node_name: 'not_valid' is not valid, expected letters, digits, dashes" in output
 
 
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
@@ -80,29 +80,29 @@ def test_keyring_files_are_refused_in_serfs_words(tmp_path: Path, case: str) -> 
     if content is not None:
         path.write_text(content)
     options = [f"-keyring-file={path}", *([f"-encrypt={KEY}"] if case == "both" else [])]
-    code, told = start(*options)
+    code, output = start(*options)
     assert SERF is not None
     theirs = subprocess.run(
         [SERF, "agent", f"-bind={HOST}:7946", f"-rpc-addr={HOST}:7373", *options],
         capture_output=True, timeout=30, check=False,
     )  # fmt: skip
     assert (code, theirs.returncode) == (1, 1)
-    line, ours = theirs.stdout.decode().splitlines()[-1], told.splitlines()[-1]
+    line, ours = theirs.stdout.decode().splitlines()[-1], output.splitlines()[-1]
     exactly = line.removeprefix("==> Failed to setup the Serf agent: ")
     assert exactly != line
     words = exactly.partition(": ")[0]  # what follows may be Go's library's
     assert ours.startswith(f"==> Failed to setup the Serf agent: {words}")
-    assert "AAAA" not in told
-    assert KEY not in told
+    assert "AAAA" not in output
+    assert KEY not in output
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        code, told = start(f"--bind={HOST}:{port}")
-        assert (code, "in use" in told) == (1, True)
-        code, told = start(f"--rpc-addr={HOST}:{port}")
-        assert (code, "in use" in told) == (1, True)
+        code, output = start(f"--bind={HOST}:{port}")
+        assert (code, "in use" in output) == (1, True)
+        code, output = start(f"--rpc-addr={HOST}:{port}")
+        assert (code, "in use" in output) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     ],
 )
 def test_a_syslog_that_is_not_there(options: list[str], text: str) -> None:
-    code, told = start("--syslog", *options)
-    assert (code, "==> Syslog setup failed: " in told, text in told) == (1, True, True)
+    code, output = start("--syslog", *options)
+    assert (code, "==> Syslog setup failed: " in output, text in output) == (1, True, True)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,15 @@ def test_a_syslog_that_is_not_there(options: list[str], text: str) -> None:
     ],
 )
 def test_a_package_that_is_missing_is_named(setting: str, module: str, extra: str) -> None:
-    code = f"import sys; sys.modules[{module!r}] = None; from trioserf.cli import main; main()"
+    code = f"import sys; sys.modules[{module!r}] = None; import trioserf.cli.main as program"
+    code += "; program.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "agent", f"--bind={HOST}:0", f"--set={setting}"],
         capture_output=True, timeout=30, check=False, cwd=ROOT, text=True,
     )  # fmt: skip
     key = setting.partition("=")[0]
-    told = f"==> {key}: the module {module} is missing; it comes with"
-    assert (done.returncode, told in done.stdout, f"'trioserf[{extra}]'" in done.stdout) == (
+    output = f"==> {key}: the module {module} is missing; it comes with"
+    assert (done.returncode, output in done.stdout, f"'trioserf[{extra}]'" in done.stdout) == (
         1,
         True,
         True,
@@ -142,9 +143,9 @@ def test_a_package_that_is_missing_is_named(setting: str, module: str, extra: st
 
 
 def test_discovery_on_an_interface_that_is_not_there() -> None:
-    code, told = start("--discover=demo", "--mdns-iface=nosuch0")
+    code, output = start("--discover=demo", "--mdns-iface=nosuch0")
     assert code == 1
-    assert "Error starting mDNS listener: no such network interface: 'nosuch0'" in told
+    assert "Error starting mDNS listener: no such network interface: 'nosuch0'" in output
 
 
 @pytest.mark.parametrize(
@@ -169,20 +170,20 @@ def test_discovery_on_an_interface_that_is_not_there() -> None:
     ],
 )
 def test_more_faults(option: str, text: str) -> None:
-    code, told = start(*option.split("\0"))
+    code, output = start(*option.split("\0"))
     assert code == 1
-    assert text in told
-    *banner, last = told.splitlines()
+    assert text in output
+    *banner, last = output.splitlines()
     assert text in last
     assert last.startswith("==>")
     assert all(line.startswith("==>") for line in banner)
 
 
 def test_every_address_that_cannot_be_joined_is_told(tmp_path: Path) -> None:
-    code, told = start(f"--join={HOST}:1", "--join=nosuch.invalid", "--join=[::1")
+    code, output = start(f"--join={HOST}:1", "--join=nosuch.invalid", "--join=[::1")
     assert code == 1
-    assert "==> 3 errors occurred:\n" in told
-    causes = sorted(line for line in told.splitlines() if line.startswith("\t* "))
+    assert "==> 3 errors occurred:\n" in output
+    causes = sorted(line for line in output.splitlines() if line.startswith("\t* "))
     assert [line.partition(": ")[0] for line in causes] == [
         f"\t* Failed to join {HOST}:1",
         "\t* Failed to join [::1",

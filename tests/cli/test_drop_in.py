@@ -1,4 +1,4 @@
-"""`serf` drives our agent through all of its commands as it drives Serf's own; so do we."""
+"""`serf` and `trioserf` drive our agent with the results that `serf` gets from its own."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cli.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
-from tests.cli.lines import LINES, NET, WITHOUT_THE_KEY, normalise_output
+from tests.cli.helpers import COMMAND_LINES, LINES_WITHOUT_KEY, NET, normalise_output
+from tests.interop.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
 
 pytestmark = [
     pytest.mark.interop,
@@ -24,7 +24,7 @@ PROGRAMS = pytest.mark.parametrize("program", [REAL, OURS], ids=["serf", "triose
 
 
 class Both(NamedTuple):
-    """Two clusters, alike but for the kind of their agents; the second of each is Serf's."""
+    """Two clusters that differ in the kind of their agents; the second agent of each is Serf's."""
 
     theirs: Cluster
     ours: Cluster
@@ -32,13 +32,13 @@ class Both(NamedTuple):
     def ask(
         self, program: Sequence[str], words: Sequence[str], which: str = "first"
     ) -> tuple[tuple[int, str], tuple[int, str]]:
-        """What `serf` prints about their agent, and what a program prints about ours."""
+        """Return the result of `serf` with its own agent, and that of a program with ours."""
         jobs = [(REAL, THEIR_NET, self.theirs), (program, OUR_NET, self.ours)]
 
         def run(job: tuple[Sequence[str], str, Cluster]) -> tuple[int, str]:
             by, here, cluster = job
-            said = [word.replace(NET, here) for word in words]
-            code, text = cluster.ask(by, *said, addr=getattr(cluster, which))
+            line = [word.replace(NET, here) for word in words]
+            code, text = cluster.ask(by, *line, addr=getattr(cluster, which))
             return code, text.replace(here, NET)
 
         with ThreadPoolExecutor() as pool:
@@ -55,19 +55,19 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         yield Both(theirs, ours)
 
 
-COMPARED = [words for words in LINES if words[0] != "info"]
+COMPARED = [words for words in COMMAND_LINES if words[0] != "info"]
 
 
 @PROGRAMS
 @pytest.mark.parametrize("words", COMPARED, ids=lambda words: " ".join(words)[:40])
-def test_it_prints_the_same(both: Both, program: Sequence[str], words: list[str]) -> None:
+def test_output_equals_serf(both: Both, program: Sequence[str], words: list[str]) -> None:
     theirs, ours = both.ask(program, words)
     assert (ours[0], normalise_output(ours[1])) == (theirs[0], normalise_output(theirs[1]))
 
 
 @PROGRAMS
-@pytest.mark.parametrize("words", WITHOUT_THE_KEY, ids=" ".join)
-def test_it_is_refused_without_the_key(
+@pytest.mark.parametrize("words", LINES_WITHOUT_KEY, ids=" ".join)
+def test_rejection_without_key_equals_serf(
     both: Both, program: Sequence[str], words: list[str]
 ) -> None:
     theirs, ours = both.ask(program, words, "secret")
@@ -75,26 +75,26 @@ def test_it_is_refused_without_the_key(
 
 
 @PROGRAMS
-def test_the_key_opens_and_a_wrong_one_does_not(both: Both, program: Sequence[str]) -> None:
+def test_response_to_right_and_wrong_key_equals_serf(both: Both, program: Sequence[str]) -> None:
     for key in ("s3cret", "wrong"):
         theirs, ours = both.ask(program, ["members", f"-rpc-auth={key}"], "secret")
         assert ours == theirs
 
 
 @PROGRAMS
-def test_info_has_what_serf_tells(both: Both, program: Sequence[str]) -> None:
+def test_info_has_every_value_of_serf(both: Both, program: Sequence[str]) -> None:
     theirs, ours = both.ask(program, ["info", "-format=json"])
     assert ours[0] == theirs[0]
-    mine, reference = json.loads(ours[1]), json.loads(theirs[1])
-    assert set(mine) - {"handler_stats"} == set(reference)  # how our handlers fare, on top
+    own, reference = json.loads(ours[1]), json.loads(theirs[1])
+    assert set(own) - {"handler_stats"} == set(reference)  # an extension
     for group, values in reference.items():
         if group != "runtime":
-            assert set(values) <= set(mine[group]), group
+            assert set(values) <= set(own[group]), group
     same = ("members", "failed", "left", "health_score", "encrypted")
-    assert [mine["serf"][one] for one in same] == [reference["serf"][one] for one in same]
-    assert mine["tags"] == reference["tags"]
-    assert mine["event_handlers"] == reference["event_handlers"]
-    assert mine["agent"]["name"] == reference["agent"]["name"]
+    assert [own["serf"][one] for one in same] == [reference["serf"][one] for one in same]
+    assert own["tags"] == reference["tags"]
+    assert own["event_handlers"] == reference["event_handlers"]
+    assert own["agent"]["name"] == reference["agent"]["name"]
     text = both.ask(program, ["info"])[1][1]
     for group, values in reference.items():
         assert f"{group}:\n" in text
@@ -102,7 +102,7 @@ def test_info_has_what_serf_tells(both: Both, program: Sequence[str]) -> None:
 
 
 @PROGRAMS
-def test_a_failed_member_is_seen_and_made_to_leave(both: Both, program: Sequence[str]) -> None:
+def test_force_leave_of_failed_member_equals_serf(both: Both, program: Sequence[str]) -> None:
     with ExitStack() as stack:
         for here in (THEIR_NET, OUR_NET):
             stack.enter_context(agent(f"{here}.9", "go-x", f"-join={here}.1"))
@@ -125,23 +125,23 @@ def all_show(both: Both, wanted: str) -> bool:
 
 
 @PROGRAMS
-def test_the_monitor_shows_log_and_events(both: Both, program: Sequence[str]) -> None:
-    told = []
+def test_monitor_shows_log_and_events_as_serf(both: Both, program: Sequence[str]) -> None:
+    events = []
     for by, cluster in ((REAL, both.theirs), (program, both.ours)):
         with cluster.follow("monitor", "-log-level=debug", program=by) as process:
             send = partial(cluster.ask, REAL, "event", "-coalesce=false", "seen", "ü<b>")
             with repeating(send):
-                told.append(event_of(process))
-    assert told[1] == told[0]
+                events.append(event_of(process))
+    assert events[1] == events[0]
 
 
 def event_of(process: "subprocess.Popen[bytes]") -> list[str]:
-    """The event that was sent, as it is printed; and that lines of the log came before."""
+    """Return the event that was sent, as printed; check that lines of the log came before."""
     assert process.stdout is not None
     logged = False
     event: list[str] = []
     while data := process.stdout.readline():
-        # The log may tell of answers that are no text.
+        # The log may quote payloads that are not UTF-8.
         line = data.decode("utf-8", "surrogateescape").removesuffix("\n")
         if line.startswith("\t"):
             event.append(re.sub("LTime: .*", "LTime: N", line))
@@ -156,7 +156,7 @@ def event_of(process: "subprocess.Popen[bytes]") -> list[str]:
 
 
 @PROGRAMS
-def test_keys_are_changed(program: Sequence[str]) -> None:
+def test_key_operations_equal_serf(program: Sequence[str]) -> None:
     key, other = (
         Cluster("", "", "").ask(by, "keygen")[1].strip() for by in (REAL, program)
     )  # fmt: skip
@@ -172,29 +172,29 @@ def test_keys_are_changed(program: Sequence[str]) -> None:
             ["-remove", other], ["-remove", key], ["-remove", key], ["-list"],
         ):  # fmt: skip
             asked = both.ask(program, ["keys", *words])
-            told, said = ((code, normalise_output(text)) for code, text in asked)
-            assert said == told, words
+            expected, actual = ((code, normalise_output(text)) for code, text in asked)
+            assert actual == expected, words
 
 
 @PROGRAMS
-def test_leaving_ends_the_agent(program: Sequence[str]) -> None:
+def test_leave_ends_agent(program: Sequence[str]) -> None:
     with ExitStack() as stack:
         start = stack.enter_context
         theirs = Cluster(start(agent(f"{THEIR_NET}.5", "go-l")), "", "")
         ours = Cluster(start(agent(f"{OUR_NET}.5", "go-l", program=OURS)), "", "")
         both = Both(theirs, ours)
         until(lambda: all_show(both, "go-l"))
-        told, said = both.ask(program, ["leave"])
-        assert said == told
+        expected, actual = both.ask(program, ["leave"])
+        assert actual == expected
         until(lambda: not any(one.ask(REAL, "members")[0] == 0 for one in both))
-        told, said = both.ask(program, ["members"])
-        assert said == told
+        expected, actual = both.ask(program, ["members"])
+        assert actual == expected
 
 
 @PROGRAMS
 @pytest.mark.parametrize("how", ["leave", "kill"])
-def test_the_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> None:
-    told = []
+def test_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> None:
+    results = []
     for by, kind, here in ((REAL, (), THEIR_NET), (program, OURS, OUR_NET)):
         with ExitStack() as followers:
             with agent(f"{here}.6", "go-m", program=kind) as address:
@@ -206,6 +206,6 @@ def test_the_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> No
                 if how == "leave":
                     assert cluster.ask(REAL, "leave")[0] == 0
             out, err = process.communicate(timeout=30)
-        told.append((process.returncode, out.splitlines()[-3:], err))
-    assert told[1] == told[0]
-    assert told[0][0] == 1
+        results.append((process.returncode, out.splitlines()[-3:], err))
+    assert results[1] == results[0]
+    assert results[0][0] == 1

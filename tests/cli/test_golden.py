@@ -1,27 +1,22 @@
-"""Command lines that the real program was asked, and what it said."""
+"""Command lines with the recorded results of the real program."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.running import CLOSED, ran
-from trioserf.cli.commands import COMMANDS, flags
+from tests.cli.helpers import CLOSED, GOLDEN, command, run_command
 
-GOLDEN = Path(__file__).parent / "golden"
 MISUSE: list[dict[str, Any]] = json.loads((GOLDEN / "misuse.json").read_text("utf-8"))
 OPTIONS: dict[str, list[str]] = json.loads((GOLDEN / "options.json").read_text("utf-8"))
 OWN_WORDS = {"": "Usage", "nosuch": "no such command", "-x": "Invalid flags before the"}
-"""Lines of ours where the usage of the whole program is shown; no script reads them."""
+"""First words of our own texts above the usage of the whole program; no script reads them."""
 
 
-@pytest.mark.parametrize("recorded", MISUSE, ids=lambda one: " ".join(one["argv"]) or "nothing")
-def test_it_answers_as_serf_does(
-    recorded: dict[str, Any],
-) -> None:
+@pytest.mark.parametrize("recorded", MISUSE, ids=lambda line: " ".join(line["argv"]) or "empty")
+def test_result_equals_the_recorded_one(recorded: dict[str, Any]) -> None:
     words: list[str] = recorded["argv"]
-    printed = ran(words, SERF_RPC_ADDR=CLOSED)
+    printed = run_command(words, SERF_RPC_ADDR=CLOSED)
     assert printed.code == recorded["exit"]
     complaint, usage_in_stderr, _ = printed.err.partition("Usage:")
     assert bool(usage_in_stderr) == recorded["usage_in_stderr"]
@@ -30,25 +25,25 @@ def test_it_answers_as_serf_does(
         assert printed.err.startswith(OWN_WORDS[first])
         assert printed.out == ""
         return
-    said = wanted_json(printed.out) if asks_json(words) else printed.out.partition("Usage:")[0]
-    assert said == recorded["said"]
+    text = json_message(printed.out) if asks_json(words) else printed.out.partition("Usage:")[0]
+    assert text == recorded["said"]
     assert ("Usage:" in printed.out) == recorded["usage"]
     assert complaint.partition(" (did you mean")[0].strip() == recorded["complaint"].strip()
 
 
 def asks_json(words: list[str]) -> bool:
-    """Tell whether errors come in JSON, as ours do where that is asked for."""
+    """Return whether errors are in JSON, in which Serf has none."""
     return "json" in words or "-format=json" in words
 
 
-def wanted_json(text: str) -> str:
-    """Give the message of an error in JSON, as the line that Serf prints."""
+def json_message(text: str) -> str:
+    """Return the message of an error in JSON, as the line that Serf prints."""
     message: str = json.loads(text)["error"]["message"]
     return message + "\n"
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_of_serf_is_known(name: str) -> None:
-    known = flags(COMMANDS[name])
+def test_command_has_every_option_of_serf(name: str) -> None:
+    known = command(name).flags
     assert set(OPTIONS[name]) <= set(known)
-    assert not any(known[option].option.ours for option in OPTIONS[name])
+    assert not any(known[option].extension for option in OPTIONS[name])

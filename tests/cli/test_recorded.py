@@ -1,4 +1,4 @@
-"""Our commands against a recorded Go agent: they ask what serf asked and print what it printed."""
+"""Commands against recorded exchanges of a Go agent: requests and output equal serf's."""
 
 import json
 import re
@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.replayed import recorded_requests, replayed
-from tests.cli.running import ran
+from tests.cli.helpers import recorded_requests, replayed, run_command
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "rpc.json"
 RECORDED: list[dict[str, Any]] = [
@@ -16,39 +15,39 @@ RECORDED: list[dict[str, Any]] = [
 ]
 
 
-def steady(text: str) -> str:
+def normalise(text: str) -> str:
     """Sort tags, which Go prints in any order, and blank measured times."""
     text = re.sub(r"time(: | to last response: )[\d.]+ sec", r"time\1N sec", text)
     return re.sub(r"\S+=\S+,\S+", lambda found: ",".join(sorted(found[0].split(","))), text)
 
 
-@pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: one["title"])
-def test_a_go_agent_cannot_tell_us_from_serf(recorded: dict[str, Any]) -> None:
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda exchange: exchange["title"])
+def test_requests_and_output_equal_serf(recorded: dict[str, Any]) -> None:
     verb, *words = recorded["cli"][1:]
     with replayed(recorded["exchange"]) as (address, requests):
-        printed = ran([verb, f"-rpc-addr={address}", *words])
+        printed = run_command([verb, f"-rpc-addr={address}", *words])
     assert printed.code == recorded["exit"]
-    assert steady(printed.out) == steady(recorded["stdout"])
+    assert normalise(printed.out) == normalise(recorded["stdout"])
     assert printed.err == ""
     wanted = recorded_requests(recorded["exchange"])
     if verb == "reachability":
-        # It asks for members with an empty filter, which gives the same ones.
+        # An empty filter returns the same members.
         wanted[1] = [{"Command": "members-filtered", "Seq": 2}, requests[1][1]]
-    assert [usual(one) for one in requests] == [usual(one) for one in wanted]
+    assert list(map(without_empty, requests)) == list(map(without_empty, wanted))
 
 
-def usual(request: list[Any]) -> list[Any]:
-    """Take no value, no list and no map for the same, as Go does."""
+def without_empty(request: list[Any]) -> list[Any]:
+    """Replace empty values by None: Go does not distinguish them."""
     return [{key: value or None for key, value in part.items()} for part in request]
 
 
-def test_a_query_whose_agent_goes_is_no_success() -> None:
-    """Serf counts what came until then and ends with 0, as if that were everything."""
+def test_query_fails_when_the_agent_ends() -> None:
+    """Serf counts the responses up to then and exits with 0."""
     recorded = next(one for one in RECORDED if one["title"] == "query text")
     *before, last = recorded["exchange"]
     end = last["hex"].index(b"done".hex())
     with replayed([*before, {**last, "hex": last["hex"][: end - 80]}]) as (address, _):
-        printed = ran(["query", f"-rpc-addr={address}", "load", "x"])
+        printed = run_command(["query", f"-rpc-addr={address}", "load", "x"])
     assert printed.code == 1
     assert printed.out.startswith("Query 'load' dispatched\nAck from 'vec-a'\n")
     assert printed.out.endswith("The query ended before its time: client closed\n")

@@ -1,4 +1,4 @@
-"""What commands print, from what an agent told them."""
+"""Output of commands, from the records of an agent."""
 
 import json
 
@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.running import Page
-from trioserf.cli.asking import Answers
-from trioserf.cli.calling import refused, tags_of
-from trioserf.cli.columns import columns
-from trioserf.cli.key_steps import failures_text, keys_text
-from trioserf.cli.looking import info_text, judge
-from trioserf.cli.members import members_record, members_text
-from trioserf.cli.output import Failure, check_format, failing
+from tests.cli.helpers import OutputBuffer
+from trioserf.cli.commands.info import info_text
+from trioserf.cli.commands.members import members_record, members_text
+from trioserf.cli.commands.query import Responses
+from trioserf.cli.commands.reachability import compare_acks
+from trioserf.cli.connect import connection_error, parse_tags
+from trioserf.cli.go_format import columns
+from trioserf.cli.key_operations import failures_text, keys_text
+from trioserf.cli.output import CommandError, check_format, reporting_errors
 from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryAnswer, QueryDone
 from trioserf.control.errors import ControlError
 
@@ -25,22 +26,22 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert columns([("a", "é", "x"), ("bbb", "cc", "yy")]) == "a    é   x\nbbb  cc  yy"
 
 
-def test_an_empty_last_cell_leaves_its_gap_except_at_the_very_end() -> None:
+def test_empty_last_cell_keeps_its_gap_except_at_the_end() -> None:
     assert columns([("a", "b", ""), ("c", "d", "")]) == "a  b  \nc  d"
 
 
-def test_no_rows_are_no_text() -> None:
+def test_no_rows_are_empty_text() -> None:
     assert columns([]) == ""
 
 
-def test_members_are_lined_up() -> None:
+def test_members_are_aligned() -> None:
     assert members_text([WEB, DB]).splitlines() == [
         "web      10.0.0.1:7946   alive   dc=é,role=web",
         "db-long  [fe80::1]:7947  failed",
     ]
 
 
-def test_details_come_behind_the_tags() -> None:
+def test_details_follow_the_tags() -> None:
     first, second = members_text([DB, WEB], detailed=True).splitlines()
     tail = "  Protocol Version: {}  Available Protocol Range: [2, 5]"
     assert first == "db-long  [fe80::1]:7947  failed               " + tail.format(4)
@@ -51,7 +52,7 @@ def test_no_members_are_null_in_json() -> None:
     assert members_record([]) == {"members": None}
 
 
-def test_members_in_json_keep_serf_s_order_of_keys() -> None:
+def test_members_in_json_have_the_key_order_of_serf() -> None:
     [shown] = members_record([WEB])["members"]
     assert list(shown) == ["name", "addr", "port", "tags", "status", "protocol"]
     assert list(shown["tags"]) == ["dc", "role"]
@@ -68,14 +69,14 @@ def test_info_is_grouped_and_sorted() -> None:
     assert info_text(groups) == "agent:\n\tname = a\nserf:\n\tfailed = 0\n\tmembers = 2\ntags:"
 
 
-def test_answers_lose_one_newline_and_keep_their_bytes() -> None:
-    page = Page()
-    answers = Answers(page.out, acks_wanted=True)
+def test_responses_lose_one_newline_and_keep_their_bytes() -> None:
+    buffer = OutputBuffer()
+    responses = Responses(buffer.out, acks_requested=True)
     for record in (QueryAck("a"), QueryAnswer("a", b"x\n\n"), QueryAnswer("b", b"\xff")):
-        answers.take(record)
-    answers.take(QueryDone(1, 2))
-    answers.finish()
-    assert page.text.splitlines() == [
+        responses.handle(record)
+    responses.handle(QueryDone(1, 2))
+    responses.finish()
+    assert buffer.text.splitlines() == [
         "Ack from 'a'",
         "Response from 'a': x",
         "",
@@ -85,86 +86,89 @@ def test_answers_lose_one_newline_and_keep_their_bytes() -> None:
     ]
 
 
-def test_answers_in_json_come_at_the_end() -> None:
-    page = Page(json=True)
-    answers = Answers(page.out, acks_wanted=True)
+def test_responses_in_json_are_written_at_the_end() -> None:
+    buffer = OutputBuffer(json=True)
+    responses = Responses(buffer.out, acks_requested=True)
     for record in (QueryAck("b"), QueryAck("a"), QueryAnswer("b", b"<\xff\n")):
-        answers.take(record)
-    assert page.text == ""
-    answers.finish()
-    assert json.loads(page.text) == {"Acks": ["b", "a"], "Responses": {"b": "<�\n"}}
-    assert "\\u003c\\ufffd" in page.text
+        responses.handle(record)
+    assert buffer.text == ""
+    responses.finish()
+    assert json.loads(buffer.text) == {"Acks": ["b", "a"], "Responses": {"b": "<�\n"}}
+    assert "\\u003c\\ufffd" in buffer.text
 
 
-def test_nobody_s_answers_in_json() -> None:
-    assert Answers(Page().out, acks_wanted=False).record() == {"Acks": None, "Responses": {}}
+def test_missing_acks_are_null_in_json() -> None:
+    assert Responses(OutputBuffer().out, acks_requested=False).record() == {
+        "Acks": None,
+        "Responses": {},
+    }
 
 
-def test_all_live_members_were_reached() -> None:
-    verdict = judge(["a", "b"], ["b", "a"])
-    assert verdict.ok
-    assert verdict.lines == ["Successfully contacted all live nodes"]
+def test_acks_of_all_live_members_are_success() -> None:
+    report = compare_acks(["a", "b"], ["b", "a"])
+    assert report.ok
+    assert report.lines == ["Successfully contacted all live nodes"]
 
 
 def test_silent_members_are_named() -> None:
-    verdict = judge(["a", "b", "c"], ["b"])
-    assert not verdict.ok
-    assert verdict.missing == ["a", "c"]
-    assert verdict.lines[:3] == [
+    report = compare_acks(["a", "b", "c"], ["b"])
+    assert not report.ok
+    assert report.missing == ["a", "c"]
+    assert report.lines[:3] == [
         "Received less acks than live nodes! Missing acks from:",
         "\ta",
         "\tc",
     ]
 
 
-def test_answers_of_the_dead_are_named() -> None:
-    verdict = judge(["a"], ["a", "z"])
-    assert not verdict.ok
-    assert verdict.lines[:2] == [
+def test_members_that_ack_but_are_not_alive_are_named() -> None:
+    report = compare_acks(["a"], ["a", "z"])
+    assert not report.ok
+    assert report.lines[:2] == [
         "Received more acks than live nodes! Acks from non-live nodes:",
         "\tz",
     ]
 
 
-def test_names_that_answer_twice_are_told() -> None:
-    verdict = judge(["a", "b"], ["a", "a"])
-    assert not verdict.ok
-    assert verdict.lines[0] == "Duplicate response from 'a'"
+def test_names_with_two_acks_are_reported() -> None:
+    report = compare_acks(["a", "b"], ["a", "a"])
+    assert not report.ok
+    assert report.lines[0] == "Duplicate response from 'a'"
 
 
 @given(st.sets(st.text(max_size=3)), st.lists(st.text(max_size=3)))
-def test_a_good_verdict_needs_as_many_answers_as_members(live: set[str], acks: list[str]) -> None:
-    verdict = judge(live, acks)
-    assert verdict.ok == (len(acks) == len(live) and len(set(acks)) == len(acks))
+def test_success_needs_one_ack_of_each_live_member(live: set[str], acks: list[str]) -> None:
+    report = compare_acks(live, acks)
+    assert report.ok == (len(acks) == len(live) and len(set(acks)) == len(acks))
 
 
-def test_keys_show_their_holders() -> None:
+def test_keys_have_the_number_of_members() -> None:
     report = KeyReport({}, {"abc=": 2, "d=": 10}, {}, 10, 10, 0)
     assert keys_text(report) == "abc=  [2/10]\nd=    [10/10]"
     assert failures_text({}) == ""
 
 
-def test_tags_are_pairs() -> None:
-    assert tags_of(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+def test_tags_are_parsed_as_pairs() -> None:
+    assert parse_tags(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     for wrong in ("", "x", "=x"):
-        with pytest.raises(Failure, match="Error: Invalid tag"):
-            tags_of([wrong])
+        with pytest.raises(CommandError, match="Error: Invalid tag"):
+            parse_tags([wrong])
 
 
-def test_a_refused_connection_is_told_as_go_tells_it() -> None:
+def test_refused_connection_has_the_text_of_go() -> None:
     lead = "Error connecting to Serf agent: "
-    for address, told in (
+    for address, text in (
         ("h:1", "dial tcp h:1: connect: connection refused"),
         ("unix:/x", "dial unix /x: connect: connection refused"),
     ):
         error = ControlError("unreachable", f"no agent at {address}: connection refused")
-        assert refused(address, error).text == lead + told
+        assert connection_error(address, error).text == lead + text
     wrong = ControlError("auth_failed", "Invalid authentication token")
-    assert refused("h:1", wrong).text == lead + "Invalid authentication token"
+    assert connection_error("h:1", wrong).text == lead + "Invalid authentication token"
 
 
-def test_failures_carry_code_and_details() -> None:
-    with pytest.raises(Failure) as caught, failing("Error leaving"):
+def test_command_errors_have_code_and_details() -> None:
+    with pytest.raises(CommandError) as caught, reporting_errors("Error leaving"):
         raise ControlError("leaving", "not now", {"since": 3})
     assert caught.value.text == "Error leaving: not now"
     assert caught.value.record == {
@@ -172,8 +176,8 @@ def test_failures_carry_code_and_details() -> None:
     }
 
 
-def test_formats_are_text_and_json() -> None:
+def test_format_is_text_or_json() -> None:
     assert check_format("json", "{}") is True
     assert check_format("text", "{}") is False
-    with pytest.raises(Failure, match=r"^Invalid format: xml$"):
+    with pytest.raises(CommandError, match=r"^Invalid format: xml$"):
         check_format("xml", "Invalid format: {}")

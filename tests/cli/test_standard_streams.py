@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed or read by nobody: no traceback, and an agent goes on."""
+"""Standard streams that are full, closed or without a reader: the agent continues."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, net
+from tests.interop.go_agents import OURS, ROOT, net
 
 FULL = Path("/dev/full")
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
@@ -24,7 +24,7 @@ both_ways = pytest.mark.parametrize("env", [BUFFERED, UNBUFFERED], ids=["buffere
 @pytest.mark.parametrize(
     "line", ["version", "keygen --format=json", "--help", "members --help", "members x -y"]
 )
-def test_output_that_cannot_be_written_is_told(line: str, env: Mapping[str, str]) -> None:
+def test_output_that_cannot_be_written_is_an_error(line: str, env: Mapping[str, str]) -> None:
     with FULL.open("wb") as full:
         done = subprocess.run(
             [*OURS, *line.split()], stdout=full, stderr=subprocess.PIPE, timeout=30, check=False,
@@ -34,7 +34,7 @@ def test_output_that_cannot_be_written_is_told(line: str, env: Mapping[str, str]
 
 
 @both_ways
-def test_nor_can_that_be_told(env: Mapping[str, str]) -> None:
+def test_error_that_cannot_be_written_leaves_the_exit_code(env: Mapping[str, str]) -> None:
     with FULL.open("wb") as full:
         done = subprocess.run(
             [*OURS, "version"],
@@ -57,7 +57,7 @@ def test_nor_can_that_be_told(env: Mapping[str, str]) -> None:
         ("nosuch <&- >&- 2>&-", 127),
     ],
 )
-def test_closed_streams_lead_nowhere(line: str, code: int) -> None:
+def test_closed_streams_are_opened_to_nowhere(line: str, code: int) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" -m trioserf {line}', sys.executable],
         capture_output=True, timeout=30, check=False, cwd=ROOT,
@@ -69,10 +69,10 @@ def test_closed_streams_lead_nowhere(line: str, code: int) -> None:
 @pytest.mark.parametrize(
     "streams", [">/dev/full 2>/dev/full", "<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/null"]
 )
-def test_an_agent_goes_on_without_them(streams: str, env: Mapping[str, str]) -> None:
+def test_agent_continues_without_standard_streams(streams: str, env: Mapping[str, str]) -> None:
     host = f"{net(7)}.71"
     rpc = f"-rpc-addr={host}:7373"
-    # What Serf warns of at the start must not end it either.
+    # Warnings at the start must not end it either.
     words = f"agent -bind={host}:0 {rpc} -node=mute -role=x -rejoin"
     agent = subprocess.Popen(
         ["/bin/sh", "-c", f'exec "$0" -m trioserf {words} {streams}', sys.executable],
@@ -93,20 +93,30 @@ def test_an_agent_goes_on_without_them(streams: str, env: Mapping[str, str]) -> 
     assert agent.returncode == 0
 
 
-def test_an_interruption_while_it_is_loaded_is_no_traceback() -> None:
-    code = """
+@pytest.mark.parametrize(
+    "module", ["trioserf.cli.go_flags", "trioserf.cli.app", "trioserf.cli.commands.version"]
+)
+def test_interruption_during_imports_ends_by_the_signal(module: str) -> None:
+    code = (
+        f"MODULE = {module!r}"
+        + """
 import sys
 
 class Interrupted:
     def find_spec(self, name, path=None, target=None):
-        if name == "trioserf.cli.program":
+        if name == MODULE:
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Interrupted())
-from trioserf.cli import main
+from trioserf.cli.main import main
 main()
 """
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, timeout=30, check=False, cwd=ROOT
+        [sys.executable, "-c", code, "version"],
+        capture_output=True,
+        timeout=30,
+        check=False,
+        cwd=ROOT,
     )
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")

@@ -1,28 +1,44 @@
-"""Client commands start quickly: what they import is counted, not how long it takes."""
+"""Costs of starting: what commands and the agent import, rather than how long that takes."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.running import CLOSED
-from trioserf.cli.commands import COMMANDS
+from tests.cli.helpers import CLOSED, NAMES
+from tests.interop.go_agents import OURS, ROOT, net, read_to
 
 HEAVY = frozenset(
     (
-        *("trio", "attr", "attrs", "cattrs", "cryptography", "re2", "asyncio"),
-        *("typer", "click", "rich", "pydantic", "argparse"),
-        *("inspect", "dataclasses", "difflib", "subprocess"),
+        *("pydantic", "pydantic_core", "rich", "click", "pygments"),
+        *("trio", "attr", "attrs", "cattrs", "cryptography", "re2", "asyncio", "argparse"),
     )
 )
-ROOT = Path(__file__).parent.parent.parent
+OF_THE_COMMAND_LINE = frozenset(("typer", "shellingham", "rich", "pydantic", "click"))
 REPORT = """
-import os, sys
-from trioserf.cli.program import run
+import atexit, os, sys
+from trioserf.cli.main import run
 with open(os.devnull, "wb") as null:
-    run(sys.argv[1:], null, null)
+    run(sys.argv[1:], null, null, None)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
+print(*sorted(name for name in sys.modules if name.startswith("trioserf.cli.commands.")))
+"""
+MODULES_OF_AGENT = """
+import json, sys, trio
+from trioserf.cli.main import main
+
+class Report(trio.abc.Instrument):
+    def before_run(self):
+        with open(sys.argv.pop(), "w") as file:
+            json.dump(sorted({name.partition(".")[0] for name in sys.modules}), file)
+
+run = trio.run
+trio.run = lambda *args: run(*args, instruments=[Report()])
+main()
 """
 LINES = [
     "version",
@@ -40,11 +56,15 @@ LINES = [
     "rtt a",
     "reachability",
     "stream",
+    "members -h",
+    "members -nosuch",
 ]
+OTHERS = {"query": ["event"], "stream": ["monitor"], "keys": ["keygen", "keys_rotate"]}
+"""Modules of other commands that a command uses."""
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_client_command_imports_nothing_heavy(line: str) -> None:
+def test_client_command_imports_nothing_heavy_and_no_other_command(line: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", REPORT, *line.split()],
         env={"SERF_RPC_ADDR": CLOSED},
@@ -53,15 +73,54 @@ def test_a_client_command_imports_nothing_heavy(line: str) -> None:
         check=True,
         cwd=ROOT,
     )
-    assert HEAVY.isdisjoint(done.stdout.split())
+    modules, commands = done.stdout.splitlines()
+    assert HEAVY.isdisjoint(modules.split())
+    name = line.split()[0].replace("-", "_")
+    assert commands.split() == [
+        f"trioserf.cli.commands.{one}" for one in sorted([name, *OTHERS.get(name, [])])
+    ]
 
 
 def test_every_client_command_is_counted() -> None:
-    assert {line.split()[0] for line in LINES} == set(COMMANDS) - {"agent"}
+    assert {line.split()[0] for line in LINES} == set(NAMES) - {"agent"}
+
+
+def test_agent_keeps_no_module_of_the_command_line(tmp_path: object) -> None:
+    host, path = f"{net(7)}.83", f"{tmp_path}/modules"
+    words = ["agent", f"-bind={host}:0", f"-rpc-addr={host}:0", "-node=lean", "-tag=a=b", path]
+    with subprocess.Popen(
+        [sys.executable, "-c", MODULES_OF_AGENT, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        assert b"'lean'" in read_to(process.stdout, b"Node name")
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(30) == 0
+    assert OF_THE_COMMAND_LINE.isdisjoint(json.loads(Path(path).read_text()))
+
+
+def test_agent_has_the_process_id_and_the_words_of_its_command_line() -> None:
+    host = f"{net(7)}.84"
+    words = ["agent", f"-bind={host}:0", f"-rpc-addr={host}:0", "-node=same"]
+    with subprocess.Popen(
+        [*OURS, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        read_to(process.stdout, b"Node name")
+        proc = Path(f"/proc/{process.pid}")
+        command_line = (proc / "cmdline").read_bytes().split(b"\0")
+        assert command_line[-5:-1] == [word.encode() for word in words]
+        assert (proc / f"task/{process.pid}/children").read_text() == ""
+        os.kill(process.pid, signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(("words", "code"), [(["version"], 0), (["members"], 1), ([], 127)])
-def test_the_module_runs_as_a_program(words: list[str], code: int) -> None:
+def test_module_runs_as_a_program(words: list[str], code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trioserf", *words],
         env={"SERF_RPC_ADDR": CLOSED},

@@ -17,8 +17,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.cli.go_agents import OURS
 from tests.interop.agents import Process, until
+from tests.interop.go_agents import OURS
 from trioserf.control.address import split_address
 
 EVENTS = 1_500

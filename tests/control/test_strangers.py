@@ -16,9 +16,9 @@ import attrs
 import msgpack
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT
 from tests.interop.agents import until
 from tests.interop.floods import memory
+from tests.interop.go_agents import OURS, ROOT
 
 AUTH = "open-sesame-0193"
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="

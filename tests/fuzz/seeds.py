@@ -16,7 +16,7 @@ from tests.fuzz.targets import (
     USER,
     step,
 )
-from tests.wire.vectors import load
+from tests.wire.helpers import load
 from trioserf.agent.mdns import encode_question
 
 CORPUS: Final = Path(__file__).parent / "corpus"

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from tests.control.fake_agent import FakeAgent, wall
-from tests.wire import pieces
+from tests.wire import helpers
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, parse_answer, service_name
 from trioserf.control.server import json_records
@@ -128,7 +128,7 @@ def stream(data: bytes) -> None:
 def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
     """Read a stream; None if it ends before its message."""
     decoder = codec.decoder()
-    message, _ = pieces.feed(decoder, data, size)
+    message, _ = helpers.feed(decoder, data, size)
     assert message is not None or decoder.end().kind == "truncated"
     return message
 
@@ -244,9 +244,7 @@ class NodeInAir:
             if len(data) % 2:
                 ack = swim_codec.encode(Ack(probe.seq_no, data))
                 state.handle_packets([(ack, self.peer)], now)
-            state.finish_probe(
-                lambda: state.detector.conclude_probe(probe, now, tcp_acked=False), now
-            )
+            state.detector.conclude_probe(probe, now, tcp_acked=False)
         with suppress(TrioserfError):
             state.serf.user_event("ours", data[:100])
 

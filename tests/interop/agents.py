@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.cli.go_agents import OURS, ROOT, SERF
-from tests.cli.go_agents import until as until  # for all who ask agents
+from tests.interop.go_agents import OURS, ROOT, SERF
+from tests.interop.go_agents import until as until  # for all who ask agents
 
 STARTED_WITHIN = 60.0
 """Seconds: Python may take many of them on a machine that is busy."""

@@ -19,8 +19,8 @@ from typing import Final
 
 import attrs
 
-from tests.cli.go_agents import ROOT
-from tests.wire.vectors import load
+from tests.interop.go_agents import ROOT
+from tests.wire.helpers import load
 from trioserf.wire import lzw, serf_codec, swim_codec
 from trioserf.wire.msgpack import pack
 from trioserf.wire.packet import PacketCodec, make_compound

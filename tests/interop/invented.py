@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Iterable
 
-from tests.wire.pieces import take
+from tests.wire.helpers import take
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.serf_payloads import encode_tags

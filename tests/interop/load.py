@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 
-from tests.cli.go_agents import OURS, ROOT
 from tests.interop.agents import (
     CONVERGED_WITHIN,
     Cluster,
@@ -17,6 +16,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
+from tests.interop.go_agents import OURS, ROOT
 from trioserf.control.client.rpc_session import RpcSession
 
 PAUSE = 0.05

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, Process, cluster, until
+from tests.interop.go_agents import SERF
 from tests.interop.load import Load, ours
 from tests.interop.test_keys import new_key
 

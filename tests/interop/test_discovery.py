@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, SERF
 from tests.interop.agents import until
+from tests.interop.go_agents import OURS, ROOT, SERF
 from tests.interop.namespaces import Host, two_hosts_or_skip
 
 pytestmark = [

@@ -15,7 +15,6 @@ import pytest
 import trio
 
 import trioserf
-from tests.cli.go_agents import OURS, ROOT, SERF
 from tests.interop.agents import (
     CONVERGED_WITHIN,
     NET,
@@ -26,6 +25,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
+from tests.interop.go_agents import OURS, ROOT, SERF
 from tests.interop.recording import Recorder
 from trioserf.control.client.inbox import Records
 from trioserf.control.client.records import AgentEvent, QueryEvent

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop import floods
 from tests.interop.agents import Cluster, joined, until
+from tests.interop.go_agents import SERF
 
 pytestmark = [
     pytest.mark.interop,

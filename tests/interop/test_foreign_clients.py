@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, SERF, Cluster, go_cluster, net
+from tests.interop.go_agents import OURS, ROOT, SERF, Cluster, go_cluster, net
 
 pytestmark = [
     pytest.mark.interop,

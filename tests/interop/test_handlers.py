@@ -9,7 +9,6 @@ import pytest
 import trio
 
 import trioserf
-from tests.cli.go_agents import OURS, ROOT, SERF
 from tests.interop.agents import (
     Cluster,
     Process,
@@ -19,6 +18,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
+from tests.interop.go_agents import OURS, ROOT, SERF
 from tests.interop.recording import Call, Recorder
 
 pytestmark = [

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, cluster, until
+from tests.interop.go_agents import SERF
 
 pytestmark = [
     pytest.mark.interop,

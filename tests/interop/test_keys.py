@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import OURS, ROOT, SERF, read_to
 from tests.interop.agents import Cluster, cluster
+from tests.interop.go_agents import OURS, ROOT, SERF, read_to
 from tests.interop.load import Load, ours
 
 pytestmark = [

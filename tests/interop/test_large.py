@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, Process, cluster, until
+from tests.interop.go_agents import SERF
 from tests.interop.invented import hand_over, members
 from trioserf.wire.swim_messages import State
 

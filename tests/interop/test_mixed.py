@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.go_agents import OURS, SERF
 from tests.interop.agents import Cluster, Process, cluster, following, records, until
+from tests.interop.go_agents import OURS, SERF
 from trioserf.swim.config import LAN
 from trioserf.swim.suspicion import required_confirmations, suspicion_timeout
 

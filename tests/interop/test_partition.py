@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import cluster, until
+from tests.interop.go_agents import SERF
 from tests.interop.namespaces import Host, cut, mend, two_hosts_or_skip
 from tests.interop.recording import Recorder
 

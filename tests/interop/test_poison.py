@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, following, joined, records, until
+from tests.interop.go_agents import SERF
 from trioserf.wire import serf_codec
 from trioserf.wire.msgpack import pack
 from trioserf.wire.serf_messages import UserEvent

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import ROOT, SERF
 from tests.interop.agents import until
+from tests.interop.go_agents import ROOT, SERF
 from tests.interop.namespaces import Host, two_hosts_or_skip
 
 pytestmark = [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import Cluster, Process, cluster, until
+from tests.interop.go_agents import SERF
 from tests.interop.recording import Recorder
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.serf.snapshot import parse

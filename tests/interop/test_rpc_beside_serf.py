@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cli.go_agents import OURS, SERF, agent, net, until
 from tests.control.recorded import RECORDED, messages, turns
+from tests.interop.go_agents import OURS, SERF, agent, net, until
 from tests.interop.rpc_bytes import SHAKE, Raw, header, pack, shape, spellings
 
 pytestmark = [

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.go_agents import SERF
 from tests.interop.agents import cluster, until
+from tests.interop.go_agents import SERF
 
 pytestmark = [
     pytest.mark.interop,

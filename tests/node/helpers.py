@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio.abc import HalfCloseableStream
 
-from tests.wire.pieces import take
+from tests.wire.helpers import take
 from trioserf.address import Address, packed
 from trioserf.errors import AddressError
 from trioserf.net.resolver import Service

@@ -127,7 +127,7 @@ async def test_existing_keyring_cannot_be_replaced(
         assert nodes["a"].encryption_status()["verify_incoming"] is True
         await nodes["a"].configure_encryption(verify_incoming=False, verify_outgoing=False)
         assert "plaintext is accepted (verify_incoming is off)" in caplog.text
-        assert "is not encrypted (verify_outgoing is off)" in caplog.text
+        assert "are not encrypted (verify_outgoing is off)" in caplog.text
 
 
 async def test_stream_messages_use_keys_added_later(autojump_clock: MockClock) -> None:

@@ -239,6 +239,6 @@ def test_stays_valid_whatever_peers_claim(updates: list[tuple[Coordinate, float]
     for other, rtt in updates:
         if other.is_valid:
             moved = client.update("a", other, rtt)
-            assert moved.fault() is None
+            assert moved.find_defect() is None
             assert moved.error <= ERROR_MAX
             assert moved.height >= HEIGHT_MIN

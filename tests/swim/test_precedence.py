@@ -1,13 +1,24 @@
-"""The rules of precedence, one line of a table each: state × message × incarnation → outcome."""
+"""The rules of precedence, one row each: state × message × incarnation → outcome."""
 
 from collections.abc import Callable
 
 import pytest
 
-from tests.swim.kit import ADDRESSES, ELSEWHERE, META, OTHER, PEER, PORT, US, FakeMemberlist, alive
+from tests.swim.helpers import (
+    ADDRESSES,
+    ELSEWHERE,
+    META,
+    OTHER,
+    PEER,
+    PORT,
+    US,
+    FakeMemberlist,
+    alive,
+)
 from trioserf.swim.config import SwimOptions, valid_node_name
 from trioserf.swim.events import Conflicted, Left, Refused
 from trioserf.swim.node_record import NO_VERSIONS
+from trioserf.swim.precedence import supersedes
 from trioserf.wire.swim_messages import Alive, Dead, Message, State, Suspect, Versions
 
 ALIVE, SUSPECT, DEAD, LEFT = State
@@ -20,8 +31,9 @@ MESSAGES: dict[str, Callable[[int], Message]] = {
     "dead": lambda incarnation: Dead(incarnation, PEER, US),
     "left": lambda incarnation: Dead(incarnation, PEER, PEER),
 }
+CLAIMED = {"alive": ALIVE, "suspect": SUSPECT, "dead": DEAD, "left": LEFT}
 
-# (known state, message, its incarnation, state after, incarnation after, passed on?, notices)
+# (known state, message, its incarnation, state after, incarnation after, rebroadcast?, events)
 RULES: list[tuple[State, str, int, State, int, bool, list[str]]] = [
     (ALIVE, "alive", OLDER, ALIVE, SAME, False, []),
     (ALIVE, "alive", SAME, ALIVE, SAME, False, []),
@@ -39,7 +51,7 @@ RULES: list[tuple[State, str, int, State, int, bool, list[str]]] = [
     (SUSPECT, "alive", SAME, SUSPECT, SAME, False, []),
     (SUSPECT, "alive", NEWER, ALIVE, NEWER, True, ["Recovered"]),
     (SUSPECT, "suspect", OLDER, SUSPECT, SAME, False, []),
-    (SUSPECT, "suspect", SAME, SUSPECT, SAME, True, []),  # a new accuser confirms
+    (SUSPECT, "suspect", SAME, SUSPECT, SAME, True, []),  # another source confirms
     (SUSPECT, "suspect", NEWER, SUSPECT, SAME, True, []),
     (SUSPECT, "dead", OLDER, SUSPECT, SAME, False, []),
     (SUSPECT, "dead", SAME, DEAD, SAME, True, ["Left"]),
@@ -53,7 +65,7 @@ RULES: list[tuple[State, str, int, State, int, bool, list[str]]] = [
     (LEFT, "alive", OLDER, LEFT, SAME, False, []),
     (LEFT, "alive", SAME, LEFT, SAME, False, []),
     (LEFT, "alive", NEWER, ALIVE, NEWER, True, ["Joined"]),
-    # Nobody who is gone is accused or buried again, whatever the incarnation.
+    # A dead or left member is not suspected or declared dead again, whatever the incarnation.
     *[
         (state, kind, incarnation, state, SAME, False, [])
         for state in (DEAD, LEFT)
@@ -63,7 +75,7 @@ RULES: list[tuple[State, str, int, State, int, bool, list[str]]] = [
 ]
 
 
-def tell(table: FakeMemberlist, message: Message, now: float = 1.0) -> None:
+def deliver(table: FakeMemberlist, message: Message, now: float = 1.0) -> None:
     match message:
         case Alive():
             table.alive(message, now)
@@ -76,58 +88,60 @@ def tell(table: FakeMemberlist, message: Message, now: float = 1.0) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "kind", "incarnation", "state", "after", "passed_on", "notices"),
+    ("known", "kind", "incarnation", "state", "after", "rebroadcast", "events"),
     RULES,
     ids=[f"{rule[0].name}-{rule[1]}-{rule[2] - KNOWN:+d}" for rule in RULES],
 )
-def test_a_claim_about_a_known_member(
+def test_message_about_known_member_follows_precedence(
     known: State,
     kind: str,
     incarnation: int,
     state: State,
     after: int,
-    passed_on: bool,
-    notices: list[str],
+    rebroadcast: bool,
+    events: list[str],
 ) -> None:
-    # Enough members that confirmations are wanted at all.
-    table = FakeMemberlist().with_crowd(5).with_member(PEER, known, KNOWN)
+    # Enough members that confirmations are required.
+    table = FakeMemberlist().with_members(5).with_member(PEER, known, KNOWN)
     message = MESSAGES[kind](incarnation)
-    tell(table, message)
     record = table.records[PEER]
+    is_accepted = (state, after) != (known, KNOWN)
+    assert supersedes(record, CLAIMED[kind], incarnation) == is_accepted
+    deliver(table, message)
     assert (record.state, record.incarnation) == (state, after)
-    assert table.said() == ([message] if passed_on else [])
-    assert table.happened() == notices
+    assert table.drain_broadcasts() == ([message] if rebroadcast else [])
+    assert table.drain_events() == events
     assert record.state_change == (1.0 if state is not known else 0.0)
     assert (table.next_suspicion_deadline is not None) == (state is SUSPECT)
 
 
 @pytest.mark.parametrize("kind", ["suspect", "dead", "left"])
-def test_bad_news_about_a_stranger_is_nothing(kind: str) -> None:
+def test_suspect_or_dead_message_about_unknown_member_is_ignored(kind: str) -> None:
     table = FakeMemberlist()
-    tell(table, MESSAGES[kind](NEWER))
+    deliver(table, MESSAGES[kind](NEWER))
     assert list(table.records) == [US]
-    assert (table.said(), table.happened()) == ([], [])
+    assert (table.drain_broadcasts(), table.drain_events()) == ([], [])
 
 
-def test_a_stranger_that_lives_joins() -> None:
+def test_alive_message_about_unknown_member_adds_it() -> None:
     table = FakeMemberlist()
     message = alive(PEER, 7)
     table.alive(message, 3.0)
     record = table.records[PEER]
     assert (record.state, record.incarnation, record.state_change) == (ALIVE, 7, 3.0)
     assert (record.addr, record.port, record.meta) == (ADDRESSES[PEER], PORT, META)
-    assert table.said() == [message]
-    assert table.happened() == ["Joined"]
+    assert table.drain_broadcasts() == [message]
+    assert table.drain_events() == ["Joined"]
 
 
-def test_a_stranger_in_incarnation_0_is_nothing() -> None:
+def test_unknown_member_in_incarnation_0_is_ignored() -> None:
     table = FakeMemberlist()
     table.alive(alive(PEER, 0), 1.0)
     assert list(table.records) == [US]
-    assert (table.said(), table.happened()) == ([], [])
+    assert (table.drain_broadcasts(), table.drain_events()) == ([], [])
 
 
-# (known state, incarnation of the alive message, notices) where the message has other metadata
+# (known state, incarnation of an alive message with other metadata, events)
 UPDATES = [
     (ALIVE, NEWER, ["Updated"]),
     (ALIVE, SAME, []),
@@ -137,16 +151,18 @@ UPDATES = [
 ]
 
 
-@pytest.mark.parametrize(("known", "incarnation", "notices"), UPDATES)
-def test_new_metadata(known: State, incarnation: int, notices: list[str]) -> None:
+@pytest.mark.parametrize(("known", "incarnation", "events"), UPDATES)
+def test_new_metadata_emits_update_unless_member_joined(
+    known: State, incarnation: int, events: list[str]
+) -> None:
     table = FakeMemberlist().with_member(PEER, known, KNOWN)
     table.alive(alive(PEER, incarnation, meta=b"new"), 1.0)
-    assert table.happened() == notices
-    assert table.records[PEER].meta == (b"new" if notices else META)
+    assert table.drain_events() == events
+    assert table.records[PEER].meta == (b"new" if events else META)
 
 
-# (known state, seconds it has been so, reclaim time, incarnation, may it move?)
-MOVES = [
+# (known state, its age in seconds, reclaim time, incarnation, accepted?)
+TAKEOVERS = [
     (ALIVE, 100.0, 0.0, NEWER, False),
     (ALIVE, 100.0, 10.0, NEWER, False),
     (SUSPECT, 100.0, 10.0, NEWER, False),
@@ -161,15 +177,15 @@ MOVES = [
 
 
 class TestAddresses:
-    @pytest.mark.parametrize(("known", "age", "reclaim", "incarnation", "moves"), MOVES)
+    @pytest.mark.parametrize(("known", "age", "reclaim", "incarnation", "accepted"), TAKEOVERS)
     @pytest.mark.parametrize(("addr", "port"), [(ELSEWHERE, PORT), (ADDRESSES[PEER], 1234)])
-    def test_another_address(
+    def test_other_address_takes_over_only_a_free_name(
         self,
         known: State,
         age: float,
         reclaim: float,
         incarnation: int,
-        moves: bool,
+        accepted: bool,
         addr: bytes,
         port: int,
     ) -> None:
@@ -178,49 +194,51 @@ class TestAddresses:
         message = alive(PEER, incarnation, addr=addr, port=port)
         table.alive(message, age)
         record = table.records[PEER]
-        if moves:
+        if accepted:
             assert (record.state, record.incarnation) == (ALIVE, incarnation)
             assert (record.addr, record.port) == (addr, port)
             assert str(record.address) == f"{'.'.join(map(str, addr))}:{port}"
-            assert table.said() == [message]
-            assert table.happened() == ["Joined"]
+            assert table.drain_broadcasts() == [message]
+            assert table.drain_events() == ["Joined"]
         else:
             assert (record.state, record.incarnation) == (known, KNOWN)
             assert (record.addr, record.port) == (ADDRESSES[PEER], PORT)
-            assert table.said() == []
+            assert table.drain_broadcasts() == []
             assert_conflict(table, PEER, addr, port)
 
-    def test_another_address_for_our_own_name(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_other_address_with_own_name_is_a_conflict(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         table = FakeMemberlist()
         table.alive(alive(US, 99, addr=ELSEWHERE), 1.0)
         assert_conflict(table, US, ELSEWHERE, PORT)
-        assert (table.local.incarnation, table.said()) == (1, [])
+        assert (table.local.incarnation, table.drain_broadcasts()) == (1, [])
         assert "two members claim the name 'us'" in caplog.text
 
-    def test_v4_mapped_is_the_same_address(self) -> None:
+    def test_v4_mapped_address_equals_its_4_byte_form(self) -> None:
         mapped = bytes(10) + b"\xff\xff" + ADDRESSES[PEER]
         table = FakeMemberlist().with_member(PEER, ALIVE, KNOWN)
         table.alive(alive(PEER, NEWER, addr=mapped), 1.0)
         assert table.records[PEER].incarnation == NEWER
         assert table.records[PEER].addr == ADDRESSES[PEER]
-        assert table.happened() == []
+        assert table.drain_events() == []
 
-    def test_v6(self) -> None:
+    def test_v6_address_is_accepted(self) -> None:
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, addr=bytes(15) + b"\1"), 1.0)
         assert str(table.records[PEER].address) == "[::1]:7946"
 
     @pytest.mark.parametrize("length", [0, 3, 5, 15, 17])
-    def test_other_lengths_are_no_address(self, length: int) -> None:
+    def test_address_of_other_length_is_ignored(self, length: int) -> None:
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, addr=bytes(length)), 1.0)
         assert list(table.records) == [US]
 
 
 def assert_conflict(table: FakeMemberlist, name: str, addr: bytes, port: int) -> None:
-    (notice,) = table.events
-    assert isinstance(notice, Conflicted)
-    assert (notice.record, notice.addr, notice.port) == (table.records[name], addr, port)
+    (event,) = table.events
+    assert isinstance(event, Conflicted)
+    assert (event.record, event.addr, event.port) == (table.records[name], addr, port)
 
 
 class TestVersions:
@@ -228,27 +246,27 @@ class TestVersions:
         "versions",
         [Versions(0, 5, 2, 2, 5, 5), Versions(1, 0, 2, 2, 5, 5), Versions(3, 2, 2, 2, 5, 5)],
     )
-    def test_impossible_ranges_are_ignored(self, versions: Versions) -> None:
+    def test_alive_message_with_invalid_version_range_is_ignored(self, versions: Versions) -> None:
         table = FakeMemberlist().with_member(PEER, ALIVE, KNOWN)
         table.alive(alive(PEER, NEWER, versions=versions), 1.0)
         table.alive(alive(OTHER, 1, versions=versions), 1.0)
         assert table.records[PEER].incarnation == KNOWN
         assert OTHER not in table.records
 
-    def test_a_member_without_versions_keeps_zeros(self) -> None:
+    def test_member_without_versions_is_recorded_with_none(self) -> None:
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=None), 1.0)
         assert table.records[PEER].versions == NO_VERSIONS
-        assert table.node_states()[-1].versions is None
+        assert table.members.node_states()[-1].versions is None
 
-    def test_silence_about_versions_changes_none(self) -> None:
+    def test_alive_message_without_versions_keeps_known_versions(self) -> None:
         versions = Versions(1, 4, 3, 2, 4, 4)
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=versions), 1.0)
         table.alive(alive(PEER, 2, versions=None), 2.0)
         assert table.records[PEER].versions == versions
 
-    def test_equal_versions_are_one_object(self) -> None:
+    def test_equal_versions_share_one_object(self) -> None:
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=Versions(1, 4, 3, 2, 4, 4)), 1.0)
         table.alive(alive(OTHER, 1, versions=Versions(1, 4, 3, 2, 4, 4)), 1.0)
@@ -256,39 +274,41 @@ class TestVersions:
 
 
 class TestAdmission:
-    def test_addresses_that_are_not_allowed(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_member_from_disallowed_address_is_refused_and_logged_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         table = FakeMemberlist(options=SwimOptions(allowed=lambda addr: addr != ELSEWHERE))
         for _ in range(3):
             table.alive(alive(PEER, 1, addr=ELSEWHERE), 1.0)
         assert PEER not in table.records
-        assert table.said() == []
-        assert all(isinstance(notice, Refused) for notice in table.events)
+        assert table.drain_broadcasts() == []
+        assert all(isinstance(event, Refused) for event in table.events)
         assert len(table.events) == 3
         assert caplog.text.count("refusing the member 'peer' at 127.0.9.9:7946") == 1
 
-    def test_nobody_moves_to_an_address_that_is_not_allowed(self) -> None:
+    def test_known_member_cannot_move_to_disallowed_address(self) -> None:
         table = FakeMemberlist(options=SwimOptions(allowed=lambda addr: addr != ELSEWHERE))
         table.with_member(PEER, LEFT, KNOWN)
         table.alive(alive(PEER, NEWER, addr=ELSEWHERE), 1.0)
         assert table.records[PEER].state is LEFT
-        assert table.happened() == ["Refused"]
+        assert table.drain_events() == ["Refused"]
 
     @pytest.mark.parametrize("name", ["two words", "", "a" * 129, "ümlaut", "a/b", "a\n"])
-    def test_names_that_are_not_valid(self, name: str) -> None:
+    def test_invalid_name_is_refused_if_names_are_validated(self, name: str) -> None:
         strict = FakeMemberlist(options=SwimOptions(validate_name=valid_node_name))
         strict.alive(alive(name, 1, addr=ELSEWHERE), 1.0)
         assert name not in strict.records
-        assert strict.happened() == ["Refused"]
+        assert strict.drain_events() == ["Refused"]
         lenient = FakeMemberlist()
         lenient.alive(alive(name, 1, addr=ELSEWHERE), 1.0)
         assert name in lenient.records
 
     @pytest.mark.parametrize("name", ["a", "a" * 128, "Web-1.example", "0"])
-    def test_names_that_are_valid(self, name: str) -> None:
+    def test_valid_name_is_accepted(self, name: str) -> None:
         assert valid_node_name(name)
 
 
-def test_who_left_by_itself_and_who_did_not() -> None:
+def test_dead_message_from_member_itself_means_left() -> None:
     table = FakeMemberlist().with_member(PEER, ALIVE, 1).with_member(OTHER, ALIVE, 1)
     table.dead(Dead(1, PEER, PEER), 1.0)
     table.dead(Dead(1, OTHER, PEER), 1.0)
@@ -296,15 +316,15 @@ def test_who_left_by_itself_and_who_did_not() -> None:
     assert left == [(PEER, True), (OTHER, False)]
 
 
-def test_a_newer_claim_replaces_the_older_in_the_queue() -> None:
+def test_newer_message_replaces_queued_one_about_same_member() -> None:
     table = FakeMemberlist().with_member(PEER, ALIVE, 1)
     table.suspect(Suspect(1, PEER, OTHER), 1.0)
     table.dead(Dead(1, PEER, OTHER), 2.0)
-    assert table.said() == [Dead(1, PEER, OTHER)]
+    assert table.drain_broadcasts() == [Dead(1, PEER, OTHER)]
 
 
-def test_a_refutation_we_pass_on_is_urgent() -> None:
+def test_refutation_of_other_member_is_rebroadcast_first() -> None:
     table = FakeMemberlist().with_member(PEER, SUSPECT, 1)
     table.alive(alive(OTHER, 1), 1.0)
     table.alive(alive(PEER, 2), 1.0)
-    assert table.said() == [alive(PEER, 2), alive(OTHER, 1)]
+    assert table.drain_broadcasts() == [alive(PEER, 2), alive(OTHER, 1)]

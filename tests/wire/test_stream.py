@@ -1,11 +1,10 @@
-"""Streams: whole, in pieces, compressed, encrypted, labelled, and false."""
+"""Streams: in pieces, compressed, encrypted, labelled, and invalid."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.pieces import feed
-from tests.wire.vectors import load
+from tests.wire.helpers import feed, load
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.errors import WireError
@@ -29,7 +28,7 @@ NODES = tuple(
     NodeState(f"n{number}", bytes((10, 0, number >> 8, number & 255)), 7946, b"meta", 3, state)
     for number, state in zip(range(400), list(State) * 100, strict=True)
 )
-EXCHANGE = PushPull(True, NODES, b"the other layer's state")
+STATE = PushPull(True, NODES, b"the other layer's state")
 
 
 def read(codec: StreamCodec, data: bytes, size: int = 1 << 20) -> Message | None:
@@ -46,7 +45,7 @@ CODECS = {
 
 
 @pytest.mark.parametrize("stream", STREAMS["streams"], ids=lambda stream: str(stream["title"]))
-def test_captured_streams(stream: dict[str, str]) -> None:
+def test_captured_stream_is_decoded(stream: dict[str, str]) -> None:
     keyring = KEYS if "-encrypt" in stream["args"] else None
     codec = StreamCodec(keyring=keyring)
     message = read(codec, bytes.fromhex(stream["hex"]), 7)
@@ -63,21 +62,21 @@ def test_captured_streams(stream: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("kind", CODECS)
 @pytest.mark.parametrize("size", [1, 13, 65_536])
-def test_exchanges_come_back_in_pieces_of_any_size(kind: str, size: int) -> None:
+def test_push_pull_decodes_from_pieces(kind: str, size: int) -> None:
     codec = CODECS[kind]()
-    assert read(codec, codec.encode_push_pull(EXCHANGE), size) == EXCHANGE
+    assert read(codec, codec.encode_push_pull(STATE), size) == STATE
 
 
 @pytest.mark.parametrize("kind", CODECS)
 @given(payload=st.binary(max_size=2000), seq=st.integers(0, 2**32 - 1))
-def test_messages_come_back(kind: str, payload: bytes, seq: int) -> None:
+def test_encoded_message_decodes_to_itself(kind: str, payload: bytes, seq: int) -> None:
     codec = CODECS[kind]()
     assert read(codec, codec.encode_user_message(payload)) == UserMessage(payload)
     for message in (Ping(seq, "a"), Ack(seq, payload[:99]), ErrorMessage("boom")):
         assert read(codec, codec.encode(swim_codec.encode(message)), 5) == message
 
 
-def test_nothing_is_complete_before_its_last_byte() -> None:
+def test_message_is_incomplete_before_its_last_byte() -> None:
     codec = CODECS["plain"]()
     data = codec.encode_push_pull(PushPull(False, NODES[:2], b"xyz"))
     decoder = codec.decoder()
@@ -90,7 +89,7 @@ def header(**fields: object) -> bytes:
     return pack(fields)
 
 
-BAD = [
+INVALID = [
     (b"\x63", "unknown-type"),
     (b"\x06\x90", "msgpack"),
     (b"\x06" + header(Nodes=-1), "field"),
@@ -105,14 +104,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("data", "kind"), BAD)
-def test_false_streams_are_told_apart(data: bytes, kind: str) -> None:
+@pytest.mark.parametrize(("data", "kind"), INVALID)
+def test_invalid_stream_raises_error_of_its_kind(data: bytes, kind: str) -> None:
     with pytest.raises(WireError) as caught:
         read(CODECS["plain"](), data)
     assert caught.value.kind == kind
 
 
-def test_a_keyring_refuses_plaintext_wrong_keys_and_lengths() -> None:
+def test_plaintext_wrong_keys_and_lengths_are_refused_with_keyring() -> None:
     ours = StreamCodec(keyring=KEYS)
     others = StreamCodec(keyring=Keyring([bytes(32)]))
     for data, kind in (
@@ -126,7 +125,7 @@ def test_a_keyring_refuses_plaintext_wrong_keys_and_lengths() -> None:
         assert caught.value.kind == kind
 
 
-def test_the_switches_let_a_cluster_move_to_encryption() -> None:
+def test_plaintext_and_encrypted_streams_are_accepted_without_verification() -> None:
     lenient = StreamCodec(keyring=KEYS, verify_incoming=False, verify_outgoing=False)
     plain = lenient.encode_user_message(b"x")
     assert plain == CODECS["plain"]().encode_user_message(b"x")
@@ -134,7 +133,7 @@ def test_the_switches_let_a_cluster_move_to_encryption() -> None:
     assert read(lenient, StreamCodec(keyring=KEYS).encode_user_message(b"y")) == UserMessage(b"y")
 
 
-def test_labels_keep_clusters_apart() -> None:
+def test_missing_or_other_label_is_rejected() -> None:
     blue = CODECS["labelled"]()
     for codec in (CODECS["plain"](), StreamCodec(keyring=None, label=b"red")):
         with pytest.raises(WireError, match="label"):
@@ -142,9 +141,9 @@ def test_labels_keep_clusters_apart() -> None:
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))
-def test_any_bytes_give_a_message_or_nothing_yet_or_a_wire_error(data: bytes, size: int) -> None:
+def test_any_bytes_give_message_none_or_wire_error(data: bytes, size: int) -> None:
     for kind in CODECS:
         try:
             read(CODECS[kind](), data, size)
         except WireError as error:
-            assert error.kind  # noqa: PT017 - either outcome is right, nothing else is
+            assert error.kind  # noqa: PT017 - no other exception is allowed

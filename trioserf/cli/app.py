@@ -1,92 +1,319 @@
-"""The same commands as a typer application: for completion in shells, and for programs on top.
+"""The typer application: one group that imports commands when they run, and their class.
 
-`trioserf.cli.program` answers without it, since importing typer takes longer than a client command
-may, and more memory than the agent has to spare. The functions, their options and the rules of
-the command line are the same here: typer knows the commands and their options, and hands the
-words to `program.run`, which reads them as Serf does.
+typer owns declaration, dispatch, help and completion. Only the parsing of arguments is replaced,
+by Go's grammar (`go_flags`). It fills `ctx.params` itself, so typer converts no value and does not
+import pydantic (see cli/README.md, § Cost of typer).
 """
 
 import inspect
-import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any, BinaryIO, Final, NamedTuple
 
 import typer
-from typer.core import TyperCommand
+import typer.core
+import typer.main
 
-from trioserf.cli.commands import COMMANDS, PROGRAM, Command, flags
-from trioserf.cli.flags import Flag
-from trioserf.cli.program import run
+from trioserf.cli.go_flags import Flag, FlagError, Invocation, parse, split
+from trioserf.cli.output import FAILED, CommandError, Output, UsageError
+
+PROGRAM: Final = "trioserf"
+NO_COMMAND: Final = 127
+"""Exit code without a command, or with an unknown one."""
+COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "Agent": ("agent", "leave", "tags"),
+    "Cluster": ("members", "join", "force-leave"),
+    "Events and queries": ("event", "query", "stream"),
+    "Encryption keys": ("keygen", "keys"),
+    "Inspecting": ("info", "monitor", "reachability", "rtt", "version"),
+}
+"""All commands by the group in which help shows them; `commands/NAME.py` holds each."""
+_COMPLETION_OPTIONS: Final = frozenset(("--install-completion", "--show-completion"))
+_DASHES: Final = (
+    "Options with one dash are Serf's, those with two are extensions;"
+    " every option accepts one dash or two."
+)
 
 
-class SerfCommand(TyperCommand):
-    """A command that reads its words as Serf does."""
+class Console(NamedTuple):
+    """What the process provides to its one command, as `ctx.obj` of the group."""
+
+    stdout: BinaryIO
+    stderr: BinaryIO
+    start_agent: Callable[[Sequence[str], Mapping[str, Any]], int]
+    """Run an agent with configuration files and overrides; return its exit code."""
+
+
+class SerfContext(typer.Context):
+    """A context whose options may begin with one dash or two, for completion."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._opt_prefixes = {"-", "--"}
+
+
+class SerfCommand(typer.core.TyperCommand):
+    """A command whose words are parsed as Serf's.
+
+    An option that is declared with one dash is Serf's, one with two is an extension.
+    """
+
+    context_class = SerfContext
+    extension_word = ""
+    """A first word that makes the whole command an extension; `*` for any."""
+    ignores_options = False
+    """No option is parsed and none is unknown, as in Serf's `version` and `keygen`."""
+    errors_to_stderr = False
+    """Errors go to standard error, because the output is for programs."""
+    usage_prefix = ""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.flags: dict[str, Flag] = {}
+        signature = inspect.signature(self.callback) if self.callback else inspect.Signature()
+        for param in self.params:
+            if param.param_type_name == "option":
+                annotation = signature.parameters[str(param.name)].annotation
+                flag = _flag(param, annotation.__metadata__[0].parser)
+                self.flags |= {name.lstrip("-"): flag for name in param.opts}
+                param.opts = [two for one in param.opts for two in _with_two_dashes(one)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the words as they are; for completion, read them in typer's way."""
+        """Parse the words after the command into `ctx.params` and `ctx.args`.
+
+        Raises:
+            typer.Exit: after the error and the usage text.
+        """
         if ctx.resilient_parsing:
-            left: list[str] = super().parse_args(ctx, args)
-            return left
-        ctx.args = list(args)
-        return list(args)
+            values, words = self._parse_for_completion(args)
+        else:
+            values, words = self._parse(ctx, args)
+            ctx.obj = Output(ctx.obj.stdout, json=values.get("output_format") == "json")
+        for param in self.params:
+            if param.param_type_name == "argument":
+                values[str(param.name)] = words
+        ctx.params.update(values)
+        ctx.args = words
+        return words
+
+    def _parse(self, ctx: Any, args: list[str]) -> tuple[dict[str, Any], list[str]]:
+        if self.ignores_options:
+            return {"output_format": "json" if _asks_for_json(args) else "text"}, args
+        try:
+            return parse(self.flags, args, os.environ, self.extension_word)
+        except FlagError as error:
+            hint = suggest(error.unknown, self.flags, "-") if error.unknown else ""
+            out = Output(ctx.obj.stdout, json=_asks_for_json(args))
+            if (text := f"{error}{hint}") and not out.json:
+                Output(ctx.obj.stderr).line(text)
+            raise self._usage(ctx, out, text) from None
+
+    def _parse_for_completion(self, args: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """Parse as many words as possible; the last option may still lack its value."""
+        for end in range(len(args), 0, -1):
+            try:
+                return parse(self.flags, args[:end], os.environ, self.extension_word)
+            except FlagError:
+                continue
+        return parse(self.flags, (), os.environ)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Raises:
-            typer.Exit: always, with its exit code.
+            typer.Exit: after an error of the command.
         """
-        words = [str(self.name), *ctx.args]
-        raise typer.Exit(run(words, sys.stdout.buffer, sys.stderr.buffer))
+        out: Output = ctx.obj
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            if str(error):
+                out.line(f"{error}\n")
+            raise self._usage(ctx, out, str(error)) from error
+        except CommandError as error:
+            target = Output(ctx.parent.obj.stderr) if self.errors_to_stderr else out
+            target.error(error)
+            raise typer.Exit(FAILED) from error
+
+    def _usage(self, ctx: Any, out: Output, message: str) -> typer.Exit:
+        """Write the usage text, or the error in JSON; return the exit."""
+        out.line(self.usage_prefix + self.get_help(ctx))
+        out.record(CommandError(message or "nothing to do", "usage").record)
+        return typer.Exit(FAILED)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's interface
+        """Return the placeholders of the usage line, words as they were declared."""
+        words = [param.metavar for param in self.params if param.param_type_name == "argument"]
+        return [str(self.options_metavar), *filter(None, words)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's interface
+        """Write the options, each group in its section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.params:
+            if isinstance(param, typer.core.TyperOption):
+                value = f"={param.metavar}" if param.metavar else ""
+                shown = [f"{name}{value}" for name in _declared(param.opts)]
+                section = sections.setdefault(param.rich_help_panel or "Options", [])
+                section.append((", ".join(shown), param.help or ""))
+        for name, rows in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(rows)
+        if sections:
+            formatter.write_paragraph()
+            formatter.write_text(_DASHES)
 
 
-def build() -> typer.Typer:
-    """Make the application."""
-    application = typer.Typer(name=PROGRAM, rich_markup_mode=None, pretty_exceptions_enable=False)
-    for command in COMMANDS.values():
-        declare = application.command(
-            command.name,
-            cls=SerfCommand,
-            help=command.load().__doc__,
-            short_help=command.summary,
-            add_help_option=False,
-        )
-        declare(_declared(command))
-    return application
-
-
-def _declared(command: Command) -> Callable[..., None]:
-    """Make a function whose signature tells typer what a command takes."""
-
-    def declared(**values: Any) -> None:
-        """Never called: `SerfCommand` runs the command."""
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    words = Annotated[list[str] | None, typer.Argument()]
-    parameters = [inspect.Parameter("words", keyword, default=None, annotation=words)]
-    parameters += [
-        inspect.Parameter(
-            flag.option.flag.replace("-", "_"),
-            keyword,
-            default=False if flag.boolean else None,
-            annotation=_annotation(flag),
-        )
-        for flag in flags(command).values()
-    ]
-    declared.__dict__["__signature__"] = inspect.Signature(parameters)
-    return declared
-
-
-def _annotation(flag: Flag) -> Any:
-    option = flag.option
-    kind: Any = bool if flag.boolean else list[str] | None if flag.repeatable else str | None
-    declared = typer.Option(
-        f"--{option.flag}",
-        help=option.help,
-        metavar=option.metavar or None,
-        envvar=option.env or None,
+def _flag(param: Any, parser: Callable[[str], Any] | None) -> Flag:
+    return Flag(
+        param.name,
+        default=[] if param.multiple else param.default,
+        boolean=param.is_flag,
+        repeatable=param.multiple,
+        extension=param.opts[0].startswith("--"),
+        env=param.envvar or "",
+        parse=parser or str,
     )
-    return Annotated[kind, declared]
 
 
-app = build()
+def _with_two_dashes(name: str) -> tuple[str, ...]:
+    return (name,) if name.startswith("--") else (name, f"-{name}")
+
+
+def _declared(names: Sequence[str]) -> list[str]:
+    """Return the names as they were declared, without those of `_with_two_dashes`."""
+    return [name for name in names if name[1:] not in names]
+
+
+class SerfGroup(typer.core.TyperGroup):
+    """The program: imports a command's module when the command is named."""
+
+    context_class = SerfContext
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's interface
+        """Return the names of all commands."""
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command; return None if it does not exist."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = import_module(f"trioserf.cli.commands.{cmd_name.replace('-', '_')}")
+        return typer.main.get_command(module.app)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Find the command; print help where that is asked for.
+
+        Raises:
+            typer.Exit: after a help text, or without a command.
+        """
+        if args and args[0] in _COMPLETION_OPTIONS:
+            return list(super().parse_args(ctx, args))
+        asked = split(args)
+        if asked.version:
+            asked = Invocation("version")
+        if asked.command == "help":
+            asked = Invocation("".join(asked.words[:1]), help=True)
+        if not ctx.resilient_parsing:
+            self._exit_with_help(ctx, asked)
+        ctx.args = [asked.command, *asked.words] if asked.command else []
+        return list(ctx.args)
+
+    def _exit_with_help(self, ctx: Any, asked: Invocation) -> None:
+        """Print the help text that a command line needs; return if it can run."""
+        command = self.get_command(ctx, asked.command)
+        if command is None:
+            if asked.help and not asked.command:
+                Output(ctx.obj.stdout).line(self.get_help(ctx))
+                raise typer.Exit(0)
+            stderr = Output(ctx.obj.stderr)
+            if asked.command:
+                hint = suggest(asked.command, self.list_commands(ctx))
+                stderr.line(f"no such command: {asked.command}{hint}\n")
+            stderr.line(self.get_help(ctx))
+            raise typer.Exit(NO_COMMAND)
+        if not asked.help and not asked.misplaced:
+            return
+        text = command.get_help(SerfContext(command, parent=ctx, info_name=asked.command))
+        if asked.misplaced:
+            stderr = Output(ctx.obj.stderr)
+            stderr.line(f"Invalid flags before the command: {asked.misplaced[0]}\n")
+            stderr.line(text)
+            raise typer.Exit(FAILED)
+        Output(ctx.obj.stdout).line(text)
+        raise typer.Exit(0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; typer's own method would first process the options of the group."""
+        name, command, words = self.resolve_command(ctx, ctx.args)
+        assert command is not None
+        with command.make_context(name, words, parent=ctx) as inner:
+            return command.invoke(inner)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands, each group in its section."""
+        for group, names in COMMANDS.items():
+            with formatter.section(group):
+                width = max(map(len, self.list_commands(ctx)))
+                rows = [
+                    (f"{name:<{width}}", self.get_command(ctx, name).get_short_help_str(60))
+                    for name in names
+                ]
+                formatter.write_dl(rows)
+
+
+def suggest(word: str, known: Sequence[str] | Mapping[str, Any], dashes: str = "") -> str:
+    """Return a question with the most similar known word, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {dashes}{near[0]}?)" if near else ""
+
+
+def _asks_for_json(words: Sequence[str]) -> bool:
+    """Return whether words that cannot be parsed as a whole ask for JSON."""
+    text = "\0".join(words).replace("--format", "-format").replace("=", "\0")
+    return "-format\0json" in text
+
+
+def new_app() -> typer.Typer:
+    """Return an empty application, for one command."""
+    return typer.Typer(
+        options_metavar="[options]",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+def more(*examples: str, page: str) -> str:
+    """Return the end of a help text: examples, and the page that explains more.
+
+    Args:
+        examples: command lines, without the program's name.
+        page: a README of this repository, and its section.
+    """
+    lines = [f"  {PROGRAM} {one}" for one in examples]
+    return "\n".join(["\b", "Examples:", *lines, "", "\b", f"More: {page}"])
+
+
+app = typer.Typer(
+    name=PROGRAM, cls=SerfGroup, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@app.callback(
+    epilog=more(
+        "agent --node=a --bind=127.0.0.2",
+        "members -status=alive --format=json",
+        page="trioserf/cli/README.md",
+    ),
+)
+def program(
+    version: Annotated[bool, typer.Option("--version", "-v", help="Print the version.")] = False,
+) -> None:
+    """Cluster membership, failure detection, events and queries.
+
+    "trioserf COMMAND --help" explains a command.
+    """
+    del version

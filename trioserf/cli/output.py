@@ -1,19 +1,18 @@
-"""What a command writes: text or JSON to standard output, as bytes, flushed at once."""
+"""Output of a command: text or JSON to a standard stream, as bytes, flushed at once."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
-from trioserf.cli.golang import bytes_of, go_json
+from trioserf.cli.go_format import go_json, to_bytes
 from trioserf.control.errors import ControlError
 
 FAILED = 1
 """Exit code of every failure."""
 
 
-class Failure(Exception):
-    """A command that failed: `text` is what Serf prints, `code` and `details` go into JSON."""
+class CommandError(Exception):
+    """A command that failed: Serf's text, and a code with details for JSON."""
 
     def __init__(
         self, text: str, code: str = "failed", details: Mapping[str, Any] | None = None
@@ -25,83 +24,98 @@ class Failure(Exception):
 
     @property
     def record(self) -> dict[str, Any]:
-        """The failure in JSON."""
+        """The error in JSON."""
         message = self.text.strip()
         return {"error": {"code": self.code, "message": message, **self.details}}
 
 
-class Misuse(Exception):
-    """Words that make no command: the usage text follows."""
+class UsageError(Exception):
+    """Words that do not form a valid command line; the usage text follows the message."""
 
 
-class OutputLost(OSError):
-    """Output that cannot be written, as on a full disk.
+class OutputError(Exception):
+    """Output that could not be written, for example to a full disk."""
 
-    Where only its reader has gone, it is a BrokenPipeError instead.
+
+class ReaderClosedError(OutputError):
+    """Output whose reader has closed the pipe."""
+
+
+class Output:
+    """A standard stream of one command.
+
+    Surrogate escapes in text are written as the bytes that they stand for. Every method but
+    `line_best_effort` raises OutputError if the stream cannot be written.
+
+    Args:
+        stream: the stream.
+        json: whether the user asked for JSON.
     """
 
-
-class Out:
-    """Standard output of one command; `json` says that the user wants JSON.
-
-    Text may hold surrogate escapes, which are written as the bytes that they stand for. Whatever
-    writes raises OutputLost or BrokenPipeError if it cannot, `notice` excepted.
-    """
-
-    def __init__(self, stream: BinaryIO | None = None, *, json: bool = False) -> None:
-        self.stream = stream or sys.stdout.buffer
+    def __init__(self, stream: BinaryIO, *, json: bool = False) -> None:
+        self.stream = stream
         self.json = json
 
     def line(self, text: str = "") -> None:
-        """Write a line of text; nothing where JSON is wanted."""
+        """Write a line of text, unless the format is JSON."""
         if not self.json:
-            self.write(bytes_of(text) + b"\n")
+            self.write(to_bytes(text) + b"\n")
 
-    def notice(self, text: str = "") -> None:
-        """Write a line if that is possible: of an agent, which goes on without a reader."""
-        with suppress(OSError):
+    def line_best_effort(self, text: str = "") -> None:
+        """Write a line if possible: an agent continues without a reader."""
+        with suppress(OutputError):
             self.line(text)
 
     def record(self, record: Any, *, indent: int | None = 2) -> None:
-        """Write a JSON document; nothing where text is wanted."""
+        """Write a JSON document, if the format is JSON."""
         if self.json:
-            self.write(bytes_of(go_json(record, indent=indent)) + b"\n")
+            self.write(to_bytes(go_json(record, indent=indent)) + b"\n")
 
     def write(self, data: bytes) -> None:
         """Write bytes."""
         try:
             self.stream.write(data)
             self.stream.flush()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise ReaderClosedError(error.strerror) from error
         except OSError as error:
-            raise OutputLost(error.errno, error.strerror) from error
+            raise OutputError(error.strerror) from error
+
+    def error(self, error: CommandError) -> None:
+        """Write an error, in the format that was asked for."""
+        self.line(error.text)
+        self.record(error.record)
 
 
 @contextmanager
-def failing(prefix: str) -> Iterator[None]:
-    """Tell what an agent refuses as `prefix: reason`.
+def reporting_errors(prefix: str) -> Iterator[None]:
+    """Turn an agent's error into `prefix: reason`.
 
     Raises:
-        Failure: for every ControlError from within.
+        CommandError: for every ControlError raised in the block.
     """
     try:
         yield
     except ControlError as error:
-        raise Failure(f"{prefix}: {reason_of(error)}", error.code, error.details) from error
+        text = f"{prefix}: {error_reason(error)}"
+        raise CommandError(text, error.code, error.details) from error
 
 
-def reason_of(error: ControlError) -> str:
-    """Say what went wrong, in Serf's words where it has some."""
+def error_reason(error: ControlError) -> str:
+    """Return the reason of an error, in Serf's words where Serf has some."""
     return "client closed" if error.code == "disconnected" else error.message
 
 
-def check_format(wanted: str, text: str) -> bool:
-    """Tell whether JSON is wanted.
+def check_format(output_format: str, text: str = "Invalid format: {}") -> bool:
+    """Return whether the format is JSON.
+
+    Args:
+        output_format: value of the option.
+        text: the error's text, with `{}` in place of the format.
 
     Raises:
-        Failure: neither text nor JSON; `text` says it, with the format in place of `{}`.
+        CommandError: the format is neither text nor JSON.
     """
-    if wanted not in ("text", "json"):
-        raise Failure(text.format(wanted), "bad_request")
-    return wanted == "json"
+    if output_format not in ("text", "json"):
+        raise CommandError(text.format(output_format), "bad_request")
+    return output_format == "json"

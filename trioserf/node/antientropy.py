@@ -23,7 +23,7 @@ async def push_pull(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
     await trio.sleep(rng.random() * interval)
     while True:
         due = trio.current_time() + push_pull_scale(interval, membership.estimated_size)
-        peer = await owner.ask(lambda state, _: state.membership.push_pull_peer())
+        peer = await owner.ask(lambda state, _: state.membership.members.push_pull_peer())
         if peer is not None:
             error = await joiner.try_push_pull(peer.address, join=False)
             if error is None:

@@ -33,7 +33,7 @@ from trioserf.serf.member import Member
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
-from trioserf.swim.membership import Membership
+from trioserf.swim.memberlist import Memberlist
 from trioserf.wire.serf_codec import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
@@ -134,7 +134,7 @@ class Node:
         return self._state.serf.clocks()
 
     @property
-    def memberlist(self) -> Membership:
+    def memberlist(self) -> Memberlist:
         """The table of the failure detector: to read between two checkpoints, not to change."""
         return self._state.membership
 

@@ -53,9 +53,7 @@ async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
             tcp_acked = await _probe_indirectly(owner, streams, probe, acked)
         if not acked.is_set():
             await owner.ask(
-                lambda state, now: state.finish_probe(
-                    lambda: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked), now
-                )
+                lambda state, now: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked)
             )
     except trio.Cancelled:
         # The node leaves, and still answers: drop the probe, so that a late ack is ignored.

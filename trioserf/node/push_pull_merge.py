@@ -9,6 +9,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from trioserf.swim.protocol_versions import verify_versions
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.serf_push_pull import decode_push_pull, read_push_pull
 from trioserf.wire.swim_messages import ALIVE, PushPull
@@ -73,12 +74,11 @@ class PushPullMerge:
     def _all(self, cluster: "ClusterState") -> Generator[None, float, None]:
         now = yield
         rows = self._remote.nodes
-        cluster.membership.verify_protocol(rows)
+        verify_versions(rows, cluster.membership.records.values())
         for start in range(0, len(rows), PIECE):
             if start:
                 now = yield
             cluster.membership.merge_nodes(rows[start : start + PIECE], now)
-            cluster.apply_membership_events(now)
         if self._state is None:
             return
         serf = cluster.serf.merging(

@@ -22,9 +22,18 @@ from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.serf import Serf
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.broadcast_queue import FairFiller
-from trioserf.swim.events import Conflicted, Joined, Left, Recovered, Suspected, Updated
+from trioserf.swim.events import (
+    Conflicted,
+    Joined,
+    Left,
+    MembershipEvent,
+    Recovered,
+    Refused,
+    Suspected,
+    Updated,
+)
 from trioserf.swim.failure_detector import FailureDetector
-from trioserf.swim.membership import Membership
+from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.wire.errors import WireError
@@ -115,13 +124,13 @@ class ClusterState:
         self.sealer = codec.sealer
         # Encryption may be turned on while broadcasts wait; they must still fit then.
         options = swim_options(config, codec.largest)
-        self.membership = membership = Membership(
+        self.membership = membership = Memberlist(
             config.name,
             packed(address.host),
             address.port,
             timing=config.timing,
             rng=rng,
-            encode=encode,
+            on_event=self._apply_membership_event,
             options=options,
         )
         self.counters = membership.counters
@@ -141,10 +150,10 @@ class ClusterState:
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)
         self.coordinates = PeerCoordinates(
-            config.name, rng, enabled=config.coordinates, tally=self.counters
+            config.name, rng, enabled=config.coordinates, counters=self.counters
         )
         self.detector = FailureDetector(
-            membership, address, outgoing=self.outbox, places=self.coordinates, rng=rng
+            membership, address, outbox=self.outbox, coordinates=self.coordinates, rng=rng
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
@@ -158,7 +167,6 @@ class ClusterState:
             self.serf.restore(restore)
         versions = OUR_VERSIONS._replace(delegate_cur=self.config.protocol)
         self.membership.bootstrap(meta, versions, now)
-        self.apply_membership_events(now)
 
     # --- packets ---
 
@@ -198,15 +206,12 @@ class ClusterState:
                 self.handle_user_message(message.payload, source, now)
             case Alive():
                 self.membership.alive(message, now)
-                self.apply_membership_events(now)
             case Suspect():
                 self.membership.suspect(message, now)
-                self.apply_membership_events(now)
                 if message.node == self.config.name:
                     self._resend_refutation(message, source)
             case Dead():
                 self.membership.dead(message, now)
-                self.apply_membership_events(now)
             case IndirectPing():
                 self.detector.handle_indirect_ping(message, source, now)
             case Nack():
@@ -234,7 +239,7 @@ class ClusterState:
     def local_state(self, *, join: bool) -> PushPull:
         """Return our half of a push/pull."""
         user_state = SERF_CODEC.encode(self.serf.local_state())
-        return PushPull(join, self.membership.node_states(), user_state)
+        return PushPull(join, self.membership.members.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
         """Merge the remote half of a push/pull at once (see `PushPullMerge`).
@@ -263,13 +268,11 @@ class ClusterState:
         meta = check_tags(tags)
         self.tags = tags
         self.membership.update_meta(meta, now)
-        self.apply_membership_events(now)
         return dict(tags)
 
     def leave(self, now: float, on_done: Callable[[], None]) -> None:
         """Mark ourselves as left and broadcast that."""
         self.membership.leave(now, on_done)
-        self.apply_membership_events(now)
 
     # --- time ---
 
@@ -280,17 +283,11 @@ class ClusterState:
 
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
-        self.outbox.gossip(self.membership.gossip_targets(now))
-
-    def finish_probe(self, conclude: Callable[[], None], now: float) -> None:
-        """Run the detector's conclusion of a probe, and apply its events."""
-        conclude()
-        self.apply_membership_events(now)
+        self.outbox.gossip(self.membership.members.gossip_targets(now))
 
     def expire_suspicions(self, now: float) -> None:
         """Mark suspects dead that have not refuted in time."""
         self.membership.expire_suspicions(now)
-        self.apply_membership_events(now)
 
     @property
     def next_suspicion(self) -> float | None:
@@ -360,7 +357,7 @@ class ClusterState:
                 self._rng.shuffle(targets)
                 targets.sort(key=lambda record: record.state)
             else:
-                targets = self.membership.k_random_nodes(self.config.timing.gossip_nodes)
+                targets = self.membership.members.k_random_nodes(self.config.timing.gossip_nodes)
             streams += [
                 DirectMessage(record.address, record.name, broadcast.data, stream=True)
                 for record in targets
@@ -374,29 +371,22 @@ class ClusterState:
         record = self.membership.records.get(name)
         return record is not None and not record.is_dead_or_left and record.address == address
 
-    def apply_membership_events(self, now: float) -> None:
-        """Pass the events of the member table to Serf's layer."""
-        events = self.membership.events
-        if not events:
-            return
-        for event in events:
-            match event:
-                case Joined(record):
-                    self.serf.member_joined(
-                        record.name, record.address, record.meta, record.versions, now
-                    )
-                case Left(record):
-                    self.serf.member_left(record.name, now)
-                case Updated(record):
-                    self.serf.member_updated(
-                        record.name, record.address, record.meta, record.versions
-                    )
-                case Suspected(record):
-                    self.serf.member_suspected(record.name)
-                case Recovered(record):
-                    self.serf.member_recovered(record.name)
-                case Conflicted(record, addr, port):
-                    self.serf.member_conflicted(record.name, address_of(addr, port), now)
-                case _:  # rejected: the table has logged it
-                    pass
-        events.clear()
+    def _apply_membership_event(self, event: MembershipEvent, now: float) -> None:
+        """Pass an event of the member table to Serf's layer."""
+        match event:
+            case Joined(record):
+                self.serf.member_joined(
+                    record.name, record.address, record.meta, record.versions, now
+                )
+            case Left(record):
+                self.serf.member_left(record.name, now)
+            case Updated(record):
+                self.serf.member_updated(record.name, record.address, record.meta, record.versions)
+            case Suspected(record):
+                self.serf.member_suspected(record.name)
+            case Recovered(record):
+                self.serf.member_recovered(record.name)
+            case Conflicted(record, addr, port):
+                self.serf.member_conflicted(record.name, address_of(addr, port), now)
+            case Refused():  # logged by the member table
+                pass

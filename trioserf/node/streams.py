@@ -296,6 +296,6 @@ class Streams:
                     message = decoder.work()
                 self.open_streams.set_held(tracked, decoder.held)
             if message is not None:
-                if decoder.fault is not None:
-                    await self._count(decoder.fault, tracked.peer)
+                if decoder.first_error is not None:
+                    await self._count(decoder.first_error, tracked.peer)
                 return message

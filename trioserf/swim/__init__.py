@@ -1,1 +1,1 @@
-"""Membership as plain objects: SWIM and Lifeguard without sockets, clocks or tasks."""
+"""Membership as plain objects: SWIM and Lifeguard, without sockets, clocks and tasks."""

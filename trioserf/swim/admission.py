@@ -1,6 +1,7 @@
-"""Who may become a member here at all: the operator's say in names and addresses."""
+"""Admission of members: the operator's conditions on names, addresses and their number."""
 
 import logging
+from collections.abc import Collection
 
 from trioserf.address import address_of
 from trioserf.swim.config import SwimOptions
@@ -9,42 +10,44 @@ from trioserf.wire.swim_messages import Alive
 
 log = logging.getLogger("trioserf.memberlist")
 
-_NAMES_LOGGED = 256
-"""Names come from anybody, so those that were complained of are not remembered without end."""
+_MAX_LOGGED = 256
+"""Refused names that are logged. Peers choose the names, so the set needs a bound."""
 
 
 class AdmissionPolicy:
-    """The hooks of the options, and what is said when they refuse somebody.
+    """Checks alive messages that would add a member or change its address.
 
     Args:
-        options: they hold the hooks.
+        options: the hooks and the maximum number of members.
+        known: the names of all known members.
     """
 
-    __slots__ = ("_logged", "_options")
+    __slots__ = ("_known", "_logged", "_options")
 
-    def __init__(self, options: SwimOptions) -> None:
+    def __init__(self, options: SwimOptions, known: Collection[str]) -> None:
         self._options = options
+        self._known = known
         self._logged: set[str] = set()
 
-    def check(self, message: Alive, addr: bytes, *, is_full: bool) -> Refused | None:
-        """Give the reason why a member may not come in at this address, or None if it may.
+    def check(self, message: Alive, addr: bytes) -> Refused | None:
+        """Return why a member is refused, or None if it is admitted.
 
         Args:
-            message: what it says of itself.
-            addr: its address, in its shortest form.
-            is_full: whether it is a stranger, and there is no room for one.
+            message: its alive message.
+            addr: its address, in the shortest form.
         """
-        if is_full:
-            reason = f"there are {self._options.max_members} members already (max_members)"
-        elif not self._options.validate_name(message.node):
+        options, known = self._options, self._known
+        if len(known) >= options.max_members and message.node not in known:
+            reason = f"there are {options.max_members} members already (max_members)"
+        elif not options.validate_name(message.node):
             reason = "its name is not valid"
-        elif not self._options.allowed(addr):
+        elif not options.allowed(addr):
             reason = "its address is not allowed"
         else:
             return None
-        # Gossip repeats itself; the log need not.
-        if message.node not in self._logged and len(self._logged) < _NAMES_LOGGED:
+        # Gossip repeats messages; log each name once.
+        if message.node not in self._logged and len(self._logged) < _MAX_LOGGED:
             self._logged.add(message.node)
-            where = address_of(addr, message.port)
-            log.warning("refusing the member %r at %s: %s", message.node, where, reason)
+            address = address_of(addr, message.port)
+            log.warning("refusing the member %r at %s: %s", message.node, address, reason)
         return Refused(message.node, addr, message.port, reason)

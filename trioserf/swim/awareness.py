@@ -1,18 +1,17 @@
-"""How well this node itself is doing: Lifeguard's local health score.
+"""Lifeguard's local health score (LHA-Probe: Dadgar, Phillips, Currey, "Lifeguard", §IV-A).
 
-A node that is short of processor time or of network hears late, and would accuse healthy members.
-It can notice: its probes fail, those whom it asked for help send no nack either, others accuse it.
-Each of these raises the score, each success lowers it, and timeouts and intervals of its probes
-are stretched by it (LHA-Probe: Dadgar, Phillips, Currey, "Lifeguard", §IV-A).
+A node that lacks CPU time or network handles messages late and would suspect healthy members. It
+has signs of that: its probes fail, peers send no nacks, others suspect it. Each sign raises the
+score, each acknowledged probe lowers it, and the score scales the probe timeouts and intervals.
 """
 
 
 class Awareness:
-    """The health score: 0 is well, `max_multiplier` − 1 the worst.
+    """The health score, from 0 (healthy) to `max_multiplier` − 1.
 
     Args:
         max_multiplier: one more than the highest score, at least 1.
-        enabled: without it the score is 0 for ever, which is plain SWIM.
+        enabled: if false, the score stays 0, as in plain SWIM.
     """
 
     __slots__ = ("_highest", "score")
@@ -22,9 +21,9 @@ class Awareness:
         self._highest = max_multiplier - 1 if enabled else 0
 
     def apply_delta(self, delta: int) -> None:
-        """Add to the score, within its bounds; a negative `delta` is good news."""
+        """Add to the score, within its bounds; a negative `delta` means better health."""
         self.score = min(max(self.score + delta, 0), self._highest)
 
     def scale_timeout(self, seconds: float) -> float:
-        """Stretch a timeout or an interval by the score: × 1 while well, up to × the maximum."""
+        """Return a timeout or interval scaled by the score, × 1 to × `max_multiplier`."""
         return seconds * (self.score + 1)

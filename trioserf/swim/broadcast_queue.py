@@ -1,13 +1,13 @@
-"""Broadcasts waiting to be gossiped, and how packets are filled with them.
+"""Broadcast queues, and how packets are filled from them (swim/README.md, § Broadcast queue).
 
-Gossip has no receipts. Each message is sent to random members a fixed number of times, enough to
-reach everyone with a high probability: a multiple of the logarithm of the cluster's size (SWIM
-§4.1). What has been sent least goes first, so news overtakes what most have heard by now.
+Gossip has no acknowledgements. Each message is sent to random members a fixed number of times, a
+multiple of the logarithm of the cluster size, which reaches every member with high probability
+(SWIM §4.1). Messages with fewer transmissions go first.
 
-A queue is asked for every packet that leaves, mostly while it is empty, sometimes while it holds
-ten thousand messages. Hence its shape: one sorted list of plain integers per number of
-transmissions, each integer a message's length and serial number in one. The message to pick, the
-longest that fits and of these the newest, is one bisection away.
+A queue is asked for every outgoing packet, mostly while empty, sometimes with ten thousand
+messages. So it keeps, for each number of transmissions, one sorted list of integers: the length
+and serial number of each message in one. A bisection finds the next message: the longest that
+fits, and of equally long ones the newest.
 """
 
 import math
@@ -18,13 +18,13 @@ from trioserf.counters import Samples
 
 _SERIAL_BITS = 48
 _LARGEST = 65_507
-"""No UDP packet has room for more, whatever its configured size."""
+"""Maximum payload of a UDP packet, whatever the configured size."""
 
 OnDone = Callable[[], None]
 
 
 def retransmit_limit(mult: int, n: int) -> int:
-    """Give how often a broadcast is sent in a cluster of n members (spec: broadcast queue)."""
+    """Return the number of transmissions of a broadcast in a cluster of n members."""
     return mult * math.ceil(math.log10(n + 1))
 
 
@@ -32,33 +32,31 @@ class _Broadcast:
     __slots__ = ("data", "name", "on_done", "priority", "transmits")
 
     def __init__(
-        self, data: bytes, name: str | None, on_done: OnDone | None, lane: list[list[int]]
+        self, data: bytes, name: str | None, on_done: OnDone | None, priority: list[list[int]]
     ) -> None:
         self.data = data
         self.name = name
         self.on_done = on_done
-        self.priority = lane
+        self.priority = priority
         self.transmits = 0
 
 
 class BroadcastQueue:
-    """Messages of one kind on their way into packets.
+    """A queue of broadcasts of one kind.
+
+    An `on_done` callback is called once: after the last transmission of its message, when a
+    newer message of the same name replaces it, or when it is pruned. It may queue messages.
 
     Args:
         retransmit_mult: multiplier of the retransmit limit, at least 1.
-        node_count: gives the cluster's size at the moment.
-        largest: the longest message that can ever fit a packet, in bytes. Longer ones are
-            dropped, and done, as they are queued: otherwise they would stay for ever.
-        prefix: what every message of this queue begins with in a packet; counts towards its
-            length.
+        node_count: returns the current cluster size.
+        largest: the longest message that fits any packet, in bytes. A longer one is dropped and
+            done at once; otherwise it would stay in the queue for ever.
+        prefix: prepended to every message; counts towards its length.
 
     Attributes:
-        bytes_queued: lengths of all that waits.
-        sizes: takes the length of every message that goes into a packet, unless it is None.
-
-    A callback given as `on_done` is called once: when its message was sent as often as the limit
-    says, when a newer one of the same name took its place, or when it was pruned. It is called
-    with the queue in order, so it may queue further messages.
+        bytes_queued: total length of the queued messages.
+        sizes: records the length of every transmitted message, unless it is None.
     """
 
     __slots__ = (
@@ -66,9 +64,9 @@ class BroadcastQueue:
         "_largest",
         "_mult",
         "_node_count",
-        "_picked",
         "_plain",
         "_prefix",
+        "_selected",
         "_serial",
         "_urgent",
         "_waiting",
@@ -90,10 +88,10 @@ class BroadcastQueue:
         self._largest = largest
         self._waiting: dict[int, _Broadcast] = {}
         self._by_name: dict[str, int] = {}
-        # Two lanes, each a list of tiers: lane[t] holds, sorted, the keys of those sent t times.
+        # Two priorities. priority[t]: the sorted keys of the messages with t transmissions.
         self._urgent: list[list[int]] = [[]]
         self._plain: list[list[int]] = [[]]
-        self._picked: list[int] = []
+        self._selected: list[int] = []
         self._serial = 0
         self.bytes_queued = 0
         self.sizes: Samples | None = None
@@ -116,10 +114,9 @@ class BroadcastQueue:
 
         Args:
             data: the encoded message.
-            name: whom it is about. It takes the place of a waiting message of the same name,
-                which is done with that.
-            on_done: called when the message needs sending no more.
-            urgent: goes into packets before everything that is not.
+            name: the member that it is about. It replaces a queued message of the same name.
+            on_done: called when the message is finished.
+            urgent: whether it goes into packets before all messages that are not urgent.
         """
         if self._prefix:
             data = self._prefix + data
@@ -127,64 +124,64 @@ class BroadcastQueue:
         if name is not None and (older := self._by_name.get(name)) is not None:
             replaced = self._remove(older)
         if len(data) > self._largest:
-            _call([replaced, on_done])
+            _run_all([replaced, on_done])
             return
         self._serial += 1
         key = len(data) << _SERIAL_BITS | self._serial
-        lane = self._urgent if urgent else self._plain
-        self._waiting[key] = _Broadcast(data, name, on_done, lane)
+        priority = self._urgent if urgent else self._plain
+        self._waiting[key] = _Broadcast(data, name, on_done, priority)
         if name is not None:
             self._by_name[name] = key
-        insort(lane[0], key)
+        insort(priority[0], key)
         self.bytes_queued += len(data)
         if replaced is not None:
             replaced()
 
     @property
     def has_unsent(self) -> bool:
-        """Whether a message waits that was never sent."""
+        """Whether a queued message was never sent."""
         return bool(self._urgent[0] or self._plain[0])
 
     def has_sent_at_most(self, times: int) -> bool:
-        """Whether a message waits that was sent so many times at most."""
-        return any(any(lane[: times + 1]) for lane in (self._urgent, self._plain))
+        """Return whether a queued message was sent at most `times` times."""
+        return any(any(priority[: times + 1]) for priority in (self._urgent, self._plain))
 
     def fill_packet(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
         if not self._waiting:
             return []
-        taken = []
+        messages = []
         for urgent in (True, False):
             while (data := self.select(limit - overhead, urgent=urgent)) is not None:
-                taken.append(data)
+                messages.append(data)
                 limit -= len(data) + overhead
-        _call(self.finish_packet())
-        return taken
+        _run_all(self.finish_packet())
+        return messages
 
     def select(self, room: int, *, urgent: bool) -> bytes | None:
-        """Take the best message of at most `room` bytes out of one lane, for the packet at hand.
+        """Select the next message of at most `room` bytes for the current packet.
 
-        It is not seen again before `settle`, which must follow when the packet is full.
+        It stays out of the queue until `finish_packet`, which must follow.
         """
         bound = (room + 1) << _SERIAL_BITS
-        for tier in self._urgent if urgent else self._plain:
-            if tier and (place := bisect_left(tier, bound)):
-                key = tier.pop(place - 1)
-                self._picked.append(key)
+        for keys in self._urgent if urgent else self._plain:
+            if keys and (place := bisect_left(keys, bound)):
+                key = keys.pop(place - 1)
+                self._selected.append(key)
                 return self._waiting[key].data
         return None
 
     def finish_packet(self) -> list[OnDone]:
-        """Put back what was picked for a packet, one tier on, unless it has now been sent enough.
+        """Count a transmission of each selected message, and put it back below the limit.
 
         Returns:
-            The callbacks of those that are done; the caller must call them.
+            The callbacks of the messages that are finished; the caller must call them.
         """
         done: list[OnDone] = []
-        if not self._picked:
+        if not self._selected:
             return done
         limit = retransmit_limit(self._mult, self._node_count())
-        for key in self._picked:
+        for key in self._selected:
             broadcast = self._waiting[key]
             if self.sizes is not None:
                 self.sizes.append(len(broadcast.data) - len(self._prefix))
@@ -194,33 +191,33 @@ class BroadcastQueue:
                 if broadcast.on_done is not None:
                     done.append(broadcast.on_done)
                 continue
-            lane = broadcast.priority
-            if len(lane) == broadcast.transmits:
-                lane.append([])
-            insort(lane[broadcast.transmits], key)
-        self._picked.clear()
+            priority = broadcast.priority
+            if len(priority) == broadcast.transmits:
+                priority.append([])
+            insort(priority[broadcast.transmits], key)
+        self._selected.clear()
         return done
 
     def prune(self, keep: int) -> None:
-        """Drop all but `keep` messages: the most sent go first, and the urgent after the others.
+        """Drop all but `keep` messages, in the reverse order of selection.
 
-        Of those sent equally often the shortest go first, and of these the oldest: the reverse of
-        the order in which they would have been picked.
+        So the most transmitted go first, of these the shortest, of these the oldest; urgent
+        messages go last.
         """
         done: list[OnDone | None] = []
-        for lane in (self._plain, self._urgent):
-            for tier in reversed(lane):
-                surplus = tier[: max(0, len(self._waiting) - keep)]
-                del tier[: len(surplus)]
+        for priority in (self._plain, self._urgent):
+            for keys in reversed(priority):
+                surplus = keys[: max(0, len(self._waiting) - keep)]
+                del keys[: len(surplus)]
                 for key in surplus:
                     done.append(self._waiting[key].on_done)
                     self._forget(key)
-        _call(done)
+        _run_all(done)
 
     def _remove(self, key: int) -> OnDone | None:
         broadcast = self._waiting[key]
-        tier = broadcast.priority[broadcast.transmits]
-        del tier[bisect_left(tier, key)]
+        keys = broadcast.priority[broadcast.transmits]
+        del keys[bisect_left(keys, key)]
         self._forget(key)
         return broadcast.on_done
 
@@ -232,21 +229,18 @@ class BroadcastQueue:
 
 
 class FairFiller:
-    """Fills packets from several queues so that none of them can starve another.
+    """Fills packets from several queues so that no queue starves another.
 
-    memberlist empties its own queue first and gives the layers above what is left; while many
-    members come and go that is nothing. Here every queue keeps an account of the bytes it has
-    sent, and each next message comes from the queue that has sent the least (the order of the
-    queues decides between equals). So each that has messages gets its share of every few packets,
-    whatever their sizes, and what one does not need flows to the others. Savings are bounded: a
-    queue that had nothing to say for long may be ahead of the others by one share of one packet,
-    not for as long as it was silent. Urgent messages of all queues go before the rest and are on
-    nobody's account.
+    memberlist empties its own queue first; during a membership storm nothing is left for the
+    layers above. Here each queue counts the bytes it has sent, and the next message comes from
+    the queue with the lowest count (on a tie, from the first one). So every queue gets its share
+    of every few packets, and an unused share goes to the other queues. An idle queue saves at
+    most one share of one packet. Urgent messages of all queues go first and are not counted.
 
-    Receivers cannot tell the difference: the order of messages in a packet means nothing.
+    Receivers see no difference: the order of messages in a packet has no meaning.
 
     Args:
-        queues: in the order of their importance.
+        queues: the queues, the most important first.
     """
 
     __slots__ = ("_queues", "_sent")
@@ -259,7 +253,7 @@ class FairFiller:
         return sum(map(len, self._queues))
 
     def __bool__(self) -> bool:
-        # Asked after every packet: a loop is several times as quick as any() and a generator.
+        # Called after every packet: a loop is several times faster than any() and a generator.
         for queue in self._queues:  # noqa: SIM110
             if queue:
                 return True
@@ -267,11 +261,11 @@ class FairFiller:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether a message waits that was never sent."""
+        """Whether a queued message was never sent."""
         return any(queue.has_unsent for queue in self._queues)
 
     def has_sent_at_most(self, times: int) -> bool:
-        """Whether a message waits that was sent so many times at most."""
+        """Return whether a queued message was sent at most `times` times."""
         return any(queue.has_sent_at_most(times) for queue in self._queues)
 
     def fill(self, overhead: int, limit: int) -> list[bytes]:
@@ -281,33 +275,35 @@ class FairFiller:
             return []
         if len(waiting) == 1:
             return self._queues[waiting[0]].fill_packet(overhead, limit)
-        taken: list[bytes] = []
+        messages: list[bytes] = []
         for place in waiting:
             while (data := self._queues[place].select(limit - overhead, urgent=True)) is not None:
-                taken.append(data)
+                messages.append(data)
                 limit -= len(data) + overhead
-        self._share(waiting, taken, overhead, limit)
+        self._fill_by_share(waiting, messages, overhead, limit)
         done = [call for place in waiting for call in self._queues[place].finish_packet()]
-        _call(done)
-        return taken
+        _run_all(done)
+        return messages
 
-    def _share(self, waiting: list[int], taken: list[bytes], overhead: int, limit: int) -> None:
+    def _fill_by_share(
+        self, waiting: list[int], messages: list[bytes], overhead: int, limit: int
+    ) -> None:
         sent = self._sent
-        poorest = max(sent) - limit // len(self._queues)
+        floor = max(sent) - limit // len(self._queues)
         for place in waiting:
-            sent[place] = max(sent[place], poorest)
+            sent[place] = max(sent[place], floor)
         while waiting:
             place = min(waiting, key=sent.__getitem__)
             data = self._queues[place].select(limit - overhead, urgent=False)
             if data is None:
                 waiting = [other for other in waiting if other != place]
                 continue
-            taken.append(data)
+            messages.append(data)
             limit -= len(data) + overhead
             sent[place] += len(data) + overhead
 
 
-def _call(callbacks: Sequence[OnDone | None]) -> None:
+def _run_all(callbacks: Sequence[OnDone | None]) -> None:
     for callback in callbacks:
         if callback is not None:
             callback()

@@ -18,7 +18,7 @@ _VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
 
 @attrs.frozen(kw_only=True)
 class Timing:
-    """Timings in seconds, multipliers and counts; the defaults are the profile for a LAN.
+    """Timings in seconds, multipliers and counts; the defaults are the LAN profile.
 
     Raises:
         ValueError: a duration is not positive, or a count is below its least value.
@@ -79,14 +79,13 @@ PROFILES = {"lan": LAN, "wan": WAN, "local": LOCAL}
 
 
 def push_pull_scale(interval: float, n: int) -> float:
-    """Stretch the interval of push/pulls in a cluster of n members (spec: push/pull loop).
+    """Return the push/pull interval for a cluster of n members (swim/README.md, § Push/pull).
 
-    Every doubling beyond 32 members adds one interval, so that the traffic of all exchanges,
-    each of which carries all members, grows no faster than it must.
+    Each doubling beyond 32 members adds one interval, because each exchange carries all members.
 
     Args:
-        interval: seconds.
-        n: the estimated number of members.
+        interval: the configured interval, in seconds.
+        n: the estimated cluster size.
 
     Returns:
         Seconds.
@@ -102,31 +101,31 @@ def any_name(_name: str) -> bool:
 
 
 def valid_node_name(name: str) -> bool:
-    """Accept what Serf calls a valid node name: 1 to 128 letters, digits, dashes and dots."""
+    """Accept names that are valid in Serf: 1 to 128 letters, digits, dashes and dots."""
     return _VALID_NAME.fullmatch(name) is not None
 
 
 def any_address(_addr: bytes) -> bool:
-    """Accept members from everywhere."""
+    """Accept every address."""
     return True
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SwimOptions:
     """Switches of the member table.
 
     Attributes:
-        lha_probe: keep a local health score (Lifeguard §IV-A); if off, it is always 0.
-        lha_suspicion: shorten suspicions by confirmations (§IV-B); if off, they last the minimum.
-        buddy: notify a suspected member with the ping (§IV-C), and a dead one that pings us with
-            the ack. The failure detector reads this; the table does not use it.
-        allowed: whether members may have this address (4 or 16 raw bytes).
-        validate_name: whether members may have this name.
-        largest_broadcast: bytes of the longest message that fits into every packet; longer ones
-            are not queued.
+        lha_probe: whether to keep a local health score (Lifeguard §IV-A).
+        lha_suspicion: whether confirmations shorten suspicions (Lifeguard §IV-B).
+        buddy: whether the failure detector sends a suspect the Suspect message with its ping
+            (Lifeguard §IV-C), and a dead or left member that pings us the Dead message.
+        allowed: returns whether members may have an address (4 or 16 raw bytes).
+        validate_name: returns whether members may have a name.
+        largest_broadcast: the longest message that fits a packet, in bytes; longer ones are not
+            queued.
 
     Raises:
-        ValueError: a negative time, or no room for any message.
+        ValueError: a negative time, or a size or count below 1.
     """
 
     dead_node_reclaim_time: float = setting(

@@ -1,6 +1,6 @@
-"""What the member table tells its owner: facts, in the order in which they happened.
+"""Events of the member table.
 
-A record in a notice is the table's own, not a copy: read it before the table's next change.
+The record in an event is the table's own, not a copy; the table's next change may change it.
 """
 
 import attrs
@@ -8,54 +8,54 @@ import attrs
 from trioserf.swim.node_record import NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Joined:
-    """A member is new, or has come back from the dead or after leaving. The first is ourselves."""
+    """A new, dead or left member became alive. The first event is our own."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Left:
-    """A member is gone: it said so `by_itself`, or was declared dead."""
+    """A member left (`by_itself`), or was declared dead."""
 
     record: NodeRecord
     by_itself: bool
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Updated:
-    """A member has other metadata than before."""
+    """The metadata of a member changed."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Suspected:
-    """A member is believed to have failed, and now has the time to say otherwise."""
+    """A member became suspect and has time to refute."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Recovered:
-    """A suspect has refuted the suspicion."""
+    """A suspect refuted the suspicion."""
 
     record: NodeRecord
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Conflicted:
-    """Somebody at `addr`:`port` claims the name that the record's member holds."""
+    """Another member at `addr`:`port` announced the name of the record's member."""
 
     record: NodeRecord
     addr: bytes
     port: int
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class Refused:
-    """A member was not taken in: its name or its address is not allowed here."""
+    """A member was refused: by its name, its address, or the maximum number of members."""
 
     name: str
     addr: bytes

@@ -1,4 +1,4 @@
-"""One row of the member table."""
+"""One record of the member table (swim/README.md, § Node records)."""
 
 import attrs
 
@@ -6,22 +6,22 @@ from trioserf.address import Address, address_of
 from trioserf.wire.swim_messages import DEAD, Alive, NodeState, State, Versions
 
 NO_VERSIONS = Versions(0, 0, 0, 0, 0, 0)
-"""What we note for a member that announced no versions; it is never sent and never compared."""
+"""Recorded for a member that announced no versions; never sent, never compared."""
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class NodeRecord:
-    """What is known of one member now. Only its table changes it; readers look, and keep copies.
+    """The current knowledge of one member. Only the member table changes it.
 
     Attributes:
-        name: its name, unique in the cluster; any text.
-        addr: its address, 4 or 16 raw bytes (v4-mapped addresses have their 4-byte form).
-        port: its port.
-        meta: its metadata, opaque here.
-        versions: the protocol versions it announced, all zero if it announced none.
-        incarnation: its own count of what it has said about itself, unsigned 32 bits.
-        state: what the failure detector believes.
-        state_change: the instant since when it believes so, in seconds.
+        name: the name, unique in the cluster; any text.
+        addr: the address, 4 or 16 raw bytes (4 for a v4-mapped address).
+        port: the port.
+        meta: the metadata, opaque here.
+        versions: the announced protocol versions, or `NO_VERSIONS`.
+        incarnation: the last accepted incarnation, unsigned 32 bits.
+        state: alive, suspect, dead or left.
+        state_change: the instant of the last change of `state`, in seconds.
     """
 
     name: str
@@ -36,30 +36,30 @@ class NodeRecord:
 
     @property
     def address(self) -> Address:
-        """Address and port as text and number; made when first asked for."""
+        """Address and port, as text and number."""
         if self._address is None:
             self._address = address_of(self.addr, self.port)
         return self._address
 
     @property
     def is_dead_or_left(self) -> bool:
-        """Whether it is dead or has left."""
+        """Whether the member is dead or has left."""
         return self.state >= DEAD
 
     def set_address(self, addr: bytes, port: int) -> None:
-        """Give it another address."""
+        """Set address and port."""
         self.addr = addr
         self.port = port
         self._address = None
 
     def to_alive(self) -> Alive:
-        """Say of it what it says of itself."""
+        """Return the alive message that announces this member."""
         return Alive(
             self.incarnation, self.name, self.addr, self.port, self.meta, self._announced()
         )
 
     def node_state(self) -> NodeState:
-        """Give its line in a push/pull."""
+        """Return the row of this member in a push/pull."""
         return NodeState(
             self.name,
             self.addr,
@@ -68,14 +68,6 @@ class NodeRecord:
             self.incarnation,
             self.state,
             self._announced(),
-        )
-
-    def is_stale(self, other: NodeState) -> bool:
-        """Tell whether another table's claim that it lives holds nothing new."""
-        return (
-            other.incarnation <= self.incarnation
-            and other.addr == self.addr
-            and other.port == self.port
         )
 
     def _announced(self) -> Versions | None:

@@ -1,4 +1,4 @@
-"""Packets on their way out, each filled up with whatever waits to be gossiped."""
+"""Outgoing packets, each filled up with queued broadcasts."""
 
 from collections.abc import Iterable
 
@@ -13,21 +13,19 @@ _CRC_FROM_PROTOCOL = 5
 
 
 def supports_crc(record: NodeRecord | None) -> bool:
-    """Tell whether a member is known to understand packets with a checksum."""
+    """Return whether a member is known to accept packets with a checksum."""
     return record is not None and record.versions.protocol_max >= _CRC_FROM_PROTOCOL
 
 
 class PacketOutbox:
-    """Packets to be sent, and the queues that they are filled from.
+    """Packets to send, and the queues from which they are filled.
 
     Args:
-        codec: makes packets of messages.
+        codec: encodes packets.
         filler: the broadcast queues.
 
     Attributes:
-        packets: what is to be sent; whoever sends it empties the list.
-        codec: as given.
-        filler: as given.
+        packets: the packets to send; the owner drains the list.
     """
 
     __slots__ = ("codec", "filler", "packets")
@@ -38,18 +36,18 @@ class PacketOutbox:
         self.filler = filler
 
     def send(self, message: bytes, to: Address) -> None:
-        """Send a message, with as many broadcasts as fit beside it."""
+        """Send a message in a packet filled up with broadcasts."""
         parts = [message]
         if self.filler:
             parts += self.filler.fill(PART_OVERHEAD, self.codec.budget(len(message)))
         self._pack(parts, to, crc=False)
 
     def send_unfilled(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
-        """Send messages as they are, in one packet."""
+        """Send messages in one packet, without broadcasts."""
         self._pack(parts, to, crc=crc)
 
     def gossip(self, targets: Iterable[NodeRecord]) -> None:
-        """Send each of these members a packet full of broadcasts, as long as there are any."""
+        """Send each of these members a packet of broadcasts, until no broadcast is left."""
         for record in targets:
             parts = self.filler.fill(PART_OVERHEAD, self.codec.budget(0))
             if not parts:

@@ -1,4 +1,4 @@
-"""Network coordinates of this node and of those it has probed (spec: network coordinates)."""
+"""Network coordinates of this node and of the members it has probed (see `coordinate`)."""
 
 import logging
 import random
@@ -15,38 +15,38 @@ _log = logging.getLogger("trioserf.serf")
 
 
 class PeerCoordinates:
-    """Where members are.
+    """Our own coordinate and those of probed members.
 
     Args:
-        name: our own name.
-        rng: randomness.
-        enabled: whether coordinates are kept, and given away in acks.
-        tally: counts for metrics.
+        name: our name.
+        rng: source of randomness.
+        enabled: whether coordinates are kept, and sent in acks.
+        counters: counters for metrics.
     """
 
     def __init__(
-        self, name: str, rng: random.Random, *, enabled: bool, tally: Counters | None = None
+        self, name: str, rng: random.Random, *, enabled: bool, counters: Counters | None = None
     ) -> None:
         self._name = name
         self._enabled = enabled
         self._client = CoordinateClient(rng)
-        tally = tally or Counters()
-        self._rejected = tally.counter("serf.coordinate.rejected")
-        self._moves = tally.values("serf.coordinate.adjustment-ms")
-        self._others: dict[str, Coordinate] = {}
+        counters = counters or Counters()
+        self._rejected = counters.counter("serf.coordinate.rejected")
+        self._adjustments = counters.values("serf.coordinate.adjustment-ms")
+        self._peers: dict[str, Coordinate] = {}
         self._payload = encode_coordinate(ORIGIN) if enabled else b""
 
     def ack(self, seq_no: int) -> bytes:
-        """Give the ack to a ping, with our coordinate as its payload."""
+        """Return the encoded ack of a ping, with our coordinate as its payload."""
         return swim_codec.encode(Ack(seq_no, self._payload))
 
     @property
     def resets(self) -> int:
-        """How often we had to begin anew."""
+        """How often our coordinate was reset."""
         return self._client.resets
 
     def on_rtt(self, name: str, payload: bytes, rtt: float) -> None:
-        """Take in the payload of a direct ack and its round trip in seconds; faults are logged."""
+        """Update our coordinate from a direct ack and its round-trip time; log errors."""
         if not self._enabled or not payload:
             return
         try:
@@ -57,20 +57,20 @@ class PeerCoordinates:
             self._rejected.add()
             _log.debug("coordinate of %r: %s", name, error)
             return
-        self._moves.append(distance(before, moved) * 1000)
-        self._others[name] = other
+        self._adjustments.append(distance(before, moved) * 1000)
+        self._peers[name] = other
         self._payload = encode_coordinate(self._client.coordinate)
 
     def get(self, name: str | None) -> Coordinate | None:
-        """Give a member's coordinate as last heard, or our own (None or our name)."""
+        """Return a member's last coordinate, or our own for None or our name."""
         if not self._enabled:
             return None
         if name is None or name == self._name:
             return self._client.coordinate
-        return self._others.get(name)
+        return self._peers.get(name)
 
-    def forget_missing(self, knows: Callable[[str], object | None]) -> None:
-        """Drop what is remembered of those who are members no more."""
-        for name in [name for name in self._others if knows(name) is None]:
+    def forget_missing(self, find_member: Callable[[str], object | None]) -> None:
+        """Forget coordinates of names for which `find_member` returns None."""
+        for name in [name for name in self._peers if find_member(name) is None]:
             self._client.forget_node(name)
-            del self._others[name]
+            del self._peers[name]

@@ -1,45 +1,44 @@
-"""Protocol versions: what a member announces, and whether two views of a cluster may be merged."""
+"""Protocol versions: valid ranges, and whether two member tables may be merged."""
 
 from collections.abc import Iterable, Iterator
 
 from trioserf.swim.node_record import NO_VERSIONS, NodeRecord
 from trioserf.wire.swim_messages import ALIVE, OUR_VERSIONS, SUSPECT, NodeState, State, Versions
 
-_SHARED_AT_MOST = 256
-_shared: dict[Versions, Versions] = {OUR_VERSIONS: OUR_VERSIONS, NO_VERSIONS: NO_VERSIONS}
+_MAX_INTERNED = 256
+_interned: dict[Versions, Versions] = {OUR_VERSIONS: OUR_VERSIONS, NO_VERSIONS: NO_VERSIONS}
 
 
 class VersionMismatch(ValueError):
-    """A member of either side speaks a version that some other member does not understand."""
+    """A member speaks a version that another alive member does not understand."""
 
 
 def is_valid_range(versions: Versions) -> bool:
-    """Tell whether announced versions make sense; an alive message with others is ignored."""
+    """Return whether announced versions are valid; other alive messages are ignored."""
     least, most = versions[0], versions[1]
     return 0 < least <= most
 
 
 def intern_versions(versions: Versions) -> Versions:
-    """Give one object for all equal versions: clusters have few, tables have thousands of rows.
+    """Return one object for all equal versions, because tables have thousands of rows.
 
-    The store is bounded, for versions come from anybody.
+    The store is bounded, because peers choose the versions.
     """
     if versions == OUR_VERSIONS:
         return OUR_VERSIONS
-    if len(_shared) < _SHARED_AT_MOST:
-        return _shared.setdefault(versions, versions)
-    return _shared.get(versions, versions)
+    if len(_interned) < _MAX_INTERNED:
+        return _interned.setdefault(versions, versions)
+    return _interned.get(versions, versions)
 
 
 def verify_versions(remote: Iterable[NodeState], local: Iterable[NodeRecord]) -> None:
-    """Refuse to merge with a cluster in which some could not understand others (spec: versions).
+    """Verify that members of two tables understand each other (wire/README.md, § Versions).
 
-    The ranges that all living members of both views understand are intersected, and whatever
-    anyone of them speaks must lie inside. The dead and those who left speak no more and are not
-    looked at; nor are members that announced nothing.
+    The current version of each alive or suspect member must lie in the ranges of all alive
+    members. Dead and left members, and members without versions, are not considered.
 
     Raises:
-        VersionMismatch: it names the member and the range.
+        VersionMismatch: a version lies outside; the text names the member and the range.
     """
     speakers: dict[Versions, str] = {}
     alive: dict[Versions, None] = {}

@@ -1,1 +1,1 @@
-"""Bytes to messages and back: the gossip wire of memberlist and Serf."""
+"""The gossip wire of memberlist and Serf: messages and their codecs."""

@@ -1,12 +1,9 @@
-"""AES-GCM around packets and streams (spec: encryption).
+"""AES-GCM encryption of packets and streams (wire/README.md, § Encryption).
 
-A sealed payload is: version byte, 12-byte random nonce, ciphertext, 16-byte tag. Version 1 has no
-padding and is what we write. Version 0, of protocol 1, pads the plaintext to whole blocks of 16
-bytes as PKCS#7 does; it is read, never written.
-
-The first key of the ring seals. Every key is tried to open, so that a new key can travel through
-a cluster in which not everybody uses it yet. `cryptography` is loaded when the first key is used:
-an agent without keys never pays for it.
+We write version 1 and also read version 0, which pads the plaintext. The primary key encrypts;
+every key is tried to decrypt, so that a key rotation works while members use different keys.
+`cryptography` is imported at the first use of a key: it is expensive, and an agent without keys
+does not need it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 NONCE_SIZE: Final = 12
 TAG_SIZE: Final = 16
 OVERHEAD: Final = 1 + NONCE_SIZE + TAG_SIZE
-"""Bytes that sealing (version 1) adds."""
+"""Bytes that encryption (version 1) adds."""
 
 _BLOCK = 16
 _PADDED = 0
@@ -28,33 +25,28 @@ _PLAIN = 1
 
 
 class Keys(Protocol):
-    """What sealing needs to know of a keyring: `keys` has the primary key first."""
+    """The part of a keyring that encryption needs."""
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """All keys, of 16, 24 or 32 bytes; the first one seals. May be empty: no encryption."""
+        """All keys, of 16, 24 or 32 bytes, the primary first; empty for no encryption."""
 
     @property
     def version(self) -> int:
-        """A number that is different after every change of the keys."""
+        """A number that changes with every change of the keys."""
 
 
 class Sealer:
-    """Seals and opens payloads with the keys of a ring, following its changes.
+    """Encrypts and decrypts payloads with the current keys of a keyring.
 
-    Keys and switches may be replaced while it is in use: that is how a running cluster moves to
-    encryption.
+    The arguments except `nonce` are attributes that may be replaced, so that a running cluster
+    can move to encryption.
 
     Args:
         keyring: the keys, or None for no encryption.
-        nonce: gives that many unpredictable bytes.
-        verify_incoming: refuse plaintext when there are keys.
-        verify_outgoing: encrypt when there are keys.
-
-    Attributes:
-        keyring: as given.
-        verify_incoming: as given.
-        verify_outgoing: as given.
+        nonce: returns that many unpredictable bytes.
+        verify_incoming: whether to refuse plaintext if there are keys.
+        verify_outgoing: whether to encrypt if there are keys.
     """
 
     def __init__(
@@ -90,17 +82,17 @@ class Sealer:
 
     @property
     def enabled(self) -> bool:
-        """Whether there is a key, and so encryption."""
+        """Whether there is a key."""
         return self.keyring is not None and bool(self._refresh())
 
     @property
     def seals(self) -> bool:
-        """Whether what is sent gets encrypted."""
+        """Whether outgoing payloads are encrypted."""
         return self.keyring is not None and self.verify_outgoing and bool(self._refresh())
 
     @property
     def sealed_with(self) -> int | None:
-        """The version of the keys that what is sent is encrypted with; None if it is not."""
+        """The version of the keys that encrypt outgoing payloads, or None for plaintext."""
         keyring = self.keyring
         return keyring.version if keyring is not None and self.seals else None
 
@@ -108,11 +100,11 @@ class Sealer:
         """Encrypt with the primary key (version 1).
 
         Args:
-            plain: what to hide.
-            associated: what is not hidden, but must be the same on the other side.
+            plain: the plaintext.
+            associated: additional authenticated data.
 
         Raises:
-            RuntimeError: there is no key; ask `enabled` first.
+            RuntimeError: there is no key; check `enabled` first.
         """
         ciphers = self._refresh()
         if not ciphers:
@@ -121,10 +113,10 @@ class Sealer:
         return b"\x01" + nonce + ciphers[0].encrypt(nonce, plain, associated)
 
     def open(self, sealed: bytes | memoryview, associated: bytes) -> bytes:
-        """Decrypt with whichever key fits.
+        """Decrypt with the first key that fits.
 
         Raises:
-            WireError: `truncated`, `version`, or `decrypt` when no key fits.
+            WireError: `truncated`, `version`, or `decrypt` if no key fits.
         """
         from cryptography.exceptions import InvalidTag
 

@@ -1,21 +1,21 @@
-"""The one error of this room: bytes from a peer that do not say what they should."""
+"""The error of this room: invalid bytes from a peer."""
 
 
 class WireError(ValueError):
-    """Bytes that cannot be understood; the text says what was wrong and what was expected.
+    """Invalid bytes from a peer; the text says what was found and what was expected.
 
-    `kind` is a short word for counters:
+    `kind` is a short word for drop counts:
 
     - `truncated`: the bytes end too early;
     - `msgpack`: not the MessagePack structure that was expected;
     - `field`: a field of a message has the wrong type or range;
     - `limit`: larger, longer or deeper than is accepted;
-    - `unknown-type`: a type byte without a meaning here;
-    - `crc`: the checksum differs;
+    - `unknown-type`: an unknown type byte, or one that is not allowed here;
+    - `crc`: a wrong checksum;
     - `compression`: an unknown algorithm, or not a well-formed LZW stream;
     - `label`: a missing, unexpected or different label;
     - `version`: an unknown version of encryption;
-    - `decrypt`: no key opens it;
+    - `decrypt`: no installed key decrypts it;
     - `plaintext-refused`: plaintext where encryption is required;
     - `encrypted`: encryption where no keys are configured.
     """

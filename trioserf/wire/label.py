@@ -1,7 +1,6 @@
-"""Labels: a name in front of packets and streams that keeps clusters apart (spec: labels).
+"""Labels: a name before packets and streams that separates clusters (wire/README.md, § Labels).
 
-Byte 244, the label's length (1 to 255), the label. Not a secret; but with encryption the label is
-bound to the payload. Whoever has no label refuses labelled traffic, and the reverse.
+The label is not secret, but encryption authenticates it with the payload.
 """
 
 from typing import Final
@@ -10,11 +9,11 @@ from trioserf.wire.errors import WireError
 from trioserf.wire.swim_codec import LABEL
 
 MAX_LABEL: Final = 255
-"""Longest label, in bytes."""
+"""Maximum length of a label, in bytes."""
 
 
 def label_header(label: bytes) -> bytes:
-    """Give what stands in front of a labelled packet or stream; nothing for an empty label.
+    """Return the header of labelled packets and streams; empty for an empty label.
 
     Raises:
         ValueError: the label is longer than 255 bytes.
@@ -25,14 +24,14 @@ def label_header(label: bytes) -> bytes:
 
 
 def strip_label(data: bytes, label: bytes) -> bytes:
-    """Take the label header off a packet.
+    """Return a packet without its label header.
 
     Args:
         data: the packet.
-        label: the label it must have; empty for none.
+        label: the label that the packet must have; empty for none.
 
     Raises:
-        WireError: `label`, it has another one, none or one too many; `truncated`.
+        WireError: `label` for a missing, unexpected or different label; `truncated`.
     """
     if not data.startswith(b"\xf4"):
         if label:
@@ -48,11 +47,11 @@ def strip_label(data: bytes, label: bytes) -> bytes:
 
 
 def mismatch(found: bytes, expected: bytes) -> WireError:
-    """Say that `found` is not the label that was `expected`."""
-    wanted = show(expected) if expected else "none"
-    return WireError("label", f"label {show(found)}, expected {wanted}")
+    """Return the error for a label `found` in place of the `expected` one."""
+    expectation = show(expected) if expected else "none"
+    return WireError("label", f"label {show(found)}, expected {expectation}")
 
 
 def show(label: bytes) -> str:
-    """Quote a label for an error."""
+    """Return a label quoted for an error text."""
     return repr(label.decode("utf-8", "backslashreplace"))

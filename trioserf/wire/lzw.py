@@ -1,27 +1,23 @@
-"""LZW in the flavour of memberlist: least significant bit first, 8-bit literals, 12-bit codes.
+"""LZW as memberlist uses it: least significant bit first, 8-bit literals, 12-bit codes.
 
-Encoder and decoder grow the same dictionary without ever sending it. It starts with the 256 single
-bytes (codes 0 to 255), a *clear* code (256: forget everything learnt) and an *end* code (257). The
-encoder looks for the longest prefix of what remains that is in its dictionary, writes that
-prefix's code, and learns the prefix plus the next byte under the next free code. The decoder
-learns the same phrase one step later, because only the next code tells it the byte that follows:
-phrase(previous) + first byte of phrase(current). So one code may arrive that the decoder does not
-know yet, the very one it is about to learn. This happens when a phrase is followed by itself
-(`aXaXa`), and the unknown phrase is then the previous one plus its own first byte.
+Encoder and decoder build the same table without sending it. It starts with the 256 single bytes
+(codes 0 to 255), a *clear* code (256: reset the table) and an *end* code (257). The encoder finds
+the longest prefix of the remaining input in its table, writes the code of that prefix, and adds
+the prefix plus the next byte under the next free code. The decoder adds the same phrase one step
+later, because the next code determines that byte: phrase(previous) + first byte of
+phrase(current). So one code can arrive before the decoder has added it: a phrase followed by
+itself (`aXaXa`). The unknown phrase is then the previous one plus its own first byte.
 
-Codes are packed into bytes from the low bits up. A code is 9 bits wide at first; the width grows
-as soon as the next free code no longer fits, up to 12 bits. When all 4,096 codes are taken our
-encoder (as the reference one) sends *clear* and starts again; a decoder must also cope with an
-encoder that goes on using the full dictionary. A stream that stops without *end* is torn.
+Codes are packed into bytes from the low bits up. The width starts at 9 bits and grows, up to 12,
+as soon as the next free code does not fit. When all 4,096 codes are used, the encoder (like the
+reference) writes *clear* and starts again; the decoder also accepts an encoder that keeps using
+the full table. A stream without *end* is truncated.
 
-What is worth compressing, measured in pure Python: the encoder takes about 0.1 µs per byte, the
-decoder half of that. The states of 5, 20, 200 and 500 similar members (0.7 to 58 kB) shrink to
-6, 4, 1.5 and 1.2 tenths, in 0.1 to 4 ms. So streams of 128 bytes to 64 KiB are compressed where
-that makes them smaller, unless compression is switched off: a few milliseconds every half
-minute. Longer ones are not: those of 2,000 members would hold up the event loop for 17 ms each.
-Gossip packets never are: for 1,400 bytes it would take more time than all the rest of their way.
-Hence `packet.PacketCodec` does not compress unless it is told to. Reading compressed packets and
-streams always works.
+Cost in pure Python: the encoder takes about 0.1 µs per byte, the decoder half of that. The states
+of 5, 20, 200 and 500 similar members (0.7 to 58 kB) shrink to 60, 40, 15 and 12 % in 0.1 to 4 ms.
+So streams of 128 bytes to 64 KiB are compressed if that makes them smaller. Longer ones are not:
+the state of 2,000 members would block the event loop for 17 ms. Packets are not: compression of
+1,400 bytes costs more than all their other processing. Reading always works.
 """
 
 from trioserf.wire.errors import WireError
@@ -34,19 +30,19 @@ _MAX_WIDTH = 12
 _FULL = 1 << _MAX_WIDTH
 
 _LITERALS = [bytes((value,)) for value in range(256)]
-_START_TABLE = [*_LITERALS, b"", b""]  # empty phrases stand for the two commands
+_START_TABLE = [*_LITERALS, b"", b""]  # empty phrases mark clear and end
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """Expand an LZW stream; whatever follows its end code is ignored.
+    """Expand an LZW stream; bytes after its end code are ignored.
 
     Args:
         data: the stream.
-        limit: the most bytes the result may have.
+        limit: maximum length of the result, in bytes.
 
     Raises:
-        WireError: `compression` for a code that cannot occur, `truncated` for a stream without its
-            end code, `limit` for one that expands to more than `limit` bytes.
+        WireError: `compression` for an invalid code, `truncated` for a missing end code, `limit`
+            for a result longer than `limit`.
     """
     expansion = Expansion(limit)
     out = expansion.expand(data)
@@ -55,13 +51,13 @@ def decompress(data: bytes, limit: int) -> bytes:
 
 
 class Expansion:
-    """Expands an LZW stream that is given in pieces.
+    """Expands an LZW stream piece by piece.
 
     Args:
-        limit: the most bytes the whole result may have.
+        limit: maximum length of the whole result, in bytes.
 
     Attributes:
-        ended: whether the end code has come; what follows it is ignored.
+        ended: whether the end code has arrived; bytes after it are ignored.
     """
 
     __slots__ = ("_available", "_bits", "_left", "_previous", "_table", "_width", "ended")
@@ -75,10 +71,10 @@ class Expansion:
         self._previous = b""
 
     def expand(self, data: bytes) -> bytes:
-        """Give what the next bytes of the stream stand for.
+        """Expand the next bytes of the stream.
 
         Raises:
-            WireError: `compression` or `limit`; the expansion is of no more use then.
+            WireError: `compression` or `limit`; do not use the expansion after that.
         """
         out = bytearray()
         if self.ended:
@@ -124,7 +120,7 @@ class Expansion:
         return bytes(out)
 
     def end(self) -> None:
-        """Say that no more bytes come.
+        """Check that the stream is complete.
 
         Raises:
             WireError: `truncated`, the end code is missing.
@@ -134,7 +130,7 @@ class Expansion:
 
 
 def compress(data: bytes) -> bytes:
-    """Write `data` as an LZW stream, byte for byte as the reference encoder does."""
+    """Compress to an LZW stream, byte for byte as the reference encoder does."""
     out = bytearray()
     emit = out.append
     codes: dict[
@@ -164,7 +160,7 @@ def compress(data: bytes) -> bytes:
             width += 1
         if highest < _FULL - 1:
             codes[key] = highest
-        else:  # the last code is never given out: the reference clears instead
+        else:  # the last code is never used: the reference clears instead
             bits |= _CLEAR << available
             available += width
             codes.clear()

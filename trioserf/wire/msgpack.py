@@ -1,16 +1,12 @@
-"""The MessagePack dialect of memberlist and Serf.
+"""The MessagePack dialect of memberlist and Serf (wire/README.md, § MessagePack dialect).
 
-Structures are maps from field names to values, the names sorted bytewise. The Go programs write
-the format of 2009: text and byte strings alike as fixraw, raw16 or raw32, never str8, never bin.
-So nothing on the wire tells text from bytes; everything is read as bytes, and each field knows
-what it wants to be. On the way in every form, old and new, is accepted, nil stands for a zero
-value, unknown fields are skipped, and bytes after the structure are ignored, all as in Go.
+Strings are decoded as bytes, and the decoder of each field converts them.
 
-A hostile header may announce a list of four thousand million elements, and one inside another:
-the reader reserves memory for a list when it sees its header, before the elements have come. So
-lists inside a structure are short here. The few fields that are long lists or maps, all of them
-directly in a message and of plain elements, are cut out first (`split_fields`) and read by
-themselves (`read_list`, `read_pairs`, `read_slices`), where nothing is reserved.
+A hostile header can announce a list of four billion elements, nested in another one, and the
+unpacker reserves memory for a list at its header. So lists inside a structure are limited to
+`MAX_LIST`. The few fields with long lists or maps are at the top level of a message and have
+plain elements: they are split off first (`split_fields`) and read one element at a time
+(`read_list`, `read_pairs`, `read_slices`), which reserves nothing.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,11 +18,11 @@ from trioserf.address import normalise
 from trioserf.wire.errors import WireError
 
 MAX_FIELDS: Final = 256
-"""Most fields of one structure, known and unknown."""
+"""Maximum number of fields of one structure, known and unknown."""
 MAX_LIST: Final = 16
-"""Elements of a list inside a structure; the longest there is has eight."""
+"""Maximum length of a list inside a structure; the longest in use has eight elements."""
 MAX_NAME: Final = 1024
-"""Bytes of a name. Serf's are up to 128 where names are validated, and fit a packet elsewhere."""
+"""Maximum length of a name, in bytes; names that Serf validates have at most 128."""
 
 U8: Final = 0xFF
 U16: Final = 0xFFFF
@@ -39,16 +35,16 @@ T = TypeVar("T")
 
 
 def new_packer(*, autoreset: bool = True) -> Packer:
-    """Make a packer for the dialect; text may hold surrogate escapes."""
+    """Return a packer for the dialect; text may contain surrogate escapes."""
     return Packer(use_bin_type=False, unicode_errors="surrogateescape", autoreset=autoreset)
 
 
 pack: Final[Callable[[object], bytes]] = new_packer().pack
-"""Encode one value; the caller has put the keys of its maps in order."""
+"""Encode one value; the caller sorts the keys of its maps."""
 
 
 def by_bytes(mapping: Mapping[str, T]) -> dict[str, T]:
-    """Put a map of texts into the order in which Go writes it."""
+    """Return a map sorted bytewise by key, as Go writes it."""
     return dict(sorted(mapping.items(), key=_bytewise))
 
 
@@ -57,10 +53,10 @@ def _bytewise(item: tuple[str, object]) -> bytes:
 
 
 def split(data: bytes, what: str) -> tuple[object, bytes]:
-    """Read one value; give it and the bytes after it. Strings of both kinds come as bytes.
+    """Decode one value; return it and the bytes after it.
 
     Raises:
-        WireError: `msgpack`, not a whole value within the limits.
+        WireError: `msgpack`, not a complete value within the limits.
     """
     try:
         value: object = unpackb(data, raw=True, max_array_len=MAX_LIST, max_map_len=MAX_FIELDS)
@@ -72,15 +68,15 @@ def split(data: bytes, what: str) -> tuple[object, bytes]:
 
 
 def unpack_fields(data: bytes, what: str, *, max_list: int = MAX_LIST) -> Fields:
-    """Read one structure.
+    """Decode one structure.
 
     Args:
-        data: MessagePack, with or without bytes after it.
-        what: what it is, for the error.
-        max_list: the longest list anywhere in it.
+        data: MessagePack; bytes after it are ignored.
+        what: the name of the structure, for the error.
+        max_list: maximum length of a list in it.
 
     Raises:
-        WireError: `msgpack`, not a whole map within the limits.
+        WireError: `msgpack`, not a complete map within the limits.
     """
     try:
         value: object = unpackb(data, raw=True, max_array_len=max_list, max_map_len=MAX_FIELDS)
@@ -94,18 +90,18 @@ def unpack_fields(data: bytes, what: str, *, max_list: int = MAX_LIST) -> Fields
 def split_fields(
     data: bytes, what: str, long: Collection[bytes]
 ) -> tuple[Fields, dict[bytes, bytes]]:
-    """Read one structure, but leave some of its fields unread.
+    """Decode one structure, except for its long fields.
 
     Args:
-        data: MessagePack, with or without bytes after it.
-        what: what it is, for the error.
+        data: MessagePack; bytes after it are ignored.
+        what: the name of the structure, for the error.
         long: the names of the fields that may be long lists or maps.
 
     Returns:
-        The other fields, and the bytes of the long ones.
+        The other fields, and the encoded bytes of the long ones.
 
     Raises:
-        WireError: `msgpack`, not a whole map, or a field not within the limits.
+        WireError: `msgpack`, not a complete map, or a field over the limits.
     """
     unpacker = _unpacker(data, MAX_LIST, MAX_FIELDS)
     fields: Fields = {}
@@ -127,27 +123,27 @@ def split_fields(
     return fields, unread
 
 
-def read_list(data: bytes, field: str, at_most: int) -> Iterator[object]:
-    """Read a long list of plain elements, one after the other; nil and nothing are empty.
+def read_list(data: bytes, field: str, limit: int) -> Iterator[object]:
+    """Decode a long list of plain elements, one at a time; nil and no bytes mean empty.
 
     Raises:
-        WireError: `field`, it is no list, or holds lists or maps; `limit`, it is too long.
+        WireError: `field`, not a list; `msgpack`, a nested list or map; `limit`, too long.
     """
-    unpacker, count = _header(data, field, at_most, "a list")
+    unpacker, count = _header(data, field, limit, "a list")
     for _ in range(count):
         yield _next(unpacker, field)
 
 
-def read_pairs(data: bytes, field: str, at_most: int) -> Iterator[tuple[object, object]]:
-    """Read a large map of plain keys to plain values, one after the other (as `read_list`)."""
-    unpacker, count = _header(data, field, at_most, "a map")
+def read_pairs(data: bytes, field: str, limit: int) -> Iterator[tuple[object, object]]:
+    """Decode a large map of plain keys and values, one pair at a time (see `read_list`)."""
+    unpacker, count = _header(data, field, limit, "a map")
     for _ in range(count):
         yield _next(unpacker, field), _next(unpacker, field)
 
 
-def read_slices(data: bytes, field: str, at_most: int) -> Iterator[bytes]:
-    """Give the bytes of each element of a long list (as `read_list`)."""
-    unpacker, count = _header(data, field, at_most, "a list")
+def read_slices(data: bytes, field: str, limit: int) -> Iterator[bytes]:
+    """Yield the encoded bytes of each element of a long list (see `read_list`)."""
+    unpacker, count = _header(data, field, limit, "a list")
     for _ in range(count):
         start = unpacker.tell()
         try:
@@ -170,8 +166,8 @@ def _unpacker(data: bytes, max_list: int, max_map: int) -> Unpacker:
     return unpacker
 
 
-def _header(data: bytes, field: str, at_most: int, kind: str) -> tuple[Unpacker, int]:
-    """Read the header of a list or map whose elements are plain."""
+def _header(data: bytes, field: str, limit: int, kind: str) -> tuple[Unpacker, int]:
+    """Decode the header of a list or map of plain elements."""
     unpacker = _unpacker(data, 0, 0)
     if data in (b"", b"\xc0"):
         return unpacker, 0
@@ -182,8 +178,8 @@ def _header(data: bytes, field: str, at_most: int, kind: str) -> tuple[Unpacker,
             count = unpacker.read_array_header()
     except (ValueError, OutOfData) as error:
         raise WireError("field", f"{field}: expected {kind}") from error
-    if count > at_most:
-        raise WireError("limit", f"{field}: {count} elements, at most {at_most} are allowed")
+    if count > limit:
+        raise WireError("limit", f"{field}: {count} elements, at most {limit} are allowed")
     return unpacker, count
 
 
@@ -201,10 +197,10 @@ def _not_msgpack(what: str, error: Exception) -> WireError:
 
 
 def fields_of(value: object, what: str) -> Fields:
-    """Take a value read by this module as a structure.
+    """Return a decoded value as a structure.
 
     Raises:
-        WireError: `msgpack`, it is something else.
+        WireError: `msgpack`, not a map.
     """
     if isinstance(value, dict):
         return value
@@ -212,10 +208,10 @@ def fields_of(value: object, what: str) -> Fields:
 
 
 def unsigned(value: object, field: str, highest: int) -> int:
-    """Take a field as an integer from 0 to `highest`; nil is 0.
+    """Return a field as an integer from 0 to `highest`; nil is 0.
 
     Raises:
-        WireError: `field`, anything else; floats and booleans too.
+        WireError: `field`, any other value, including floats and booleans.
     """
     if type(value) is int and 0 <= value <= highest:
         return value
@@ -226,10 +222,10 @@ def unsigned(value: object, field: str, highest: int) -> int:
 
 
 def flag(value: object, field: str) -> bool:
-    """Take a field as a boolean; nil is false.
+    """Return a field as a boolean; nil is false.
 
     Raises:
-        WireError: `field`, anything else.
+        WireError: `field`, any other value.
     """
     if type(value) is bool:
         return value
@@ -239,10 +235,10 @@ def flag(value: object, field: str) -> bool:
 
 
 def number(value: object, field: str) -> float:
-    """Take a field as a float, which may be infinite or not a number; nil is 0.
+    """Return a field as a float, possibly infinite or NaN; nil is 0.
 
     Raises:
-        WireError: `field`, neither a float nor an integer.
+        WireError: `field`, not a number.
     """
     if type(value) is float:
         return value
@@ -254,10 +250,10 @@ def number(value: object, field: str) -> float:
 
 
 def octets(value: object, field: str) -> bytes:
-    """Take a field as a byte string; nil is empty.
+    """Return a field as a byte string; nil is empty.
 
     Raises:
-        WireError: `field`, anything else.
+        WireError: `field`, any other value.
     """
     if type(value) is bytes:
         return value
@@ -267,7 +263,7 @@ def octets(value: object, field: str) -> bytes:
 
 
 def text(value: object, field: str) -> str:
-    """Take a field as text, in which bytes that are not UTF-8 become surrogate escapes.
+    """Return a field as text; bytes that are not UTF-8 become surrogate escapes.
 
     Raises:
         WireError: `field`, not a string.
@@ -280,21 +276,23 @@ def text(value: object, field: str) -> str:
 
 
 def name(value: object, field: str) -> str:
-    """Take a field as the name of a member: text of at most `MAX_NAME` bytes.
+    """Return a field as a member's name: text of at most `MAX_NAME` bytes.
 
     Raises:
         WireError: `field`, not a string; `limit`, too long.
     """
     if type(value) is bytes and len(value) > MAX_NAME:
-        raise WireError("limit", f"{field}: a name of {len(value)} bytes, expected {MAX_NAME}")
+        raise WireError(
+            "limit", f"{field}: a name of {len(value)} bytes, at most {MAX_NAME} are allowed"
+        )
     return text(value, field)
 
 
 def ip_address(value: object, field: str) -> bytes:
-    """Take a field as the 4 or 16 bytes of an IP address; a v4-mapped one becomes 4 bytes.
+    """Return a field as the 4 or 16 bytes of an IP address; 4 for a v4-mapped one.
 
     Raises:
-        WireError: `field`, anything else.
+        WireError: `field`, any other value.
     """
     if type(value) is bytes:
         if len(value) == 4:
@@ -308,19 +306,19 @@ def ip_address(value: object, field: str) -> bytes:
 
 
 def optional_ip_address(value: object, field: str) -> bytes:
-    """Take a field as the bytes of an IP address, or empty where none was given.
+    """Return a field as the bytes of an IP address, or empty if absent.
 
     Raises:
-        WireError: `field`, anything else.
+        WireError: `field`, any other value.
     """
     return b"" if value is None or value == b"" else ip_address(value, field)
 
 
 def items(value: object, field: str) -> list[object]:
-    """Take a field as a list; nil is empty.
+    """Return a field as a list; nil is empty.
 
     Raises:
-        WireError: `field`, anything else.
+        WireError: `field`, any other value.
     """
     if isinstance(value, list):
         return value
@@ -330,10 +328,10 @@ def items(value: object, field: str) -> list[object]:
 
 
 def mapping(value: object, field: str) -> Fields:
-    """Take a field as a map; nil is empty.
+    """Return a field as a map; nil is empty.
 
     Raises:
-        WireError: `field`, anything else.
+        WireError: `field`, any other value.
     """
     if isinstance(value, dict):
         return value
@@ -354,10 +352,10 @@ _KINDS = {
 
 
 def text_map(fields: Fields, what: str) -> dict[str, str]:
-    """Take a map as one of texts to texts.
+    """Return a map as one of strings to strings.
 
     Raises:
-        WireError: `field`, something in it is none.
+        WireError: `field`, a key or value that is not a string.
     """
     return {text(key, what): text(value, what) for key, value in fields.items()}
 

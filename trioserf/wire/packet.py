@@ -1,9 +1,9 @@
-"""A UDP packet, outside in: label, encryption, checksum, then messages (spec: a UDP packet).
+"""Codec of UDP packets (wire/README.md, § Packets).
 
 `[label header][encryption][CRC header][compress | compound | one message]`
 
-A packet of one message stays as it is; several go into compounds. Nothing nests deeper than
-compress, compound, message, so the reader accepts no deeper nesting and needs no recursion.
+Several messages go into compounds. Nesting deeper than compress, compound, message is never
+produced, so the decoder rejects it and needs no recursion.
 """
 
 import os
@@ -21,19 +21,18 @@ from trioserf.wire.swim_codec import COMPOUND, COMPRESS, CRC, DECODERS, ERROR
 from trioserf.wire.swim_messages import Message
 
 MAX_EXPANDED: Final = 65_536
-"""What a packet may expand to, in bytes: no sender fills a packet beyond a datagram's size."""
+"""Maximum expanded size of a compressed packet, in bytes: the size of a datagram."""
 
 COMPOUND_OVERHEAD: Final = 2
-"""Bytes of a compound's own header."""
+"""Bytes of a compound's header."""
 
 PART_OVERHEAD: Final = 2
-"""Bytes that a compound adds to each of its parts."""
+"""Bytes that a compound adds to each part."""
 
 CRC_OVERHEAD: Final = 5
 
 _MAX_PARTS = 255
 _LZW = 0
-_WORTH_COMPRESSING = 64  # shorter messages do not shrink
 
 _PACKET_DECODERS = {kind: read for kind, read in DECODERS.items() if kind != ERROR}
 _checksum = struct.Struct(">I")
@@ -41,24 +40,24 @@ _lengths = [struct.Struct(f">{count}H") for count in range(_MAX_PARTS + 1)]
 
 
 def compress_message(data: bytes) -> bytes:
-    """Wrap a message, or a compound, or a stream's content, into a compress message."""
+    """Wrap a message, a compound or the content of a stream into a compress message."""
     return b"\x09" + pack({"Algo": _LZW, "Buf": lzw.compress(data)})
 
 
 def decompress_message(data: bytes, limit: int) -> bytes:
-    """Unwrap a compress message; `data` includes the type byte.
+    """Expand a compress message; `data` includes the type byte.
 
     Raises:
-        WireError: not a compress message that expands to at most `limit` bytes.
+        WireError: an invalid message, or one that expands to more than `limit` bytes.
     """
     return lzw.decompress(compressed_part(unpack_fields(data[1:], "compress")), limit)
 
 
 def compressed_part(fields: Fields) -> bytes:
-    """Give the LZW stream in the fields of a compress message.
+    """Return the LZW stream in the fields of a compress message.
 
     Raises:
-        WireError: there is none, or it is of another kind.
+        WireError: an invalid field, or `compression` for an unknown algorithm.
     """
     algorithm = unsigned(fields.get(b"Algo"), "compress Algo", U8)
     if algorithm != _LZW:
@@ -78,10 +77,10 @@ def make_compound(parts: Sequence[bytes]) -> bytes:
 
 
 def split_compound(data: bytes) -> tuple[list[bytes], WireError | None]:
-    """Cut a compound (with its type byte) into its parts.
+    """Split a compound, including its type byte, into its parts.
 
     Returns:
-        The parts that are whole, and a `truncated` fault if some are not.
+        The complete parts, and a `truncated` error if some are incomplete.
     """
     if len(data) < COMPOUND_OVERHEAD:
         return [], WireError("truncated", "compound: expected the number of its parts")
@@ -94,27 +93,28 @@ def split_compound(data: bytes) -> tuple[list[bytes], WireError | None]:
         end = start + length
         if end > len(data):
             missing = count - len(parts)
-            return parts, WireError("truncated", f"compound: {missing} of {count} parts are torn")
+            return parts, WireError(
+                "truncated", f"compound: {missing} of {count} parts are incomplete"
+            )
         parts.append(data[start:end])
         start = end
     return parts, None
 
 
 class PacketCodec:
-    """Bytes of datagrams to messages and back, for one cluster's label and keys.
+    """Codec of packets with one cluster's label and keys. It never compresses (see `lzw`).
 
     Args:
-        keyring: keys, followed as they change; None or empty means no encryption.
+        keyring: the keys, which may change; None or empty means no encryption.
         label: the cluster's label, up to 255 bytes; empty for none.
-        verify_incoming: refuse plaintext when there are keys.
-        verify_outgoing: encrypt when there are keys; off only while a cluster is being moved to
-            encryption.
-        compress: compress what gets smaller by it (see `lzw` for when this pays).
-        nonce: gives that many unpredictable bytes.
-        size: what a packet may measure altogether, in bytes; used by `budget`.
+        verify_incoming: whether to refuse plaintext if there are keys.
+        verify_outgoing: whether to encrypt if there are keys; off only while a running cluster
+            moves to encryption.
+        nonce: returns that many unpredictable bytes.
+        size: maximum size of a packet, in bytes; used by `budget`.
 
     Attributes:
-        sealer: has the keys and the switches, which may be changed there.
+        sealer: the keys and the two switches, which may be changed there.
 
     Raises:
         ValueError: the label is too long.
@@ -127,7 +127,6 @@ class PacketCodec:
         label: bytes = b"",
         verify_incoming: bool = True,
         verify_outgoing: bool = True,
-        compress: bool = False,
         nonce: Callable[[int], bytes] = os.urandom,
         size: int = 1400,
     ) -> None:
@@ -136,29 +135,28 @@ class PacketCodec:
         )
         self._label = label
         self._header = label_header(label)
-        self._compress = compress
         self._size = size
 
     @property
     def overhead(self) -> int:
-        """Bytes that label and encryption add to every packet."""
+        """Bytes that label and encryption add to each packet."""
         return len(self._header) + (OVERHEAD if self.sealer.seals else 0)
 
     @property
     def largest(self) -> int:
-        """Bytes of the longest message that fits into a packet, encrypted or not."""
+        """Length of the longest message that fits a packet, encrypted or not, in bytes."""
         reserved = len(self._header) + OVERHEAD + CRC_OVERHEAD + COMPOUND_OVERHEAD + PART_OVERHEAD
         return self._size - reserved
 
     def budget(self, first_len: int) -> int:
-        """Tell how much may ride along with a message.
+        """Return how many bytes are left for further messages beside a first one.
 
         Args:
-            first_len: the message's length in bytes; 0 when there is none yet.
+            first_len: the length of the first message in bytes; 0 for none.
 
         Returns:
-            Bytes for further messages, each of which also takes `PART_OVERHEAD`; negative when
-            the message alone is too large already. Room for a checksum is reserved.
+            Bytes, of which each further message also takes `PART_OVERHEAD`; negative if the
+            first message is too long. Room for a checksum is reserved.
         """
         used = self.overhead + CRC_OVERHEAD + COMPOUND_OVERHEAD
         if first_len:
@@ -166,11 +164,11 @@ class PacketCodec:
         return self._size - used
 
     def decode(self, data: bytes) -> tuple[list[Message], WireError | None]:
-        """Read a datagram; any bytes are accepted.
+        """Decode a datagram of any bytes.
 
         Returns:
-            The messages that could be read, in order, and the first fault that was met. A torn
-            compound gives its whole parts, and one bad part does not spoil the others.
+            The valid messages, in order, and the first error. An incomplete compound yields its
+            complete parts, and an invalid part does not affect the others.
         """
         try:
             data = self._unwrap(data)
@@ -180,17 +178,16 @@ class PacketCodec:
                 kind = data[0] if data else -1
             if kind != COMPOUND:
                 return [_decode(data)], None
-        except WireError as fault:
-            return [], fault
-        parts, torn = split_compound(data)
-        faults = [] if torn is None else [torn]
+        except WireError as error:
+            return [], error
+        parts, first_error = split_compound(data)
         messages = []
         for part in parts:
             try:
                 messages.append(_decode(part))
             except WireError as error:
-                faults.append(error)
-        return messages, faults[0] if faults else None
+                first_error = first_error or error
+        return messages, first_error
 
     def _unwrap(self, data: bytes) -> bytes:
         if self._label or data.startswith(b"\xf4"):
@@ -216,11 +213,11 @@ class PacketCodec:
         return content
 
     def pack(self, messages: Sequence[bytes], *, crc: bool) -> list[bytes]:
-        """Make datagrams of encoded messages: one for up to 255 of them.
+        """Encode datagrams of encoded messages, one for each 255 messages.
 
         Args:
             messages: encoded messages, each up to 65,535 bytes if there are several.
-            crc: add a checksum, for receivers that are known to understand protocol 5.
+            crc: whether to add a checksum, for receivers known to understand protocol 5.
 
         Raises:
             struct.error: a message is too long for a compound.
@@ -233,10 +230,6 @@ class PacketCodec:
         ]
 
     def _wrap(self, data: bytes, *, crc: bool) -> bytes:
-        if self._compress and len(data) >= _WORTH_COMPRESSING:
-            compressed = compress_message(data)
-            if len(compressed) < len(data):
-                data = compressed
         if crc:
             data = b"\x0c" + _checksum.pack(crc32(data)) + data
         if self.sealer.seals:
@@ -254,8 +247,8 @@ def _decode(data: bytes) -> Message:
 
 
 def _refused(data: bytes, error: WireError) -> WireError:
-    """Tell plaintext from bytes that no key opens, for whoever reads the counters."""
-    # Versions 0 and 1 look like pings, of which all have this field.
+    """Return the error for a refused packet: plaintext, or bytes that no key decrypts."""
+    # Encryption versions 0 and 1 equal the types of pings, which always have this field.
     is_ping = data[:1] in (b"\0", b"\1") and b"SeqNo" in data
     if is_ping or (
         data and data[0] > 1 and data[0] in (*_PACKET_DECODERS, COMPOUND, COMPRESS, CRC)

@@ -1,4 +1,4 @@
-"""The messages of the Serf layer as bytes: a type byte and a map (spec: the Serf layer)."""
+"""Codec of the Serf messages: a type byte, then a map (wire/README.md, § Serf messages)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -54,31 +54,31 @@ from trioserf.wire.serf_push_pull import decode_push_pull, encode_push_pull
 from trioserf.wire.swim_codec import USER
 
 USER_EVENT_HARD_LIMIT: Final = 9 * 1024
-"""Bytes of a user event that no configuration may exceed."""
+"""Maximum length of a user event in any configuration, in bytes."""
 
 MAX_GOSSIPED: Final = 65_507
-"""Bytes of a message that is gossiped or relayed: it must fit into a packet."""
+"""Maximum length of a gossiped or relayed message, which must fit a packet, in bytes."""
 
 LEAVE, JOIN, PUSH_PULL, USER_EVENT, QUERY, RESPONSE, CONFLICT, KEY, KEYS, RELAY = range(10)
 
-_LONGEST: Final[Mapping[int, int]] = {
+_MAX_LENGTHS: Final[Mapping[int, int]] = {
     LEAVE: MAX_GOSSIPED,
     JOIN: MAX_GOSSIPED,
     USER_EVENT: USER_EVENT_HARD_LIMIT,
     QUERY: MAX_GOSSIPED,
     RELAY: MAX_GOSSIPED,
 }
-"""Bytes of what may also come by stream, where it could be of any length."""
+"""Maximum lengths of messages that may also arrive by stream, without a limit there."""
 
 
-# ---------------------------------------------------------------------------------------- reading
+# --- decoding ---
 
 
 def decode(data: bytes) -> SerfMessage:
-    """Read one message, type byte included.
+    """Decode one message, including its type byte.
 
     Raises:
-        WireError: it is none, or a field is not what it should be.
+        WireError: an unknown type, a message over its limit, or an invalid field.
     """
     if not data:
         raise WireError("truncated", "Serf message: empty, expected a type byte")
@@ -86,9 +86,9 @@ def decode(data: bytes) -> SerfMessage:
     decoder = _DECODERS.get(kind)
     if decoder is None:
         raise WireError("unknown-type", f"Serf message of type {kind}, expected 0 to 9")
-    longest = _LONGEST.get(kind)
-    if longest is not None and len(data) > longest:
-        raise WireError("limit", f"Serf message of {len(data)} bytes, at most {longest} allowed")
+    limit = _MAX_LENGTHS.get(kind)
+    if limit is not None and len(data) > limit:
+        raise WireError("limit", f"Serf message of {len(data)} bytes, at most {limit} allowed")
     return decoder(data)
 
 
@@ -211,11 +211,11 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], SerfMessage]]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------- writing
+# --- encoding ---
 
 
 def encode(message: SerfMessage) -> bytes:
-    """Spell one message as Go does, type byte included."""
+    """Encode one message, including its type byte, byte for byte as Go does."""
     return _ENCODERS[type(message)](message)
 
 
@@ -306,7 +306,7 @@ def _encode_relay(message: Relay) -> bytes:
     return b"\x09" + pack({"DestAddr": to, "DestName": message.name}) + message.inner
 
 
-# The key type fixes the argument's type, which the type system cannot say.
+# The key is the argument's type, which the type system cannot express.
 _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     Leave: _encode_leave,
     Join: _encode_join,

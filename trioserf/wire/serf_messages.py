@@ -1,7 +1,8 @@
-"""The messages of the Serf layer, which ride in memberlist's user messages and push/pulls.
+"""The messages of the Serf layer, carried in memberlist's user messages and push/pulls.
 
-Lamport times and query identifiers are unsigned (64 and 32 bits); timeouts are in nanoseconds, as
-on the wire. Payloads are bytes; names are text with surrogate escapes (see `swim.messages`).
+Lamport times and query identifiers are unsigned (64 and 32 bits); timeouts are in nanoseconds.
+Payloads are bytes; names are text with surrogate escapes (see `swim_messages`).
+See wire/README.md, § Serf messages.
 """
 
 from collections.abc import Mapping
@@ -18,14 +19,14 @@ class QueryFlag(IntFlag):
 
 
 class ResponseFlag(IntFlag):
-    """Flags of a query's response; the second is ours and ignored by Go."""
+    """Flags of a query response; the second is our own and ignored by Go."""
 
     ACK = 1
     NO_ANSWER_WILL_FOLLOW = 256
 
 
 class Status(IntEnum):
-    """What the Serf layer says of a member; the numbers are the wire's."""
+    """The status of a member in the Serf layer, numbered as on the wire."""
 
     NONE = 0
     ALIVE = 1
@@ -34,16 +35,16 @@ class Status(IntEnum):
     FAILED = 4
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Leave:
-    """`node` is about to leave, or was told to; `prune` erases it altogether."""
+    """`node` leaves, or is forced to leave; `prune` also erases it."""
 
     ltime: int
     node: str
     prune: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Join:
     """`node` has joined."""
 
@@ -51,9 +52,9 @@ class Join:
     node: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class UserEvent:
-    """A custom event; `coalesce` allows handlers to see only the newest of a burst."""
+    """A user event; `coalesce` lets handlers see only the newest event of a burst."""
 
     ltime: int
     name: str
@@ -61,17 +62,17 @@ class UserEvent:
     coalesce: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class BufferedEvents:
-    """The user events of one Lamport time, as push/pulls replay them: (name, payload) pairs."""
+    """The user events of one Lamport time in a push/pull, as (name, payload) pairs."""
 
     ltime: int
     events: tuple[tuple[str, bytes], ...]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class SerfPushPull:
-    """The Serf layer's half of a push/pull."""
+    """The state of the Serf layer in a push/pull."""
 
     ltime: int
     status_ltimes: Mapping[str, int]
@@ -81,24 +82,24 @@ class SerfPushPull:
     query_ltime: int
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class NodeFilter:
-    """Only the members of these names."""
+    """Matches members with these names."""
 
     names: tuple[str, ...]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class TagFilter:
-    """Only members whose tag matches the (RE2) expression somewhere."""
+    """Matches members with a tag in which the RE2 expression is found."""
 
     tag: str
     expr: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Query:
-    """A question to the members that match all filters (each still encoded)."""
+    """A query to the members that match all filters (each encoded)."""
 
     ltime: int
     id: int
@@ -113,9 +114,9 @@ class Query:
     payload: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryResponse:
-    """An answer to a query, or (by its flags) the acknowledgement that it arrived."""
+    """A response to a query, or (with the flag ACK) its acknowledgement."""
 
     ltime: int
     id: int
@@ -124,9 +125,9 @@ class QueryResponse:
     payload: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class ConflictResponse:
-    """What the answerer knows of the member whose name is claimed twice."""
+    """The responder's record of a member whose name is in conflict."""
 
     name: str
     addr: bytes
@@ -141,16 +142,16 @@ class ConflictResponse:
     delegate_cur: int
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class KeyRequest:
     """Payload of the internal key queries."""
 
     key: bytes
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class KeyResponse:
-    """Answer to an internal key query; keys are base64 text."""
+    """Response to an internal key query; keys are base64 text."""
 
     result: bool
     message: str = ""
@@ -158,9 +159,9 @@ class KeyResponse:
     primary_key: str = ""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Relay:
-    """Please hand `inner` (an encoded Serf message) to the member `name` at `addr`:`port`."""
+    """A request to forward `inner`, an encoded Serf message, to `name` at `addr`:`port`."""
 
     addr: bytes
     port: int

@@ -1,7 +1,6 @@
-"""What travels inside other messages of the Serf layer (spec: the Serf layer).
+"""Codecs of payloads: query filters, tags in metadata, network coordinates in acks.
 
-The filters of queries, the tags in a member's metadata, and the network coordinate in the payload
-of an ack.
+See wire/README.md, § Serf messages.
 """
 
 from collections.abc import Mapping
@@ -22,17 +21,17 @@ from trioserf.wire.msgpack import (
 from trioserf.wire.serf_messages import NodeFilter, TagFilter
 
 MAX_NAMES: Final = 65_536
-"""Most names in a filter, filters of a query, or keys of a response."""
+"""Maximum number of names in a filter, filters of a query, or keys of a response."""
 
 _COORDINATE = 1
 _NODES, _TAG = 0, 1
 
 
 def decode_filter(data: bytes) -> NodeFilter | TagFilter:
-    """Read one filter of a query, type byte included.
+    """Decode one filter of a query, including its type byte.
 
     Raises:
-        WireError: `unknown-type`, or it cannot be read.
+        WireError: `unknown-type`, or an invalid filter.
     """
     kind = data[0] if data else -1
     if kind == _NODES:
@@ -45,10 +44,10 @@ def decode_filter(data: bytes) -> NodeFilter | TagFilter:
 
 
 def decode_tags(meta: bytes) -> Mapping[str, str]:
-    """Read a member's metadata as its tags; without the magic byte all of it is the role.
+    """Decode a member's metadata as tags; without the magic byte all of it is the role.
 
     Raises:
-        WireError: the magic byte, but no map of texts after it.
+        WireError: the magic byte without a map of strings after it.
     """
     if not meta.startswith(b"\xff"):
         return {"role": text(meta, "role")}
@@ -56,10 +55,10 @@ def decode_tags(meta: bytes) -> Mapping[str, str]:
 
 
 def decode_coordinate(payload: bytes) -> Coordinate:
-    """Read the coordinate in an ack's payload.
+    """Decode the coordinate in the payload of an ack.
 
     Raises:
-        WireError: another version, or not a coordinate of finite numbers in our dimensions.
+        WireError: an unknown version, wrong dimensions, or a number that is not finite.
     """
     if not payload.startswith(b"\x01"):
         found = payload[0] if payload else "none"
@@ -71,26 +70,26 @@ def decode_coordinate(payload: bytes) -> Coordinate:
         number(get(b"Adjustment"), "coordinate Adjustment"),
         number(get(b"Height"), "coordinate Height"),
     )
-    fault = coordinate.fault()
-    if fault is not None:
-        raise WireError("field", f"coordinate: {fault}, expected {DIMENSIONS} finite numbers")
+    reason = coordinate.find_defect()
+    if reason is not None:
+        raise WireError("field", f"coordinate: {reason}, expected {DIMENSIONS} finite numbers")
     return coordinate
 
 
 def encode_filter(one: NodeFilter | TagFilter) -> bytes:
-    """Spell one filter of a query, type byte included."""
+    """Encode one filter of a query, including its type byte."""
     if isinstance(one, NodeFilter):
         return b"\x00" + pack(one.names)
     return b"\x01" + pack({"Expr": one.expr, "Tag": one.tag})
 
 
 def encode_tags(tags: Mapping[str, str]) -> bytes:
-    """Spell tags as a member's metadata; its length is the caller's to check."""
+    """Encode tags as metadata; the caller checks the length."""
     return b"\xff" + pack(by_bytes(tags))
 
 
 def encode_coordinate(coordinate: Coordinate) -> bytes:
-    """Spell a coordinate as an ack's payload."""
+    """Encode a coordinate as the payload of an ack."""
     return b"\x01" + pack(
         {
             "Adjustment": coordinate.adjustment,

@@ -1,4 +1,4 @@
-"""A push/pull's state of the Serf layer as bytes, read with pauses (spec: the Serf layer)."""
+"""Codec of the Serf layer's state in a push/pull; a large one is decoded in steps."""
 
 from collections.abc import Generator
 from typing import Final
@@ -23,19 +23,19 @@ from trioserf.wire.msgpack import (
 from trioserf.wire.serf_messages import BufferedEvents, SerfPushPull
 
 MAX_MEMBERS: Final = 1_048_576
-"""Most names in a push/pull, as many as memberlist takes nodes."""
+"""Maximum number of names in a push/pull, like memberlist's number of nodes."""
 MAX_EVENTS: Final = 65_536
-"""Most user events in a push/pull, and most Lamport times that it may tell of."""
+"""Maximum number of user events and of Lamport times in a push/pull."""
 _MAX_SIMULTANEOUS: Final = 4096
-"""Most user events of one Lamport time in a push/pull."""
+"""Maximum number of user events of one Lamport time in a push/pull."""
 _LARGE: Final = 65_536
-"""Bytes of a push/pull's state that are worth a pause before its rows are read."""
-_PIECE: Final = 1024
-"""Rows of a push/pull read between two pauses: a millisecond's work."""
+"""Length above which decoding pauses before the rows, in bytes."""
+_STEP: Final = 1024
+"""Rows decoded between two pauses: about a millisecond of work."""
 
 
 def decode_push_pull(data: bytes) -> SerfPushPull:
-    """Read a push/pull's state in one go (as `read_push_pull`)."""
+    """Decode the state in one step (see `read_push_pull`)."""
     reading = read_push_pull(data)
     while True:
         try:
@@ -46,16 +46,16 @@ def decode_push_pull(data: bytes) -> SerfPushPull:
 
 
 def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
-    """Read a push/pull's state, type byte included, with pauses for others' work.
+    """Decode the state, including its type byte, with pauses for other work.
 
-    Names that no member can have are passed over: a member that believed in one shall not keep
-    us from exchanging states with it.
+    Names longer than `MAX_NAME` are skipped, so that one invalid name does not prevent the
+    exchange with a member that holds it.
 
     Yields:
-        The rows read so far, every thousand of them.
+        The number of rows decoded so far, about every thousand rows.
 
     Raises:
-        WireError: it is none, or a field is not what it should be.
+        WireError: another message type, or an invalid field.
     """
     if data[:1] != b"\x02":
         raise WireError("unknown-type", "push/pull state: expected a message of type 2")
@@ -65,17 +65,17 @@ def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
     get, rows = fields.get, unread.get
     ltimes: dict[str, int] = {}
     pairs = read_pairs(rows(b"StatusLTimes", b""), "StatusLTimes", MAX_MEMBERS)
-    for count, (who, ltime) in enumerate(pairs, 1):
-        if not _is_too_long(who):
-            ltimes[text(who, "StatusLTimes name")] = unsigned(ltime, "StatusLTimes", U64)
-        if not count % _PIECE:
+    for count, (name, ltime) in enumerate(pairs, 1):
+        if not _is_too_long(name):
+            ltimes[text(name, "StatusLTimes name")] = unsigned(ltime, "StatusLTimes", U64)
+        if not count % _STEP:
             yield count
     left: list[str] = []
     names = read_list(rows(b"LeftMembers", b""), "LeftMembers", MAX_MEMBERS)
-    for count, who in enumerate(names, 1):
-        if not _is_too_long(who):
-            left.append(text(who, "LeftMembers"))
-        if not count % _PIECE:
+    for count, name in enumerate(names, 1):
+        if not _is_too_long(name):
+            left.append(text(name, "LeftMembers"))
+        if not count % _STEP:
             yield len(ltimes) + count
     events: list[BufferedEvents | None] = []
     total = paused = 0
@@ -85,7 +85,7 @@ def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
         total += 1 if one is None else 1 + len(one.events)
         if total > MAX_EVENTS:
             raise WireError("limit", f"push/pull Events: more than {MAX_EVENTS}")
-        if total >= paused + _PIECE:
+        if total >= paused + _STEP:
             paused = total
             yield len(ltimes) + len(left) + total
     return SerfPushPull(
@@ -101,8 +101,8 @@ def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
 _PUSH_PULL_ROWS = frozenset({b"StatusLTimes", b"LeftMembers", b"Events"})
 
 
-def _is_too_long(who: object) -> bool:
-    return type(who) is bytes and len(who) > MAX_NAME
+def _is_too_long(name: object) -> bool:
+    return type(name) is bytes and len(name) > MAX_NAME
 
 
 def _buffered_events(slot: bytes) -> BufferedEvents | None:
@@ -121,7 +121,7 @@ def _name_and_payload(value: object) -> tuple[str, bytes]:
 
 
 def encode_push_pull(message: SerfPushPull) -> bytes:
-    """Spell a push/pull's state as Go does, type byte included."""
+    """Encode the state, including its type byte, byte for byte as Go does."""
     events = [
         None
         if slot is None

@@ -1,16 +1,14 @@
-"""Streams: one message from each side of a TCP connection (spec: streams).
+"""Codec of streams: one message from each side of a TCP connection (wire/README.md, § Streams).
 
-`[label header][encryption][compress][message]`, outside in as in a packet, but here the lengths
-come first: an encrypted stream is byte 10, the length of the sealed payload in four bytes, and the
-payload, whose associated data are those five bytes and the label.
+`[label header][encryption][compress][message]`
 
-A push/pull has no length of its own; its end is where the last map and the bytes announced in the
-header end. The decoder therefore takes bytes as they come (see `stream_readers`) and keeps nothing
-for what a header merely promises.
+A push/pull has no length prefix: it ends with the last map and the bytes announced in its header.
+So the decoder takes bytes as they arrive (see `stream_decoders`), and reserves no memory for
+lengths that a header only announces.
 
-What is encrypted or compressed comes as a whole, and up to 40 MiB of it would take seconds to
-read in one go. So the decoder works in steps of a few milliseconds, and its owner does other
-things in between.
+Encrypted or compressed content arrives as a whole, and decoding 40 MiB at once would take
+seconds. So the decoder works in steps of a few milliseconds, between which the caller can do
+other work.
 """
 
 import os
@@ -26,41 +24,40 @@ from trioserf.wire.msgpack import new_packer, pack
 from trioserf.wire.packet import compress_message
 from trioserf.wire.stream_decoders import (
     MAX_SEALED,
-    CompressReader,
-    PushPullReader,
-    Reader,
-    reader_of,
+    CompressDecoder,
+    ContentDecoder,
+    PushPullDecoder,
+    decoder_of,
 )
 from trioserf.wire.swim_codec import LABEL, node_state_fields, push_pull_header
 from trioserf.wire.swim_messages import Message, PushPull
 
 MAX_EXPANDED: Final = 40 * 1024 * 1024
-"""What a compressed stream may expand to, in bytes."""
+"""Maximum expanded size of a compressed stream, in bytes."""
 MAX_COMPRESSED: Final = 65_536
-"""Longest message we compress, in bytes: longer ones would hold up the event loop."""
+"""Longest message that we compress, in bytes: longer ones would block the event loop."""
 
 _ENCRYPT = 10
 _WORTH_COMPRESSING = 128
 _STEP = 16_384
-"""Bytes of content that are read in one step."""
+"""Bytes of content decoded in one step."""
 _EXPANDED_STEP = 4096
-"""Compressed bytes that are expanded in one step: up to ten megabytes may come of them."""
+"""Compressed bytes expanded in one step, to at most ten megabytes."""
 _COMPRESSED = "compressed stream"
 _length = struct.Struct(">I")
 
 
 class StreamCodec:
-    """Messages to the bytes of streams and back, for one cluster's label and keys.
+    """Codec of streams with one cluster's label and keys.
 
     Args:
-        keyring: keys, followed as they change; None or empty means no encryption.
+        keyring: the keys, which may change; None or empty means no encryption.
         label: the cluster's label, up to 255 bytes; empty for none.
-        verify_incoming: refuse plaintext when there are keys.
-        verify_outgoing: encrypt when there are keys.
-        compress: compress messages of 128 bytes to 64 KiB where that makes them smaller.
-        nonce: gives that many unpredictable bytes.
-        sealer: has keys, switches and nonces, and is shared with a packet codec: these are not
-            looked at then.
+        verify_incoming: whether to refuse plaintext if there are keys.
+        verify_outgoing: whether to encrypt if there are keys.
+        compress: whether to compress messages of 128 bytes to 64 KiB that become smaller by it.
+        nonce: returns that many unpredictable bytes.
+        sealer: shared with a packet codec; it replaces keyring, switches and nonce.
 
     Raises:
         ValueError: the label is too long.
@@ -85,7 +82,7 @@ class StreamCodec:
         self._compress = compress
 
     def encode(self, message: bytes) -> bytes:
-        """Give the bytes to send for an encoded message: a ping, an ack, an error."""
+        """Return the stream for an encoded message: a ping, an ack or an error."""
         if self._compress and _WORTH_COMPRESSING <= len(message) <= MAX_COMPRESSED:
             compressed = compress_message(message)
             if len(compressed) < len(message):
@@ -95,7 +92,7 @@ class StreamCodec:
         return self._header + message
 
     def encode_push_pull(self, message: PushPull) -> bytes:
-        """Give the bytes to send for an exchange of states."""
+        """Return the stream for a push/pull."""
         packer = new_packer(autoreset=False)
         packer.pack(push_pull_header(message))
         for node in message.nodes:
@@ -103,11 +100,11 @@ class StreamCodec:
         return self.encode(b"\x06" + packer.bytes() + message.user_state)
 
     def encode_user_message(self, payload: bytes) -> bytes:
-        """Give the bytes to send for a message of the layer above."""
+        """Return the stream for a user message."""
         return self.encode(b"\x08" + pack({"UserMsgLen": len(payload)}) + payload)
 
     def decoder(self) -> "StreamDecoder":
-        """Make a decoder for what one connection brings."""
+        """Return a decoder for one connection."""
         return StreamDecoder(self._sealer, self._label)
 
     def _seal(self, message: bytes) -> bytes:
@@ -116,41 +113,41 @@ class StreamCodec:
 
 
 class StreamDecoder:
-    """Takes the bytes of one stream and gives its one message.
+    """Decodes the one message of a stream.
 
     Args:
-        sealer: opens what is encrypted.
+        sealer: decrypts encrypted streams.
         label: the label that the stream must have; empty for none.
 
     Attributes:
-        fault: the first of the rows that were passed over, or None.
+        first_error: the error of the first skipped row, or None.
     """
 
     def __init__(self, sealer: Sealer, label: bytes) -> None:
-        self.fault: WireError | None = None
+        self.first_error: WireError | None = None
         self._sealer = sealer
         self._label = label
         self._head = bytearray()
         self._is_labelled = False
         self._sealed: int | None = None
-        self._reader: Reader | None = None
+        self._decoder: ContentDecoder | None = None
         self._has_begun = self._is_open = False
         self._pieces: Iterator[bytes] | None = None
         self._unread = 0
         self._envelope = ""
 
     def feed(self, data: bytes) -> Message | None:
-        """Take in the next bytes and do a step of work; not to be called while it `is_busy`.
+        """Add bytes and run one step; must not be called while `is_busy`.
 
         Returns:
-            The message, once it is whole; bytes after it are ignored.
+            The message once it is complete; bytes after it are ignored.
 
         Raises:
-            WireError: these bytes are no message, or not one for us.
+            WireError: an invalid stream.
         """
         self._has_begun = self._has_begun or bool(data)
         if self._is_open:
-            self._pieces = _cut(data)
+            self._pieces = _split(data)
             return self.work()
         self._head += data
         if not self._is_labelled and self._head and not self._strip_label():
@@ -159,17 +156,17 @@ class StreamDecoder:
 
     @property
     def is_busy(self) -> bool:
-        """Whether `work` has to be called before more bytes are of use."""
+        """Whether `work` must be called before the next `feed`."""
         return self._pieces is not None
 
     @property
     def held(self) -> int:
-        """The bytes of memory that are taken up by what has come, roughly."""
-        held = 0 if self._reader is None else self._reader.held
+        """The memory that this decoder holds, in bytes, roughly."""
+        held = 0 if self._decoder is None else self._decoder.held
         return len(self._head) + self._unread + held
 
     def work(self) -> Message | None:
-        """Do another step of work on what has come (as `feed`)."""
+        """Run another step on the bytes of the last `feed` (result as in `feed`)."""
         piece = None if self._pieces is None else next(self._pieces, None)
         if piece is not None:
             return self._read(piece)
@@ -179,27 +176,27 @@ class StreamDecoder:
         return None
 
     def end(self) -> WireError:
-        """Say what it means that the stream ends here, without a whole message."""
+        """Return the error of a stream that ends here, without a complete message."""
         if not self._has_begun:
             return WireError("truncated", "stream: closed before its first byte")
         return WireError("truncated", "stream: ends in the middle of a message")
 
     def _read(self, piece: bytes) -> Message | None:
-        reader = self._reader
-        if reader is None:
+        decoder = self._decoder
+        if decoder is None:
             if not piece:
                 return None
             may_be_compressed = self._envelope != _COMPRESSED
-            self._reader = reader = reader_of(piece[0], may_be_compressed=may_be_compressed)
+            self._decoder = decoder = decoder_of(piece[0], may_be_compressed=may_be_compressed)
             piece = piece[1:]
-        message = reader.feed(piece)
-        if isinstance(reader, PushPullReader):
-            self.fault = reader.fault
-        elif isinstance(reader, CompressReader) and reader.content is not None:
+        message = decoder.feed(piece)
+        if isinstance(decoder, PushPullDecoder):
+            self.first_error = decoder.first_error
+        elif isinstance(decoder, CompressDecoder) and decoder.content is not None:
             self._envelope = _COMPRESSED
-            self._pieces = _expanded(reader.content)
-            self._unread = len(reader.content)
-            self._reader = None
+            self._pieces = _expand(decoder.content)
+            self._unread = len(decoder.content)
+            self._decoder = None
         return message
 
     def _strip_label(self) -> bool:
@@ -248,30 +245,30 @@ class StreamDecoder:
         return self._begin(plain)
 
     def _begin(self, content: bytes) -> Message | None:
-        """Begin to read what is inside label and encryption."""
+        """Begin to decode the content inside label and encryption."""
         self._head = bytearray()
         self._is_open = True
         self._unread = len(content)
-        self._pieces = _cut(content)
+        self._pieces = _split(content)
         return self.work()
 
 
-def _cut(data: bytes) -> Iterator[bytes]:
-    """Cut content into pieces for one step each."""
+def _split(data: bytes) -> Iterator[bytes]:
+    """Split content into one piece for each step."""
     if len(data) <= _STEP:
         return iter((data,))
     return (data[start : start + _STEP] for start in range(0, len(data), _STEP))
 
 
-def _expanded(data: bytes) -> Iterator[bytes]:
-    """Expand an LZW stream, a piece for each step; some of them may be empty.
+def _expand(data: bytes) -> Iterator[bytes]:
+    """Expand an LZW stream into one piece for each step; a piece may be empty.
 
     Raises:
-        WireError: it is none.
+        WireError: an invalid stream.
     """
     expansion = Expansion(MAX_EXPANDED)
     for start in range(0, len(data), _EXPANDED_STEP):
-        yield from _cut(expansion.expand(data[start : start + _EXPANDED_STEP]))
+        yield from _split(expansion.expand(data[start : start + _EXPANDED_STEP]))
         if expansion.ended:
             return
     expansion.end()

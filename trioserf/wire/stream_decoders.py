@@ -1,8 +1,8 @@
-"""What is inside label and encryption of a stream, read as it comes (spec: streams).
+"""Decoders of the content of streams as it arrives (wire/README.md, § Streams).
 
-One reader for each kind of content. Each parses every byte once and holds what has arrived, not
-what a header promises, within the limits below. One row of a push/pull that cannot be believed is
-passed over: a member that holds it shall not keep us from exchanging the others.
+One decoder for each message type. It parses each byte once and holds only bytes that have
+arrived, within the limits below. An invalid row of a push/pull is skipped, so that it does not
+prevent the exchange of the others.
 """
 
 from typing import Final, Protocol
@@ -16,7 +16,7 @@ from trioserf.wire.swim_codec import COMPRESS, DECODERS, USER, decode_node_state
 from trioserf.wire.swim_messages import Message, NodeState, PushPull, UserMessage
 
 MAX_SEALED: Final = 20 * 1024 * 1024
-"""Longest encrypted payload and longest compressed one, in bytes."""
+"""Maximum length of an encrypted or compressed payload, in bytes."""
 MAX_NODES: Final = 1_048_576
 MAX_USER_STATE: Final = 20 * 1024 * 1024
 MAX_USER_MESSAGE: Final = 20 * 1024 * 1024
@@ -24,48 +24,48 @@ MAX_USER_MESSAGE: Final = 20 * 1024 * 1024
 _PUSH_PULL = 6
 _MAX_MAP = 256
 _MAX_LIST = 16
-_HEADER_SIZE = 131_072
-"""Bytes of one map that may wait for its end: a row has at most some kilobytes."""
-_NODE_SIZE = 640
-"""Bytes that Python needs for a row of a push/pull, besides its name and metadata."""
+_MAX_MAP_SIZE = 131_072
+"""Maximum length of one map, in bytes; a row has at most some kilobytes."""
+_ROW_MEMORY = 640
+"""Memory for one row of a push/pull, without its name and metadata, in bytes."""
 
 
-class Reader(Protocol):
-    """Reads one kind of content."""
+class ContentDecoder(Protocol):
+    """Decodes one message type."""
 
     @property
     def held(self) -> int:
-        """The bytes of memory that it takes."""
+        """The memory that this decoder holds, in bytes."""
         ...
 
     def feed(self, data: bytes) -> Message | None:
-        """Take in the next bytes; give the message once it is whole."""
+        """Add bytes; return the message once it is complete."""
         ...
 
 
-def reader_of(kind: int, *, may_be_compressed: bool) -> Reader:
-    """Choose the reader for a message of this type.
+def decoder_of(kind: int, *, may_be_compressed: bool) -> ContentDecoder:
+    """Return a decoder for a message type.
 
     Args:
         kind: the type byte.
         may_be_compressed: whether a compress message is allowed here.
 
     Raises:
-        WireError: `unknown-type`, such a message does not come by stream.
+        WireError: `unknown-type`, a type that is not sent by stream.
     """
     if kind == _PUSH_PULL:
-        return PushPullReader()
+        return PushPullDecoder()
     if kind == USER:
-        return _UserMessageReader()
+        return _UserMessageDecoder()
     if kind == COMPRESS and may_be_compressed:
-        return CompressReader()
+        return CompressDecoder()
     if kind in DECODERS:
-        return _SingleReader(kind)
+        return _SingleMapDecoder(kind)
     raise WireError("unknown-type", f"stream: message of type {kind} is not expected")
 
 
 class _Maps:
-    """A row of maps, parsed as they arrive."""
+    """A sequence of maps, parsed as they arrive."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -96,13 +96,13 @@ class _Maps:
         return fields_of(value, what)
 
     def take(self, count: int) -> bytes:
-        """Give up to so many of the bytes that follow the last map."""
+        """Remove and return up to `count` bytes after the last map."""
         data: bytes = self._unpacker.read_bytes(count)
         return data
 
 
-class _SingleReader:
-    """One message that is one map."""
+class _SingleMapDecoder:
+    """A message of one map."""
 
     def __init__(self, kind: int) -> None:
         self._kind = kind
@@ -121,23 +121,23 @@ class _SingleReader:
         return DECODERS[self._kind](bytes(self._data))
 
 
-class CompressReader:
-    """A compress message; gives none itself, but has `content` to be expanded."""
+class CompressDecoder:
+    """A compress message; it returns no message, but sets `content` for expansion."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
         self._maps = _Maps(MAX_SEALED)
-        self._taken = 0
+        self._received = 0
 
     @property
     def held(self) -> int:
-        """The bytes of memory that it takes."""
-        return self._taken
+        """The memory that this decoder holds, in bytes."""
+        return self._received
 
     def feed(self, data: bytes) -> Message | None:
-        """Take in the next bytes; there is `content` once the message is whole."""
+        """Add bytes; set `content` once the message is complete."""
         self._maps.feed(data)
-        self._taken += len(data)
+        self._received += len(data)
         fields = self._maps.next("compress")
         if fields is not None:
             self.content = compressed_part(fields)
@@ -145,7 +145,7 @@ class CompressReader:
 
 
 class _Tail:
-    """So many bytes at the end of a message."""
+    """The bytes of announced length at the end of a message."""
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -161,14 +161,14 @@ class _Tail:
         return None if self._left else b"".join(self._pieces)
 
 
-class _UserMessageReader:
+class _UserMessageDecoder:
     def __init__(self) -> None:
-        self._maps = _Maps(_HEADER_SIZE)
+        self._maps = _Maps(_MAX_MAP_SIZE)
         self._tail: _Tail | None = None
 
     @property
     def held(self) -> int:
-        return _HEADER_SIZE if self._tail is None else self._tail.held
+        return _MAX_MAP_SIZE if self._tail is None else self._tail.held
 
     def feed(self, data: bytes) -> Message | None:
         self._maps.feed(data)
@@ -177,22 +177,22 @@ class _UserMessageReader:
             if header is None:
                 return None
             self._tail = _Tail(
-                _within(header, b"UserMsgLen", MAX_USER_MESSAGE, "user message length")
+                _length(header, b"UserMsgLen", MAX_USER_MESSAGE, "user message length")
             )
         payload = self._tail.take(self._maps)
         return None if payload is None else UserMessage(payload)
 
 
-class PushPullReader:
-    """An exchange of states.
+class PushPullDecoder:
+    """A push/pull.
 
     Attributes:
-        fault: the first of the rows that were passed over, or None.
+        first_error: the error of the first skipped row, or None.
     """
 
     def __init__(self) -> None:
-        self.fault: WireError | None = None
-        self._maps = _Maps(_HEADER_SIZE)
+        self.first_error: WireError | None = None
+        self._maps = _Maps(_MAX_MAP_SIZE)
         self._is_join = False
         self._missing = 0
         self._nodes: list[NodeState] = []
@@ -201,21 +201,21 @@ class PushPullReader:
 
     @property
     def held(self) -> int:
-        """The bytes of memory that it takes."""
-        rows = len(self._nodes) * _NODE_SIZE + self._names_and_meta
-        return _HEADER_SIZE + rows + (0 if self._tail is None else self._tail.held)
+        """The memory that this decoder holds, in bytes."""
+        rows = len(self._nodes) * _ROW_MEMORY + self._names_and_meta
+        return _MAX_MAP_SIZE + rows + (0 if self._tail is None else self._tail.held)
 
     def feed(self, data: bytes) -> Message | None:
-        """Take in the next bytes; give the message once it is whole."""
+        """Add bytes; return the message once it is complete."""
         self._maps.feed(data)
         if self._tail is None:
             header = self._maps.next("push/pull header")
             if header is None:
                 return None
             self._is_join = flag(header.get(b"Join"), "push/pull Join")
-            self._missing = _within(header, b"Nodes", MAX_NODES, "push/pull nodes")
+            self._missing = _length(header, b"Nodes", MAX_NODES, "push/pull nodes")
             self._tail = _Tail(
-                _within(header, b"UserStateLen", MAX_USER_STATE, "push/pull user state")
+                _length(header, b"UserStateLen", MAX_USER_STATE, "push/pull user state")
             )
         while self._missing:
             fields = self._maps.next("push/pull node")
@@ -231,14 +231,14 @@ class PushPullReader:
     def _take(self, fields: Fields) -> None:
         try:
             node = decode_node_state(fields)
-        except WireError as fault:
-            self.fault = self.fault or fault.with_traceback(None)
+        except WireError as error:
+            self.first_error = self.first_error or error.with_traceback(None)
         else:
             self._nodes.append(node)
             self._names_and_meta += len(node.name) + len(node.meta)
 
 
-def _within(header: Fields, key: bytes, limit: int, what: str) -> int:
+def _length(header: Fields, key: bytes, limit: int, what: str) -> int:
     count = unsigned(header.get(key), what, U32)
     if count > limit:
         raise WireError("limit", f"{what}: {count}, at most {limit} are allowed")

@@ -1,8 +1,7 @@
-"""The messages of memberlist: a type byte, then a map of fields (spec: message types).
+"""Codec of memberlist's messages: a type byte, then a map (wire/README.md, § Message types).
 
-One function per message and direction, found through a table, because this is the busiest code of
-an agent: every probe, every rumour passes here. Fields that Go omits when they are empty (the
-source of a ping) are omitted here too.
+One function per message and direction, in a table, because every packet passes here. Fields that
+Go omits when empty (the source of a ping) are omitted here too.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,15 +57,15 @@ CRC: Final = 12
 ERROR: Final = 13
 LABEL: Final = 244
 
-_LONGEST_KEPT: Final = 1400
-"""Bytes of the longest message that is kept beside what was read in it."""
+_MAX_CACHED: Final = 1400
+"""Length of the longest encoded alive message that is cached, in bytes."""
 
 
 def decode(data: bytes) -> Message:
-    """Read one message: anything but push/pulls and the envelopes.
+    """Decode one message: any type except push/pull, compound, compress, encrypt and CRC.
 
     Args:
-        data: type byte and body; bytes after the body are ignored, as Go does.
+        data: type byte and body; bytes after the body are ignored, as in Go.
 
     Raises:
         WireError: `truncated`, `unknown-type`, `msgpack`, `field` or `limit`.
@@ -80,21 +79,21 @@ def decode(data: bytes) -> Message:
 
 
 def encode(message: Message) -> bytes:
-    """Write one message as type byte and body, to exactly the bytes that Go writes.
+    """Encode one message as type byte and body, byte for byte as Go does.
 
-    A push/pull has no such form: see `stream.encode_push_pull`.
+    For a push/pull see `StreamCodec.encode_push_pull`.
 
     Raises:
-        UnicodeEncodeError: text with a surrogate that is no escape.
+        UnicodeEncodeError: text with a surrogate that is not an escape.
         TypeError: the message is a push/pull.
     """
     encoder = _ENCODERS.get(type(message))
     if encoder is None:
-        raise TypeError(f"a {type(message).__name__} is not one message of a packet")
+        raise TypeError(f"a {type(message).__name__} cannot be encoded as one message")
     return encoder(message)
 
 
-# ---------------------------------------------------------------------------------------- reading
+# --- decoding ---
 
 
 def _decode_ping(data: bytes) -> Ping:
@@ -151,11 +150,11 @@ def _decode_dead(data: bytes) -> Dead:
 
 
 def _decode_alive(data: bytes) -> Alive:
-    # Most are copies of one that came before: gossip tells everything several times.
-    return _read_alive_once(data) if len(data) <= _LONGEST_KEPT else _read_alive(data)
+    # Gossip repeats messages, so most are in the cache.
+    return _decode_alive_cached(data) if len(data) <= _MAX_CACHED else _decode_alive_uncached(data)
 
 
-def _read_alive(data: bytes) -> Alive:
+def _decode_alive_uncached(data: bytes) -> Alive:
     get = unpack_fields(data[1:], "alive").get
     return Alive(
         unsigned(get(b"Incarnation"), "alive Incarnation", U32),
@@ -167,7 +166,7 @@ def _read_alive(data: bytes) -> Alive:
     )
 
 
-_read_alive_once = lru_cache(maxsize=256)(_read_alive)
+_decode_alive_cached = lru_cache(maxsize=256)(_decode_alive_uncached)
 
 
 def _decode_user(data: bytes) -> UserMessage:
@@ -179,7 +178,7 @@ def _decode_error(data: bytes) -> ErrorMessage:
 
 
 def decode_node_state(fields: Fields) -> NodeState:
-    """Take the fields of one node in a push/pull.
+    """Decode the fields of one node in a push/pull.
 
     Raises:
         WireError: `field` or `limit`.
@@ -227,10 +226,10 @@ DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     NACK: _decode_nack,
     ERROR: _decode_error,
 }
-"""Reader of each type byte; it is given the whole message."""
+"""Decoder of each type byte; its argument includes that byte."""
 
 
-# ---------------------------------------------------------------------------------------- writing
+# --- encoding ---
 
 
 def _encode_ping(message: Ping) -> bytes:
@@ -269,14 +268,14 @@ def _encode_nack(message: Nack) -> bytes:
 
 
 def _encode_suspect(message: Suspect) -> bytes:
-    return b"\x03" + _encode_verdict(message)
+    return b"\x03" + _encode_suspect_or_dead(message)
 
 
 def _encode_dead(message: Dead) -> bytes:
-    return b"\x05" + _encode_verdict(message)
+    return b"\x05" + _encode_suspect_or_dead(message)
 
 
-def _encode_verdict(message: Suspect | Dead) -> bytes:
+def _encode_suspect_or_dead(message: Suspect | Dead) -> bytes:
     return pack({"From": message.source, "Incarnation": message.incarnation, "Node": message.node})
 
 
@@ -302,7 +301,7 @@ def _encode_error(message: ErrorMessage) -> bytes:
 
 
 def node_state_fields(node: NodeState) -> dict[str, object]:
-    """Give the fields of one node in a push/pull, in the order of the wire."""
+    """Return the fields of one node in a push/pull, in the order of the wire."""
     return {
         "Addr": node.addr,
         "Incarnation": node.incarnation,
@@ -315,7 +314,7 @@ def node_state_fields(node: NodeState) -> dict[str, object]:
 
 
 def push_pull_header(message: PushPull) -> dict[str, object]:
-    """Give the fields of a push/pull's header, in the order of the wire."""
+    """Return the header fields of a push/pull, in the order of the wire."""
     return {
         "Join": message.join,
         "Nodes": len(message.nodes),
@@ -323,7 +322,7 @@ def push_pull_header(message: PushPull) -> dict[str, object]:
     }
 
 
-# The key type fixes the argument's type, which the type system cannot say.
+# The key is the argument's type, which the type system cannot express.
 _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     Ping: _encode_ping,
     IndirectPing: _encode_indirect_ping,

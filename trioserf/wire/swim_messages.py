@@ -1,8 +1,8 @@
-"""The messages of SWIM as memberlist speaks it: what is said, without how it is spelled.
+"""The messages of memberlist, without their encoding (see `swim_codec`).
 
-Field widths are those of the wire (spec: memberlist message types): sequence numbers and
-incarnations are unsigned 32-bit integers, ports 16-bit. Addresses are 4 or 16 raw bytes; names are
-text in which bytes that are not UTF-8 survive as surrogate escapes.
+Sequence numbers and incarnations are unsigned 32-bit integers, ports 16-bit. Addresses are 4 or 16
+raw bytes. Names are text; bytes that are not UTF-8 are kept as surrogate escapes.
+See wire/README.md, § Message types.
 """
 
 from enum import IntEnum
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import attrs
 
 MAX_META = 512
-"""Longest node metadata, in bytes."""
+"""Maximum length of node metadata, in bytes."""
 
 
 class State(IntEnum):
-    """What the failure detector believes of a member; the numbers are the wire's."""
+    """The state of a member in the failure detector, numbered as on the wire."""
 
     ALIVE = 0
     SUSPECT = 1
@@ -23,12 +23,12 @@ class State(IntEnum):
     LEFT = 3
 
 
-# Looking a member up on its enum is slow, and the rules of precedence ask all the time.
+# Attribute lookup on an enum is slow, and the rule of precedence needs these for every message.
 ALIVE, SUSPECT, DEAD, LEFT = State
 
 
 class Versions(NamedTuple):
-    """Protocol ranges a member understands and the versions it speaks, each 0 to 255."""
+    """Protocol ranges that a member understands and versions that it speaks, each 0 to 255."""
 
     protocol_min: int
     protocol_max: int
@@ -41,9 +41,9 @@ class Versions(NamedTuple):
 OUR_VERSIONS = Versions(1, 5, 2, 2, 5, 5)
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Ping:
-    """Is `node` there? The answer goes to the source address if one is given."""
+    """A ping to `node`; the ack goes to the source address if one is given."""
 
     seq_no: int
     node: str
@@ -52,9 +52,9 @@ class Ping:
     source_node: str = ""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class IndirectPing:
-    """Please ping `node` at `target`:`port` for me, and say so if it does not answer."""
+    """A request to ping `node` at `target`:`port`, with a nack if it does not answer."""
 
     seq_no: int
     target: bytes
@@ -66,33 +66,33 @@ class IndirectPing:
     source_node: str = ""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Ack:
-    """I am here; the payload carries the sender's network coordinate."""
+    """The answer to a ping; the payload carries the sender's network coordinate."""
 
     seq_no: int
     payload: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Nack:
-    """I am here, but the member you asked me to ping has not answered me."""
+    """The answer to an indirect ping whose target has not answered."""
 
     seq_no: int
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Suspect:
-    """`source` could not reach `node`."""
+    """`source` suspects `node`."""
 
     incarnation: int
     node: str
     source: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Alive:
-    """`node` lives at this address with this metadata."""
+    """`node` is alive at this address with this metadata."""
 
     incarnation: int
     node: str
@@ -102,25 +102,25 @@ class Alive:
     versions: Versions | None = OUR_VERSIONS
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Dead:
-    """`source` declares `node` dead; `source == node` means that it left by itself."""
+    """`source` declares `node` dead; `source == node` means that it left."""
 
     incarnation: int
     node: str
     source: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class UserMessage:
-    """A message of the layer above, opaque here."""
+    """A message of the Serf layer, opaque here."""
 
     payload: bytes
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class NodeState:
-    """One member in a push/pull exchange."""
+    """One member in a push/pull."""
 
     name: str
     addr: bytes
@@ -130,19 +130,23 @@ class NodeState:
     state: State
     versions: Versions | None = OUR_VERSIONS
 
+    def to_alive(self) -> Alive:
+        """Return the alive message that announces this member."""
+        return Alive(self.incarnation, self.name, self.addr, self.port, self.meta, self.versions)
 
-@attrs.frozen(slots=True)
+
+@attrs.frozen
 class PushPull:
-    """A whole view of the cluster, and the state of the layer above as opaque bytes."""
+    """A whole member table, and the state of the Serf layer as opaque bytes."""
 
     join: bool
     nodes: tuple[NodeState, ...]
     user_state: bytes = b""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class ErrorMessage:
-    """Why the other side of a stream gave up."""
+    """The reason why the other side closed a stream."""
 
     error: str
 

@@ -11,7 +11,6 @@ from trioserf.errors import (
     InvalidFilter,
     InvalidQuery,
     JoinFailed,
-    KeyFailed,
     Leaving,
     NoSuchMember,
     NoSuchQuery,
@@ -29,7 +28,6 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (Leaving, "leaving"),
     (InvalidFilter, "invalid_filter"),
     (InvalidQuery, "bad_request"),
-    (KeyFailed, "key_failed"),
     (trio.TooSlowError, "timeout"),
     (TrioserfError, "bad_request"),
 )

@@ -1,0 +1,287 @@
+"""What both programs say to the same command lines of an agent, and how they end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.interop.go_agents import OURS, ROOT, SERF, net, until
+
+HOST = f"{net(7)}.1"
+PROGRAMS = [
+    pytest.param(
+        (str(SERF),),
+        id="go",
+        marks=[
+            pytest.mark.interop,
+            pytest.mark.skipif(SERF is None, reason="the program serf is not installed"),
+        ],
+    ),
+    pytest.param(OURS, id="ours"),
+]
+either = pytest.mark.parametrize("program", PROGRAMS)
+
+
+class Agent:
+    def __init__(self, program: Sequence[str], options: Sequence[str], directory: Path) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the agent
+        words = ["agent", f"-bind={HOST}", f"-rpc-addr={HOST}:7373", "-node=here", *options]
+        self.process = subprocess.Popen(
+            [*program, *words], stdout=self._log, stderr=subprocess.STDOUT, cwd=directory,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def said(self) -> str:
+        return os.pread(self._log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
+
+    def says(self, text: str) -> None:
+        until(lambda: text in self.said())
+
+    def lines(self, first: str = "") -> list[str]:
+        """Give what it said before the log begins, from the first line that holds this on."""
+        lines = self.said().partition("==> Log data")[0].splitlines()
+        place = next((n for n, line in enumerate(lines) if first in line), len(lines))
+        return lines[place:]
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+
+@contextmanager
+def started(program: Sequence[str], directory: Path, *options: str) -> Iterator[Agent]:
+    agent = Agent(program, options, directory)
+    try:
+        agent.says("Log data will now stream in")
+        yield agent
+    finally:
+        agent.end()
+
+
+def signalled(
+    number: signal.Signals, program: Sequence[str], directory: Path, *options: str
+) -> tuple[int, str]:
+    """Start an agent and send it a signal; gives its exit code, and what it said.
+
+    Serf says that it is up before it listens to signals: whoever was killed by one begins anew.
+    """
+    for _ in range(5):
+        with started(program, directory, *options) as agent:
+            agent.process.send_signal(number)
+            code, said = agent.process.wait(30), agent.said()
+        if code != -number or program == OURS:
+            break
+    return code, said
+
+
+def tags_of(program: Sequence[str]) -> dict[str, str]:
+    done = subprocess.run(
+        [*OURS, "members", f"-rpc-addr={HOST}:7373", "-format=json"],
+        capture_output=True, check=True, timeout=30, cwd=ROOT,
+    )  # fmt: skip
+    tags: dict[str, str] = json.loads(done.stdout)["members"][0]["tags"]
+    return tags
+
+
+@either
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["-log-level=foo"], "==> Invalid log level: FOO. Valid log levels are: [TRACE DEBUG"),
+        (["-profile=foo"], "==> Unknown profile: foo"),
+        (["-iface=nosuch0"], "interface"),
+        (["-iface=lo", "-bind=10.254.254.254"], "==> Interface 'lo' has no '10.254.254.254'"),
+        (["-protocol=9"], "9"),
+        (["-protocol=1"], "1"),
+        (["-retry-interval=foo"], '==> Error: time: invalid duration "foo"'),
+        (["-tag=foo"], "==> Error: Invalid tag: 'foo'"),
+        (["-config-file=nosuch.json"], "nosuch.json"),
+        (["-config-dir=nosuch"], "nosuch"),
+    ],
+)
+def test_faults_end_it_with_one(
+    program: Sequence[str], options: list[str], code: str, tmp_path: Path
+) -> None:
+    agent = Agent(program, options, tmp_path)
+    try:
+        assert agent.process.wait(30) == 1
+        assert code in agent.said()
+        assert agent.said().splitlines()[-1].startswith("==> ")
+    finally:
+        agent.end()
+
+
+@either
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["-role=web"], "==> Deprecation warning: 'Role' has been replaced with 'Tags'"),
+        (["-retry-interval=1ms"], "==> Warning: 'RetryInterval' is too low. Setting to 1s"),
+        (["-broadcast-timeout=1ms"], "==> Warning: 'BroadcastTimeout' is too low. Setting to 1s"),
+        (["-rejoin"], "==> Warning: 'RejoinAfterLeave' enabled without snapshot file"),
+    ],
+)
+def test_warnings_come_first(
+    program: Sequence[str], options: list[str], line: str, tmp_path: Path
+) -> None:
+    with started(program, tmp_path, *options) as agent:
+        assert agent.lines()[0] == line
+
+
+@either
+def test_the_banner_tells_bind_and_advertise_apart(program: Sequence[str], tmp_path: Path) -> None:
+    with started(program, tmp_path, "-advertise=10.1.1.1") as agent:
+        lines = agent.lines("Node name")
+    assert [re.sub(" +", " ", line).strip() for line in lines[:4]] == [
+        "Node name: 'here'",
+        f"Bind addr: '{HOST}:7946'",
+        "Advertise addr: '10.1.1.1:7946'",
+        f"RPC addr: '{HOST}:7373'",
+    ]
+
+
+@either
+def test_an_interface_gives_the_address(program: Sequence[str], tmp_path: Path) -> None:
+    with started(program, tmp_path, "-bind=0.0.0.0:17946", "-iface=lo") as agent:
+        said = agent.lines()
+        assert said[0] == "==> Using interface 'lo' address '127.0.0.1'"
+        assert any(line.endswith("Bind addr: '127.0.0.1:17946'") for line in said)
+
+
+@either
+def test_files_and_directories_count_in_their_order(
+    program: Sequence[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    (folder / "inner.json").mkdir()
+    (folder / "notes.txt").write_text("no JSON")
+    for path, name in ((folder / "2.json", "two"), (folder / "10.json", "ten")):
+        path.write_text(json.dumps({"tags": {"last": name, name: "here"}}))
+    (tmp_path / "f.json").write_text(json.dumps({"tags": {"last": "file"}, "log_level": "warn"}))
+    orders = (
+        (["-config-dir=conf.d", "-config-file=f.json"], "file"),
+        (["-config-file=f.json", "-config-file=conf.d"], "two"),
+        (["-config-file=f.json", "-config-dir=conf.d", "-tag=last=word"], "word"),
+    )
+    for options, last in orders:
+        with started(program, tmp_path, *options):
+            assert tags_of(program) == {"last": last, "two": "here", "ten": "here"}
+
+
+@either
+def test_what_is_zero_says_nothing(program: Sequence[str], tmp_path: Path) -> None:
+    first = {"node_name": "there", "tags": {"a": "b"}, "retry_interval": "7s", "profile": "local",
+             "leave_on_terminate": True}  # fmt: skip
+    zero = {"node_name": "", "tags": {}, "retry_interval": "0s", "profile": "", "protocol": 0,
+            "leave_on_terminate": False, "broadcast_timeout": "0s"}  # fmt: skip
+    (tmp_path / "1.json").write_text(json.dumps(first))
+    (tmp_path / "2.json").write_text(json.dumps(zero))
+    options = "-config-file=1.json", "-config-file=2.json"
+    code, said = signalled(signal.SIGTERM, program, tmp_path, *options)
+    assert code == 0  # it has left
+    banner, _, _ = said.partition("==> Log data")
+    assert "Warning" not in banner
+    assert "Profile: local\n" in banner
+
+
+@either
+@pytest.mark.parametrize(
+    ("number", "values", "code"),
+    [
+        (signal.SIGINT, {}, 0),
+        (signal.SIGINT, {"skip_leave_on_interrupt": True}, 1),
+        (signal.SIGTERM, {}, 1),
+        (signal.SIGTERM, {"leave_on_terminate": True}, 0),
+    ],
+)
+def test_signals_and_their_codes(
+    program: Sequence[str], number: signal.Signals, values: object, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "f.json").write_text(json.dumps(values))
+    ended, said = signalled(number, program, tmp_path, "-config-file=f.json")
+    assert ended == code
+    name = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminated"}[number]
+    assert f"==> Caught signal: {name}\n" in said
+    assert ("==> Gracefully shutting down agent..." in said) is (code == 0)
+
+
+@either
+def test_a_second_signal_ends_a_leave(program: Sequence[str], tmp_path: Path) -> None:
+    second = f"{net(7)}.2"
+    other = subprocess.Popen(
+        [*OURS, "agent", f"-bind={second}", f"-rpc-addr={second}:7373", "-node=there"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        with started(program, tmp_path, f"-retry-join={second}", "-retry-interval=1s") as agent:
+            agent.says("EventMemberJoin: there")
+            agent.process.send_signal(signal.SIGINT)
+            agent.says("==> Gracefully shutting down agent...")
+            agent.process.send_signal(signal.SIGINT)
+            assert agent.process.wait(30) == 1
+    finally:
+        other.kill()
+        other.wait()
+
+
+@either
+def test_a_reload_takes_level_handlers_and_tags(program: Sequence[str], tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps({"tags": {"a": "1", "b": "2"}}))
+    with started(program, tmp_path, "-config-file=f.json") as agent:
+        path.write_text(
+            json.dumps({"tags": {"a": "3"}, "event_handlers": ["member-update=echo > ran"],
+                        "log_level": "debug", "node_name": "other"})
+        )  # fmt: skip
+        agent.process.send_signal(signal.SIGHUP)
+        agent.says("==> Caught signal: hangup\n==> Reloading configuration...\n")
+        until(lambda: tags_of(program) == {"a": "3"})
+        until((tmp_path / "ran").exists)
+        path.write_text("{")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.says("==> Failed to reload configs")
+        assert tags_of(program) == {"a": "3"}
+
+
+def test_a_reload_never_destroys_the_tags_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps({"tags_file": "tags.json"}))
+    with started(OURS, tmp_path, "-config-file=f.json") as agent:
+        words = [*OURS, "tags", f"-rpc-addr={HOST}:7373", "-set", "a=1"]
+        subprocess.run(words, check=True, capture_output=True, timeout=30, cwd=ROOT)
+        assert json.loads((tmp_path / "tags.json").read_text()) == {"a": "1"}
+        path.write_text(json.dumps({"tags_file": "tags.json", "log_level": "debug"}))
+        agent.process.send_signal(signal.SIGHUP)
+        agent.says("Configuration reloaded")
+        assert json.loads((tmp_path / "tags.json").read_text()) == {"a": "1"}
+        assert tags_of(OURS) == {"a": "1"}
+        path.write_text(json.dumps({"tags_file": "tags.json", "tags": {"b": "2"}}))
+        agent.process.send_signal(signal.SIGHUP)
+        agent.says("==> Failed to reload configs")
+        assert tags_of(OURS) == {"a": "1"}
+
+
+def test_metrics_are_written_on_a_signal(tmp_path: Path) -> None:
+    at = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d0 [+-]\d{4} \w+\]"
+    updated = r"LastUpdated: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4} \w+"
+    lines = (
+        rf"{at}\[G\] 'serf-agent\.runtime\.sys_bytes': \d+\.\d{{3}}\n",
+        rf"{at}\[C\] 'serf-agent\.memberlist\.msg\.alive': Count: 1 Sum: 1\.000 {updated}",
+        rf"{at}\[C\] 'serf-agent\.serf\.member\.join': Count: 1 Sum: 1\.000 {updated}",
+    )
+    with started(OURS, tmp_path) as agent:
+
+        def told() -> bool:
+            agent.process.send_signal(signal.SIGUSR1)
+            return all(re.search(line, agent.said()) for line in lines)
+
+        until(told, 30, agent.said)

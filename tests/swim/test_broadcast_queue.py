@@ -1,0 +1,276 @@
+"""Broadcast queues, and packets filled from one or several of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserf.swim.broadcast_queue import BroadcastQueue, FairFiller, retransmit_limit
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "memberlist.json"
+
+
+def make(mult: int = 4, n: int = 10, **options: Any) -> BroadcastQueue:
+    return BroadcastQueue(mult, lambda: n, **options)
+
+
+def test_packets_are_filled_in_order_of_vectors() -> None:
+    vector = json.loads(VECTORS.read_text())["queue"]
+    queue = make(vector["retransmit_mult"], vector["n"])
+    for text in vector["queued_in_order"]:
+        queue.queue(text.encode())
+    for row in vector["rounds"]:
+        taken = queue.fill_packet(row["overhead"], row["limit"])
+        assert [data.decode() for data in taken] == row["sent"]
+        assert len(queue) == row["left"]
+
+
+def test_retransmit_limit_follows_cluster_size() -> None:
+    sizes = iter([1, 1000, 1])
+    queue = BroadcastQueue(1, lambda: next(sizes))
+    queue.queue(b"a")
+    queue.queue(b"b")
+    assert queue.fill_packet(0, 1) == [b"b"]  # n = 1: once is enough
+    assert queue.fill_packet(0, 1) == [b"a"]  # n = 1000: four times
+    assert len(queue) == 1
+    assert queue.fill_packet(0, 1) == [b"a"]
+    assert len(queue) == 0
+
+
+def test_message_is_sent_once_in_empty_cluster() -> None:
+    queue = make(4, 0)
+    queue.queue(b"a")
+    assert queue.fill_packet(0, 10) == [b"a"]
+    assert len(queue) == 0
+
+
+class TestDone:
+    def test_on_done_follows_last_transmission(self) -> None:
+        done: list[str] = []
+        queue = make(1, 10)
+        queue.queue(b"a", on_done=lambda: done.append("a"))
+        queue.fill_packet(0, 10)
+        assert done == []
+        queue.fill_packet(0, 10)
+        assert done == ["a"]
+        assert queue.fill_packet(0, 10) == []
+        assert done == ["a"]
+
+    def test_replaced_message_is_done(self) -> None:
+        done: list[str] = []
+        queue = make()
+        queue.queue(b"old", name="n", on_done=lambda: done.append("old"))
+        queue.queue(b"other", name="m", on_done=lambda: done.append("other"))
+        queue.queue(b"new!", name="n", on_done=lambda: done.append("new"))
+        assert done == ["old"]
+        assert queue.fill_packet(0, 100) == [b"other", b"new!"]
+
+    def test_message_replaced_after_transmission_is_done(self) -> None:
+        done: list[str] = []
+        queue = make()
+        queue.queue(b"old", name="n", urgent=True, on_done=lambda: done.append("old"))
+        queue.fill_packet(0, 100)
+        queue.queue(b"new", name="n")
+        assert (done, queue.fill_packet(0, 100)) == (["old"], [b"new"])
+
+    def test_on_done_may_queue_a_message(self) -> None:
+        queue = make()
+        queue.queue(b"1", name="n", on_done=lambda: queue.queue(b"3", name="n"))
+        queue.queue(b"2", name="n")
+        assert queue.fill_packet(0, 100) == [b"3"]
+
+    def test_messages_without_name_do_not_replace_each_other(self) -> None:
+        queue = make()
+        queue.queue(b"a")
+        queue.queue(b"a")
+        assert queue.fill_packet(0, 100) == [b"a", b"a"]
+
+
+class TestPriority:
+    def test_urgent_message_goes_first_after_any_number_of_transmissions(self) -> None:
+        queue = make()
+        queue.queue(b"urgent", urgent=True)
+        assert queue.fill_packet(0, 100) == [b"urgent"]
+        queue.queue(b"much longer and new")
+        assert queue.fill_packet(0, 100) == [b"urgent", b"much longer and new"]
+
+    def test_message_that_fits_passes_urgent_one_that_does_not(self) -> None:
+        queue = make()
+        queue.queue(b"urgent", urgent=True)
+        queue.queue(b"ab")
+        assert queue.fill_packet(0, 5) == [b"ab"]
+
+
+class TestPruning:
+    def test_prune_drops_most_sent_first_and_urgent_last(self) -> None:
+        done: list[bytes] = []
+        queue = make()
+
+        def add(data: bytes, urgent: bool = False) -> None:
+            queue.queue(data, urgent=urgent, on_done=lambda: done.append(data))
+
+        add(b"sent")
+        add(b"urgent", urgent=True)
+        queue.fill_packet(0, 100)
+        add(b"unsent-1")
+        add(b"unsent-2")
+        add(b"un")
+        for keep in (5, 4, 3, 2, 1, 0):
+            queue.prune(keep)
+            assert len(queue) == keep
+        assert done == [b"sent", b"un", b"unsent-1", b"unsent-2", b"urgent"]
+        assert queue.bytes_queued == 0
+
+    def test_message_too_long_for_any_packet_is_done_at_once(self) -> None:
+        done: list[str] = []
+        queue = make(largest=5)
+        queue.queue(b"12345", name="n", on_done=lambda: done.append("fits"))
+        queue.queue(b"123456", name="n", on_done=lambda: done.append("does not"))
+        assert done == ["fits", "does not"]
+        assert len(queue) == queue.bytes_queued == 0
+
+
+messages = st.lists(
+    st.tuples(st.integers(1, 30), st.sampled_from([None, "a", "b", "c"]), st.booleans()),
+    max_size=25,
+)
+
+
+@given(
+    messages=messages,
+    overhead=st.integers(0, 3),
+    limits=st.lists(st.integers(0, 60), min_size=1, max_size=8),
+    mult=st.integers(1, 3),
+    n=st.integers(0, 200),
+)
+def test_budget_limit_and_callbacks_hold_for_any_messages(
+    messages: list[tuple[int, str | None, bool]],
+    overhead: int,
+    limits: list[int],
+    mult: int,
+    n: int,
+) -> None:
+    done: list[bytes] = []
+    sent: dict[bytes, int] = {}
+    queue = make(mult, n)
+    queued = []
+    for number, (length, name, urgent) in enumerate(messages):
+        data = bytes([number]) * length
+        queued.append(data)
+
+        def on_done(data: bytes = data) -> None:
+            done.append(data)
+
+        queue.queue(data, name=name, urgent=urgent, on_done=on_done)
+    for limit in limits:
+        taken = queue.fill_packet(overhead, limit)
+        assert sum(len(data) + overhead for data in taken) <= limit
+        assert len(set(taken)) == len(taken)
+        for data in taken:
+            sent[data] = sent.get(data, 0) + 1
+    assert all(times <= max(1, retransmit_limit(mult, n)) for times in sent.values())
+    assert len(queue) == len(queued) - len(done)
+    assert queue.bytes_queued == sum(map(len, queued)) - sum(map(len, done))
+    queue.prune(0)
+    assert sorted(done) == sorted(queued)
+
+
+class TestFairFiller:
+    def test_filler_with_empty_queues_returns_nothing(self) -> None:
+        assert FairFiller([make(), make()]).fill(2, 1400) == []
+
+    def test_single_nonempty_queue_fills_the_packet(self) -> None:
+        queue = make()
+        for _ in range(20):
+            queue.queue(bytes(98))
+        assert len(FairFiller([make(), queue]).fill(2, 1400)) == 14
+
+    def test_full_queues_share_packets_equally(self) -> None:
+        queues = [make() for _ in range(4)]
+        for mark, queue in enumerate(queues):
+            for _ in range(30):
+                queue.queue(bytes([mark]) * 98)
+        filler = FairFiller(queues)
+        assert len(filler) == 120
+        counts = [0] * 4
+        for _ in range(8):
+            for data in filler.fill(2, 1400):
+                counts[data[0]] += 1
+        assert counts == [28] * 4
+
+    def test_unused_share_goes_to_other_queues(self) -> None:
+        queues = [make() for _ in range(3)]
+        for _ in range(30):
+            queues[0].queue(bytes(98))
+        queues[2].queue(b"\2" * 98)
+        taken = FairFiller(queues).fill(2, 1400)
+        assert (len(taken), taken[1][0]) == (14, 2)
+
+    def test_large_message_is_not_starved_by_small_ones(self) -> None:
+        storm, large = make(), make()
+        filler = FairFiller([storm, large])
+        large.queue(b"event" * 250)
+        packets = []
+        for _ in range(2):
+            for _ in range(30):
+                storm.queue(bytes(60))
+            packets.append(filler.fill(2, 1400))
+        assert any(b"event" * 250 in packet for packet in packets)
+
+    def test_urgent_messages_of_all_queues_go_first(self) -> None:
+        queues = [make(), make()]
+        queues[0].queue(b"first", urgent=True)
+        queues[0].queue(b"a long one")
+        queues[1].queue(b"second", urgent=True)
+        assert FairFiller(queues).fill(2, 100) == [b"first", b"second", b"a long one"]
+
+    def test_idle_queue_saves_at_most_one_share(self) -> None:
+        early, late = make(), make()
+        filler = FairFiller([early, late])
+        for _ in range(200):
+            early.queue(bytes(98))
+        late.queue(b"x")
+        for _ in range(5):
+            filler.fill(2, 1400)
+        for _ in range(100):
+            late.queue(b"\1" * 98)
+        # Its share is seven of fourteen; it can have saved at most seven more.
+        assert sum(data[0] for data in filler.fill(2, 1400)) <= 14
+        assert sum(data[0] for data in filler.fill(2, 1400)) == 7
+
+    @given(
+        lengths=st.lists(st.lists(st.integers(1, 40), max_size=12), min_size=4, max_size=4),
+        overhead=st.integers(0, 3),
+        limits=st.lists(st.integers(0, 80), min_size=1, max_size=6),
+    )
+    def test_budget_holds_for_any_queues(
+        self, lengths: list[list[int]], overhead: int, limits: list[int]
+    ) -> None:
+        queues = [make(1, 9) for _ in range(4)]
+        for mark, (queue, sizes) in enumerate(zip(queues, lengths, strict=True)):
+            for number, length in enumerate(sizes):
+                queue.queue(bytes([mark, number]) + bytes(length))
+        filler = FairFiller(queues)
+        before = len(filler)
+        taken = [filler.fill(overhead, limit) for limit in limits]
+        for packet, limit in zip(taken, limits, strict=True):
+            assert sum(len(data) + overhead for data in packet) <= limit
+        sent = [data for packet in taken for data in packet]
+        assert len(set(sent)) == len(sent) == before - len(filler)
+
+    @pytest.mark.parametrize("size", [1, 4])
+    def test_every_message_is_sent_eventually(self, size: int) -> None:
+        queues = [make(1, 9) for _ in range(size)]
+        filler = FairFiller(queues)
+        waiting = set()
+        for mark, queue in enumerate(queues):
+            for number in range(20):
+                data = bytes([mark, number]) * (10 + 5 * mark + number)
+                queue.queue(data)
+                waiting.add(data)
+        for _ in range(80):
+            waiting.difference_update(filler.fill(2, 200))
+        assert not waiting

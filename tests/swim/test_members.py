@@ -1,0 +1,68 @@
+"""Members: the order of probes, removal of old records, and random choice."""
+
+import random
+
+import pytest
+
+from trioserf.swim.config import LAN
+from trioserf.swim.members import Members
+from trioserf.wire.swim_messages import ALIVE, DEAD, LEFT, SUSPECT, State
+
+
+def members(count: int) -> Members:
+    table = Members("us", LAN, random.Random(1))
+    for name in ("us", *(f"m{number}" for number in range(count))):
+        table.set_state(table.insert(name, 0.0), ALIVE, 0.0)
+    return table
+
+
+def test_each_round_probes_every_other_member_once_in_another_order() -> None:
+    table = members(20)
+    rounds = []
+    for _ in range(3):
+        probed = [table.next_probe(1.0) for _ in range(20)]
+        rounds.append([record.name for record in probed if record is not None])
+    assert all(sorted(names) == sorted(rounds[0]) for names in rounds)
+    assert len(set(rounds[0])) == 20
+    assert "us" not in rounds[0]
+    assert rounds[0] != rounds[1] != rounds[2]
+
+
+def test_dead_and_left_members_are_not_probed() -> None:
+    table = members(3)
+    for name, state in (("m0", DEAD), ("m1", LEFT), ("m2", SUSPECT)):
+        table.set_state(table.records[name], state, 1.0)
+    assert table.next_probe(1.0) is table.next_probe(1.0) is table.records["m2"]
+    assert table.alive_count == 2
+    table.set_state(table.records["m2"], DEAD, 1.0)
+    assert table.next_probe(1.0) is None
+
+
+@pytest.mark.parametrize("state", [DEAD, LEFT])
+def test_end_of_round_removes_old_dead_and_left_records_except_our_own(state: State) -> None:
+    table = members(2)
+    table.set_state(table.records["us"], LEFT, 1.0)
+    table.set_state(table.records["m0"], state, 1.0)
+    for now, remaining in ((31.0, ["us", "m0", "m1"]), (31.1, ["us", "m1"])):
+        for _ in range(2):
+            table.next_probe(now)
+        assert list(table.records) == remaining
+        assert table.alive_count == 1
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 9, 100])
+def test_k_random_nodes_are_distinct_and_eligible(count: int) -> None:
+    table = members(count)
+    for _ in range(50):
+        chosen = [record.name for record in table.k_random_nodes(3, exclude=("m0",))]
+        assert len(set(chosen)) == len(chosen) == min(3, count - 1)
+        assert not {"us", "m0"} & set(chosen)
+
+
+def test_gossip_targets_include_suspects_and_recently_dead_members_only() -> None:
+    table = members(4)
+    for name, state, at in (
+        ("m0", SUSPECT, 1.0), ("m1", DEAD, 70.1), ("m2", DEAD, 70.0), ("m3", LEFT, 99.0),
+    ):  # fmt: skip
+        table.set_state(table.records[name], state, at)
+    assert {record.name for record in table.gossip_targets(100.0)} == {"m0", "m1"}

@@ -1,0 +1,394 @@
+"""`agent`: its options, a table of configuration keys."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+
+from trioserf.agent.durations import parse_duration
+from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.completion import EVENT_FILTERS, complete_from, interface_names
+from trioserf.cli.connect import parse_tags
+from trioserf.cli.go_format import parse_int, quote
+from trioserf.cli.options import LOG_LEVELS
+from trioserf.cli.output import CommandError, Output
+from trioserf.control.address import DEFAULT_ADDRESS
+
+Overrides = dict[str, Any]
+"""Values by configuration key; durations are still text."""
+
+app = new_app()
+
+
+class Kind(NamedTuple):
+    """The conversion of a value: from text by `parser`, to the key's value by `convert`."""
+
+    annotation: Any = str
+    default: Any = ""
+    parser: Callable[[str], Any] | None = None
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+def _check_duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        text = f"==> Error: time: invalid duration {quote(text)}"
+        raise CommandError(text, "bad_config") from error
+    return text
+
+
+def _tags(pairs: list[str]) -> dict[str, str]:
+    try:
+        return parse_tags(pairs)
+    except CommandError as error:
+        raise CommandError(f"==> {error.text}", error.code) from error
+
+
+TEXT: Final = Kind()
+DURATION: Final = Kind(convert=_check_duration)
+LIST: Final = Kind(list[str] | None, None)
+TAGS: Final = Kind(list[str] | None, None, convert=_tags)
+NUMBER: Final = Kind(int | None, None, parse_int)
+SWITCH: Final = Kind(bool, False)
+OFF: Final = Kind(bool, False, convert=lambda _: False)
+CHOICE: Final = Kind(bool | None, None)
+"""A boolean whose false counts, too."""
+
+
+class AgentOption(NamedTuple):
+    """An option of the agent, and the configuration key that it sets.
+
+    Attributes:
+        names: with one dash as in Serf, or with two for an extension; an alias after a comma.
+        key: the configuration key, with a dot into an object; "" for none.
+        help: its description.
+        metavar: placeholder of its value.
+        kind: how its text is converted.
+        completion: returns values for completion.
+    """
+
+    names: str
+    key: str
+    help: str
+    metavar: str = ""
+    kind: Kind = TEXT
+    completion: Callable[[], list[str]] | None = None
+
+    @property
+    def parameter(self) -> str:
+        """Name of the parameter."""
+        return self.names.partition(",")[0].lstrip("-").replace("-", "_")
+
+
+OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
+    "Membership": (
+        AgentOption("-node", "node_name", "Name of this member. Default: the host name.", "NAME"),
+        AgentOption("-tag", "tags", "A tag of this member. Repeatable.", "KEY=VALUE", TAGS),
+        AgentOption(
+            "-tags-file", "tags_file", "Keep the tags in this file (excludes -tag).", "PATH"
+        ),
+        AgentOption("-role", "", "Deprecated: the same as -tag role=NAME.", "NAME"),
+        AgentOption(
+            "-profile",
+            "profile",
+            "Timing for a lan (the default), wan or local network.",
+            "NAME",
+            completion=complete_from("lan", "wan", "local"),
+        ),
+        AgentOption("-protocol", "protocol", "Serf's protocol version. Default 5.", "N", NUMBER),
+        AgentOption(
+            "-disable-compression", "enable_compression", "Do not compress messages.", kind=OFF
+        ),
+        AgentOption(
+            "-broadcast-timeout",
+            "broadcast_timeout",
+            "Time limit for leave and force-leave. Default 5s.",
+            "DURATION",
+            DURATION,
+        ),
+        AgentOption(
+            "--label",
+            "label",
+            "Separate clusters: messages with another label, or none, are dropped.",
+            "TEXT",
+        ),
+        AgentOption(
+            "--allowed-network",
+            "allowed_networks",
+            "Accept only senders and members of this network. Repeatable. Default: all.",
+            "CIDR",
+            LIST,
+        ),
+        AgentOption(
+            "--dead-node-reclaim-time",
+            "dead_node_reclaim_time",
+            "How long a member must have been dead before another address may take its name."
+            " Default 0s: never.",
+            "DURATION",
+            DURATION,
+        ),
+        AgentOption(
+            "--validate-node-names",
+            "validate_node_names",
+            "Accept only names of letters, digits, dashes and dots.",
+            kind=SWITCH,
+        ),
+    ),
+    "Addresses": (
+        AgentOption(
+            "-bind",
+            "bind",
+            "Address for gossip, IPv6 as [::1]:7946. Default 0.0.0.0:7946.",
+            "HOST:PORT",
+        ),
+        AgentOption(
+            "-iface",
+            "interface",
+            "Network interface for gossip, if its address is unknown.",
+            "NAME",
+            completion=interface_names,
+        ),
+        AgentOption("-advertise", "advertise", "Address for other members.", "HOST:PORT"),
+    ),
+    "Joining": (
+        AgentOption(
+            "-join",
+            "start_join",
+            "Join at start; exit if no address can be reached. Repeatable.",
+            "HOST",
+            LIST,
+        ),
+        AgentOption(
+            "-replay", "replay_on_join", "Accept user events from before the join.", kind=SWITCH
+        ),
+        AgentOption(
+            "-retry-join",
+            "retry_join",
+            "Join, and retry until it works. Repeatable.",
+            "HOST",
+            LIST,
+        ),
+        AgentOption(
+            "-retry-interval",
+            "retry_interval",
+            "Time before each retry. Default 30s.",
+            "DURATION",
+            DURATION,
+        ),
+        AgentOption(
+            "-retry-max",
+            "retry_max_attempts",
+            "Exit after N retries. Default 0: no limit.",
+            "N",
+            NUMBER,
+        ),
+        AgentOption(
+            "-rejoin",
+            "rejoin_after_leave",
+            "Rejoin from the snapshot even after a leave.",
+            kind=SWITCH,
+        ),
+        AgentOption(
+            "-discover", "discover", "Discover members of a cluster by multicast DNS.", "CLUSTER"
+        ),
+        AgentOption(
+            "-mdns-iface",
+            "mdns.interface",
+            "Network interface for multicast DNS.",
+            "NAME",
+            completion=interface_names,
+        ),
+        AgentOption(
+            "-mdns-disable-ipv4", "mdns.disable_ipv4", "No multicast DNS over IPv4.", kind=SWITCH
+        ),
+        AgentOption(
+            "-mdns-disable-ipv6", "mdns.disable_ipv6", "No multicast DNS over IPv6.", kind=SWITCH
+        ),
+    ),
+    "Encryption": (
+        AgentOption("-encrypt", "encrypt_key", "Key for gossip, in base64 (see keygen).", "KEY"),
+        AgentOption("-keyring-file", "keyring_file", "Keep the keys in this file.", "PATH"),
+        AgentOption(
+            "--verify-incoming",
+            "verify_incoming",
+            "With a key: reject plaintext. The default; =false accepts it.",
+            kind=CHOICE,
+        ),
+        AgentOption(
+            "--verify-outgoing",
+            "verify_outgoing",
+            "With a key: send no plaintext. The default; =false sends it.",
+            kind=CHOICE,
+        ),
+    ),
+    "Handlers": (
+        AgentOption(
+            "-event-handler",
+            "event_handlers",
+            "Run a script on events: SCRIPT, member-join=SCRIPT, user:deploy=SCRIPT,"
+            " query:load=SCRIPT. Repeatable.",
+            "[FILTER=]SCRIPT",
+            LIST,
+            complete_from(*(f"{name}=" for name in EVENT_FILTERS)),
+        ),
+    ),
+    "Control": (
+        AgentOption(
+            "-rpc-addr",
+            "rpc_addr",
+            f"Address for clients: host:port or unix:PATH. Default {DEFAULT_ADDRESS}.",
+            "HOST:PORT",
+        ),
+        AgentOption("--rpc-auth", "rpc_auth", "Key that clients must present.", "KEY"),
+    ),
+    "Files": (
+        AgentOption(
+            "-config-file,-config-dir",
+            "",
+            "Read this JSON file, or every *.json in a directory, by name. Repeatable.",
+            "PATH",
+            LIST,
+        ),
+        AgentOption(
+            "-snapshot", "snapshot_path", "Store members and clocks in this file.", "PATH"
+        ),
+        AgentOption(
+            "--set",
+            "",
+            "Any configuration key, such as reconnect_timeout=1h or mdns.interface=eth0."
+            " Repeatable.",
+            "KEY=VALUE",
+            LIST,
+        ),
+    ),
+    "Logs and metrics": (
+        AgentOption(
+            "-log-level",
+            "log_level",
+            "Lowest level: trace, debug, info (the default), warn or err.",
+            "LEVEL",
+            completion=LOG_LEVELS,
+        ),
+        AgentOption("-syslog", "enable_syslog", "Log to syslog, too.", kind=SWITCH),
+    ),
+}
+
+
+def _with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add a parameter for each option to the signature that typer reads."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
+    for group, options in OPTIONS.items():
+        for option in options:
+            declared = typer.Option(
+                *option.names.split(","),
+                metavar=option.metavar or None,
+                help=option.help,
+                parser=option.kind.parser,
+                autocompletion=option.completion,
+                rich_help_panel=group,
+            )
+            parameters.append(
+                inspect.Parameter(
+                    option.parameter,
+                    keyword,
+                    default=option.kind.default,
+                    annotation=Annotated[option.kind.annotation, declared],
+                )
+            )
+    function.__dict__["__signature__"] = inspect.Signature(parameters)
+    return function
+
+
+class _AgentCommand(SerfCommand):
+    usage_prefix = "==> "
+
+
+@app.command(
+    cls=_AgentCommand,
+    epilog=more(
+        "agent --node=a --bind=127.0.0.2 --tag role=web",
+        "agent --config-dir=/etc/trioserf --set reconnect_timeout=1h",
+        page="trioserf/agent/README.md, § Configuration",
+    ),
+)
+@_with_options
+def agent(ctx: typer.Context, **values: Any) -> None:
+    """Run an agent.
+
+    An agent is one member of a cluster; it runs until it is interrupted. Options override files,
+    and later files override earlier ones. SIGINT leaves the cluster gracefully; SIGHUP reloads
+    log level, handlers, tags, the first key and the verify switches.
+
+    An event handler receives the event in SERF_EVENT and other variables, and members or payload
+    on standard input; the output of a query's handler is the response.
+    """
+    out: Output = ctx.obj
+    overrides = overrides_from(values)
+    if role := values["role"]:
+        out.line_best_effort("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
+        overrides.setdefault("tags", {}).setdefault("role", role)
+    apply_settings(overrides, values["set"] or ())
+    code = ctx.find_root().obj.start_agent(values["config_file"] or (), overrides)
+    raise typer.Exit(code)
+
+
+def overrides_from(values: Mapping[str, Any]) -> Overrides:
+    """Convert the values of options, by parameter, into configuration keys.
+
+    As in Serf, an empty, zero or false value counts as not given, except for a `CHOICE`.
+
+    Raises:
+        CommandError: an invalid value.
+    """
+    overrides: Overrides = {}
+    for options in OPTIONS.values():
+        for option in options:
+            value = values[option.parameter]
+            if option.key and (value or (option.kind is CHOICE and value is not None)):
+                _place(overrides, option.key, option.kind.convert(value))
+    return overrides
+
+
+def apply_settings(overrides: Overrides, settings: Iterable[str]) -> None:
+    """Add `KEY=VALUE` settings; dots lead into objects, values are JSON or else text.
+
+    Raises:
+        CommandError: a setting without `=`, or with a dot into a value that is not an object.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key or key.endswith("."):
+            text = f"==> Error: Invalid setting: '{setting}' (expected KEY=VALUE)"
+            raise CommandError(text, "bad_request")
+        try:
+            _place(overrides, key, parse_value(text))
+        except KeyError as error:
+            text = f"==> Error: Invalid setting: '{setting}' ({error.args[0]} has no keys)"
+            raise CommandError(text, "bad_request") from error
+
+
+def _place(overrides: Overrides, key: str, value: Any) -> None:
+    """Set a key, dots leading into objects.
+
+    Raises:
+        KeyError: a part of the key whose value is not an object.
+    """
+    *parents, name = key.split(".")
+    place = overrides
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise KeyError(parent)
+    place[name] = value
+
+
+def parse_value(text: str) -> Any:
+    """Parse the value of a setting: JSON if it is valid JSON, otherwise text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,70 @@
+"""Connections of the commands to an agent."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from trioserf.cli.output import CommandError
+from trioserf.control.errors import ControlError
+
+if TYPE_CHECKING:
+    from trioserf.control.client.connect import AgentSession
+    from trioserf.control.client.rpc_session import RpcSession
+
+
+PING = "_serf_ping"
+"""A query that every agent acknowledges and none responds to."""
+
+
+def connect(address: str, auth: str) -> "RpcSession":
+    """Connect over Serf's RPC, which Serf's agents and our own speak.
+
+    Its errors are Serf's own texts, which scripts read.
+
+    Raises:
+        CommandError: no agent at the address, or a wrong key.
+    """
+    from trioserf.control.client.rpc_session import RpcSession
+
+    try:
+        return RpcSession.connect(address, auth or None)
+    except ControlError as error:
+        raise connection_error(address, error) from error
+
+
+def connect_any(address: str, auth: str) -> "AgentSession":
+    """Connect over JSON lines if the agent speaks them, otherwise over Serf's RPC.
+
+    Raises:
+        CommandError: no agent at the address, or a wrong key.
+    """
+    from trioserf.control.client import connect as client
+
+    try:
+        return client.connect_any(address, auth or None)
+    except ControlError as error:
+        raise connection_error(address, error) from error
+
+
+def connection_error(address: str, error: ControlError) -> CommandError:
+    """Return the error of a connection that failed; a refused one has Go's text."""
+    lead, _, why = error.message.rpartition(": ")
+    reason = error.message
+    if error.code == "unreachable" and lead == f"no agent at {address}":
+        kind, at = ("unix", address[5:]) if address.startswith("unix:") else ("tcp", address)
+        reason = f"dial {kind} {at}: connect: {why}"
+    return CommandError(f"Error connecting to Serf agent: {reason}", error.code)
+
+
+def parse_tags(pairs: Iterable[str]) -> dict[str, str]:
+    """Parse `key=value` pairs.
+
+    Raises:
+        CommandError: a pair without `=`, or without a key.
+    """
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise CommandError(f"Error: Invalid tag: '{pair}'", "bad_request")
+        tags[key] = value
+    return tags

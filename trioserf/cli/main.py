@@ -1,0 +1,148 @@
+"""The program `trioserf`: runs one command line, and ends with its exit code.
+
+Nothing is imported here that takes time, so that an interruption is handled from the start.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, BinaryIO, NoReturn
+
+BROKEN_PIPE = 128 + signal.SIGPIPE
+INTERRUPTED = 128 + signal.SIGINT
+"""typer's exit code for a KeyboardInterrupt."""
+_COMPLETE = "_TRIOSERF_COMPLETE"
+"""Environment variable with which a shell asks for completions."""
+
+
+def main() -> NoReturn:
+    """Run the program with the arguments of this process, and end it.
+
+    An interrupted process ends by the signal, not by an exit code: shells check for that.
+    """
+    try:
+        _open_closed_streams()
+        _end(_run_process(sys.argv[1:]))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise
+
+
+def _open_closed_streams() -> None:
+    """Open closed standard streams to /dev/null, so that no socket gets their numbers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w"))  # noqa: SIM115, PTH123 - stays open
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; an error of the last flush has been reported, or has no reader.
+
+    Python would clear the modules of typer first, which takes 10 ms and frees nothing that the
+    system does not free.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if "typer" in sys.modules:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run_process(argv: Sequence[str]) -> int:
+    """Run a command line on the standard streams; return the exit code."""
+    from trioserf.cli.go_flags import split
+    from trioserf.cli.output import FAILED, Output, OutputError, ReaderClosedError
+
+    asked = split(argv)
+    try:
+        if os.environ.get(_COMPLETE) == "complete_bash":
+            from trioserf.cli.completion import join_bash_words
+
+            join_bash_words(os.environ)
+        elif asked.command == "agent" and not (asked.help or asked.version or asked.misplaced):
+            return _run_agent(argv)
+        return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)
+    except ReaderClosedError:
+        return BROKEN_PIPE
+    except OutputError as error:
+        Output(sys.stderr.buffer).line_best_effort(f"trioserf: cannot write: {error}")
+        return FAILED
+
+
+def run(
+    argv: Sequence[str],
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    start: Callable[[Sequence[str], Mapping[str, Any]], int],
+) -> int:
+    """Run one command line (without the program's name); return the exit code.
+
+    Results, errors of commands and usage texts go to `stdout`, where Serf's scripts read them;
+    errors of the command line itself go to `stderr`.
+
+    Args:
+        argv: the command line.
+        stdout: standard output.
+        stderr: standard error.
+        start: runs an agent with configuration files and overrides; returns its exit code.
+
+    Raises:
+        OutputError: a stream that cannot be written.
+        KeyboardInterrupt: the command was interrupted.
+    """
+    from trioserf.cli.app import PROGRAM, Console, app
+
+    console = Console(stdout, stderr, start)
+    code = app(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=console)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code or 0
+
+
+def start_agent(paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
+    """Run an agent in this process; return its exit code."""
+    from trioserf.cli.commands.agent_process import run_agent
+
+    return run_agent(sys.stdout.buffer, paths, overrides)
+
+
+def _run_agent(argv: Sequence[str]) -> int:
+    """Parse the agent's command line in a child process, and run the agent in this one.
+
+    An agent runs for months; the modules of the command line would stay in its memory. While the
+    child parses, this process imports the agent (see cli/README.md, § Cost of typer).
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        return run(argv, sys.stdout.buffer, sys.stderr.buffer, partial(_send_settings, writing))
+    os.close(writing)
+    from trioserf.cli.commands import agent_process  # noqa: F401 - imported while the child parses
+
+    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        settings = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if not settings:
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+    return start_agent(*json.loads(settings))
+
+
+def _send_settings(pipe: int, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
+    """Write the settings of an agent to a pipe."""
+    with open(pipe, "w") as file:
+        json.dump([list(paths), overrides], file)
+    return 0
