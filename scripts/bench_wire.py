@@ -18,7 +18,7 @@ import own_python  # noqa: F401 - first
 
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
-from trioserf.wire.serf_codec import SERF_CODEC
+from trioserf.wire import serf_codec
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.serf_payloads import encode_tags
 from trioserf.wire.stream import StreamCodec
@@ -114,7 +114,7 @@ def invented(count: int) -> bytes:
         for number in range(count)
     )
     times = {node.name: 1 for node in nodes}
-    state = SERF_CODEC.encode(SerfPushPull(1, times, (), 1, (), 1))
+    state = serf_codec.encode(SerfPushPull(1, times, (), 1, (), 1))
     return StreamCodec(keyring=None, compress=False).encode_push_pull(
         PushPull(False, nodes, state)
     )

@@ -259,7 +259,6 @@ class NodeInAir:
         for event in serf_state.events:
             self.tell(event)
         serf_state.events.clear()
-        serf_state.results.clear()
         serf_state.shutdown_orders.clear()
 
     def tell(self, event: Event) -> None:
@@ -280,7 +279,7 @@ class NodeInAir:
         for one in state.serf.members():
             encode_json(json_records.member(one))
         assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
-        assert not parse(self.snapshot.compacted()).faults
+        assert not parse(self.snapshot.compacted()).errors
         for kind, queue in state.serf.queues.items():
             assert len(queue) <= 2 * options.max_queue_depth, kind
         assert len(state.drops.by_peer) <= 1025
@@ -350,7 +349,7 @@ def snapshot(data: bytes) -> None:
         assert replayed.size == len(data)
         written = SnapshotState(replayed).compacted()
         again = parse(written)
-        assert not again.faults
+        assert not again.errors
         assert again.alive == replayed.alive
         assert again.clocks == replayed.clocks
 

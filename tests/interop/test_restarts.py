@@ -128,7 +128,7 @@ def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path
     base.end("go-w")
     written = {name: parse(file.read_bytes()) for name, file in files.items()}
     for replayed in written.values():
-        assert replayed.faults == ()
+        assert replayed.errors == ()
         assert set(replayed.alive) == {"go-a", "py-a", "go-w", "py-w"}
         assert (replayed.clocks.event, replayed.clocks.query) == (3, 3)
         assert replayed.clocks.member > 0
@@ -200,7 +200,7 @@ def test_a_damaged_snapshot_is_put_to_use(base: Cluster, tmp_path: Path) -> None
     ):
         assert f"[WARN] agent: snapshot {snapshot}: {fault}\n" in agent.said()
     until(lambda: {"go-a", "py-a", "py-d"} <= set(parse(snapshot.read_bytes()).alive), 10)
-    assert parse(snapshot.read_bytes()).faults == ()
+    assert parse(snapshot.read_bytes()).errors == ()
     base.end("py-d")
 
 
@@ -239,7 +239,7 @@ def test_a_disk_with_room_again_is_written_to(full: tuple[Process, Path]) -> Non
     agent, snapshot = full
     says(agent, rf"\[INFO\] agent: snapshot {snapshot}: written again", 60)
     replayed = parse(snapshot.read_bytes())
-    assert replayed.faults == ()
+    assert replayed.errors == ()
     assert set(replayed.alive) == {"py-full"}
     with RpcSession.connect(agent.rpc) as session:
         assert replayed.clocks.event + 1 == int(str(session.info()["serf"]["event_time"]))

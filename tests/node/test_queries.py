@@ -232,3 +232,24 @@ async def test_relays_deliver_responses_that_cannot_come_directly(
     )
     cluster.mend("n4", "n1")
     await cluster.settle()
+
+
+async def test_results_for_a_cancelled_request_are_dropped(
+    cluster: SimCluster, autojump_clock: MockClock
+) -> None:
+    """The request is often in the owner's inbox already when its task is cancelled."""
+    nodes = await formed(cluster)
+
+    async def query_forever() -> None:
+        async with nodes[0].query("load"):
+            await trio.sleep_forever()
+
+    for _ in range(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(query_forever)
+            await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    async with answering(*nodes):
+        acks, answers, done, _ = await ask(nodes[0])
+    assert acks == set(answers) == {node.name for node in nodes}
+    assert done == QueryDone(4, 4, 4, ())

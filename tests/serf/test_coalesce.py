@@ -1,4 +1,4 @@
-"""Coalescing, step by step."""
+"""Coalescing of events."""
 
 import pytest
 from hypothesis import given
@@ -31,10 +31,10 @@ def user(name: str, ltime: int, payload: bytes = b"", *, coalesce: bool = True) 
     return UserEventReceived(ltime, name, payload, coalesce)
 
 
-QUERY = QueryReceived(1, 1, 1, "load", b"", "asker", 1.0)
+QUERY = QueryReceived(1, 1, 1, "load", b"", "requester", 1.0)
 
 
-def told(events: list[Event]) -> list[tuple[str, list[str]]]:
+def summaries(events: list[Event]) -> list[tuple[str, list[str]]]:
     assert all(isinstance(e, MemberEvent) for e in events)
     return [(e.kind, [m.name for m in e.members]) for e in events if isinstance(e, MemberEvent)]
 
@@ -43,19 +43,19 @@ def told(events: list[Event]) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("coalescer", [MemberCoalescer(), EventCoalescer()])
-def test_a_burst_ends_with_silence(coalescer: MemberCoalescer | EventCoalescer) -> None:
+def test_burst_ends_after_quiet_time(coalescer: MemberCoalescer | EventCoalescer) -> None:
     assert coalescer.flush(100.0) == []
     assert coalescer.feed(event("member-join", "a"), 100.0)
     assert coalescer.deadline == 101.0
     assert coalescer.feed(event("member-join", "b"), 100.5)
     assert coalescer.deadline == 101.5
     assert coalescer.flush(101.4) == []
-    assert told(coalescer.flush(101.5)) == [("member-join", ["a", "b"])]
+    assert summaries(coalescer.flush(101.5)) == [("member-join", ["a", "b"])]
     assert not coalescer.deadline
     assert coalescer.flush(102.0) == []
 
 
-def test_a_burst_ends_after_its_period_though_it_goes_on() -> None:
+def test_continuous_burst_ends_after_period() -> None:
     coalescer = UserCoalescer(period=3.0, quiet=1.0)
     for step in range(5):
         coalescer.feed(user("deploy", step + 1), 10.0 + step * 0.7)
@@ -65,15 +65,15 @@ def test_a_burst_ends_after_its_period_though_it_goes_on() -> None:
     assert coalescer.deadline == 14.1
 
 
-def test_an_overdue_burst_ends_at_once() -> None:
+def test_overdue_burst_ends_at_once() -> None:
     coalescer = MemberCoalescer()
     coalescer.feed(event("member-join", "a"), 0.0)
     coalescer.feed(event("member-join", "b"), 50.0)
     assert coalescer.deadline == 3.0
-    assert told(coalescer.flush(50.0)) == [("member-join", ["a", "b"])]
+    assert summaries(coalescer.flush(50.0)) == [("member-join", ["a", "b"])]
 
 
-def test_draining_does_not_wait() -> None:
+def test_drain_ends_burst_before_its_deadline() -> None:
     coalescer = EventCoalescer()
     coalescer.feed(event("member-join", "a"), 0.0)
     coalescer.feed(user("deploy", 1), 0.0)
@@ -87,10 +87,10 @@ def test_draining_does_not_wait() -> None:
 def flushed(coalescer: MemberCoalescer, *events: MemberEvent) -> list[tuple[str, list[str]]]:
     for e in events:
         assert coalescer.feed(e, 0.0)
-    return told(coalescer.flush(1.0))
+    return summaries(coalescer.flush(1.0))
 
 
-def test_one_event_per_kind_with_all_its_members() -> None:
+def test_flush_returns_one_event_for_each_kind() -> None:
     assert flushed(
         MemberCoalescer(),
         event("member-join", "a", "b"),
@@ -106,7 +106,7 @@ def test_one_event_per_kind_with_all_its_members() -> None:
     ]
 
 
-def test_the_latest_event_of_a_member_counts() -> None:
+def test_latest_event_of_member_counts() -> None:
     coalescer = MemberCoalescer()
     assert flushed(
         coalescer,
@@ -116,33 +116,33 @@ def test_the_latest_event_of_a_member_counts() -> None:
     ) == [("member-failed", ["a"]), ("member-join", ["b"])]
 
 
-def test_the_latest_state_of_a_member_is_told() -> None:
+def test_latest_tags_of_member_are_delivered() -> None:
     coalescer = MemberCoalescer()
     coalescer.feed(MemberEvent("member-update", (member("a", role="old"),)), 0.0)
     coalescer.feed(MemberEvent("member-update", (member("a", role="new"),)), 0.0)
     assert coalescer.flush(1.0) == [MemberEvent("member-update", (member("a", role="new"),))]
 
 
-def test_a_flapping_member_that_came_back_is_not_told() -> None:
+def test_member_that_flapped_within_burst_is_left_out() -> None:
     coalescer = MemberCoalescer()
     assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
     assert flushed(coalescer, event("member-failed", "a"), event("member-join", "a")) == []
     assert coalescer.deadline is None
-    # Nothing of it was delivered, so the failure is news later.
+    # The burst delivered no event of it, so a later failure is delivered.
     assert flushed(coalescer, event("member-failed", "a")) == [("member-failed", ["a"])]
     assert flushed(coalescer, event("member-failed", "a")) == []
     assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
 
 
-def test_updates_are_always_told() -> None:
+def test_updates_are_always_delivered() -> None:
     coalescer = MemberCoalescer()
     for _ in range(3):
         assert flushed(coalescer, event("member-update", "a")) == [("member-update", ["a"])]
-    # An update hides which event was told before it.
+    # The update has replaced the last delivered kind.
     assert flushed(coalescer, event("member-join", "a")) == [("member-join", ["a"])]
 
 
-def test_reaped_members_are_forgotten_at_last() -> None:
+def test_number_of_remembered_reaped_members_is_bounded() -> None:
     coalescer = MemberCoalescer()
     for i in range(3000):
         flushed(coalescer, event("member-join", f"n{i}"))
@@ -154,13 +154,13 @@ def test_reaped_members_are_forgotten_at_last() -> None:
 
 
 @pytest.mark.parametrize("kind", SUSPICION_EVENT_KINDS)
-def test_suspicions_pass_members_by(kind: MemberEventKind) -> None:
+def test_suspicions_are_not_coalesced(kind: MemberEventKind) -> None:
     assert not MemberCoalescer().feed(event(kind, "a"), 0.0)
     assert not EventCoalescer().feed(event(kind, "a"), 0.0)
 
 
 @pytest.mark.parametrize("other", [user("deploy", 1), QUERY])
-def test_the_rest_passes_members_by(other: Event) -> None:
+def test_member_coalescer_ignores_other_events(other: Event) -> None:
     coalescer = MemberCoalescer()
     assert not coalescer.feed(other, 0.0)
     assert coalescer.deadline is None
@@ -169,7 +169,7 @@ def test_the_rest_passes_members_by(other: Event) -> None:
 # --- user events ---
 
 
-def test_the_newest_of_each_name_are_kept_in_order() -> None:
+def test_latest_user_events_of_each_name_are_kept_in_order() -> None:
     coalescer = UserCoalescer()
     for e in (
         user("deploy", 2, b"two"),
@@ -186,7 +186,7 @@ def test_the_newest_of_each_name_are_kept_in_order() -> None:
     ]
 
 
-def test_bursts_do_not_remember_each_other() -> None:
+def test_burst_does_not_depend_on_earlier_bursts() -> None:
     coalescer = UserCoalescer()
     coalescer.feed(user("deploy", 5), 0.0)
     assert coalescer.flush(1.0) == [user("deploy", 5)]
@@ -197,7 +197,7 @@ def test_bursts_do_not_remember_each_other() -> None:
 @pytest.mark.parametrize(
     "other", [user("deploy", 1, coalesce=False), QUERY, event("member-join", "a")]
 )
-def test_the_rest_passes_user_events_by(other: Event) -> None:
+def test_user_coalescer_ignores_other_events(other: Event) -> None:
     coalescer = UserCoalescer()
     assert not coalescer.feed(other, 0.0)
     assert coalescer.deadline is None
@@ -206,7 +206,7 @@ def test_the_rest_passes_user_events_by(other: Event) -> None:
 # --- both ---
 
 
-def test_members_and_user_events_have_bursts_of_their_own() -> None:
+def test_members_and_user_events_have_separate_bursts() -> None:
     coalescer = EventCoalescer()
     assert coalescer.feed(event("member-join", "a"), 0.0)
     assert coalescer.feed(user("deploy", 1), 0.6)
@@ -225,7 +225,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_whoever_is_told_ends_up_knowing_the_latest(
+def test_reader_of_coalesced_events_knows_latest_kind(
     history: list[tuple[MemberEventKind, str, bool]],
 ) -> None:
     coalescer = MemberCoalescer()
@@ -235,5 +235,5 @@ def test_whoever_is_told_ends_up_knowing_the_latest(
         coalescer.feed(event(kind, name), 0.0)
         latest[name] = kind
         if flush:
-            known |= {n: kind for kind, names in told(coalescer.drain()) for n in names}
+            known |= {n: kind for kind, names in summaries(coalescer.drain()) for n in names}
             assert known == latest

@@ -1,4 +1,4 @@
-"""Filters of events and of members; the tables were checked against the real program."""
+"""Filters of events and of members; the tables were checked against Serf."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ def user(name: str) -> UserEventReceived:
 
 
 def query(name: str) -> QueryReceived:
-    return QueryReceived(1, 1, 1, name, b"", "asker", 1.0)
+    return QueryReceived(1, 1, 1, name, b"", "requester", 1.0)
 
 
 def member(kind: MemberEventKind) -> MemberEvent:
@@ -58,7 +58,7 @@ def member(kind: MemberEventKind) -> MemberEvent:
         ("member-recovered", [EventFilter("member-recovered")]),
     ],
 )
-def test_reads_event_filters(text: str, expected: list[EventFilter]) -> None:
+def test_event_filters_are_parsed(text: str, expected: list[EventFilter]) -> None:
     assert EventFilter.parse(text) == expected
 
 
@@ -77,15 +77,15 @@ def test_reads_event_filters(text: str, expected: list[EventFilter]) -> None:
         ("dropped", "'dropped'"),
     ],
 )
-def test_refuses_what_is_no_event_filter(text: str, culprit: str) -> None:
+def test_invalid_event_filter_is_rejected(text: str, culprit: str) -> None:
     with pytest.raises(
-        InvalidFilter, match=f"^{culprit} is no event filter; expected .*user:NAME"
+        InvalidFilter, match=f"^{culprit} is not a valid event filter; expected .*user:NAME"
     ):
         EventFilter.parse(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "event", "wanted"),
+    ("text", "event", "matches"),
     [
         *[("", member(kind), True) for kind in MEMBER_EVENT_KINDS],
         *[("*", member(kind), True) for kind in MEMBER_EVENT_KINDS],
@@ -111,17 +111,17 @@ def test_refuses_what_is_no_event_filter(text: str, culprit: str) -> None:
         ("query:load", user("load"), False),
     ],
 )
-def test_chooses_events(text: str, event: Event, wanted: bool) -> None:
-    assert any(f.matches(event) for f in EventFilter.parse(text)) is wanted
+def test_event_filter_matches_kind_and_name(text: str, event: Event, matches: bool) -> None:
+    assert any(f.matches(event) for f in EventFilter.parse(text)) is matches
 
 
 @pytest.mark.parametrize("text", ["*", "user", "user:a:b", "query:x", "member-suspect"])
-def test_event_filters_spell_themselves(text: str) -> None:
+def test_text_of_event_filter_is_its_source(text: str) -> None:
     assert ",".join(map(str, EventFilter.parse(text))) == text
 
 
 @given(st.text())
-def test_any_text_is_a_filter_or_an_error(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     try:
         filters = EventFilter.parse(text)
     except InvalidFilter:
@@ -159,12 +159,12 @@ def test_any_text_is_a_filter_or_an_error(text: str) -> None:
         ("town", "ü", True),
     ],
 )
-def test_tag_filters_search_as_go_does(tag: str, expr: str, matches: bool) -> None:
+def test_tag_filter_searches_like_go(tag: str, expr: str, matches: bool) -> None:
     tags = {"role": "xby", "lines": "a\nb", "town": "Zürich"}
     assert tag_matches(TagFilter(tag, expr), tags) is matches
 
 
-def test_bytes_that_are_not_utf8_are_replacement_characters_one_each() -> None:
+def test_invalid_utf8_bytes_match_as_replacement_characters() -> None:
     tags = {"t": b"a\xe2\x82z".decode("utf-8", "surrogateescape")}
     assert tag_matches(TagFilter("t", "^a..z$"), tags)
     assert tag_matches(TagFilter("t", "^a\ufffd{2}z$"), tags)
@@ -189,19 +189,19 @@ def test_bytes_that_are_not_utf8_are_replacement_characters_one_each() -> None:
         ("((a{100}){100}){100}", "invalid repetition size"),
     ],
 )
-def test_refuses_what_go_refuses(
+def test_expression_rejected_by_go_is_rejected(
     expr: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InvalidFilter, match=f"is no regular expression: .*{reason}"):
+    with pytest.raises(InvalidFilter, match=f"is not a valid regular expression: .*{reason}"):
         tag_matches(TagFilter("role", expr), {})
-    assert capfd.readouterr() == ("", "")  # the library would love to tell stderr
+    assert capfd.readouterr() == ("", "")  # RE2 logs to stderr by default
 
 
-def test_an_escaped_backslash_before_c_is_no_byte() -> None:
+def test_escaped_backslash_before_c_is_accepted() -> None:
     assert matches(compiled(r"\\C"), r"a\C")
 
 
-def test_expressions_are_compiled_once_and_forgotten_at_last() -> None:
+def test_cache_of_compiled_expressions_is_bounded() -> None:
     assert compiled("once") is compiled("once")
     first = compiled("first")
     for i in range(300):
@@ -225,18 +225,18 @@ def test_expressions_are_compiled_once_and_forgotten_at_last() -> None:
         ("x|b", {"ab", "b"}),
     ],
 )
-def test_anchors_embrace_the_expression_as_it_is(expr: str, names: set[str]) -> None:
+def test_anchors_surround_expression_without_group(expr: str, names: set[str]) -> None:
     assert {name for name in ("a", "ab", "b", "ba") if matches(anchored(expr), name)} == names
 
 
 @pytest.mark.parametrize("expr", ["(", ")a("])
-def test_anchors_heal_nothing(expr: str) -> None:
+def test_anchored_invalid_expression_is_rejected(expr: str) -> None:
     with pytest.raises(InvalidFilter):
         anchored(expr)
 
 
 @given(st.text(), st.text())
-def test_any_expression_finds_or_fails(expr: str, text: str) -> None:
+def test_any_expression_matches_or_is_rejected(expr: str, text: str) -> None:
     try:
         pattern = compiled(expr)
     except InvalidFilter:

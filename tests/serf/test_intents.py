@@ -2,15 +2,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import broadcasts, encode, join, kinds, raw_broadcasts, serf
-from tests.serf.test_members import in_status, status
+from tests.serf.helpers import (
+    broadcasts,
+    in_status,
+    join,
+    kinds,
+    raw_broadcasts,
+    serf,
+    status,
+)
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.lamport import LAST_TIME
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Join, Leave, Status
+from trioserf.wire.swim_codec import USER
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "emitted"),
     [
         (Status.ALIVE, Status.LEAVING, []),
         (Status.LEAVING, Status.LEAVING, []),
@@ -18,12 +27,14 @@ from trioserf.wire.serf_messages import Join, Leave, Status
         (Status.LEFT, Status.LEFT, []),
     ],
 )
-def test_a_leave_intent(before: Status, after: Status, told: list[tuple[str, str]]) -> None:
+def test_leave_intent_changes_status(
+    before: Status, after: Status, emitted: list[tuple[str, str]]
+) -> None:
     state = in_status(before)
     message = Leave(9, "b")
     state.handle(encode(message), 1.0)
     assert status(state, "b") is after
-    assert kinds(state.events) == told
+    assert kinds(state.events) == emitted
     assert state.clock.time == 10
     assert broadcasts(state) == [message]
     assert state.local_state().status_ltimes["b"] == 9
@@ -38,7 +49,7 @@ def test_a_leave_intent(before: Status, after: Status, told: list[tuple[str, str
         (Status.LEFT, Status.LEFT),
     ],
 )
-def test_a_join_intent(before: Status, after: Status) -> None:
+def test_join_intent_changes_status(before: Status, after: Status) -> None:
     state = in_status(before)
     message = Join(9, "b")
     state.handle(encode(message), 1.0)
@@ -49,7 +60,7 @@ def test_a_join_intent(before: Status, after: Status) -> None:
 
 
 @pytest.mark.parametrize("message", [Join(5, "b"), Leave(5, "b"), Join(4, "b"), Leave(4, "b")])
-def test_what_is_not_newer_is_ignored(message: Join | Leave) -> None:
+def test_intent_without_newer_ltime_is_ignored(message: Join | Leave) -> None:
     state = serf("a", "b")
     state.handle(encode(Join(5, "b")), 0.0)
     broadcasts(state)
@@ -59,7 +70,7 @@ def test_what_is_not_newer_is_ignored(message: Join | Leave) -> None:
 
 
 @given(st.permutations([Join(2, "b"), Leave(3, "b"), Join(4, "b"), Leave(5, "b")]))
-def test_the_newest_intent_wins_in_any_order(messages: list[Join | Leave]) -> None:
+def test_latest_intent_wins_in_any_order(messages: list[Join | Leave]) -> None:
     state = serf("a", "b")
     for message in messages:
         state.handle(encode(message), 0.0)
@@ -67,7 +78,7 @@ def test_the_newest_intent_wins_in_any_order(messages: list[Join | Leave]) -> No
     assert state.local_state().status_ltimes["b"] == 5
 
 
-def test_we_contradict_those_who_say_that_we_leave() -> None:
+def test_leave_intent_about_self_is_refuted() -> None:
     state = serf("a", "b")
     state.handle(encode(Leave(60, "a")), 0.0)
     assert status(state, "a") is Status.ALIVE
@@ -76,7 +87,7 @@ def test_we_contradict_those_who_say_that_we_leave() -> None:
     assert state.local_state().status_ltimes["a"] == 61
 
 
-def test_we_do_not_when_we_do_leave() -> None:
+def test_own_leave_is_not_refuted_while_leaving() -> None:
     state = serf("a", "b")
     state.announce_leave(0.0)
     assert status(state, "a") is Status.LEAVING
@@ -85,15 +96,15 @@ def test_we_do_not_when_we_do_leave() -> None:
     assert broadcasts(state) == [Leave(60, "a")]
 
 
-def test_contradictions_and_leaves_go_before_everything_else() -> None:
+def test_refutation_is_gossiped_first() -> None:
     state = serf("a", "b", "c")
     state.handle(encode(Join(50, "c")), 0.0)
     state.handle(encode(Leave(60, "a")), 0.0)
-    first = state.queues["Intent"].fill_packet(0, len(encode(Join(61, "a"))))
-    assert first == [encode(Join(61, "a"))]
+    first = bytes((USER,)) + encode(Join(61, "a"))
+    assert state.queues["Intent"].fill_packet(0, len(first)) == [first]
 
 
-def test_joining_is_announced_at_the_present_time() -> None:
+def test_join_intent_has_current_ltime() -> None:
     state = serf("a", "b")
     state.clock.witness(7)
     state.announce_join(0.0)
@@ -101,7 +112,7 @@ def test_joining_is_announced_at_the_present_time() -> None:
     assert state.clock.time == 9
 
 
-def test_leaving_is_announced_and_waited_for() -> None:
+def test_leave_is_done_after_last_transmit() -> None:
     state = serf("a", "b")
     done: list[str] = []
     state.announce_leave(0.0, lambda: done.append("done"))
@@ -112,7 +123,7 @@ def test_leaving_is_announced_and_waited_for() -> None:
 
 
 @pytest.mark.parametrize("other", [None, Status.FAILED, Status.LEFT, Status.LEAVING])
-def test_leaving_alone_is_not_waited_for(other: Status | None) -> None:
+def test_leave_without_other_alive_members_is_done_at_once(other: Status | None) -> None:
     state = serf("a") if other is None else in_status(other)
     state.member_left("c", 0.0)
     done: list[str] = []
@@ -128,7 +139,7 @@ def test_leaving_alone_is_not_waited_for(other: Status | None) -> None:
     ("message", "expected"),
     [(Join(5, "b"), Status.ALIVE), (Leave(5, "b"), Status.LEAVING)],
 )
-def test_intents_wait_for_their_member(message: Join | Leave, expected: Status) -> None:
+def test_intent_about_unknown_member_is_buffered(message: Join | Leave, expected: Status) -> None:
     state = serf("a")
     state.handle(encode(message), 0.0)
     assert broadcasts(state) == [message]
@@ -137,7 +148,7 @@ def test_intents_wait_for_their_member(message: Join | Leave, expected: Status) 
     assert state.local_state().status_ltimes["b"] == 5
 
 
-def test_but_not_for_ever() -> None:
+def test_buffered_intent_expires() -> None:
     state = serf("a")
     state.handle(encode(Leave(5, "b")), 0.0)
     join(state, "b", now=300.1)
@@ -145,7 +156,7 @@ def test_but_not_for_ever() -> None:
     assert state.local_state().status_ltimes["b"] == 0
 
 
-def test_those_whose_member_does_not_come_are_reaped() -> None:
+def test_expired_buffered_intents_are_reaped() -> None:
     state = serf("a")
     state.handle(encode(Leave(5, "b")), 0.0)
     state.reap(300.0)
@@ -154,7 +165,7 @@ def test_those_whose_member_does_not_come_are_reaped() -> None:
     assert len(state._intents._buffer) == 0
 
 
-def test_only_the_newest_of_them_counts_and_is_passed_on() -> None:
+def test_latest_buffered_intent_counts_and_is_rebroadcast() -> None:
     state = serf("a")
     state.handle(encode(Join(6, "b")), 0.0)
     broadcasts(state)
@@ -165,7 +176,7 @@ def test_only_the_newest_of_them_counts_and_is_passed_on() -> None:
     assert status(state, "b") is Status.ALIVE
 
 
-def test_an_intent_is_used_once() -> None:
+def test_buffered_intent_is_used_once() -> None:
     state = serf("a", "c")
     state.handle(encode(Leave(5, "b")), 0.0)
     join(state, "b", now=1.0)
@@ -175,7 +186,7 @@ def test_an_intent_is_used_once() -> None:
     assert status(state, "b") is Status.ALIVE
 
 
-def test_a_flood_of_them_is_bounded_and_the_newest_stay() -> None:
+def test_buffered_intents_are_bounded_and_latest_are_kept() -> None:
     state = serf("a", options=SerfOptions(intents_kept=16, max_queue_depth=100))
     for number in range(1000):
         state.handle(encode(Leave(number + 1, f"n{number}")), 0.0)
@@ -185,7 +196,7 @@ def test_a_flood_of_them_is_bounded_and_the_newest_stay() -> None:
 
 
 @pytest.mark.parametrize("last", [LAST_TIME - 1000, LAST_TIME - 1, LAST_TIME])
-def test_an_intent_from_the_end_of_the_range_is_not_the_last_word(last: int) -> None:
+def test_intent_from_end_of_range_can_be_superseded(last: int) -> None:
     state = serf("a", "b")
     state.handle(encode(Leave(last, "b")), 0.0)
     assert status(state, "b") is Status.LEAVING
@@ -195,7 +206,7 @@ def test_an_intent_from_the_end_of_the_range_is_not_the_last_word(last: int) -> 
     assert status(state, "b") is Status.LEAVING
 
 
-def test_after_the_last_time_the_clock_goes_on_behind_what_members_have_said() -> None:
+def test_wrapped_clock_is_set_behind_known_intents() -> None:
     state = serf("a", "b", "c")
     state.handle(encode(Join(40, "b")), 0.0)
     state.handle(encode(Join(LAST_TIME - 1, "x")), 0.0)
@@ -209,13 +220,13 @@ def test_after_the_last_time_the_clock_goes_on_behind_what_members_have_said() -
     assert state.clock.time == 41
 
 
-def test_a_jump_to_the_last_time_is_not_followed() -> None:
+def test_jump_to_last_time_is_not_followed() -> None:
     state = serf("a", "b")
     state.handle(encode(Join(LAST_TIME, "b")), 0.0)
     assert state.clock.time == 1
 
 
-def test_a_poisoned_clock_still_lets_us_contradict() -> None:
+def test_leave_intent_after_far_jump_is_refuted() -> None:
     state = serf("a", "b")
     state.handle(encode(Leave(2**63, "a")), 0.0)
     assert broadcasts(state) == [Join(2**63 + 1, "a")]
@@ -226,7 +237,7 @@ def test_a_poisoned_clock_still_lets_us_contradict() -> None:
 # --- forced leaves ---
 
 
-def test_forcing_a_failed_member_out() -> None:
+def test_force_leave_marks_failed_member_as_left() -> None:
     state = in_status(Status.FAILED)
     done: list[str] = []
     now = 1.0
@@ -238,14 +249,14 @@ def test_forcing_a_failed_member_out() -> None:
     assert done == ["done"]
 
 
-def test_strangers_can_be_forced_out_elsewhere() -> None:
+def test_force_leave_of_unknown_member_is_broadcast() -> None:
     state = serf("a", "c")
     assert not state.force_leave("b", now=0.0)
     assert broadcasts(state) == [Leave(1, "b")]
 
 
 @pytest.mark.parametrize("before", [Status.FAILED, Status.LEFT])
-def test_pruning_one_that_is_gone(before: Status) -> None:
+def test_prune_erases_dead_member_at_once(before: Status) -> None:
     state = in_status(before)
     state.handle(encode(Leave(9, "b", prune=True)), 1.0)
     assert state.member("b") is None
@@ -255,7 +266,7 @@ def test_pruning_one_that_is_gone(before: Status) -> None:
 
 
 @pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING])
-def test_pruning_one_that_leaves_gives_it_time(before: Status) -> None:
+def test_prune_erases_leaving_member_after_delay(before: Status) -> None:
     state = in_status(before)
     state.handle(encode(Leave(9, "b", prune=True)), 1.0)
     assert status(state, "b") is Status.LEAVING
@@ -269,7 +280,7 @@ def test_pruning_one_that_leaves_gives_it_time(before: Status) -> None:
     assert state.next_deadline is None
 
 
-def test_one_that_stays_after_all_is_not_pruned() -> None:
+def test_prune_is_cancelled_by_later_join_intent() -> None:
     state = in_status(Status.ALIVE)
     state.handle(encode(Leave(9, "b", prune=True)), 1.0)
     state.handle(encode(Join(10, "b")), 2.0)
@@ -278,7 +289,7 @@ def test_one_that_stays_after_all_is_not_pruned() -> None:
     assert status(state, "b") is Status.ALIVE
 
 
-def test_one_that_came_back_is_not_pruned() -> None:
+def test_rejoined_member_is_not_pruned() -> None:
     state = in_status(Status.ALIVE)
     state.handle(encode(Leave(9, "b", prune=True)), 1.0)
     state.member_left("b", 2.0)
@@ -287,7 +298,7 @@ def test_one_that_came_back_is_not_pruned() -> None:
     assert status(state, "b") is Status.ALIVE
 
 
-def test_many_prunes_of_one_are_one() -> None:
+def test_repeated_prune_keeps_first_deadline() -> None:
     state = in_status(Status.ALIVE)
     for ltime in range(9, 50):
         state.handle(encode(Leave(ltime, "b", prune=True)), float(ltime))
@@ -297,7 +308,7 @@ def test_many_prunes_of_one_are_one() -> None:
     assert state.next_deadline is None
 
 
-def test_we_are_not_pruned_ourselves() -> None:
+def test_prune_of_self_is_ignored() -> None:
     state = serf("a", "b")
     state.announce_leave(0.0)
     state.handle(encode(Leave(9, "a", prune=True)), 1.0)

@@ -1,4 +1,4 @@
-"""The keyring and its file, as the real program keeps them."""
+"""The keyring and its file, in the format of Serf."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ A64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 B64 = "AAAAAAAAAAAAAAAAAAAAAA=="
 C64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB"
 
-# After installing C and using B, as serf wrote it.
+# Written by serf after the installation of C and the use of B.
 SERF_FILE = f'[\n  "{B64}",\n  "{A64}",\n  "{C64}"\n]'.encode()
 
 
-def test_the_first_key_is_primary_unless_told_otherwise() -> None:
+def test_first_key_is_primary_by_default() -> None:
     assert Keyring([A, B]).primary == A
     assert Keyring([A, B], B).keys == (B, A)
     assert Keyring([A, B], primary=C).keys == (C, A, B)
@@ -34,13 +34,13 @@ def test_the_first_key_is_primary_unless_told_otherwise() -> None:
     assert Keyring([A, B, A, B]).keys == (A, B)
 
 
-def test_a_keyring_is_never_empty() -> None:
+def test_empty_keyring_is_rejected() -> None:
     with pytest.raises(KeyringError, match="at least one key"):
         Keyring([])
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 17, 23, 25, 31, 33, 64])
-def test_keys_have_three_sizes(size: int) -> None:
+def test_key_of_wrong_size_is_rejected(size: int) -> None:
     with pytest.raises(KeyringError, match=r"^key size must be 16, 24 or 32 bytes$"):
         Keyring([A, bytes(size)])
     ring = Keyring([A])
@@ -50,7 +50,7 @@ def test_keys_have_three_sizes(size: int) -> None:
     assert ring.version == 0
 
 
-def test_installing_using_and_removing() -> None:
+def test_keys_are_installed_used_and_removed() -> None:
     ring = Keyring([A])
     ring.install(B)
     ring.install(C)
@@ -64,7 +64,7 @@ def test_installing_using_and_removing() -> None:
     assert ring.version == 4
 
 
-def test_what_is_so_already_changes_nothing() -> None:
+def test_change_without_effect_keeps_version() -> None:
     ring = Keyring([A, B])
     ring.install(B)
     ring.install(A)
@@ -75,42 +75,42 @@ def test_what_is_so_already_changes_nothing() -> None:
     assert ring.version == 0
 
 
-def test_the_primary_key_stays() -> None:
+def test_primary_key_cannot_be_removed() -> None:
     ring = Keyring([A, B])
     with pytest.raises(KeyringError, match="Removing the primary key is not allowed"):
         ring.remove(A)
     assert ring.keys == (A, B)
 
 
-def test_only_installed_keys_can_be_used() -> None:
+def test_unknown_key_cannot_be_used() -> None:
     ring = Keyring([A, B])
     with pytest.raises(KeyringError, match="Requested key is not in the keyring"):
         ring.use(C)
     assert ring.primary == A
 
 
-def test_keys_do_not_show() -> None:
+def test_repr_shows_no_keys() -> None:
     assert repr(Keyring([A, b"0123456789abcdef"])) == "<Keyring of 2 keys>"
 
 
-def test_errors_are_for_users() -> None:
+def test_keyring_error_is_trioserf_error() -> None:
     assert issubclass(KeyringError, TrioserfError)
 
 
-def test_spells_and_reads_keys() -> None:
+def test_keys_are_encoded_in_base64() -> None:
     assert [format_key(key) for key in (A, B, C)] == [A64, B64, C64]
     assert [parse_key(text) for text in (A64, B64, C64)] == [A, B, C]
 
 
 @pytest.mark.parametrize("text", ["@@@", "abc", "AAAAAAAAAAAAAAAAAAAAAA", "ä" * 24, f" {B64}"])
-def test_refuses_what_is_not_base64(text: str) -> None:
+def test_key_that_is_not_base64_is_rejected(text: str) -> None:
     with pytest.raises(KeyringError, match="must be base64") as caught:
         parse_key(text)
     assert text not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "AAAA"])
-def test_refuses_base64_of_a_wrong_size(text: str) -> None:
+def test_base64_key_of_wrong_size_is_rejected(text: str) -> None:
     with pytest.raises(KeyringError, match="16, 24 or 32 bytes"):
         parse_key(text)
 
@@ -118,7 +118,7 @@ def test_refuses_base64_of_a_wrong_size(text: str) -> None:
 # --- the file ---
 
 
-def test_writes_the_file_as_serf_does() -> None:
+def test_keyring_file_equals_that_of_serf() -> None:
     ring = Keyring([A, B])
     ring.install(C)
     ring.use(B)
@@ -133,7 +133,7 @@ def test_writes_the_file_as_serf_does() -> None:
         (f'["{A64}","{A64}"]\n'.encode(), (A,)),
     ],
 )
-def test_reads_the_file(data: bytes, keys: tuple[bytes, ...]) -> None:
+def test_keyring_file_is_parsed(data: bytes, keys: tuple[bytes, ...]) -> None:
     assert load_keyring(data).keys == keys
 
 
@@ -148,13 +148,13 @@ def test_reads_the_file(data: bytes, keys: tuple[bytes, ...]) -> None:
         (b"null", "^Failed to decode keyring file: not a list; expected a JSON list"),
         (f'"{A64}"'.encode(), "^Failed to decode keyring file: not a list; expected a JSON list"),
         (b"[]", "^Keyring file contains no keys; expected at least one"),
-        (b"[1]", "^Failed to decode keyring file: key 1 is no base64 text"),
-        (f'["{A64}", null]'.encode(), "^Failed to decode keyring file: key 2 is no base64 text"),
-        (f'["{A64}", "@@"]'.encode(), "^Failed to decode key from keyring: key 2 is no base64"),
+        (b"[1]", "^Failed to decode keyring file: key 1 is not base64 text"),
+        (f'["{A64}", null]'.encode(), "^Failed to decode keyring file: key 2 is not base64 text"),
+        (f'["{A64}", "@@"]'.encode(), "^Failed to decode key from keyring: key 2 is not base64"),
         (b'["AAAA"]', "^Failed to restore keyring: key 1: key size must be 16, 24 or 32"),
     ],
 )
-def test_a_bad_file_is_explained_without_showing_keys(data: bytes, reason: str) -> None:
+def test_malformed_keyring_file_is_reported_without_keys(data: bytes, reason: str) -> None:
     with pytest.raises(KeyringError, match=reason) as caught:
         load_keyring(data)
     assert "AAAA" not in str(caught.value)
@@ -164,13 +164,13 @@ keys = st.one_of(*[st.binary(min_size=size, max_size=size) for size in (16, 24, 
 
 
 @given(st.lists(keys, min_size=1, unique=True))
-def test_files_round_trip(some: list[bytes]) -> None:
+def test_keyring_file_round_trips(some: list[bytes]) -> None:
     data = dump_keyring(Keyring(some))
     assert load_keyring(data).keys == tuple(some)
     assert len(json.loads(data)) == len(some)
 
 
 @given(st.binary())
-def test_arbitrary_bytes_are_a_keyring_or_an_error(data: bytes) -> None:
+def test_any_bytes_are_keyring_file_or_rejected(data: bytes) -> None:
     with contextlib.suppress(KeyringError):
         load_keyring(data)

@@ -1,4 +1,4 @@
-"""The snapshot's format, against files that the real program wrote and files that broke."""
+"""The format of snapshots, with files of Serf and malformed files."""
 
 import itertools
 import re
@@ -27,8 +27,8 @@ from trioserf.serf.snapshot import (
 )
 from trioserf.wire.serf_messages import Status
 
-# What `serf agent -snapshot` (0.8.2) wrote: b joined, three events and a query came, b was killed,
-# came back and left, c joined, then a left.
+# Written by `serf agent -snapshot` (0.8.2): b joined, three events and a query followed, b was
+# killed, rejoined and left, c joined, then a left.
 SERF_FILE = b"""\
 alive: a 127.13.0.1:7946
 alive: b 127.13.0.2:7946
@@ -64,34 +64,34 @@ def user(ltime: int) -> UserEventReceived:
 
 
 def query(ltime: int) -> QueryReceived:
-    return QueryReceived(1, ltime, 1, "load", b"", "asker", 1.0)
+    return QueryReceived(1, ltime, 1, "load", b"", "requester", 1.0)
 
 
 # --- reading ---
 
 
-def test_reads_what_serf_wrote() -> None:
+def test_snapshot_of_serf_is_parsed() -> None:
     assert parse(BEFORE_LEAVE) == SnapshotContents({"a": A, "c": C}, LamportTimes(4, 3, 1))
 
 
-def test_leaving_forgets_what_was_before_it() -> None:
+def test_leave_erases_earlier_lines() -> None:
     assert parse(SERF_FILE) == SnapshotContents({}, LamportTimes(5, 0, 0), left=True)
 
 
-def test_rejoining_overlooks_that_we_left() -> None:
-    # Were it appended to, the next start without rejoining would forget what came before.
+def test_leave_is_ignored_when_rejoining() -> None:
+    # If lines were appended, the next start without rejoin would drop those before `leave`.
     assert parse(SERF_FILE, rejoin=True) == SnapshotContents(
         {"a": A, "c": C}, LamportTimes(5, 3, 1), left=True, clean=False
     )
 
 
-def test_who_came_after_the_leave_counts() -> None:
+def test_members_after_leave_are_kept() -> None:
     again = SERF_FILE + b"alive: a 127.13.0.1:7946\nevent-clock: 9\n"
     assert parse(again) == SnapshotContents({"a": A}, LamportTimes(5, 9, 0))
     assert parse(again, rejoin=True) == SnapshotContents({"c": C, "a": A}, LamportTimes(5, 9, 1))
 
 
-def test_nothing_is_a_snapshot_too() -> None:
+def test_empty_file_is_empty_snapshot() -> None:
     assert parse(b"") == EMPTY
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_a_snapshot_too() -> None:
         (b"not-alive: never seen", {}),
     ],
 )
-def test_reads_lines(line: bytes, alive: dict[str, str]) -> None:
+def test_valid_lines_are_parsed(line: bytes, alive: dict[str, str]) -> None:
     assert parse(line + b"\n") == SnapshotContents(alive, LamportTimes())
 
 
@@ -145,43 +145,43 @@ def test_reads_lines(line: bytes, alive: dict[str, str]) -> None:
         (b"\0\0\0\0", "a hole of NULs"),
     ],
 )
-def test_reports_faults_and_goes_on(line: bytes, fault: str) -> None:
+def test_malformed_line_is_reported_and_skipped(line: bytes, fault: str) -> None:
     replayed = parse(b"alive: a 127.13.0.1:7946\n" + line + b"\nclock: 7\n")
     assert replayed.alive == {"a": A}
     assert replayed.clocks == LamportTimes(7, 0, 0)
     assert not replayed.clean
-    assert len(replayed.faults) == 1
-    assert re.match(f"line 2: {fault}", replayed.faults[0])
+    assert len(replayed.errors) == 1
+    assert re.match(f"line 2: {fault}", replayed.errors[0])
 
 
-def test_the_line_after_a_hole_is_good() -> None:
+def test_line_after_hole_is_parsed() -> None:
     replayed = parse(b"clock: 1\n\0\0\0\0alive: a 127.13.0.1:7946\n")
     assert replayed.alive == {"a": A}
-    assert replayed.faults == ("line 2: a hole of NULs",)
+    assert replayed.errors == ("line 2: a hole of NULs",)
 
 
 @pytest.mark.parametrize("end", [b"alive: b 127.13.0.2:79", b"query-clock: 5", b"leave", b"\0\0"])
-def test_a_torn_last_line_is_not_believed(end: bytes) -> None:
+def test_torn_last_line_is_ignored(end: bytes) -> None:
     replayed = parse(BEFORE_LEAVE + end)
     assert replayed.alive == {"a": A, "c": C}
     assert replayed.clocks == LamportTimes(4, 3, 1)
     assert not replayed.left
     assert not replayed.clean
-    assert replayed.faults[0].startswith("line 15: cut short: ")
+    assert replayed.errors[0].startswith("line 15: cut short: ")
 
 
-def test_the_last_time_counts_even_if_it_is_smaller() -> None:
+def test_last_clock_line_counts_even_if_lower() -> None:
     assert parse(b"event-clock: 500\nleave\nevent-clock: 3\n", rejoin=True).clocks.event == 3
 
 
-def test_many_faults_are_counted_only() -> None:
-    faults = parse(b"what\n" * 1000).faults
+def test_number_of_reported_errors_is_bounded() -> None:
+    faults = parse(b"what\n" * 1000).errors
     assert len(faults) == 21
-    assert faults[-1] == "and 980 faults more"
+    assert faults[-1] == "and 980 more errors"
 
 
 @given(st.binary(), st.booleans())
-def test_arbitrary_bytes_are_a_snapshot(data: bytes, rejoin: bool) -> None:
+def test_any_bytes_are_parsed(data: bytes, rejoin: bool) -> None:
     parse(data, rejoin=rejoin)
 
 
@@ -191,7 +191,7 @@ pieces = st.sampled_from([*words, *values, b"\n"])
 
 
 @given(st.lists(pieces).map(b"".join), st.booleans())
-def test_what_is_read_can_be_written_and_read_again(data: bytes, rejoin: bool) -> None:
+def test_parsed_snapshot_round_trips(data: bytes, rejoin: bool) -> None:
     replayed = parse(data, rejoin=rejoin)
     again = parse(SnapshotState(replayed).compacted())
     assert again == SnapshotContents(replayed.alive, replayed.clocks)
@@ -200,7 +200,7 @@ def test_what_is_read_can_be_written_and_read_again(data: bytes, rejoin: bool) -
 # --- writing ---
 
 
-def test_writes_the_lines_that_serf_writes() -> None:
+def test_lines_equal_those_of_serf() -> None:
     state = SnapshotState()
     a, b, c = (member(name, f"127.13.0.{i}") for i, name in enumerate("abc", start=1))
     written = state.record(event("member-join", a)) + state.record(event("member-join", b))
@@ -211,7 +211,7 @@ def test_writes_the_lines_that_serf_writes() -> None:
     written += state.clock_lines(2)
     written += state.record(event("member-leave", b)) + state.clock_lines(3)
     written += state.record(event("member-join", c)) + state.clock_lines(4)
-    # Serf writes a line for every event time; nobody needs the ones in between.
+    # Serf writes a line for every event time; only the last one is needed.
     expected = BEFORE_LEAVE.replace(b"event-clock: 1\nevent-clock: 2\n", b"")
     assert written == expected
     written += state.leave(5, keep=False)
@@ -219,7 +219,7 @@ def test_writes_the_lines_that_serf_writes() -> None:
     assert parse(written) == SnapshotContents({}, LamportTimes(), left=True)
 
 
-def test_clock_lines_come_only_when_time_went_on() -> None:
+def test_clock_lines_are_written_only_for_advanced_clocks() -> None:
     state = SnapshotState()
     assert state.clock_lines(0) == b""
     assert state.clock_lines(1) == b"clock: 1\n"
@@ -230,7 +230,7 @@ def test_clock_lines_come_only_when_time_went_on() -> None:
     assert state.clock_lines(1) == b"query-clock: 3\n"
 
 
-def test_old_news_does_not_turn_clocks_back() -> None:
+def test_old_events_do_not_decrease_clocks() -> None:
     state = SnapshotState(SnapshotContents({}, LamportTimes(5, 6, 7)))
     state.record(user(2))
     state.record(query(2))
@@ -238,7 +238,7 @@ def test_old_news_does_not_turn_clocks_back() -> None:
     assert parse(state.compacted()).clocks == LamportTimes(5, 6, 7)
 
 
-def test_members_are_recorded_when_something_changes() -> None:
+def test_member_lines_are_written_only_for_changes() -> None:
     state = SnapshotState()
     a = member("a")
     assert state.record(event("member-join", a, member("six", "::1", 1))) == (
@@ -255,14 +255,14 @@ def test_members_are_recorded_when_something_changes() -> None:
     assert state.alive == {"six": "[::1]:1"}
 
 
-def test_names_are_bytes() -> None:
+def test_invalid_utf8_in_name_is_kept() -> None:
     state = SnapshotState()
     state.record(event("member-join", member("x y é\udcff")))
     assert state.compacted() == b"alive: x y \xc3\xa9\xff 10.0.0.1:7946\n"
 
 
 @pytest.mark.parametrize("name", ["", "a\nleave", "a\r", "\0a"])
-def test_names_that_would_break_lines_are_left_out(name: str) -> None:
+def test_member_with_line_break_in_name_is_not_recorded(name: str) -> None:
     state = SnapshotState()
     assert state.record(event("member-join", member(name), member("b"))) == (
         b"alive: b 10.0.0.1:7946\n"
@@ -270,7 +270,7 @@ def test_names_that_would_break_lines_are_left_out(name: str) -> None:
     assert state.record(event("member-leave", member(name))) == b""
 
 
-def test_nothing_is_recorded_after_the_leave() -> None:
+def test_no_event_is_recorded_after_leave() -> None:
     state = SnapshotState(parse(BEFORE_LEAVE))
     assert state.leave(5, keep=True) == b"clock: 5\nleave\n"
     assert state.left
@@ -279,18 +279,18 @@ def test_nothing_is_recorded_after_the_leave() -> None:
     assert state.clock_lines(9) == b""
     state.resume([member("z")], LamportTimes(9, 9, 9))
     assert state.leave(9, keep=False) == b""
-    # As it stands, and as it would be rewritten after a full disk.
+    # As it is, and as it would be rewritten after a full disk.
     assert parse(state.compacted(), rejoin=True).alive == {"a": A, "c": C}
     assert parse(state.compacted()) == SnapshotContents({}, LamportTimes(), left=True)
 
 
-def test_leaving_for_good_keeps_nobody() -> None:
+def test_leave_without_rejoin_keeps_no_members() -> None:
     state = SnapshotState(parse(BEFORE_LEAVE))
     state.leave(5, keep=False)
     assert state.compacted() == b"clock: 5\nevent-clock: 3\nquery-clock: 1\nleave\n"
 
 
-def test_after_missed_events_it_starts_over_from_the_members() -> None:
+def test_resume_replaces_members_after_dropped_events() -> None:
     state = SnapshotState(parse(BEFORE_LEAVE))
     state.clock_lines(8)
     state.resume([member("a"), member("d")], LamportTimes(8, 2, 9))
@@ -311,7 +311,7 @@ def test_after_missed_events_it_starts_over_from_the_members() -> None:
         (10_000, 2_560_001, True),
     ],
 )
-def test_compaction_is_due_when_most_is_overtaken(members: int, size: int, due: bool) -> None:
+def test_compaction_is_due_above_size_limit(members: int, size: int, due: bool) -> None:
     state = SnapshotState(SnapshotContents({f"n{i}": A for i in range(members)}, LamportTimes()))
     assert state.compaction_due(size) is due
 
@@ -327,10 +327,10 @@ events: st.SearchStrategy[Event] = st.one_of(
 
 
 @given(st.lists(st.tuples(events, st.booleans())), st.data())
-def test_the_file_says_what_the_state_knows(
+def test_file_equals_state_after_any_history(
     history: list[tuple[Event, bool]], data: st.DataObject
 ) -> None:
-    """However often it is compacted, and up to any byte that reached the disk."""
+    """This holds after any compaction, and for a file that was cut at any byte."""
     state = SnapshotState()
     content = b""
     for step, (happened, compact) in enumerate(history):
@@ -347,7 +347,7 @@ def test_the_file_says_what_the_state_knows(
     assert parse(content[:cut]).clocks == parse(whole).clocks
 
 
-def test_clocks_never_go_back_while_events_come() -> None:
+def test_event_clock_lines_increase() -> None:
     state = SnapshotState()
     content = b""
     for ltime in itertools.chain(range(1, 50), range(20, 60)):

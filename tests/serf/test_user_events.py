@@ -4,38 +4,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import Cluster, broadcasts, decode, encode, kinds, raw_broadcasts, serf
+from tests.serf.helpers import (
+    Cluster,
+    broadcasts,
+    kinds,
+    query,
+    raw_broadcasts,
+    serf,
+)
 from trioserf.errors import TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import LargeBroadcast
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LAST_TIME
+from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 
-def test_an_event_is_for_everyone_ourselves_included() -> None:
+def test_own_event_is_delivered_and_broadcast() -> None:
     state = serf("a", "b")
     assert state.user_event("deploy", b"v1", coalesce=True) == 1
     assert state.events == [UserEventReceived(1, "deploy", b"v1", True)]
     assert broadcasts(state) == [UserEvent(1, "deploy", b"v1", True)]
     assert state.user_event("deploy", b"v1") == 2
-    assert state.clocks().event == 2
+    assert state.latest_times().event == 2
 
 
-def test_the_limit_before_encoding() -> None:
+def test_event_above_limit_before_encoding_is_rejected() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
         state.user_event("big", b"x" * 510)
     assert str(caught.value) == "user event exceeds configured limit of 512 bytes before encoding"
 
 
-def test_the_limit_counts_bytes() -> None:
+def test_limit_counts_bytes_of_name() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge, match="before"):
         state.user_event("é" * 257)
 
 
-def test_the_limit_after_encoding() -> None:
+def test_event_above_limit_after_encoding_is_rejected() -> None:
     state = serf("a", options=SerfOptions())
     with pytest.raises(TooLarge) as caught:
         state.user_event("big", b"x" * 509)
@@ -46,12 +54,12 @@ def test_the_limit_after_encoding() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 9217])
-def test_the_limit_has_limits(limit: int) -> None:
+def test_invalid_event_size_limit_is_rejected(limit: int) -> None:
     with pytest.raises(ValueError, match="user_event_size_limit"):
         SerfOptions(user_event_size_limit=limit)
 
 
-def test_a_new_one_is_delivered_and_passed_on_as_it_came() -> None:
+def test_new_event_is_delivered_and_rebroadcast_unchanged() -> None:
     state = serf("a")
     raw = encode(UserEvent(41, "deploy", b"v1", True))
     state.handle(raw, 0.0)
@@ -61,7 +69,7 @@ def test_a_new_one_is_delivered_and_passed_on_as_it_came() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "news"),
+    ("second", "is_new"),
     [
         (UserEvent(5, "deploy", b"v1"), False),
         (UserEvent(5, "deploy", b"v1", True), False),
@@ -71,17 +79,19 @@ def test_a_new_one_is_delivered_and_passed_on_as_it_came() -> None:
         (UserEvent(4, "deploy", b"v1"), True),
     ],
 )
-def test_doubles(second: UserEvent, news: bool) -> None:
+def test_event_with_known_name_payload_and_ltime_is_ignored(
+    second: UserEvent, is_new: bool
+) -> None:
     state = serf("a")
     state.handle(encode(UserEvent(5, "deploy", b"v1")), 0.0)
     broadcasts(state)
     state.events.clear()
     state.handle(encode(second), 0.0)
-    assert bool(state.events) == news
-    assert broadcasts(state) == ([second] if news else [])
+    assert bool(state.events) == is_new
+    assert broadcasts(state) == ([second] if is_new else [])
 
 
-def test_our_own_does_not_come_back_to_us() -> None:
+def test_own_event_is_ignored_when_received() -> None:
     state = serf("a")
     state.user_event("deploy", b"v1")
     (raw,) = raw_broadcasts(state)
@@ -91,33 +101,33 @@ def test_our_own_does_not_come_back_to_us() -> None:
     assert raw_broadcasts(state) == []
 
 
-def test_doubles_are_known_long_after_their_bytes_are_forgotten() -> None:
+def test_duplicate_event_is_detected_without_recent_message() -> None:
     state = serf("a", options=SerfOptions(event_buffer=8192, user_event_size_limit=1024))
     raw = encode(UserEvent(1, "first"))
     state.handle(raw, 0.0)
     for ltime in range(2, 5000):
         state.handle(encode(UserEvent(ltime, "x")), 0.0)
-    assert not state._outbox.is_duplicate(raw)
+    assert not state._gossip_queues.is_duplicate(raw)
     state.events.clear()
     state.handle(raw, 0.0)
     assert state.events == []
 
 
-@pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True), (489, True)])
-def test_old_ones_are_dropped_with_a_warning(
-    ltime: int, news: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("ltime", "is_new"), [(487, False), (488, True), (489, True)])
+def test_old_event_is_dropped_with_warning(
+    ltime: int, is_new: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = serf("a")
     state.handle(encode(UserEvent(999, "new")), 0.0)
     state.events.clear()
     state.handle(encode(UserEvent(ltime, "old")), 0.0)
-    assert bool(state.events) == news
-    expected = [] if news else [f"received old event old from time {ltime} (current: 1000)"]
+    assert bool(state.events) == is_new
+    expected = [] if is_new else [f"received old event old from time {ltime} (current: 1000)"]
     assert caplog.messages == expected
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
+def test_far_jump_of_clock_does_not_hide_events() -> None:
     state = serf("a")
     state.handle(encode(UserEvent(7, "before")), 0.0)
     state.handle(encode(UserEvent(2**63, "poison")), 0.0)
@@ -126,12 +136,12 @@ def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
     state.handle(encode(UserEvent(7, "before", b"", True)), 0.0)
     state.handle(encode(UserEvent(2**63 + 1, "ahead")), 0.0)
     state.handle(encode(UserEvent(LAST_TIME, "overflow", b"", True)), 0.0)
-    heard = ["before", "poison", "overflow", "behind", "ahead"]
-    assert [name for _, name in kinds(state.events)] == heard
+    names = ["before", "poison", "overflow", "behind", "ahead"]
+    assert [name for _, name in kinds(state.events)] == names
     assert state.user_event("ours") == 2**63 + 2
 
 
-def test_what_has_been_seen_is_replayed_in_order() -> None:
+def test_local_state_has_events_in_order_of_time() -> None:
     state = serf("a")
     for ltime, name in [(5, "x"), (3, "y"), (5, "z")]:
         state.handle(encode(UserEvent(ltime, name, b"p")), 0.0)
@@ -141,7 +151,7 @@ def test_what_has_been_seen_is_replayed_in_order() -> None:
     )
 
 
-def test_a_flood_within_one_time_is_bounded() -> None:
+def test_events_of_one_time_are_bounded() -> None:
     options = SerfOptions(event_buffer_bytes=10_000, user_event_size_limit=1024)
     state = serf("a", options=options)
     for number in range(1000):
@@ -149,7 +159,7 @@ def test_a_flood_within_one_time_is_bounded() -> None:
     assert len(state.events) < 50
 
 
-def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
+def test_events_of_many_times_are_bounded_and_all_delivered() -> None:
     options = SerfOptions(event_buffer_bytes=10_000, user_event_size_limit=1024)
     state = serf("a", options=options)
     for ltime in range(1, 400):
@@ -158,19 +168,19 @@ def test_a_flood_over_many_times_is_bounded_and_the_newest_pass() -> None:
     assert len(state.local_state().events) < 50
 
 
-def test_what_fits_no_packet_goes_by_streams_and_does_not_stay_in_the_queue() -> None:
+def test_own_large_event_is_sent_on_streams_to_all() -> None:
     state = serf("a", "b", options=SerfOptions(user_event_size_limit=9216))
     ltime = state.user_event("huge", b"x" * 9000)
-    [spread] = state.large_broadcasts
-    assert spread.to_all
-    assert decode(spread.data) == UserEvent(ltime, "huge", b"x" * 9000)
+    [broadcast] = state.large_broadcasts
+    assert broadcast.to_all
+    assert decode(broadcast.data) == UserEvent(ltime, "huge", b"x" * 9000)
     assert len(state.queues["Event"]) == 0
     state.large_broadcasts.clear()
-    state.handle(spread.data, 0.0)
+    state.handle(broadcast.data, 0.0)
     assert (len(state.events), state.large_broadcasts) == (1, [])
 
 
-def test_what_fits_no_packet_is_passed_on_once() -> None:
+def test_large_event_is_rebroadcast_once() -> None:
     state = serf("a", "b")
     raw = encode(UserEvent(5, "huge", b"x" * 2000))
     state.handle(raw, 0.0)
@@ -180,10 +190,8 @@ def test_what_fits_no_packet_is_passed_on_once() -> None:
     assert state.large_broadcasts == [LargeBroadcast(raw, to_all=False)]
 
 
-@pytest.mark.parametrize(("size", "streams"), [(1390, 0), (1405, 1), (9000, 1), (20_000, 0)])
-def test_streams_are_for_what_honest_members_send_and_packets_cannot(
-    size: int, streams: int
-) -> None:
+@pytest.mark.parametrize(("size", "streams"), [(1390, 0), (1405, 1), (9000, 1)])
+def test_event_above_packet_size_is_rebroadcast_on_streams(size: int, streams: int) -> None:
     state = serf("a", "b")
     raw = encode(UserEvent(5, "x", b"x"))
     raw = encode(UserEvent(5, "x", b"x" * (size - len(raw))))
@@ -192,26 +200,40 @@ def test_streams_are_for_what_honest_members_send_and_packets_cannot(
     assert len(raw_broadcasts(state)) == (size < 1400 and not streams)
 
 
-def test_large_news_of_a_push_pull_is_passed_on_but_not_what_a_join_brings() -> None:
-    giver = serf("a", "b")
+def test_query_above_every_limit_is_not_rebroadcast() -> None:
+    state = serf("a", "b")
+    state.handle(query(payload=b"x" * 20_000), 0.0)
+    assert len(state.events) == 1
+    assert state.large_broadcasts == []
+    assert raw_broadcasts(state) == []
+
+
+def test_large_replayed_event_is_rebroadcast_unless_joining() -> None:
+    sender = serf("a", "b")
     for size in (10, 2000):
-        giver.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
+        sender.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
     for join, passed_on in ((True, 0), (False, 1)):
-        taker = serf("b", "a")
+        receiver = serf("b", "a")
         for _ in range(2):
-            taker.merge_remote_state(giver.local_state(), join=join, ignore_events=False, now=0.0)
-        assert len(taker.events) == 2
-        assert [len(spread.data) > 2000 for spread in taker.large_broadcasts] == [True] * passed_on
-        assert all(spread.to_all for spread in taker.large_broadcasts)
-        assert raw_broadcasts(taker) == []
+            receiver.merge_remote_state(
+                sender.local_state(), join=join, ignore_events=False, now=0.0
+            )
+        assert len(receiver.events) == 2
+        assert [len(broadcast.data) > 2000 for broadcast in receiver.large_broadcasts] == [
+            True
+        ] * passed_on
+        assert all(broadcast.to_all for broadcast in receiver.large_broadcasts)
+        assert raw_broadcasts(receiver) == []
 
 
-def test_much_large_news_at_once_is_old_and_goes_to_a_few() -> None:
-    giver, taker = serf("a", "b"), serf("b", "a")
+def test_only_first_large_replayed_events_go_to_all_members() -> None:
+    sender, receiver = serf("a", "b"), serf("b", "a")
     for number in range(10):
-        giver.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
-    taker.merge_remote_state(giver.local_state(), join=False, ignore_events=False, now=0.0)
-    assert [spread.to_all for spread in taker.large_broadcasts] == [True] * 8 + [False] * 2
+        sender.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
+    receiver.merge_remote_state(sender.local_state(), join=False, ignore_events=False, now=0.0)
+    assert [broadcast.to_all for broadcast in receiver.large_broadcasts] == [True] * 8 + [
+        False
+    ] * 2
 
 
 @given(
@@ -219,7 +241,7 @@ def test_much_large_news_at_once_is_old_and_goes_to_a_few() -> None:
         st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y"]), st.booleans()), max_size=12
     )
 )
-def test_everyone_sees_every_event_exactly_once(sent: list[tuple[str, str, bool]]) -> None:
+def test_each_member_delivers_each_event_once(sent: list[tuple[str, str, bool]]) -> None:
     cluster = Cluster("a", "b", "c")
     expected = set()
     for sender, name, at_once in sent:
@@ -228,11 +250,6 @@ def test_everyone_sees_every_event_exactly_once(sent: list[tuple[str, str, bool]
             cluster.run(0.0)
     cluster.run(0.0)
     for state in cluster.states.values():
-        seen = [(e.ltime, e.name, e.payload) for e in state.events if e.kind == "user"]
-        assert len(seen) == len(set(seen))
-        assert set(seen) == expected
-
-
-def test_the_codec_of_these_tests_round_trips() -> None:
-    message = UserEvent(5, "x", b"\0")
-    assert decode(encode(message)) == message
+        delivered = [(e.ltime, e.name, e.payload) for e in state.events if e.kind == "user"]
+        assert len(delivered) == len(set(delivered))
+        assert set(delivered) == expected

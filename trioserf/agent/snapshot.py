@@ -77,8 +77,8 @@ async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> SnapshotCo
             " written, or created in a directory that exists"
         ) from error
     contents = parse(data or b"", rejoin=rejoin)
-    for fault in contents.faults:
-        _log.warning("snapshot %s: %s", path, fault)
+    for text in contents.errors:
+        _log.warning("snapshot %s: %s", path, text)
     return contents
 
 

@@ -22,7 +22,6 @@ from trioserf.node.config import NodeConfig
 from trioserf.node.event_hub import EventHub, Responder, Subscription
 from trioserf.node.join import Joiner
 from trioserf.node.key_handler import KeyHandler
-from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.serf.events import Event
 from trioserf.serf.filters import EventFilter
@@ -34,7 +33,6 @@ from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.memberlist import Memberlist
-from trioserf.wire.serf_codec import SERF_CODEC
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -131,7 +129,7 @@ class Node:
 
     def latest_times(self) -> LamportTimes:
         """Return the latest Lamport times seen, for `restore` of `open_node`."""
-        return self._state.serf.clocks()
+        return self._state.serf.latest_times()
 
     @property
     def memberlist(self) -> Memberlist:
@@ -355,25 +353,21 @@ class Node:
         send, receive = trio.open_memory_channel[QueryResult](math.inf)
 
         def deliver(result: QueryResult) -> None:
-            send.send_nowait(result)
+            with contextlib.suppress(trio.BrokenResourceError):  # the requester reads no more
+                send.send_nowait(result)
             if isinstance(result, QueryDone):
                 send.close()
 
-        def start(state: ClusterState, now: float) -> RunningQuery:
-            asked = state.serf.ask(question, now)
-            self._owner.collect(asked, deliver)
-            return asked
-
-        asked = await self._owner.ask(start)
-        try:
-            yield asked, receive
-        finally:
-            self._owner.stop_collecting(asked)
-            send.close()
-            receive.close()
-            if not asked.finished:
-                with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
-                    await self._owner.ask(lambda state, _: state.serf.cancel(asked))
+        with receive:
+            asked = await self._owner.ask(
+                lambda state, now: state.serf.ask(question, deliver, now)
+            )
+            try:
+                yield asked, receive
+            finally:
+                if not asked.finished:
+                    with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
+                        await self._owner.ask(lambda state, _: state.serf.cancel(asked))
 
     async def respond(
         self,
@@ -422,12 +416,12 @@ class Node:
         Raises:
             Leaving: the node is leaving.
         """
-        question = key_query(action, key or b"", SERF_CODEC.encode)
+        question = key_query(action, key or b"")
         async with self._start_query(question) as (asked, results):
             key_result = KeyQueryResult(len(asked.expected))
             async for result in results:
                 if isinstance(result, QueryAnswer):
-                    key_result.count(result, SERF_CODEC.decode)
+                    key_result.count(result)
         return key_result
 
     async def configure_encryption(

@@ -1,33 +1,40 @@
-"""Taking in another member's state without holding up everything else.
+"""Merging a remote state in steps, so that a large one does not delay other work.
 
-A push/pull may bring a million rows. They are read and taken in by pieces of some hundred, between
-which packets are answered and probes go on. What members hear of each other by gossip in between
-does no harm: every row is weighed by itself, as if it had come alone.
+A push/pull may have a million rows. They are read and merged in pieces, between which the node
+handles packets and probes. Messages that arrive in between do no harm: each row is compared with
+the current state by itself, as if it had arrived alone.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trioserf.swim.protocol_versions import verify_versions
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.serf_push_pull import decode_push_pull, read_push_pull
-from trioserf.wire.swim_messages import ALIVE, PushPull
+from trioserf.wire.swim_messages import ALIVE, NodeState, PushPull
 
 if TYPE_CHECKING:
     from trioserf.node.state import ClusterState
 
 PIECE: Final = 512
-"""Rows taken in at once: some milliseconds' work."""
+"""Rows merged in one step: a few milliseconds' work."""
+
+MergeStep = Callable[["ClusterState", float], None]
+"""A step of a merge: a function to call with the state and the current time."""
 
 
 def decode_in_steps(data: bytes) -> Generator[int, None, SerfPushPull | None]:
-    """Read the state of Serf's layer in a push/pull, with pauses; None if there is none.
+    """Read the state of Serf's layer in a push/pull, with pauses.
 
-    It gives the number of rows that it has read at each pause.
+    Yields:
+        The number of rows read so far.
+
+    Returns:
+        The state, or None if there is none.
 
     Raises:
-        WireError: it is none.
+        WireError: it is malformed.
     """
     if not data:
         return None
@@ -35,67 +42,53 @@ def decode_in_steps(data: bytes) -> Generator[int, None, SerfPushPull | None]:
 
 
 def read_state(data: bytes) -> SerfPushPull | None:
-    """Read the state of Serf's layer in a push/pull, in one go (as `reading_state`)."""
+    """Read the state of Serf's layer in a push/pull at once (see `decode_in_steps`)."""
     return decode_push_pull(data) if data else None
 
 
-class PushPullMerge:
-    """The other half of a push/pull, on its way into our state.
+def merge_steps(
+    cluster: "ClusterState",
+    remote: PushPull,
+    serf_state: SerfPushPull | None,
+    *,
+    ignore_events: bool,
+) -> Iterator[MergeStep]:
+    """Split the merge of a remote state into steps.
 
     Args:
-        remote: the other half.
-        state: what was read of Serf's layer in it.
-        ignore_events: whether user events from before our join are none of our business.
+        cluster: the state to merge into; only the steps use it.
+        remote: the remote half of a push/pull.
+        serf_state: the state of Serf's layer that was read from it.
+        ignore_events: whether to ignore user events from before our join.
+
+    Yields:
+        The steps in order. The first raises `VersionMismatch` if the protocol versions are
+        incompatible.
     """
-
-    def __init__(
-        self, remote: PushPull, state: SerfPushPull | None, *, ignore_events: bool
-    ) -> None:
-        self._remote = remote
-        self._state = state
-        self._ignore_events = ignore_events
-        self._steps: Generator[None, float, None] | None = None
-
-    def step(self, cluster: "ClusterState", now: float) -> bool:
-        """Take in the next piece; tells whether there are more.
-
-        Raises:
-            VersionMismatch: in the first step; the clusters' versions exclude each other.
-        """
-        if self._steps is None:
-            self._steps = self._all(cluster)
-            next(self._steps)
-        try:
-            self._steps.send(now)
-        except StopIteration:
-            return False
-        return True
-
-    def _all(self, cluster: "ClusterState") -> Generator[None, float, None]:
-        now = yield
-        rows = self._remote.nodes
-        verify_versions(rows, cluster.membership.records.values())
-        for start in range(0, len(rows), PIECE):
-            if start:
-                now = yield
-            cluster.membership.merge_nodes(rows[start : start + PIECE], now)
-        if self._state is None:
-            return
-        serf = cluster.serf.merging(
-            self._state,
-            join=self._remote.join,
-            ignore_events=self._ignore_events,
-            lives=partial(_lives, cluster),
-        )
-        next(serf)
-        while True:
-            try:
-                serf.send(now)
-            except StopIteration:
-                return
-            now = yield
+    for start in range(0, len(remote.nodes), PIECE):
+        yield partial(_merge_nodes, remote.nodes, start)
+    if serf_state is not None:
+        for step in cluster.serf.merge_steps(
+            serf_state,
+            join=remote.join,
+            ignore_events=ignore_events,
+            is_alive=partial(_is_alive, cluster),
+        ):
+            yield partial(_merge_serf, step)
 
 
-def _lives(cluster: "ClusterState", name: str) -> bool:
+def _merge_nodes(
+    nodes: tuple[NodeState, ...], start: int, cluster: "ClusterState", now: float
+) -> None:
+    if not start:
+        verify_versions(nodes, cluster.membership.records.values())
+    cluster.membership.merge_nodes(nodes[start : start + PIECE], now)
+
+
+def _merge_serf(step: Callable[[float], None], _cluster: "ClusterState", now: float) -> None:
+    step(now)
+
+
+def _is_alive(cluster: "ClusterState", name: str) -> bool:
     record = cluster.membership.records.get(name)
     return record is not None and record.state is ALIVE

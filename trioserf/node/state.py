@@ -15,7 +15,7 @@ from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, swim_options
 from trioserf.node.drop_counts import DropCounts
-from trioserf.node.push_pull_merge import PushPullMerge, read_state
+from trioserf.node.push_pull_merge import merge_steps, read_state
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
@@ -36,9 +36,9 @@ from trioserf.swim.failure_detector import FailureDetector
 from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
+from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
-from trioserf.wire.serf_codec import SERF_CODEC
 from trioserf.wire.serf_payloads import encode_tags
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import (
@@ -138,14 +138,13 @@ class ClusterState:
         self.serf = Serf(
             config.name,
             address,
-            codec=SERF_CODEC,
             rng=rng,
             options=config.serf,
             timing=config.timing,
             swim=options,
             has_responder=has_responder,
             keys=keys,
-            tally=self.counters,
+            counters=self.counters,
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)
@@ -238,18 +237,18 @@ class ClusterState:
 
     def local_state(self, *, join: bool) -> PushPull:
         """Return our half of a push/pull."""
-        user_state = SERF_CODEC.encode(self.serf.local_state())
+        user_state = serf_codec.encode(self.serf.local_state())
         return PushPull(join, self.membership.members.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
-        """Merge the remote half of a push/pull at once (see `PushPullMerge`).
+        """Merge the remote half of a push/pull at once (see `merge_steps`).
 
         Raises:
             ValueError: the versions are incompatible, or the state is malformed (`WireError`).
         """
-        merge = PushPullMerge(remote, read_state(remote.user_state), ignore_events=ignore_events)
-        while merge.step(self, now):
-            pass
+        serf_state = read_state(remote.user_state)
+        for step in merge_steps(self, remote, serf_state, ignore_events=ignore_events):
+            step(self, now)
 
     # --- requests of users ---
 

@@ -22,7 +22,6 @@ from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
 from trioserf.node.stream_queue import StreamSendQueue
 from trioserf.node.timers import AutoResetEvent, DeadlineTimer
-from trioserf.serf.query_collector import QueryResult, RunningQuery
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -102,7 +101,6 @@ class StateOwner:
         self._to_inbox, self._inbox = trio.open_memory_channel[Item](depth)
         self._batches = 0
         self._batch_handled = AutoResetEvent()
-        self._queries: dict[RunningQuery, Callable[[QueryResult], None]] = {}
         self._was_gossiping = False
         hub.on_no_responder = self._decline
 
@@ -198,14 +196,6 @@ class StateOwner:
 
         await self.ask(expire)
 
-    def collect(self, query: RunningQuery, deliver: Callable[[QueryResult], None]) -> None:
-        """Deliver the results of a query; call this inside `ask` only."""
-        self._queries[query] = deliver
-
-    def stop_collecting(self, query: RunningQuery) -> None:
-        """Deliver no more results of a query."""
-        self._queries.pop(query, None)
-
     # --- the task ---
 
     async def run(self) -> None:
@@ -272,12 +262,6 @@ class StateOwner:
             for event in serf.events:
                 self._hub.publish(event)
             serf.events.clear()
-        if serf.results:
-            for query, result in serf.results:
-                deliver = self._queries.get(query)
-                if deliver is not None:
-                    deliver(result)
-            serf.results.clear()
         self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
         self.deadline.move(_earlier(state.next_deadline, self._hub.next_deadline))
@@ -285,7 +269,7 @@ class StateOwner:
             order = serf.shutdown_orders.pop()
             raise NameConflict(
                 f"another member has the name {state.config.name!r}, and the majority sides with"
-                f" it ({order.matching} of {order.answers} answers for us)"
+                f" it ({order.matching} of {order.responses} answers for us)"
             )
 
     def _wake_gossip(self) -> None:

@@ -15,7 +15,7 @@ from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
-from trioserf.node.push_pull_merge import PushPullMerge, decode_in_steps
+from trioserf.node.push_pull_merge import decode_in_steps, merge_steps
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
@@ -270,8 +270,10 @@ class Streams:
                 async with self._work_lock:
                     rows = next(reading)
         except StopIteration as end:
-            merge = PushPullMerge(theirs, end.value, ignore_events=ignore_events)
-        while await self._owner.ask(merge.step):
+            serf_state = end.value
+        state = self._owner.state
+        for step in merge_steps(state, theirs, serf_state, ignore_events=ignore_events):
+            await self._owner.ask(step)
             async with self._work_lock:
                 await trio.lowlevel.checkpoint()
 

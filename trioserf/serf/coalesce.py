@@ -1,7 +1,7 @@
-"""Coalescing: a burst of events becomes few, for handlers that are programs (spec: coalescing).
+"""Coalescing: a burst of events becomes a few for handlers (see serf/README.md, § Coalescing).
 
-A burst begins with the first event taken in. It ends when nothing has come for the `quiet` time,
-or at the latest `period` after its beginning; what was gathered is then delivered.
+A burst begins with its first event. It ends after `quiet` seconds without an event, or `period`
+seconds after its beginning; the gathered events are then delivered.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,17 +18,17 @@ from trioserf.serf.events import (
 from trioserf.serf.member import Member
 
 PERIOD = 3.0
-"""Seconds after which a burst is delivered though it goes on."""
+"""Seconds after which a burst is delivered even if it continues."""
 QUIET = 1.0
-"""Seconds of silence that end a burst."""
+"""Seconds without an event that end a burst."""
 
-_REAPED_KEPT = 1024
-"""Reaped members whose last event is remembered: they may be reaped again, or never come back."""
+_MAX_REAPED = 1024
+"""Reaped members whose last event is kept: they may be reaped again, or never rejoin."""
 
 
-@attrs.define(slots=True)
+@attrs.define
 class _Window:
-    """The time of a burst."""
+    """The deadline of a burst."""
 
     period: float
     quiet: float
@@ -40,7 +40,7 @@ class _Window:
             self._end = now + self.period
         self.deadline = min(self._end, now + self.quiet)
 
-    def due(self, now: float) -> bool:
+    def is_due(self, now: float) -> bool:
         return self.deadline is not None and now >= self.deadline
 
     def close(self) -> None:
@@ -48,15 +48,15 @@ class _Window:
 
 
 class MemberCoalescer:
-    """Gathers member events: the latest per member counts, one event per kind is delivered.
+    """Gathers member events: keeps the latest for each member, delivers one event for each kind.
 
-    A member whose last delivered event was of the same kind is left out: it went and came back
-    within the burst. Updates are always delivered. Suspicions pass by: who asks for them wants
-    them at once.
+    A member whose last delivered event was of the same kind is left out: it failed and rejoined
+    within the burst. Updates are always delivered. Suspicions are not coalesced, as they are only
+    useful at once.
 
     Args:
         period: seconds a burst may last.
-        quiet: seconds of silence that end it.
+        quiet: seconds without an event that end it.
     """
 
     def __init__(self, period: float = PERIOD, quiet: float = QUIET) -> None:
@@ -67,11 +67,11 @@ class MemberCoalescer:
 
     @property
     def deadline(self) -> float | None:
-        """When `flush` has something to do, unless more comes; None while nothing is gathered."""
+        """The time at which the burst ends, unless another event comes; None between bursts."""
         return self._window.deadline
 
     def feed(self, event: Event, now: float) -> bool:
-        """Take an event in; False if it is not for this coalescer and passes straight through."""
+        """Gather an event; return False for one that this coalescer does not hold back."""
         if not isinstance(event, MemberEvent) or event.kind not in MEMBER_EVENT_KINDS:
             return False
         for member in event.members:
@@ -80,11 +80,11 @@ class MemberCoalescer:
         return True
 
     def flush(self, now: float) -> list[Event]:
-        """Give what is due; nothing before the deadline."""
-        return self.drain() if self._window.due(now) else []
+        """Return the gathered events if the burst has ended."""
+        return self.drain() if self._window.is_due(now) else []
 
     def drain(self) -> list[Event]:
-        """Give what was gathered, due or not."""
+        """End the burst and return the gathered events."""
         by_kind: dict[MemberEventKind, list[Member]] = {}
         for name, (kind, member) in self._latest.items():
             if kind == "member-update" or self._delivered.get(name) != kind:
@@ -100,19 +100,19 @@ class MemberCoalescer:
             self._reaped.pop(name, None)
             return
         self._reaped[name] = None
-        if len(self._reaped) > _REAPED_KEPT:
+        if len(self._reaped) > _MAX_REAPED:
             oldest = next(iter(self._reaped))
             del self._reaped[oldest], self._delivered[oldest]
 
 
 class UserCoalescer:
-    """Gathers those user events that may coalesce: of each name only the newest are delivered.
+    """Gathers user events with the coalesce flag: keeps the latest for each name.
 
-    Newest is the highest Lamport time; events of the same name and time are all kept.
+    The latest are those of the highest Lamport time; all events of that name and time are kept.
 
     Args:
         period: seconds a burst may last.
-        quiet: seconds of silence that end it.
+        quiet: seconds without an event that end it.
     """
 
     def __init__(self, period: float = PERIOD, quiet: float = QUIET) -> None:
@@ -121,11 +121,11 @@ class UserCoalescer:
 
     @property
     def deadline(self) -> float | None:
-        """When `flush` has something to do, unless more comes; None while nothing is gathered."""
+        """The time at which the burst ends, unless another event comes; None between bursts."""
         return self._window.deadline
 
     def feed(self, event: Event, now: float) -> bool:
-        """Take an event in; False if it is not for this coalescer and passes straight through."""
+        """Gather an event; return False for one that this coalescer does not hold back."""
         if not isinstance(event, UserEventReceived) or not event.coalesce:
             return False
         kept = self._newest.get(event.name)
@@ -137,11 +137,11 @@ class UserCoalescer:
         return True
 
     def flush(self, now: float) -> list[Event]:
-        """Give what is due; nothing before the deadline."""
-        return self.drain() if self._window.due(now) else []
+        """Return the gathered events if the burst has ended."""
+        return self.drain() if self._window.is_due(now) else []
 
     def drain(self) -> list[Event]:
-        """Give what was gathered, due or not."""
+        """End the burst and return the gathered events."""
         gathered: list[Event] = [event for kept in self._newest.values() for event in kept]
         self._newest.clear()
         self._window.close()
@@ -149,11 +149,11 @@ class UserCoalescer:
 
 
 class EventCoalescer:
-    """Both coalescers side by side, each with bursts of its own.
+    """Both coalescers, each with its own bursts.
 
     Args:
         period: seconds a burst may last.
-        quiet: seconds of silence that end it.
+        quiet: seconds without an event that end it.
     """
 
     def __init__(self, period: float = PERIOD, quiet: float = QUIET) -> None:
@@ -162,19 +162,19 @@ class EventCoalescer:
 
     @property
     def deadline(self) -> float | None:
-        """When `flush` has something to do, unless more comes; None while nothing is gathered."""
+        """The time at which the burst ends, unless another event comes; None between bursts."""
         return min(_known((self._members.deadline, self._users.deadline)), default=None)
 
     def feed(self, event: Event, now: float) -> bool:
-        """Take an event in; False if it passes straight through."""
+        """Gather an event; return False for one that is not held back."""
         return self._members.feed(event, now) or self._users.feed(event, now)
 
     def flush(self, now: float) -> list[Event]:
-        """Give what is due, members first; nothing before the deadline."""
+        """Return the gathered events of bursts that have ended, members first."""
         return self._members.flush(now) + self._users.flush(now)
 
     def drain(self) -> list[Event]:
-        """Give what was gathered, due or not."""
+        """End the burst and return the gathered events."""
         return self._members.drain() + self._users.drain()
 
 

@@ -1,4 +1,4 @@
-"""Limits and timeouts of Serf's layer, with Serf's defaults."""
+"""The configuration of the Serf layer, with Serf's defaults."""
 
 import attrs
 from attrs import validators as v
@@ -17,14 +17,13 @@ class SerfOptions:
     """Limits in bytes and counts, durations in seconds.
 
     Attributes:
-        name_conflict_resolution: query the cluster if another member claims our name.
-        event_buffer_bytes: size of all remembered user events.
-        query_buffer_bytes: size of all remembered queries, about 100 bytes each.
-        intents_kept: intents about unknown members.
-        pending_queries: received queries that await our response; beyond that the oldest are
-            forgotten.
-        asked_queries: our own queries at once.
-        unexpected_answers: responders to a query that are not members.
+        name_conflict_resolution: whether the members vote on a conflict about our name.
+        event_buffer_bytes: all buffered user events.
+        query_buffer_bytes: all buffered query ids, about 100 bytes each.
+        intents_kept: buffered intents about unknown members.
+        pending_queries: received queries without a response; above it, the oldest are dropped.
+        running_queries: queries of our own at once.
+        unexpected_responders: names from which a query accepts responses beside its members.
 
     Raises:
         ValueError: a limit outside its range.
@@ -89,5 +88,5 @@ class SerfOptions:
     query_buffer_bytes: int = _limit(4 * 1024 * 1024)
     intents_kept: int = _limit(8192)
     pending_queries: int = _limit(1024)
-    asked_queries: int = _limit(1024)
-    unexpected_answers: int = _limit(1024, 0)
+    running_queries: int = _limit(1024)
+    unexpected_responders: int = _limit(1024, 0)

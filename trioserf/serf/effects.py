@@ -1,4 +1,4 @@
-"""What the Serf layer wants done; its owner drains these lists after every call."""
+"""Effects of the Serf layer: its owner runs and clears them after every call."""
 
 import attrs
 
@@ -7,9 +7,9 @@ from trioserf.counters import Counters
 from trioserf.serf.events import Event
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class DirectMessage:
-    """Send these bytes as a user message to one member: as a packet, or by a stream of its own."""
+    """A message to one member, sent as a user message in a packet or on a stream of its own."""
 
     address: Address
     node: str
@@ -17,42 +17,41 @@ class DirectMessage:
     stream: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class LargeBroadcast:
-    """News that fits no packet: send these bytes to members by streams of their own.
+    """A broadcast too large for a packet, sent to members on streams of their own.
 
     Attributes:
         data: the encoded message.
-        to_all: everyone is to get it from us, who began it; else it is for a few chosen at random,
-            each of whom passes it on in turn.
+        to_all: whether we send it to all members; else a few random ones get it and pass it on.
     """
 
     data: bytes
     to_all: bool
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class NameConflictLost:
-    """The cluster holds our name for somebody else's: shut down, without a leave."""
+    """The majority gave our name to another member: shut down, without a leave."""
 
     matching: int
-    answers: int
+    responses: int
 
 
 Order = NameConflictLost
 
 
-@attrs.define(slots=True)
+@attrs.define
 class Effects:
-    """What happened and what is to be done, in order.
+    """Effects in the order of their causes.
 
     Attributes:
         events: for users and handlers.
-        sends: messages to single members.
-        spreads: messages to many members that fit no packet.
-        orders: for the node itself.
-        flaps: members that came back soon after they had failed, so far.
-        tally: counts for metrics.
+        direct_messages: messages to single members.
+        large_broadcasts: broadcasts too large for a packet.
+        shutdown_orders: reasons for the node to shut down.
+        flaps: how many members have rejoined soon after they failed.
+        counters: counters for metrics.
     """
 
     events: list[Event] = attrs.Factory(list)

@@ -1,7 +1,4 @@
-"""What happens in a cluster, as users are told of it (spec: events to users).
-
-The kind of an event is its name everywhere: in handler filters, `SERF_EVENT`, stream records.
-"""
+"""Events for users (see serf/README.md, § Events to users)."""
 
 from typing import ClassVar, Literal
 
@@ -25,23 +22,23 @@ MEMBER_EVENT_KINDS: tuple[MemberEventKind, ...] = (
     "member-update",
     "member-reap",
 )
-"""The kinds that Serf knows, which everyone gets by default."""
+"""Serf's kinds, which subscriptions get by default."""
 
 SUSPICION_EVENT_KINDS: tuple[MemberEventKind, ...] = ("member-suspect", "member-recovered")
-"""Ours; delivered only to those who name them."""
+"""Our own kinds, which a subscription gets only if its filters name them."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class MemberEvent:
-    """Something happened to these members (one, unless the event was coalesced)."""
+    """A change of these members; of one, unless the event was coalesced."""
 
     kind: MemberEventKind
     members: tuple[Member, ...]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class UserEventReceived:
-    """A user event, sent by anyone in the cluster."""
+    """A user event of a member."""
 
     ltime: int
     name: str
@@ -50,12 +47,18 @@ class UserEventReceived:
     kind: ClassVar[Literal["user"]] = "user"
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryReceived:
-    """A query that waits for our answer.
+    """A query that waits for our response.
 
-    `id` is this node's own number for it (what `respond` takes), `query_id` and `ltime` are the
-    asker's; `source` is the asker's name, `deadline` an instant of the node's clock in seconds.
+    Attributes:
+        id: this node's own number for it, the argument of `respond`.
+        ltime: the requester's Lamport time.
+        query_id: the requester's number for it.
+        name: the query's name.
+        payload: any bytes.
+        source: the requester's name.
+        deadline: in seconds of the node's clock.
     """
 
     id: int
@@ -68,9 +71,9 @@ class QueryReceived:
     kind: ClassVar[Literal["query"]] = "query"
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Dropped:
-    """The subscriber was too slow: `count` events before this place were not delivered."""
+    """A place in a subscription at which `count` events were dropped: its reader is too slow."""
 
     count: int
     kind: ClassVar[Literal["dropped"]] = "dropped"

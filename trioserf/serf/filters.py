@@ -1,8 +1,8 @@
-"""Filters: which events somebody wants, and whose tags a query means.
+"""Filters of events and of members.
 
-Regular expressions are Go's, which are RE2's: no look-around, no back references, and a running
-time linear in the text, so that an expression from the network can do no harm. The library is
-loaded with the first expression.
+Regular expressions have Go's syntax, which is RE2's: no look-around, no back references, and a
+running time linear in the text, so that an expression from the network does no harm. The library
+is imported with the first expression.
 """
 
 import re
@@ -22,14 +22,14 @@ _KINDS = frozenset({*MEMBER_EVENT_KINDS, *SUSPICION_EVENT_KINDS, "user", "query"
 _NAMED_KINDS = frozenset({"user", "query"})
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class EventFilter:
-    """One wish of an event handler or a stream.
+    """One filter of an event handler or a subscription.
 
     Attributes:
-        kind: a kind of event, or `*` for all that Serf knows; `member-suspect` and
-            `member-recovered` are seen only by those who name them.
-        name: for `user` and `query`, the only name wanted; empty for all.
+        kind: a kind of event, or `*` for all of Serf's kinds; `member-suspect` and
+            `member-recovered` must be named.
+        name: for `user` and `query`, the name that matches; empty for all.
     """
 
     kind: str = "*"
@@ -37,13 +37,13 @@ class EventFilter:
 
     @classmethod
     def parse(cls, text: str) -> list[Self]:
-        """Read a comma-separated list such as `member-join,user:deploy,query`.
+        """Parse a comma-separated list such as `member-join,user:deploy,query`.
 
-        Nothing at all means everything. No blanks are allowed, as in Serf. Names are compared
-        letter by letter; what follows the first colon is the name.
+        An empty text matches all of Serf's kinds. Blanks are not allowed, as in Serf. The text
+        after the first colon is the name, and is compared as it is.
 
         Raises:
-            InvalidFilter: an item that is not one of the known kinds.
+            InvalidFilter: an item is not a known kind.
         """
         return [cls._parse_one(item) for item in (text or "*").split(",")]
 
@@ -53,13 +53,13 @@ class EventFilter:
         if kind in _KINDS and (not colon or kind in _NAMED_KINDS):
             return cls(kind, name)
         raise InvalidFilter(
-            f"{item!r} is no event filter; expected *, member-join, member-leave, member-failed,"
-            " member-update, member-reap, member-suspect, member-recovered, user, user:NAME,"
-            " query or query:NAME"
+            f"{item!r} is not a valid event filter; expected *, member-join, member-leave,"
+            " member-failed, member-update, member-reap, member-suspect, member-recovered, user,"
+            " user:NAME, query or query:NAME"
         )
 
     def matches(self, event: Event) -> bool:
-        """Whether this event is wanted."""
+        """Return whether the event passes."""
         if self.kind == "*":
             return event.kind not in SUSPICION_EVENT_KINDS
         if self.kind != event.kind:
@@ -77,22 +77,22 @@ class Pattern(Protocol):
     """A compiled expression."""
 
     def search(self, text: str, /) -> object | None:
-        """Find the expression anywhere in the text."""
+        """Search the whole text for the expression."""
 
 
 _UNDECODED = re.compile("[\ud800-\udfff]")
-"""How bytes that are not UTF-8 come in names and tags; Go reads each of them as U+FFFD."""
+"""Bytes that are not UTF-8, as decoded in names and tags; Go reads each of them as U+FFFD."""
 _SINGLE_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
-"""RE2 knows `\\C` for any single byte; Go refuses it, and so must we to agree on who is meant."""
-_PATTERNS_KEPT = 32
-"""Compiled expressions remembered; each takes some kilobytes."""
+"""`\\C` is a single byte in RE2. Go rejects it, so we must, to match the same members as Go."""
+_MAX_PATTERNS = 32
+"""Compiled expressions in the cache; each takes some kilobytes."""
 _PATTERN_MEMORY = 4 * 1024 * 1024
-"""Bytes that one of them may take, program and all; a few letters can stand for millions."""
+"""Bytes of one compiled expression; a few characters can require millions."""
 
 
 @lru_cache(maxsize=1)
 def _library() -> tuple[Any, Any]:
-    """Give the RE2 module, and options that keep it from writing to stderr."""
+    """Return the RE2 module, and options that keep it from writing to stderr."""
     import re2
 
     options = re2.Options()
@@ -101,52 +101,54 @@ def _library() -> tuple[Any, Any]:
     return re2, options
 
 
-@lru_cache(maxsize=_PATTERNS_KEPT)
+@lru_cache(maxsize=_MAX_PATTERNS)
 def compiled(expr: str) -> Pattern:
     """Compile an expression in Go's syntax.
 
     Raises:
-        InvalidFilter: it cannot be understood, or is not UTF-8.
+        InvalidFilter: it is malformed or not UTF-8.
     """
     if _UNDECODED.search(expr):
-        raise InvalidFilter(f"{expr!r} is no regular expression: invalid UTF-8")
+        raise InvalidFilter(f"{expr!r} is not a valid regular expression: invalid UTF-8")
     if _SINGLE_BYTE.search(expr):
-        raise InvalidFilter(f"{expr!r} is no regular expression: invalid escape sequence: \\C")
+        raise InvalidFilter(
+            f"{expr!r} is not a valid regular expression: invalid escape sequence: \\C"
+        )
     re2, options = _library()
     try:
         pattern: Pattern = re2.compile(expr, options)
     except re2.error as error:
         reason = error.args[0]
         text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise InvalidFilter(f"{expr!r} is no regular expression: {text}") from None
+        raise InvalidFilter(f"{expr!r} is not a valid regular expression: {text}") from None
     return pattern
 
 
 def matches(pattern: Pattern, text: str) -> bool:
-    """Whether a compiled expression occurs somewhere in a name or a tag's value."""
+    """Return whether an expression matches somewhere in a name or the value of a tag."""
     if not text.isascii():
         text = _UNDECODED.sub("\ufffd", text)
     return pattern.search(text) is not None
 
 
 def tag_matches(tag_filter: TagFilter, tags: Mapping[str, str]) -> bool:
-    """Whether the filter of a query lets a member of these tags through.
+    """Return whether a member with these tags passes the filter of a query.
 
-    The expression may match anywhere in the value; a tag that is missing counts as empty.
+    The expression may match anywhere in the value; a missing tag counts as empty.
 
     Raises:
-        InvalidFilter: a bad expression; the query is not for anyone then.
+        InvalidFilter: the expression is malformed.
     """
     return matches(compiled(tag_filter.expr), tags.get(tag_filter.tag, ""))
 
 
 def anchored(expr: str) -> Pattern:
-    """Compile an expression that a user gave for a member's name, status or tag, as Serf does it.
+    """Compile a user's expression for a member's name, status or tag, as Serf does.
 
-    It is put between `^` and `$` as it is, without a group, and scripts rely on that: `a|b` finds
-    what begins with a or ends with b; `(a|b)` finds the two alone.
+    It is put between `^` and `$` without a group, and scripts rely on that: `a|b` matches texts
+    that begin with a or end with b; `(a|b)` matches the two texts alone.
 
     Raises:
-        InvalidFilter: it cannot be understood.
+        InvalidFilter: it is malformed.
     """
     return compiled(f"^{expr}$")

@@ -1,9 +1,9 @@
-"""Queries of others: filtered, acknowledged, delivered, answered once (spec: queries).
+"""Received queries: filter, acknowledge, deliver, respond once (see serf/README.md, § Queries).
 
-An answer goes straight to the asker, as a packet; one that is too large for that goes by a stream
-of its own, but only to an address that a member has announced: the address in a query is anybody's
-claim, and nobody shall make us open connections to strangers. If the asker wishes, some other
-members pass the answer on as well, in case our packet is lost.
+A response goes to the requester in one packet. One too large for a packet goes on a stream, but
+only to the address of a member: the address in a query can be forged, and must not make us connect
+to other hosts. If the requester wants it, some members relay the packet as well, in case ours is
+lost.
 """
 
 import logging
@@ -25,13 +25,13 @@ from trioserf.serf.internal_queries import (
     PREFIX,
     DeferredResponse,
     KeyHandler,
-    answer_key_query,
-    fit_keys,
+    handle_key_query,
+    truncate_keys,
 )
 from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     KeyResponse,
@@ -44,20 +44,21 @@ from trioserf.wire.serf_messages import (
     Status,
     TagFilter,
 )
+from trioserf.wire.serf_payloads import decode_filter
 
 _log = logging.getLogger("trioserf.serf")
 
 _ID_SIZE = 100
-"""Bytes that Python needs for a number that is remembered."""
-_RELAYS_FROM_PROTOCOL = 5
-"""The first protocol version whose members pass answers on."""
+"""Bytes of memory for one query id."""
+_MIN_RELAY_PROTOCOL = 5
+"""The first protocol version whose members relay responses."""
 
 
 def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> bool:
-    """Whether a query with these filters is for this member.
+    """Return whether a member passes the filters of a query.
 
     Raises:
-        InvalidFilter: an expression that cannot be understood.
+        InvalidFilter: an expression is malformed.
     """
     return all(
         member.name in one.names if isinstance(one, NodeFilter) else tag_matches(one, member.tags)
@@ -66,15 +67,15 @@ def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...])
 
 
 def parse_address(addr: bytes, port: int) -> Address | None:
-    """Give the address to which a peer wants something sent, or None if nothing can be."""
+    """Return the address in a message, or None if it is not usable."""
     if not port or len(addr) not in {4, 16}:
         return None
     return address_of(addr, port)
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class _Pending:
-    """What an answer needs to know of its query; `to` is None if the asker is us."""
+    """A query that may still get a response; `to` is None for a query of our own."""
 
     ltime: int
     query_id: int
@@ -87,70 +88,67 @@ class _Pending:
 
 
 class IncomingQueries:
-    """Taking queries in and answering them.
+    """Received queries, including our own.
 
     Args:
         table: the members.
-        codec: how messages are spelled.
         options: limits.
-        effects: where events and messages to members go.
-        rng: chooses the relays.
-        to_ourselves: takes our responses to our own queries, with the instant.
-        has_answerer: whether anybody here may answer a query.
-        keys: does what key queries ask for.
+        effects: receives events and messages.
+        rng: chooses relays.
+        deliver_own_response: receives our responses to our own queries, and the current time.
+        has_responder: whether a handler or subscription may respond to a query.
+        keys: handles key queries.
 
     Attributes:
-        window: the queries' Lamport clock and what was seen lately.
-        newest: the latest Lamport time taken in, 0 at first; what a snapshot records.
+        window: the Lamport clock of queries, and the ids seen recently.
+        latest_time: the latest Lamport time seen, 0 at first, for snapshots.
     """
 
     def __init__(
         self,
         table: MemberTable,
         *,
-        codec: Codec,
         options: SerfOptions,
         effects: Effects,
         rng: random.Random,
-        to_ourselves: Callable[[QueryResponse, float], None],
+        deliver_own_response: Callable[[QueryResponse, float], None],
         has_responder: Callable[[QueryReceived], bool],
         keys: KeyHandler,
     ) -> None:
         self.window: LamportWindow[set[int]] = LamportWindow(
             options.query_buffer, set, budget=options.query_buffer_bytes
         )
-        self.newest = 0
+        self.latest_time = 0
         self._table = table
-        self._codec = codec
         self._options = options
         self._effects = effects
         self._rng = rng
-        self._to_ourselves = to_ourselves
-        self._has_answerer = has_responder
+        self._deliver_own_response = deliver_own_response
+        self._has_responder = has_responder
         self._keys = keys
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
 
-    # --- taking in ---
+    # --- receiving ---
 
     def receive(self, query: Query, now: float, *, ours: bool = False) -> bool:
-        """Take in a query that somebody, or we ourselves (`ours`), asked.
+        """Handle a query of another member, or our own (`ours`).
 
         Returns:
-            Whether it is to be passed on.
+            Whether to rebroadcast it.
         """
-        if not self._is_news(query):
+        if not self._is_new(query):
             return False
-        self.newest = max(self.newest, query.ltime)
-        tally = self._effects.counters
-        tally.counter("serf.queries").add()
-        tally.increment_label(f"serf.queries.{query.name}")
-        pass_on = not query.flags & QueryFlag.NO_BROADCAST
-        if not self._meant_for_us(query):
-            return pass_on
+        self.latest_time = max(self.latest_time, query.ltime)
+        counters = self._effects.counters
+        counters.counter("serf.queries").add()
+        counters.increment_label(f"serf.queries.{query.name}")
+        rebroadcast = not query.flags & QueryFlag.NO_BROADCAST
+        if not self._matches_us(query):
+            return rebroadcast
         to = None if ours else parse_address(query.addr, query.port)
         if to is None and not ours:
-            _log.debug("query %s of %s has no address", query.name, query.source_node)
+            _log.debug("query %s of %s has no usable address", query.name, query.source_node)
             return False
         pending = _Pending(
             query.ltime,
@@ -162,12 +160,12 @@ class IncomingQueries:
             now + query.timeout / 1e9,
         )
         if query.name.startswith(PREFIX):
-            self._answer_internally(pending, query, now)
+            self._handle_internal(pending, query, now)
         else:
             self._deliver(pending, query, now)
-        return pass_on
+        return rebroadcast
 
-    def _is_news(self, query: Query) -> bool:
+    def _is_new(self, query: Query) -> bool:
         slot = self.window.at(query.ltime)
         if isinstance(slot, Rejection):
             if slot is not Rejection.BEFORE_START:
@@ -186,10 +184,10 @@ class IncomingQueries:
         slot.entry.add(query.id)
         return True
 
-    def _meant_for_us(self, query: Query) -> bool:
+    def _matches_us(self, query: Query) -> bool:
         us = self._table.get(self._table.name)
         try:
-            filters = tuple(self._codec.decode_filter(data) for data in query.filters)
+            filters = tuple(decode_filter(data) for data in query.filters)
             return us is not None and matches_filters(us, filters)
         except (ValueError, InvalidFilter) as error:
             _log.warning("cannot filter query %s: %s", query.name, error)
@@ -209,36 +207,36 @@ class IncomingQueries:
             query.source_node,
             pending.deadline,
         )
-        self._acknowledge(pending, now, no_answer=not self._has_answerer(event))
+        self._acknowledge(pending, now, is_final=not self._has_responder(event))
         self._effects.events.append(event)
 
-    # --- answering ---
+    # --- responding ---
 
     def respond(self, number: int, payload: bytes, now: float) -> None:
-        """Answer a query, once.
+        """Respond to a query, once.
 
         Args:
             number: our number of the query, `QueryReceived.id`.
-            payload: the answer.
-            now: the instant.
+            payload: the response.
+            now: the current time.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
-            TooLarge: over every limit; a smaller answer may still be given.
+            NoSuchQuery: the query is unknown, answered, or past its deadline.
+            TooLarge: the response exceeds every limit; a smaller one is still possible.
         """
         pending = self._find(number, now)
-        self._send_answer(pending, payload, now)
+        self._send_response(pending, payload, now)
         del self._pending[number]
 
     def decline(self, number: int, now: float) -> None:
-        """Tell the asker, if it wished for acknowledgements, that no answer of ours will follow.
+        """Notify the requester that no response will follow, if it wants acks.
 
-        An answer may be given nevertheless; it may come too late for the asker, though.
+        A response is still possible, but the query may have finished without it.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
+            NoSuchQuery: the query is unknown, answered, or past its deadline.
         """
-        self._acknowledge(self._find(number, now), now, no_answer=True)
+        self._acknowledge(self._find(number, now), now, is_final=True)
 
     def _find(self, number: int, now: float) -> _Pending:
         pending = self._pending.get(number)
@@ -247,26 +245,26 @@ class IncomingQueries:
         return pending
 
     def forget_expired(self, now: float) -> None:
-        """Forget the queries that cannot be answered any more."""
+        """Drop queries past their deadline."""
         for number in [n for n, pending in self._pending.items() if now > pending.deadline]:
             del self._pending[number]
 
-    def _acknowledge(self, pending: _Pending, now: float, *, no_answer: bool) -> None:
+    def _acknowledge(self, pending: _Pending, now: float, *, is_final: bool) -> None:
         if pending.declined or not (pending.wants_ack or pending.to is None):
             return
-        pending.declined = no_answer
+        pending.declined = is_final
         flags = int(ResponseFlag.ACK)
-        if no_answer:
+        if is_final:
             flags |= ResponseFlag.NO_ANSWER_WILL_FOLLOW
         response = QueryResponse(pending.ltime, pending.query_id, self._table.name, flags)
         if pending.to is None:
-            self._to_ourselves(response, now)
+            self._deliver_own_response(response, now)
         else:
-            self._send(pending, pending.to, self._codec.encode(response))
+            self._send(pending, pending.to, encode(response))
 
-    def _send_answer(self, pending: _Pending, payload: bytes, now: float) -> None:
+    def _send_response(self, pending: _Pending, payload: bytes, now: float) -> None:
         response = self._response(pending, payload)
-        data = self._codec.encode(response)
+        data = encode(response)
         limit = self._options.query_response_size_limit
         if len(data) > limit:
             if pending.to is None or self._is_member(pending.to, pending.requester):
@@ -274,7 +272,7 @@ class IncomingQueries:
             if len(data) > limit:
                 raise TooLarge(f"response exceeds limit of {limit} bytes")
         if pending.to is None:
-            self._to_ourselves(response, now)
+            self._deliver_own_response(response, now)
         else:
             self._send(pending, pending.to, data)
 
@@ -293,11 +291,11 @@ class IncomingQueries:
             )
             return
         self._effects.direct_messages.append(DirectMessage(to, pending.requester, data))
-        # A relay must not be the only way: with so few members it would hardly be another one.
+        # With so few members, relays would hardly be additional paths; Serf has the same rule.
         if not 0 < pending.relay_factor < len(self._table):
             return
         relay = Relay(packed(to.host), to.port, pending.requester, data)
-        wrapped = self._codec.encode(relay)
+        wrapped = encode(relay)
         if len(wrapped) > limit:
             _log.debug("relayed response exceeds limit of %d bytes", limit)
             return
@@ -310,67 +308,70 @@ class IncomingQueries:
         fit = [
             member
             for member in self._table.alive()
-            if member.versions.protocol_max >= _RELAYS_FROM_PROTOCOL
+            if member.versions.protocol_max >= _MIN_RELAY_PROTOCOL
             and member.name not in {self._table.name, pending.requester}
         ]
         return self._rng.sample(fit, min(pending.relay_factor, len(fit)))
 
     # --- internal queries ---
 
-    def _answer_internally(self, pending: _Pending, query: Query, now: float) -> None:
-        """Answer, or say at once that there is no answer."""
-        answer = self._internal_answer(query)
-        self._acknowledge(pending, now, no_answer=answer is None)
-        if isinstance(answer, DeferredResponse):
-            answer.on_result(
-                lambda answer, now: self._answer_late(pending, query.name, answer, now)
+    def _handle_internal(self, pending: _Pending, query: Query, now: float) -> None:
+        """Respond, or acknowledge that no response will follow."""
+        response = self._internal_response(query)
+        self._acknowledge(pending, now, is_final=response is None)
+        if isinstance(response, DeferredResponse):
+            response.on_result(
+                lambda keys, now: self._respond_late(pending, query.name, keys, now)
             )
-        elif isinstance(answer, KeyResponse):
-            self._answer_member(pending, query.name, self._encode_truncated(pending, answer), now)
-        elif answer is not None:
-            self._answer_member(pending, query.name, answer, now)
+        elif isinstance(response, KeyResponse):
+            payload = self._encode_truncated(pending, response)
+            self._respond_internally(pending, query.name, payload, now)
+        elif response is not None:
+            self._respond_internally(pending, query.name, response, now)
 
-    def _internal_answer(self, query: Query) -> bytes | KeyResponse | DeferredResponse | None:
+    def _internal_response(self, query: Query) -> bytes | KeyResponse | DeferredResponse | None:
         if query.name == CONFLICT:
             return self._answer_conflict(query.payload.decode("utf-8", "surrogateescape"))
         action = KEY_QUERIES.get(query.name)
         if action is not None:
-            return answer_key_query(action, query.payload, self._keys, self._codec.decode)
+            return handle_key_query(action, query.payload, self._keys)
         if query.name != PING:
             _log.warning("Unhandled internal query '%s'", query.name)
         return None
 
-    def _answer_member(self, pending: _Pending, name: str, answer: bytes, now: float) -> None:
+    def _respond_internally(
+        self, pending: _Pending, name: str, payload: bytes, now: float
+    ) -> None:
         try:
-            self._send_answer(pending, answer, now)
+            self._send_response(pending, payload, now)
         except TooLarge as error:
             _log.error("Failed to respond to %s: %s", name, error)
 
-    def _answer_late(self, pending: _Pending, name: str, answer: KeyResponse, now: float) -> None:
+    def _respond_late(self, pending: _Pending, name: str, keys: KeyResponse, now: float) -> None:
         if now > pending.deadline:
             _log.error("Failed to respond to %s: its deadline has passed", name)
             return
-        self._answer_member(pending, name, self._encode_truncated(pending, answer), now)
+        self._respond_internally(pending, name, self._encode_truncated(pending, keys), now)
 
-    def _encode_truncated(self, pending: _Pending, answer: KeyResponse) -> bytes:
-        """Spell an answer about keys, cut to what a packet can carry."""
+    def _encode_truncated(self, pending: _Pending, keys: KeyResponse) -> bytes:
+        """Encode a response about keys, truncated to the limit of a packet."""
 
-        def size(answer: KeyResponse) -> int:
-            response = self._response(pending, self._codec.encode(answer))
-            return len(self._codec.encode(response))
+        def size(keys: KeyResponse) -> int:
+            response = self._response(pending, encode(keys))
+            return len(encode(response))
 
         limit = self._options.query_response_size_limit
-        return self._codec.encode(fit_keys(answer, limit, size) if answer.keys else answer)
+        return encode(truncate_keys(keys, limit, size) if keys.keys else keys)
 
     def _answer_conflict(self, name: str) -> bytes | None:
-        """Say what we know of a member, to whom it may concern, unless it is us."""
+        """Return our record of a member, unless it is about ourselves."""
         if name == self._table.name:
             return None
         _log.debug("Got conflict resolution query for '%s'", name)
         member = self._table.get(name)
         if member is None:
             return None
-        return self._codec.encode(
+        return encode(
             ConflictResponse(
                 member.name,
                 packed(member.address.host),

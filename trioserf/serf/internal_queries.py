@@ -1,7 +1,6 @@
-"""Queries among the members themselves, whose names begin with `_serf_` (spec: internal queries).
+"""Internal queries, whose names begin with `_serf_` (see serf/README.md, § Queries).
 
-They never reach users' handlers. Users may ask only the ping, which is answered by the
-acknowledgement alone.
+Handlers of users never get them. Users may send only the ping, whose response is its ack.
 """
 
 import logging
@@ -11,7 +10,8 @@ from typing import Final, Literal
 import attrs
 
 from trioserf.errors import InvalidQuery
-from trioserf.wire.serf_messages import KeyRequest, KeyResponse, SerfMessage
+from trioserf.wire.serf_codec import decode
+from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -29,61 +29,57 @@ KEY_QUERIES: Final[dict[str, KeyAction]] = {
 
 
 class DeferredResponse:
-    """An answer that is still to come, since something slow must be done first."""
+    """A response that becomes ready later, after slow work."""
 
-    __slots__ = ("_take",)
+    __slots__ = ("_callback",)
 
     def __init__(self) -> None:
-        self._take: Callable[[KeyResponse, float], None] | None = None
+        self._callback: Callable[[KeyResponse, float], None] | None = None
 
-    def on_result(self, take: Callable[[KeyResponse, float], None]) -> None:
-        """Say who takes the answer."""
-        self._take = take
+    def on_result(self, callback: Callable[[KeyResponse, float], None]) -> None:
+        """Call a function with the response and the current time."""
+        self._callback = callback
 
-    def set_result(self, answer: KeyResponse, now: float) -> None:
-        """Give the answer, once."""
-        take, self._take = self._take, None
-        if take is not None:
-            take(answer, now)
+    def set_result(self, response: KeyResponse, now: float) -> None:
+        """Pass the response to the callback, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(response, now)
 
 
 KeyHandler = Callable[[KeyAction, bytes], KeyResponse | DeferredResponse]
-"""Does what a key query asks for, with a key (empty for `list`), and says how it went."""
+"""Executes the action of a key query with a key (empty for `list`)."""
 
-_KEY_BYTES_AT_LEAST: Final = 25
-"""What one key takes in a response, at least: AES-128 in base64 and a length."""
+_MIN_KEY_SIZE: Final = 25
+"""The least size of a key in a response: AES-128 in base64, and a length."""
 
 
 def check_name(name: str, payload: bytes) -> None:
-    """Make sure that users may ask this.
+    """Check that users may send this query.
 
     Raises:
-        InvalidQuery: a name of ours, other than a ping without payload.
+        InvalidQuery: the name is internal, and it is not a ping without payload.
     """
     if name.startswith(PREFIX) and (name != PING or payload):
         raise InvalidQuery(f"Queries cannot contain the '{PREFIX}' prefix")
 
 
 def no_keyring(action: KeyAction, key: bytes) -> KeyResponse:  # noqa: ARG001 - a KeyHandler
-    """Answer key queries where nothing is encrypted."""
+    """Respond to key queries on a node without a keyring."""
     if action == "list":
         return KeyResponse(False, "Keyring is empty (encryption not enabled)")
     return KeyResponse(False, "No keyring to modify (encryption not enabled)")
 
 
-def answer_key_query(
-    action: KeyAction,
-    payload: bytes,
-    handler: KeyHandler,
-    decode: Callable[[bytes], SerfMessage],
+def handle_key_query(
+    action: KeyAction, payload: bytes, handler: KeyHandler
 ) -> KeyResponse | DeferredResponse:
-    """Let the handler do what a key query asks for.
+    """Run the handler for a key query.
 
     Args:
-        action: what, by the query's name.
-        payload: the query's payload, an encoded `KeyRequest` unless keys are listed.
-        handler: does it.
-        decode: reads the payload.
+        action: from the query's name.
+        payload: the query's payload, an encoded `KeyRequest` unless the action is `list`.
+        handler: executes the action.
     """
     if action == "list":
         _log.info("Received list-keys query")
@@ -100,20 +96,20 @@ def answer_key_query(
     return handler(action, request.key)
 
 
-def fit_keys(
+def truncate_keys(
     response: KeyResponse, limit: int, encoded_size: Callable[[KeyResponse], int]
 ) -> KeyResponse:
-    """Cut a list of keys down to what one response can carry, and say so in its message.
+    """Truncate a list of keys to the limit of a response, and note that in its message.
 
     Args:
-        response: the whole answer.
+        response: the whole response.
         limit: bytes of an encoded response.
-        encoded_size: measures the whole message that would be sent.
+        encoded_size: returns the size of the message that would be sent.
     """
     if encoded_size(response) <= limit:
         return response
     total = len(response.keys)
-    for count in range(min(limit // _KEY_BYTES_AT_LEAST, total), -1, -1):
+    for count in range(min(limit // _MIN_KEY_SIZE, total), -1, -1):
         cut = attrs.evolve(
             response,
             keys=response.keys[:count],

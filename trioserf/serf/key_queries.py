@@ -1,32 +1,25 @@
-"""Changing the keys of a whole cluster: the query for it, and the count of what came back.
-
-The caller asks `key_question`, hands every answer to a `KeyTally`, and is done when the query is
-(spec: key management).
-"""
+"""Key queries and the count of their responses (see serf/README.md, § Key management)."""
 
 from collections import Counter
-from collections.abc import Callable
 
 import attrs
 
 from trioserf.serf.internal_queries import KEY_QUERIES, KeyAction
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
-from trioserf.wire.serf_messages import KeyRequest, KeyResponse, SerfMessage
+from trioserf.wire.serf_codec import decode, encode
+from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 
 _NAMES = {action: name for name, action in KEY_QUERIES.items()}
 
 
-def key_query(
-    action: KeyAction, key: bytes, encode: Callable[[SerfMessage], bytes], *, relay_factor: int = 0
-) -> QueryParams:
-    """Make the query that does something with a key on every member.
+def key_query(action: KeyAction, key: bytes, *, relay_factor: int = 0) -> QueryParams:
+    """Return the query that executes an action on every member.
 
     Args:
-        action: what is to be done.
-        key: raw bytes; not looked at for `list`.
-        encode: spells messages.
-        relay_factor: members that pass each answer on as well.
+        action: what to do with the key.
+        key: raw bytes; ignored for `list`.
+        relay_factor: members that relay each response as well.
     """
     payload = b"" if action == "list" else encode(KeyRequest(key))
     return QueryParams(
@@ -34,17 +27,17 @@ def key_query(
     )
 
 
-@attrs.define(slots=True)
+@attrs.define
 class KeyQueryResult:
-    """What the members said to a key query.
+    """The responses to a key query.
 
     Attributes:
-        nodes: members that were asked.
-        responses: those that answered.
-        errors: those that could not do it.
-        messages: what they said about it, by name; success is silent.
+        nodes: members that were queried.
+        responses: members that responded.
+        errors: members that failed.
+        messages: their messages by name; success usually has none.
         keys: for `list`, how many members have each key (base64).
-        primary_keys: for `list`, how many seal with each key.
+        primary_keys: for `list`, how many members encrypt with each key.
     """
 
     nodes: int
@@ -54,21 +47,21 @@ class KeyQueryResult:
     keys: Counter[str] = attrs.Factory(Counter)
     primary_keys: Counter[str] = attrs.Factory(Counter)
 
-    def count(self, answer: QueryAnswer, decode: Callable[[bytes], SerfMessage]) -> None:
-        """Count one answer, whatever it is."""
+    def count(self, result: QueryAnswer) -> None:
+        """Count one response; malformed ones are errors."""
         self.responses += 1
         try:
-            response = decode(answer.payload)
+            response = decode(result.payload)
         except ValueError as error:
-            self._fail(answer.source, f"Failed to decode key query response: {error}")
+            self._fail(result.source, f"Failed to decode key query response: {error}")
             return
         if not isinstance(response, KeyResponse):
-            self._fail(answer.source, "Invalid key query response type")
+            self._fail(result.source, "Invalid key query response type")
         elif not response.result:
-            self._fail(answer.source, response.message)
+            self._fail(result.source, response.message)
         else:
             if response.message:
-                self.messages[answer.source] = response.message
+                self.messages[result.source] = response.message
             self.keys.update(response.keys)
             if response.primary_key:
                 self.primary_keys[response.primary_key] += 1
@@ -79,7 +72,7 @@ class KeyQueryResult:
 
     @property
     def failure(self) -> str | None:
-        """Say in Serf's words why it has not succeeded everywhere; None if it has."""
+        """Why it has not succeeded on all members, in Serf's words; None if it has."""
         if self.errors:
             return f"{self.errors}/{self.nodes} nodes reported failure"
         if self.responses != self.nodes:

@@ -1,15 +1,15 @@
-"""The steps by which every key of a cluster gives way to a new one.
+"""The steps that replace all keys of a cluster with a new one.
 
-Each step leaves a cluster that understands itself, whoever has taken it and whoever has not: the
-new key is used only when every member can open what it seals, and no old key is removed before
-every member seals with the new one. A rotation that stopped is therefore taken further by another
-one from the start; keys that it left behind are among those that go at the end.
+After each step all members can decrypt each other's messages, whether they have taken it or not:
+the new key is used only when every member has it, and an old key is removed only when every
+member encrypts with the new one. A rotation that was interrupted is therefore completed by another
+one from the start, which removes the keys of the first as well.
 
-One member may not understand the others: who came, with the old keys only, after all had the new
-one and before it was used. When that step fails, members are therefore told to use again what they
-used before: this one hears them then, and the next rotation reaches it.
+One member may be excluded: one that joined with old keys only, after all others had the new key
+and before they used it. When the step `use` fails, members must therefore use their previous key
+again, so that they hear that member, and the next rotation reaches it.
 
-Nothing is imported here: a client command that must start quickly uses it too.
+This module imports nothing of the project: a client command that must start quickly uses it.
 """
 
 from collections.abc import Generator, Mapping
@@ -19,11 +19,11 @@ Change = Literal["install", "use", "remove"]
 
 
 class Listing(Protocol):
-    """What members say of their keys."""
+    """The keys of all members, as a key query lists them."""
 
     @property
     def nodes(self) -> int:
-        """Members that were asked."""
+        """Members that were queried."""
 
     @property
     def keys(self) -> Mapping[str, int]:
@@ -31,25 +31,25 @@ class Listing(Protocol):
 
     @property
     def primary_keys(self) -> Mapping[str, int]:
-        """How many members seal with each key; empty if they do not tell."""
+        """How many members encrypt with each key; empty if they do not report it."""
 
 
 class Step(NamedTuple):
-    """Something that every member must have done before the next step."""
+    """A change that every member must have made before the next step."""
 
     change: Change
     key: str
 
 
 def rotation(key: str, before: Listing) -> Generator[Step, Listing, set[str]]:
-    """Go through the steps that replace all keys of a cluster.
+    """Yield the steps that replace all keys of a cluster.
 
     Args:
         key: the new key.
-        before: what the members hold now.
+        before: the members' keys now.
 
     Yields:
-        The next step. What is sent back is the listing in which `lacking` is 0 for it.
+        The next step. Send the listing in which `count_missing` is 0 for it.
 
     Returns:
         The keys that were removed.
@@ -65,12 +65,12 @@ def rotation(key: str, before: Listing) -> Generator[Step, Listing, set[str]]:
 
 
 def primary_of(now: Listing) -> str | None:
-    """Give the key that most members seal with; None if they do not tell."""
+    """Return the key that most members encrypt with; None if they do not report it."""
     return max(sorted(now.primary_keys), key=lambda key: now.primary_keys[key], default=None)
 
 
 def count_missing(step: Step, now: Listing) -> int:
-    """Count the members that have not taken a step, although they may have said so."""
+    """Count the members that have not taken a step, even if they reported success."""
     holders = now.keys.get(step.key, 0)
     if step.change == "remove":
         return holders

@@ -1,4 +1,4 @@
-"""The keyring: AES keys of the cluster, one of which seals while all of them open."""
+"""The keyring: AES keys of the cluster. The primary one encrypts, all of them decrypt."""
 
 import base64
 import binascii
@@ -12,18 +12,18 @@ KEY_SIZES = (16, 24, 32)
 
 
 class KeyringError(TrioserfError):
-    """A key that cannot be, or a change that the keyring does not allow."""
+    """A malformed key, or a change that the keyring does not allow."""
 
 
 class Keyring:
     """Keys in use, the primary one first.
 
     Args:
-        keys: the keys, each of 16, 24 or 32 bytes; those that occur twice are kept once.
-        primary: the one that seals; the first of `keys` if not given.
+        keys: keys of 16, 24 or 32 bytes; duplicates are dropped.
+        primary: the key that encrypts; by default the first of `keys`.
 
     Raises:
-        KeyringError: no key at all, or one of a wrong size.
+        KeyringError: there is no key, or one of a wrong size.
     """
 
     def __init__(self, keys: Iterable[bytes], primary: bytes | None = None) -> None:
@@ -40,19 +40,19 @@ class Keyring:
 
     @property
     def primary(self) -> bytes:
-        """The key that seals."""
+        """The key that encrypts."""
         return self._keys[0]
 
     @property
     def version(self) -> int:
-        """Grows with every change."""
+        """A number that grows with every change."""
         return self._version
 
     def install(self, key: bytes) -> None:
-        """Add a key, behind the others; one that is there already stays where it is.
+        """Append a key; an installed key stays in its place.
 
         Raises:
-            KeyringError: a wrong size.
+            KeyringError: its size is wrong.
         """
         if _checked(key) not in self._keys:
             self._change((*self._keys, key))
@@ -69,7 +69,7 @@ class Keyring:
             self._change((key, *(other for other in self._keys if other != key)))
 
     def remove(self, key: bytes) -> None:
-        """Forget a key; one that is not there is no fault.
+        """Remove a key; ignore one that is not installed.
 
         Raises:
             KeyringError: it is the primary key.
@@ -84,7 +84,7 @@ class Keyring:
         self._version += 1
 
     def __repr__(self) -> str:
-        """Count the keys and keep them secret."""
+        """Show the number of keys, not the keys."""
         return f"<Keyring of {len(self._keys)} keys>"
 
 
@@ -95,15 +95,15 @@ def _checked(key: bytes) -> bytes:
 
 
 def format_key(key: bytes) -> str:
-    """Spell a key in base64, as users, files and messages do."""
+    """Encode a key in base64, as in files and messages."""
     return base64.b64encode(key).decode("ascii")
 
 
 def parse_key(text: str) -> bytes:
-    """Read a key in base64.
+    """Decode a key in base64.
 
     Raises:
-        KeyringError: not base64, or of a wrong size; the text itself is not repeated.
+        KeyringError: it is not base64, or its size is wrong; the error does not quote it.
     """
     try:
         key = _decoded(text)
@@ -120,16 +120,16 @@ def _decoded(text: str) -> bytes:
 
 
 def load_keyring(data: bytes) -> Keyring:
-    """Read the content of a keyring file: a JSON list of keys in base64, the primary one first.
+    """Parse a keyring file: a JSON list of keys in base64, the primary one first.
 
     Raises:
-        KeyringError: anything else; the text begins as Serf's, says what was expected, and shows
-            no key.
+        KeyringError: it is malformed; the error begins like Serf's, names the expected content,
+            and quotes no key.
     """
     expected = "expected a JSON list of base64 keys, the primary one first"
     try:
         keys = json.loads(data)
-    except (ValueError, RecursionError):  # its text could quote a key
+    except (ValueError, RecursionError):  # whose text could quote a key
         raise KeyringError(f"Failed to decode keyring file: not JSON; {expected}") from None
     if not isinstance(keys, list):
         raise KeyringError(f"Failed to decode keyring file: not a list; {expected}")
@@ -140,12 +140,12 @@ def load_keyring(data: bytes) -> Keyring:
 
 def _listed(place: int, text: object) -> bytes:
     if not isinstance(text, str):
-        raise KeyringError(f"Failed to decode keyring file: key {place} is no base64 text")
+        raise KeyringError(f"Failed to decode keyring file: key {place} is not base64 text")
     try:
         key = _decoded(text)
     except ValueError:
         raise KeyringError(
-            f"Failed to decode key from keyring: key {place} is no base64 text with padding"
+            f"Failed to decode key from keyring: key {place} is not base64 text with padding"
         ) from None
     try:
         return _checked(key)
@@ -154,5 +154,5 @@ def _listed(place: int, text: object) -> bytes:
 
 
 def dump_keyring(keyring: Keyring) -> bytes:
-    """Give the content of a keyring file, byte for byte as Serf writes it."""
+    """Return the content of a keyring file, byte for byte as Serf writes it."""
     return json.dumps([format_key(key) for key in keyring.keys], indent=2).encode("ascii")

@@ -1,30 +1,29 @@
-"""Lamport clocks, and the memory of what was seen at the latest Lamport times.
+"""Lamport clocks, and the messages of the latest Lamport times (see serf/README.md, § Clocks).
 
-Serf has three such clocks: for members' intents, for user events and for queries. Each starts at
-1; a sender takes the present time for its message, and whoever hears of a time goes on behind it
-(Lamport 1978; spec: clocks). They are 64-bit numbers on the wire, and anybody may send any number:
-one message from the time 2**63 moves every clock there that hears of it. What must not happen then
-is that anybody becomes deaf. Speaking and hearing need different care:
+Serf has three Lamport clocks (Lamport 1978): for intents, user events and queries. Each starts at
+1; a sender takes the current time for its message, and a receiver sets its clock behind the time
+of the message. Times are 64-bit numbers on the wire, and any host can send any number: one message
+of time 2**63 moves every clock that witnesses it. No such message may cause members to drop the
+messages of others as old. Sending and receiving are protected in different ways:
 
-*Speaking.* A clock follows, as every Serf's does. Whoever did not would speak from a time that is
-long past for those who did, and not be heard by them ("received old event"). After 2**64 - 1 comes
-0, as in Go's arithmetic, where the whole cluster begins anew (`intents` tells where members' clock
-does). Only a jump to the very last time is not followed: Go's clocks fall back to 0 by it, and the
-first message of one that stayed lifts them again.
+*Sending.* A clock always follows the highest time it hears, as in Serf. If it did not, members
+that did follow would drop its messages as old. After 2**64 - 1 comes 0, as in Go, and the whole
+cluster starts again from 0 (for the clock of intents see `Intents._wrap_clock`). Only a jump to
+the very last time is not followed: Go's clocks fall back to 0 by it, and the first message of a
+clock that did not jump raises them again.
 
-*Hearing.* Among honest peers times are never `FAR` apart, and what is a little behind the clock is
-old news. A time that is further away comes from another *epoch*: from before a jump that somebody
-has not heard of yet, or never will because its range of the network is cut off, or from after it.
-Each epoch has its own clock and its own memory against duplicates, so that a message is old only
-where it is compared with its own kind. A few epochs are kept, those used last. Within one, a
-`LamportWindow` is exactly Serf's ring buffer; so without poison nothing differs from Serf. Where a
-clock has begun anew at 0, its times stand again for what was said long ago. What the ring of that
-epoch still holds is known for a double; what it had let go of before cannot be told from news any
-more, and counts as that: better twice than never.
+*Receiving.* Among honest members two times are never `FAR` apart, and a message slightly behind
+the clock is old. A time further away belongs to another *epoch*: before a jump that its sender has
+not witnessed, perhaps because of a partition, or after it. Each epoch has its own clock and its
+own memory of duplicates, so that a message is old only compared with its own epoch. The few epochs
+used last are kept. Within one epoch a `LamportWindow` is exactly Serf's ring buffer, so that
+without such jumps nothing differs from Serf. After a clock has wrapped to 0, its times are used
+again. Duplicates are still detected while the old epoch holds their time; older ones are delivered
+again, which is better than to drop new messages.
 
-*Starting.* Who starts passes over what is from before its start. What others remember of an epoch
-that it has no memory of is such, if that lies behind its clock: it would be old news told again.
-Only news itself may come from anywhere.
+*Starting.* A node ignores messages from before its start. Replayed events of an epoch that it does
+not know are such, if the epoch lies behind its clock. Messages that are not replayed may belong to
+any epoch.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,25 +33,25 @@ from typing import Final, Generic, TypeVar
 LAST_TIME: Final = 2**64 - 1
 """The largest Lamport time that fits into a message."""
 FAR: Final = 2**32
-"""Further ahead than any honest peer: fifty days of a thousand messages a second unheard."""
-EPOCHS_KEPT: Final = 5
-"""Epochs that a window remembers; an attacker needs as many jumps to make us forget one."""
+"""More than honest times differ: fifty days of a partition at a thousand messages a second."""
+MAX_EPOCHS: Final = 5
+"""Epochs that a window keeps; an attacker needs as many jumps to make it drop one."""
 
 
 def is_newer(ltime: int, known: int) -> bool:
-    """Whether an intent of this time overrules one of a known time about the same member.
+    """Return whether an intent of this time supersedes one of a known time about the same member.
 
-    Later ones do. But what was said from the end of the range could never be overruled; so there
-    anything does that is not near to it.
+    A later one does. An intent from the end of the range could never be superseded, so there, any
+    intent does whose time is not near.
     """
     return ltime > known or (known > LAST_TIME - FAR and known - ltime > FAR)
 
 
 class LamportClock:
-    """A counter that never lags behind a time it has heard of, and begins anew after the last.
+    """A counter that stays ahead of all witnessed times, and wraps to 0 after the last.
 
     Args:
-        time: where to start, 1 as every Serf does.
+        time: the initial time, 1 as in Serf.
     """
 
     __slots__ = ("time",)
@@ -61,12 +60,12 @@ class LamportClock:
         self.time = time
 
     def increment(self) -> int:
-        """Count one on and give the new time."""
+        """Increment the time and return it."""
         self.time = (self.time + 1) & LAST_TIME
         return self.time
 
     def witness(self, seen: int) -> None:
-        """Go on behind the time that somebody else's message bears, a 64-bit number."""
+        """Set the clock behind the time of a received message, a 64-bit number."""
         if seen >= self.time and (seen < LAST_TIME or seen - self.time <= FAR):
             self.time = (seen + 1) & LAST_TIME
 
@@ -75,17 +74,17 @@ class LamportClock:
 
 
 class Rejection(Enum):
-    """Why a message of some time is not looked at."""
+    """Why a message of some time is ignored."""
 
     OLD = "it is older than the window"
-    BEFORE_START = "it is from before our beginning"
+    BEFORE_START = "it is from before our start"
 
 
 E = TypeVar("E")
 
 
 class LamportSlot(Generic[E]):
-    """What is remembered of one Lamport time."""
+    """The entry of one Lamport time, and its size in bytes."""
 
     __slots__ = ("entry", "ltime", "size")
 
@@ -96,7 +95,7 @@ class LamportSlot(Generic[E]):
 
 
 class _Epoch(Generic[E]):
-    """A clock, the earliest time to be looked at, and the slots of the latest times."""
+    """A clock, the earliest time that is accepted, and the slots of the latest times."""
 
     __slots__ = ("clock", "min_time", "slots")
 
@@ -110,17 +109,16 @@ class _Epoch(Generic[E]):
 
 
 class LamportWindow(Generic[E]):
-    """A clock, and an entry for each of the times just past it.
+    """A clock, and an entry for each of the latest times.
 
-    A time is young if it is at most `length` behind the clock of its epoch (see the head of this
-    file). What is remembered is limited in bytes too: beyond the budget the oldest times are
-    forgotten, and count as past from then on, so that nothing that was forgotten can be taken for
-    new.
+    A time is accepted if it is at most `length` behind the clock of its epoch (see above). The
+    memory is limited in bytes too: above the budget the oldest times are dropped, and are old
+    from then on, so that a dropped message cannot be taken for a new one.
 
     Args:
-        length: times remembered, at least 1 (Serf: 512).
-        new_entry: makes the entry of a time that is seen first.
-        budget: the sum of what `charge` may be told, in bytes.
+        length: number of times to keep, at least 1 (Serf: 512).
+        new_entry: creates the entry of a time that is seen first.
+        budget: the maximum sum of all `charge` sizes, in bytes.
 
     Attributes:
         clock: the time of our next message.
@@ -132,47 +130,47 @@ class LamportWindow(Generic[E]):
         self._new_entry = new_entry
         self._budget = budget
         self._used = 0
-        self._present: _Epoch[E] = _Epoch(self.clock)
-        self._others: list[_Epoch[E]] = []  # the one heard of last comes first
+        self._current: _Epoch[E] = _Epoch(self.clock)
+        self._others: list[_Epoch[E]] = []  # most recently used first
         self._reached = 1
 
     @property
     def min_time(self) -> int:
-        """Messages before this time are passed over."""
-        return self._present.min_time
+        """The earliest time that is accepted in the current epoch."""
+        return self._current.min_time
 
     def witness(self, seen: int) -> None:
-        """Let the clock go on behind a time, and whatever epoch that belongs to."""
-        self._note_restart()
+        """Set the clock, and the clock of the time's epoch, behind a time."""
+        self._check_wrap()
         epoch = self._epoch_of(seen)
         clock = self.clock
         has_ended = seen == LAST_TIME or (epoch is not None and epoch.clock.time == LAST_TIME)
         if seen - clock.time > FAR and not has_ended:
             self._switch_epoch(epoch, seen)
-        elif epoch is self._present:
+        elif epoch is self._current:
             clock.witness(seen)
-            self._note_restart()
+            self._check_wrap()
         elif epoch is not None:
             epoch.clock.time = max(epoch.clock.time, min(seen + 1, LAST_TIME))
 
     def start_at(self, min_time: int) -> None:
-        """Pass over whatever is older than this from now on, in the epoch that it belongs to.
+        """Ignore messages before this time, in its epoch.
 
-        A start in the future is none: it comes from a clock that was not followed.
+        A time in the future is ignored: it comes from a clock that we did not follow.
         """
         epoch = self._epoch_of(min_time)
         if epoch is None and min_time < self.clock.time:
             epoch = _Epoch(LamportClock(min_time))
-            self._keep(epoch)
+            self._add_epoch(epoch)
         if epoch is not None and min_time <= epoch.clock.time:
             epoch.min_time = max(epoch.min_time, min_time)
 
     def at(self, ltime: int, *, is_live: bool = True) -> LamportSlot[E] | Rejection:
-        """Witness the time of a message and give what is remembered of that time.
+        """Witness the time of a message; return the slot of that time, or why it is ignored.
 
         Args:
             ltime: the time.
-            is_live: whether the message came by itself, not from another member's memory.
+            is_live: False for the replayed message of a push/pull.
         """
         self.witness(ltime)
         place = ltime % self._length
@@ -181,8 +179,8 @@ class LamportWindow(Generic[E]):
             if not is_live and ltime < self.min_time:
                 return Rejection.BEFORE_START
             epoch = _Epoch(LamportClock(min(ltime + 1, LAST_TIME)))
-            self._keep(epoch)
-        elif epoch is not self._present and epoch is not self._others[0]:
+            self._add_epoch(epoch)
+        elif epoch is not self._current and epoch is not self._others[0]:
             self._others.remove(epoch)
             self._others.insert(0, epoch)
         slot = epoch.slots.get(place)
@@ -197,26 +195,26 @@ class LamportWindow(Generic[E]):
         return slot
 
     def charge(self, slot: LamportSlot[E], size: int) -> bool:
-        """Account for something that is going to be kept in a slot, `size` bytes.
+        """Account for `size` bytes that the caller will add to a slot.
 
         Returns:
-            False if this slot alone would be over the budget: nothing more can be kept there.
+            Whether they fit; if not, this slot alone would exceed the budget.
         """
         if slot.size + size > self._budget:
             return False
         slot.size += size
         self._used += size
         while self._used > self._budget:
-            self._forget_oldest(slot)
+            self._drop_oldest(slot)
         return True
 
     def __iter__(self) -> Iterator[LamportSlot[E]]:
-        """Give the slots of the present epoch, the oldest first."""
-        return iter(sorted(self._present.slots.values(), key=lambda slot: slot.ltime))
+        """Iterate over the slots of the current epoch, the oldest first."""
+        return iter(sorted(self._current.slots.values(), key=lambda slot: slot.ltime))
 
     def _epoch_of(self, ltime: int) -> _Epoch[E] | None:
-        """Find the epoch that a time belongs to: one that remembers it, or one that is near."""
-        near = [epoch for epoch in (self._present, *self._others) if epoch.is_near(ltime)]
+        """Return the epoch that holds a time, or else a near one, or None."""
+        near = [epoch for epoch in (self._current, *self._others) if epoch.is_near(ltime)]
         if len(near) > 1:
             place = ltime % self._length
             for epoch in near:
@@ -226,40 +224,40 @@ class LamportWindow(Generic[E]):
         return near[0] if near else None
 
     def _switch_epoch(self, epoch: _Epoch[E] | None, seen: int) -> None:
-        """Follow a far jump: the present becomes another epoch, a new one or one that was."""
-        past = self._present
-        past.clock = LamportClock(self.clock.time)
+        """Follow a jump to another epoch, new or known."""
+        old = self._current
+        old.clock = LamportClock(self.clock.time)
         if epoch is None:
             epoch = _Epoch(self.clock)
         else:
             self._others.remove(epoch)
             seen = max(seen, epoch.clock.time - 1)
             epoch.clock = self.clock
-        self._present = epoch
+        self._current = epoch
         self.clock.time = seen + 1
-        if past.slots or past.clock.time > 1:  # else nothing was ever heard of it
-            self._keep(past)
+        if old.slots or old.clock.time > 1:  # else it was never used
+            self._add_epoch(old)
         self._reached = self.clock.time
 
-    def _note_restart(self) -> None:
-        """See whether the clock has begun anew, which leaves what was before behind."""
+    def _check_wrap(self) -> None:
+        """Start a new epoch if the clock has wrapped to 0."""
         if self.clock.time < self._reached:
-            past = self._present
-            past.clock = LamportClock(LAST_TIME)
-            self._present = _Epoch(self.clock)
-            self._keep(past)
+            old = self._current
+            old.clock = LamportClock(LAST_TIME)
+            self._current = _Epoch(self.clock)
+            self._add_epoch(old)
         self._reached = self.clock.time
 
-    def _keep(self, epoch: _Epoch[E]) -> None:
+    def _add_epoch(self, epoch: _Epoch[E]) -> None:
         self._others.insert(0, epoch)
-        while len(self._others) >= EPOCHS_KEPT:
-            forgotten = self._others.pop()
-            self._used -= sum(slot.size for slot in forgotten.slots.values())
+        while len(self._others) >= MAX_EPOCHS:
+            dropped = self._others.pop()
+            self._used -= sum(slot.size for slot in dropped.slots.values())
 
-    def _forget_oldest(self, spared: LamportSlot[E]) -> None:
-        """Forget one time that holds anything; the budget shows that there is one."""
-        for epoch in (*reversed(self._others), self._present):
-            held = [s for s in epoch.slots.values() if s is not spared and s.size]
+    def _drop_oldest(self, keep: LamportSlot[E]) -> None:
+        """Drop the oldest time that holds bytes, other than `keep`."""
+        for epoch in (*reversed(self._others), self._current):
+            held = [s for s in epoch.slots.values() if s is not keep and s.size]
             if held:
                 oldest = min(held, key=lambda slot: slot.ltime)
                 del epoch.slots[oldest.ltime % self._length]

@@ -1,4 +1,4 @@
-"""A member as the Serf layer and its users see it: a frozen record, replaced when it changes."""
+"""A member as users see it: a frozen record, replaced with each change."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,16 @@ from trioserf.wire.serf_messages import Status
 from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Member:
-    """One member at one moment.
+    """A snapshot of a member.
 
-    `versions` are the protocol ranges it announced. `status` NONE occurs only in answers of peers.
+    Attributes:
+        name: the member's name.
+        address: its advertised address.
+        tags: its tags.
+        status: its status; NONE occurs only in responses of other members.
+        versions: the protocol versions that it announced.
     """
 
     name: str
@@ -24,5 +29,5 @@ class Member:
 
     @property
     def status_text(self) -> str:
-        """The status in Serf's spelling: none, alive, leaving, left or failed."""
+        """Serf's name of the status: none, alive, leaving, left or failed."""
         return self.status.name.lower()

@@ -1,12 +1,12 @@
-"""The members as Serf sees them: alive, leaving, left or failed, and for how long.
+"""The members in Serf's view: alive, leaving, left or failed.
 
-What the failure detector says arrives as notices; what members intend (`intents`) decides whether
-a member that is gone has left or failed (spec: members and intents).
+The failure detector reports joins and deaths; intents decide whether a dead member left or
+failed (see serf/README.md, § Members and intents).
 """
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -17,31 +17,32 @@ from trioserf.serf.effects import Effects
 from trioserf.serf.events import MemberEvent, MemberEventKind
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
+from trioserf.wire.serf_payloads import decode_tags
 from trioserf.wire.swim_messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
 
-_TAGS_KEPT: Final = 256
-"""Different metadata whose tags are remembered; in most clusters there are few."""
+_MAX_TAGS: Final = 256
+"""Metadata whose decoded tags are cached; most clusters have few different ones."""
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class MemberRecord:
-    """A member, with what its users need not know.
+    """A member and its internal fields.
 
     Attributes:
         member: the snapshot for users; a new one with each change.
-        status_ltime: Lamport time of the newest intent that was believed.
-        gone_since: the instant it left or failed, in seconds; meaningless otherwise.
+        status_ltime: the Lamport time of the latest accepted intent.
+        leave_time: when it left or failed, in seconds; undefined for other statuses.
     """
 
     member: Member
     status_ltime: int = 0
-    gone_since: float = 0.0
+    leave_time: float = 0.0
 
     @property
     def status(self) -> Status:
-        """The present status."""
+        """The current status."""
         return self.member.status
 
 
@@ -50,12 +51,10 @@ class MemberTable:
 
     Args:
         name: our own name.
-        options: the timeouts.
-        max_members: number of members at once; beyond that those that left or failed first are
-            erased.
-        effects: where events are announced.
-        decode_tags: reads metadata; a ValueError means that there are no tags.
-        rng: for the choice among failed members.
+        options: timeouts.
+        max_members: members in the table; above it, those that left or failed first are erased.
+        effects: receives events.
+        rng: chooses among failed members.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class MemberTable:
         options: SerfOptions,
         max_members: int,
         effects: Effects,
-        decode_tags: Callable[[bytes], Mapping[str, str]],
         rng: random.Random,
     ) -> None:
         self.name = name
@@ -76,7 +74,6 @@ class MemberTable:
         self._options = options
         self._max_members = max_members
         self._effects = effects
-        self._decode_tags = decode_tags
         self._rng = rng
         self._snapshot: tuple[Member, ...] | None = ()
         self._known_tags: dict[bytes, Mapping[str, str]] = {}
@@ -87,31 +84,31 @@ class MemberTable:
         return len(self.records)
 
     def snapshot(self) -> tuple[Member, ...]:
-        """All members in the order of their appearance; the same object until one changes."""
+        """Return all members in the order of their first appearance; one tuple until a change."""
         if self._snapshot is None:
             self._snapshot = tuple([record.member for record in self.records.values()])
         return self._snapshot
 
     def get(self, name: str) -> Member | None:
-        """Find a member by its name."""
+        """Return the member with this name, or None."""
         record = self.records.get(name)
         return None if record is None else record.member
 
     def alive(self) -> Iterator[Member]:
-        """Give the members that are alive and not about to leave, ourselves included."""
+        """Iterate over the members with status alive, ourselves included."""
         return (m for m in self.snapshot() if m.status is Status.ALIVE)
 
     @property
     def present_count(self) -> int:
-        """Members that have neither failed nor left."""
+        """The number of members that have neither failed nor left."""
         return len(self.records) - len(self.failed) - len(self.left)
 
     @property
     def has_others_alive(self) -> bool:
-        """Whether there is anybody to tell something."""
+        """Whether another member is alive."""
         return any(member.name != self.name for member in self.alive())
 
-    # --- notices of the failure detector ---
+    # --- events of the failure detector ---
 
     def on_join(
         self,
@@ -123,14 +120,14 @@ class MemberTable:
         *,
         intent: tuple[Status, int] = (Status.ALIVE, 0),
     ) -> None:
-        """Take in a member that is new or has come back.
+        """Handle a join or rejoin.
 
         Args:
-            name: its name.
-            address: where it is.
-            meta: its metadata, the encoded tags.
-            versions: what it speaks.
-            now: the instant.
+            name: the member's name.
+            address: its address.
+            meta: its encoded tags.
+            versions: its protocol versions.
+            now: the current time.
             intent: for new members, the status and Lamport time of a buffered intent.
         """
         record = self.records.get(name)
@@ -142,45 +139,42 @@ class MemberTable:
         else:
             if record.status is Status.FAILED:
                 del self.failed[name]
-                if now - record.gone_since < self._options.flap_timeout:
+                if now - record.leave_time < self._options.flap_timeout:
                     self._effects.flaps += 1
             elif record.status is Status.LEFT:
                 del self.left[name]
             member = Member(name, address, self._tags(meta), Status.ALIVE, versions)
             record.member = member
         self._changed()
-        self._announce("member-join", member, "EventMemberJoin: %s %s")
+        self._emit("member-join", member, "EventMemberJoin: %s %s")
 
     def on_leave(self, name: str, now: float) -> None:
-        """Note that the failure detector has lost a member.
-
-        Whether it has left depends on the intents heard before, not on the detector's opinion.
-        """
+        """Handle the death of a member: it left if an intent said so before, else it failed."""
         record = self.records.get(name)
         if record is None:
             return
         if record.status is Status.LEAVING:
             self.to_left(record, now)
-            self._announce("member-leave", record.member, "EventMemberLeave: %s %s")
+            self._emit("member-leave", record.member, "EventMemberLeave: %s %s")
         elif record.status is Status.ALIVE:
-            record.gone_since = now
+            record.leave_time = now
             self._set_status(record, Status.FAILED)
             self.failed[name] = record
-            self._announce("member-failed", record.member, "EventMemberFailed: %s %s")
+            self._emit("member-failed", record.member, "EventMemberFailed: %s %s")
         else:
             _log.warning("Bad state when leave: %d", record.status)
 
-    def updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
-        """Take in the new tags of a member."""
+    def on_update(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
+        """Handle an update of address, tags or versions."""
         record = self.records.get(name)
         if record is None:
             return
         record.member = Member(name, address, self._tags(meta), record.status, versions)
         self._changed()
-        self._announce("member-update", record.member, "EventMemberUpdate: %s")
+        self._emit("member-update", record.member, "EventMemberUpdate: %s")
 
     def on_suspect(self, name: str, *, recovered: bool = False) -> None:
-        """Pass on a suspicion, or its end, to those who asked for such events."""
+        """Emit the event of a suspicion or of its refutation."""
         member = self.get(name)
         if member is not None and member.status in {Status.ALIVE, Status.LEAVING}:
             kind: MemberEventKind = "member-recovered" if recovered else "member-suspect"
@@ -189,38 +183,38 @@ class MemberTable:
     # --- transitions by intents ---
 
     def to_leaving(self, record: MemberRecord) -> None:
-        """Note that a member that is alive is about to leave."""
+        """Mark an alive member as leaving."""
         self._set_status(record, Status.LEAVING)
 
     def to_alive(self, record: MemberRecord) -> None:
-        """Note that a leaving member stays after all."""
+        """Mark a leaving member as alive."""
         self._set_status(record, Status.ALIVE)
 
     def to_left(self, record: MemberRecord, now: float) -> None:
-        """Note that a member has left; the tombstone makes others believe it too."""
+        """Mark a member as left; push/pulls report it to others until it is erased."""
         self.failed.pop(record.member.name, None)
-        record.gone_since = now
+        record.leave_time = now
         self._set_status(record, Status.LEFT)
         self.left[record.member.name] = record
 
     def force_left(self, record: MemberRecord, now: float) -> None:
-        """Declare on request that a failed member has left."""
+        """Mark a failed member as left, as a leave intent requests."""
         self.to_left(record, now)
-        self._announce("member-leave", record.member, "EventMemberLeave (forced): %s %s")
+        self._emit("member-leave", record.member, "EventMemberLeave (forced): %s %s")
 
     def erase(self, name: str, *, forced: bool = False) -> None:
-        """Forget a member altogether."""
+        """Erase a member."""
         record = self.records.pop(name)
         self.failed.pop(name, None)
         self.left.pop(name, None)
         self._changed()
         text = "EventMemberReap (forced): %s %s" if forced else "EventMemberReap: %s"
-        self._announce("member-reap", record.member, text)
+        self._emit("member-reap", record.member, text)
 
-    # --- the passing of time ---
+    # --- time ---
 
     def reap(self, now: float) -> None:
-        """Erase those that failed or left too long ago."""
+        """Erase members that failed or left too long ago."""
         overdue = [
             *_overdue(self.failed.values(), now - self._options.reconnect_timeout),
             *_overdue(self.left.values(), now - self._options.tombstone_timeout),
@@ -229,18 +223,18 @@ class MemberTable:
             self.erase(name)
 
     def _make_room(self) -> None:
-        """Erase whoever has been gone the longest if there is no room for another member."""
+        """Erase the member that left or failed first if the table is full."""
         if len(self.records) < self._max_members:
             return
-        gone = [next(iter(some.values())) for some in (self.left, self.failed) if some]
-        if gone:
-            self.erase(min(gone, key=lambda record: record.gone_since).member.name)
+        candidates = [next(iter(some.values())) for some in (self.left, self.failed) if some]
+        if candidates:
+            self.erase(min(candidates, key=lambda record: record.leave_time).member.name)
 
     def reconnect_candidate(self) -> Member | None:
-        """Choose a failed member to be called, or nobody.
+        """Choose a failed member to reconnect to, or None.
 
-        The chance that there is one is failed/alive: the fewer are left, the harder they try,
-        while a large cluster does not drown one member in calls.
+        The probability is failed/alive, so that many members do not flood a failed one, and few
+        members still try often.
         """
         if not self.failed:
             return None
@@ -263,24 +257,24 @@ class MemberTable:
         self._snapshot = None
 
     def _tags(self, meta: bytes) -> Mapping[str, str]:
-        """Read metadata; members that say the same share one mapping."""
+        """Decode metadata; members with the same tags share one mapping."""
         tags = self._known_tags.get(meta)
         if tags is None:
             try:
-                tags = self._decode_tags(meta)
+                tags = decode_tags(meta)
             except ValueError as error:
                 _log.error("Failed to decode tags: %s", error)
                 return {}
-            if len(self._known_tags) >= _TAGS_KEPT:
+            if len(self._known_tags) >= _MAX_TAGS:
                 self._known_tags.clear()
             self._known_tags[meta] = tags
         return tags
 
-    def _announce(self, kind: MemberEventKind, member: Member, text: str) -> None:
+    def _emit(self, kind: MemberEventKind, member: Member, text: str) -> None:
         self._effects.events.append(MemberEvent(kind, (member,)))
         if _log.isEnabledFor(logging.INFO):
             _log.info(text, *(member.name, member.address.host)[: text.count("%s")])
 
 
 def _overdue(records: Iterable[MemberRecord], before: float) -> list[str]:
-    return [record.member.name for record in records if record.gone_since < before]
+    return [record.member.name for record in records if record.leave_time < before]

@@ -1,7 +1,8 @@
-"""Two members of one name: the cluster says whose it is (spec: name conflict)."""
+"""Name conflicts: a vote on the owner of a name (see serf/README.md, § Name conflicts)."""
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 
@@ -9,53 +10,53 @@ from trioserf.address import Address, normalise, packed
 from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
-from trioserf.wire.serf_messages import ConflictResponse, SerfMessage
+from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult
+from trioserf.wire import serf_codec
+from trioserf.wire.serf_messages import ConflictResponse
 
 _log = logging.getLogger("trioserf.serf")
 
-NOBODY = b"\x06\xc0"
-"""How a Serf answers that knows no member of the name: a conflict response of nil."""
+NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
+"""The response of a Serf without a member of that name: a conflict response of nil."""
 
 
-@attrs.define(slots=True)
+@attrs.define
 class ConflictVote:
-    """Counts what the cluster says of the member that bears our name.
+    """The count of responses to a conflict query about our name.
 
     Attributes:
-        address: ours.
-        answers: members that said something.
-        matching: those that gave our address.
+        address: our own.
+        answers: members that responded.
+        matching: members that gave our address.
     """
 
     address: Address
-    answers: int = 0
+    responses: int = 0
     matching: int = 0
 
     def count(self, response: ConflictResponse | None) -> None:
-        """Count one answer; None is that of a member that knows nobody of this name."""
-        self.answers += 1
+        """Count one response; None is from a node without a member of that name."""
+        self.responses += 1
         if response is not None and response.port == self.address.port:
             self.matching += normalise(response.addr) == packed(self.address.host)
 
     @property
     def won(self) -> bool:
-        """Whether we keep the name: at least half the answers and one more are for us.
+        """Whether we keep the name: more than half of the responses give our address.
 
-        As in Serf, no answer at all is a defeat.
+        As in Serf, we lose if there is no response.
         """
-        return self.matching >= self.answers // 2 + 1
+        return self.matching >= self.responses // 2 + 1
 
 
 class NameConflicts:
-    """Notes conflicts, and asks the cluster when the name is ours, once at a time.
+    """Logs conflicts, and starts a vote if the name is ours, one at a time.
 
     Args:
         name: our own name.
-        enabled: whether the cluster is asked.
-        ask: asks a question and hands what comes back to a function.
-        decode: reads an answer.
-        effects: where `GiveUpName` is ordered.
+        enabled: whether there are votes.
+        ask: starts a query (see `Serf.ask`).
+        effects: receives `NameConflictLost`.
     """
 
     def __init__(
@@ -63,24 +64,22 @@ class NameConflicts:
         name: str,
         *,
         enabled: bool,
-        ask: Callable[[QueryParams, float, Callable[[RunningQuery, QueryResult], None]], object],
-        decode: Callable[[bytes], SerfMessage],
+        ask: Callable[[QueryParams, Callable[[QueryResult], None], float], object],
         effects: Effects,
     ) -> None:
         self._name = name
         self._enabled = enabled
         self._ask = ask
-        self._decode = decode
         self._effects = effects
         self._vote: ConflictVote | None = None
 
     def log(self, name: str, known: Address | None, other: Address) -> None:
-        """Log that somebody else's name is claimed from another address."""
-        mine = "nobody" if known is None else known
-        _log.warning("Name conflict for '%s' both %s and %s are claiming", name, mine, other)
+        """Log that the name of another member is claimed by a second address."""
+        claimed_by = "an unknown address" if known is None else known
+        _log.warning("Name conflict for '%s' both %s and %s are claiming", name, claimed_by, other)
 
     def resolve(self, ours: Address, other: Address, now: float) -> None:
-        """Deal with somebody at `other` who claims our name."""
+        """Handle a node at `other` that claims our name."""
         if self._vote is not None:
             return
         _log.error(
@@ -92,23 +91,27 @@ class NameConflicts:
         if self._enabled:
             self._vote = ConflictVote(ours)
             payload = self._name.encode("utf-8", "surrogateescape")
-            self._ask(QueryParams(name=CONFLICT, payload=payload, internal=True), now, self._take)
+            self._ask(
+                QueryParams(name=CONFLICT, payload=payload, internal=True),
+                self._handle_result,
+                now,
+            )
 
-    def _take(self, _query: RunningQuery, result: QueryResult) -> None:
+    def _handle_result(self, result: QueryResult) -> None:
         if self._vote is None:
             return
         if isinstance(result, QueryAnswer):
             self._count(self._vote, result)
         elif isinstance(result, QueryDone):
-            self._conclude(self._vote)
+            self._decide(self._vote)
             self._vote = None
 
-    def _count(self, vote: ConflictVote, answer: QueryAnswer) -> None:
-        if answer.payload == NOBODY:
+    def _count(self, vote: ConflictVote, result: QueryAnswer) -> None:
+        if result.payload == NO_MEMBER_RESPONSE:
             vote.count(None)
             return
         try:
-            response = self._decode(answer.payload)
+            response = serf_codec.decode(result.payload)
         except ValueError as error:
             _log.error("Failed to decode conflict query response: %s", error)
             return
@@ -117,11 +120,11 @@ class NameConflicts:
         else:
             _log.error("Invalid conflict query response type: %s", type(response).__name__)
 
-    def _conclude(self, vote: ConflictVote) -> None:
+    def _decide(self, vote: ConflictVote) -> None:
         if vote.won:
             text = "majority in name conflict resolution [%d / %d]"
-            _log.info(text, vote.matching, vote.answers)
+            _log.info(text, vote.matching, vote.responses)
         else:
             text = "minority in name conflict resolution, quitting [%d / %d]"
-            _log.warning(text, vote.matching, vote.answers)
-            self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.answers))
+            _log.warning(text, vote.matching, vote.responses)
+            self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.responses))

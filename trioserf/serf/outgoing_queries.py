@@ -1,4 +1,4 @@
-"""Asking queries: who is expected to answer, and which queries run (spec: queries)."""
+"""Queries of our own that are running (see serf/README.md, § Queries)."""
 
 import logging
 import random
@@ -18,7 +18,7 @@ from trioserf.serf.internal_queries import PING, check_name
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.query_collector import QueryResult, RunningQuery
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
     Query,
@@ -27,56 +27,57 @@ from trioserf.wire.serf_messages import (
     ResponseFlag,
     TagFilter,
 )
+from trioserf.wire.serf_payloads import encode_filter
 
 _log = logging.getLogger("trioserf.serf")
 
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
-"""An empty mapping that nobody can fill."""
-_LONGEST_TIMEOUT: Final = 2**63 - 1
-"""Nanoseconds that fit into a query."""
+NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
+"""An immutable empty mapping."""
+_MAX_TIMEOUT: Final = 2**63 - 1
+"""The longest timeout of a query, in nanoseconds."""
 _MAX_RELAY_FACTOR: Final = 255
 
 
 def default_query_timeout(gossip_interval: float, members: int, multiplier: int = 16) -> float:
-    """Give the seconds a query runs unless its asker says otherwise.
+    """Return the default timeout of a query in seconds.
 
     Args:
-        gossip_interval: seconds between two rounds of gossip.
-        members: members alive, at least 1 (ourselves).
-        multiplier: rounds for each power of ten.
+        gossip_interval: seconds between two gossip rounds.
+        members: alive members, at least 1 (ourselves).
+        multiplier: gossip rounds for each power of ten of the members.
     """
     digits = len(str(members))  # = ceil(log10(members + 1)), exactly
     return gossip_interval * multiplier * digits
 
 
-def _names(names: Iterable[str]) -> tuple[str, ...]:
+def _to_tuple(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class QueryParams:
-    """What shall be asked, and how.
+    """A query to send.
 
     Attributes:
         name: the query's name.
-        payload: what is asked.
-        nodes: names of those who are asked; none means everyone.
-        tags: RE2 expressions by tag; all have to match.
+        payload: any bytes.
+        nodes: names of the members to query; empty for all.
+        tags: RE2 expressions by tag; all must match.
         timeout: seconds until the deadline; None or 0 for Serf's default.
-        ack: whether acknowledgements are wanted; without them a query cannot end early while
-            some have not answered.
-        relay_factor: members that pass each answer on as well, 0 to 255.
-        first: answers that are enough, at least 1; None for all.
+        ack: whether to request acks; without them a query cannot finish early while a member has
+            not responded.
+        relay_factor: members that relay each response as well, 0 to 255.
+        first: finish after this number of responses, at least 1; None for all.
         internal: whether names that begin with `_serf_` are allowed.
 
     Raises:
-        InvalidQuery: an internal name, or a number out of its range.
+        InvalidQuery: the name is internal, or a number is out of its range.
     """
 
     name: str
     payload: bytes = b""
-    nodes: tuple[str, ...] = attrs.field(default=(), converter=_names)
-    tags: Mapping[str, str] = NOTHING
+    nodes: tuple[str, ...] = attrs.field(default=(), converter=_to_tuple)
+    tags: Mapping[str, str] = NO_TAGS
     timeout: float | None = None
     ack: bool = True
     relay_factor: int = 0
@@ -91,13 +92,13 @@ class QueryParams:
         if self.timeout is not None and not self.timeout >= 0:
             raise InvalidQuery("The timeout of a query cannot be negative")
         if self.first is not None and self.first < 1:
-            raise InvalidQuery("A query must wait for at least one answer")
+            raise InvalidQuery("A query must wait for at least one response")
 
     def filters(self) -> tuple[NodeFilter | TagFilter, ...]:
-        """Give the filters for the members that are meant.
+        """Return the filters of the query.
 
         Raises:
-            InvalidFilter: an expression that cannot be understood.
+            InvalidFilter: an expression is malformed.
         """
         for expr in self.tags.values():
             compiled(expr)
@@ -106,16 +107,15 @@ class QueryParams:
 
 
 class OutgoingQueries:
-    """The queries of ours that run.
+    """The running queries of this node.
 
     Args:
         table: the members.
-        clock: the queries' Lamport clock.
-        codec: how messages are spelled.
+        clock: the Lamport clock of queries.
         options: limits.
-        gossip_interval: seconds; the default timeout of queries is a multiple of it.
-        rng: gives the numbers of queries.
-        tally: counts what comes back.
+        gossip_interval: seconds; the default timeout is a multiple of it.
+        rng: chooses the ids of queries.
+        counters: counters for metrics.
     """
 
     def __init__(
@@ -123,26 +123,24 @@ class OutgoingQueries:
         table: MemberTable,
         clock: LamportClock,
         *,
-        codec: Codec,
         options: SerfOptions,
         gossip_interval: float,
         rng: random.Random,
-        tally: Counters,
+        counters: Counters,
     ) -> None:
         self._table = table
         self._clock = clock
-        self._codec = codec
         self._options = options
         self._gossip_interval = gossip_interval
         self._rng = rng
-        self._tally = tally
+        self._counters = counters
         self._running: dict[tuple[int, int], RunningQuery] = {}
 
     def __len__(self) -> int:
         return len(self._running)
 
     def default_timeout(self) -> float:
-        """Give the seconds a query runs unless its asker says otherwise."""
+        """Return the timeout of queries without one, in seconds."""
         return default_query_timeout(
             self._gossip_interval,
             max(1, self._table.present_count),
@@ -151,68 +149,68 @@ class OutgoingQueries:
 
     def start(
         self,
-        question: QueryParams,
+        params: QueryParams,
         address: Address,
+        deliver: Callable[[QueryResult], None],
         now: float,
-        deliver: Callable[[RunningQuery, QueryResult], None],
     ) -> tuple[RunningQuery, Query, bytes]:
-        """Make a query and collect for it from now on.
+        """Create a query and collect its responses from now on.
 
         Args:
-            question: what is asked.
-            address: where answers are to go.
-            now: the instant.
-            deliver: takes what comes back.
+            params: the query.
+            address: our own, to which members respond.
+            deliver: receives each result; a `QueryDone` is the last.
+            now: the current time.
 
         Returns:
-            The collector, and the message with its bytes, which is still to be sent.
+            The running query, and its message and bytes, which the caller must send.
 
         Raises:
-            InvalidFilter: an expression that cannot be understood.
-            InvalidQuery: too many queries run already.
-            TooLarge: over the limit.
+            InvalidFilter: an expression is malformed.
+            InvalidQuery: too many queries are running.
+            TooLarge: the encoded query exceeds its limit.
         """
-        if len(self._running) >= self._options.asked_queries:
-            raise InvalidQuery(f"{self._options.asked_queries} queries are running already")
-        filters = question.filters()
-        seconds = question.timeout or self.default_timeout()
+        if len(self._running) >= self._options.running_queries:
+            raise InvalidQuery(f"{self._options.running_queries} queries are running already")
+        filters = params.filters()
+        seconds = params.timeout or self.default_timeout()
         message = Query(
             ltime=self._clock.time,
             id=self._rng.getrandbits(31),
             addr=packed(address.host),
             port=address.port,
             source_node=self._table.name,
-            filters=tuple(map(self._codec.encode_filter, filters)),
-            flags=int(QueryFlag.ACK) if question.ack else 0,
-            relay_factor=question.relay_factor,
-            timeout=int(min(seconds * 1e9, _LONGEST_TIMEOUT)),
-            name=question.name,
-            payload=question.payload,
+            filters=tuple(map(encode_filter, filters)),
+            flags=int(QueryFlag.ACK) if params.ack else 0,
+            relay_factor=params.relay_factor,
+            timeout=int(min(seconds * 1e9, _MAX_TIMEOUT)),
+            name=params.name,
+            payload=params.payload,
         )
-        data = self._codec.encode(message)
+        data = encode(message)
         if len(data) > self._options.query_size_limit:
             raise TooLarge(f"query exceeds limit of {self._options.query_size_limit} bytes")
-        asked = RunningQuery(
+        query = RunningQuery(
             message.ltime,
             message.id,
-            question.name,
+            params.name,
             deadline=now + message.timeout / 1e9,
             expected=self._expected(filters),
-            wants_acks=question.ack,
-            ack_suffices=question.name == PING,
-            first=question.first,
-            max_unexpected=self._options.unexpected_answers,
+            wants_acks=params.ack,
+            ack_suffices=params.name == PING,
+            first=params.first,
+            max_unexpected=self._options.unexpected_responders,
             deliver=deliver,
         )
-        self._running[asked.key] = asked
-        return asked, message, data
+        self._running[query.key] = query
+        return query, message, data
 
     def _expected(self, filters: tuple[NodeFilter | TagFilter, ...]) -> Iterable[str]:
         alive = self._table.alive()
         return [member.name for member in alive if not filters or matches_filters(member, filters)]
 
     def handle_response(self, response: QueryResponse, now: float) -> None:
-        """Hand a response to its query."""
+        """Pass a response to its query."""
         query = self._running.get((response.ltime, response.id))
         if query is None or now > query.deadline:
             _log.debug(
@@ -222,38 +220,38 @@ class OutgoingQueries:
                 response.source,
             )
             return
-        self._count(response, double=query.handle_response(response))
+        self._count(response, is_duplicate=query.handle_response(response))
         self._drop_if_finished(query)
 
-    def _count(self, response: QueryResponse, *, double: bool) -> None:
+    def _count(self, response: QueryResponse, *, is_duplicate: bool) -> None:
         kind = "acks" if response.flags & ResponseFlag.ACK else "responses"
-        self._tally.counter(f"serf.query_{'duplicate_' if double else ''}{kind}").add()
+        self._counters.counter(f"serf.query_{'duplicate_' if is_duplicate else ''}{kind}").add()
 
     def on_member_gone(self, name: str) -> None:
-        """Wait no longer for a member that has left or failed."""
+        """Stop waiting for a member that has left or failed."""
         for query in list(self._running.values()):
             query.on_member_gone(name)
             self._drop_if_finished(query)
 
     def cancel(self, query: RunningQuery) -> None:
-        """End a query before its time; what was collected is concluded."""
+        """End a query now, which delivers its `QueryDone`."""
         query.finish()
         self._drop_if_finished(query)
 
     def finish_if_complete(self, query: RunningQuery) -> None:
-        """End a query from which nothing more can come."""
+        """End a query if it is complete."""
         query.finish_if_complete()
         self._drop_if_finished(query)
 
     @property
     def next_deadline(self) -> float | None:
-        """When the next query ends."""
-        if not self._running:  # nearly always, and it is asked after every packet
+        """The next deadline of a query, or None."""
+        if not self._running:  # the usual case, and this is read after every packet
             return None
         return min(query.deadline for query in self._running.values())
 
     def expire(self, now: float) -> None:
-        """End the queries whose deadline has come."""
+        """End the queries whose deadline has passed."""
         for query in [query for query in self._running.values() if query.deadline <= now]:
             self.cancel(query)
 

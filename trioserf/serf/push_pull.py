@@ -1,6 +1,7 @@
-"""Push/pulls: what both sides of one tell each other of intents, user events and clocks."""
+"""Push/pulls: exchanging clocks, intents and user events with another member."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from trioserf.serf.gossip_queues import GossipQueues
@@ -9,17 +10,17 @@ from trioserf.serf.intents import Intents
 from trioserf.serf.lamport import LAST_TIME, is_newer
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.user_events import UserEvents
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Join, Leave, SerfPushPull, UserEvent
 
 _PIECE: Final = 512
-"""Names or events of a push/pull taken in at once: a few milliseconds' work."""
-_FRESH: Final = 8
-"""Large events of a push/pull that are news to us and, as we take it, to the others as well."""
+"""Rows of a kind merged in one step: a few milliseconds' work."""
+_MAX_TO_ALL: Final = 8
+"""New large events of one push/pull that we send to all members; further ones are old ones."""
 
 
 class PushPull:
-    """Both halves of push/pulls (spec: push/pull merge); the arguments are the state's parts."""
+    """Serf's half of push/pulls; the arguments are the parts of `Serf`."""
 
     def __init__(
         self,
@@ -28,17 +29,15 @@ class PushPull:
         user_events: UserEvents,
         queries: IncomingQueries,
         outbox: GossipQueues,
-        codec: Codec,
     ) -> None:
         self._table = table
         self._intents = intents
         self._user_events = user_events
         self._queries = queries
         self._outbox = outbox
-        self._codec = codec
 
     def local_state(self) -> SerfPushPull:
-        """Give our half of a push/pull."""
+        """Return our half of a push/pull."""
         return SerfPushPull(
             self._intents.clock.time,
             {name: record.status_ltime for name, record in self._table.records.items()},
@@ -48,65 +47,67 @@ class PushPull:
             self._queries.window.clock.time,
         )
 
-    def merge_remote_state(
+    def merge_steps(
         self,
         state: SerfPushPull,
         *,
         join: bool,
         ignore_events: bool,
-        lives: Callable[[str], bool],
-    ) -> Generator[None, float, None]:
-        """Take in the other half of a push/pull, piece by piece (spec: push/pull merge).
-
-        The generator waits for the instant of each of its steps to be sent to it, the first too,
-        and takes in up to 512 names or events in a step.
+        is_alive: Callable[[str], bool],
+    ) -> Iterator[Callable[[float], None]]:
+        """Split the merge of a remote half into steps (see serf/README.md, § Members and intents).
 
         Args:
-            state: what the other member sent.
-            join: whether the exchange is somebody's join.
-            ignore_events: whether user events from before our join are none of our business.
-            lives: whether a member is alive for all that the failure detector knows, after it
-                has taken in its part of the same exchange.
+            state: the remote half.
+            join: whether the push/pull is part of a join.
+            ignore_events: whether to ignore user events from before our join.
+            is_alive: whether the failure detector holds a member alive, after it has merged its
+                own part of the same push/pull.
+
+        Yields:
+            Functions to call in order, each with the current time. One merges up to 512 rows of
+            each kind: left members, other members and events.
         """
-        now = yield
-        self._merge_clocks(state)
-        # Those who left come first, with a later time than they had there: an intent about them
-        # that we have heard already must not keep us from believing it. But whom the failure
-        # detector holds for alive after this exchange has come back since; the other side has
-        # not heard of it yet. Taken for leaving, it would be so until a later join. The same goes
-        # for whom we do not know: when we hear that it lives, it has come back.
         left = set(state.left_members)
-        for count, name in enumerate(state.left_members, 1):
-            if name == self._table.name or (name in self._table.records and not lives(name)):
-                self._intents.on_leave(Leave(_after(state.status_ltimes.get(name, 0)), name), now)
-            if not count % _PIECE:
-                now = yield
-        for count, (name, ltime) in enumerate(state.status_ltimes.items(), 1):
-            if name not in left:
+        left_members = iter(state.left_members)
+        others = (row for row in state.status_ltimes.items() if row[0] not in left)
+        events = self._user_events.events_from(state.events)
+        rebroadcast = 0
+
+        def merge_piece(now: float) -> None:
+            nonlocal rebroadcast
+            for name in islice(left_members, _PIECE):
+                self._merge_left(name, state.status_ltimes.get(name, 0), is_alive, now)
+            for name, ltime in islice(others, _PIECE):
                 self._merge_join(name, ltime, now)
-            if not count % _PIECE:
-                now = yield
-        if join and ignore_events:
-            self._user_events.window.start_at(state.event_ltime)
-        passed_on = 0
-        for count, event in enumerate(self._user_events.events_from(state.events), 1):
-            if self._user_events.receive(event, is_live=False) and not join:
-                passed_on += self._pass_on_replayed(event, to_all=passed_on < _FRESH)
-            if not count % _PIECE:
-                now = yield
+            for event in islice(events, _PIECE):
+                if self._user_events.receive(event, is_live=False) and not join:
+                    rebroadcast += self._rebroadcast_large(event, to_all=rebroadcast < _MAX_TO_ALL)
 
-    def _pass_on_replayed(self, event: UserEvent, *, to_all: bool) -> bool:
-        """Pass on a large event that a push/pull brought, as a Serf's can come no other way.
+        def merge_first(now: float) -> None:
+            self._merge_clocks(state)
+            if join and ignore_events:
+                self._user_events.window.start_at(state.event_ltime)
+            merge_piece(now)
 
-        Small ones have been gossiped. What a join brings is mostly old news to the others. A few
-        large ones are fresh: perhaps nobody else of those who use streams has them, so that we
-        send them to all, as if they were ours.
+        yield merge_first
+        event_count = sum(len(time.events) for time in state.events if time is not None)
+        rows = max(len(state.left_members), len(state.status_ltimes), event_count)
+        for _ in range(_PIECE, rows, _PIECE):
+            yield merge_piece
+
+    def _merge_left(
+        self, name: str, ltime: int, is_alive: Callable[[str], bool], now: float
+    ) -> None:
+        """Apply an entry of LeftMembers, unless the member has probably come back since.
+
+        The leave intent bears the next time, so that an intent of `ltime` does not hide it.
+        A member that the failure detector holds alive has rejoined, and the remote member does
+        not know it yet; a leave intent would make it leaving until a later join. An unknown member
+        has rejoined when we first hear that it is alive.
         """
-        raw = self._codec.encode(event)
-        if self._outbox.fits(raw):
-            return False
-        self._outbox.rebroadcast("Event", raw, to_all=to_all)
-        return True
+        if name == self._table.name or (name in self._table.records and not is_alive(name)):
+            self._intents.on_leave(Leave(min(ltime + 1, LAST_TIME), name), now)
 
     def _merge_join(self, name: str, ltime: int, now: float) -> None:
         known = self._table.records.get(name)
@@ -118,7 +119,7 @@ class PushPull:
             self._intents.on_join(Join(ltime, name), now)
 
     def _merge_clocks(self, state: SerfPushPull) -> None:
-        """Witness the times of another's clocks, which have not been used for a message yet."""
+        """Witness the remote clocks; the time before, as no message bears the current one yet."""
         for clock, ltime in (
             (self._intents, state.ltime),
             (self._user_events.window, state.event_ltime),
@@ -127,6 +128,18 @@ class PushPull:
             if ltime > 0:
                 clock.witness(ltime - 1)
 
+    def _rebroadcast_large(self, event: UserEvent, *, to_all: bool) -> bool:
+        """Rebroadcast a replayed event that is too large for packets.
 
-def _after(ltime: int) -> int:
-    return min(ltime + 1, LAST_TIME)
+        Push/pulls are the only way for such an event of a Serf. The replay of a join is mostly
+        old; in other push/pulls, the first few may be new to all members that use streams, so
+        they are sent to all, like our own.
+
+        Returns:
+            Whether it was too large; a smaller one has been gossiped already.
+        """
+        raw = encode(event)
+        if self._outbox.fits(raw):
+            return False
+        self._outbox.rebroadcast("Event", raw, to_all=to_all)
+        return True

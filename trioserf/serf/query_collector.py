@@ -1,9 +1,9 @@
-"""Collecting what comes back to a query of ours (spec: queries).
+"""Collecting the responses to a query of our own (see serf/README.md, § Queries).
 
-The asker knows whom it expects: the members that were alive when it asked and match the filters.
-Serf's queries end at their deadline. Here they end as soon as nothing more can come: everyone who
-is expected has answered, or has said with its acknowledgement that it will not, or has left or
-failed in the meantime. A Serf that has no handler never says so, and is waited for.
+The requester knows the members that it expects: those alive at the start that match the filters.
+Serf's queries end at their deadline. Ours end as soon as they are complete: every expected member
+has responded, has acknowledged that no response will follow, or has left or failed. A Serf without
+a handler never says that no response will follow, so we wait for it until the deadline.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,34 +13,34 @@ import attrs
 
 from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
 
-ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of all answers to one query; anybody may answer, in any name and by stream."""
+MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of all responses to one query; any host can send some, in any name."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryAck:
-    """A member has got the query."""
+    """A member has received the query."""
 
     source: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryAnswer:
-    """A member has answered."""
+    """A response of a member."""
 
     source: str
     payload: bytes
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class QueryDone:
-    """Nothing more will come.
+    """The end of a query.
 
     Attributes:
-        acks: acknowledgements counted, 0 if none were asked for.
-        responses: answers counted.
-        expected: members that were asked.
-        missing: those of whom nothing was heard at all, neither acknowledgement nor answer.
+        acks: number of acks, 0 if none were requested.
+        responses: number of responses.
+        expected: number of members that were queried.
+        missing: names of those that sent neither an ack nor a response.
     """
 
     acks: int
@@ -53,31 +53,31 @@ QueryResult = QueryAck | QueryAnswer | QueryDone
 
 
 class RunningQuery:
-    """One query of ours, as long as it runs.
+    """One query of our own while it is running.
 
     Args:
         ltime: its Lamport time.
         id: its number.
         name: its name.
-        deadline: the instant after which nothing is taken any more, in seconds.
-        expected: names of the members that are asked.
-        wants_acks: whether they were asked to acknowledge it.
-        ack_suffices: whether an acknowledgement is all that will come.
-        first: answers that are enough, or None for all.
-        strangers: names that are accepted beside the expected ones.
-        deliver: takes each result; a `QueryDone` is the last.
+        deadline: the time after which responses are dropped, in seconds.
+        expected: names of the members that are queried.
+        wants_acks: whether acks were requested.
+        ack_suffices: whether members send acks only.
+        first: finish after this number of responses; None for all.
+        max_unexpected: names from which responses are accepted beside the expected ones.
+        deliver: receives each result; a `QueryDone` is the last.
     """
 
     __slots__ = (
         "_ack_suffices",
         "_acked",
-        "_answered",
         "_bytes_left",
         "_deliver",
         "_first",
+        "_max_unexpected",
         "_outstanding",
+        "_responded",
         "_responders",
-        "_strangers",
         "_wants_acks",
         "deadline",
         "expected",
@@ -99,7 +99,7 @@ class RunningQuery:
         ack_suffices: bool = False,
         first: int | None = None,
         max_unexpected: int = 1024,
-        deliver: Callable[["RunningQuery", QueryResult], None],
+        deliver: Callable[[QueryResult], None],
     ) -> None:
         self.ltime = ltime
         self.id = id
@@ -111,70 +111,71 @@ class RunningQuery:
         self._wants_acks = wants_acks
         self._ack_suffices = ack_suffices
         self._first = first
-        self._strangers = max_unexpected
+        self._max_unexpected = max_unexpected
         self._deliver = deliver
         self._acked: set[str] = set()
-        self._answered: set[str] = set()
-        self._bytes_left = ANSWER_BYTES
+        self._responded: set[str] = set()
+        self._bytes_left = MAX_RESPONSE_BYTES
         self._responders: set[str] = set()
 
     @property
     def key(self) -> tuple[int, int]:
-        """What answers bear to be recognised."""
+        """The Lamport time and number, which responses repeat."""
         return (self.ltime, self.id)
 
     def handle_response(self, response: QueryResponse) -> bool:
-        """Count an acknowledgement or an answer.
+        """Count an ack or a response.
 
         Returns:
-            Whether it was a double, which relays cause and which is ignored.
+            Whether it was a duplicate, as relays cause them, which is ignored.
         """
         if self.finished or not self._admits(response.source):
             return False
         is_ack = bool(response.flags & ResponseFlag.ACK)
-        double = response.source in (self._acked if is_ack else self._answered)
+        is_duplicate = response.source in (self._acked if is_ack else self._responded)
         self._responders.add(response.source)
         if is_ack:
             if self._wants_acks and response.source not in self._acked:
                 self._acked.add(response.source)
-                self._deliver(self, QueryAck(response.source))
+                self._deliver(QueryAck(response.source))
             if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
                 self._outstanding.discard(response.source)
-        elif response.source not in self._answered and len(response.payload) <= self._bytes_left:
+        elif response.source not in self._responded and len(response.payload) <= self._bytes_left:
             self._bytes_left -= len(response.payload)
-            self._answered.add(response.source)
+            self._responded.add(response.source)
             self._outstanding.discard(response.source)
-            self._deliver(self, QueryAnswer(response.source, response.payload))
+            self._deliver(QueryAnswer(response.source, response.payload))
         self.finish_if_complete()
-        return double
+        return is_duplicate
 
     def on_member_gone(self, name: str) -> None:
-        """Wait no longer for a member that has gone."""
+        """Stop waiting for a member that has left or failed."""
         if name in self._outstanding:
             self._outstanding.discard(name)
             self.finish_if_complete()
 
     def finish_if_complete(self) -> None:
-        """End it if nothing more is expected."""
-        enough = self._first is not None and len(self._answered) >= self._first
+        """End the query if it is complete."""
+        enough = self._first is not None and len(self._responded) >= self._first
         if enough or not self._outstanding:
             self.finish()
 
     def finish(self) -> None:
-        """End it now."""
+        """End the query now."""
         if self.finished:
             return
         self.finished = True
         missing = tuple(name for name in self.expected if name not in self._responders)
-        done = QueryDone(len(self._acked), len(self._answered), len(self.expected), missing)
-        self._deliver(self, done)
+        done = QueryDone(len(self._acked), len(self._responded), len(self.expected), missing)
+        self._deliver(done)
 
     def _admits(self, source: str) -> bool:
-        """Bound the names that are remembered, since anybody may answer in any name."""
+        """Bound the names that are kept, since any host can respond in any name."""
         return (
             source in self._responders
-            or len(self._responders) < len(self.expected) + self._strangers
+            or len(self._responders) < len(self.expected) + self._max_unexpected
         )
 
     def __repr__(self) -> str:
-        return f"<AskedQuery {self.name!r} of time {self.ltime}, {len(self._outstanding)} open>"
+        outstanding = len(self._outstanding)
+        return f"<RunningQuery {self.name!r} of time {self.ltime}, {outstanding} outstanding>"

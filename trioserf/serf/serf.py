@@ -1,17 +1,16 @@
-"""The Serf layer of one node: members, intents, user events, queries, and their push/pull.
+"""The Serf layer of one node: members, intents, user events, queries and push/pulls.
 
-One object without a clock, a socket or a task. Its owner tells it what has come and what time it
-is, and carries out what it finds in `events`, `sends`, `spreads`, `orders` and `results`
-afterwards, emptying these lists; broadcasts stand in the three `queues`. Every instant (`now`,
-deadlines) is in seconds of one monotonic clock.
+One object without a clock, a socket or a task. Its owner calls it with messages and the current
+time, and afterwards runs and clears its effects: `events`, `direct_messages`, `large_broadcasts`
+and `shutdown_orders`. Broadcasts wait in the three `queues`. Times (`now`, deadlines) are seconds
+of one monotonic clock.
 
-The rules themselves stand in the modules beside this one; here they are put together.
+The modules beside this one have the rules (see serf/README.md); this one connects them.
 """
 
 import logging
 import random
-from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from trioserf.address import Address
@@ -34,7 +33,7 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
 from trioserf.swim.config import LAN, SwimOptions, Timing
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import QUERY, USER_EVENT, decode
 from trioserf.wire.serf_messages import (
     Join,
     Leave,
@@ -49,11 +48,11 @@ from trioserf.wire.swim_messages import Versions
 
 _log = logging.getLogger("trioserf.serf")
 
-_DEDUPLICATED: Final = frozenset({3, 4})
-"""Type bytes of user events and queries, of which every double is dropped for good."""
+_DEDUPLICATED: Final = frozenset({USER_EVENT, QUERY})
+"""Type bytes of user events and queries, whose duplicates have no effect."""
 
 
-def _unknown(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
+def _is_never_alive(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
     return False
 
 
@@ -62,25 +61,23 @@ class Serf:
 
     Args:
         name: our own name.
-        address: where other members reach us.
-        codec: how messages are spelled.
+        address: the advertised address.
         rng: randomness.
         options: limits and timeouts of this layer.
         timing: timings of membership.
         swim: switches of the member table.
-        has_answerer: whether a handler or a stream here may answer this query; if not, the asker
-            is told at once that no answer will follow.
-        keys: does what key queries ask for.
-        tally: counts for metrics.
+        has_responder: whether a handler or subscription may respond to a query; if not, the
+            requester is notified at once.
+        keys: handles key queries.
+        counters: counters for metrics.
 
     Attributes:
-        events: what happened, for users.
-        sends: messages to single members, as packets or by stream.
-        spreads: messages to many members that fit no packet.
-        orders: what the node itself shall do.
-        results: what came back to our queries, each with its query.
-        queues: the broadcasts, by Serf's names for them: Intent, Query and Event, in the order
-            in which they fill a packet.
+        events: events for users.
+        direct_messages: messages to single members, in packets or on streams.
+        large_broadcasts: broadcasts too large for a packet.
+        shutdown_orders: reasons for the node to shut down.
+        queues: the broadcast queues by Serf's names, Intent, Query and Event, in the order in
+            which they fill a packet.
     """
 
     def __init__(
@@ -88,106 +85,97 @@ class Serf:
         name: str,
         address: Address,
         *,
-        codec: Codec,
         rng: random.Random,
         options: SerfOptions | None = None,
         timing: Timing = LAN,
         swim: SwimOptions | None = None,
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
-        tally: Counters | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
         swim = swim or SwimOptions()
-        self.results: list[tuple[RunningQuery, QueryResult]] = []
-        tally = tally or Counters()
-        self._effects = effects = Effects(counters=tally)
-        self._received_sizes = tally.values("serf.msgs.received")
+        counters = counters or Counters()
+        self._effects = effects = Effects(counters=counters)
+        self._received_sizes = counters.values("serf.msgs.received")
         self.events: list[Event] = effects.events
         self.direct_messages: list[DirectMessage] = effects.direct_messages
         self.large_broadcasts: list[LargeBroadcast] = effects.large_broadcasts
         self.shutdown_orders: list[Order] = effects.shutdown_orders
-        self._codec = codec
         self._table = table = MemberTable(
-            name,
-            options=options,
-            max_members=swim.max_members,
-            effects=effects,
-            decode_tags=codec.decode_tags,
-            rng=rng,
+            name, options=options, max_members=swim.max_members, effects=effects, rng=rng
         )
-        self._outbox = GossipQueues(
+        self._gossip_queues = GossipQueues(
             table.__len__,
             options,
             effects.large_broadcasts,
-            codec.gossip_prefix,
             retransmit_mult=timing.retransmit_mult,
             largest=swim.largest_broadcast,
         )
-        self.queues: Mapping[Kind, BroadcastQueue] = self._outbox.queues
+        self.queues: Mapping[Kind, BroadcastQueue] = self._gossip_queues.queues
         for queue in self.queues.values():
-            queue.sizes = tally.values("serf.msgs.sent")
-        self._intents = Intents(table, self.queues["Intent"], codec=codec, options=options)
-        self._user_events = UserEvents(codec=codec, options=options, effects=effects)
-        self._queries = IncomingQueries(
+            queue.sizes = counters.values("serf.msgs.sent")
+        self._intents = Intents(table, self.queues["Intent"], options=options)
+        self._user_events = UserEvents(options=options, effects=effects)
+        self._incoming_queries = IncomingQueries(
             table,
-            codec=codec,
             options=options,
             effects=effects,
             rng=rng,
-            to_ourselves=lambda response, now: self._asking.handle_response(response, now),
+            deliver_own_response=self._handle_response,
             has_responder=has_responder,
             keys=keys,
         )
-        self._exchanges = PushPull(
-            table, self._intents, self._user_events, self._queries, self._outbox, codec
+        self._push_pull = PushPull(
+            table, self._intents, self._user_events, self._incoming_queries, self._gossip_queues
         )
-        self._asking = OutgoingQueries(
+        self._outgoing_queries = OutgoingQueries(
             table,
             self.query_clock,
-            codec=codec,
             options=options,
             gossip_interval=timing.gossip_interval,
             rng=rng,
-            tally=tally,
+            counters=counters,
         )
-        self._conflicts = NameConflicts(
+        self._name_conflicts = NameConflicts(
             name,
             enabled=options.name_conflict_resolution,
-            ask=self._ask,
-            decode=codec.decode,
+            ask=self.ask,
             effects=effects,
         )
 
     # --- reading ---
 
     def members(self) -> tuple[Member, ...]:
-        """All members in the order of their appearance; the same tuple until one changes."""
+        """Return all members in the order of their first appearance.
+
+        The result is the same tuple until a member changes.
+        """
         return self._table.snapshot()
 
     @property
     def members_version(self) -> int:
-        """Grows with every change of `members()`."""
+        """A number that grows with every change of `members()`."""
         return self._table.version
 
     def member(self, name: str) -> Member | None:
-        """Find a member by its name."""
+        """Return the member with this name, or None."""
         return self._table.get(name)
 
     def record(self, name: str) -> MemberRecord | None:
-        """Find a member with its Lamport time; to be read only."""
+        """Return a member with its Lamport time, or None; do not change it."""
         return self._table.records.get(name)
 
     @property
     def alive_count(self) -> int:
-        """Members that have neither failed nor left."""
+        """The number of members that have neither failed nor left."""
         return self._table.present_count
 
     @property
     def clock(self) -> LamportClock:
-        """The Lamport clock of members' intents."""
+        """The Lamport clock of intents."""
         return self._intents.clock
 
     @property
@@ -198,14 +186,16 @@ class Serf:
     @property
     def query_clock(self) -> LamportClock:
         """The Lamport clock of queries."""
-        return self._queries.window.clock
+        return self._incoming_queries.window.clock
 
-    def clocks(self) -> LamportTimes:
-        """Give the times that a snapshot records."""
-        return LamportTimes(self.clock.time - 1, self._user_events.newest, self._queries.newest)
+    def latest_times(self) -> LamportTimes:
+        """Return the latest Lamport times seen, for snapshots."""
+        return LamportTimes(
+            self.clock.time - 1, self._user_events.latest_time, self._incoming_queries.latest_time
+        )
 
     def stats(self) -> dict[str, int]:
-        """Count what `info` shows of this layer, under Serf's names, and the flaps."""
+        """Return what `info` shows of this layer, under Serf's names, and the flaps."""
         return {
             "members": len(self._table),
             "failed": len(self._table.failed),
@@ -219,84 +209,83 @@ class Serf:
             "flaps": self._effects.flaps,
         }
 
-    # --- notices of the failure detector ---
+    # --- events of the failure detector ---
 
     def member_joined(
         self, name: str, address: Address, meta: bytes, versions: Versions, now: float
     ) -> None:
-        """Take in a member that is new or has come back; also ourselves at the start."""
+        """Handle a join or rejoin of a member; at the start, of ourselves."""
         intent = self._intents.pop_recent_intent(name, now)
         self._table.on_join(name, address, meta, versions, now, intent=intent)
 
     def member_left(self, name: str, now: float) -> None:
-        """Note that the failure detector has lost a member, or that it has left.
+        """Handle the death or leave of a member.
 
-        Only its intents decide which of the two users are told.
+        Its intents decide whether the event for users is a leave or a failure.
         """
         self._table.on_leave(name, now)
-        self._asking.on_member_gone(name)
+        self._outgoing_queries.on_member_gone(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
-        """Take in the new tags of a member."""
-        self._table.updated(name, address, meta, versions)
+        """Handle an update of a member."""
+        self._table.on_update(name, address, meta, versions)
 
     def member_suspected(self, name: str) -> None:
-        """Pass on that a member is suspected."""
+        """Handle a suspicion."""
         self._table.on_suspect(name)
 
     def member_recovered(self, name: str) -> None:
-        """Pass on that a suspicion has proved unfounded."""
+        """Handle the refutation of a suspicion."""
         self._table.on_suspect(name, recovered=True)
 
     def member_conflicted(self, name: str, other: Address, now: float) -> None:
-        """Deal with somebody else at `other` who claims a member's name, perhaps ours.
+        """Handle a node at `other` that claims the name of a member.
 
-        If it is ours and resolution is enabled, the cluster is asked who we are, and `GiveUpName`
-        is ordered unless the majority knows us under our address.
+        If the name is ours and resolution is enabled, the members vote; `NameConflictLost` is
+        ordered unless the majority gives our address (see serf/README.md, § Name conflicts).
         """
         if name == self.name:
-            self._conflicts.resolve(self.address, other, now)
+            self._name_conflicts.resolve(self.address, other, now)
         else:
             known = self._table.get(name)
-            self._conflicts.log(name, None if known is None else known.address, other)
+            self._name_conflicts.log(name, None if known is None else known.address, other)
 
     # --- messages ---
 
     def handle(self, raw: bytes, now: float) -> None:
-        """Take in one message of the Serf layer, from a packet or a stream.
+        """Handle a message of the Serf layer from a packet or a stream.
 
-        Doubles of user events and queries, the bulk of what gossip brings, are recognised by
-        their bytes alone.
+        Most gossip is duplicates of user events and queries, which are dropped undecoded.
 
         Args:
-            raw: the encoded message, as it was sent.
-            now: the instant.
+            raw: the encoded message.
+            now: the current time.
 
         Raises:
-            ValueError: it cannot be decoded (whatever the codec raises).
+            WireError: it is malformed.
         """
         self._received_sizes.append(len(raw))
-        if self._outbox.is_duplicate(raw):
+        if self._gossip_queues.is_duplicate(raw):
             return
-        message = self._codec.decode(raw)
+        message = decode(raw)
         kind = self._dispatch(message, now)
         if raw[0] in _DEDUPLICATED:
-            self._outbox.mark_seen(raw)
+            self._gossip_queues.mark_seen(raw)
         if kind is not None:
-            self._outbox.rebroadcast(kind, raw)
+            self._gossip_queues.rebroadcast(kind, raw)
 
     def _dispatch(self, message: SerfMessage, now: float) -> Kind | None:
-        """Do what a message says; name the queue in which it is to be passed on, if it is."""
+        """Handle a message; return the queue in which to rebroadcast it, or None."""
         match message:
             case UserEvent():
                 _log.debug("messageUserEventType: %s", message.name)
                 return "Event" if self._user_events.receive(message) else None
             case QueryResponse():
                 _log.debug("messageQueryResponseType: %s", message.source)
-                self._asking.handle_response(message, now)
+                self._handle_response(message, now)
             case Query():
                 _log.debug("messageQueryType: %s", message.name)
-                return "Query" if self._queries.receive(message, now) else None
+                return "Query" if self._incoming_queries.receive(message, now) else None
             case Join():
                 _log.debug("messageJoinType: %s", message.node)
                 return "Intent" if self._intents.on_join(message, now) else None
@@ -306,11 +295,16 @@ class Serf:
             case Relay():
                 self._relay(message)
             case _:
-                _log.debug("Received a %s, which nobody sends so", type(message).__name__)
+                _log.debug(
+                    "Ignored a %s, which is not sent as a user message", type(message).__name__
+                )
         return None
 
+    def _handle_response(self, response: QueryResponse, now: float) -> None:
+        self._outgoing_queries.handle_response(response, now)
+
     def _relay(self, message: Relay) -> None:
-        """Hand an answer on for somebody, as one packet; nothing is waited for or repeated."""
+        """Forward a response of another member to its requester in one packet."""
         to = parse_address(message.addr, message.port)
         if to is not None:
             _log.debug("Relaying response to addr: %s", to)
@@ -319,58 +313,55 @@ class Serf:
     # --- push/pull ---
 
     def local_state(self) -> SerfPushPull:
-        """Give our half of a push/pull."""
-        return self._exchanges.local_state()
+        """Return our half of a push/pull."""
+        return self._push_pull.local_state()
 
     def merge_remote_state(
         self, state: SerfPushPull, *, join: bool, ignore_events: bool, now: float
     ) -> None:
-        """Take in the other half of a push/pull in one go (see `merging`)."""
-        merging = self.merging(state, join=join, ignore_events=ignore_events)
-        next(merging)
-        with suppress(StopIteration):
-            while True:
-                merging.send(now)
+        """Merge the remote half of a push/pull at once (see `merge_steps`)."""
+        for step in self.merge_steps(state, join=join, ignore_events=ignore_events):
+            step(now)
 
-    def merging(
+    def merge_steps(
         self,
         state: SerfPushPull,
         *,
         join: bool,
         ignore_events: bool,
-        lives: Callable[[str], bool] = _unknown,
-    ) -> Generator[None, float, None]:
-        """Take in the other half of a push/pull, piece by piece: see `Exchanges.merging`."""
-        return self._exchanges.merge_remote_state(
-            state, join=join, ignore_events=ignore_events, lives=lives
+        is_alive: Callable[[str], bool] = _is_never_alive,
+    ) -> Iterator[Callable[[float], None]]:
+        """Split the merge of a remote half into steps (see `PushPull.merge_steps`)."""
+        return self._push_pull.merge_steps(
+            state, join=join, ignore_events=ignore_events, is_alive=is_alive
         )
 
     def restore(self, clocks: LamportTimes) -> None:
-        """Go on where a snapshot ended: what is older than its clocks is old news.
+        """Continue from the clocks of a snapshot.
 
-        A user event or query is passed over up to its clock; zero means that there was none.
+        User events and queries up to their clock will be ignored; 0 means that there was none.
         """
         self._intents.witness(clocks.member)
         for window, last in (
             (self._user_events.window, clocks.event),
-            (self._queries.window, clocks.query),
+            (self._incoming_queries.window, clocks.query),
         ):
             if last:
                 window.witness(last)
                 window.start_at(last + 1)
 
-    # --- what users ask for ---
+    # --- requests of users ---
 
     def announce_join(self, now: float) -> None:
-        """Tell everyone that we have joined: to be called after a successful join."""
+        """Broadcast our join intent; call this after a successful join."""
         self._intents.announce_join(now)
 
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
-        """Tell everyone that we are about to leave.
+        """Broadcast our leave intent.
 
         Args:
-            now: the instant.
-            on_done: called when everyone should know; during this call if nobody is there.
+            now: the current time.
+            on_done: called after the last transmit; at once if no other member is alive.
         """
         self._intents.announce_leave(now, on_done)
 
@@ -382,108 +373,106 @@ class Serf:
         now: float,
         on_done: Callable[[], None] | None = None,
     ) -> bool:
-        """Declare that a failed member has left; `prune` erases it altogether.
+        """Declare that a failed member has left; `prune` erases it.
 
         Returns:
-            Whether it is known here; the others are told in any case.
+            Whether it is in our table; the intent is broadcast in any case.
         """
         return self._intents.force_leave(name, prune=prune, now=now, on_done=on_done)
 
     def user_event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int:
-        """Send an event to everyone, ourselves included, and give its Lamport time.
+        """Send a user event to all members, ourselves included; return its Lamport time.
 
         Raises:
-            TooLarge: over the limit, before or after encoding.
+            TooLarge: it exceeds the limit, before or after encoding.
         """
         ltime, data = self._user_events.send(name, payload, coalesce=coalesce)
-        self._outbox.send("Event", data)
+        self._gossip_queues.send("Event", data)
         return ltime
 
-    def ask(self, question: QueryParams, now: float) -> RunningQuery:
-        """Ask the members that match; what comes back appears in `results`, `QueryDone` last.
+    def ask(
+        self, params: QueryParams, deliver: Callable[[QueryResult], None], now: float
+    ) -> RunningQuery:
+        """Query the members that match.
 
-        The first results, and even the last, may be there when this returns.
+        Args:
+            params: the query.
+            deliver: receives each result, `QueryDone` as the last; it may be called before this
+                returns.
+            now: the current time.
 
         Raises:
-            InvalidFilter: an expression that cannot be understood.
-            InvalidQuery: too many queries of ours run already.
-            TooLarge: over the limit.
+            InvalidFilter: an expression is malformed.
+            InvalidQuery: too many queries of our own are running.
+            TooLarge: the encoded query exceeds its limit.
         """
-        return self._ask(question, now, lambda query, result: self.results.append((query, result)))
-
-    def _ask(
-        self,
-        question: QueryParams,
-        now: float,
-        deliver: Callable[[RunningQuery, QueryResult], None],
-    ) -> RunningQuery:
-        asked, message, data = self._asking.start(question, self.address, now, deliver)
-        self._queries.receive(message, now, ours=True)
-        self._asking.finish_if_complete(asked)
-        if not asked.finished:
-            self._outbox.send("Query", data)
-        return asked
+        query, message, data = self._outgoing_queries.start(params, self.address, deliver, now)
+        self._incoming_queries.receive(message, now, ours=True)
+        self._outgoing_queries.finish_if_complete(query)
+        if not query.finished:
+            self._gossip_queues.send("Query", data)
+        return query
 
     def cancel(self, query: RunningQuery) -> None:
-        """End a query of ours before its time; a `QueryDone` follows unless it has come."""
-        self._asking.cancel(query)
+        """End a query of our own early; this delivers `QueryDone`, unless it has finished."""
+        self._outgoing_queries.cancel(query)
 
     def default_query_timeout(self) -> float:
-        """Give the seconds a query runs unless its asker says otherwise."""
-        return self._asking.default_timeout()
+        """Return the timeout of queries without one, in seconds."""
+        return self._outgoing_queries.default_timeout()
 
     def respond(self, number: int, payload: bytes, now: float) -> None:
-        """Answer a query that was delivered here, once.
+        """Respond to a query, once.
 
         Args:
             number: `QueryReceived.id`.
-            payload: the answer.
-            now: the instant.
+            payload: the response.
+            now: the current time.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
-            TooLarge: over every limit; a smaller answer may still be given.
+            NoSuchQuery: the query is unknown, answered, or past its deadline.
+            TooLarge: the response exceeds every limit; a smaller one is still possible.
         """
-        self._queries.respond(number, payload, now)
+        self._incoming_queries.respond(number, payload, now)
 
     def decline(self, number: int, now: float) -> None:
-        """Tell the asker that no answer of ours will follow.
+        """Notify the requester that no response will follow.
 
         Raises:
-            NoSuchQuery: never heard of, answered already, or past its deadline.
+            NoSuchQuery: the query is unknown, answered, or past its deadline.
         """
-        self._queries.decline(number, now)
+        self._incoming_queries.decline(number, now)
 
-    # --- the passing of time ---
+    # --- time ---
 
     @property
     def next_deadline(self) -> float | None:
-        """The instant at which `expire` has something to do, or None."""
-        intents, asking = self._intents.next_deadline, self._asking.next_deadline
-        if intents is None or asking is None:
-            return asking if intents is None else intents
-        return min(intents, asking)
+        """The time at which `expire` has work to do, or None."""
+        intents, queries = self._intents.next_deadline, self._outgoing_queries.next_deadline
+        if intents is None or queries is None:
+            return queries if intents is None else intents
+        return min(intents, queries)
 
     def expire(self, now: float) -> None:
-        """End the queries and erase the leaving members whose time has come."""
+        """Handle deadlines: end queries, erase leaving members."""
         self._intents.expire(now)
-        self._asking.expire(now)
+        self._outgoing_queries.expire(now)
 
     def reap(self, now: float) -> None:
-        """Erase members that are gone for too long, and forget what is of no use any more.
+        """Erase members that failed or left too long ago, and expired intents and queries.
 
-        To be called every 15 seconds.
+        Call this every 15 seconds.
         """
         self._table.reap(now)
         self._intents.reap(now)
-        self._queries.forget_expired(now)
+        self._incoming_queries.forget_expired(now)
 
     def reconnect_candidate(self) -> Member | None:
-        """Choose a failed member to be called, or nobody; to be asked every reconnect interval."""
+        """Choose a failed member to reconnect to, or None; call this every reconnect interval."""
         return self._table.reconnect_candidate()
 
     def check_queues(self) -> None:
-        """Warn of long queues and cut those that are too long; to be called every 30 seconds."""
+        """Log long queues and prune those above the limit; call this every 30 seconds."""
         for kind, queue in self.queues.items():
             self._effects.counters.values(f"serf.queue.{kind}").append(len(queue))
-        self._outbox.check()
+        self._gossip_queues.check()

@@ -1,22 +1,11 @@
-r"""The snapshot: what a member wants to remember of its cluster when it starts again.
+"""The format of a snapshot file (see serf/README.md, § Snapshot file).
 
-A text file of lines, the same for Go's program and for this one (spec: snapshot file):
+A snapshot is a text file of lines that a member appends, to rejoin its cluster after a restart.
+From time to time the file is rewritten without its superseded lines. A crash can cut the last line
+short or leave a hole of NULs, and users edit files: a malformed line is reported and skipped.
 
-    alive: NAME ADDRESS:PORT    the member is here (the last space ends the name)
-    not-alive: NAME             it left or failed
-    clock: N                    the newest Lamport time seen among joins and leaves,
-    event-clock: N              among the user events delivered
-    query-clock: N              and among the queries delivered
-    coordinate: ...             of older versions; not ours
-    leave                       we left on purpose
-    # ...                       a comment
-
-Lines are appended as things happen; now and then the file is rewritten without what has been
-overtaken. A crash may cut the last line short or leave a hole of NULs, and people have editors:
-whatever cannot be read is a fault to be reported, never a reason to stop.
-
-Names are bytes on the wire and may hold anything, also what ends a line here; members whose names
-do are not recorded, nor those who claim to be at port 0.
+Names on the wire may contain any byte. Members whose name would break a line are not recorded, nor
+are members with port 0.
 """
 
 import re
@@ -31,12 +20,12 @@ from trioserf.serf.member import Member
 COMPACT_MIN: Final = 128 * 1024
 """Bytes up to which a file is never rewritten."""
 COMPACT_PER_MEMBER: Final = 2 * 128
-"""Bytes per living member up to which it is not either: twice what a line may take."""
-FAULTS_KEPT: Final = 20
-"""Faults reported one by one; further ones are only counted."""
+"""Bytes per alive member up to which a file is not rewritten: twice an assumed line."""
+MAX_ERRORS: Final = 20
+"""Errors reported one by one; further ones are only counted."""
 
 _LTIME_MAX = 2**64 - 1
-_SHOWN = 60  # characters of a faulty line in the report
+_SHOWN = 60  # characters of a malformed line in an error
 _PRESENT = frozenset({"member-join", "member-update"})
 _GONE = frozenset({"member-leave", "member-failed", "member-reap"})
 # Printable ASCII; colons only inside brackets.
@@ -44,74 +33,72 @@ _ADDRESS = re.compile(r"(?:\[[!-Z^-~]+\]|[!-9;-Z^-~]+):([0-9]{1,5})")
 _LTIME = re.compile(r"[0-9]{1,20}")
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class LamportTimes:
-    """The newest Lamport time of each kind; 0 if there was none."""
+    """The latest Lamport time of each kind; 0 if there was none."""
 
     member: int = 0
     event: int = 0
     query: int = 0
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class SnapshotContents:
-    """What a snapshot says.
+    """The contents of a snapshot.
 
     Attributes:
-        alive: the address, as text with a port, of every member (ourselves too) that was there.
-        clocks: the newest times; user events and queries up to them are old news.
-        left: whether the last thing we did was to leave.
-        faults: what could not be read, a sentence each.
-        clean: whether the file can be continued by appending. If not, rewrite it first: it has
-            faults, or says `leave` where that was overlooked and would be believed next time.
-        size: bytes read.
+        alive: the members (ourselves too) with their addresses, as text with a port.
+        clocks: the latest times; user events and queries up to them will be ignored.
+        left: whether our last action was to leave.
+        errors: a sentence for each malformed line.
+        clean: whether lines may be appended. If not, rewrite the file first: it has errors, or a
+            `leave` that was ignored but would be obeyed by the next start.
+        size: bytes of the file.
     """
 
     alive: dict[str, str]
     clocks: LamportTimes
     left: bool = False
-    faults: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     clean: bool = True
     size: int = attrs.field(default=0, eq=False)
 
 
 EMPTY: Final = SnapshotContents({}, LamportTimes())
-"""The snapshot of a member that starts for the first time."""
+"""The snapshot of a first start."""
 
 
 # --- reading ---
 
 
 def parse(data: bytes, *, rejoin: bool = False) -> SnapshotContents:
-    """Read a snapshot; any bytes will do.
+    """Parse a snapshot, whatever its bytes are.
 
     Args:
         data: the whole file.
-        rejoin: overlook that we left; otherwise leaving forgets all that was before it.
+        rejoin: whether to ignore `leave` lines, which otherwise erase everything before them.
     """
-    replay = _SnapshotParser(rejoin)
+    parser = _SnapshotParser(rejoin)
     lines = data.split(b"\n")
     torn = lines.pop()
     for number, line in enumerate(lines, start=1):
-        # A hole that a crash left precedes what was appended after it.
-        replay.read(number, line.lstrip(b"\0").removesuffix(b"\r"))
+        # A crash leaves a hole before the lines that are appended later.
+        parser.read(number, line.lstrip(b"\0").removesuffix(b"\r"))
         if line.startswith(b"\0"):
-            replay.report(number, "a hole of NULs")
+            parser.report(number, "a hole of NULs")
     if torn:
-        replay.report(len(lines) + 1, f"cut short: {_shown(torn)}")
-    return replay.result(len(data))
+        parser.report(len(lines) + 1, f"cut short: {_excerpt(torn)}")
+    return parser.result(len(data))
 
 
 class _SnapshotParser:
-    """The state of the reader."""
-
     def __init__(self, rejoin: bool) -> None:
         self._rejoin = rejoin
         self._alive: dict[str, str] = {}
         self._clocks = {b"clock": 0, b"event-clock": 0, b"query-clock": 0}
         self._left = False
-        self._faults: list[str] = []
-        self._more_faults = 0
+        self._errors: list[str] = []
+        self._more_errors = 0
 
     def read(self, number: int, line: bytes) -> None:
         key, colon, value = line.partition(b": ")
@@ -120,7 +107,7 @@ class _SnapshotParser:
         elif line == b"leave":
             self._leave()
         elif b"\0" in line:
-            self.report(number, f"NULs in {_shown(line)}")
+            self.report(number, f"NULs in {_excerpt(line)}")
         elif colon and key in self._clocks:
             self._clock(number, key, value)
         elif colon and key == b"alive":
@@ -128,7 +115,7 @@ class _SnapshotParser:
         elif colon and key == b"not-alive":
             self._alive.pop(_text(value), None)
         else:
-            self.report(number, f"unknown line {_shown(line)}")
+            self.report(number, f"unknown line {_excerpt(line)}")
 
     def _leave(self) -> None:
         self._left = True
@@ -139,10 +126,12 @@ class _SnapshotParser:
     def _clock(self, number: int, key: bytes, value: bytes) -> None:
         digits = value.decode("ascii", "replace")
         if _LTIME.fullmatch(digits) and int(digits) <= _LTIME_MAX:
-            # The last one, not the greatest: a cluster that began anew counts anew.
+            # The last line counts, not the highest: a new cluster starts again from 1.
             self._clocks[key] = int(digits)
         else:
-            self.report(number, f"expected a 64-bit number after {key.decode()}: {_shown(value)}")
+            self.report(
+                number, f"expected a 64-bit number after {key.decode()}: {_excerpt(value)}"
+            )
 
     def _joined(self, number: int, value: bytes) -> None:
         name, _, address = _text(value).rpartition(" ")
@@ -152,25 +141,25 @@ class _SnapshotParser:
             self._alive[name] = address
             self._left = False
         else:
-            self.report(number, f"expected NAME ADDRESS:PORT after alive: {_shown(value)}")
+            self.report(number, f"expected NAME ADDRESS:PORT after alive: {_excerpt(value)}")
 
-    def report(self, number: int, fault: str) -> None:
-        if len(self._faults) < FAULTS_KEPT:
-            self._faults.append(f"line {number}: {fault}")
+    def report(self, number: int, error: str) -> None:
+        if len(self._errors) < MAX_ERRORS:
+            self._errors.append(f"line {number}: {error}")
         else:
-            self._more_faults += 1
+            self._more_errors += 1
 
     def result(self, size: int) -> SnapshotContents:
-        faults = self._faults
-        if self._more_faults:
-            faults = [*faults, f"and {self._more_faults} faults more"]
+        errors = self._errors
+        if self._more_errors:
+            errors = [*errors, f"and {self._more_errors} more errors"]
         member, event, query = self._clocks.values()
         return SnapshotContents(
             self._alive,
             LamportTimes(member, event, query),
             self._left,
-            tuple(faults),
-            clean=not faults and not (self._left and self._rejoin),
+            tuple(errors),
+            clean=not errors and not (self._left and self._rejoin),
             size=size,
         )
 
@@ -179,7 +168,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _shown(data: bytes) -> str:
+def _excerpt(data: bytes) -> str:
     text = repr(_text(data[:_SHOWN]))
     return f"{text}..." if len(data) > _SHOWN else text
 
@@ -188,81 +177,77 @@ def _shown(data: bytes) -> str:
 
 
 class SnapshotState:
-    """What the file ought to say, and the lines that make it say so.
+    """The intended contents of the file, and the lines that bring it there.
 
-    Whoever owns the file appends what the methods return, in their order, and replaces the file
-    by `compacted()` when `compaction_due()` says so or when an append went wrong.
+    The owner of the file appends the returned lines in order, and replaces the file by
+    `compacted()` when `compaction_due()` or after a failed write.
 
     Args:
-        replayed: what the file says already.
+        contents: the present contents of the file.
     """
 
-    def __init__(self, replayed: SnapshotContents = EMPTY) -> None:
-        self._alive = dict(replayed.alive)
-        self._written = replayed.clocks
-        self._event_clock = replayed.clocks.event
-        self._query_clock = replayed.clocks.query
+    def __init__(self, contents: SnapshotContents = EMPTY) -> None:
+        self._alive = dict(contents.alive)
+        self._written = contents.clocks
+        self._event_clock = contents.clocks.event
+        self._query_clock = contents.clocks.query
         self._left = False
 
     @property
     def alive(self) -> dict[str, str]:
-        """A copy of the members and their addresses, as a start would find them."""
+        """A copy of the members with their addresses, as the next start will read them."""
         return dict(self._alive)
 
     @property
     def left(self) -> bool:
-        """Whether we left; nothing is recorded any more then."""
+        """Whether we left; nothing is recorded after that."""
         return self._left
 
     def record(self, event: Event) -> bytes:
-        """Take an event in and give the lines for it; times are written by `clock_lines`."""
+        """Record an event and return its lines; `clock_lines` returns those of its time."""
         if self._left:
             return b""
         if isinstance(event, UserEventReceived):
-            self._event_clock = max(self._event_clock, _recorded(event.ltime))
+            self._event_clock = max(self._event_clock, _recordable_time(event.ltime))
         elif isinstance(event, QueryReceived):
-            self._query_clock = max(self._query_clock, _recorded(event.ltime))
+            self._query_clock = max(self._query_clock, _recordable_time(event.ltime))
         elif event.kind in _PRESENT:
-            return b"".join(map(self._present, event.members))
+            return b"".join(map(self._record_alive, event.members))
         elif event.kind in _GONE:
-            return b"".join(self._gone(member.name) for member in event.members)
+            return b"".join(self._record_not_alive(member.name) for member in event.members)
         return b""
 
     def clock_lines(self, member_clock: int) -> bytes:
-        """Give lines for the times that are newer than the written ones.
-
-        To be called every 0.5 s at most: of the times in between nobody needs to know.
+        """Return lines for the clocks that have advanced; call this every 0.5 s at most.
 
         Args:
-            member_clock: the newest Lamport time seen among joins and leaves (one less than what
-                the clock itself shows).
+            member_clock: the latest Lamport time of an intent, one less than the clock.
         """
         return b"" if self._left else self._newer_clocks(member_clock)
 
     def resume(self, members: Iterable[Member], clocks: LamportTimes) -> None:
-        """Start over from the members there are, because events were missed.
+        """Continue from the current members, after events were dropped.
 
-        The file has to be replaced by `compacted()` afterwards.
+        Replace the file by `compacted()` afterwards.
 
         Args:
-            members: those alive now.
-            clocks: the newest times seen.
+            members: the alive members.
+            clocks: the latest times seen.
         """
         if self._left:
             return
         self._alive = {}
         for member in members:
-            self._present(member)
+            self._record_alive(member)
         self._event_clock = max(self._event_clock, clocks.event)
         self._query_clock = max(self._query_clock, clocks.query)
 
     def leave(self, member_clock: int, *, keep: bool) -> bytes:
-        """Give the last lines: we leave.
+        """Return the last lines: we leave.
 
         Args:
-            member_clock: as for `clock_lines`.
-            keep: whether the members shall be found again (by a start that rejoins); else they
-                are forgotten.
+            member_clock: see `clock_lines`.
+            keep: whether to keep the members, for a start that rejoins.
         """
         if self._left:
             return b""
@@ -273,11 +258,11 @@ class SnapshotState:
         return lines
 
     def compaction_due(self, size: int) -> bool:
-        """Whether a file of this many bytes is worth rewriting."""
+        """Return whether a file of this many bytes must be rewritten."""
         return size > max(COMPACT_MIN, COMPACT_PER_MEMBER * len(self._alive))
 
     def compacted(self) -> bytes:
-        """Give the whole content, as short as it can be."""
+        """Return the contents without superseded lines."""
         lines = [_alive_line(name, address) for name, address in self._alive.items()]
         self._written = LamportTimes(self._written.member, self._event_clock, self._query_clock)
         lines += _clock_lines(LamportTimes(), self._written)
@@ -285,37 +270,37 @@ class SnapshotState:
             lines.append(b"leave\n")
         return b"".join(lines)
 
-    def _present(self, member: Member) -> bytes:
+    def _record_alive(self, member: Member) -> bytes:
         name, address = member.name, str(member.address)
-        if self._alive.get(name) == address or not _recordable(member):
+        if self._alive.get(name) == address or not _is_recordable(member):
             return b""
         self._alive[name] = address
         return _alive_line(name, address)
 
-    def _gone(self, name: str) -> bytes:
+    def _record_not_alive(self, name: str) -> bytes:
         if self._alive.pop(name, None) is None:
             return b""
         return b"not-alive: " + _bytes(name) + b"\n"
 
     def _newer_clocks(self, member_clock: int) -> bytes:
-        newest = LamportTimes(
+        latest = LamportTimes(
             max(member_clock, self._written.member), self._event_clock, self._query_clock
         )
-        lines = b"".join(_clock_lines(self._written, newest))
-        self._written = newest
+        lines = b"".join(_clock_lines(self._written, latest))
+        self._written = latest
         return lines
 
 
-def _recorded(ltime: int) -> int:
-    """Leave out the one time that clocks do not follow: a start could not go on behind it."""
+def _recordable_time(ltime: int) -> int:
+    """Replace the last time by 0: clocks do not follow it, so no start can continue behind it."""
     return ltime if ltime < _LTIME_MAX else 0
 
 
-def _clock_lines(written: LamportTimes, newest: LamportTimes) -> Sequence[bytes]:
+def _clock_lines(written: LamportTimes, latest: LamportTimes) -> Sequence[bytes]:
     times = (
-        (b"clock", written.member, newest.member),
-        (b"event-clock", written.event, newest.event),
-        (b"query-clock", written.query, newest.query),
+        (b"clock", written.member, latest.member),
+        (b"event-clock", written.event, latest.event),
+        (b"query-clock", written.query, latest.query),
     )
     return [b"%s: %d\n" % (key, new) for key, old, new in times if new > old]
 
@@ -324,8 +309,8 @@ def _alive_line(name: str, address: str) -> bytes:
     return b"alive: " + _bytes(name) + b" " + address.encode() + b"\n"
 
 
-def _recordable(member: Member) -> bool:
-    """Whether a line can tell of a member, and a start make use of it."""
+def _is_recordable(member: Member) -> bool:
+    """Return whether a line can hold a member, and a start can use it."""
     name = member.name
     return bool(name and member.address.port) and not any(c in name for c in "\n\r\0")
 

@@ -1,4 +1,4 @@
-"""User events: a name and a payload for everyone (spec: user events)."""
+"""User events: a name and a payload for all members (see serf/README.md, § User events)."""
 
 import logging
 from collections.abc import Iterator
@@ -8,54 +8,52 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LamportWindow, Rejection
-from trioserf.wire.serf_codec import Codec
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
 _log = logging.getLogger("trioserf.serf")
 
-_OVERHEAD = 200
-"""Bytes that Python needs for an event that is remembered, besides name and payload."""
+_EVENT_SIZE = 200
+"""Bytes of memory for an event, besides its name and payload."""
 
 _Seen = dict[tuple[str, bytes], None]
-"""The events of one Lamport time, in the order of their arrival."""
+"""The events of one Lamport time, in the order of arrival."""
 
 
 class UserEvents:
-    """Sending user events, and telling new ones from those already seen.
+    """Sending user events, and delivering each received one once.
 
     Args:
-        codec: how they are spelled.
-        options: limits and the length of the memory.
-        effects: where events are announced.
+        options: limits, and the length of the window.
+        effects: receives events.
 
     Attributes:
-        window: the events' Lamport clock and what was seen lately.
-        newest: the latest Lamport time delivered, 0 at first; what a snapshot records.
+        window: the Lamport clock of events, and the events seen recently.
+        latest_time: the latest Lamport time delivered, 0 at first, for snapshots.
     """
 
-    def __init__(self, *, codec: Codec, options: SerfOptions, effects: Effects) -> None:
+    def __init__(self, *, options: SerfOptions, effects: Effects) -> None:
         self.window: LamportWindow[_Seen] = LamportWindow(
             options.event_buffer, dict, budget=options.event_buffer_bytes
         )
-        self.newest = 0
-        self._codec = codec
+        self.latest_time = 0
         self._options = options
         self._effects = effects
 
     def send(self, name: str, payload: bytes, *, coalesce: bool) -> tuple[int, bytes]:
-        """Make an event, and deliver it here.
+        """Create an event and deliver it here.
 
         Returns:
-            Its Lamport time, and its bytes for everyone else.
+            Its Lamport time and its bytes, which the caller must broadcast.
 
         Raises:
-            TooLarge: over the limit, before or after encoding.
+            TooLarge: it exceeds the limit, before or after encoding.
         """
         limit = self._options.user_event_size_limit
         size = len(name.encode("utf-8", "surrogateescape")) + len(payload)
         _check(size, limit, "user event exceeds configured limit of {} bytes before encoding")
         message = UserEvent(self.window.clock.time, name, payload, coalesce)
-        data = self._codec.encode(message)
+        data = encode(message)
         _check(
             len(data),
             limit,
@@ -66,14 +64,14 @@ class UserEvents:
         return message.ltime, data
 
     def receive(self, message: UserEvent, *, is_live: bool = True) -> bool:
-        """Take in an event that somebody sent or passed on.
+        """Handle an event.
 
         Args:
             message: the event.
-            is_live: whether it came by itself, not from another member's memory.
+            is_live: False for the replayed event of a push/pull.
 
         Returns:
-            Whether it was news, to be passed on.
+            Whether it was new, so that it must be rebroadcast.
         """
         slot = self.window.at(message.ltime, is_live=is_live)
         if isinstance(slot, Rejection):
@@ -88,30 +86,30 @@ class UserEvents:
         event = (message.name, message.payload)
         if event in slot.entry:
             return False
-        size = _OVERHEAD + len(message.name) + len(message.payload)
+        size = _EVENT_SIZE + len(message.name) + len(message.payload)
         if not self.window.charge(slot, size):
             _log.warning("too many events of time %d, dropping %s", message.ltime, message.name)
             return False
         slot.entry[event] = None
-        self.newest = max(self.newest, message.ltime)
-        tally = self._effects.counters
-        tally.counter("serf.events").add()
-        tally.increment_label(f"serf.events.{message.name}")
+        self.latest_time = max(self.latest_time, message.ltime)
+        counters = self._effects.counters
+        counters.counter("serf.events").add()
+        counters.increment_label(f"serf.events.{message.name}")
         self._effects.events.append(
             UserEventReceived(message.ltime, message.name, message.payload, message.coalesce)
         )
         return True
 
     def buffered(self) -> tuple[BufferedEvents, ...]:
-        """Give what is remembered, the oldest first, for those who join."""
+        """Return the events of the window, the oldest first, for push/pulls."""
         return tuple(
             BufferedEvents(slot.ltime, tuple(slot.entry)) for slot in self.window if slot.entry
         )
 
     def events_from(self, times: tuple[BufferedEvents | None, ...]) -> Iterator[UserEvent]:
-        """Give what another member remembers, in the order of Lamport times, to be received.
+        """Iterate over the events of a push/pull in the order of their Lamport times.
 
-        Whether an event may be coalesced is not remembered, so it may not.
+        Push/pulls do not contain the coalesce flag, so none may be coalesced.
         """
         for time in sorted(filter(None, times), key=lambda time: time.ltime):
             for name, payload in time.events:

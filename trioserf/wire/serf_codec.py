@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import attrs
-
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
     I64,
@@ -35,23 +33,15 @@ from trioserf.wire.serf_messages import (
     KeyRequest,
     KeyResponse,
     Leave,
-    NodeFilter,
     Query,
     QueryResponse,
     Relay,
     SerfMessage,
     SerfPushPull,
-    TagFilter,
     UserEvent,
 )
-from trioserf.wire.serf_payloads import (
-    MAX_NAMES,
-    decode_filter,
-    decode_tags,
-    encode_filter,
-)
+from trioserf.wire.serf_payloads import MAX_NAMES
 from trioserf.wire.serf_push_pull import decode_push_pull, encode_push_pull
-from trioserf.wire.swim_codec import USER
 
 USER_EVENT_HARD_LIMIT: Final = 9 * 1024
 """Maximum length of a user event in any configuration, in bytes."""
@@ -319,35 +309,3 @@ _ENCODERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     KeyResponse: _encode_key_response,
     Relay: _encode_relay,
 }
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class Codec:
-    """How messages are spelled. What reads bytes raises a ValueError if they make no sense.
-
-    Attributes:
-        encode: one message, type byte included.
-        decode: the same back.
-        encode_filter: one filter of a query, type byte included.
-        decode_filter: the same back.
-        decode_tags: a member's metadata as its tags.
-        gossip_prefix: what stands before a message that is gossiped.
-    """
-
-    encode: Callable[[SerfMessage], bytes]
-    decode: Callable[[bytes], SerfMessage]
-    encode_filter: Callable[[NodeFilter | TagFilter], bytes]
-    decode_filter: Callable[[bytes], NodeFilter | TagFilter]
-    decode_tags: Callable[[bytes], Mapping[str, str]]
-    gossip_prefix: bytes = b""
-
-
-SERF_CODEC: Final = Codec(
-    encode=encode,
-    decode=decode,
-    encode_filter=encode_filter,
-    decode_filter=decode_filter,
-    decode_tags=decode_tags,
-    gossip_prefix=bytes((USER,)),
-)
-"""What the Serf layer of a node speaks."""

@@ -2,36 +2,25 @@ import logging
 
 import pytest
 
-from tests.serf.rig import address_of, join, kinds, serf
+from tests.serf.helpers import (
+    address_of,
+    in_status,
+    join,
+    kinds,
+    meta,
+    serf,
+    status,
+)
 from trioserf.address import Address
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import MemberEvent
-from trioserf.serf.serf import Serf
 from trioserf.wire.serf_messages import Leave, Status
 from trioserf.wire.swim_messages import OUR_VERSIONS, Versions
 
 
-def status(state: Serf, name: str) -> Status:
-    member = state.member(name)
-    assert member is not None
-    return member.status
-
-
-def in_status(wanted: Status) -> Serf:
-    """Make a state of a, in which b is in the wanted status since the instant 0."""
-    state = serf("a", "b", "c")
-    if wanted in {Status.LEAVING, Status.LEFT}:
-        state._intents.on_leave(Leave(5, "b"), 0.0)
-    if wanted in {Status.LEFT, Status.FAILED}:
-        state.member_left("b", 0.0)
-    state.events.clear()
-    assert status(state, "b") is wanted
-    return state
-
-
-def test_a_new_member_is_alive_and_announced() -> None:
+def test_new_member_is_alive_and_emits_join() -> None:
     state = serf("a")
-    join(state, "b", b"role=web dc=east")
+    join(state, "b", meta(role="web", dc="east"))
     (event,) = state.events
     assert isinstance(event, MemberEvent)
     assert event.kind == "member-join"
@@ -43,7 +32,7 @@ def test_a_new_member_is_alive_and_announced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "emitted"),
     [
         (Status.ALIVE, Status.FAILED, [("member-failed", "b")]),
         (Status.LEAVING, Status.LEFT, [("member-leave", "b")]),
@@ -51,20 +40,20 @@ def test_a_new_member_is_alive_and_announced() -> None:
         (Status.FAILED, Status.FAILED, []),
     ],
 )
-def test_whoever_goes_has_left_or_failed(
-    before: Status, after: Status, told: list[tuple[str, str]]
+def test_dead_member_has_left_or_failed(
+    before: Status, after: Status, emitted: list[tuple[str, str]]
 ) -> None:
     state = in_status(before)
     state.member_left("b", 1.0)
     assert status(state, "b") is after
-    assert kinds(state.events) == told
+    assert kinds(state.events) == emitted
 
 
 @pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING, Status.LEFT, Status.FAILED])
-def test_whoever_comes_back_is_alive_with_new_tags(before: Status) -> None:
+def test_rejoined_member_is_alive_with_new_tags(before: Status) -> None:
     state = in_status(before)
     versions = Versions(1, 5, 3, 2, 5, 4)
-    state.member_joined("b", Address("10.9.9.9", 1), b"x=y", versions, 1.0)
+    state.member_joined("b", Address("10.9.9.9", 1), meta(x="y"), versions, 1.0)
     member = state.member("b")
     assert member is not None
     assert (member.status, member.tags) == (Status.ALIVE, {"x": "y"})
@@ -74,29 +63,29 @@ def test_whoever_comes_back_is_alive_with_new_tags(before: Status) -> None:
 
 
 @pytest.mark.parametrize(("after", "flaps"), [(59.9, 1), (60.0, 0)])
-def test_back_soon_after_a_failure_is_a_flap(after: float, flaps: int) -> None:
+def test_rejoin_soon_after_failure_is_flap(after: float, flaps: int) -> None:
     state = in_status(Status.FAILED)
     join(state, "b", now=after)
     assert state.stats()["flaps"] == flaps
 
 
-def test_back_after_a_leave_is_none() -> None:
+def test_rejoin_after_leave_is_not_flap() -> None:
     state = in_status(Status.LEFT)
     join(state, "b", now=1.0)
     assert state.stats()["flaps"] == 0
 
 
 @pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING, Status.FAILED])
-def test_an_update_changes_everything_but_the_status(before: Status) -> None:
+def test_update_keeps_status(before: Status) -> None:
     state = in_status(before)
-    state.member_updated("b", address_of("b"), b"role=db", OUR_VERSIONS)
+    state.member_updated("b", address_of("b"), meta(role="db"), OUR_VERSIONS)
     member = state.member("b")
     assert member is not None
     assert (member.tags, member.status) == ({"role": "db"}, before)
     assert kinds(state.events) == [("member-update", "b")]
 
 
-def test_strangers_neither_go_nor_change() -> None:
+def test_events_about_unknown_member_are_ignored() -> None:
     state = serf("a")
     version = state.members_version
     state.member_left("x", 1.0)
@@ -106,16 +95,16 @@ def test_strangers_neither_go_nor_change() -> None:
     assert state.members_version == version
 
 
-def test_undecodable_tags_are_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_malformed_tags_are_empty(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a")
-    join(state, "b", b"nonsense")
+    join(state, "b", b"\xffnonsense")
     member = state.member("b")
     assert member is not None
     assert member.tags == {}
     assert "Failed to decode tags" in caplog.text
 
 
-def test_suspects_are_visible_while_they_count_as_present() -> None:
+def test_suspicion_events_are_emitted_for_present_members() -> None:
     state = serf("a", "b")
     state.member_suspected("b")
     state.member_recovered("b")
@@ -126,7 +115,7 @@ def test_suspects_are_visible_while_they_count_as_present() -> None:
     assert state.events == []
 
 
-def test_the_snapshot_is_one_object_until_something_changes() -> None:
+def test_member_snapshot_is_one_object_until_change() -> None:
     state = serf("a", "b")
     before, version = state.members(), state.members_version
     assert [member.name for member in before] == ["a", "b"]
@@ -139,7 +128,7 @@ def test_the_snapshot_is_one_object_until_something_changes() -> None:
     assert [member.status_text for member in before] == ["alive", "alive"]
 
 
-def test_serfs_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_equal_those_of_serf(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "trioserf.serf")
     state = serf("a", "b", "c")
     state.member_updated("b", address_of("b"), b"", OUR_VERSIONS)
@@ -172,7 +161,7 @@ def test_serfs_log_lines(caplog: pytest.LogCaptureFixture) -> None:
         (Status.LEFT, 50.1, True),
     ],
 )
-def test_reaping(gone: Status, now: float, reaped: bool) -> None:
+def test_members_are_reaped_after_timeout(gone: Status, now: float, reaped: bool) -> None:
     options = SerfOptions(reconnect_timeout=100.0, tombstone_timeout=50.0)
     state = serf("a", "b", options=options)
     if gone is Status.LEFT:
@@ -184,11 +173,11 @@ def test_reaping(gone: Status, now: float, reaped: bool) -> None:
     assert kinds(state.events) == ([("member-reap", "b")] if reaped else [])
 
 
-def test_nobody_has_failed_so_nobody_is_called() -> None:
+def test_no_reconnect_without_failed_members() -> None:
     assert serf("a", "b").reconnect_candidate() is None
 
 
-def test_the_last_one_alive_always_calls() -> None:
+def test_last_alive_member_always_reconnects() -> None:
     state = serf("a", "b", "c")
     state.member_left("b", 0.0)
     state.member_left("c", 0.0)
@@ -197,13 +186,13 @@ def test_the_last_one_alive_always_calls() -> None:
     assert None not in called
 
 
-def test_calls_are_as_rare_as_failures() -> None:
+def test_reconnect_probability_is_failed_by_alive() -> None:
     state = serf("a", "b", "c", "d", "e")
     state.member_left("b", 0.0)
     calls = sum(state.reconnect_candidate() is not None for _ in range(1000))
     assert 200 < calls < 300
 
 
-def test_left_members_are_not_called() -> None:
+def test_left_member_is_not_reconnected() -> None:
     state = in_status(Status.LEFT)
     assert state.reconnect_candidate() is None

@@ -2,12 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import Cluster, address_of, encode, serf
+from tests.serf.helpers import (
+    Cluster,
+    address_of,
+    serf,
+)
 from trioserf.address import Address, packed
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import NameConflictLost
-from trioserf.serf.name_conflict import NOBODY, ConflictVote
+from trioserf.serf.name_conflict import NO_MEMBER_RESPONSE, ConflictVote
 from trioserf.serf.serf import Serf
+from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
 from trioserf.wire.swim_messages import OUR_VERSIONS
 
@@ -19,37 +24,37 @@ def record(address: Address, name: str = "a") -> ConflictResponse:
 
 
 @pytest.mark.parametrize(
-    ("matching", "answers", "won"),
+    ("matching", "responses", "won"),
     [(0, 0, False), (1, 1, True), (0, 1, False), (1, 2, False), (2, 2, True), (2, 3, True)],
 )
-def test_the_majority(matching: int, answers: int, won: bool) -> None:
-    assert ConflictVote(OTHER, answers, matching).won == won
+def test_majority_is_more_than_half(matching: int, responses: int, won: bool) -> None:
+    assert ConflictVote(OTHER, responses, matching).won == won
 
 
-@given(st.lists(st.sampled_from(["ours", "other port", "other host", "nobody"])))
-def test_the_count(said: list[str]) -> None:
+@given(st.lists(st.sampled_from(["ours", "other port", "other host", "unknown"])))
+def test_vote_counts_matching_addresses(kinds: list[str]) -> None:
     ours = address_of("a")
     vote = ConflictVote(ours)
-    for text in said:
+    for text in kinds:
         vote.count(
             {
                 "ours": record(ours),
                 "other port": record(Address(ours.host, 1)),
                 "other host": record(OTHER),
-                "nobody": None,
+                "unknown": None,
             }[text]
         )
-    assert (vote.matching, vote.answers) == (said.count("ours"), len(said))
+    assert (vote.matching, vote.responses) == (kinds.count("ours"), len(kinds))
 
 
-def test_a_mapped_address_is_the_same() -> None:
+def test_mapped_ipv4_address_matches() -> None:
     vote = ConflictVote(Address("10.0.0.1", 7946))
     mapped = b"\0" * 10 + b"\xff\xff" + packed("10.0.0.1")
     vote.count(ConflictResponse("a", mapped, 7946, {}, 1, *OUR_VERSIONS))
     assert vote.matching == 1
 
 
-def test_the_names_of_others_are_none_of_our_business(caplog: pytest.LogCaptureFixture) -> None:
+def test_conflict_about_other_member_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a", "b")
     state.member_conflicted("b", OTHER, 0.0)
     text = "Name conflict for 'b' both 10.0.0.98:7946 and 10.9.9.9:7946 are claiming"
@@ -57,7 +62,7 @@ def test_the_names_of_others_are_none_of_our_business(caplog: pytest.LogCaptureF
     assert state.next_deadline is None
 
 
-def test_a_majority_for_us(caplog: pytest.LogCaptureFixture) -> None:
+def test_name_is_kept_with_majority(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     cluster = Cluster("a", "b", "c")
     caplog.clear()
@@ -65,7 +70,6 @@ def test_a_majority_for_us(caplog: pytest.LogCaptureFixture) -> None:
     cluster["a"].member_conflicted("a", OTHER, 0.0)
     cluster.run(0.0)
     assert cluster["a"].shutdown_orders == []
-    assert cluster["a"].results == []
     assert cluster["a"].next_deadline is None
     assert [(r.levelname, r.message) for r in caplog.records] == [
         (
@@ -77,7 +81,7 @@ def test_a_majority_for_us(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_minority_for_us(caplog: pytest.LogCaptureFixture) -> None:
+def test_shutdown_is_ordered_without_majority(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster("a", "b", "c")
     for name in "bc":
         cluster[name].member_updated("a", OTHER, b"", OUR_VERSIONS)
@@ -88,17 +92,17 @@ def test_a_minority_for_us(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def in_conflict() -> tuple[Serf, int, int]:
-    """Give a's layer, and LTime and ID of its question to b."""
+    """Return the Serf layer of a, and the Lamport time and id of its conflict query to b."""
     state = serf("a", "b")
     state.member_conflicted("a", OTHER, 0.0)
-    (asked,) = state._asking._running.values()
-    return state, asked.ltime, asked.id
+    (query,) = state._outgoing_queries._running.values()
+    return state, query.ltime, query.id
 
 
 @pytest.mark.parametrize(
     ("payload", "order"),
     [
-        (NOBODY, NameConflictLost(0, 1)),
+        (NO_MEMBER_RESPONSE, NameConflictLost(0, 1)),
         (b"\x06torn", NameConflictLost(0, 0)),
         (b"", NameConflictLost(0, 0)),
         (encode(KeyRequest(b"")), NameConflictLost(0, 0)),
@@ -106,35 +110,34 @@ def in_conflict() -> tuple[Serf, int, int]:
         (encode(record(address_of("a"))), None),
     ],
 )
-def test_answers_of_every_sort(payload: bytes, order: NameConflictLost | None) -> None:
+def test_vote_counts_valid_responses_only(payload: bytes, order: NameConflictLost | None) -> None:
     state, ltime, number = in_conflict()
     state.handle(encode(QueryResponse(ltime, number, "b", 0, payload)), 1.0)
     assert state.shutdown_orders == ([] if order is None else [order])
 
 
-def test_nobody_answers_at_all() -> None:
+def test_shutdown_is_ordered_without_responses() -> None:
     state, _, _ = in_conflict()
     assert state.shutdown_orders == []
     state.expire(3.2)
     assert state.shutdown_orders == [NameConflictLost(0, 0)]
 
 
-def test_after_one_resolution_there_may_be_another() -> None:
+def test_second_conflict_starts_second_vote() -> None:
     state, ltime, number = in_conflict()
     state.handle(encode(QueryResponse(ltime, number, "b", 0, encode(record(OTHER)))), 1.0)
     state.member_conflicted("a", OTHER, 2.0)
     assert state.next_deadline == pytest.approx(5.2)
 
 
-def test_resolution_can_be_disabled(caplog: pytest.LogCaptureFixture) -> None:
+def test_disabled_resolution_starts_no_vote(caplog: pytest.LogCaptureFixture) -> None:
     state = serf("a", "b", options=SerfOptions(name_conflict_resolution=False))
     state.member_conflicted("a", OTHER, 0.0)
     assert "(Resolution enabled: false)" in caplog.text
     assert state.next_deadline is None
 
 
-def test_the_vote_is_nobody_elses_business() -> None:
+def test_vote_emits_no_events() -> None:
     state, ltime, number = in_conflict()
     state.handle(encode(QueryResponse(ltime, number, "b", 1)), 1.0)
     assert not state.events
-    assert not state.results

@@ -1,10 +1,22 @@
-import pickle
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serf.rig import Cluster, address_of, decode, encode, join, raw_broadcasts, results, serf
+from tests.serf.helpers import (
+    ACK,
+    FINAL_ACK,
+    NO_BROADCAST,
+    Cluster,
+    address_of,
+    join,
+    meta,
+    query,
+    raw_broadcasts,
+    response,
+    sent,
+    serf,
+    start_query,
+)
 from trioserf.address import Address, packed
 from trioserf.errors import NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
@@ -14,65 +26,20 @@ from trioserf.serf.lamport import LAST_TIME
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
 from trioserf.serf.serf import Serf
+from trioserf.wire.errors import WireError
+from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
-    Query,
     QueryResponse,
     Relay,
-    SerfMessage,
     TagFilter,
     UserEvent,
 )
 from trioserf.wire.swim_messages import OUR_VERSIONS
 
-ACK, NO_BROADCAST = 1, 2
-WANTS_NO_ANSWER = 257
-
-
-def query(
-    ltime: int = 9,
-    id: int = 77,  # noqa: A002 - as in the message
-    *,
-    source: str = "b",
-    to: Address | None = None,
-    filters: tuple[NodeFilter | TagFilter | bytes, ...] = (),
-    flags: int = ACK,
-    relay_factor: int = 0,
-    timeout: float = 15.0,
-    name: str = "load",
-    payload: bytes = b"x",
-) -> bytes:
-    """Spell a query of b."""
-    address = to or address_of(source)
-    return encode(
-        Query(
-            ltime,
-            id,
-            packed(address.host),
-            address.port,
-            source,
-            tuple(one if isinstance(one, bytes) else pickle.dumps(one) for one in filters),
-            flags,
-            relay_factor,
-            int(timeout * 1e9),
-            name,
-            payload,
-        )
-    )
-
-
-def sent(state: Serf) -> list[tuple[str, SerfMessage]]:
-    """Give to whom what was sent, and forget it."""
-    found = []
-    for send in state.direct_messages:
-        assert send.address == address_of(send.node)
-        found.append((send.node, decode(send.data)))
-    state.direct_messages.clear()
-    return found
-
 
 def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceived:
-    """Let b ask something, and give the event."""
+    """Receive a query of b and return its event."""
     state.handle(query() if raw is None else raw, now)
     (event,) = state.events
     assert isinstance(event, QueryReceived)
@@ -80,44 +47,40 @@ def ask(state: Serf, now: float = 0.0, raw: bytes | None = None) -> QueryReceive
     return event
 
 
-def response(flags: int = 0, payload: bytes = b"") -> QueryResponse:
-    return QueryResponse(9, 77, "a", flags, payload)
-
-
 # --- receiving ---
 
 
-def test_it_is_acknowledged_delivered_and_passed_on() -> None:
+def test_query_is_acknowledged_delivered_and_rebroadcast() -> None:
     state = serf("a", "b")
     state.handle(query(), 100.0)
     assert state.events == [QueryReceived(1, 9, 77, "load", b"x", "b", 115.0)]
     assert sent(state) == [("b", response(ACK))]
     assert raw_broadcasts(state) == [query()]
     assert state.query_clock.time == 10
-    assert state.clocks().query == 9
+    assert state.latest_times().query == 9
 
 
-def test_no_acknowledgement_unless_wanted() -> None:
-    state = serf("a", "b", has_answerer=lambda _: False)
+def test_ack_is_sent_only_if_requested() -> None:
+    state = serf("a", "b", has_responder=lambda _: False)
     state.handle(query(flags=0), 0.0)
     assert len(state.events) == 1
     assert sent(state) == []
 
 
-def test_without_an_answerer_the_acknowledgement_says_so() -> None:
-    asked: list[QueryReceived] = []
+def test_ack_without_responder_is_final() -> None:
+    calls: list[QueryReceived] = []
 
-    def nobody(event: QueryReceived) -> bool:
-        asked.append(event)
+    def no_responder(event: QueryReceived) -> bool:
+        calls.append(event)
         return False
 
-    state = serf("a", "b", has_answerer=nobody)
+    state = serf("a", "b", has_responder=no_responder)
     event = ask(state)
-    assert sent(state) == [("b", response(WANTS_NO_ANSWER))]
-    assert asked == [event]
+    assert sent(state) == [("b", response(FINAL_ACK))]
+    assert calls == [event]
 
 
-def test_some_queries_are_not_to_be_passed_on() -> None:
+def test_query_with_no_broadcast_flag_is_not_rebroadcast() -> None:
     state = serf("a", "b")
     state.handle(query(flags=ACK | NO_BROADCAST), 0.0)
     assert len(state.events) == 1
@@ -125,7 +88,7 @@ def test_some_queries_are_not_to_be_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "news"),
+    ("second", "is_new"),
     [
         (query(9, 77, name="other", payload=b""), False),
         (query(9, 78), True),
@@ -133,40 +96,40 @@ def test_some_queries_are_not_to_be_passed_on() -> None:
         (query(10, 77), True),
     ],
 )
-def test_doubles(second: bytes, news: bool) -> None:
+def test_query_with_known_id_and_ltime_is_ignored(second: bytes, is_new: bool) -> None:
     state = serf("a", "b")
     ask(state)
     sent(state)
     raw_broadcasts(state)
     state.handle(second, 0.0)
-    assert len(state.events) == len(sent(state)) == len(raw_broadcasts(state)) == int(news)
+    assert len(state.events) == len(sent(state)) == len(raw_broadcasts(state)) == int(is_new)
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3))))
-def test_each_is_delivered_once(seen: list[tuple[int, int]]) -> None:
+def test_each_query_is_delivered_once(keys_sent: list[tuple[int, int]]) -> None:
     state = serf("a", "b")
-    for ltime, number in seen:
+    for ltime, number in keys_sent:
         state.handle(query(ltime, number, name=f"{len(state.events)}"), 0.0)
     keys = [(e.ltime, e.query_id) for e in state.events if isinstance(e, QueryReceived)]
     assert len(keys) == len(set(keys))
-    assert set(keys) == set(seen)
+    assert set(keys) == set(keys_sent)
 
 
-@pytest.mark.parametrize(("ltime", "news"), [(487, False), (488, True)])
-def test_old_ones_are_dropped_with_a_warning(
-    ltime: int, news: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("ltime", "is_new"), [(487, False), (488, True)])
+def test_old_query_is_dropped_with_warning(
+    ltime: int, is_new: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = serf("a", "b")
     ask(state, raw=query(999))
     state.handle(query(ltime), 0.0)
-    assert bool(state.events) == news
+    assert bool(state.events) == is_new
     text = f"received old query load from time {ltime} (current: 1000)"
-    assert caplog.messages == ([] if news else [text])
+    assert caplog.messages == ([] if is_new else [text])
 
 
-def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
+def test_far_jump_of_clock_does_not_hide_queries() -> None:
     state = serf("a", "b")
-    for ltime, news in [
+    for ltime, is_new in [
         (7, 1),
         (2**63, 1),
         (LAST_TIME, 1),
@@ -175,12 +138,12 @@ def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
         (LAST_TIME, 0),
     ]:
         state.handle(query(ltime), 0.0)
-        assert len(state.events) == news
+        assert len(state.events) == is_new
         state.events.clear()
 
 
 @pytest.mark.parametrize(
-    ("filters", "meant"),
+    ("filters", "is_delivered"),
     [
         ((NodeFilter(("a", "x")),), True),
         ((NodeFilter(("x",)),), False),
@@ -196,28 +159,30 @@ def test_a_poisoned_clock_does_not_make_us_deaf() -> None:
         ((b"?",), False),
     ],
 )
-def test_filters(filters: tuple[NodeFilter | TagFilter | bytes, ...], meant: bool) -> None:
+def test_query_is_delivered_if_filters_match(
+    filters: tuple[NodeFilter | TagFilter | bytes, ...], is_delivered: bool
+) -> None:
     state = serf("a", "b")
-    state.member_updated("a", address_of("a"), b"role=web", OUR_VERSIONS)
+    state.member_updated("a", address_of("a"), meta(role="web"), OUR_VERSIONS)
     state.events.clear()
     raw = query(filters=filters)
     state.handle(raw, 0.0)
-    assert len(state.events) == len(sent(state)) == int(meant)
+    assert len(state.events) == len(sent(state)) == int(is_delivered)
     assert raw_broadcasts(state) == [raw]
 
 
 @pytest.mark.parametrize("to", [Address("10.0.0.98", 0), Address("::1", 0)])
-def test_a_query_without_an_address_is_dropped(to: Address) -> None:
+def test_query_without_usable_address_is_dropped(to: Address) -> None:
     state = serf("a", "b")
     state.handle(query(to=to), 0.0)
     assert state.events == []
     assert raw_broadcasts(state) == []
 
 
-# --- answering ---
+# --- responding ---
 
 
-def test_an_answer_goes_straight_to_the_asker_once() -> None:
+def test_response_is_sent_to_requester_once() -> None:
     state = serf("a", "b")
     event = ask(state, 100.0)
     sent(state)
@@ -229,7 +194,7 @@ def test_an_answer_goes_straight_to_the_asker_once() -> None:
         state.decline(event.id, 115.0)
 
 
-def test_an_answer_can_come_too_late() -> None:
+def test_response_after_deadline_is_rejected() -> None:
     state = serf("a", "b")
     event = ask(state, 100.0)
     sent(state)
@@ -241,37 +206,37 @@ def test_an_answer_can_come_too_late() -> None:
     assert state.direct_messages == []
 
 
-def test_a_query_with_a_deadline_in_the_past_cannot_be_answered() -> None:
+def test_query_with_negative_timeout_is_malformed() -> None:
     state = serf("a", "b")
-    event = ask(state, raw=query(timeout=-1.0))
-    with pytest.raises(NoSuchQuery):
-        state.respond(event.id, b"42", 0.0)
+    with pytest.raises(WireError, match="query Timeout"):
+        state.handle(query(timeout=-1.0), 0.0)
+    assert state.events == []
 
 
-def test_declining_repeats_the_acknowledgement_with_the_flag() -> None:
+def test_decline_sends_final_ack_once() -> None:
     state = serf("a", "b")
     event = ask(state)
     sent(state)
     state.decline(event.id, 1.0)
     state.decline(event.id, 1.0)
-    assert sent(state) == [("b", response(WANTS_NO_ANSWER))]
+    assert sent(state) == [("b", response(FINAL_ACK))]
     state.respond(event.id, b"42", 1.0)
     assert sent(state) == [("b", response(0, b"42"))]
 
 
-def test_declining_is_silent_where_no_acknowledgements_are_wanted() -> None:
+def test_decline_without_requested_acks_sends_nothing() -> None:
     state = serf("a", "b")
     event = ask(state, raw=query(flags=0))
     state.decline(event.id, 1.0)
     assert state.direct_messages == []
 
 
-def test_numbers_are_ours_and_differ() -> None:
+def test_ids_of_received_queries_are_consecutive() -> None:
     state = serf("a", "b")
     assert [ask(state, raw=query(ltime)).id for ltime in (5, 5000, 4999)] == [1, 2, 3]
 
 
-def test_those_remembered_are_bounded_and_the_oldest_go() -> None:
+def test_oldest_pending_queries_are_dropped_above_limit() -> None:
     state = serf("a", "b", options=SerfOptions(pending_queries=3))
     numbers = [ask(state, raw=query(ltime)).id for ltime in range(1, 6)]
     for number in numbers[:2]:
@@ -281,7 +246,7 @@ def test_those_remembered_are_bounded_and_the_oldest_go() -> None:
         state.respond(number, b"", 0.0)
 
 
-def test_a_flood_within_one_time_is_bounded() -> None:
+def test_query_ids_of_one_time_are_bounded() -> None:
     state = serf("a", "b", options=SerfOptions(query_buffer_bytes=1000))
     for number in range(100):
         state.handle(query(9, number), 0.0)
@@ -293,13 +258,13 @@ def limited(packet: int, cap: int) -> Serf:
 
 
 SMALL = len(encode(response(0, b"x" * 300)))
-"""Bytes of a response with 300 bytes of payload."""
+"""The size of a response with a payload of 300 bytes."""
 
 
 @pytest.mark.parametrize(
     ("size", "stream"), [(300, False), (301, True), (600, True)], ids=["fits", "over", "cap"]
 )
-def test_large_answers_go_by_stream(size: int, stream: bool) -> None:
+def test_large_response_is_sent_on_stream(size: int, stream: bool) -> None:
     state = limited(SMALL, SMALL + 300)
     event = ask(state)
     state.direct_messages.clear()
@@ -309,7 +274,7 @@ def test_large_answers_go_by_stream(size: int, stream: bool) -> None:
 
 
 @pytest.mark.parametrize(("cap", "named"), [(SMALL + 300, SMALL + 300), (0, SMALL)])
-def test_but_not_without_bound(cap: int, named: int) -> None:
+def test_response_above_cap_is_rejected(cap: int, named: int) -> None:
     state = limited(SMALL, cap)
     event = ask(state)
     state.direct_messages.clear()
@@ -324,7 +289,7 @@ def test_but_not_without_bound(cap: int, named: int) -> None:
 @pytest.mark.parametrize(
     ("source", "to"), [("x", Address("10.0.0.1", 25)), ("b", Address("10.0.0.1", 25))]
 )
-def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> None:
+def test_large_response_to_unknown_address_is_rejected(source: str, to: Address) -> None:
     state = limited(SMALL, 10 * SMALL)
     event = ask(state, raw=query(source=source, to=to))
     state.direct_messages.clear()
@@ -335,24 +300,24 @@ def test_nobody_makes_us_open_streams_to_strangers(source: str, to: Address) -> 
 
 
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
-def test_the_cap_holds_for_our_own_queries_too(size: int, fits: bool) -> None:
+def test_cap_applies_to_response_to_own_query(size: int, fits: bool) -> None:
     state = serf("a", "b")
-    state.ask(QueryParams(name="load"), 0.0)
-    results(state)
+    asked = start_query(state, QueryParams(name="load"))
+    asked.results()
     if fits:
         state.respond(1, b"x" * size, 0.0)
-        assert results(state) == [QueryAnswer("a", b"x" * size)]
+        assert asked.results() == [QueryAnswer("a", b"x" * size)]
     else:
         with pytest.raises(TooLarge):
             state.respond(1, b"x" * size, 0.0)
 
 
-def test_a_large_answer_arrives() -> None:
+def test_large_response_reaches_requester() -> None:
     cluster = Cluster("a", "b")
-    cluster.ask("a", QueryParams(name="load"))
+    asked = cluster.ask("a", QueryParams(name="load"))
     cluster["b"].respond(cluster.queries("b")[0].id, b"x" * 5000, 0.0)
     cluster.run(0.0)
-    assert QueryAnswer("b", b"x" * 5000) in results(cluster["a"])
+    assert QueryAnswer("b", b"x" * 5000) in asked.results()
     assert cluster.streams == 1
 
 
@@ -360,7 +325,7 @@ def test_a_large_answer_arrives() -> None:
 
 
 def relayed(state: Serf) -> list[str]:
-    """Give those who were asked to pass the answer to b on, and check what they were sent."""
+    """Return the relays of a response to b, and check the relayed messages."""
     peers = []
     for node, message in sent(state):
         if isinstance(message, Relay):
@@ -377,18 +342,20 @@ def relayed(state: Serf) -> list[str]:
     ("others", "factor", "relays"),
     [("b", 1, 0), ("bc", 1, 1), ("bc", 2, 1), ("bc", 3, 0), ("bcdef", 2, 2), ("bcdef", 0, 0)],
 )
-def test_relays(others: str, factor: int, relays: int) -> None:
+def test_response_is_relayed_by_requested_number_of_members(
+    others: str, factor: int, relays: int
+) -> None:
     state = serf("a", *others)
     event = ask(state, raw=query(relay_factor=factor))
-    acks = relayed(state)
+    ack_relays = relayed(state)
     state.respond(event.id, b"42", 0.0)
-    answers = relayed(state)
-    for peers in (acks, answers):
+    response_relays = relayed(state)
+    for peers in (ack_relays, response_relays):
         assert len(peers) == len(set(peers)) == relays
         assert not {"a", "b"} & set(peers)
 
 
-def test_only_those_who_can_are_asked_to_relay() -> None:
+def test_relays_are_alive_and_support_relaying() -> None:
     state = serf("a", "b", "c", "d")
     join(state, "e", versions=OUR_VERSIONS._replace(protocol_max=4))
     state.member_left("c", 0.0)
@@ -397,34 +364,41 @@ def test_only_those_who_can_are_asked_to_relay() -> None:
     assert relayed(state) == ["d"]
 
 
-def test_what_is_too_large_for_a_packet_is_not_relayed() -> None:
+def test_response_too_large_for_packet_is_not_relayed() -> None:
     state = serf("a", "b", "c", "d")
     event = ask(state, raw=query(relay_factor=1))
     assert len(relayed(state)) == 1
-    state.respond(event.id, b"x" * 850, 0.0)
+    state.respond(event.id, b"x" * 950, 0.0)
     state.respond(ask(state, raw=query(ltime=10, relay_factor=1)).id, b"x" * 1200, 0.0)
-    assert len(relayed(state)) == 1  # the second acknowledgement
+    assert len(relayed(state)) == 1  # the second ack
 
 
-def test_a_relay_hands_the_inner_message_on() -> None:
+def test_relay_forwards_inner_message() -> None:
     state = serf("c")
     inner = encode(response(0, b"42"))
     state.handle(encode(Relay(packed("10.0.0.98"), 7946, "b", inner)), 0.0)
     assert state.direct_messages == [DirectMessage(address_of("b"), "b", inner)]
 
 
-@pytest.mark.parametrize(("addr", "port"), [(b"", 7946), (b"\0\0\0", 1), (b"\x0a\0\0\x01", 0)])
-def test_a_relay_to_nowhere_is_dropped(addr: bytes, port: int) -> None:
+def test_relay_without_port_is_dropped() -> None:
     state = serf("c")
-    state.handle(encode(Relay(addr, port, "b", encode(UserEvent(1, "x")))), 0.0)
+    state.handle(encode(Relay(packed("10.0.0.1"), 0, "b", encode(UserEvent(1, "x")))), 0.0)
     assert state.direct_messages == []
 
 
-def test_an_answer_survives_the_loss_of_its_packet() -> None:
+@pytest.mark.parametrize("addr", [b"", b"\0\0\0"])
+def test_relay_with_malformed_address_is_dropped(addr: bytes) -> None:
+    state = serf("c")
+    with pytest.raises(WireError, match="relay IP"):
+        state.handle(encode(Relay(addr, 7946, "b", encode(UserEvent(1, "x")))), 0.0)
+    assert state.direct_messages == []
+
+
+def test_relayed_response_survives_loss_of_packet() -> None:
     cluster = Cluster("a", "b", "c")
-    cluster.ask("a", QueryParams(name="load", relay_factor=1))
+    asked = cluster.ask("a", QueryParams(name="load", relay_factor=1))
     state = cluster["b"]
     state.respond(cluster.queries("b")[0].id, b"42", 0.0)
     del state.direct_messages[0]
     cluster.run(0.0)
-    assert QueryAnswer("b", b"42") in results(cluster["a"])
+    assert QueryAnswer("b", b"42") in asked.results()

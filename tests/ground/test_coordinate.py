@@ -41,7 +41,7 @@ def at(x: float, *, height: float = HEIGHT_MIN, **others: float) -> Coordinate:
     return Coordinate((x,) + (0.0,) * (DIMENSIONS - 1), height=height, **others)
 
 
-def test_follows_go_update_by_update() -> None:
+def test_coordinates_equal_those_of_go_after_each_update() -> None:
     client = CoordinateClient(Random(1), coordinate_of(VECTORS["start"]))
     assert len(VECTORS["updates"]) == 60
     for update in VECTORS["updates"]:
@@ -54,7 +54,7 @@ def test_follows_go_update_by_update() -> None:
     assert client.resets == 0
 
 
-def test_starts_at_the_origin() -> None:
+def test_initial_coordinate_is_origin() -> None:
     assert CoordinateClient(Random(1)).coordinate == ORIGIN
     assert Coordinate((0.0,) * 8, 1.5, 0.0, 1e-5) == ORIGIN
 
@@ -62,7 +62,7 @@ def test_starts_at_the_origin() -> None:
 # --- distance ---
 
 
-def test_distance_is_the_euclidean_one_plus_heights() -> None:
+def test_distance_is_euclidean_plus_heights() -> None:
     assert distance(at(0.01, height=0.002), at(0.04, height=0.003)) == pytest.approx(0.035)
 
 
@@ -75,7 +75,7 @@ def test_distance_is_the_euclidean_one_plus_heights() -> None:
         ((-0.02, -0.02), 0.0302),  # nothing would be left, so they do not count
     ],
 )
-def test_adjustments_count_while_the_distance_stays_positive(
+def test_adjustments_count_while_distance_stays_positive(
     adjustments: tuple[float, float], expected: float
 ) -> None:
     a = at(0.0, height=0.0001, adjustment=adjustments[0])
@@ -83,11 +83,11 @@ def test_adjustments_count_while_the_distance_stays_positive(
     assert distance(a, b) == pytest.approx(expected, abs=2e-9)
 
 
-def test_distance_is_cut_to_nanoseconds() -> None:
+def test_distance_is_truncated_to_nanoseconds() -> None:
     assert distance(at(0.0, height=0.0), at(1.9e-9, height=0.0)) == 1e-9
 
 
-def test_no_distance_between_different_spaces() -> None:
+def test_distance_between_different_dimensions_is_rejected() -> None:
     with pytest.raises(ValueError, match="of 8 and 2 dimensions"):
         distance(ORIGIN, Coordinate((0.0, 0.0)))
 
@@ -95,7 +95,7 @@ def test_no_distance_between_different_spaces() -> None:
 # --- the latency filter ---
 
 
-def test_a_spike_does_not_move_us() -> None:
+def test_latency_spike_does_not_move_coordinate() -> None:
     spiked, calm = CoordinateClient(Random(1)), CoordinateClient(Random(1))
     other = at(0.05, error=0.5)
     for client in (spiked, calm):
@@ -104,7 +104,7 @@ def test_a_spike_does_not_move_us() -> None:
     assert spiked.update("a", other, 9.0) == calm.update("a", other, 0.05)
 
 
-def test_each_peer_has_a_filter_of_its_own() -> None:
+def test_each_peer_has_its_own_latency_filter() -> None:
     client = CoordinateClient(Random(1))
     other = at(0.05, error=0.5)
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_each_peer_has_a_filter_of_its_own() -> None:
     assert distance(client.update("b", other, 9.0), other) > distance(before, other) + 0.1
 
 
-def test_a_forgotten_peer_begins_anew() -> None:
+def test_forgotten_peer_has_empty_latency_filter() -> None:
     client, fresh = CoordinateClient(Random(1)), CoordinateClient(Random(1))
     other = at(0.05, error=0.5)
     for _ in range(3):
@@ -124,7 +124,7 @@ def test_a_forgotten_peer_begins_anew() -> None:
     assert client.update("a", other, 2.0) == fresh.update("a", other, 2.0)
 
 
-def test_what_is_kept_of_a_peer_stays_small() -> None:
+def test_latency_filter_keeps_three_samples() -> None:
     client = CoordinateClient(Random(1))
     for i in range(50):
         client.update("a", at(0.05), 0.01 + i / 1000)
@@ -136,7 +136,7 @@ def test_what_is_kept_of_a_peer_stays_small() -> None:
 
 
 @pytest.mark.parametrize("rtt", [-1e-9, 10.000001, math.nan, math.inf, -math.inf])
-def test_refuses_impossible_times(rtt: float) -> None:
+def test_round_trip_time_out_of_range_is_rejected(rtt: float) -> None:
     client = CoordinateClient(Random(1))
     with pytest.raises(ValueError, match=r"round-trip time to 'a' refused.*not within 0 to 10 s"):
         client.update("a", at(0.05), rtt)
@@ -145,7 +145,7 @@ def test_refuses_impossible_times(rtt: float) -> None:
 
 
 @pytest.mark.parametrize("rtt", [0.0, RTT_MAX])
-def test_takes_the_limits_themselves(rtt: float) -> None:
+def test_round_trip_time_at_limit_is_accepted(rtt: float) -> None:
     client = CoordinateClient(Random(1))
     assert client.update("a", at(0.05), rtt).is_valid
     assert client.resets == 0
@@ -164,7 +164,7 @@ def test_takes_the_limits_themselves(rtt: float) -> None:
         (Coordinate((math.inf, -math.inf) + (0.0,) * 6), "NaN or infinite"),
     ],
 )
-def test_refuses_unusable_coordinates(other: Coordinate, reason: str) -> None:
+def test_invalid_coordinate_is_rejected(other: Coordinate, reason: str) -> None:
     client = CoordinateClient(Random(1))
     with pytest.raises(ValueError, match=f"coordinate of 'a' refused: .*{reason}"):
         client.update("a", other, 0.05)
@@ -174,7 +174,7 @@ def test_refuses_unusable_coordinates(other: Coordinate, reason: str) -> None:
 # --- the edges of the arithmetic ---
 
 
-def test_two_on_the_same_spot_part_in_a_random_direction() -> None:
+def test_coincident_points_part_in_random_direction() -> None:
     first = CoordinateClient(Random(1)).update("a", ORIGIN, 0.1)
     second = CoordinateClient(Random(2)).update("a", ORIGIN, 0.1)
     assert first.vec != second.vec
@@ -184,7 +184,7 @@ def test_two_on_the_same_spot_part_in_a_random_direction() -> None:
         assert moved.height == HEIGHT_MIN
 
 
-def test_a_random_direction_of_no_length_is_replaced() -> None:
+def test_random_direction_of_length_zero_is_replaced() -> None:
     class Centred(Random):
         def random(self) -> float:
             return 0.5
@@ -194,7 +194,7 @@ def test_a_random_direction_of_no_length_is_replaced() -> None:
     assert moved.vec[1:] == (0.0,) * 7
 
 
-def test_an_overflow_resets_and_counts() -> None:
+def test_overflow_resets_coordinate_and_is_counted() -> None:
     client = CoordinateClient(Random(1))
     assert client.update("a", at(1e300), 0.05) == ORIGIN
     assert client.resets == 1
@@ -203,7 +203,7 @@ def test_an_overflow_resets_and_counts() -> None:
     assert client.resets == 1
 
 
-def test_gravity_pulls_the_distant_home() -> None:
+def test_gravity_pulls_distant_coordinate_to_origin() -> None:
     client = CoordinateClient(Random(1), at(500.0, error=0.0))
     before = client.coordinate.vec[0]
     assert before - client.update("a", at(500.0), 0.0).vec[0] == pytest.approx(
@@ -211,7 +211,7 @@ def test_gravity_pulls_the_distant_home() -> None:
     )
 
 
-def test_a_cluster_learns_its_distances() -> None:
+def test_coordinates_of_cluster_converge_to_distances() -> None:
     """Twelve members on a line, 10 ms apart, come to know how far they are from each other."""
     rng = Random(7)
     clients = [CoordinateClient(rng) for _ in range(12)]
@@ -234,7 +234,7 @@ coordinates = st.builds(
 
 
 @given(st.lists(st.tuples(coordinates, st.floats(0.0, RTT_MAX)), max_size=30))
-def test_stays_valid_whatever_peers_claim(updates: list[tuple[Coordinate, float]]) -> None:
+def test_coordinate_stays_valid_for_any_update(updates: list[tuple[Coordinate, float]]) -> None:
     client = CoordinateClient(Random(1))
     for other, rtt in updates:
         if other.is_valid:
