@@ -1,20 +1,52 @@
-"""The reference of settings in agent/README.md is generated from their declarations.
+"""The reference of settings and the table of limits agree with the code.
 
-`python -m tests.agent.test_reference` writes its tables anew.
+The tables of settings in agent/README.md are generated from the declarations:
+`python -m tests.agent.test_reference` rewrites them. The table of limits is written by hand; its
+numbers are compared with the constants.
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-import trioserf.agent
+from tests.agent.helpers import ROOT
 from trioserf.agent.config import AgentConfig
+from trioserf.control.server import commands, connection
+from trioserf.node import drop_counts, event_hub, stream_queue
+from trioserf.node.config import NodeConfig
+from trioserf.serf import filters, query_collector
 from trioserf.settings import setting_of, settings_of
-from trioserf.swim.config import PROFILES, Timing
+from trioserf.swim.config import LAN, PROFILES, Timing
+from trioserf.wire import msgpack, packet, serf_codec, stream, stream_decoders, swim_messages
 
-REFERENCE = Path(trioserf.agent.__file__).parent / "README.md"
+REFERENCE = ROOT / "trioserf" / "agent" / "README.md"
+LIMITS = (ROOT / "SECURITY.md", ROOT / "README.md")
+"""Files of which the first that exists has the table of limits."""
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "bytes": 1, "s": 1, "KB": 1000}
+NODE = NodeConfig(name="a")
+LIMITS_OF_ROWS: list[list[float]] = [
+    [packet.MAX_EXPANDED, packet.MAX_EXPANDED],
+    [stream_decoders.MAX_SEALED, stream.MAX_EXPANDED],
+    [NODE.max_streams, LAN.tcp_timeout],
+    [NODE.stream_memory],
+    [NODE.swim.max_members],
+    [msgpack.MAX_NAME, swim_messages.MAX_META, serf_codec.USER_EVENT_HARD_LIMIT],
+    [NODE.serf.intents_kept, 2 * NODE.serf.max_queue_depth],
+    [NODE.serf.event_buffer, NODE.serf.event_buffer_bytes],
+    [stream_queue.MAX_PER_MEMBER, stream_queue.MAX_BYTES],
+    [NODE.serf.pending_queries, query_collector.MAX_RESPONSE_BYTES],
+    [commands.STREAM_BUFFER, event_hub._MAX_BYTES],
+    [filters._PATTERN_MEMORY],
+    [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
+    [
+        connection.Limits().connections,
+        connection.Limits().unauthenticated,
+        connection.MAX_UNAUTHENTICATED_MESSAGE,
+        connection.Limits().auth,
+    ],
+]
+"""The first numbers of each row of the table of limits, in its order."""
 
 
 def format_value(value: object) -> str:
@@ -78,6 +110,31 @@ def with_tables(text: str) -> str:
 def test_reference_is_generated_from_declarations() -> None:
     text = REFERENCE.read_text("utf-8")
     assert text == with_tables(text), "run: python -m tests.agent.test_reference"
+
+
+def test_query_buffer_limits_equal_those_of_events() -> None:
+    """The table of limits has one row for both."""
+    options = NODE.serf
+    assert (options.query_buffer, options.query_buffer_bytes) == (
+        options.event_buffer,
+        options.event_buffer_bytes,
+    )
+
+
+def test_limits_in_documentation_equal_constants() -> None:
+    text = next(path for path in LIMITS if path.exists()).read_text("utf-8")
+    table = re.search(
+        r"^\| what \| (?:limit|bound) \|\n\|--\|--\|\n((?:\|.*\n)+)", text, re.MULTILINE
+    )
+    assert table, "there is no table of limits"
+    rows = [row.strip("|").split("|")[1] for row in table[1].splitlines()]
+    assert len(rows) == len(LIMITS_OF_ROWS)
+    for row, expected in zip(rows, LIMITS_OF_ROWS, strict=True):
+        found = [
+            float(number.replace(",", "")) * UNITS[unit]
+            for number, unit in re.findall(r"(?<!\w)(\d[\d,]*)(?: (KiB|MiB|KB|bytes|s)\b)?", row)
+        ]
+        assert found[: len(expected)] == expected, row
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ CHUNK = 65536
 """Bytes per read, and per write: each write has its own deadline."""
 MAX_MESSAGE = 1024 * 1024
 """Longest line, longest msgpack message, in bytes."""
-MAX_STRANGERS_MESSAGE = 16 * 1024
+MAX_UNAUTHENTICATED_MESSAGE = 16 * 1024
 """The same before the right key, where one is asked for: room for a key and little else."""
 MAX_IN_FLIGHT = 256
 """Requests of one connection that may wait at a time; the next is not read before one ends."""
@@ -214,7 +214,7 @@ class Connection(ABC):
     @property
     def longest(self) -> int:
         """Bytes of a message that is taken from this client now."""
-        return MAX_MESSAGE if self.authenticated else MAX_STRANGERS_MESSAGE
+        return MAX_MESSAGE if self.authenticated else MAX_UNAUTHENTICATED_MESSAGE
 
     def mark_handshaken(self) -> None:
         """A first complete request has come."""
