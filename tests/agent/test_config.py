@@ -1,4 +1,4 @@
-"""Configuration: every fault with its source, key and expectation."""
+"""Configuration: every error with its source, key and expectation."""
 
 import json
 from pathlib import Path
@@ -15,23 +15,23 @@ def write(path: Path, values: object) -> str:
     return str(path)
 
 
-def test_later_sources_count_more_lists_grow_and_tags_merge(tmp_path: Path) -> None:
-    folder = tmp_path / "conf.d"
-    folder.mkdir()
+def test_later_sources_override_lists_grow_and_tags_merge(tmp_path: Path) -> None:
+    directory = tmp_path / "conf.d"
+    directory.mkdir()
     first = write(
         tmp_path / "first", {"node_name": "a", "tags": {"x": "1", "y": "1"}, "retry_join": ["p"]}
     )
-    write(folder / "2.json", {"node_name": "c", "tags": {"y": "3"}})
-    write(folder / "1.json", {"node_name": "b", "retry_join": ["q"]})
-    (folder / "notes.txt").write_text("no JSON")
-    config = Sources([first, str(folder)], {"retry_join": ["r"], "log_level": "debug"}).load()
-    assert config.node_name == "c"
+    write(directory / "2.json", {"node_name": "c", "tags": {"y": "3"}})
+    write(directory / "1.json", {"node_name": "b", "retry_join": ["q"]})
+    (directory / "notes.txt").write_text("no JSON")
+    config = Sources([first, str(directory)], {"retry_join": ["r"], "log_level": "debug"}).load()
+    assert config.node.name == "c"
     assert config.tags == {"x": "1", "y": "3"}
     assert config.retry_join == ["p", "q", "r"]
     assert config.log_level == "DEBUG"
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_with_source_and_key(tmp_path: Path) -> None:
     path = write(
         tmp_path / "bad.json",
         {
@@ -41,6 +41,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             "retry_interval": "1x",
             "tags": {"a": 1},
             "mdns": {"disable_ipv4": 1, "zzz": 1},
+            "max_members": 0,
+            "packet_size": 511,
+            "probe_interval": "0s",
             "zzz": 1,
             "start_join": "host",
         },
@@ -48,10 +51,10 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         Sources([path]).load()
     assert sorted(str(raised.value).splitlines()) == sorted(
-        f"{path}: {fault}"
-        for fault in (
+        f"{path}: {error}"
+        for error in (
             "nod_name: unknown key; did you mean node_name?",
-            "zzz: unknown key; no key is spelled like it",
+            "zzz: unknown key; no key has a similar name",
             "mdns.zzz: unknown key; expected interface, disable_ipv4, disable_ipv6",
             "protocol: expected a whole number, not a number",
             "leave_on_terminate: expected true or false, not text",
@@ -59,6 +62,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             "tags: expected text for 'a', not a whole number",
             "mdns.disable_ipv4: expected true or false, not a whole number",
             "start_join: expected a list of texts, not text",
+            "max_members: expected 1 to 1048576, not 0",
+            "packet_size: expected 512 to 65507, not 511",
+            "probe_interval: expected more than 0 s, not 0 s",
         )
     )
 
@@ -72,7 +78,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         (None, "No such file"),
     ],
 )
-def test_a_file_that_is_none(tmp_path: Path, content: str | None, text: str) -> None:
+def test_unusable_file_is_rejected(tmp_path: Path, content: str | None, text: str) -> None:
     path = tmp_path / "f.json"
     if content is not None:
         path.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -92,12 +98,12 @@ def test_a_file_that_is_none(tmp_path: Path, content: str | None, text: str) -> 
         {"handler_limit": 0},
     ],
 )
-def test_values_that_no_type_describes(values: dict[str, object]) -> None:
+def test_value_outside_its_set_or_in_conflict_is_rejected(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Sources(overrides=values).load()
 
 
-def test_knobs_reach_the_node() -> None:
+def test_node_keys_reach_node_config() -> None:
     values = {
         "node_name": "n", "bind": "127.0.0.1:1234", "profile": "local", "probe_interval": "2s",
         "user_event_size_limit": 9000, "allowed_networks": ["127.0.0.0/8"], "role": "web",
@@ -127,7 +133,7 @@ def test_knobs_reach_the_node() -> None:
         {"probe_interval": "0s"},
     ],
 )
-def test_values_that_the_node_refuses(values: dict[str, object]) -> None:
+def test_value_not_valid_for_node_is_rejected(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError) as raised:
         node_config(Sources(overrides=values).load())
     assert "AAAA" not in str(raised.value)
@@ -144,5 +150,5 @@ def test_values_that_the_node_refuses(values: dict[str, object]) -> None:
         ("::1", ("::1", None)),
     ],
 )
-def test_addresses_to_bind(text: str, parts: tuple[str, int | None]) -> None:
+def test_bind_address_is_split(text: str, parts: tuple[str, int | None]) -> None:
     assert split_bind(text, "bind") == parts

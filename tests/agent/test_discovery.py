@@ -1,7 +1,4 @@
-"""Asking every minute, joining whom nobody knows: with sockets that are none, in virtual time.
-
-What cannot be started is told by real ones.
-"""
+"""Discovery in virtual time, with fake sockets; errors at start with real ones."""
 
 import attrs
 import pytest
@@ -11,7 +8,7 @@ import trio.testing
 from trioserf.address import Address
 from trioserf.agent.config import AgentConfig, MdnsConfig
 from trioserf.agent.discovery import ASK_EVERY, Discovery, open_discovery
-from trioserf.agent.mdns import Instance, question, service_name
+from trioserf.agent.mdns import Instance, encode_question, service_name
 from trioserf.errors import ConfigError, JoinFailed, Leaving
 from trioserf.net.multicast import IPV4
 
@@ -24,40 +21,40 @@ class Member:
     address: Address
 
 
-class OneNode:
-    """As much of a node as discovery wants to know."""
+class FakeNode:
+    """The part of a node that discovery uses."""
 
     name = "here"
     address = HERE
 
     def __init__(self) -> None:
         self.members_version = 1
-        self.known = [Member(HERE)]
+        self._members = [Member(HERE)]
 
     def members(self) -> list[Member]:
-        return self.known
+        return self._members
 
     def add(self, address: Address) -> None:
-        self.known = [*self.known, Member(address)]
+        self._members = [*self._members, Member(address)]
         self.members_version += 1
 
 
-class Wire:
-    """Both sockets of a group and what went through them."""
+class FakeSockets:
+    """Fake sockets of a multicast group that record what was sent."""
 
     group = IPV4
 
     def __init__(self) -> None:
-        self.asked: list[float] = []
+        self.questions: list[float] = []
         self.answers: list[tuple[bytes, object]] = []
-        self.fault: OSError | None = None
-        self.answering, self.asking = Inbox(), Inbox()
+        self.error: OSError | None = None
+        self.answering, self.asking = FakeSocket(), FakeSocket()
 
     async def ask(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        self.asked.append(trio.current_time())
-        if self.fault is not None:
-            raise self.fault
+        self.questions.append(trio.current_time())
+        if self.error is not None:
+            raise self.error
 
     async def send(self, data: bytes) -> None:
         await self.send_to(data, "all")
@@ -67,7 +64,7 @@ class Wire:
         self.answers.append((data, to))
 
 
-class Inbox:
+class FakeSocket:
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[bytes | OSError](100)
 
@@ -81,15 +78,15 @@ class Inbox:
         return data, ("10.0.0.9", 40000)
 
 
-class Rig:
-    """A discovery, the joins it asked for, and when."""
+class DiscoveryUnderTest:
+    """A discovery under test, and the joins it requested with their times."""
 
     def __init__(self) -> None:
-        self.node = OneNode()
-        self.wire = Wire()
+        self.node = FakeNode()
+        self.sockets = FakeSockets()
         self.joins: list[tuple[float, list[str]]] = []
         self.error: Exception | None = None
-        self.discovery = Discovery("demo", self.node, self._join, [self.wire])  # type: ignore[arg-type, list-item]
+        self.discovery = Discovery("demo", self.node, self._join, [self.sockets])  # type: ignore[arg-type, list-item]
 
     async def _join(self, addresses: object) -> int:
         await trio.lowlevel.checkpoint()
@@ -99,118 +96,118 @@ class Rig:
             raise self.error
         return len(addresses)
 
-    def hear(self, *hosts: str) -> None:
+    def receive(self, *hosts: str) -> None:
         for host in hosts:
-            one = Instance(SERVICE, host, Address(host, 7946), "")
-            answer = one.answer(question(SERVICE), 40000)
+            instance = Instance(SERVICE, host, Address(host, 7946), "")
+            answer = instance.answer(encode_question(SERVICE), 40000)
             assert answer is not None
-            self.wire.asking.put(answer.data)
+            self.sockets.asking.put(answer.data)
 
 
-async def test_it_asks_at_once_and_every_minute(
+async def test_question_is_sent_at_once_and_every_minute(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    rig = Rig()
-    nursery.start_soon(rig.discovery.run)
+    t = DiscoveryUnderTest()
+    nursery.start_soon(t.discovery.run)
     await trio.sleep(2.5 * ASK_EVERY)
-    assert rig.wire.asked == [0, 60, 120]
+    assert t.sockets.questions == [0, 60, 120]
 
 
-async def test_those_found_together_are_joined_together(
+async def test_addresses_found_together_are_joined_together(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    rig = Rig()
-    nursery.start_soon(rig.discovery.run)
+    t = DiscoveryUnderTest()
+    nursery.start_soon(t.discovery.run)
     await trio.sleep(1)
-    rig.hear("10.0.0.2", "10.0.0.1", "10.0.0.3")
+    t.receive("10.0.0.2", "10.0.0.1", "10.0.0.3")
     await trio.sleep(0.05)
-    rig.hear("10.0.0.4", "10.0.0.2")
+    t.receive("10.0.0.4", "10.0.0.2")
     await trio.sleep(5)
-    when, addresses = rig.joins[0]
+    when, addresses = t.joins[0]
     assert addresses == ["10.0.0.2:7946", "10.0.0.3:7946", "10.0.0.4:7946"]
     assert when == pytest.approx(1.15)
-    assert len(rig.joins) == 1
+    assert len(t.joins) == 1
 
 
-async def test_who_is_joined_or_a_member_is_not_new(
+async def test_joined_address_and_member_are_not_new(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    rig = Rig()
-    nursery.start_soon(rig.discovery.run)
-    rig.hear("10.0.0.2")
+    t = DiscoveryUnderTest()
+    nursery.start_soon(t.discovery.run)
+    t.receive("10.0.0.2")
     await trio.sleep(1)
-    rig.node.add(Address("10.0.0.3", 7946))
-    rig.hear("10.0.0.2", "10.0.0.3")
+    t.node.add(Address("10.0.0.3", 7946))
+    t.receive("10.0.0.2", "10.0.0.3")
     await trio.sleep(1)
-    assert [addresses for _, addresses in rig.joins] == [["10.0.0.2:7946"]]
+    assert [addresses for _, addresses in t.joins] == [["10.0.0.2:7946"]]
     await trio.sleep(1000)
-    rig.hear("10.0.0.2", "10.0.0.3")
+    t.receive("10.0.0.2", "10.0.0.3")
     await trio.sleep(1)
-    assert [addresses for _, addresses in rig.joins] == [["10.0.0.2:7946"], ["10.0.0.2:7946"]]
+    assert [addresses for _, addresses in t.joins] == [["10.0.0.2:7946"], ["10.0.0.2:7946"]]
 
 
-async def test_who_cannot_be_joined_is_tried_again(
+async def test_failed_join_is_retried(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    rig = Rig()
-    nursery.start_soon(rig.discovery.run)
-    rig.error = JoinFailed([("10.0.0.2:7946", "refused")])
+    t = DiscoveryUnderTest()
+    nursery.start_soon(t.discovery.run)
+    t.error = JoinFailed([("10.0.0.2:7946", "refused")])
     for _ in range(2):
-        rig.hear("10.0.0.2")
+        t.receive("10.0.0.2")
         await trio.sleep(60)
-    assert len(rig.joins) == 2
+    assert len(t.joins) == 2
 
 
-async def test_it_ends_when_the_node_leaves(autojump_clock: trio.testing.MockClock) -> None:
-    rig = Rig()
-    rig.error = Leaving("leaving")
-    rig.hear("10.0.0.2")
+async def test_discovery_ends_when_node_leaves(autojump_clock: trio.testing.MockClock) -> None:
+    t = DiscoveryUnderTest()
+    t.error = Leaving("leaving")
+    t.receive("10.0.0.2")
     with trio.fail_after(10):
-        await rig.discovery.run()
+        await t.discovery.run()
 
 
-async def test_inventions_do_not_pile_up(
+async def test_remembered_addresses_are_bounded(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    rig = Rig()
-    nursery.start_soon(rig.discovery.run)
+    t = DiscoveryUnderTest()
+    nursery.start_soon(t.discovery.run)
     for number in range(1500):
-        rig.hear(f"10.1.{number // 200}.{number % 200}")
+        t.receive(f"10.1.{number // 200}.{number % 200}")
         await trio.sleep(0.01)
     await trio.sleep(5)
-    assert max(len(addresses) for _, addresses in rig.joins) == 32
-    assert len(rig.discovery._joined) == 1024
+    assert max(len(addresses) for _, addresses in t.joins) == 32
+    assert len(t.discovery._joined) == 1024
 
 
-async def test_questions_are_answered_whatever_else_comes(
+async def test_questions_are_answered_after_errors_and_junk(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    rig = Rig()
-    nursery.start_soon(rig.discovery.run)
-    for inbox in (rig.wire.answering, rig.wire.asking):
-        inbox.put(b"\xff" * 40)
-        inbox.put(OSError(100, "Network is down"))
-    rig.wire.answering.put(question(SERVICE))
-    rig.hear("10.0.0.2")
+    t = DiscoveryUnderTest()
+    nursery.start_soon(t.discovery.run)
+    for queue in (t.sockets.answering, t.sockets.asking):
+        queue.put(b"\xff" * 40)
+        queue.put(OSError(100, "Network is down"))
+    t.sockets.answering.put(encode_question(SERVICE))
+    t.receive("10.0.0.2")
     await trio.sleep(5)
-    assert [to for _, to in rig.wire.answers] == [("10.0.0.9", 40000)]
-    assert len(rig.joins) == 1
+    assert [to for _, to in t.sockets.answers] == [("10.0.0.9", 40000)]
+    assert len(t.joins) == 1
 
 
-async def test_a_network_that_is_down_is_told_once(
+async def test_repeated_network_error_is_logged_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    rig = Rig()
-    rig.wire.fault = OSError(101, "Network is unreachable")
-    nursery.start_soon(rig.discovery.run)
+    t = DiscoveryUnderTest()
+    t.sockets.error = OSError(101, "Network is unreachable")
+    nursery.start_soon(t.discovery.run)
     await trio.sleep(200)
-    rig.wire.fault = None
+    t.sockets.error = None
     await trio.sleep(100)
-    rig.wire.fault = OSError(101, "Network is unreachable")
+    t.sockets.error = OSError(101, "Network is unreachable")
     await trio.sleep(100)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert told == ["Failed to poll for new hosts: IPv4: Network is unreachable"] * 2
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert logged == ["Failed to poll for new hosts: IPv4: Network is unreachable"] * 2
 
 
 @pytest.mark.parametrize(
@@ -220,10 +217,10 @@ async def test_a_network_that_is_down_is_told_once(
         (MdnsConfig(disable_ipv4=True, disable_ipv6=True), "both IPv4 and IPv6 are disabled"),
     ],
 )
-def test_what_cannot_be_started_is_told(mdns: MdnsConfig, text: str) -> None:
+def test_discovery_that_cannot_start_is_reported(mdns: MdnsConfig, text: str) -> None:
     config = AgentConfig(discover="demo", mdns=mdns)
     with (
         pytest.raises(ConfigError, match=text),
-        open_discovery(config, OneNode(), Rig()._join),  # type: ignore[arg-type]
+        open_discovery(config, FakeNode(), DiscoveryUnderTest()._join),  # type: ignore[arg-type]
     ):
         pass

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.helpers import ROOT
 from trioserf.agent.files import DiskFiles, append_file, read_file, replace_file
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_reads_what_is_there(tmp_path: Path) -> None:
+def test_read_returns_content_or_none(tmp_path: Path) -> None:
     assert read_file(tmp_path / "missing") is None
     (tmp_path / "file").write_bytes(b"a\0\n")
     assert read_file(tmp_path / "file") == b"a\0\n"
@@ -27,7 +26,7 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_appends_to_what_exists_only(tmp_path: Path, sync: bool) -> None:
+def test_append_needs_existing_file(tmp_path: Path, sync: bool) -> None:
     path = tmp_path / "file"
     with pytest.raises(FileNotFoundError):
         append_file(path, b"a", sync=sync)
@@ -37,7 +36,7 @@ def test_appends_to_what_exists_only(tmp_path: Path, sync: bool) -> None:
     assert path.read_bytes() == b"abc"
 
 
-def test_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_replace_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, b"one")
     replace_file(path, b"two", suffix=".compact")
@@ -45,17 +44,17 @@ def test_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_permissions_are_those_asked_for_whatever_was_there(tmp_path: Path) -> None:
-    path, beside = tmp_path / "file", tmp_path / "file.tmp"
-    for old in (path, beside):
+def test_replace_sets_requested_permissions(tmp_path: Path) -> None:
+    path, temporary = tmp_path / "file", tmp_path / "file.tmp"
+    for old in (path, temporary):
         old.write_bytes(b"old")
         old.chmod(0o666)
     replace_file(path, b"secret", mode=0o600)
     assert mode_of(path) == 0o600
-    assert not beside.exists()
+    assert not temporary.exists()
 
 
-def test_a_link_planted_beside_it_is_not_followed(tmp_path: Path) -> None:
+def test_planted_link_at_temporary_path_is_not_followed(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "file"
     victim.write_bytes(b"precious")
     (tmp_path / "file.tmp").symlink_to(victim)
@@ -64,10 +63,10 @@ def test_a_link_planted_beside_it_is_not_followed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_where_it_is_a_link_the_file_it_leads_to_is_replaced(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    target, link = elsewhere / "target", tmp_path / "link"
+def test_replace_follows_link_to_target(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    target, link = directory / "target", tmp_path / "link"
     target.write_bytes(b"old")
     link.symlink_to(target)
     replace_file(link, b"new")
@@ -75,7 +74,7 @@ def test_where_it_is_a_link_the_file_it_leads_to_is_replaced(tmp_path: Path) -> 
     assert target.read_bytes() == b"new"
 
 
-def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_failed_replace_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.mkdir()  # a file cannot take the place of a directory
     (path / "inside").write_bytes(b"")
@@ -86,7 +85,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
         replace_file(tmp_path / "no" / "file", b"new")
 
 
-def test_kill_in_the_middle_loses_neither_the_old_nor_the_new(tmp_path: Path) -> None:
+def test_kill_during_replace_leaves_old_or_new_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     program = (
         "import sys, itertools\n"
@@ -110,7 +109,7 @@ def test_kill_in_the_middle_loses_neither_the_old_nor_the_new(tmp_path: Path) ->
         assert int(lines[0]) >= done
 
 
-async def test_the_same_on_threads(tmp_path: Path) -> None:
+async def test_disk_files_work_in_threads(tmp_path: Path) -> None:
     files, path = DiskFiles(), tmp_path / "file"
     assert await files.read(path) is None
     await files.replace(path, b"a", suffix=".compact", mode=0o644)

@@ -1,4 +1,4 @@
-"""Handlers supervised: who runs when, what is counted, what queries are told. In virtual time."""
+"""Event handlers in virtual time: order, limits, statistics, responses to queries, reloads."""
 
 import itertools
 import logging
@@ -24,48 +24,50 @@ HOUR = 3600.0
 
 
 class FakeScriptRunner:
-    """Runs no process: a script is a list of words, which say what it does.
+    """Runs no process: a script is a list of instructions.
 
-    `sleep:SECONDS` takes time, `say:TEXT` is its output, `exit:STATUS` how it ends.
+    `sleep:SECONDS` takes time, `say:TEXT` is output, `exit:STATUS` is the exit code.
 
     Attributes:
-        runs: script, what it was run for, start, end, and whether it was ended from outside.
+        runs: script, name or kind of the event, start, end, and whether it was cancelled.
+        running: the scripts that run.
+        peak: the greatest number of them so far.
     """
 
     def __init__(self) -> None:
         self.runs: list[tuple[str, str, float, float, bool]] = []
         self.running: list[str] = []
-        self.most = 0
+        self.peak = 0
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
         began = trio.current_time()
-        about = env.get("SERF_USER_EVENT") or env.get("SERF_QUERY_NAME") or env["SERF_EVENT"]
-        words = dict(word.partition(":")[::2] for word in script.split())
+        event = env.get("SERF_USER_EVENT") or env.get("SERF_QUERY_NAME") or env["SERF_EVENT"]
+        instructions = dict(word.partition(":")[::2] for word in script.split())
         self.running.append(script)
-        self.most = max(self.most, len(self.running))
-        was_ended = True
+        self.peak = max(self.peak, len(self.running))
+        was_cancelled = True
         try:
-            await trio.sleep(float(words.get("sleep", 0)))
-            was_ended = False
+            await trio.sleep(float(instructions.get("sleep", 0)))
+            was_cancelled = False
         finally:
             self.running.remove(script)
-            self.runs.append((script, about, began, trio.current_time(), was_ended))
-        status = int(words.get("exit", 0))
+            self.runs.append((script, event, began, trio.current_time(), was_cancelled))
+        status = int(instructions.get("exit", 0))
         failure = f"exit status {status}" if status else ""
-        return Result(status, words.get("say", "").encode(), failure=failure)
+        return Result(status, instructions.get("say", "").encode(), failure=failure)
 
     def of(self, script: str) -> list[str]:
-        return [about for which, about, *_ in self.runs if which == script]
+        return [event for other, event, *_ in self.runs if other == script]
 
 
 @attrs.define
 class FakeNode:
-    """A hub, and a list of what was answered and declined."""
+    """A node with an event hub; records responses and declined queries."""
 
     hub: EventHub = attrs.field(factory=EventHub)
     answers: list[tuple[int, bytes]] = attrs.field(factory=list)
     declines: list[int] = attrs.field(factory=list)
-    fault: Exception | None = None
+    error: Exception | None = None
     name: str = "me"
     tags: Mapping[str, str] = attrs.field(factory=dict)
     _number: int = 0
@@ -85,15 +87,15 @@ class FakeNode:
         by: Responder | None = None,
     ) -> None:
         await trio.lowlevel.checkpoint()
-        if self.fault is not None:
-            raise self.fault
+        if self.error is not None:
+            raise self.error
         self.answers.append((id, payload))
         self.hub.mark_answered(id, by)
 
     async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
         await trio.lowlevel.checkpoint()
-        if self.fault is not None and not isinstance(self.fault, TooLarge):
-            raise self.fault
+        if self.error is not None and not isinstance(self.error, TooLarge):
+            raise self.error
         if any(number == id for number, _ in self.answers):
             raise NoSuchQuery("No pending queries matching ID")
         if self.hub.mark_declined(id, by):
@@ -112,25 +114,25 @@ class FakeNode:
 
 
 @attrs.frozen
-class HandlerRig:
+class HandlersUnderTest:
     node: FakeNode
-    twin: FakeScriptRunner
+    runner: FakeScriptRunner
     handlers: Handlers
     ended: trio.Event
 
 
 @asynccontextmanager
-async def running(
+async def open_handlers(
     *texts: str, timeout: float | None = None, limit: int = 16, depth: int = 256
-) -> AsyncIterator[HandlerRig]:
-    node, twin = FakeNode(), FakeScriptRunner()
+) -> AsyncIterator[HandlersUnderTest]:
+    node, runner = FakeNode(), FakeScriptRunner()
     handlers = Handlers(
         map(Handler.parse, texts),
         node,
         timeout=timeout,
         limit=limit,
         depth=depth,
-        runner=twin,
+        runner=runner,
         environ={},
     )
     ended = trio.Event()
@@ -141,7 +143,7 @@ async def running(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(run)
-        yield HandlerRig(node, twin, handlers, ended)
+        yield HandlersUnderTest(node, runner, handlers, ended)
         nursery.cancel_scope.cancel()
 
 
@@ -152,73 +154,75 @@ def takes(seconds: float) -> Iterator[None]:
     assert trio.current_time() - began == pytest.approx(seconds, abs=1e-6)
 
 
-# --- who runs when ---
+# --- order and limits ---
 
 
-async def test_each_keeps_the_order_and_none_waits_for_another(autojump_clock: MockClock) -> None:
-    async with running("user=sleep:10", "user=sleep:1", "user=sleep:0.1") as w:
+async def test_handlers_keep_order_and_do_not_wait_for_each_other(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_handlers("user=sleep:10", "user=sleep:1", "user=sleep:0.1") as t:
         for name in ("one", "two", "three"):
-            await w.node.event(name)
+            await t.node.event(name)
         await trio.sleep(0.35)
-        assert w.twin.of("sleep:0.1") == ["one", "two", "three"]
+        assert t.runner.of("sleep:0.1") == ["one", "two", "three"]
         await trio.sleep(2.7)
-        assert w.twin.of("sleep:1") == ["one", "two", "three"]
+        assert t.runner.of("sleep:1") == ["one", "two", "three"]
         await trio.sleep(27)
-        assert w.twin.of("sleep:10") == ["one", "two", "three"]
+        assert t.runner.of("sleep:10") == ["one", "two", "three"]
         for script in ("sleep:10", "sleep:1"):
-            runs = [run for run in w.twin.runs if run[0] == script]
+            runs = [run for run in t.runner.runs if run[0] == script]
             for (*_, ended, _), (_, _, began, *_) in itertools.pairwise(runs):
                 assert began == ended
 
 
-async def test_only_so_many_run_at_once_and_the_rest_wait_their_turn(
+async def test_running_scripts_are_limited(
     autojump_clock: MockClock,
 ) -> None:
-    async with running(*(f"user=sleep:{n}" for n in range(1, 7)), limit=2) as w:
-        await w.node.event("go")
+    async with open_handlers(*(f"user=sleep:{n}" for n in range(1, 7)), limit=2) as t:
+        await t.node.event("go")
         await trio.sleep(60)
-        assert len(w.twin.runs) == 6
-        assert w.twin.most == 2
+        assert len(t.runner.runs) == 6
+        assert t.runner.peak == 2
 
 
-async def test_one_that_sleeps_for_an_hour_delays_nobody(autojump_clock: MockClock) -> None:
-    async with running(f"*=sleep:{HOUR}", "user=sleep:0", "query:load=say:0.42") as w:
+async def test_slow_script_delays_only_its_own_events(autojump_clock: MockClock) -> None:
+    async with open_handlers(f"*=sleep:{HOUR}", "user=sleep:0", "query:load=say:0.42") as t:
         with takes(0):
-            await w.node.event("go")
-            await w.node.event("on")
-            number = await w.node.query("load")
-        assert w.twin.of("sleep:0") == ["go", "on"]
-        assert w.node.answers == [(number, b"0.42")]
+            await t.node.event("go")
+            await t.node.event("on")
+            number = await t.node.query("load")
+        assert t.runner.of("sleep:0") == ["go", "on"]
+        assert t.node.answers == [(number, b"0.42")]
         await trio.sleep(3 * HOUR + 1)
-        assert w.twin.of(f"sleep:{HOUR}") == ["go", "on", "load"]
+        assert t.runner.of(f"sleep:{HOUR}") == ["go", "on", "load"]
 
 
-async def test_members_are_gathered_and_queries_are_not(autojump_clock: MockClock) -> None:
-    async with running("*=say:x") as w:
+async def test_member_events_are_coalesced_and_queries_are_not(autojump_clock: MockClock) -> None:
+    async with open_handlers("*=say:x") as t:
         for name in "abc":
             member = Member(name, Address("10.0.0.1", 7946), {}, Status.ALIVE)
-            w.node.hub.publish(MemberEvent("member-join", (member,)))
-        await w.node.query("load")
-        assert w.twin.of("say:x") == ["load"]
+            t.node.hub.publish(MemberEvent("member-join", (member,)))
+        await t.node.query("load")
+        assert t.runner.of("say:x") == ["load"]
         await trio.sleep(1.1)
-        assert w.twin.of("say:x") == ["load", "member-join"]
+        assert t.runner.of("say:x") == ["load", "member-join"]
 
 
 # --- timeouts, failures, drops ---
 
 
-async def test_one_that_takes_too_long_is_ended_and_the_next_event_runs(
+async def test_script_over_timeout_is_killed_and_next_event_runs(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running("user=sleep:9", timeout=5) as w:
-        await w.node.event("one")
-        await w.node.event("two")
+    async with open_handlers("user=sleep:9", timeout=5) as t:
+        await t.node.event("one")
+        await t.node.event("two")
         await trio.sleep(10.5)
-        assert [(about, end - start, ended) for _, about, start, end, ended in w.twin.runs] == [
+        assert [(event, end - start, ended) for _, event, start, end, ended in t.runner.runs] == [
             ("one", 5, True),
             ("two", 5, True),
         ]
-        [stats] = w.handlers.stats().values()
+        [stats] = t.handlers.stats().values()
         assert stats == {
             "runs": 2,
             "failures": 2,
@@ -231,83 +235,83 @@ async def test_one_that_takes_too_long_is_ended_and_the_next_event_runs(
         assert caplog.messages.count("Script 'sleep:9' slow, execution exceeding 1s") == 2
 
 
-async def test_one_that_fails_has_its_last_line_in_the_log(
+async def test_last_line_of_failed_script_is_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running("user:plain=say:why exit:3", "user:mute=exit:4") as w:
-        await w.node.event("plain")
-        await w.node.event("mute")
+    async with open_handlers("user:plain=say:why exit:3", "user:mute=exit:4") as t:
+        await t.node.event("plain")
+        await t.node.event("mute")
         await trio.sleep(1)
-        told = [text for text in caplog.messages if text.startswith("Error")]
-        assert told == [
+        logged = [text for text in caplog.messages if text.startswith("Error")]
+        assert logged == [
             "Error invoking script 'say:why exit:3': exit status 3: why",
             "Error invoking script 'exit:4': exit status 4",
         ]
 
 
-async def test_what_is_told_of_one_that_runs(autojump_clock: MockClock) -> None:
-    async with running("user:deploy,query=sleep:2 exit:3") as w:
+async def test_stats_of_running_handler(autojump_clock: MockClock) -> None:
+    async with open_handlers("user:deploy,query=sleep:2 exit:3") as t:
         for _ in range(3):
-            await w.node.event("deploy")
-        await w.node.event("other")
-        assert w.handlers.configured() == {
+            await t.node.event("deploy")
+        await t.node.event("other")
+        assert t.handlers.configured() == {
             "user:deploy": "sleep:2 exit:3",
             "query:": "sleep:2 exit:3",
         }
-        stats = w.handlers.stats()["user:deploy,query=sleep:2 exit:3"]
+        stats = t.handlers.stats()["user:deploy,query=sleep:2 exit:3"]
         assert (stats["runs"], stats["running"], stats["queue"]) == (1, True, 2)
         await trio.sleep(2)
         await wait_all_tasks_blocked()
-        stats = w.handlers.stats()["user:deploy,query=sleep:2 exit:3"]
+        stats = t.handlers.stats()["user:deploy,query=sleep:2 exit:3"]
         assert (stats["runs"], stats["failures"], stats["last_duration"]) == (2, 1, 2.0)
 
 
-async def test_what_finds_no_room_is_dropped_counted_and_told(
+async def test_events_beyond_queue_depth_are_dropped_counted_and_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(f"*=sleep:{HOUR}", "user=say:quick", depth=3) as w:
+    async with open_handlers(f"*=sleep:{HOUR}", "user=say:fast", depth=3) as t:
         for number in range(250):
-            await w.node.event(f"e{number}")
-        slow, quick = w.handlers.stats().values()
+            await t.node.event(f"e{number}")
+        slow, fast = t.handlers.stats().values()
         assert (slow["queue"], slow["dropped"]) == (3, 250 - 4)
-        assert (quick["runs"], quick["dropped"]) == (250, 0)
-        told = [text for text in caplog.messages if "too slow" in text]
-        assert told == [
+        assert (fast["runs"], fast["dropped"]) == (250, 0)
+        logged = [text for text in caplog.messages if "too slow" in text]
+        assert logged == [
             f"handler 'sleep:{HOUR}' is too slow: {count} events dropped so far"
             for count in (1, 101, 201)
         ]
-        number = await w.node.query("load")
-        assert w.node.declines == [number]
+        number = await t.node.query("load")
+        assert t.node.declines == [number]
         await trio.sleep(4 * HOUR + 1)
-        assert w.twin.of(f"sleep:{HOUR}") == ["e0", "e1", "e2", "e3"]
+        assert t.runner.of(f"sleep:{HOUR}") == ["e0", "e1", "e2", "e3"]
 
 
-async def test_what_the_node_dropped_is_told(
+async def test_events_dropped_by_node_are_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running("user=say:x") as w:
-        for number in range(1500):  # before anybody can read
-            w.node.hub.publish(UserEventReceived(number, "flood", b"", coalesce=False))
+    async with open_handlers("user=say:x") as t:
+        for number in range(1500):  # before any task can read
+            t.node.hub.publish(UserEventReceived(number, "flood", b"", coalesce=False))
         await wait_all_tasks_blocked()
-        [stats] = w.handlers.stats().values()
-        assert len(w.twin.runs) == stats["runs"] == 1024 - int(str(stats["dropped"]))
+        [stats] = t.handlers.stats().values()
+        assert len(t.runner.runs) == stats["runs"] == 1024 - int(str(stats["dropped"]))
         assert "event handlers: 476 events were dropped" in caplog.messages
 
 
-async def test_a_fault_of_ours_is_not_hidden() -> None:
-    class BrokenTwin(FakeScriptRunner):
+async def test_bug_in_runner_propagates() -> None:
+    class BrokenRunner(FakeScriptRunner):
         async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
             raise RuntimeError("a bug")
 
     node = FakeNode()
-    handlers = Handlers([Handler.parse("x")], node, runner=BrokenTwin(), environ={})
+    handlers = Handlers([Handler.parse("x")], node, runner=BrokenRunner(), environ={})
     with pytest.RaisesGroup(pytest.RaisesGroup(pytest.RaisesGroup(RuntimeError))):
         async with trio.open_nursery() as nursery:
             await nursery.start(handlers.run)
             await node.event("go")
 
 
-# --- answers ---
+# --- responses to queries ---
 
 
 @pytest.mark.parametrize(
@@ -323,116 +327,118 @@ async def test_a_fault_of_ours_is_not_hidden() -> None:
         (["query:other=say:no", "user=say:no"], [], 0),
     ],
 )
-async def test_a_query_is_answered_or_declined_by_the_last(
+async def test_query_is_answered_or_declined_with_last_script(
     autojump_clock: MockClock, texts: list[str], answers: list[bytes], declines: int
 ) -> None:
-    async with running(*texts, timeout=5) as w:
-        wanted = any(one.kind != "user" and one.name != "other" for one in _filters(texts))
-        question = QueryReceived(1, 1, 1, "load", b"", "x", 1e9)
-        assert w.node.hub.has_responder(question) == wanted
-        await w.node.query("load")
+    async with open_handlers(*texts, timeout=5) as t:
+        expected = any(f.kind != "user" and f.name != "other" for f in _filters(texts))
+        query = QueryReceived(1, 1, 1, "load", b"", "x", 1e9)
+        assert t.node.hub.has_responder(query) == expected
+        await t.node.query("load")
         await trio.sleep(10)
-        assert [payload for _, payload in w.node.answers] == answers
-        assert len(w.node.declines) == declines
+        assert [payload for _, payload in t.node.answers] == answers
+        assert len(t.node.declines) == declines
 
 
 def _filters(texts: list[str]) -> list[EventFilter]:
-    return [one for text in texts for one in Handler.parse(text).filters]
+    return [chosen for text in texts for chosen in Handler.parse(text).filters]
 
 
-async def test_handlers_decline_for_themselves_alone(autojump_clock: MockClock) -> None:
-    async with running("query=exit:0", "query=exit:0") as w:
+async def test_handlers_decline_only_for_themselves(autojump_clock: MockClock) -> None:
+    async with open_handlers("query=exit:0", "query=exit:0") as t:
         client = Responder(has_responded=True)
-        with w.node.subscribe(answers=client):
-            number = await w.node.query("load")
-            assert w.node.declines == []
-            await w.node.decline(number, client)
-            assert w.node.declines == [number]
-            number = await w.node.query("load")
-            await w.node.respond(number, b"yes", client)
-    assert w.node.declines == [1]
+        with t.node.subscribe(answers=client):
+            number = await t.node.query("load")
+            assert t.node.declines == []
+            await t.node.decline(number, client)
+            assert t.node.declines == [number]
+            number = await t.node.query("load")
+            await t.node.respond(number, b"yes", client)
+    assert t.node.declines == [1]
 
 
 @pytest.mark.parametrize(
-    "fault", [NoSuchQuery("No pending queries matching ID"), TooLarge("too large"), Leaving("bye")]
+    "error", [NoSuchQuery("No pending queries matching ID"), TooLarge("too large"), Leaving("bye")]
 )
-async def test_answers_that_nobody_takes_are_told_and_the_next_runs(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, fault: Exception
+async def test_rejected_response_is_logged_and_next_event_runs(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with running("query=say:yes", "query:quiet=exit:0") as w:
-        w.node.fault = fault
-        await w.node.query("load")
-        assert f"Failed to respond to query 'load': {fault}" in caplog.messages
-        assert w.node.declines == ([1] if isinstance(fault, TooLarge) else [])
-        await w.node.query("quiet")
-        w.node.fault = None
-        number = await w.node.query("load")
-        assert w.node.answers == [(number, b"yes")]
+    async with open_handlers("query=say:yes", "query:quiet=exit:0") as t:
+        t.node.error = error
+        await t.node.query("load")
+        assert f"Failed to respond to query 'load': {error}" in caplog.messages
+        assert t.node.declines == ([1] if isinstance(error, TooLarge) else [])
+        await t.node.query("quiet")
+        t.node.error = None
+        number = await t.node.query("load")
+        assert t.node.answers == [(number, b"yes")]
 
 
 # --- reload ---
 
 
-async def test_other_handlers_take_over_and_what_runs_goes_on(autojump_clock: MockClock) -> None:
-    async with running("query:load=sleep:2 say:old", "user=sleep:1", "user=say:gone") as w:
-        number = await w.node.query("load")
+async def test_replaced_handlers_finish_running_scripts(autojump_clock: MockClock) -> None:
+    async with open_handlers(
+        "query:load=sleep:2 say:old", "user=sleep:1", "user=say:removed"
+    ) as t:
+        number = await t.node.query("load")
         for name in ("one", "two"):
-            await w.node.event(name)
-        w.handlers.replace([Handler.parse("user=sleep:1"), Handler.parse("query:load=say:new")])
-        await w.node.event("three")
-        assert w.node.declines == []
-        assert await w.node.query("load") == number + 4
-        assert w.node.answers == [(number + 4, b"new")]
+            await t.node.event(name)
+        t.handlers.replace([Handler.parse("user=sleep:1"), Handler.parse("query:load=say:new")])
+        await t.node.event("three")
+        assert t.node.declines == []
+        assert await t.node.query("load") == number + 4
+        assert t.node.answers == [(number + 4, b"new")]
         await trio.sleep(5)
-        # The old script's query was not given up, and the kept one's queue neither.
-        assert w.node.answers == [(number + 4, b"new"), (number, b"old")]
-        assert w.node.declines == []
-        assert w.twin.of("sleep:1") == ["one", "two", "three"]
-        assert w.twin.of("say:gone") == ["one", "two"]
-        assert list(w.handlers.stats()) == ["user=sleep:1", "query:load=say:new"]
-        assert w.handlers.stats()["user=sleep:1"]["runs"] == 3
+        # The removed script still responded, and the kept one still has its queue.
+        assert t.node.answers == [(number + 4, b"new"), (number, b"old")]
+        assert t.node.declines == []
+        assert t.runner.of("sleep:1") == ["one", "two", "three"]
+        assert t.runner.of("say:removed") == ["one", "two"]
+        assert list(t.handlers.stats()) == ["user=sleep:1", "query:load=say:new"]
+        assert t.handlers.stats()["user=sleep:1"]["runs"] == 3
 
 
-async def test_events_that_wait_unread_survive_a_reload(autojump_clock: MockClock) -> None:
-    async with running("user=say:x") as w:
-        for number in range(5):  # before anybody can read
-            w.node.hub.publish(UserEventReceived(number, f"e{number}", b"", coalesce=False))
-        w.handlers.replace([Handler.parse("user=say:x"), Handler.parse("query=say:y")])
+async def test_unread_events_survive_reload(autojump_clock: MockClock) -> None:
+    async with open_handlers("user=say:x") as t:
+        for number in range(5):  # before any task can read
+            t.node.hub.publish(UserEventReceived(number, f"e{number}", b"", coalesce=False))
+        t.handlers.replace([Handler.parse("user=say:x"), Handler.parse("query=say:y")])
         await wait_all_tasks_blocked()
-        assert w.twin.of("say:x") == ["e0", "e1", "e2", "e3", "e4"]
-        number = await w.node.query("load")
-        assert w.node.answers == [(number, b"y")]
+        assert t.runner.of("say:x") == ["e0", "e1", "e2", "e3", "e4"]
+        number = await t.node.query("load")
+        assert t.node.answers == [(number, b"y")]
 
 
-async def test_without_handlers_nobody_answers(autojump_clock: MockClock) -> None:
-    async with running("query=say:y") as w:
-        question = QueryReceived(1, 1, 1, "load", b"", "x", 1e9)
-        assert w.node.hub.has_responder(question)
-        w.handlers.replace([])
-        assert not w.node.hub.has_responder(question)
-        assert (w.handlers.stats(), w.handlers.configured()) == ({}, {})
+async def test_removed_handlers_respond_to_no_query(autojump_clock: MockClock) -> None:
+    async with open_handlers("query=say:y") as t:
+        query = QueryReceived(1, 1, 1, "load", b"", "x", 1e9)
+        assert t.node.hub.has_responder(query)
+        t.handlers.replace([])
+        assert not t.node.hub.has_responder(query)
+        assert (t.handlers.stats(), t.handlers.configured()) == ({}, {})
 
 
 # --- the end ---
 
 
-async def test_the_end_of_the_node_ends_all_that_run(autojump_clock: MockClock) -> None:
-    async with running(f"user=sleep:{HOUR}", f"*=sleep:{HOUR}", f"query=sleep:{HOUR}") as w:
-        await w.node.event("go")
-        await w.node.query("load")
-        assert len(w.twin.running) == 3
+async def test_end_of_node_ends_running_scripts(autojump_clock: MockClock) -> None:
+    async with open_handlers(f"user=sleep:{HOUR}", f"*=sleep:{HOUR}", f"query=sleep:{HOUR}") as t:
+        await t.node.event("go")
+        await t.node.query("load")
+        assert len(t.runner.running) == 3
         with takes(0):
-            w.node.hub.close()
-            await w.ended.wait()
-        assert w.twin.running == []
-        assert {ended for *_, ended in w.twin.runs} == {True}
+            t.node.hub.close()
+            await t.ended.wait()
+        assert t.runner.running == []
+        assert {ended for *_, ended in t.runner.runs} == {True}
 
 
-async def test_cancelling_ends_all_that_run(autojump_clock: MockClock) -> None:
+async def test_cancellation_ends_running_scripts(autojump_clock: MockClock) -> None:
     with takes(0):
-        async with running(*(f"user=sleep:{HOUR}" for _ in range(5)), limit=3) as w:
-            await w.node.event("go")
-            assert len(w.twin.running) == 3
-    assert w.twin.running == []
-    assert len(w.twin.runs) == 3
+        async with open_handlers(*(f"user=sleep:{HOUR}" for _ in range(5)), limit=3) as t:
+            await t.node.event("go")
+            assert len(t.runner.running) == 3
+    assert t.runner.running == []
+    assert len(t.runner.runs) == 3

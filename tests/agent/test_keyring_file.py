@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.agent.helpers import ROOT
 from trioserf.agent import keyring_file
 from trioserf.agent.files import DiskFiles
 from trioserf.errors import ConfigError
 from trioserf.serf.keyring import Keyring, dump_keyring
 
-ROOT = Path(__file__).resolve().parents[2]
 A, B = bytes(32), bytes(16)
 A64, B64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AAAAAAAAAAAAAAAAAAAAAA=="
 
@@ -27,7 +27,7 @@ def save(path: Path, content: bytes) -> None:
     trio.run(keyring_file.KeyringFile(DiskFiles(), str(path)).save, content)
 
 
-def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
+def test_saved_keyring_is_serfs_format_and_private(path: Path) -> None:
     path.write_text("[]")
     path.chmod(0o644)
     save(path, dump_keyring(Keyring([A, B], B)))
@@ -35,7 +35,7 @@ def test_saves_what_serf_can_read_for_its_owner_alone(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_loads_what_was_saved(path: Path) -> None:
+def test_saved_content_is_loaded(path: Path) -> None:
     save(path, dump_keyring(Keyring([A, B], B)))
     assert keyring_file.load(path).keys == (B, A)
 
@@ -50,9 +50,7 @@ def test_loads_what_was_saved(path: Path) -> None:
         (f'["{A64}", "!!"]', "Failed to decode key from keyring: key 2"),
     ],
 )
-def test_a_fault_names_the_file_and_what_was_expected(
-    path: Path, content: str, reason: str
-) -> None:
+def test_error_names_file_and_expectation(path: Path, content: str, reason: str) -> None:
     path.write_text(content)
     with pytest.raises(ConfigError, match=rf"^{reason}.* \(keyring_file {path}\)$") as caught:
         keyring_file.load(path)
@@ -60,19 +58,19 @@ def test_a_fault_names_the_file_and_what_was_expected(
     assert path.read_text() == content
 
 
-def test_a_missing_file_is_a_fault(path: Path) -> None:
+def test_missing_keyring_file_is_an_error(path: Path) -> None:
     with pytest.raises(ConfigError, match=f"^stat {path}: no such file or directory; expected"):
         keyring_file.load(path)
     with pytest.raises(ConfigError, match=r"^Failed to read keyring file: .*: is a directory"):
         keyring_file.load(path.parent)
 
 
-def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+def test_unwritable_keyring_file_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         save(tmp_path / "missing" / "keys.json", b"[]")
 
 
-def test_an_agent_without_a_file_keeps_its_keys_in_memory(tmp_path: Path) -> None:
+def test_save_without_keyring_file_does_nothing(tmp_path: Path) -> None:
     trio.run(keyring_file.KeyringFile(DiskFiles(), "").save, b"[]")
     assert list(tmp_path.iterdir()) == []
 
@@ -96,7 +94,7 @@ trio.run(main)
 """
 
 
-def test_a_kill_in_the_middle_leaves_one_content_or_the_other(path: Path) -> None:
+def test_kill_during_save_leaves_old_or_new_keys(path: Path) -> None:
     path.write_text(f'["{A64}"]')
     sizes = set()
     for number in range(12):

@@ -1,4 +1,4 @@
-"""The log's own stream: what happens when it cannot be written."""
+"""The stream of the log: errors of writing."""
 
 import errno
 import io
@@ -20,7 +20,7 @@ class Disk(io.StringIO):
         return super().write(text)
 
 
-def test_the_log_goes_on_when_there_is_room_again() -> None:
+def test_log_continues_after_full_disk() -> None:
     disk = Disk()
     with open_logs("INFO", disk) as logs:
         logs.release()
@@ -34,4 +34,4 @@ def test_the_log_goes_on_when_there_is_room_again() -> None:
             "after",
         ]
         with logs.subscribe("INFO") as lines:
-            assert len(lines._lines) == 3  # all are remembered
+            assert len(lines._lines) == 3  # all are kept

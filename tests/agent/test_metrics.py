@@ -1,4 +1,4 @@
-"""Metrics: names and forms are those that the real program writes."""
+"""Metrics: names and formats equal those of the real program."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,29 +8,30 @@ import pytest
 import trio
 import trio.testing
 
+from tests.agent.helpers import sample
 from trioserf.agent.metrics import Metrics, Report
 from trioserf.agent.statsd import MetricsSender, lines, packets, split_address
-from trioserf.counters import AggregateSample, Counters
+from trioserf.counters import Counters
 from trioserf.errors import ConfigError
 from trioserf.serf.events import MemberEvent, QueryReceived
 
 START = datetime(2026, 11, 25, 1, 56, 33, tzinfo=UTC)
 
 
-class OneNode:
+class FakeNode:
     def __init__(self) -> None:
         self.counters = Counters()
         self.flaps = 0
-        self.lost: dict[str, int] = {}
+        self.drops: dict[str, int] = {}
 
     def stats(self) -> dict[str, Any]:
         return {"flaps": self.flaps, "health_score": 3}
 
     def dropped(self) -> dict[str, int]:
-        return self.lost
+        return self.drops
 
 
-class Wall:
+class WallClock:
     def __init__(self) -> None:
         self.now = START
 
@@ -38,7 +39,7 @@ class Wall:
         return self.now
 
 
-class Kept:
+class RecordingSink:
     def __init__(self) -> None:
         self.reports: list[Report] = []
 
@@ -49,16 +50,9 @@ class Kept:
         return {name: count.total for name, count in self.reports[-1].counters.items()}
 
 
-def count(*values: float) -> AggregateSample:
-    made = AggregateSample()
-    for value in values:
-        made.add(value)
-    return made
-
-
-async def test_a_report_has_serfs_names() -> None:
-    node, kept = OneNode(), Kept()
-    metrics = Metrics(node, [kept], host="my host")
+async def test_report_has_serfs_names() -> None:
+    node, sink = FakeNode(), RecordingSink()
+    metrics = Metrics(node, [sink], host="my host")
     node.counters.counter("memberlist.udp.sent").add(42)
     node.counters.increment_label("serf.events.dep loy")
     node.counters.values("memberlist.gossip").append(0.5)
@@ -66,40 +60,40 @@ async def test_a_report_has_serfs_names() -> None:
     metrics.record(MemberEvent("member-suspect", ()))
     metrics.record(QueryReceived(1, 1, 1, "load", b"", "x", 0))
     node.flaps = 2
-    node.lost["packets"] = 7
+    node.drops["packets"] = 7
     metrics.collect()
-    assert kept.totals() == {
+    assert sink.totals() == {
         "serf-agent.memberlist.udp.sent": 42,
         "serf-agent.serf.events.dep_loy": 1,
         "serf-agent.serf.member.join": 0,
         "serf-agent.serf.member.flap": 2,
         "serf-agent.trioserf.dropped.packets": 7,
     }
-    assert kept.reports[0].samples == {"serf-agent.memberlist.gossip": [0.5]}
-    assert set(kept.reports[0].gauges) == {
+    assert sink.reports[0].samples == {"serf-agent.memberlist.gossip": [0.5]}
+    assert set(sink.reports[0].gauges) == {
         "runtime.num_goroutines",
         "runtime.sys_bytes",
         "runtime.total_gc_runs",
         "memberlist.health.score",
     }
-    assert kept.reports[0].gauges["runtime.sys_bytes"] > 1_000_000
-    assert "serf-agent.my_host.memberlist.health.score:3.000000|g\n" in lines(kept.reports[0])
-    node.lost["packets"] = 8
+    assert sink.reports[0].gauges["runtime.sys_bytes"] > 1_000_000
+    assert "serf-agent.my_host.memberlist.health.score:3.000000|g\n" in lines(sink.reports[0])
+    node.drops["packets"] = 8
     metrics.collect()
-    assert kept.totals() == {"serf-agent.trioserf.dropped.packets": 1}
+    assert sink.totals() == {"serf-agent.trioserf.dropped.packets": 1}
 
 
-async def test_the_text_is_the_one_that_serf_writes() -> None:
-    node, wall = OneNode(), Wall()
+async def test_dump_equals_serfs_format() -> None:
+    node, wall = FakeNode(), WallClock()
     metrics = Metrics(node, wall=wall)
     for size in (42, 44):
         node.counters.counter("memberlist.udp.sent").add(size)
     node.counters.counter("serf.queries").add()
     node.counters.values("serf.queue.Event").append(0)
     metrics.collect()
-    assert metrics.text() == ""  # the step at hand is not told yet
+    assert metrics.text() == ""  # the current interval is not included
     wall.now += timedelta(seconds=10)
-    told = metrics.text().splitlines()
+    dumped = metrics.text().splitlines()
     at = r"\[2026-11-25 01:56:30 \+0000 UTC\]"
     updated = r"LastUpdated: 2026-11-25 01:56:33\.000000 \+0000 UTC"
     name = "'serf-agent."
@@ -110,37 +104,37 @@ async def test_the_text_is_the_one_that_serf_writes() -> None:
         rf"{at}\[C\] {name}serf\.queries': Count: 1 Sum: 1\.000 {updated}",
         rf"{at}\[S\] {name}serf\.queue\.Event': Count: 1 Sum: 0\.000 {updated}",
     ):
-        assert any(re.fullmatch(line, one) for one in told), (line, told)
+        assert any(re.fullmatch(line, other) for other in dumped), (line, dumped)
 
 
-async def test_a_minute_is_remembered() -> None:
-    node, wall = OneNode(), Wall()
+async def test_last_minute_is_kept() -> None:
+    node, wall = FakeNode(), WallClock()
     metrics = Metrics(node, wall=wall)
     for _ in range(20):
         node.counters.counter("serf.queries").add()
         metrics.collect()
         wall.now += timedelta(seconds=10)
-    steps = [line.split("]")[0] for line in metrics.text().splitlines() if "queries" in line]
-    assert len(steps) == len(set(steps)) == 5
+    intervals = [line.split("]")[0] for line in metrics.text().splitlines() if "queries" in line]
+    assert len(intervals) == len(set(intervals)) == 5
 
 
-async def test_it_collects_every_second(
+async def test_metrics_are_collected_every_second(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    kept = Kept()
-    nursery.start_soon(Metrics(OneNode(), [kept]).run)
+    sink = RecordingSink()
+    nursery.start_soon(Metrics(FakeNode(), [sink]).run)
     await trio.sleep(10.5)
-    assert len(kept.reports) == 10
+    assert len(sink.reports) == 10
 
 
 # --- sending ---
 
 REPORT = Report(
-    {"b": 1.5}, "a.", {"c d:e|f\n": count(1, 2)}, {"x": [0.25, 3.0]}
+    {"b": 1.5}, "a.", {"c d:e|f\n": sample(1, 2)}, {"x": [0.25, 3.0]}
 )  # fmt: skip
 
 
-def test_lines_are_those_of_statsd() -> None:
+def test_lines_have_statsd_format() -> None:
     assert list(lines(REPORT)) == [
         "a.b:1.500000|g\n",
         "c_d_e_f_:3.000000|c\n",
@@ -149,7 +143,7 @@ def test_lines_are_those_of_statsd() -> None:
     ]
 
 
-def test_packets_are_short_and_of_whole_lines() -> None:
+def test_packets_are_short_and_hold_whole_lines() -> None:
     report = Report({f"gauge.{number}": number for number in range(500)}, "", {}, {})
     pieces = list(packets(report))
     assert b"".join(pieces) == "".join(lines(report)).encode()
@@ -160,7 +154,7 @@ def test_packets_are_short_and_of_whole_lines() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", ":8125", "host:x", "host:0", "host:70000"])
-def test_addresses_must_be_whole(text: str) -> None:
+def test_incomplete_server_address_is_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match=r"statsd_addr: .*: expected host:port"):
         split_address(text, "statsd_addr")
     assert split_address("[::1]:8125", "statsd_addr") == ("::1", 8125)
@@ -168,36 +162,38 @@ def test_addresses_must_be_whole(text: str) -> None:
 
 @pytest.fixture
 def real_sockets(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    """Virtual time that waits until the kernel has handed over what was sent."""
+    """Return virtual time that waits until the kernel has delivered sent data."""
     autojump_clock.autojump_threshold = 0.05
     return autojump_clock
 
 
-async def fed(sender: MetricsSender, report: Report) -> None:
-    """Give a report every second for ever, as an agent does."""
+async def keep_recording(sender: MetricsSender, report: Report) -> None:
+    """Record a report every second, as an agent does."""
     while True:
         sender.record(report)
         await trio.sleep(1)
 
 
-async def test_packets_arrive(real_sockets: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+async def test_statsd_packets_arrive(
+    real_sockets: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as server:
         await server.bind(("127.0.0.1", 0))
         sender = MetricsSender("statsd", server.getsockname())
         nursery.start_soon(sender.run)
-        nursery.start_soon(fed, sender, REPORT)
+        nursery.start_soon(keep_recording, sender, REPORT)
         with trio.fail_after(20):
             assert await server.recv(9000) == "".join(lines(REPORT)).encode()
 
 
-async def test_a_stream_is_opened_again(
+async def test_statsite_stream_is_reopened(
     real_sockets: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         sender = MetricsSender("statsite", listener.socket.getsockname())
         nursery.start_soon(sender.run)
-        nursery.start_soon(fed, sender, REPORT)
+        nursery.start_soon(keep_recording, sender, REPORT)
         with trio.fail_after(60):
             for _ in range(3):
                 async with await listener.accept() as stream:
@@ -209,18 +205,18 @@ async def test_a_stream_is_opened_again(
                     assert data.startswith("".join(lines(REPORT)).encode())
 
 
-async def test_faults_are_told_once_and_stop_nothing(
+async def test_repeated_send_error_is_logged_once(
     real_sockets: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     with trio.socket.socket() as server:
-        await server.bind(("127.0.0.1", 0))  # and nobody listens
+        await server.bind(("127.0.0.1", 0))  # and no program listens
         sender = MetricsSender("statsite", server.getsockname())
         nursery.start_soon(sender.run)
-        nursery.start_soon(fed, sender, REPORT)
+        nursery.start_soon(keep_recording, sender, REPORT)
         await trio.sleep(13)  # three attempts, five seconds apart
-        told = [record.getMessage() for record in caplog.records]
-        assert len(told) == 1
-        assert told[0].startswith("Error writing to statsite! Err: ")
+        logged = [record.getMessage() for record in caplog.records]
+        assert len(logged) == 1
+        assert logged[0].startswith("Error writing to statsite! Err: ")
         server.listen()
         with trio.fail_after(10):
             stream, _ = await server.accept()
@@ -228,7 +224,7 @@ async def test_faults_are_told_once_and_stop_nothing(
                 assert await stream.recv(1) == b"a"
 
 
-async def test_reports_do_not_pile_up(
+async def test_waiting_reports_are_bounded(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     sender = MetricsSender("statsite", ("127.0.0.1", 1))

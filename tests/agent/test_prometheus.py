@@ -1,4 +1,4 @@
-"""The page for Prometheus: what is on it, and requests of all kinds."""
+"""The page for Prometheus: its content, and valid and malformed requests."""
 
 import contextlib
 
@@ -6,27 +6,19 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.agent.helpers import sample
 from trioserf.agent.metrics import Report
 from trioserf.agent.prometheus import PrometheusPage, open_page
-from trioserf.counters import AggregateSample
 from trioserf.errors import AddressError, ConfigError
-
-
-def count(*values: float) -> AggregateSample:
-    made = AggregateSample()
-    for value in values:
-        made.add(value)
-    return made
-
 
 REPORT = Report(
     {"memberlist.health.score": 2, "runtime.sys_bytes": 1e6},
     "serf-agent.host.",
     {
-        "serf-agent.memberlist.udp.sent": count(40, 2),
-        "serf-agent.serf.events": count(1, 1),
-        "serf-agent.serf.events.dep loy": count(1),
-        'serf-agent.serf.events."': count(1),
+        "serf-agent.memberlist.udp.sent": sample(40, 2),
+        "serf-agent.serf.events": sample(1, 1),
+        "serf-agent.serf.events.dep loy": sample(1),
+        'serf-agent.serf.events."': sample(1),
     },
     {"serf-agent.memberlist.probeNode": [1.5, 2.5], "serf-agent.agent.invoke.echo_1": [3]},
 )
@@ -40,7 +32,7 @@ def values(page: bytes) -> dict[tuple[str, str], float]:
     }
 
 
-def test_the_page_adds_everything_up() -> None:
+def test_page_sums_up_reports() -> None:
     page = PrometheusPage()
     page.record(REPORT)
     page.record(REPORT)
@@ -58,84 +50,84 @@ def test_the_page_adds_everything_up() -> None:
     }
 
 
-def test_names_that_others_choose_are_bounded() -> None:
+def test_label_values_are_bounded() -> None:
     page = PrometheusPage()
     for number in range(3000):
-        page.record(Report({}, "", {f"serf-agent.serf.events.{number}": count(1)}, {}))
-    told = values(page.text())
-    assert len(told) <= 1025
-    assert sum(told.values()) == 3000
-    assert told["trioserf_serf_events_by_name_total", "others"] == 3000 - 1024
+        page.record(Report({}, "", {f"serf-agent.serf.events.{number}": sample(1)}, {}))
+    totals = values(page.text())
+    assert len(totals) <= 1025
+    assert sum(totals.values()) == 3000
+    assert totals["trioserf_serf_events_by_name_total", "others"] == 3000 - 1024
 
 
-async def ask(port: int, request: bytes) -> bytes:
+async def request(port: int, data: bytes) -> bytes:
     with trio.fail_after(20):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(request)
-            data = b""
-            with contextlib.suppress(trio.BrokenResourceError):  # it may read no more of that
+            await stream.send_all(data)
+            answer = b""
+            with contextlib.suppress(trio.BrokenResourceError):  # the server may stop reading
                 async for chunk in stream:
-                    data += bytes(chunk)
-            return data
+                    answer += bytes(chunk)
+            return answer
 
 
 def free_port() -> int:
     import socket
 
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
-async def test_requests_of_all_kinds() -> None:
+async def test_valid_and_malformed_requests_are_answered() -> None:
     port = free_port()
     async with open_page(f"127.0.0.1:{port}") as page:
         page.record(REPORT)
-        answer = await ask(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await request(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"text/plain; version=0.0.4" in head
         assert body == page.text()
-        answer = await ask(port, b"HEAD /metrics HTTP/1.0\r\n\r\n")
+        answer = await request(port, b"HEAD /metrics HTTP/1.0\r\n\r\n")
         assert (answer[:12], answer[-4:]) == (b"HTTP/1.1 200", b"\r\n\r\n")
-        answer = await ask(port, b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await request(port, b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 404 ")
-        answer = await ask(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        answer = await request(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
         assert answer.startswith(b"HTTP/1.1 405 ")
         assert b"\r\nAllow: GET, HEAD\r\n" in answer
-        assert await ask(port, b"\xff\x00\r\n\r\n") == b""
-        assert await ask(port, b"GET " + b"x" * 100_000) == b""
-        # It is still there after all that.
-        answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await request(port, b"\xff\x00\r\n\r\n") == b""
+        assert await request(port, b"GET " + b"x" * 100_000) == b""
+        # The server still works.
+        answer = await request(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.endswith(page.text())
 
 
-async def test_a_crowd_is_turned_away_and_others_are_served_later() -> None:
+async def test_connections_over_limit_are_closed() -> None:
     port = free_port()
     async with open_page(f"127.0.0.1:{port}"):
-        crowd = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(16)]
+        held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(16)]
         with trio.fail_after(20):
-            while True:  # until all of them have been taken in
+            while True:  # until all of them were accepted
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                     with trio.move_on_after(0.2) as waited:
                         with contextlib.suppress(trio.BrokenResourceError):
                             assert await stream.receive_some() == b""
                     if not waited.cancelled_caught:
                         break
-        for stream in crowd:
+        for stream in held:
             await stream.aclose()
         with trio.fail_after(20):
             answer = b""
             while not answer:
                 try:
-                    answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    answer = await request(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 except trio.BrokenResourceError:
                     answer = b""
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_what_cannot_be_served_is_told() -> None:
+async def test_unusable_metrics_address_is_reported() -> None:
     with pytest.raises(ConfigError, match="metrics_addr: 'here': expected host:port"):
         async with open_page("here"):
             pass

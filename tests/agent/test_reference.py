@@ -1,67 +1,141 @@
-"""The reference of the agent's configuration names every key, with its true default."""
+"""The reference of settings and the table of limits agree with the code.
+
+The tables of settings in agent/README.md are generated from the declarations:
+`python -m tests.agent.test_reference` rewrites them. The table of limits is written by hand; its
+numbers are compared with the constants.
+"""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
 
-import trioserf.agent
+from tests.agent.helpers import ROOT
 from trioserf.agent.config import AgentConfig
-from trioserf.agent.durations import parse_duration
+from trioserf.control.server import commands, connection
+from trioserf.node import drop_counts, event_hub, stream_queue
 from trioserf.node.config import NodeConfig
-from trioserf.serf.config import SerfOptions
-from trioserf.swim.config import PROFILES, Timing
+from trioserf.serf import filters, query_collector
+from trioserf.settings import setting_of, settings_of
+from trioserf.swim.config import LAN, PROFILES, Timing
+from trioserf.wire import msgpack, packet, serf_codec, stream, stream_decoders, swim_messages
 
-REFERENCE = (Path(trioserf.agent.__file__).parent / "README.md").read_text("utf-8")
-ROWS = {
-    key: cells
-    for key, *cells in (
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in REFERENCE.splitlines()
-        if line.startswith("| `")
+REFERENCE = ROOT / "trioserf" / "agent" / "README.md"
+LIMITS = (ROOT / "SECURITY.md", ROOT / "README.md")
+"""Files of which the first that exists has the table of limits."""
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "bytes": 1, "s": 1, "KB": 1000}
+NODE = NodeConfig(name="a")
+LIMITS_OF_ROWS: list[list[float]] = [
+    [packet.MAX_EXPANDED, packet.MAX_EXPANDED],
+    [stream_decoders.MAX_SEALED, stream.MAX_EXPANDED],
+    [NODE.max_streams, LAN.tcp_timeout],
+    [NODE.stream_memory],
+    [NODE.swim.max_members],
+    [msgpack.MAX_NAME, swim_messages.MAX_META, serf_codec.USER_EVENT_HARD_LIMIT],
+    [NODE.serf.intents_kept, 2 * NODE.serf.max_queue_depth],
+    [NODE.serf.event_buffer, NODE.serf.event_buffer_bytes],
+    [stream_queue.MAX_PER_MEMBER, stream_queue.MAX_BYTES],
+    [NODE.serf.pending_queries, query_collector.MAX_RESPONSE_BYTES],
+    [commands.STREAM_BUFFER, event_hub._MAX_BYTES],
+    [filters._PATTERN_MEMORY],
+    [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
+    [
+        connection.Limits().connections,
+        connection.Limits().unauthenticated,
+        connection.MAX_UNAUTHENTICATED_MESSAGE,
+        connection.Limits().auth,
+    ],
+]
+"""The first numbers of each row of the table of limits, in its order."""
+
+
+def format_value(value: object) -> str:
+    """Return a value as a configuration file has it, in the Markdown of a table's cell."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            for unit, seconds in (("h", 3600), ("m", 60), ("s", 1)):
+                if value >= seconds and value % seconds == 0:
+                    return f"`{value / seconds:g}{unit}`"
+            return f"`{value * 1000:g}ms`" if value else "`0s`"
+        case tuple():
+            return ", ".join(map(format_value, value))
+        case dict() | list():
+            return f"`{value}`"
+        case _:
+            return f"`{value}`" if value else ""
+
+
+def default_of(field: "attrs.Attribute[Any]") -> str:
+    declared = setting_of(field)
+    if declared and declared.shown:
+        return declared.shown
+    factory = getattr(field.default, "factory", None)
+    return format_value(factory() if factory else field.default)
+
+
+def table(*columns: str) -> list[str]:
+    return [f"| {' | '.join(columns)} |", "|--" * len(columns) + "|"]
+
+
+def tables() -> dict[str, list[str]]:
+    """Return the lines of each table by the heading of its section."""
+    serf, own = table("key", "default", "meaning"), table("key", "default", "meaning")
+    timings = table("key", *PROFILES, "meaning")
+    for key, field in settings_of(AgentConfig).items():
+        declared = setting_of(field)
+        assert declared is not None
+        if key in attrs.fields_dict(Timing):
+            values = [format_value(getattr(profile, key)) for profile in PROFILES.values()]
+            timings.append(f"| `{key}` | {' | '.join(values)} | {declared.help} |")
+        else:
+            rows = serf if declared.serf else own
+            rows.append(f"| `{key}` | {default_of(field)} | {declared.help} |")
+    return {"Keys of Serf": serf, "Keys on top": own, "Timings": timings}
+
+
+def with_tables(text: str) -> str:
+    """Replace the first table of each section of the reference by the generated one."""
+    for heading, lines in tables().items():
+        before, title, rest = text.partition(f"### {heading}\n")
+        assert title, heading
+        new = "".join(f"{line}\n" for line in lines).replace("\\", r"\\")
+        text = before + title + re.sub(r"(^\|.*\n)+", new, rest, count=1, flags=re.MULTILINE)
+    return text
+
+
+def test_reference_is_generated_from_declarations() -> None:
+    text = REFERENCE.read_text("utf-8")
+    assert text == with_tables(text), "run: python -m tests.agent.test_reference"
+
+
+def test_query_buffer_limits_equal_those_of_events() -> None:
+    """The table of limits has one row for both."""
+    options = NODE.serf
+    assert (options.query_buffer, options.query_buffer_bytes) == (
+        options.event_buffer,
+        options.event_buffer_bytes,
     )
-}
-DEFAULTS: dict[str, Any] = {
-    field.name: field.default
-    for options in (AgentConfig, NodeConfig, SerfOptions)
-    for field in attrs.fields(options)
-    if isinstance(field.default, bool | int | float)
-}
 
 
-def told(cell: str) -> Any:
-    """Read a default as the reference spells it."""
-    text = cell.strip("`")
-    if text in ("true", "false"):
-        return text == "true"
-    return parse_duration(text) if re.search("[a-z]", text) else int(text)
+def test_limits_in_documentation_equal_constants() -> None:
+    text = next(path for path in LIMITS if path.exists()).read_text("utf-8")
+    table = re.search(
+        r"^\| what \| (?:limit|bound) \|\n\|--\|--\|\n((?:\|.*\n)+)", text, re.MULTILINE
+    )
+    assert table, "there is no table of limits"
+    rows = [row.strip("|").split("|")[1] for row in table[1].splitlines()]
+    assert len(rows) == len(LIMITS_OF_ROWS)
+    for row, expected in zip(rows, LIMITS_OF_ROWS, strict=True):
+        found = [
+            float(number.replace(",", "")) * UNITS[unit]
+            for number, unit in re.findall(r"(?<!\w)(\d[\d,]*)(?: (KiB|MiB|KB|bytes|s)\b)?", row)
+        ]
+        assert found[: len(expected)] == expected, row
 
 
-def test_every_key_is_told() -> None:
-    named = {name for key in ROWS for name in re.findall("`([a-z_0-9]+)`", key)}
-    assert {field.name for field in attrs.fields(AgentConfig)} - named == set()
-
-
-@pytest.mark.parametrize(
-    "key",
-    sorted(
-        field.name
-        for field in attrs.fields(AgentConfig)
-        if field.name in DEFAULTS and f"`{field.name}`" in ROWS
-    ),
-)
-def test_defaults_are_told_as_they_are(key: str) -> None:
-    assert told(ROWS[f"`{key}`"][0]) == DEFAULTS[key]
-
-
-@pytest.mark.parametrize("place", range(len(PROFILES)))
-def test_profiles_are_told_as_they_are(place: int) -> None:
-    timing = list(PROFILES.values())[place]
-    found: dict[str, Any] = {}
-    for key, cells in ROWS.items():
-        names = re.findall("`([a-z_0-9]+)`", key)
-        if len(cells) == len(PROFILES) and names[0] != "key":
-            found |= dict(zip(names, map(told, cells[place].split(", ")), strict=True))
-    assert found == {field.name: getattr(timing, field.name) for field in attrs.fields(Timing)}
+if __name__ == "__main__":
+    REFERENCE.write_text(with_tables(REFERENCE.read_text("utf-8")), "utf-8")

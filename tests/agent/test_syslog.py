@@ -1,4 +1,4 @@
-"""Syslog: lines as Serf sends them, to daemons that come and go."""
+"""Syslog: lines in Serf's format, to daemons that start and stop."""
 
 import os
 import re
@@ -21,12 +21,12 @@ AT = datetime(2026, 11, 5, 1, 2, 3, tzinfo=UTC)
 @contextmanager
 def daemon(path: Path, kind: socket.SocketKind = socket.SOCK_DGRAM) -> Iterator[socket.socket]:
     path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, kind) as one:
-        one.bind(str(path))
-        one.settimeout(10)
+    with socket.socket(socket.AF_UNIX, kind) as server:
+        server.bind(str(path))
+        server.settimeout(10)
         if kind is socket.SOCK_STREAM:
-            one.listen()
-        yield one
+            server.listen()
+        yield server
 
 
 def line(message: str = "hello", level: str = "INFO") -> LogLine:
@@ -36,17 +36,17 @@ def line(message: str = "hello", level: str = "INFO") -> LogLine:
 @pytest.mark.parametrize(
     ("level", "priority"), [("TRACE", 7), ("DEBUG", 6), ("INFO", 5), ("WARN", 4), ("ERR", 3)]
 )
-def test_a_line_is_the_one_that_serf_sends(tmp_path: Path, level: str, priority: int) -> None:
+def test_line_equals_serfs_format(tmp_path: Path, level: str, priority: int) -> None:
     path = tmp_path / "log"
     with daemon(path) as server, open_syslog("local0", [str(path)]) as syslog:
         syslog.write(line(level=level))
-        said = server.recv(9000).decode()
+        received = server.recv(9000).decode()
     number = 16 * 8 + priority
     expected = rf"<{number}>Nov  [456] \d\d:\d\d:03 serf\[{os.getpid()}\]: agent: hello\n"
-    assert re.fullmatch(expected, said)
+    assert re.fullmatch(expected, received)
 
 
-def test_facilities_have_the_numbers_of_syslog() -> None:
+def test_facilities_have_syslog_numbers() -> None:
     assert FACILITIES["KERN"] == 0
     assert FACILITIES["DAEMON"] == 3 << 3
     assert FACILITIES["FTP"] == 11 << 3
@@ -55,7 +55,7 @@ def test_facilities_have_the_numbers_of_syslog() -> None:
 
 
 @pytest.mark.parametrize("facility", ["", "LOCAL8", "auth2"])
-def test_unknown_facilities_are_refused(tmp_path: Path, facility: str) -> None:
+def test_unknown_facility_is_rejected(tmp_path: Path, facility: str) -> None:
     with (
         pytest.raises(ConfigError, match=f"invalid syslog facility: {facility}; expected one of"),
         open_syslog(facility, [str(tmp_path / "log")]),
@@ -63,7 +63,7 @@ def test_unknown_facilities_are_refused(tmp_path: Path, facility: str) -> None:
         pass
 
 
-def test_a_daemon_must_be_there_at_first(tmp_path: Path) -> None:
+def test_missing_daemon_at_start_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match="Syslog setup failed: Unix syslog delivery error"),
         open_syslog("USER", [str(tmp_path / "log")]),
@@ -71,14 +71,14 @@ def test_a_daemon_must_be_there_at_first(tmp_path: Path) -> None:
         pass
 
 
-def test_it_looks_in_several_places(tmp_path: Path) -> None:
-    places = [tmp_path / "one", tmp_path / "two"]
-    with daemon(places[1]) as server, open_syslog("USER", list(map(str, places))) as syslog:
+def test_all_socket_paths_are_tried(tmp_path: Path) -> None:
+    paths = [tmp_path / "one", tmp_path / "two"]
+    with daemon(paths[1]) as server, open_syslog("USER", list(map(str, paths))) as syslog:
         syslog.write(line())
         assert server.recv(9000).startswith(b"<13>Nov")
 
 
-def test_a_daemon_that_comes_back_is_found_again(tmp_path: Path) -> None:
+def test_restarted_daemon_is_reconnected(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with daemon(path) as server, open_syslog("USER", [str(path)]) as syslog:
         server.close()
@@ -91,7 +91,7 @@ def test_a_daemon_that_comes_back_is_found_again(tmp_path: Path) -> None:
         assert syslog.dropped == 2
 
 
-def test_a_daemon_that_does_not_read_delays_nobody(tmp_path: Path) -> None:
+def test_lines_for_blocked_daemon_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with daemon(path) as server, open_syslog("USER", [str(path)]) as syslog:
         for _ in range(5000):
@@ -101,7 +101,7 @@ def test_a_daemon_that_does_not_read_delays_nobody(tmp_path: Path) -> None:
             syslog.write(line("the end"))
 
 
-def test_lines_that_are_too_long_are_cut(tmp_path: Path) -> None:
+def test_long_line_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with daemon(path) as server, open_syslog("USER", [str(path)]) as syslog:
         syslog.write(line("x" * 1_000_000))
@@ -109,7 +109,7 @@ def test_lines_that_are_too_long_are_cut(tmp_path: Path) -> None:
         assert syslog.dropped == 0
 
 
-def test_daemons_with_streams_are_served(tmp_path: Path) -> None:
+def test_stream_daemon_is_supported(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with (
         daemon(path, socket.SOCK_STREAM) as server,
@@ -125,18 +125,18 @@ def test_daemons_with_streams_are_served(tmp_path: Path) -> None:
             assert syslog.dropped > 0
 
 
-def test_only_lines_of_the_level_are_mirrored() -> None:
+def test_lines_below_level_are_not_sent() -> None:
     seen: list[str] = []
     logs = Logs("INFO", StringIO())
     import logging
 
-    def say(level: int) -> None:
+    def log(level: int) -> None:
         logs.emit(logging.LogRecord("trioserf.agent", level, "", 0, str(level), None, None))
 
     with logs.tee(lambda line: seen.append(line.message)):
-        say(logging.DEBUG)
-        say(logging.INFO)  # though the gate is closed
+        log(logging.DEBUG)
+        log(logging.INFO)  # while lines are held back
         logs.set_level("DEBUG")
-        say(logging.DEBUG)
-    say(logging.ERROR)
+        log(logging.DEBUG)
+    log(logging.ERROR)
     assert seen == [str(logging.INFO), str(logging.DEBUG)]

@@ -14,13 +14,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tags.json"
 
 
-def test_saves_as_serf_does(path: Path) -> None:
+def test_saved_tags_have_serfs_format(path: Path) -> None:
     tags_file.save(path, {"z": "", "b": "2", "a": "x"})
     assert path.read_bytes() == b'{\n  "a": "x",\n  "b": "2",\n  "z": ""\n}'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_loads_what_serf_wrote(path: Path) -> None:
+def test_tags_written_by_serf_are_loaded(path: Path) -> None:
     path.write_bytes(b'{\n  "a": "\\u003cx\\u003e\\u0026\xc3\xa9\\"",\n  "z": ""\n}')
     assert tags_file.load(path) == {"a": '<x>&é"', "z": ""}
 
@@ -28,12 +28,12 @@ def test_loads_what_serf_wrote(path: Path) -> None:
 @pytest.mark.parametrize(
     "tags", [{}, {"role": "web"}, {"ü": "日本\n\t\0"}, {"raw": "\udcff\udc80"}, {"": ""}]
 )
-def test_loads_what_was_saved(path: Path, tags: dict[str, str]) -> None:
+def test_saved_content_is_loaded(path: Path, tags: dict[str, str]) -> None:
     tags_file.save(path, tags)
     assert tags_file.load(path) == tags
 
 
-def test_there_are_no_tags_before_the_first_change(path: Path) -> None:
+def test_missing_file_holds_no_tags(path: Path) -> None:
     assert tags_file.load(path) == {}
     assert not path.exists()
 
@@ -46,15 +46,13 @@ def test_there_are_no_tags_before_the_first_change(path: Path) -> None:
         (b'{"a":"b"} x', "line 1 column 11: Extra data"),
         (b"[]", 'expected a JSON object of strings, such as {"role": "web"}'),
         (b"null", "expected a JSON object"),
-        (b'{"a": "b", "c": 1}', "the value of 'c' is no string"),
-        (b'{"a": null}', "the value of 'a' is no string"),
+        (b'{"a": "b", "c": 1}', "the value of 'c' is not a string"),
+        (b'{"a": null}', "the value of 'a' is not a string"),
         (b'{"a": "\xff"}', "not JSON: .*utf-8"),
         (b'{"a":' * 100_000, "not JSON"),
     ],
 )
-def test_a_fault_names_the_file_and_what_was_expected(
-    path: Path, content: bytes, reason: str
-) -> None:
+def test_error_names_file_and_expectation(path: Path, content: bytes, reason: str) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"^tags_file {path}: .*{reason}") as caught:
         tags_file.load(path)
@@ -62,7 +60,7 @@ def test_a_fault_names_the_file_and_what_was_expected(
     assert path.read_bytes() == content
 
 
-def test_what_cannot_be_read_or_saved_is_told(tmp_path: Path) -> None:
+def test_unreadable_or_unwritable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         tags_file.load(tmp_path)
     with pytest.raises(FileNotFoundError):

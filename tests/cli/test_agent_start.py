@@ -108,7 +108,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--set=syslog_path=/nonexistent/log"], "nobody listens at /nonexistent/log"),
+        (["--set=syslog_path=/nonexistent/log"], "no daemon listens at /nonexistent/log"),
         (["--set=syslog_facility=LOCAL8"], "invalid syslog facility: LOCAL8"),
     ],
 )
@@ -154,7 +154,7 @@ def test_discovery_on_an_interface_that_is_not_there() -> None:
         ("--bind=203.0.113.5:7946", "cannot listen on 203.0.113.5:7946: Cannot assign"),
         ("--bind=[2001:db8::1]:7946", "cannot listen on [2001:db8::1]:7946: Cannot assign"),
         ("--bind=127.0.0.1:99999", "expected a port from 0 to 65535"),
-        ("--bind=[::1", "expected [host]:port"),
+        ("--bind=[::1", "expected [IPv6 address]:port"),
         ("--advertise=nosuch.invalid", "Invalid advertise address: 'nosuch.invalid'"),
         ("--iface=nosuch0", "interface 'nosuch0' does not exist"),
         ("--iface=lo", f"Interface 'lo' has no '{HOST}' address; it has 127.0.0.1"),

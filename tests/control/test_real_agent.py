@@ -21,7 +21,7 @@ from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics
 from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.listener import Server
-from trioserf.node import Node
+from trioserf.node import Node, NodeConfig
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ async def real_agent() -> AsyncIterator[AgentUnderTest]:
     async with open_nodes("node-a", "node-b") as nodes, trio.open_nursery() as nursery:
         node = nodes["node-a"]
         agent = Agent(
-            AgentConfig(node_name="node-a"),
+            AgentConfig(node=NodeConfig(name="node-a")),
             node,
             Logs("ERR", io.StringIO()),
             Handlers([], node),

@@ -17,7 +17,7 @@ from tests.fuzz.targets import (
     step,
 )
 from tests.wire.helpers import load
-from trioserf.agent.mdns import question
+from trioserf.agent.mdns import encode_question
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 """One file for each target, with one input per line, in hexadecimal."""
@@ -154,7 +154,7 @@ def _states() -> Iterator[bytes]:
 
 
 def _mdns() -> Iterator[bytes]:
-    query = question(SERVICE)
+    query = encode_question(SERVICE)
     yield query
     for port in (40_000, 5353):
         answer = INSTANCE.answer(query, port)

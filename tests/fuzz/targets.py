@@ -19,7 +19,7 @@ import trio.testing
 from tests.control.helpers import FakeAgent, wall
 from tests.wire import helpers
 from trioserf.address import Address
-from trioserf.agent.mdns import Instance, MdnsError, found, service_name
+from trioserf.agent.mdns import Instance, MdnsError, parse_answer, service_name
 from trioserf.control.server import json_records
 from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.json_lines import encode as encode_json
@@ -336,7 +336,7 @@ def mdns(data: bytes) -> None:
             answer = INSTANCE.answer(data, port)
             assert answer is None or len(answer.data) <= 9000
     with suppress(MdnsError):
-        assert all(0 < address.port < 65_536 for address in found(SERVICE, data))
+        assert all(0 < address.port < 65_536 for address in parse_answer(SERVICE, data))
 
 
 # ------------------------------------------------------------------------------------------ files

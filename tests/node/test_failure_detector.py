@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.coordinate import ORIGIN
+from trioserf.swim.config import SwimOptions
 from trioserf.swim.failure_detector import MAX_RELAYS
 from trioserf.wire.serf_payloads import decode_coordinate
 from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
@@ -84,7 +85,7 @@ async def test_ack_goes_to_the_source_in_the_ping(autojump_clock: MockClock) -> 
 async def test_dead_member_that_pings_receives_its_dead_message(
     autojump_clock: MockClock, witness: str, buddy: bool
 ) -> None:
-    async with node_under_test(buddy=buddy) as s:
+    async with node_under_test(swim=SwimOptions(buddy=buddy)) as s:
         peer = s.peer("p")
         await s.add_members("q")
         peer.send(peer.alive())

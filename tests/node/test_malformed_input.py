@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import EXCHANGE, PACKET, USER, NodeInAir, steps
+from tests.fuzz.targets import EXCHANGE, PACKET, USER, StateDriver, steps
 from trioserf.serf.config import SerfOptions
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.packet import make_compound
@@ -76,7 +76,7 @@ STEPS = st.one_of(
 def test_state_survives_malformed_input(
     sent: list[tuple[tuple[int, bytes], list[tuple[int, bytes]]]],
 ) -> None:
-    world = NodeInAir()
+    world = StateDriver()
     for (kind, data), edits in sent:
         damaged = bytearray(data)
         for where, what in edits:
@@ -89,7 +89,7 @@ def test_state_survives_malformed_input(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=40))
 def test_state_survives_malicious_messages(sent: list[tuple[int, bytes]]) -> None:
-    world = NodeInAir()
+    world = StateDriver()
     for kind, data in sent:
         world.do(kind, data)
     world.finish()
@@ -105,7 +105,7 @@ def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCapture
         event_buffer_bytes=64 * 1024,
         query_buffer_bytes=64 * 1024,
     )
-    world = NodeInAir(limits)
+    world = StateDriver(limits)
 
     def flood(start: int) -> None:
         for number in range(start, start + 1000):

@@ -17,6 +17,7 @@ from trioserf.node import NodeConfig, Phase, open_node
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
 from trioserf.sim.network import Network
+from trioserf.swim.config import SwimOptions
 from trioserf.wire import serf_codec, serf_payloads
 from trioserf.wire.serf_messages import ConflictResponse, Leave, Query, QueryResponse, Status
 from trioserf.wire.swim_messages import Ack, Alive, Dead, Ping, State, UserMessage
@@ -255,7 +256,7 @@ async def test_name_of_dead_member_is_free_after_reclaim_time(
     autojump_clock: MockClock,
 ) -> None:
     for reclaim, wait, free in ((0.0, 20, False), (10.0, 5, False), (10.0, 11, True)):
-        async with node_under_test(**QUIET, dead_node_reclaim_time=reclaim) as s:
+        async with node_under_test(**QUIET, swim=SwimOptions(dead_node_reclaim_time=reclaim)) as s:
             old, _ = await s.add_members("x", "other")
             old.acks_pings = False
             s.peers["other"].send(Dead(1, "x", "other"))

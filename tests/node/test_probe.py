@@ -24,6 +24,7 @@ from tests.node.helpers import (
 from trioserf.coordinate import ORIGIN
 from trioserf.net.transport import SocketAddress
 from trioserf.sim.network import LinkConditions
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.serf_payloads import encode_coordinate
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_codec import PING, encode
@@ -277,7 +278,7 @@ async def test_ping_to_suspect_carries_the_suspect_message(autojump_clock: MockC
 
 
 async def test_ping_to_suspect_is_alone_without_buddy_system(autojump_clock: MockClock) -> None:
-    async with node_under_test(**QUIET, tcp_pings=False, buddy=False) as s:
+    async with node_under_test(**QUIET, tcp_pings=False, swim=SwimOptions(buddy=False)) as s:
         deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
         await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
         await trio.sleep(3)  # until its gossip has ended

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from tests.node.helpers import LATENCY, OURS, node_under_test, push_pull
 from trioserf.address import Address
 from trioserf.node.stream_limits import LARGE, StreamLimiter
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.swim_messages import NodeState, PushPull, State
@@ -153,7 +154,7 @@ async def test_large_table_is_merged_in_steps(autojump_clock: MockClock) -> None
 
 
 async def test_members_beyond_max_members_are_rejected(autojump_clock: MockClock) -> None:
-    async with node_under_test(seed_interval=1e6, max_members=50) as s:
+    async with node_under_test(seed_interval=1e6, swim=SwimOptions(max_members=50)) as s:
         peer = s.peer("p")
         for batch in range(4):
             rows = tuple(

@@ -13,6 +13,7 @@ from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.serf import Serf
+from trioserf.swim.config import SwimOptions
 from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (
     BufferedEvents,
@@ -66,6 +67,7 @@ def serf(
         address_of(name),
         rng=random.Random(1),
         options=options or SerfOptions(user_event_size_limit=1024, query_size_limit=2048),
+        swim=SwimOptions(largest_broadcast=1400),
         has_responder=has_responder,
         keys=keys,
     )

@@ -1,1 +1,1 @@
-"""The process around a node: configuration, handlers, files, logs and signals."""
+"""The process around a node: configuration, event handlers, files, logs and metrics."""

@@ -1,4 +1,4 @@
-"""The agent: a node with what makes it a service – handlers, files, joins that do not give up."""
+"""The agent: a node with event handlers, files, metrics, and joins that are retried."""
 
 import logging
 import os
@@ -33,21 +33,22 @@ _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
 
 _SNAPSHOT_BUFFER: Final = 8192
-"""Events between two writes of the snapshot; after more, it is taken from the members."""
-_REJOINED_AT_ONCE: Final = 10
+"""Events that wait between two writes; if some are dropped, the members are recorded instead."""
+_REJOIN_BATCH: Final = 10
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
-"""Machines whose names Go spells otherwise."""
+"""Go's names of machines."""
 
 
 class Agent:
-    """The process around a node, as clients see it; made by `open_agent`.
+    """The process around a node, for the control port; made by `open_agent`.
 
     Attributes:
+        config: the configuration.
         node: the node.
         logs: the log.
-        shutdown: set to make the agent end.
-        failure: why it ends, if that is an error.
-        metrics: what is counted.
+        shutdown: set to end the agent.
+        failure: the error that ends the agent, if any.
+        metrics: the metrics.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Agent:
         self._keyring_file = keyring_file
 
     def info(self) -> dict[str, dict[str, object]]:
-        """Give the groups of `info`; numbers are numbers and truths are booleans."""
+        """Return the groups of `info`; numbers are int or float, flags are bool."""
         groups: dict[str, dict[str, object]] = {
             "agent": {"name": self.node.name},
             "runtime": runtime(),
@@ -79,15 +80,15 @@ class Agent:
             "tags": dict(self.node.tags),
             "event_handlers": dict(self._handlers.configured()),
         }
-        fares = {
-            f"{handler} {what}": value
+        handler_stats = {
+            f"{handler} {key}": value
             for handler, stats in self._handlers.stats().items()
-            for what, value in stats.items()
+            for key, value in stats.items()
         }
-        protection = self.node.encryption_status()
+        status = self.node.encryption_status()
         optional: dict[str, dict[str, object]] = {
-            "handler_stats": fares,
-            "protection": protection if self._is_protected(protection) else {},
+            "handler_stats": handler_stats,
+            "protection": status if self._is_protected(status) else {},
             "dropped": dict(self.node.dropped()),
             "dropped_from": dict(self.node.dropped_from()),
         }
@@ -95,18 +96,18 @@ class Agent:
         return groups
 
     @staticmethod
-    def _is_protected(protection: Mapping[str, object]) -> bool:
-        return any(protection[what] for what in ("keys", "label", "allowed_networks"))
+    def _is_protected(status: Mapping[str, object]) -> bool:
+        return any(status[key] for key in ("keys", "label", "allowed_networks"))
 
     async def set_tags(
         self,
         set: Mapping[str, str],  # noqa: A002 - the name that all interfaces use
         delete: Iterable[str] = (),
     ) -> Mapping[str, str]:
-        """Change this node's tags, and the tags file where there is one; give the new ones.
+        """Change this node's tags, and the tags file if there is one; return the new tags.
 
         Raises:
-            TooLarge: nothing has changed.
+            TooLarge: the tags do not fit; nothing has changed.
             ConfigError: the tags have changed, but the file cannot be written.
         """
         tags = await self.node.set_tags(set, delete)
@@ -122,26 +123,25 @@ class Agent:
         return tags
 
     async def leave(self) -> None:
-        """Leave the cluster gracefully; does not end the agent."""
+        """Leave the cluster gracefully; the agent goes on."""
         _log.info("requesting graceful leave from Serf")
         if self._snapshot is not None:
             await self._snapshot.leave(rejoin=self.config.rejoin_after_leave)
         await self.node.leave()
 
     async def reload(self, config: AgentConfig) -> None:
-        """Take log level, event handlers, tags and encryption from a new configuration.
+        """Apply log level, event handlers, tags and encryption of a new configuration.
 
-        Tags that a file keeps stay as they are: what was set at run time is in there. Keys are
-        taken by an agent that has none; one that has some keeps them, for they change by key
-        queries.
+        Tags in a tags file do not change: the file holds tags that were set at run time. Keys are
+        loaded only if the agent has none, because keys are changed by key queries.
 
         Raises:
-            ConfigError: a handler that is none, keys that cannot be used, or none where there
-                were some; nothing has changed then.
-            TooLarge: the tags; all else has changed.
+            ConfigError: a handler or a key is not valid, or the keys were removed; nothing has
+                changed then.
+            TooLarge: the tags do not fit; everything else has changed.
         """
         handlers = [Handler.parse(text) for text in config.event_handlers]
-        await self._reload_protection(config)
+        await self._reload_encryption(config)
         self.logs.set_level(config.log_level)
         self._handlers.replace(handlers)
         if not self.config.tags_file:
@@ -149,29 +149,30 @@ class Agent:
             await self.node.set_tags(new, [key for key in self.node.tags if key not in new])
         self.config = config
 
-    async def _reload_protection(self, config: AgentConfig) -> None:
+    async def _reload_encryption(self, config: AgentConfig) -> None:
         node, keyring = self.node, None
         if node.keyring is None:
             keyring = await trio.to_thread.run_sync(start_keyring, config)
         elif not config.encrypt_key and not config.keyring_file:
             raise ConfigError(
-                "encrypt_key: there is none any more; an agent stops encrypting by a restart only"
+                "encrypt_key: missing; an agent with a key must be restarted to stop encrypting"
             )
         self._keyring_file.path = config.keyring_file
         await node.configure_encryption(
-            keyring, verify_incoming=config.verify_incoming, verify_outgoing=config.verify_outgoing
+            keyring,
+            verify_incoming=config.node.verify_incoming,
+            verify_outgoing=config.node.verify_outgoing,
         )
         if keyring is not None:
             _log.info("%d keys loaded", len(keyring.keys))
 
     async def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
-        """Join, and say so in the log.
+        """Join members, and log that.
 
         Raises:
-            JoinFailed: nobody could be reached.
+            JoinFailed: no member could be reached.
         """
-        told = "true" if replay else "false"
-        _log.info("joining: [%s] replay: %s", " ".join(addresses), told)
+        _log.info("joining: [%s] replay: %s", " ".join(addresses), str(replay).lower())
         try:
             joined = await self.node.join(addresses, replay)
         except JoinFailed as error:
@@ -189,30 +190,31 @@ async def open_agent(
     files: Files | None = None,
     rng: random.Random | None = None,
 ) -> AsyncIterator[Agent]:
-    """Run an agent for as long as the block lasts.
+    """Run an agent while the block runs.
 
-    The end of the block stops it as a crash would; `Agent.leave` before that is the polite way.
+    The end of the block stops the agent like a crash; call `Agent.leave` before to leave the
+    cluster gracefully.
 
     Args:
-        config: everything that can be configured.
-        logs: its log.
-        files: where snapshots are kept; the disk unless given.
+        config: the configuration.
+        logs: the log.
+        files: keeps snapshot and keys; default: the disk.
         rng: all randomness.
 
     Raises:
-        ConfigError: a configuration that cannot work.
-        AddressError: an address that cannot be bound or advertised.
-        NameConflict: another member has our name, and the majority sides with it.
+        ConfigError: the configuration cannot be used.
+        AddressError: an address cannot be bound or advertised.
+        NameConflict: another member has our name, and the majority accepts that member.
     """
     senders = _metrics_senders(config)
     files = files or DiskFiles()
     rng = rng or random.Random()
-    told = node_config(config)
-    handlers = [Handler.parse(text) for text in config.event_handlers]
+    complete_config = node_config(config)
+    parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
-    replayed = EMPTY
+    contents = EMPTY
     if path is not None:
-        replayed = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
+        contents = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
     keyring_file = KeyringFile(files, config.keyring_file)
     sinks: list[Sink] = [*senders]
     async with AsyncExitStack() as stack:
@@ -221,10 +223,10 @@ async def open_agent(
                 from trioserf.agent.prometheus import open_page
             sinks.append(await stack.enter_async_context(open_page(config.metrics_addr)))
         opening = open_node(
-            told,
+            complete_config,
             resolver=SystemResolver(config.dns_servers),
             rng=rng,
-            restore=replayed.clocks,
+            restore=contents.clocks,
             save_keyring=keyring_file.save,
         )
         _log.info("Serf agent starting")
@@ -238,25 +240,25 @@ async def open_agent(
         nursery.start_soon(metrics.run)
         writer = None
         if path is not None:
-            writer = SnapshotWriter(path, replayed, node, files, node.counters)
+            writer = SnapshotWriter(path, contents, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
-        running = Handlers(
-            handlers,
+        handlers = Handlers(
+            parsed,
             node,
             timeout=config.handler_timeout,
             limit=config.handler_limit,
             depth=config.handler_queue,
-            tally=node.counters,
+            counters=node.counters,
         )
-        agent = Agent(config, node, logs, running, writer, metrics, keyring_file)
-        await nursery.start(running.run)
-        stack.enter_context(_joining(agent, replayed, rng, nursery))
+        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file)
+        await nursery.start(handlers.run)
+        stack.enter_context(_start_joins(agent, contents, rng, nursery))
         yield agent
 
 
 def _metrics_senders(config: AgentConfig) -> list[MetricsSender]:
-    """Make those that send metrics away (raises ConfigError)."""
+    """Return the configured senders of metrics (raises ConfigError)."""
     servers = {"statsite": config.statsite_addr, "statsd": config.statsd_addr}
     return [
         MetricsSender(kind, split_address(address, f"{kind}_addr"))
@@ -266,10 +268,10 @@ def _metrics_senders(config: AgentConfig) -> list[MetricsSender]:
 
 
 @contextmanager
-def _joining(
-    agent: Agent, replayed: SnapshotContents, rng: random.Random, nursery: trio.Nursery
+def _start_joins(
+    agent: Agent, contents: SnapshotContents, rng: random.Random, nursery: trio.Nursery
 ) -> Iterator[None]:
-    """Find others in all the ways that are configured, in tasks of this nursery.
+    """Start the tasks that find and join other members, as configured.
 
     Raises:
         ConfigError: discovery cannot be started.
@@ -279,24 +281,24 @@ def _joining(
         if config.discover:
             with require_extra("discover", "mdns"):
                 from trioserf.agent.discovery import open_discovery
-            found = partial(agent.join, replay=config.replay_on_join)
-            discovery = stack.enter_context(open_discovery(config, node, found))
+            join = partial(agent.join, replay=config.replay_on_join)
+            discovery = stack.enter_context(open_discovery(config, node, join))
             nursery.start_soon(discovery.run)
-        nursery.start_soon(_rejoin, node, replayed, rng)
+        nursery.start_soon(_rejoin, node, contents, rng)
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
         yield
 
 
-async def _rejoin(node: Node, replayed: SnapshotContents, rng: random.Random) -> None:
-    """Join whom we knew before the restart, until one of them answers."""
-    others = previous_members(replayed, node.name, rng)
-    for start in range(0, len(others), _REJOINED_AT_ONCE):
-        some = others[start : start + _REJOINED_AT_ONCE]
-        for name, at in some:
-            _serf_log.info("Attempting re-join to previously known node: %s: %s", name, at)
+async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) -> None:
+    """Join the members in the snapshot, in batches, until one batch succeeds."""
+    others = previous_members(contents, node.name, rng)
+    for start in range(0, len(others), _REJOIN_BATCH):
+        batch = others[start : start + _REJOIN_BATCH]
+        for name, address in batch:
+            _serf_log.info("Attempting re-join to previously known node: %s: %s", name, address)
         try:
-            await node.join([f"{name}/{at}" for name, at in some])
+            await node.join([f"{name}/{address}" for name, address in batch])
         except JoinFailed as error:
             _serf_log.debug("%s", error)
         else:
@@ -307,7 +309,7 @@ async def _rejoin(node: Node, replayed: SnapshotContents, rng: random.Random) ->
 
 
 async def _retry_join(agent: Agent) -> None:
-    """Join, and try again until it works or there were enough attempts."""
+    """Join; retry until it succeeds or the number of attempts is exhausted."""
     config = agent.config
     attempt = 0
     while True:
@@ -329,7 +331,7 @@ async def _retry_join(agent: Agent) -> None:
 
 
 def runtime() -> dict[str, object]:
-    """Describe the process, in the terms of `info`."""
+    """Return the group `runtime` of `info`, which describes the process."""
     machine = platform.machine()
     cores = os.cpu_count() or 1
     return {

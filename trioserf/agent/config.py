@@ -1,10 +1,9 @@
-"""What an agent is told by files and options (spec: configuration files).
+"""The agent's configuration from its sources (see agent/README.md, § Configuration files).
 
 Every source – a file, or the command line – is a JSON object. Each is checked by itself, so that
-an error names its source; then they are laid over one another: lists grow, tags merge, all else
-is replaced by what comes later. The keys of Serf keep Serf's names; the knobs beyond are flat keys
-of the same style. Defaults of the node stand in `NodeConfig` and its options; here None means
-that nobody said anything.
+an error names its source; then later sources are merged over earlier ones: lists grow, tags
+merge, and other values are replaced. The declarations of `AgentConfig` and of the configuration
+classes that it contains say which keys there are; a key stands in one of them only.
 """
 
 import json
@@ -15,133 +14,151 @@ from typing import Any, Final
 
 import attrs
 
-from trioserf.agent.config_converter import Addresses, Seconds, Tags, Texts, kind_name, structurer
-from trioserf.agent.durations import parse_duration
+from trioserf.agent.config_converter import (
+    Addresses,
+    Structure,
+    Tags,
+    Texts,
+    kind_name,
+    structurer,
+)
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.errors import ConfigError
+from trioserf.node.config import NodeConfig
+from trioserf.settings import build, setting
+from trioserf.swim.config import PROFILES
 
 _log = logging.getLogger("trioserf.agent")
 
-_RPC_ADDR: Final = Addresses((CONTROL_ADDRESS,))
-_RETRY_INTERVAL: Final = Seconds(30.0)
-_BROADCAST_TIMEOUT: Final = Seconds(5.0)
 HANDLER_QUEUE: Final = 1024
-"""Events that wait for one script: a join that replays brings those of 512 times at a stroke."""
+"""Events that wait for one script; a join with replay delivers those of 512 Lamport times."""
 LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
-PROFILE_NAMES: Final = ("lan", "wan", "local")
 SETUP_FAILED: Final = "Failed to setup the Serf agent"
-"""What Serf says before some of its errors."""
-_LEAST_RETRY: Final = 1.0
-_LEAST_BROADCAST: Final = 1.0
+"""How some of Serf's errors begin."""
+_LEAST: Final = {"retry_interval": 1.0, "broadcast_timeout": 1.0}
+"""Durations that Serf raises to a least value, with a warning."""
 _COMMAND_LINE: Final = "command line"
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MdnsConfig:
-    """How multicast DNS is spoken."""
+    """Options of multicast DNS."""
 
     interface: str = ""
     disable_ipv4: bool = False
     disable_ipv6: bool = False
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class AgentConfig:
-    """One agent. Durations are seconds, sizes bytes; None leaves a knob at the node's default.
+    """The configuration of an agent. Durations are seconds.
 
-    The first group are Serf's keys with Serf's meaning, the second ours for the agent, the third
-    ours for the node (see `NodeConfig`, `Timing` and `SerfOptions` for their meaning).
+    Attributes:
+        node: the keys of the node. What depends on the keys here (addresses, tags, keys of
+            encryption and more) is added by `node_config`.
     """
 
-    node_name: str = ""
-    role: str = ""
-    disable_coordinates: bool = False
-    tags: Tags = attrs.field(factory=dict)
-    tags_file: str = ""
-    bind: str = ""
-    interface: str = ""
-    advertise: str = ""
-    discover: str = ""
-    mdns: MdnsConfig = MdnsConfig()
-    encrypt_key: str = attrs.field(default="", repr=False)
-    keyring_file: str = ""
-    log_level: str = "INFO"
-    profile: str = "lan"
-    protocol: int = 5
-    rpc_addr: Addresses = _RPC_ADDR
-    rpc_auth: str = attrs.field(default="", repr=False)
-    event_handlers: Texts = attrs.field(factory=list)
-    start_join: Texts = attrs.field(factory=list)
-    replay_on_join: bool = False
-    snapshot_path: str = ""
-    leave_on_terminate: bool = False
-    skip_leave_on_interrupt: bool = False
-    reconnect_interval: Seconds | None = None
-    reconnect_timeout: Seconds | None = None
-    tombstone_timeout: Seconds | None = None
-    disable_name_resolution: bool = False
-    enable_syslog: bool = False
-    syslog_facility: str = "LOCAL0"
-    retry_join: Texts = attrs.field(factory=list)
-    retry_max_attempts: int = 0
-    retry_interval: Seconds = _RETRY_INTERVAL
-    rejoin_after_leave: bool = False
-    enable_compression: bool = True
-    statsite_addr: str = ""
-    statsd_addr: str = ""
-    query_response_size_limit: int | None = None
-    query_size_limit: int | None = None
-    user_event_size_limit: int | None = None
-    broadcast_timeout: Seconds = _BROADCAST_TIMEOUT
-    validate_node_names: bool = False
+    node: NodeConfig = attrs.field(factory=NodeConfig)
+    tags: Tags = setting(
+        attrs.Factory(dict), "tags of this member, together 512 bytes encoded", serf=True
+    )
+    tags_file: str = setting(
+        "", "keeps tags that are set at run time; not together with `tags`", serf=True
+    )
+    role: str = setting("", "deprecated: the tag `role`", serf=True)
+    bind: str = setting(
+        "",
+        "address to listen on for gossip, UDP and TCP; IPv6 as `[::1]:7946`",
+        shown="`0.0.0.0:7946`",
+        serf=True,
+    )
+    interface: str = setting("", "use the address of this network interface", serf=True)
+    advertise: str = setting(
+        "", "address that other members use", shown="the bound address", serf=True
+    )
+    encrypt_key: str = setting(
+        "",
+        "key in base64 of 16, 24 or 32 bytes; not together with `keyring_file`",
+        serf=True,
+        secret=True,
+    )
+    keyring_file: str = setting(
+        "", "JSON list of keys, the primary one first; rewritten with every change", serf=True
+    )
+    log_level: str = setting("INFO", "`TRACE`, `DEBUG`, `INFO`, `WARN` or `ERR`", serf=True)
+    profile: str = setting("lan", "timings for a `lan`, a `wan` or `local`", serf=True)
+    rpc_addr: Addresses = setting(
+        Addresses((CONTROL_ADDRESS,)),
+        "where clients connect: `host:port`, `unix:PATH`, or a list of these",
+        serf=True,
+    )
+    rpc_auth: str = setting("", "key that clients must send", serf=True, secret=True)
+    event_handlers: Texts = setting(
+        attrs.Factory(list), "`[FILTER=]SCRIPT`, see [below](#event-handlers)", serf=True
+    )
+    start_join: Texts = setting(
+        attrs.Factory(list), "join at start; exit if no member can be reached", serf=True
+    )
+    retry_join: Texts = setting(
+        attrs.Factory(list), "join, and retry until it succeeds", serf=True
+    )
+    retry_interval: float = setting(30.0, "time between two tries, `1s` or more", serf=True)
+    retry_max_attempts: int = setting(
+        0, "number of retries before the agent exits with code 1; 0: no limit", serf=True, least=0
+    )
+    replay_on_join: bool = setting(False, "deliver user events from before the join", serf=True)
+    snapshot_path: str = setting("", "remember members and clocks in this file", serf=True)
+    rejoin_after_leave: bool = setting(
+        False, "rejoin from the snapshot even after a leave", serf=True
+    )
+    leave_on_terminate: bool = setting(False, "leave gracefully on SIGTERM", serf=True)
+    skip_leave_on_interrupt: bool = setting(False, "do not leave gracefully on SIGINT", serf=True)
+    disable_name_resolution: bool = setting(
+        False, "do not query the cluster if another member claims our name", serf=True
+    )
+    disable_coordinates: bool = setting(False, "keep no network coordinate", serf=True)
+    discover: str = setting(
+        "",
+        "find the members of this cluster by [multicast DNS](#mdns); needs"
+        " `pip install 'trioserf[mdns]'`",
+        serf=True,
+    )
+    mdns: MdnsConfig = setting(
+        MdnsConfig(),
+        "`interface` (default: that of `interface`, or the system's choice), `disable_ipv4`,"
+        " `disable_ipv6`",
+        shown="`{}`",
+        serf=True,
+    )
+    enable_syslog: bool = setting(False, "log to syslog, too", serf=True)
+    syslog_facility: str = setting("LOCAL0", "facility of these log lines", serf=True)
+    statsite_addr: str = setting("", "send metrics to a statsite server, `host:port`", serf=True)
+    statsd_addr: str = setting("", "send metrics to a statsd server, `host:port`", serf=True)
 
-    syslog_path: str = ""
-    dns_servers: Texts = attrs.field(factory=list)
-    metrics_addr: str = ""
-    handler_timeout: Seconds | None = None
-    handler_limit: int = 16
-    handler_queue: int = HANDLER_QUEUE
-
-    label: str = ""
-    allowed_networks: Texts = attrs.field(factory=list)
-    dead_node_reclaim_time: Seconds | None = None
-    verify_incoming: bool = True
-    verify_outgoing: bool = True
-    tcp_pings: bool = True
-    packet_size: int | None = None
-    reap_interval: Seconds | None = None
-    queue_check_interval: Seconds | None = None
-    seed_interval: Seconds | None = None
-    seed_interval_max: Seconds | None = None
-    gossip_pause: Seconds | None = None
-    max_streams: int | None = None
-    stream_memory: int | None = None
-    max_members: int | None = None
-    inbox_depth: int | None = None
-
-    tcp_timeout: Seconds | None = None
-    indirect_checks: int | None = None
-    retransmit_mult: int | None = None
-    suspicion_mult: int | None = None
-    suspicion_max_timeout_mult: int | None = None
-    push_pull_interval: Seconds | None = None
-    probe_timeout: Seconds | None = None
-    probe_interval: Seconds | None = None
-    awareness_max_multiplier: int | None = None
-    gossip_nodes: int | None = None
-    gossip_interval: Seconds | None = None
-    gossip_to_the_dead_time: Seconds | None = None
-
-    event_buffer: int | None = None
-    query_buffer: int | None = None
-    answer_cap: int | None = None
-    flap_timeout: Seconds | None = None
-    intent_timeout: Seconds | None = None
-    leave_propagate_delay: Seconds | None = None
-    query_timeout_mult: int | None = None
-    queue_depth_warning: int | None = None
-    max_queue_depth: int | None = None
-    min_queue_depth: int | None = None
+    syslog_path: str = setting(
+        "",
+        "socket of the syslog daemon",
+        shown="`/dev/log`, `/var/run/syslog` or `/var/run/log`",
+    )
+    metrics_addr: str = setting(
+        "",
+        "serve `http://HOST:PORT/metrics` to Prometheus; needs"
+        " `pip install 'trioserf[prometheus]'`",
+    )
+    dns_servers: Texts = setting(
+        attrs.Factory(list),
+        "name servers, `address` or `address:port`, for [services](#addresses-to-join)",
+        shown="the system's",
+    )
+    handler_timeout: float | None = setting(
+        None, "kill a script and all its processes after this time", shown="none"
+    )
+    handler_limit: int = setting(16, "scripts that run at a time", least=1)
+    handler_queue: int = setting(
+        HANDLER_QUEUE,
+        "events that wait for one script; further ones are dropped and counted",
+        least=1,
+    )
 
     @property
     def own_tags(self) -> dict[str, str]:
@@ -149,50 +166,57 @@ class AgentConfig:
         return {"role": self.role, **self.tags} if self.role else dict(self.tags)
 
 
-_NAMES = [field.name for field in attrs.fields(AgentConfig)]
-_SERF_KEYS: Final = frozenset(_NAMES[: _NAMES.index("syslog_path")]) - {"enable_compression"}
-"""Those that Serf knows; compression is the one that is on unless somebody turns it off."""
-_SERF_DURATIONS: Final = frozenset(
-    ("reconnect_interval", "reconnect_timeout", "tombstone_timeout", "retry_interval",
-     "broadcast_timeout")
-)  # fmt: skip
-
-
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Sources:
-    """Where a configuration comes from; read again on SIGHUP.
+    """Sources of a configuration; read again on SIGHUP.
 
     Attributes:
-        paths: JSON files, and directories whose `*.json` files are taken by name, in their order.
-        overrides: keys given on the command line, which count most.
+        paths: JSON files, and directories of `*.json` files, which are read in order of name.
+        overrides: keys from the command line, which have precedence.
     """
 
     paths: Sequence[str] = ()
     overrides: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def load(self, warn: Callable[[str], None] = _log.warning) -> AgentConfig:
-        """Read everything.
+        """Read all sources.
 
         Args:
-            warn: is told of settings that work, but hardly as they were meant.
+            warn: called with a text about each setting that works, but hardly as intended.
 
         Raises:
-            ConfigError: a file that cannot be read, or faults, each with its source, key and what
-                was expected.
+            ConfigError: a file cannot be read, or values are not valid: a line for each error,
+                with source, key and what was expected.
         """
-        structured = structurer(AgentConfig)
+        structure = structurer(AgentConfig)
+        merged = structure(self._merged(structure))
+        settings = {key: value for key, value in merged.items() if value is not None}
+        errors = list(_value_errors(settings))
+        if errors:
+            raise ConfigError("\n".join(errors))
+        if settings.get("rejoin_after_leave") and not settings.get("snapshot_path"):
+            warn("'RejoinAfterLeave' enabled without snapshot file")
+        for key, least in _LEAST.items():
+            if settings.get(key, least) < least:
+                name = "".join(word.capitalize() for word in key.split("_"))
+                warn(f"'{name}' is too low. Setting to {least:g}s")
+                settings[key] = least
+        profile = attrs.asdict(PROFILES[settings.get("profile", "lan")])
+        return build(AgentConfig, profile | settings)
+
+    def _merged(self, structure: Structure) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        faults: list[str] = []
+        errors: list[str] = []
         for source, values in self._objects():
             try:
-                structured(values)
+                settings = structure(values)
             except ConfigError as error:
-                faults += [f"{source}: {line}" for line in str(error).splitlines()]
+                errors += [f"{source}: {line}" for line in str(error).splitlines()]
             else:
-                _merge(merged, values)
-        if faults:
-            raise ConfigError("\n".join(faults))
-        return _checked(structured(merged), warn)
+                _merge(merged, {key: values[key] for key in settings})
+        if errors:
+            raise ConfigError("\n".join(errors))
+        return merged
 
     def _objects(self) -> Iterable[tuple[str, dict[str, Any]]]:
         for path in self._paths():
@@ -211,7 +235,7 @@ class Sources:
                     f"{path}: cannot be read: {error.strerror}; expected a directory of"
                     " *.json files"
                 ) from error
-            yield from (one for one in inside if one.suffix == ".json" and not one.is_dir())
+            yield from (file for file in inside if file.suffix == ".json" and not file.is_dir())
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -231,68 +255,24 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
-        there = below.get(key)
-        if _is_go_zero(key, value):
-            continue
-        if isinstance(there, list) and isinstance(value, list) and key != "rpc_addr":
-            below[key] = there + value
-        elif isinstance(there, dict) and isinstance(value, dict):
-            below[key] = there | value
+        earlier = below.get(key)
+        if isinstance(earlier, list) and isinstance(value, list) and key != "rpc_addr":
+            below[key] = earlier + value
+        elif isinstance(earlier, dict) and isinstance(value, dict):
+            below[key] = earlier | value
         else:
             below[key] = value
 
 
-def _is_go_zero(key: str, value: Any) -> bool:
-    """Tell whether a value of one of Serf's keys is Go's zero, which Serf takes for no value."""
-    if key not in _SERF_KEYS:
-        return False
-    if isinstance(value, str) and key in _SERF_DURATIONS:
-        return parse_duration(value) == 0
-    return value in ("", 0, False)
-
-
-# --- what values must be ---
-
-
-def _checked(config: AgentConfig, warn: Callable[[str], None]) -> AgentConfig:
-    """Check values that no type describes, and raise two durations to their least values.
-
-    Raises:
-        ConfigError: every fault, a line each.
-    """
-    faults = list(_value_faults(config))
-    if faults:
-        raise ConfigError("\n".join(faults))
-    if config.rejoin_after_leave and not config.snapshot_path:
-        warn("'RejoinAfterLeave' enabled without snapshot file")
-    return attrs.evolve(
-        config,
-        log_level=config.log_level.upper(),
-        retry_interval=Seconds(_at_least(config, "retry_interval", _LEAST_RETRY, warn)),
-        broadcast_timeout=Seconds(_at_least(config, "broadcast_timeout", _LEAST_BROADCAST, warn)),
-    )
-
-
-def _at_least(config: AgentConfig, key: str, least: float, warn: Callable[[str], None]) -> float:
-    value: float = getattr(config, key)
-    if value < least:
-        name = "".join(word.capitalize() for word in key.split("_"))
-        warn(f"'{name}' is too low. Setting to {least:g}s")
-    return max(value, least)
-
-
-def _value_faults(config: AgentConfig) -> Iterable[str]:
-    if config.log_level.upper() not in LOG_LEVELS:
-        valid = " ".join(LOG_LEVELS)
-        yield f"Invalid log level: {config.log_level.upper()}. Valid log levels are: [{valid}]"
-    if config.profile not in PROFILE_NAMES:
-        yield f"Unknown profile: {config.profile}; expected {', '.join(PROFILE_NAMES)}"
-    if config.tags_file and config.own_tags:
+def _value_errors(settings: dict[str, Any]) -> Iterable[str]:
+    """Check the values that depend on each other, and those for which Serf has its own texts."""
+    level = settings["log_level"] = settings.get("log_level", "INFO").upper()
+    if level not in LOG_LEVELS:
+        yield f"Invalid log level: {level}. Valid log levels are: [{' '.join(LOG_LEVELS)}]"
+    profile = settings.get("profile", "lan")
+    if profile not in PROFILES:
+        yield f"Unknown profile: {profile}; expected {', '.join(PROFILES)}"
+    if settings.get("tags_file") and (settings.get("tags") or settings.get("role")):
         yield f"{SETUP_FAILED}: Tags config not allowed while using tag files"
-    if config.encrypt_key and config.keyring_file:
+    if settings.get("encrypt_key") and settings.get("keyring_file"):
         yield f"{SETUP_FAILED}: Encryption key not allowed while using a keyring"
-    for key in ("handler_limit", "handler_queue"):
-        if getattr(config, key) < 1:
-            yield f"{key}: expected 1 or more, not {getattr(config, key)}"
-    if config.retry_max_attempts < 0:
-        yield f"retry_max_attempts: expected 0 or more, not {config.retry_max_attempts}"

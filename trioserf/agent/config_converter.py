@@ -1,11 +1,12 @@
-"""From JSON to values of a class: strict, and with every fault told by its key.
+"""From JSON to settings: strict types, and every error with its key.
 
-Plain cattrs takes "false" for True and 3.9 for 3; here a value has the type that it should have,
-or it is a fault. The types beyond those of JSON have hooks of their own.
+Plain cattrs accepts "false" for True and 3.9 for 3; here another type than the declared one is an
+error. Types that JSON does not have, such as durations, have hooks. Each value is converted by
+itself, because a file holds only some of the keys of a configuration class.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NewType, TypeVar, get_args
+from typing import Any, Final, NewType
 
 import attrs
 import cattrs
@@ -19,18 +20,17 @@ from cattrs.v import format_exception
 
 from trioserf.agent.durations import parse_duration
 from trioserf.errors import ConfigError
+from trioserf.settings import setting_of, settings_of
 
-T = TypeVar("T")
-
-Seconds = NewType("Seconds", float)
-"""A duration: text with units in a file, seconds here."""
+Structure = Callable[[Mapping[str, Any]], dict[str, Any]]
 Addresses = NewType("Addresses", tuple[str, ...])
 """One address, or a list of them."""
 Tags = dict[str, str]
 Texts = list[str]
 
 _LISTED: Final = 8
-"""So many keys are worth naming to somebody who has named another one."""
+"""An object with at most this many keys: an error about an unknown one lists them all."""
+_NULLABLE: Final = (int, float, float | None)
 _KINDS: Final = {
     bool: "true or false",
     int: "a whole number",
@@ -43,7 +43,7 @@ _KINDS: Final = {
 
 
 def kind_name(value: object) -> str:
-    """Name what JSON gave, for whoever reads an error."""
+    """Return the name of a JSON type for an error."""
     return _KINDS.get(type(value), type(value).__name__)
 
 
@@ -83,7 +83,7 @@ def _list_of_texts(value: object, _: object) -> list[str]:
 
 def _object_of_texts(value: object, _: object) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004 - a fault of a file
+        raise ValueError(  # noqa: TRY004 - an error of a file
             f"expected an object of texts, not {kind_name(value)}"
         )
     for name, text in value.items():
@@ -100,61 +100,106 @@ def _optional(hook: Any) -> Any:
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    for kind in (bool, int, float, str):
+    for kind in (bool, int, str):
         converter.register_structure_hook(kind, _strict(kind))
-    converter.register_structure_hook_func(lambda t: t is Seconds, _seconds)
-    converter.register_structure_hook_func(
-        lambda t: Seconds in get_args(t) and type(None) in get_args(t), _optional(_seconds)
-    )
+    converter.register_structure_hook(float, _seconds)
+    converter.register_structure_hook_func(lambda t: t == float | None, _optional(_seconds))
     converter.register_structure_hook_func(lambda t: t is Addresses, _addresses)
     converter.register_structure_hook_func(lambda t: t == Texts, _list_of_texts)
+    converter.register_structure_hook_func(
+        lambda t: t == tuple[str, ...], lambda value, kind: tuple(_list_of_texts(value, kind))
+    )
     converter.register_structure_hook_func(lambda t: t == Tags, _object_of_texts)
     return converter
 
 
-def structurer(kind: type[T]) -> Callable[[Mapping[str, Any]], T]:
-    """Give a function that makes values of a class of JSON objects.
-
-    It is dear to make, so it is to be kept for as long as there are objects, and then let go.
+def structurer(kind: type) -> Structure:
+    """Return a function that makes values of Python from a JSON object of settings.
 
     Args:
-        kind: the class, one of attrs.
+        kind: the configuration class that declares the settings, by itself or in a class that it
+            contains.
 
     Returns:
-        The function. It raises ConfigError with a line for every fault, each with its key.
+        The function. It takes values by key and returns checked values by key, without those
+        that mean "not set". It raises ConfigError with a line for each error, with its key.
     """
     converter = _converter()
+    fields = settings_of(kind)
 
-    def structured(values: Mapping[str, Any]) -> T:
+    def structure(values: Mapping[str, Any]) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        errors: list[str] = []
+        for key, value in values.items():
+            field = fields.get(key)
+            if field is None:
+                errors.append(f"{key}: unknown key; {_alternative(key, list(fields))}")
+                continue
+            try:
+                settings |= _structured(converter, field, key, value)
+            except ClassValidationError as error:
+                errors += _errors(error, key)
+            except ConfigError as error:
+                errors.append(str(error))
+        if errors:
+            raise ConfigError("\n".join(errors))
+        return settings
+
+    return structure
+
+
+def _structured(
+    converter: cattrs.Converter, field: "attrs.Attribute[Any]", key: str, value: Any
+) -> dict[str, Any]:
+    """Return a checked value by its key, or nothing if it means "not set".
+
+    Numbers may be null: that is None here, and stands for the default. Of Serf's keys, Go's zero
+    values are not set; false counts if the default is true.
+
+    Raises:
+        ClassValidationError: errors in an object.
+        ConfigError: another error.
+    """
+    if value is None and field.type in _NULLABLE:
+        return {key: None}
+    kind = field.type or object
+    if attrs.has(kind) and not isinstance(value, dict):
+        raise ConfigError(f"{key}: expected an object, not {kind_name(value)}")
+    try:
+        structured = converter.structure(value, kind)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    declared = setting_of(field)
+    if declared and declared.serf and field.default is not True and structured in ("", 0, False):
+        return {}
+    if field.validator is not None:
         try:
-            return converter.structure(values, kind)
-        except ClassValidationError as error:
-            raise ConfigError("\n".join(_faults(error))) from None
+            field.validator(None, field, structured)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return {key: structured}
 
-    return structured
 
-
-def _faults(error: BaseException, path: str = "") -> Iterable[str]:
-    """Tell every fault of a nest of validation errors as `key: what was expected`."""
+def _errors(error: BaseException, path: str) -> Iterable[str]:
+    """List the errors of a nest of validation errors as `key: what was expected`."""
     if isinstance(error, ClassValidationError | IterableValidationError):
         with_notes, others = error.group_exceptions()
         for inner, note in with_notes:
             key = note.index if isinstance(note, IterableValidationNote) else note.name
-            yield from _faults(inner, f"{path}.{key}" if path else str(key))
+            yield from _errors(inner, f"{path}.{key}")
         for inner in others:
-            yield from _faults(inner, path)
+            yield from _errors(inner, path)
     elif isinstance(error, ForbiddenExtraKeysError):
         names = [field.name for field in attrs.fields(error.cl)]
         for key in sorted(error.extra_fields):
-            above = f"{path}." if path else ""
-            yield f"{above}{key}: unknown key; {_instead(key, names)}"
+            yield f"{path}.{key}: unknown key; {_alternative(key, names)}"
     else:
         text = str(error) if type(error) is ValueError else format_exception(error, None)
         yield f"{path}: {text}"
 
 
-def _instead(key: str, names: Sequence[str]) -> str:
-    """Say what was perhaps meant, or what there is."""
+def _alternative(key: str, names: Sequence[str]) -> str:
+    """Return the key that was perhaps meant, or all keys if they are few."""
     import difflib
 
     close = difflib.get_close_matches(key, names, n=1)
@@ -162,4 +207,4 @@ def _instead(key: str, names: Sequence[str]) -> str:
         return f"did you mean {close[0]}?"
     if len(names) <= _LISTED:
         return f"expected {', '.join(names)}"
-    return "no key is spelled like it"
+    return "no key has a similar name"

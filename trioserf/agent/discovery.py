@@ -1,8 +1,8 @@
-"""Finding members by multicast DNS, and being found (spec: mDNS).
+"""Find members by multicast DNS, and answer their questions (see agent/README.md, § mDNS).
 
-Every minute we ask for the cluster's members. Whoever is new is joined, together with all others
-that answer before there was a pause. Questions of others are answered all the time. It needs
-dnspython, which comes with `pip install 'trioserf[mdns]'`.
+Every minute a question asks for the cluster's members. New addresses are joined in one batch
+after a short time without further ones. The module needs dnspython:
+`pip install 'trioserf[mdns]'`.
 """
 
 import logging
@@ -24,101 +24,101 @@ _log = logging.getLogger("trioserf.agent.mdns")
 ASK_EVERY: Final = 60.0
 """Seconds between two questions."""
 QUIET: Final = 0.1
-"""Seconds without anybody new after which those found are joined."""
-_LONGEST: Final = 2.0
-"""Seconds to wait for that, should somebody be new all the time."""
-_AT_ONCE: Final = 32
-"""Addresses joined together, and waiting for it."""
-_SETTLED: Final = 600.0
-"""Seconds for which an address that was joined is not new, whoever turned out to be there."""
-_REMEMBERED: Final = 1024
-"""Such addresses; anybody in the network can invent more."""
+"""Seconds without a new address after which a batch is joined."""
+_MAX_BATCH_TIME: Final = 2.0
+"""Seconds after which a batch is joined in any case."""
+_MAX_BATCH: Final = 32
+"""Addresses in one batch, and addresses that wait for the next one."""
+_JOINED_FOR: Final = 600.0
+"""Seconds during which a joined address is not new, even if it is not a member's address."""
+_MAX_JOINED: Final = 1024
+"""Addresses remembered as joined; any machine in the network can invent more."""
 _RETRY_DELAY: Final = 1.0
-"""Seconds to wait after a socket has failed."""
+"""Seconds to wait after an error of a socket."""
 
 Join = Callable[[Sequence[str]], Awaitable[int]]
 
 
 class Discovery:
-    """Asks and answers; made by `open_discovery`.
+    """Asks for members and answers questions; made by `open_discovery`.
 
     Args:
-        cluster: the name that its members share.
-        node: ours.
-        join: joins addresses; raises as `Node.join` does.
-        speakers: the sockets.
+        cluster: the name of the cluster.
+        node: our own node.
+        join: joins addresses; raises like `Node.join`.
+        groups: the sockets of each multicast group.
     """
 
     def __init__(
-        self, cluster: str, node: Node, join: Join, speakers: Sequence[MulticastSockets]
+        self, cluster: str, node: Node, join: Join, groups: Sequence[MulticastSockets]
     ) -> None:
         self._node = node
         self._join = join
-        self._speakers = speakers
+        self._groups = groups
         self._service = mdns.service_name(cluster)
         text = f"Serf '{cluster}' cluster"
         self._instance = mdns.Instance(self._service, node.name, node.address, text)
         self._joined: dict[Address, float] = {}
         self._members: frozenset[Address] = frozenset()
         self._members_version = -1
-        self._faults: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
 
     async def run(self) -> None:
         """Ask and answer until cancelled, or until the node leaves."""
-        send, receive = trio.open_memory_channel[Address](_AT_ONCE)
+        send, receive = trio.open_memory_channel[Address](_MAX_BATCH)
         async with trio.open_nursery() as nursery:
-            for speaker in self._speakers:
-                nursery.start_soon(self._answer, speaker)
-                nursery.start_soon(self._listen, speaker, send)
+            for sockets in self._groups:
+                nursery.start_soon(self._answer, sockets)
+                nursery.start_soon(self._listen, sockets, send)
             nursery.start_soon(self._ask)
             await self._join_found(receive)
             nursery.cancel_scope.cancel()
 
     async def _ask(self) -> None:
-        data = mdns.question(self._service)
+        data = mdns.encode_question(self._service)
         due = trio.current_time()
         while True:
-            faults = {}
-            for speaker in self._speakers:
+            errors = {}
+            for sockets in self._groups:
                 try:
-                    await speaker.ask(data)
+                    await sockets.ask(data)
                 except OSError as error:
-                    faults[speaker.group.name] = error.strerror or str(error)
-            if len(faults) == len(self._speakers) and faults != self._faults:
-                why = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-                _log.error("Failed to poll for new hosts: %s", why)
-            self._faults = faults
+                    errors[sockets.group.name] = error.strerror or str(error)
+            if len(errors) == len(self._groups) and errors != self._errors:
+                reason = "; ".join(f"{name}: {error}" for name, error in errors.items())
+                _log.error("Failed to poll for new hosts: %s", reason)
+            self._errors = errors
             due += ASK_EVERY
             await trio.sleep_until(due)
 
-    async def _answer(self, speaker: MulticastSockets) -> None:
+    async def _answer(self, sockets: MulticastSockets) -> None:
         """Answer questions."""
         while True:
             try:
-                data, source = await speaker.answering.recvfrom(mdns.LARGEST)
+                data, source = await sockets.answering.recvfrom(mdns.MAX_MESSAGE)
                 answer = self._instance.answer(data, source[1])
                 if answer is None:
                     continue
-                if answer.everyone:
-                    await speaker.send(answer.data)
+                if answer.to_group:
+                    await sockets.send(answer.data)
                 else:
-                    await speaker.send_to(answer.data, source)
+                    await sockets.send_to(answer.data, source)
             except mdns.MdnsError as error:
-                _log.debug("no question: %s", error)
+                _log.debug("not a valid question: %s", error)
             except OSError as error:
                 _log.debug("a question was lost: %s", error)
                 await trio.sleep(_RETRY_DELAY)
 
     async def _listen(
-        self, speaker: MulticastSockets, send: trio.MemorySendChannel[Address]
+        self, sockets: MulticastSockets, send: trio.MemorySendChannel[Address]
     ) -> None:
-        """Pass on who is new among those who answer us."""
+        """Send the new addresses in answers to the task that joins them."""
         while True:
             try:
-                data, source = await speaker.asking.recvfrom(mdns.LARGEST)
-                addresses = mdns.found(self._service, data)
+                data, source = await sockets.asking.recvfrom(mdns.MAX_MESSAGE)
+                addresses = mdns.parse_answer(self._service, data)
             except mdns.MdnsError as error:
-                _log.debug("no answer: %s", error)
+                _log.debug("not a valid answer: %s", error)
                 continue
             except OSError as error:
                 _log.debug("an answer was lost: %s", error)
@@ -128,24 +128,24 @@ class Discovery:
                 try:
                     send.send_nowait(address)
                 except trio.WouldBlock:
-                    _log.debug("%s, found by %s, has to wait", address, source[0])
+                    _log.debug("%s, announced by %s, must wait", address, source[0])
 
     def _is_new(self, address: Address) -> bool:
         if self._node.members_version != self._members_version:
             self._members_version = self._node.members_version
-            self._members = frozenset(one.address for one in self._node.members())
+            self._members = frozenset(member.address for member in self._node.members())
         if address == self._node.address or address in self._members:
             return False
         joined = self._joined.get(address)
-        return joined is None or trio.current_time() - joined > _SETTLED
+        return joined is None or trio.current_time() - joined > _JOINED_FOR
 
     async def _join_found(self, found: trio.MemoryReceiveChannel[Address]) -> None:
-        """Join those who are new; returns when the node leaves."""
+        """Join new addresses in batches; return when the node leaves."""
         while True:
             batch = {await found.receive(): None}
-            longest = trio.current_time() + _LONGEST
-            while len(batch) < _AT_ONCE:
-                with trio.move_on_at(min(longest, trio.current_time() + QUIET)) as quiet:
+            latest = trio.current_time() + _MAX_BATCH_TIME
+            while len(batch) < _MAX_BATCH:
+                with trio.move_on_at(min(latest, trio.current_time() + QUIET)) as quiet:
                     batch[await found.receive()] = None
                 if quiet.cancelled_caught:
                     break
@@ -166,26 +166,26 @@ class Discovery:
         for address in addresses:
             self._joined.pop(address, None)
             self._joined[address] = trio.current_time()
-        while len(self._joined) > _REMEMBERED:
+        while len(self._joined) > _MAX_JOINED:
             del self._joined[next(iter(self._joined))]
 
 
 @contextmanager
 def open_discovery(config: AgentConfig, node: Node, join: Join) -> Iterator[Discovery]:
-    """Prepare discovery as configured; its sockets are open while the block lasts.
+    """Open the sockets of discovery, as configured, while the block runs.
 
     Raises:
-        ConfigError: no socket can be opened, or the cluster's name fits no name of DNS.
+        ConfigError: no socket can be opened, or the cluster's name does not fit into a DNS name.
     """
-    chosen = config.mdns
+    options = config.mdns
     with ExitStack() as stack:
         opening = open_multicast(
-            interface=chosen.interface or config.interface,
-            ipv4=not chosen.disable_ipv4,
-            ipv6=not chosen.disable_ipv6,
+            interface=options.interface or config.interface,
+            ipv4=not options.disable_ipv4,
+            ipv6=not options.disable_ipv6,
         )
         try:
-            speakers = stack.enter_context(opening)
+            groups = stack.enter_context(opening)
         except AddressError as error:
             raise ConfigError(f"Error starting mDNS listener: {error}") from error
-        yield Discovery(config.discover, node, join, speakers)
+        yield Discovery(config.discover, node, join, groups)

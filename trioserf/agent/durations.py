@@ -1,4 +1,4 @@
-"""Durations as Go's users write them: 300ms, 1.5h, 1h30m."""
+"""Durations in the format of Go: 300ms, 1.5h, 1h30m."""
 
 import re
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ _INT64 = 2**63
 
 
 def parse_duration(text: str) -> float:
-    """Read a duration such as 300ms, 1.5h or 1h30m; gives seconds.
+    """Parse a duration such as 300ms, 1.5h or 1h30m; return seconds.
 
     Raises:
-        ValueError: it is none: every number but a plain 0 needs its unit.
+        ValueError: not a duration: every number but a plain 0 needs a unit.
     """
     if text.lstrip("+-") == "0" and len(text) <= 2:
         return 0.0

@@ -1,7 +1,6 @@
-"""Files that survive a crash: a reader finds the old content or the new one, never half of it.
+"""Files that survive a crash: a reader finds the old content or the new one, never a part.
 
-The plain functions block for as long as the disk takes. `Files` is what tasks use instead, and
-what tests and the simulator replace.
+The plain functions block until the disk is done. Tasks use `Files`, which tests replace.
 """
 
 import contextlib
@@ -16,10 +15,10 @@ SHARED = 0o644
 
 
 def read_file(path: Path) -> bytes | None:
-    """Read a whole file; None if there is none.
+    """Return the content of a file; None if it does not exist.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -32,12 +31,12 @@ def append_file(path: Path, data: bytes, *, sync: bool = False) -> None:
 
     Args:
         path: the file.
-        data: what to append; a full disk may take the first part of it only.
-        sync: wait until it is on the disk.
+        data: the bytes to append; a full disk may take the first part only.
+        sync: wait until the data is on the disk.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be written.
+        FileNotFoundError: the file does not exist.
+        OSError: the file cannot be written.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a path would create it
@@ -47,24 +46,24 @@ def append_file(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, suffix: str = ".tmp", mode: int = PRIVATE) -> None:
-    """Give a file new content in one step, or leave it as it was.
+    """Replace the content of a file atomically, or leave the file unchanged.
 
-    The content is written to a file beside it, brought to the disk and renamed. Where `path` is a
-    symbolic link, the file it leads to is replaced.
+    Write the content to a temporary file in the same directory, sync it to the disk and rename
+    it. If `path` is a symbolic link, its target is replaced.
 
     Args:
-        path: the file, which need not exist.
+        path: the file; it may be missing.
         data: the whole content.
-        suffix: added to its name for the file beside it. One that a crash left is removed.
-        mode: the permissions it gets, less the process's umask.
+        suffix: added to the name for the temporary file. One that a crash left is removed.
+        mode: permissions of the new file, before the process's umask.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     target = path.resolve()
     temporary = target.with_name(target.name + suffix)
     temporary.unlink(missing_ok=True)
-    # A new file of our own: nobody else may own it, or hold it open, when keys go into it.
+    # O_EXCL: no other process may own the file or hold it open when keys are written to it.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, mode)
     try:
@@ -88,7 +87,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Bring a rename to the disk, where the file system can do that."""
+    """Sync a rename to the disk if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -98,33 +97,33 @@ def _sync_directory(directory: Path) -> None:
 
 
 class Files(Protocol):
-    """What a task needs of a file system; all of it may raise OSError."""
+    """The file operations of tasks; each may raise OSError."""
 
     async def read(self, path: Path) -> bytes | None:
-        """Read a whole file; None if there is none."""
+        """Return the content of a file; None if it does not exist."""
 
     async def append(self, path: Path, data: bytes, *, sync: bool = False) -> None:
-        """Append to a file that exists; with `sync`, wait until it is on the disk."""
+        """Append to a file that exists; with `sync`, wait until the data is on the disk."""
 
     async def replace(self, path: Path, data: bytes, *, suffix: str, mode: int) -> None:
-        """Give a file new content in one step, by way of a file of that suffix beside it."""
+        """Replace a file atomically through a temporary file with this suffix."""
 
 
 class DiskFiles:
-    """The real file system, on threads: a slow disk must not delay an answer to a probe.
+    """The real file system, in threads: a slow disk must not delay acks.
 
-    An operation that has begun is waited for even when its task is cancelled; else it could
-    overtake the next one.
+    A cancelled task still waits for an operation that has begun; otherwise that operation could
+    run after the next one.
     """
 
     async def read(self, path: Path) -> bytes | None:
-        """Read a whole file; None if there is none."""
+        """Return the content of a file; None if it does not exist."""
         return await trio.to_thread.run_sync(read_file, path)
 
     async def append(self, path: Path, data: bytes, *, sync: bool = False) -> None:
-        """Append to a file that exists; with `sync`, wait until it is on the disk."""
+        """Append to a file that exists; with `sync`, wait until the data is on the disk."""
         await trio.to_thread.run_sync(lambda: append_file(path, data, sync=sync))
 
     async def replace(self, path: Path, data: bytes, *, suffix: str, mode: int) -> None:
-        """Give a file new content in one step, by way of a file of that suffix beside it."""
+        """Replace a file atomically through a temporary file with this suffix."""
         await trio.to_thread.run_sync(lambda: replace_file(path, data, suffix=suffix, mode=mode))

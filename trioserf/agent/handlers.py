@@ -1,10 +1,10 @@
-"""Event handlers: scripts that run when something happens (spec: event handlers).
+"""Event handlers: scripts that run on events (see agent/README.md, § Event handlers).
 
-Each handler has a worker of its own with a bounded queue: its events stay in order, and a script
-that sleeps for an hour delays nobody else. How many scripts run at a time is limited for all of
-them together. Members and user events are gathered first, as Serf's agent does it; queries are
-not. What a script prints is a query's answer; when all scripts that a query concerns have ended
-without a word, its asker is told that no answer will follow.
+Each handler has a worker with a bounded queue: its events keep their order, and a slow script
+delays only its own events. One limit applies to all running scripts. Member and user events are
+coalesced first, as in Serf's agent; queries are not. The output of a script is the response to a
+query. When all scripts of a query have ended without output, the query is declined, so that the
+requester does not wait for a response.
 """
 
 import logging
@@ -35,15 +35,15 @@ from trioserf.serf.filters import EventFilter
 _log = logging.getLogger("trioserf.agent")
 
 WARN_AFTER: Final = 1.0
-"""Seconds of running after which a script is called slow."""
+"""Seconds after which a running script is reported as slow."""
 _DROPS_BETWEEN_WARNINGS: Final = 100
-_SHOWN: Final = 200
-"""Characters of a failed script's last line that go into the log."""
-_WATCHED: Final = tuple(EventFilter(kind) for kind in (*MEMBER_EVENT_KINDS, "user"))
+_LOGGED_OUTPUT: Final = 200
+"""Last characters of a failed script's output, of which the last line is logged."""
+_ALWAYS_SUBSCRIBED: Final = tuple(EventFilter(kind) for kind in (*MEMBER_EVENT_KINDS, "user"))
 
 
 class HandlerNode(Protocol):
-    """What handlers ask of a node (see `trioserf.node.Node`)."""
+    """The part of `trioserf.node.Node` that handlers use."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class HandlerNode(Protocol):
     def subscribe(
         self, *filters: EventFilter, answers: Responder, buffer: int = ...
     ) -> AbstractContextManager[Subscription]:
-        """Deliver events while a block lasts."""
+        """Deliver events while the block runs."""
         ...
 
     async def respond(
@@ -67,58 +67,58 @@ class HandlerNode(Protocol):
         payload: bytes,
         by: Responder | None = None,
     ) -> None:
-        """Answer a query."""
+        """Respond to a query."""
         ...
 
     async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
-        """Say that no answer will follow."""
+        """Report that no response to a query will follow."""
         ...
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Handler:
-    """A script and the events it is for."""
+    """A script and the filters of its events."""
 
     filters: tuple[EventFilter, ...]
     script: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `[FILTER=]SCRIPT`; what stands before the first `=` is the filter.
+        """Parse `[FILTER=]SCRIPT`; the filter ends at the first `=`.
 
         Raises:
-            ConfigError: an unknown event, or no script.
+            ConfigError: an unknown event, or an empty script.
         """
-        wanted, equals, script = text.partition("=")
+        events, equals, script = text.partition("=")
         if not equals:
-            wanted, script = "", text
+            events, script = "", text
         try:
-            filters = EventFilter.parse(wanted)
+            filters = EventFilter.parse(events)
         except InvalidFilter as error:
             raise ConfigError(f"Invalid event script: {text!r}: {error}") from None
         if not script.strip():
             raise ConfigError(f"Invalid event script: {text!r}: expected [FILTER=]SCRIPT")
         return cls(tuple(filters), script)
 
-    def wants(self, event: Event) -> bool:
-        """Tell whether the script runs for this event."""
-        return any(one.matches(event) for one in self.filters)
+    def matches(self, event: Event) -> bool:
+        """Return whether the script runs on this event."""
+        return any(chosen.matches(event) for chosen in self.filters)
 
 
-@attrs.define(slots=True)
+@attrs.define
 class _PendingQuery:
-    """A query and the scripts that may still answer it."""
+    """A query and the number of scripts that may still respond."""
 
     query: QueryReceived
     undecided: int
-    answered: bool = False
+    has_response: bool = False
 
 
 _Job = tuple[Event, _PendingQuery | None]
 
 
 class _Worker:
-    """Runs one handler's script, event by event."""
+    """The queue and the statistics of one handler; `Handlers` runs its script."""
 
     def __init__(self, handler: Handler, depth: int) -> None:
         self.handler = handler
@@ -145,13 +145,13 @@ class Handlers:
 
     Args:
         handlers: the scripts.
-        node: whose events they are for.
-        timeout: seconds after which a script is killed with all that it started; None for never.
+        node: the source of events.
+        timeout: seconds after which a script and its processes are killed; None for never.
         limit: scripts that run at a time, 1 or more.
-        depth: events that wait for one script, 1 or more; what comes then is dropped and counted.
+        depth: events that wait for one script, 1 or more; further ones are dropped and counted.
         runner: runs the scripts.
-        environ: the environment that they start from.
-        tally: takes how long scripts run, for metrics.
+        environ: the agent's environment.
+        counters: the run times of scripts, for metrics.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Handlers:
         depth: int = HANDLER_QUEUE,
         runner: ScriptRunner | None = None,
         environ: Mapping[str, str] = os.environ,
-        tally: Counters | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._node = node
         self._timeout = timeout or math.inf
@@ -172,22 +172,22 @@ class Handlers:
         self._depth = depth
         self._runner = runner or ShellRunner()
         self._environ = environ
-        self._tally = tally or Counters()
+        self._counters = counters or Counters()
         self._workers = [_Worker(handler, depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None
-        self._answerer = Responder(has_responded=True)
+        self._responder = Responder(has_responded=True)
         self._events: Subscription | None = None
 
     def configured(self) -> dict[str, str]:
-        """Give the script of every filter, as `info` shows them."""
+        """Return the script of each filter, for `info`."""
         return {
-            f"{one.kind}:{one.name}": worker.handler.script
+            f"{chosen.kind}:{chosen.name}": worker.handler.script
             for worker in self._workers
-            for one in worker.handler.filters
+            for chosen in worker.handler.filters
         }
 
     def stats(self) -> dict[str, dict[str, object]]:
-        """Tell of every handler how it fares, by its filters and script."""
+        """Return the statistics of each handler by `FILTERS=SCRIPT`."""
         return {
             f"{','.join(map(str, worker.handler.filters))}={worker.handler.script}": worker.stats()
             for worker in self._workers
@@ -196,49 +196,53 @@ class Handlers:
     def replace(self, handlers: Sequence[Handler]) -> None:
         """Use these handlers from now on.
 
-        Those that stay keep their queues; those that go finish what they have been given.
+        Handlers that stay keep their queues; removed ones still run their queued events.
         """
-        there = {worker.handler: worker for worker in self._workers}
-        fresh = {one: _Worker(one, self._depth) for one in handlers if one not in there}
-        self._workers = [there.get(one) or fresh[one] for one in handlers]
-        for one, worker in there.items():
-            if one not in handlers:
+        old = {worker.handler: worker for worker in self._workers}
+        new = {
+            handler: _Worker(handler, self._depth) for handler in handlers if handler not in old
+        }
+        self._workers = [old.get(handler) or new[handler] for handler in handlers]
+        for handler, worker in old.items():
+            if handler not in handlers:
                 worker.send.close()
         if self._nursery is not None:
-            for worker in fresh.values():
+            for worker in new.values():
                 self._nursery.start_soon(self._work, worker)
         if self._events is not None:
-            self._events.change(*self._wanted())
+            self._events.change(*self._filters())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run scripts until the node ends or this is cancelled, which ends the scripts too."""
+        """Run scripts until the node ends or this is cancelled; both end running scripts."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for worker in self._workers:
                 nursery.start_soon(self._work, worker)
             try:
-                with self._node.subscribe(*self._wanted(), answers=self._answerer) as self._events:
+                with self._node.subscribe(
+                    *self._filters(), answers=self._responder
+                ) as self._events:
                     task_status.started()
                     await self._read(self._events)
             finally:
                 self._nursery = self._events = None
                 nursery.cancel_scope.cancel()
 
-    def _wanted(self) -> list[EventFilter]:
-        """All but queries, which only those shall get who may answer."""
+    def _filters(self) -> list[EventFilter]:
+        """Return the filters to subscribe to; queries only if a handler may respond to them."""
         queries = {
-            EventFilter("query", one.name)
+            EventFilter("query", chosen.name)
             for worker in self._workers
-            for one in worker.handler.filters
-            if one.kind in ("query", "*")
+            for chosen in worker.handler.filters
+            if chosen.kind in ("query", "*")
         }
         suspicions = {
-            one
+            chosen
             for worker in self._workers
-            for one in worker.handler.filters
-            if one.kind in ("member-suspect", "member-recovered")
+            for chosen in worker.handler.filters
+            if chosen.kind in ("member-suspect", "member-recovered")
         }
-        return [*_WATCHED, *sorted(queries | suspicions, key=str)]
+        return [*_ALWAYS_SUBSCRIBED, *sorted(queries | suspicions, key=str)]
 
     async def _read(self, events: Subscription) -> None:
         coalescer = EventCoalescer()
@@ -258,18 +262,18 @@ class Handlers:
                 _log.warning("event handlers: %d events were dropped", event.count)
             elif event is not None and not coalescer.feed(event, now):
                 self._dispatch(event)
-            for gathered in coalescer.flush(now):
-                self._dispatch(gathered)
+            for coalesced in coalescer.flush(now):
+                self._dispatch(coalesced)
 
     def _dispatch(self, event: Event) -> None:
         name = "" if not hasattr(event, "name") else f": {event.name}"
         kind = "user-event" if event.kind == "user" else event.kind
         _log.info("Received event: %s%s", kind, name)
-        concerned = [worker for worker in self._workers if worker.handler.wants(event)]
-        asked = _PendingQuery(event, len(concerned)) if isinstance(event, QueryReceived) else None
-        for worker in concerned:
+        workers = [worker for worker in self._workers if worker.handler.matches(event)]
+        query = _PendingQuery(event, len(workers)) if isinstance(event, QueryReceived) else None
+        for worker in workers:
             try:
-                worker.send.send_nowait((event, asked))
+                worker.send.send_nowait((event, query))
             except trio.WouldBlock:
                 worker.dropped += 1
                 if worker.dropped % _DROPS_BETWEEN_WARNINGS == 1:
@@ -278,24 +282,24 @@ class Handlers:
                         worker.handler.script,
                         worker.dropped,
                     )
-                if asked is not None and self._nursery is not None:
-                    self._nursery.start_soon(self._decline_if_last, asked)
+                if query is not None and self._nursery is not None:
+                    self._nursery.start_soon(self._decline_if_last, query)
 
     # --- running ---
 
     async def _work(self, worker: _Worker) -> None:
-        async for event, asked in worker.receive:
+        async for event, query in worker.receive:
             async with self._limiter:
                 result = await self._run(worker, event)
-            if asked is None:
+            if query is None:
                 continue
             if result is not None and result.status == 0 and result.output:
-                await self._answer(asked, result.output)
+                await self._respond(query, result.output)
             else:
-                await self._decline_if_last(asked)
+                await self._decline_if_last(query)
 
     async def _run(self, worker: _Worker, event: Event) -> Result | None:
-        """Run a script; None if it did not start or did not end in time."""
+        """Run a script; return None if it did not end in time."""
         script = worker.handler.script
         env = environment(event, self._node.name, self._node.tags, self._environ)
         worker.runs += 1
@@ -311,44 +315,45 @@ class Handlers:
         finally:
             worker.running = False
             worker.last_duration = trio.current_time() - began
-            took = worker.last_duration * 1000
-            self._tally.values(f"agent.invoke.{script}").append(took)
+            self._counters.values(f"agent.invoke.{script}").append(worker.last_duration * 1000)
         if result is None:
-            why = f"killed after {self._timeout:g} s" if deadline.cancelled_caught else "not run"
+            failure = (
+                f"killed after {self._timeout:g} s" if deadline.cancelled_caught else "not run"
+            )
         else:
-            why = result.failure
-            last = result.output.decode("utf-8", "backslashreplace").strip()[-_SHOWN:]
-            if why and last:
-                # What a script says last is most often why it fails.
-                why += f": {last.splitlines()[-1]}"
+            failure = result.failure
+            text = result.output.decode("utf-8", "backslashreplace")
+            last = text.strip()[-_LOGGED_OUTPUT:]
+            if failure and last:
+                # The last line of a failed script is most often its error.
+                failure += f": {last.splitlines()[-1]}"
             if result.lost:
                 _log.warning("Script %r generated %d bytes too much output", script, result.lost)
-            text = result.output.decode("utf-8", "backslashreplace")
             _log.debug("Event %r script output: %s", event.kind, text)
-        if why:
+        if failure:
             worker.failures += 1
-            _log.error("Error invoking script '%s': %s", script, why)
+            _log.error("Error invoking script '%s': %s", script, failure)
         return result
 
-    async def _answer(self, asked: _PendingQuery, output: bytes) -> None:
-        query = asked.query
+    async def _respond(self, pending: _PendingQuery, output: bytes) -> None:
+        query = pending.query
         try:
-            await self._node.respond(query.id, output, self._answerer)
+            await self._node.respond(query.id, output, self._responder)
         except (NoSuchQuery, TooLarge, Leaving) as error:
             _log.warning("Failed to respond to query '%s': %s", query.name, error)
-            await self._decline_if_last(asked)
+            await self._decline_if_last(pending)
         else:
-            asked.answered = True
-            asked.undecided -= 1
+            pending.has_response = True
+            pending.undecided -= 1
 
-    async def _decline_if_last(self, asked: _PendingQuery) -> None:
-        asked.undecided -= 1
-        if asked.undecided > 0 or asked.answered:
+    async def _decline_if_last(self, pending: _PendingQuery) -> None:
+        pending.undecided -= 1
+        if pending.undecided > 0 or pending.has_response:
             return
         try:
-            await self._node.decline(asked.query.id, self._answerer)
+            await self._node.decline(pending.query.id, self._responder)
         except (NoSuchQuery, Leaving) as error:
-            _log.debug("query '%s' needs no answer any more: %s", asked.query.name, error)
+            _log.debug("query '%s' needs no response any more: %s", pending.query.name, error)
 
 
 async def _warn_if_slow(script: str) -> None:

@@ -1,4 +1,4 @@
-"""The keyring file, in which the keys of the cluster outlive the agent."""
+"""The keyring file, which keeps the cluster's keys for the next start."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ _EXPECTED = "expected a JSON list of base64 keys of 16, 24 or 32 bytes, the prim
 
 
 def load(path: Path) -> Keyring:
-    """Read the keys to start with.
+    """Load the keys at start.
 
     Raises:
-        ConfigError: the file is missing, cannot be read, or holds something else. The text begins
-            as Serf's, names the file and shows no key.
+        ConfigError: the file is missing, cannot be read or is not a keyring. The text begins like
+            Serf's, names the file and shows no key.
     """
     try:
         data = read_file(path)
@@ -35,14 +35,14 @@ def load(path: Path) -> Keyring:
 
 
 class KeyringFile:
-    """Where an agent keeps its keys.
+    """The file with an agent's keys.
 
     Args:
-        files: where files are.
+        files: the file system.
         path: the file; empty for none.
 
     Attributes:
-        path: as given; an agent that gets its keys while it runs sets it then.
+        path: may change at run time, when an agent without keys gets some.
     """
 
     def __init__(self, files: Files, path: str) -> None:
@@ -50,13 +50,13 @@ class KeyringFile:
         self._files = files
 
     async def save(self, content: bytes) -> None:
-        """Replace the file, readable by its owner alone; returns when it is on the disk.
+        """Replace the file, readable by its owner only; return when it is on the disk.
 
         Args:
-            content: the keys, as `dump_keyring` spells them.
+            content: the keys, encoded by `dump_keyring`.
 
         Raises:
-            OSError: it cannot be written; the old file is still there then.
+            OSError: the file cannot be written; the old one is unchanged.
         """
         if self.path:
             await self._files.replace(Path(self.path), content, suffix=_SUFFIX, mode=PRIVATE)

@@ -1,8 +1,8 @@
-"""The agent's log, in Serf's format (spec: log lines).
+"""The agent's log, in Serf's format (see agent/README.md, § Log lines).
 
-Everything said under the logger `trioserf` becomes a `LogLine`: written to a stream if its level
-is high enough, remembered among the last 512, and handed to those who follow the log. Nobody
-waits for a follower; what does not fit into its buffer is counted and told.
+Each record of the logger `trioserf` becomes a `LogLine`. It is written to a stream if its level
+is high enough, kept among the last 512 lines, and delivered to subscriptions. Logging never waits
+for a subscriber: lines without room are dropped, counted and announced.
 """
 
 import logging
@@ -18,10 +18,11 @@ from typing import Final, TextIO
 import attrs
 import trio
 
+from trioserf.dropping_queue import DroppingQueue
 from trioserf.serf.events import Dropped
 
 REMEMBERED: Final = 512
-"""Lines that a new follower is given first."""
+"""Lines that are kept for new subscriptions."""
 TRACE: Final = 5
 LEVELS: Final = {
     "TRACE": TRACE,
@@ -33,7 +34,7 @@ LEVELS: Final = {
 _ROOT: Final = "trioserf"
 _NAMES: Final = {level: name for name, level in LEVELS.items()}
 _CONTROLS: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
-"""What could end a line or drive a terminal: names and events of others stand in the log."""
+"""Characters that could end a line or control a terminal; other members choose logged names."""
 
 
 def _escaped(control: re.Match[str]) -> str:
@@ -41,7 +42,7 @@ def _escaped(control: re.Match[str]) -> str:
 
 
 def level_name(level: int) -> str:
-    """Give Serf's name of a level of `logging`."""
+    """Return Serf's name of a level of `logging`."""
     known = _NAMES.get(level)
     if known is not None:
         return known
@@ -51,15 +52,15 @@ def level_name(level: int) -> str:
     return "TRACE"
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class LogLine:
     """One line of the log.
 
     Attributes:
-        time: when it was said, in UTC.
+        time: the time of the record, in UTC.
         level: TRACE, DEBUG, INFO, WARN or ERR.
-        source: who says it: serf, memberlist, agent, agent.ipc ...
-        message: what is said.
+        source: the logger below `trioserf`: serf, memberlist, agent, agent.ipc ...
+        message: the text.
     """
 
     time: datetime
@@ -75,62 +76,46 @@ class LogLine:
 
 
 class LogSubscription:
-    """Lines as they are said, for one reader."""
+    """Lines of a level and above for one reader; made by `Logs.subscribe`."""
 
     def __init__(self, level: str, buffer: int) -> None:
         self._least = LEVELS[level]
-        self._buffer = buffer
-        self._lines: deque[LogLine | Dropped] = deque()
-        self._dropped = 0
+        self._lines: DroppingQueue[LogLine | Dropped] = DroppingQueue(buffer, Dropped)
         self._readers = trio.lowlevel.ParkingLot()
         self._closed = False
 
-    def offer(self, line: LogLine) -> None:
-        """Deliver a line if its level is wanted, or count it as dropped."""
-        if LEVELS[line.level] < self._least:
-            return
-        if len(self._lines) >= self._buffer:
-            self._dropped += 1
-            return
-        self._announce_dropped()
-        self._lines.append(line)
-        self._readers.unpark()
+    def put_nowait(self, line: LogLine) -> None:
+        """Deliver a line if its level is high enough and there is room."""
+        if LEVELS[line.level] >= self._least and self._lines.put(line):
+            self._readers.unpark()
 
     async def receive(self) -> LogLine | Dropped:
         """Wait for the next line.
 
         Raises:
-            trio.EndOfChannel: the log has ended, and everything was read.
+            trio.EndOfChannel: the log has ended, and all lines were read.
         """
         await trio.lowlevel.checkpoint()
         while not self._lines:
-            self._announce_dropped()
-            if self._lines:
-                break
             if self._closed:
                 raise trio.EndOfChannel
             await self._readers.park()
-        return self._lines.popleft()
+        return self._lines.pop()
 
     def close(self) -> None:
-        """End after what is buffered."""
+        """End the subscription after the lines in the queue."""
         self._closed = True
         self._readers.unpark_all()
 
-    def _announce_dropped(self) -> None:
-        if self._dropped:
-            self._lines.append(Dropped(self._dropped))
-            self._dropped = 0
-
 
 class Logs(logging.Handler):
-    """The log: a handler of `logging` that remembers and hands on. Made by `open_logs`.
+    """The log: a handler of `logging` that keeps and delivers lines; made by `open_logs`.
 
-    Lines are held back until `open_gate`, so that the banner of a start comes first.
+    Lines are held back until `release`, so that the banner of the start comes first.
 
     Args:
-        level: what is written to the stream, one of LEVELS.
-        stream: where to.
+        level: least level of lines that are written, one of LEVELS.
+        stream: the stream to write to.
     """
 
     def __init__(self, level: str, stream: TextIO) -> None:
@@ -147,18 +132,18 @@ class Logs(logging.Handler):
         self._level = LEVELS[level]
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record of `logging` in."""
-        said = datetime.fromtimestamp(record.created, UTC)
+        """Handle a record of `logging`."""
+        created = datetime.fromtimestamp(record.created, UTC)
         source = record.name.removeprefix(f"{_ROOT}.")
         message = record.getMessage()
         if not message.isprintable():
             message = _CONTROLS.sub(_escaped, message)
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
-        line = LogLine(said, level_name(record.levelno), source, message)
+        line = LogLine(created, level_name(record.levelno), source, message)
         self._remembered.append(line)
         for subscription in self._subscriptions:
-            subscription.offer(line)
+            subscription.put_nowait(line)
         if record.levelno >= self._level:
             for mirror in self._mirrors:
                 mirror(line)
@@ -168,17 +153,17 @@ class Logs(logging.Handler):
                 self._held.append(line)
 
     def release(self) -> None:
-        """Write what was held back, and hold back no more."""
+        """Write the lines held back, and from now on write each line at once."""
         held, self._held = self._held, None
         for line in held or ():
             self._write(line)
 
     @contextmanager
     def subscribe(self, level: str, *, buffer: int = 512) -> Iterator[LogSubscription]:
-        """Deliver the remembered lines of `level` and above, then new ones as they are said."""
+        """Deliver the kept lines of `level` and above, then new ones."""
         subscription = LogSubscription(level, max(buffer, REMEMBERED))
         for line in self._remembered:
-            subscription.offer(line)
+            subscription.put_nowait(line)
         self._subscriptions[subscription] = None
         try:
             yield subscription
@@ -187,9 +172,9 @@ class Logs(logging.Handler):
 
     @contextmanager
     def tee(self, write: Callable[[LogLine], None]) -> Iterator[None]:
-        """Have a function called with every line that is written, while the block lasts.
+        """Call a function with each line that is written, while the block runs.
 
-        Lines are not held back for it. It must return at once, not raise, and not log.
+        Lines are not held back for it. It must not block, raise or log.
         """
         self._mirrors.append(write)
         try:
@@ -207,15 +192,16 @@ class Logs(logging.Handler):
             self._stream.write(line.text + "\n")
             self._stream.flush()
         except OSError:
-            # A full disk or a closed terminal: the line is remembered, and could be told nowhere
-            # else. The next one may find room.
+            # A full disk or a closed terminal. The line is kept for subscriptions; the next one
+            # may succeed.
             return
 
 
 def disable_caller_info() -> None:
-    """Have `logging` not find out for each record what no line shows, in the whole process.
+    """Make `logging` skip the caller, thread and process of records, which no line shows.
 
-    Finding the caller takes longer than writing the line (documented by `logging`: optimization).
+    This affects the whole process. Finding the caller takes longer than writing the line (see
+    "Optimization" in the documentation of `logging`).
     """
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -223,11 +209,11 @@ def disable_caller_info() -> None:
 
 @contextmanager
 def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Logs]:
-    """Collect what is said under the logger `trioserf` while the block runs.
+    """Collect the records of the logger `trioserf` while the block runs.
 
     Args:
-        level: what is written, one of LEVELS.
-        stream: where to; stderr unless given.
+        level: least level of lines that are written, one of LEVELS.
+        stream: the stream to write to; default: stderr.
     """
     logs = Logs(level, stream or sys.stderr)
     logger = logging.getLogger(_ROOT)

@@ -1,11 +1,11 @@
-"""Messages of multicast DNS as Serf's agents exchange them (spec: mDNS; RFC 6762, 6763).
+"""Messages of multicast DNS between Serf's agents (RFC 6762, 6763; agent/README.md, § mDNS).
 
-A cluster is a service: a question for `_serf_CLUSTER._tcp.local` is answered with the name of an
-instance, and along with it where that one is and a text. Serf's agents ask from a port of their
-own, which makes theirs one-shot questions (RFC 6762, section 6.7), and answer whoever asked.
+A cluster is a service: the answer to a question for `_serf_CLUSTER._tcp.local` contains the name
+of an instance, its address and a text. Serf's agents ask from an ephemeral port, which makes
+their questions one-shot (RFC 6762, section 6.7), and answer to the sender of a question.
 
-Each answer is read by itself: machines that share a host name would otherwise be given each
-other's addresses.
+Each answer is parsed by itself. If the records of several answers were combined, machines with
+the same host name would get each other's addresses.
 """
 
 import hashlib
@@ -30,52 +30,52 @@ from trioserf.address import Address
 from trioserf.errors import ConfigError
 from trioserf.net.multicast import PORT
 
-LARGEST: Final = 9000
+MAX_MESSAGE: Final = 9000
 """Bytes of a message (RFC 6762, section 17)."""
-_LABEL: Final = 63
+_MAX_LABEL: Final = 63
 _TTL: Final = 120
 _SHORT_TTL: Final = 10
-"""What a one-shot question is told (RFC 6762, section 6.7)."""
+"""Time to live in answers to one-shot questions (RFC 6762, section 6.7)."""
 _TOP_BIT: Final = 0x8000
-"""Of a class: this answer may be sent to me alone, or (in records) it replaces all others."""
+"""Top bit of a class. Question: a unicast answer is accepted; record: it replaces all others."""
 _RECORDS: Final = frozenset((PTR, SRV, A, AAAA))
-_FAULTS: Final = 0x0200 | 0x780F
-"""Of the flags: truncated; an operation other than a query, or an error."""
+_REJECTED_FLAGS: Final = 0x0200 | 0x780F
+"""Flags of messages that are rejected: truncated, not a query, or an error."""
 _LOCAL: Final = (b"local", b"")
 _CATALOGUE: Final = dns.name.Name((b"_services", b"_dns-sd", b"_udp", *_LOCAL))
 
 
 class MdnsError(ValueError):
-    """Bytes that are no message of multicast DNS, or none that concerns us."""
+    """Bytes that are not a valid message of multicast DNS, or not one for us."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Answer:
-    """What to say to a question; `everyone` tells whether to the group or to the asker alone."""
+    """An encoded answer, to the multicast group or to the requester only."""
 
     data: bytes
-    everyone: bool
+    to_group: bool
 
 
 def service_name(cluster: str) -> dns.name.Name:
-    """Give the name of a cluster's service.
+    """Return the name of a cluster's service.
 
     Raises:
-        ConfigError: no name of DNS can be made of it.
+        ConfigError: the cluster's name does not fit into a DNS name.
     """
     try:
-        labels = [one.encode() for one in f"_serf_{cluster}".split(".")]
+        labels = [label.encode() for label in f"_serf_{cluster}".split(".")]
         return dns.name.Name((*labels, b"_tcp", *_LOCAL))
     except (dns.exception.DNSException, UnicodeEncodeError):
         raise ConfigError(
-            f"discover: {cluster!r} makes no name of DNS; expected 1 to 57 bytes, and from 1 to"
-            f" {_LABEL} between dots"
+            f"discover: {cluster!r} is not valid in a DNS name; expected 1 to 57 bytes, and from"
+            f" 1 to {_MAX_LABEL} between dots"
         ) from None
 
 
-def question(service: dns.name.Name) -> bytes:
-    """Ask for all instances of a service."""
-    return _rendered(0, 0, [(service, PTR)])
+def encode_question(service: dns.name.Name) -> bytes:
+    """Encode the question for all instances of a service."""
+    return _encode(0, 0, [(service, PTR)])
 
 
 class Instance:
@@ -84,84 +84,82 @@ class Instance:
     Args:
         service: the service.
         node: the member's name.
-        address: where it is.
-        text: what there is to say about it.
+        address: its address.
+        text: its TXT record.
     """
 
     def __init__(self, service: dns.name.Name, node: str, address: Address, text: str) -> None:
         self.service = service
         self.name = dns.name.Name((_label(node),)).concatenate(service)
-        # A name that no machine has, lest whoever owns the machine's name takes us for a rival.
+        # A name of our own: another responder may already own the machine's name.
         digest = hashlib.sha256(str(self.name).encode()).hexdigest()[:16]
         self.host = dns.name.Name((f"serf-{digest}".encode(), *_LOCAL))
         version = ipaddress.ip_address(address.host).version
         self._pointer = (service, _rdata(PTR, str(self.name)))
         self._srv = (self.name, _rdata(SRV, f"10 1 {address.port} {self.host}"))
-        self._txt = (self.name, _rdata(TXT, _quoted(text)))
+        self._txt = (self.name, _rdata(TXT, _quote(text)))
         self._address = (self.host, _rdata(A if version == 4 else AAAA, address.host))
 
     def answer(self, data: bytes, port: int) -> Answer | None:
-        """Answer a message that came from this port; None if it asks for nothing of ours.
+        """Answer a message from a port; return None if it asks for none of our records.
 
         Raises:
-            MdnsError: it is no message.
+            MdnsError: the message is not valid.
         """
         message = _Message(data)
-        if message.is_answer or message.told(self.service, self.name):
+        if message.is_answer or message.has_known_answer(self.service, self.name):
             return None
         answers: list[tuple[dns.name.Name, dns.rdata.Rdata]] = []
-        more: list[tuple[dns.name.Name, dns.rdata.Rdata]] = []
-        alone = True
-        asked = []
+        additional: list[tuple[dns.name.Name, dns.rdata.Rdata]] = []
+        unicast = True
+        questions = []
         for name, kind, rdclass in message.questions:
             if rdclass & ~_TOP_BIT not in (IN, dns.rdataclass.ANY):
                 continue
             found, extra = self._records(name, kind)
             if found:
-                answers += [one for one in found if one not in answers]
-                more += [one for one in extra if one not in more]
-                if (name, kind) not in asked:  # repeated they would not fit into the answer
-                    asked.append((name, kind))
-                alone &= bool(rdclass & _TOP_BIT)
+                answers += [record for record in found if record not in answers]
+                additional += [record for record in extra if record not in additional]
+                if (name, kind) not in questions:  # with repetitions the answer could be too long
+                    questions.append((name, kind))
+                unicast &= bool(rdclass & _TOP_BIT)
         if not answers:
             return None
         one_shot = port != PORT
         ttl = _SHORT_TTL if one_shot else _TTL
-        data = _rendered(
+        data = _encode(
             message.number if one_shot else 0,
             dns.flags.QR | dns.flags.AA,
-            asked if one_shot else (),
+            questions if one_shot else (),
             [(name, ttl, rdata) for name, rdata in answers],
-            [(name, ttl, rdata) for name, rdata in more if (name, rdata) not in answers],
+            [(name, ttl, rdata) for name, rdata in additional if (name, rdata) not in answers],
         )
-        return Answer(data, everyone=not (one_shot or alone))
+        return Answer(data, to_group=not (one_shot or unicast))
 
     def _records(self, name: dns.name.Name, kind: int) -> tuple[list[Any], list[Any]]:
-        """Give the records that answer a question, and those that go along with them."""
+        """Return the records that answer a question, and additional ones."""
         if name == self.service and kind in (PTR, ANY):
             return [self._pointer], [self._srv, self._txt, self._address]
         if name == _CATALOGUE and kind in (PTR, ANY):
             return [(_CATALOGUE, _rdata(PTR, str(self.service)))], []
         if name == self.name:
-            records = [one for one in (self._srv, self._txt) if kind in (one[1].rdtype, ANY)]
-            return records, [self._address]
+            records = (self._srv, self._txt)
+            return [r for r in records if kind in (r[1].rdtype, ANY)], [self._address]
         if name == self.host and kind in (self._address[1].rdtype, ANY):
             return [self._address], []
         return [], []
 
 
-def found(service: dns.name.Name, data: bytes) -> list[Address]:
-    """Give the addresses of all instances of a service that an answer tells of.
+def parse_answer(service: dns.name.Name, data: bytes) -> list[Address]:
+    """Return the addresses of all instances of a service in an answer.
 
     Raises:
-        MdnsError: it is no answer.
+        MdnsError: the message is not a valid answer.
     """
     message = _Message(data)
     if not message.is_answer:
-        raise MdnsError("a question where an answer was expected")
-    instances = {
-        rdata.target for name, rdata in message.of_kind(PTR) if name == service
-    }  # a set, as only membership is asked
+        raise MdnsError("a question, expected an answer")
+    instances = {rdata.target for name, rdata in message.of_kind(PTR) if name == service}
     hosts: dict[dns.name.Name, str] = {}
     for kind in (AAAA, A):
         for name, rdata in message.of_kind(kind):
@@ -174,7 +172,7 @@ def found(service: dns.name.Name, data: bytes) -> list[Address]:
 
 
 class _Message:
-    """A message, taken apart: its questions, and those of its records that we know."""
+    """A parsed message: its questions, and its records of known types."""
 
     def __init__(self, data: bytes) -> None:
         self.questions: list[tuple[dns.name.Name, int, int]] = []
@@ -183,8 +181,8 @@ class _Message:
         try:
             self.number, flags, questions, *records = parser.get_struct("!HHHHHH")
             self.is_answer = bool(flags & dns.flags.QR)
-            if flags & _FAULTS:
-                raise MdnsError(f"a message with the flags {flags:#06x}")
+            if flags & _REJECTED_FLAGS:
+                raise MdnsError(f"a message with flags {flags:#06x}")
             for _ in range(questions):
                 self.questions.append(
                     (dns.name.from_wire_parser(parser), *parser.get_struct("!HH"))
@@ -192,13 +190,13 @@ class _Message:
             for _ in range(sum(records)):
                 self._records += _record(parser)
         except (dns.exception.DNSException, ValueError) as error:
-            raise MdnsError(f"not a message of DNS: {error}") from None
+            raise MdnsError(f"not a DNS message: {error}") from None
 
     def of_kind(self, kind: int) -> Iterator[tuple[dns.name.Name, Any]]:
         return (record for record in self._records if record[1].rdtype == kind)
 
-    def told(self, service: dns.name.Name, instance: dns.name.Name) -> bool:
-        """Tell whether whoever asks knows the answer (RFC 6762, section 7.1)."""
+    def has_known_answer(self, service: dns.name.Name, instance: dns.name.Name) -> bool:
+        """Return whether the requester already has the answer (RFC 6762, section 7.1)."""
         return any(
             name == service and rdata.target == instance for name, rdata in self.of_kind(PTR)
         )
@@ -214,19 +212,22 @@ def _record(parser: dns.wire.Parser) -> Iterator[tuple[dns.name.Name, dns.rdata.
             parser.get_remaining()
 
 
-def _rendered(
+def _encode(
     number: int,
     flags: int,
     questions: Iterable[tuple[dns.name.Name, int]],
     answers: Iterable[tuple[dns.name.Name, int, dns.rdata.Rdata]] = (),
-    more: Iterable[tuple[dns.name.Name, int, dns.rdata.Rdata]] = (),
+    additional: Iterable[tuple[dns.name.Name, int, dns.rdata.Rdata]] = (),
 ) -> bytes:
-    """Make a message: its questions, then records with their time to live by section."""
-    renderer: Any = dns.renderer.Renderer  # the library leaves it without types
-    renderer = renderer(number, int(flags), LARGEST)
+    """Encode a message: its questions, then records with their time to live by section."""
+    renderer: Any = dns.renderer.Renderer  # not typed in dnspython
+    renderer = renderer(number, int(flags), MAX_MESSAGE)
     for name, kind in questions:
         renderer.add_question(name, kind, IN)
-    for section, records in ((dns.renderer.ANSWER, answers), (dns.renderer.ADDITIONAL, more)):
+    for section, records in (
+        (dns.renderer.ANSWER, answers),
+        (dns.renderer.ADDITIONAL, additional),
+    ):
         for name, ttl, rdata in records:
             renderer.add_rrset(section, dns.rrset.from_rdata(name, ttl, rdata))
     renderer.write_header()
@@ -237,15 +238,15 @@ def _rdata(kind: dns.rdatatype.RdataType, text: str) -> dns.rdata.Rdata:
     return dns.rdata.from_text(IN, kind, text)
 
 
-def _quoted(text: str) -> str:
-    """Spell a text as DNS files do, cut to what fits into one string of a record."""
+def _quote(text: str) -> str:
+    """Quote a text as in zone files, cut to the 255 bytes of one string."""
     return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()[:255]) + '"'
 
 
 def _label(node: str) -> bytes:
-    """Make one label of a node's name; of a long one, its beginning and a digest of it."""
+    """Return a node's name as one label; a long one is cut and gets a digest."""
     label = node.encode("utf-8", "surrogateescape")
-    if len(label) <= _LABEL:
+    if len(label) <= _MAX_LABEL:
         return label
     digest = hashlib.sha256(label).hexdigest()[:16]
-    return label[: _LABEL - 17] + b"-" + digest.encode()
+    return label[: _MAX_LABEL - 17] + b"-" + digest.encode()

@@ -1,9 +1,8 @@
-"""Metrics: what the node and the agent count, in Serf's names and forms.
+"""Metrics of the node and the agent, with Serf's names and formats (agent/README.md, § Metrics).
 
-Once a second the tally is collected, put together with a few gauges, and given to whoever wants
-it: to sinks (see `statsd`), and to a memory of the last minute in steps of ten seconds, which
-SIGUSR1 writes to stderr. Names begin with `serf-agent`; if there are sinks, those of gauges go on
-with the host's name.
+Once a second the counters are collected, combined with a few gauges, and given to sinks (see
+`statsd` and `prometheus`) and to the intervals of the last minute, which SIGUSR1 writes to stderr.
+Names begin with `serf-agent`; names of gauges continue with the host's name if there is a sender.
 """
 
 import gc
@@ -28,9 +27,9 @@ _log = logging.getLogger("trioserf.agent")
 COLLECT_EVERY: Final = 1.0
 """Seconds between two collections."""
 INTERVAL: Final = timedelta(seconds=10)
-"""The steps of the memory."""
-_REMEMBERED: Final = 6
-"""Steps kept, the one at hand included."""
+"""Length of one interval of the last minute."""
+_MAX_INTERVALS: Final = 6
+"""Intervals kept, including the current one."""
 _SERVICE: Final = "serf-agent"
 _CHANGES: Final = {
     "member-join": "serf.member.join",
@@ -42,15 +41,15 @@ _CHANGES: Final = {
 WallClock = Callable[[], datetime]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Report:
-    """What one collection has brought, by full name.
+    """The result of one collection.
 
     Attributes:
-        gauges: values as they are now, by names that lack a prefix.
-        gauge_prefix: what the names of gauges begin with.
-        counters: what was counted since the last collection.
-        samples: values that came since then.
+        gauges: current values by name, without prefix.
+        gauge_prefix: prefix of the names of gauges.
+        counters: increments since the last collection, by full name.
+        samples: values since the last collection, by full name.
     """
 
     gauges: Mapping[str, float]
@@ -60,43 +59,43 @@ class Report:
 
 
 class Sink(Protocol):
-    """Takes reports; must not wait for anything."""
+    """A destination of reports."""
 
     def record(self, report: Report) -> None:
-        """Take one report in."""
+        """Handle one report; must not block."""
         ...
 
 
 class MetricsSource(Protocol):
-    """What metrics ask a node."""
+    """The part of a node that metrics read."""
 
     @property
     def counters(self) -> Counters:
-        """What is counted."""
+        """The counters."""
         ...
 
     def stats(self) -> Mapping[str, Any]:
-        """Give `flaps` and `health_score`, among others."""
+        """Return `flaps` and `health_score`, among others."""
         ...
 
     def dropped(self) -> Mapping[str, int]:
-        """Count what was dropped."""
+        """Return the numbers of dropped messages by kind."""
         ...
 
 
 def local_now() -> datetime:
-    """The time of day, with the zone of this machine."""
+    """Return the time of day with the zone of this machine."""
     return datetime.now().astimezone()
 
 
 class Metrics:
-    """Collects, remembers, and passes on.
+    """Collects metrics for the sinks and for the dump of the last minute.
 
     Args:
-        node: whose tally it is.
-        sinks: who else wants reports.
-        host: the host's name, if those of gauges are to bear it.
-        wall: the time of day.
+        node: the source of counters.
+        sinks: further destinations of reports.
+        host: the host's name, for the names of gauges; empty to omit it.
+        wall: returns the time of day.
     """
 
     def __init__(
@@ -109,13 +108,13 @@ class Metrics:
     ) -> None:
         self._node = node
         self._sinks = sinks
-        self._gauge_prefix = f"{_SERVICE}.{_plain(host)}." if host else f"{_SERVICE}."
+        self._gauge_prefix = f"{_SERVICE}.{_metric_name(host)}." if host else f"{_SERVICE}."
         self._wall = wall
-        self._grown: dict[str, int] = {}
-        self._steps: deque[_Step] = deque(maxlen=_REMEMBERED)
+        self._totals: dict[str, int] = {}
+        self._intervals: deque[_Interval] = deque(maxlen=_MAX_INTERVALS)
 
     def record(self, event: Event) -> None:
-        """Count what happens to members; to be called with every event of the node."""
+        """Count changes of members; must be called with each event of the node."""
         name = _CHANGES.get(event.kind)
         if name is not None and isinstance(event, MemberEvent):
             self._node.counters.counter(name).add(len(event.members))
@@ -129,38 +128,38 @@ class Metrics:
             self.collect()
 
     def collect(self) -> None:
-        """Collect what was counted since the last time."""
+        """Collect the counters since the last call."""
         counters, samples = self._node.counters.collect()
         stats = self._node.stats()
-        for name, total in self._growing(stats).items():
-            if grown := total - self._grown.get(name, 0):
+        for name, total in self._current_totals(stats).items():
+            if increment := total - self._totals.get(name, 0):
                 counters[name] = AggregateSample()
-                counters[name].add(grown)
-                self._grown[name] = total
+                counters[name].add(increment)
+                self._totals[name] = total
         report = Report(
             self._gauges(stats),
             self._gauge_prefix,
-            {f"{_SERVICE}.{_plain(name)}": count for name, count in counters.items()},
-            {f"{_SERVICE}.{_plain(name)}": values for name, values in samples.items()},
+            {f"{_SERVICE}.{_metric_name(name)}": count for name, count in counters.items()},
+            {f"{_SERVICE}.{_metric_name(name)}": values for name, values in samples.items()},
         )
-        self._step().record(report, self._wall())
+        self._current_interval().record(report, self._wall())
         for sink in self._sinks:
             sink.record(report)
 
     def text(self) -> str:
-        """Tell the last minute, without the step at hand, as Serf does on SIGUSR1."""
-        self._step()
-        return "".join(step.text() for step in list(self._steps)[:-1])
+        """Format the last minute without the current interval, as Serf does on SIGUSR1."""
+        self._current_interval()
+        return "".join(interval.text() for interval in list(self._intervals)[:-1])
 
-    def _growing(self, stats: Mapping[str, Any]) -> dict[str, int]:
-        grown = {"serf.member.flap": int(stats["flaps"])}
+    def _current_totals(self, stats: Mapping[str, Any]) -> dict[str, int]:
+        totals = {"serf.member.flap": int(stats["flaps"])}
         for name, count in self._node.dropped().items():
-            grown[f"trioserf.dropped.{name}"] = count
-        return grown
+            totals[f"trioserf.dropped.{name}"] = count
+        return totals
 
     @staticmethod
     def _gauges(stats: Mapping[str, Any]) -> dict[str, float]:
-        collections = sum(one["collections"] for one in gc.get_stats())
+        collections = sum(generation["collections"] for generation in gc.get_stats())
         return {
             "runtime.num_goroutines": trio.lowlevel.current_statistics().tasks_living,
             "runtime.sys_bytes": _resident(),
@@ -168,17 +167,17 @@ class Metrics:
             "memberlist.health.score": stats["health_score"],
         }
 
-    def _step(self) -> "_Step":
-        """Give the step at hand, a new one if its time has come."""
+    def _current_interval(self) -> "_Interval":
+        """Return the current interval; start it if the last one is over."""
         now = self._wall()
         seconds = INTERVAL.total_seconds()
         start = now - timedelta(seconds=now.timestamp() % seconds)
-        if not self._steps or self._steps[-1].index != now.timestamp() // seconds:
-            self._steps.append(_Step(int(now.timestamp() // seconds), start))
-        return self._steps[-1]
+        if not self._intervals or self._intervals[-1].index != now.timestamp() // seconds:
+            self._intervals.append(_Interval(int(now.timestamp() // seconds), start))
+        return self._intervals[-1]
 
 
-class _Step:
+class _Interval:
     """Ten seconds of metrics."""
 
     def __init__(self, index: int, start: datetime) -> None:
@@ -214,7 +213,7 @@ class _Step:
 
 
 def format_sample(count: AggregateSample) -> str:
-    """Tell how often, how much, and, unless all were the same, how unevenly."""
+    """Format count and sum, and the distribution unless all values are equal."""
     deviation = standard_deviation(count)
     if not deviation:
         return f"Count: {count.count} Sum: {count.total:.3f}"
@@ -225,22 +224,22 @@ def format_sample(count: AggregateSample) -> str:
 
 
 def standard_deviation(count: AggregateSample) -> float:
-    """Give the standard deviation of a sample; 0 for less than two values."""
+    """Return the standard deviation of a sample; 0 for less than two values."""
     n = count.count
     if n < 2:
         return 0.0
     return math.sqrt(max(0.0, (n * count.squares - count.total**2) / (n * (n - 1))))
 
 
-def _plain(name: str) -> str:
+def _metric_name(name: str) -> str:
     return name.replace(" ", "_")
 
 
 def _resident() -> float:
-    """Give the memory that this process occupies in bytes (the most of it, if not on Linux)."""
+    """Return the resident memory of this process in bytes (its maximum, if not on Linux)."""
     try:
         pages = int(Path("/proc/self/statm").read_bytes().split()[1])
     except (OSError, ValueError, IndexError):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return float(most if sys.platform == "darwin" else most * 1024)
+        maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(maximum if sys.platform == "darwin" else maximum * 1024)
     return float(pages * resource.getpagesize())

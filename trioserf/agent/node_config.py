@@ -1,91 +1,44 @@
-"""From an agent's configuration to its node's: profile, limits, addresses, keys."""
+"""Complete the node's configuration with addresses, tags and keys of encryption."""
 
 import ipaddress
 import socket
 from pathlib import Path
-from typing import Any, Final
 
 import attrs
 
-from trioserf.address import Address
+from trioserf.address import Address, parse_host_port
 from trioserf.agent import keyring_file, tags_file
 from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.errors import AddressError, ConfigError
 from trioserf.net.own_address import interface_addresses
-from trioserf.node.config import ANY_ADDRESS, DEFAULT_PORT, NodeConfig
-from trioserf.serf.config import SerfOptions
+from trioserf.node.config import ANY_ADDRESS, NodeConfig
 from trioserf.serf.keyring import Keyring, KeyringError, parse_key
-from trioserf.swim.config import PROFILES, Timing
-
-_NODE_KEYS: Final = (
-    "dead_node_reclaim_time",
-    "inbox_depth",
-    "gossip_pause",
-    "label",
-    "max_members",
-    "max_streams",
-    "packet_size",
-    "protocol",
-    "queue_check_interval",
-    "reap_interval",
-    "reconnect_interval",
-    "seed_interval",
-    "seed_interval_max",
-    "stream_memory",
-    "tcp_pings",
-    "validate_node_names",
-    "verify_incoming",
-    "verify_outgoing",
-)
-_SERF_KEYS: Final = tuple(
-    field.name
-    for field in attrs.fields(SerfOptions)
-    if field.name in {own.name for own in attrs.fields(AgentConfig)}
-)
 
 
 def node_config(config: AgentConfig) -> NodeConfig:
-    """Make the node's configuration; reads the tags file and the keyring file.
+    """Complete the node's configuration; read the tags file and the keyring file.
 
     Names of hosts are looked up, which blocks.
 
     Raises:
-        ConfigError: a value outside its range, or a file that cannot be used.
-        AddressError: an address that cannot be found.
+        ConfigError: an address is not valid, or a file cannot be used.
+        AddressError: an address cannot be found.
     """
-    timing_keys = [field.name for field in attrs.fields(Timing)]
-    values: dict[str, Any] = _given(config, _NODE_KEYS)
-    if config.node_name:
-        values["name"] = config.node_name
-    try:
-        return NodeConfig(
-            bind=bind_address(config),
-            advertise=advertise_address(config),
-            tags=start_tags(config),
-            timing=attrs.evolve(PROFILES[config.profile], **_given(config, timing_keys)),
-            serf=SerfOptions(
-                name_conflict_resolution=not config.disable_name_resolution,
-                **_given(config, _SERF_KEYS),
-            ),
-            keyring=_setup_keyring(config),
-            allowed_networks=tuple(config.allowed_networks),
-            compression=config.enable_compression,
-            coordinates=not config.disable_coordinates,
-            owns_process=True,
-            **values,
-        )
-    except ValueError as error:
-        # attrs says more than a user wants to know after the first sentence.
-        raise ConfigError(str(error.args[0] if error.args else error)) from error
-
-
-def _given(config: AgentConfig, keys: Any) -> dict[str, Any]:
-    values = {key: getattr(config, key) for key in keys}
-    return {key: value for key, value in values.items() if value is not None}
+    serf = config.node.serf
+    return attrs.evolve(
+        config.node,
+        bind=bind_address(config),
+        advertise=advertise_address(config),
+        tags=start_tags(config),
+        serf=attrs.evolve(serf, name_conflict_resolution=not config.disable_name_resolution),
+        keyring=_setup_keyring(config),
+        coordinates=not config.disable_coordinates,
+        owns_process=True,
+    )
 
 
 def start_tags(config: AgentConfig) -> dict[str, str]:
-    """Give the tags to start with: the file's where there is one.
+    """Return the tags at start: those of the tags file if there is one.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -94,10 +47,10 @@ def start_tags(config: AgentConfig) -> dict[str, str]:
 
 
 def start_keyring(config: AgentConfig) -> Keyring | None:
-    """Give the keys to start with; None for plaintext.
+    """Return the keys at start; None for plaintext.
 
     Raises:
-        ConfigError: a key that is none, or a file that cannot be used. No key is shown.
+        ConfigError: a key is not valid, or a file cannot be used. The text shows no key.
     """
     if config.keyring_file:
         return keyring_file.load(Path(config.keyring_file))
@@ -122,10 +75,10 @@ def _setup_keyring(config: AgentConfig) -> Keyring | None:
 
 
 def bind_address(config: AgentConfig) -> Address:
-    """Give the address to listen on.
+    """Return the address to listen on.
 
     Raises:
-        ConfigError: no address, or not one of the interface that was named.
+        ConfigError: not a valid address, or not one of the configured interface.
         AddressError: an unknown host or interface.
     """
     bind = _address(config.bind, "bind", ANY_ADDRESS)
@@ -148,10 +101,10 @@ def bind_address(config: AgentConfig) -> Address:
 
 
 def advertise_address(config: AgentConfig) -> Address | None:
-    """Give the address that others shall use; None for the one bound to.
+    """Return the address that other members use; None for the bound one.
 
     Raises:
-        ConfigError: no address.
+        ConfigError: not a valid address.
         AddressError: an unknown host.
     """
     if not config.advertise:
@@ -173,25 +126,12 @@ def _address(text: str, key: str, default: Address) -> Address:
 
 
 def split_bind(text: str, key: str) -> tuple[str, int | None]:
-    """Part `host`, `host:port`, `:port`, `[v6]:port` or a bare IPv6 address.
+    """Parse `host`, `host:port`, `:port`, `[v6]:port` or a bare IPv6 address.
 
     Raises:
-        ConfigError: what follows the colon is no port.
+        ConfigError: unbalanced brackets, or a port that is not valid.
     """
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ConfigError(f"Invalid {key} address: {text!r}: expected [host]:port")
-        port = rest[1:]
-    elif text.count(":") > 1:
-        return text, None
-    else:
-        host, _, port = text.partition(":")
-    if not port:
-        return host, None
-    if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise ConfigError(
-            f"Invalid {key} address: {text!r}: expected a port from 0 to 65535"
-            f" (default {DEFAULT_PORT}), not {port!r}"
-        )
-    return host, int(port)
+    try:
+        return parse_host_port(text)
+    except ValueError as error:
+        raise ConfigError(f"Invalid {key} address: {text!r}: {error}") from None

@@ -1,4 +1,4 @@
-"""Packages that only some agents need, and that come with an extra of ours."""
+"""Packages that only some configurations need, and the extras that install them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from trioserf.errors import ConfigError
 
 @contextmanager
 def require_extra(key: str, extra: str) -> Iterator[None]:
-    """Import within the block what a key of the configuration needs.
+    """Report a failed import in the block as an error of the configuration.
 
     Args:
-        key: the key.
-        extra: what brings the packages, as in `pip install 'trioserf[EXTRA]'`.
+        key: the key that needs the import.
+        extra: the extra that installs the package: `pip install 'trioserf[EXTRA]'`.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: a package is missing.
     """
     try:
         yield

@@ -1,7 +1,6 @@
-"""Metrics for Prometheus: a page with everything since the start, in its text format.
+"""Serve all metrics since the start to Prometheus, in its text format.
 
-The library prometheus_client writes the page, h11 reads the requests. Both come with
-`pip install 'trioserf[prometheus]'`.
+prometheus_client formats the page, h11 parses the requests: `pip install 'trioserf[prometheus]'`.
 """
 
 import logging
@@ -23,24 +22,24 @@ from trioserf.errors import AddressError
 
 _log = logging.getLogger("trioserf.agent")
 
-_AT_ONCE: Final = 16
-"""Requests served at a time; more are turned away."""
-_WITHIN: Final = 10.0
+_MAX_REQUESTS: Final = 16
+"""Requests at a time; further connections are closed."""
+_REQUEST_TIMEOUT: Final = 10.0
 """Seconds that a request may take."""
-_NAMES: Final = 1024
-"""Values of a label that are told apart; what others choose to call things is bounded so."""
+_MAX_NAMES: Final = 1024
+"""Counters, and samples, that are kept apart; other members choose names of events."""
 _LABELLED: Final = {
     "serf.events.": ("serf_events_by_name", "name"),
     "serf.queries.": ("serf_queries_by_name", "name"),
     "agent.invoke.": ("agent_invoke_milliseconds", "script"),
     "trioserf.dropped.": ("trioserf_dropped", "kind"),
 }
-"""Families in which the rest of a name is a label."""
+"""Families with a label, which is the rest of the name."""
 _PREFIX: Final = "serf-agent."
 
 
 class PrometheusPage:
-    """A sink that adds everything up, for whoever looks (see `Sink`)."""
+    """A sink that sums up all reports (see `Sink`)."""
 
     def __init__(self) -> None:
         self._gauges: dict[str, float] = {}
@@ -48,25 +47,25 @@ class PrometheusPage:
         self._samples: dict[tuple[str, str, str], AggregateSample] = {}
 
     def record(self, report: Report) -> None:
-        """Take one report in."""
+        """Add a report."""
         self._gauges = {_family(name)[0]: value for name, value in report.gauges.items()}
         for name, count in report.counters.items():
-            self._of(self._counters, name).merge(count)
+            self._sample(self._counters, name).merge(count)
         for name, values in report.samples.items():
-            count = self._of(self._samples, name)
+            count = self._sample(self._samples, name)
             for value in values:
                 count.add(value)
 
-    def _of(
-        self, there: dict[tuple[str, str, str], AggregateSample], name: str
+    def _sample(
+        self, samples: dict[tuple[str, str, str], AggregateSample], name: str
     ) -> AggregateSample:
         key = _family(name.removeprefix(_PREFIX))
-        if key not in there and len(there) >= _NAMES:
+        if key not in samples and len(samples) >= _MAX_NAMES:
             key = (key[0], key[1], "others" if key[1] else "")
-        return there.setdefault(key, AggregateSample())
+        return samples.setdefault(key, AggregateSample())
 
     def collect(self) -> Iterator[Any]:
-        """Give the families of metrics; prometheus_client calls this."""
+        """Yield the families of metrics; called by prometheus_client."""
         for name, value in self._gauges.items():
             yield GaugeMetricFamily(name, name, value=value)
         families: dict[str, Any] = {}
@@ -81,14 +80,14 @@ class PrometheusPage:
         yield from families.values()
 
     def text(self) -> bytes:
-        """Give the page."""
+        """Return the page."""
         registry = CollectorRegistry()
         registry.register(self)
         return bytes(generate_latest(registry))
 
 
 def _family(name: str) -> tuple[str, str, str]:
-    """Give a name's family, and label and value of it if it has one."""
+    """Return the family of a name, and its label and value, empty if there are none."""
     for prefix, (family, label) in _LABELLED.items():
         if name.startswith(prefix):
             return f"trioserf_{family.removeprefix('trioserf_')}", label, name[len(prefix) :]
@@ -97,20 +96,20 @@ def _family(name: str) -> tuple[str, str, str]:
 
 @asynccontextmanager
 async def open_page(address: str) -> AsyncIterator[PrometheusPage]:
-    """Serve `http://ADDRESS/metrics` while the block lasts.
+    """Serve `http://ADDRESS/metrics` while the block runs.
 
     Raises:
-        ConfigError: no address.
-        AddressError: it cannot be listened on.
+        ConfigError: not a valid address.
+        AddressError: the address cannot be bound.
     """
     host, port = split_address(address, "metrics_addr")
     page = PrometheusPage()
-    limiter = trio.Semaphore(_AT_ONCE)
+    limiter = trio.Semaphore(_MAX_REQUESTS)
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        why = error.strerror or error
-        raise AddressError(f"metrics_addr: cannot listen on {address}: {why}") from error
+        reason = error.strerror or error
+        raise AddressError(f"metrics_addr: cannot listen on {address}: {reason}") from error
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, partial(_serve, page, limiter), listeners)
         try:
@@ -127,7 +126,7 @@ async def _serve(page: PrometheusPage, limiter: trio.Semaphore, stream: trio.Soc
         await trio.aclose_forcefully(stream)
         return
     try:
-        with trio.move_on_after(_WITHIN), suppress(trio.BrokenResourceError):
+        with trio.move_on_after(_REQUEST_TIMEOUT), suppress(trio.BrokenResourceError):
             async with stream:
                 await _answer(page, stream)
     finally:
@@ -139,7 +138,7 @@ async def _answer(page: PrometheusPage, stream: trio.SocketStream) -> None:
     try:
         request = await _request(connection, stream)
     except h11.RemoteProtocolError as error:
-        _log.debug("a request for metrics makes no sense: %s", error)
+        _log.debug("request for metrics is not valid: %s", error)
         return
     if request is None:
         return
@@ -161,14 +160,14 @@ async def _answer(page: PrometheusPage, stream: trio.SocketStream) -> None:
     if request.method != b"HEAD":
         data += connection.send(h11.Data(data=body)) or b""
     await stream.send_all(data)
-    # Wait for its end, lest closing with unread data resets the connection.
+    # Wait for the end of the request, so that closing with unread data does not reset it.
     await stream.send_eof()
     while await stream.receive_some(4096):
         pass
 
 
 async def _request(connection: Any, stream: trio.SocketStream) -> Any:
-    """Read the head of a request; None if none comes."""
+    """Receive the head of a request; return None if the stream ends before."""
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:

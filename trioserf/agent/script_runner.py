@@ -1,4 +1,4 @@
-"""Running one script for one event: what it finds around it, and what becomes of its output."""
+"""Run one script for one event: its environment, its input and its output."""
 
 import errno
 import os
@@ -16,23 +16,23 @@ from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventRec
 from trioserf.serf.member import Member
 
 OUTPUT_KEPT: Final = 8 * 1024
-"""Bytes of output that count; the last ones."""
+"""Bytes of output that are kept, the last ones."""
 GRACE: Final = 1.0
-"""Seconds between asking a script to end and killing it."""
+"""Seconds between SIGTERM and SIGKILL."""
 _DRAIN: Final = 1.0
-"""Seconds for which output of what a script left in the background is awaited."""
+"""Seconds to wait for output of background processes after a script has ended."""
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]")
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Result:
-    """How a script ended.
+    """The result of a script.
 
     Attributes:
-        status: its exit code; negative for a signal, None if it could not be started.
-        output: the last 8 KiB of what it wrote.
-        lost: bytes before these.
-        failure: why it is no success; empty if it is one.
+        status: the exit code; negative for a signal, None if the script could not be started.
+        output: the last 8 KiB of stdout and stderr.
+        lost: bytes of output before that.
+        failure: the reason for a failure; empty for a success.
     """
 
     status: int | None
@@ -42,7 +42,7 @@ class Result:
 
 
 class ScriptRunner(Protocol):
-    """Runs scripts; when cancelled, it ends the script with all that it started."""
+    """Runs scripts; cancelling it ends the script and its processes."""
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
         """Run a script to its end."""
@@ -52,10 +52,10 @@ class ScriptRunner(Protocol):
 def environment(
     event: Event, name: str, tags: Mapping[str, str], base: Mapping[str, str]
 ) -> dict[str, str]:
-    """Give a script's environment (spec: event handlers).
+    """Return a script's environment (see agent/README.md, § Event handlers).
 
     Args:
-        event: what it runs for.
+        event: the event that the script handles.
         name: this node's name.
         tags: this node's tags.
         base: the agent's own environment.
@@ -75,12 +75,12 @@ def environment(
             env["SERF_QUERY_LTIME"] = str(event.ltime)
         case MemberEvent():
             pass
-    # What others send may hold NULs, which no environment can.
+    # Values from other members may contain NUL, which an environment cannot.
     return {key: value.replace("\0", "") for key, value in env.items()}
 
 
 def standard_input(event: Event) -> bytes:
-    """Give what a script reads: a line for each member, or the payload with a newline."""
+    """Return a script's input: a line for each member, or the payload with a newline."""
     if isinstance(event, MemberEvent):
         text = "".join(map(_member_line, event.members))
         return text.encode("utf-8", "surrogateescape")
@@ -99,10 +99,10 @@ def _clean(text: str) -> str:
 
 
 class ShellRunner:
-    """Runs scripts by `/bin/sh -c`, each in a process group of its own."""
+    """Runs scripts with `/bin/sh -c`, each in its own process group."""
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
-        """Run a script to its end; when cancelled, kill its process group."""
+        """Run a script to its end; if cancelled, end its process group."""
         try:
             process = await trio.lowlevel.open_process(
                 ["/bin/sh", "-c", script],
@@ -114,8 +114,8 @@ class ShellRunner:
             )
         except OSError as error:
             too_long = error.errno == errno.E2BIG
-            why = "event and tags are too long" if too_long else error.strerror or str(error)
-            return Result(None, failure=why)
+            reason = "event and tags are too long" if too_long else error.strerror or str(error)
+            return Result(None, failure=reason)
         output = _Output()
         try:
             async with trio.open_nursery() as nursery:
@@ -150,12 +150,12 @@ async def _feed(process: trio.Process, stdin: bytes) -> None:
 
 
 class _Output:
-    """The end of what a script writes."""
+    """Reads a script's output and keeps the end of it."""
 
     def __init__(self) -> None:
         self.kept = bytearray()
         self.lost = 0
-        # Whoever is asked to end may write about it, and must not die of a closed pipe.
+        # A script may write while it handles SIGTERM, and must not die of a closed pipe.
         self._scope = trio.CancelScope(shield=True)
 
     async def read(self, process: trio.Process) -> None:
@@ -170,12 +170,12 @@ class _Output:
                     self.lost += over
 
     def stop_draining(self) -> None:
-        """Read no longer than its reader has time."""
+        """Stop shielding the reader, so that a cancelled caller need not wait for more output."""
         self._scope.shield = False
 
 
 async def _end(process: trio.Process) -> None:
-    """See to it that a process that was not waited for is gone, and all that it started."""
+    """End a process that still runs, and its process group."""
     if process.returncode is None:
         with trio.CancelScope(shield=True):
             _kill_group(process, signal.SIGTERM)

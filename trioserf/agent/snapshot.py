@@ -1,10 +1,10 @@
-"""The snapshot file: who was here and what we have seen, kept for the next start.
+"""Write the snapshot file: members and clocks, kept for the next start.
 
-What its lines mean is told in `trioserf.serf.snapshot`. Here they get to the disk: at once after
-a quiet time, every half second in a busy one. Losing the last half second in a crash is allowed
-for, as the cluster knows it still; losing the file is not. It is therefore only ever appended to,
-or replaced in one step by way of `PATH.compact`. A disk that is full or gone stops nothing: what
-the file ought to say is in memory, and is written whole as soon as that works again.
+`trioserf.serf.snapshot` defines the lines (see serf/README.md, § Snapshot file). This module
+writes them: at once after a quiet time, else every half second. A crash may lose the last half
+second, which the cluster still knows, but never the file: it is only appended to, or replaced
+atomically through `PATH.compact`. If the disk is full or missing, the agent goes on and rewrites
+the whole file from memory when writing succeeds again.
 """
 
 import errno
@@ -25,11 +25,11 @@ from trioserf.serf.snapshot import LamportTimes, SnapshotContents, SnapshotState
 from trioserf.wire.serf_messages import Status
 
 FLUSH_INTERVAL: Final = 0.5
-"""Seconds between two writes, at least."""
+"""Least seconds between two writes."""
 RETRY_INTERVAL: Final = 30.0
-"""Seconds until a file that could not be written is tried again."""
+"""Seconds until a failed write is retried."""
 CLOCK_INTERVAL: Final = 5.0
-"""Seconds after which the clocks are looked at though nothing has happened."""
+"""Seconds between checks of the clocks while there are no events."""
 
 _COMPACT_SUFFIX = ".compact"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -39,27 +39,27 @@ _log = logging.getLogger("trioserf.agent")
 
 
 class SnapshotSource(Protocol):
-    """What a snapshot asks the node."""
+    """The part of a node that the snapshot reads."""
 
     def members(self) -> Iterable[Member]:
-        """Give all members, of any status."""
+        """Return all members, of any status."""
 
     def clocks(self) -> tuple[int, int, int]:
-        """Give what the clocks of members, user events and queries show: the next times."""
+        """Return the next times of the clocks of members, user events and queries."""
 
 
 async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> SnapshotContents:
-    """Read the snapshot of the last run, and create it if there was none.
+    """Load the snapshot of the last run; create the file if it does not exist.
 
-    Faults of its content are logged and passed by; so is a full disk.
+    Lines that are not valid are logged and skipped; a full disk is ignored.
 
     Args:
         path: the file.
-        files: where it is.
-        rejoin: overlook that the last run ended by leaving.
+        files: the file system.
+        rejoin: ignore that the last run ended with a leave.
 
     Raises:
-        ConfigError: it cannot be read or written, or its directory does not exist.
+        ConfigError: the file cannot be read or written, or its directory does not exist.
     """
     try:
         data = await files.read(path)
@@ -76,17 +76,17 @@ async def load_snapshot(path: Path, files: Files, *, rejoin: bool) -> SnapshotCo
             f"snapshot_path {path}: {_reason(error)}; expected a file that can be read and"
             " written, or created in a directory that exists"
         ) from error
-    replayed = parse(data or b"", rejoin=rejoin)
-    for fault in replayed.errors:
-        _log.warning("snapshot %s: %s", path, fault)
-    return replayed
+    contents = parse(data or b"", rejoin=rejoin)
+    for text in contents.errors:
+        _log.warning("snapshot %s: %s", path, text)
+    return contents
 
 
 def previous_members(
-    replayed: SnapshotContents, own_name: str, rng: Random
+    contents: SnapshotContents, own_name: str, rng: Random
 ) -> list[tuple[str, str]]:
-    """Give the names and addresses to try to join, in random order and without ourselves."""
-    others = [(name, at) for name, at in replayed.alive.items() if name != own_name]
+    """Return names and addresses of the other members of the last run, in random order."""
+    others = [(name, address) for name, address in contents.alive.items() if name != own_name]
     rng.shuffle(others)
     return others
 
@@ -96,44 +96,44 @@ class SnapshotWriter:
 
     Args:
         path: the file, as `load_snapshot` left it.
-        replayed: what it said.
+        contents: its contents.
         source: the node.
-        files: where the file is.
-        tally: takes how long writing takes, for metrics.
+        files: the file system.
+        counters: the times of writes, for metrics.
     """
 
     def __init__(
         self,
         path: Path,
-        replayed: SnapshotContents,
+        contents: SnapshotContents,
         source: SnapshotSource,
         files: Files,
-        tally: Counters | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._path = path
         self._source = source
         self._files = files
-        self._state = SnapshotState(replayed)
+        self._state = SnapshotState(contents)
         self._pending = bytearray()
-        self._size = replayed.size
-        # The file is not what we think it is: replace it, do not append.
-        self._rewrite = not replayed.clean
+        self._size = contents.size
+        # The file differs from the state in memory: replace it, do not append.
+        self._rewrite = not contents.clean
         self._retry_at: float | None = None
         self._wake = trio.Event()
         self._ended = trio.Event()
         self._lock = trio.Lock()
-        tally = tally or Counters()
-        self._appends = tally.values("serf.snapshot.appendLine")
-        self._compactions = tally.values("serf.snapshot.compact")
+        counters = counters or Counters()
+        self._appends = counters.values("serf.snapshot.appendLine")
+        self._compactions = counters.values("serf.snapshot.compact")
 
     async def run(self, events: AsyncIterable[Event | Dropped]) -> None:
-        """Record events until there are no more of them, or until cancelled.
+        """Record events until they end, or until cancelled.
 
-        Either way what is known is written at last. If events were dropped, the members are taken
-        from the node instead.
+        In both cases everything known is written at the end. If events were dropped, the members
+        are read from the node instead.
 
         Args:
-            events: all events of the node, subscribed to before this call.
+            events: all events of the node, from a subscription older than this call.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -145,17 +145,17 @@ class SnapshotWriter:
                 await self._flush(last=True)
 
     async def leave(self, *, rejoin: bool) -> None:
-        """Write that we leave, down to the disk; nothing is recorded after that.
+        """Record our leave and sync it to the disk; nothing is recorded after that.
 
         Args:
-            rejoin: whether the members are kept, for a start that overlooks the leave.
+            rejoin: keep the members, for a next start that ignores the leave.
         """
         with trio.CancelScope(shield=True):
             async with self._lock:
                 self._pending += self._state.leave(self._clocks().member, keep=rejoin)
                 await self._write(sync=True)
 
-    # --- gathering ---
+    # --- recording ---
 
     def _clocks(self) -> LamportTimes:
         member, event, query = self._source.clocks()
@@ -203,7 +203,7 @@ class SnapshotWriter:
                 await self._write()
 
     async def _write(self, *, sync: bool = False) -> None:
-        """Bring everything to the file, or have it tried again later."""
+        """Write everything that is pending; after an error, schedule a retry."""
         try:
             if not (self._rewrite or self._compaction_due()):
                 await self._append(sync=sync)
@@ -218,7 +218,7 @@ class SnapshotWriter:
                     RETRY_INTERVAL,
                 )
             self._rewrite = True
-            self._pending.clear()  # the state knows it all
+            self._pending.clear()  # the state in memory has everything
             self._retry_at = trio.current_time() + RETRY_INTERVAL
         else:
             if self._retry_at is not None:
@@ -237,7 +237,7 @@ class SnapshotWriter:
         try:
             await self._files.append(self._path, data, sync=sync)
         except FileNotFoundError:
-            self._rewrite = True  # somebody removed it; what it said is in memory
+            self._rewrite = True  # it was removed; its contents are in memory
         else:
             self._size += len(data)
             self._appends.append((trio.current_time() - began) * 1000)

@@ -1,7 +1,7 @@
-"""Sending metrics away: to statsd in packets, to statsite on a stream (lines as both know them).
+"""Send metrics to statsd in packets, or to statsite on a stream, in the format of both.
 
-Reports wait in a short queue for a task of their own. What cannot be delivered is dropped, as
-metrics of five seconds ago help nobody.
+Reports wait in a short queue for the sending task. Reports that cannot be delivered are dropped;
+old metrics are of no use.
 """
 
 import logging
@@ -11,41 +11,44 @@ from typing import Final
 
 import trio
 
+from trioserf.address import parse_host_port
 from trioserf.agent.metrics import Report
 from trioserf.errors import ConfigError
 
 _log = logging.getLogger("trioserf.agent")
 
 PACKET: Final = 1400
-"""Bytes of a packet that no network has to cut."""
-_WAITING: Final = 16
+"""Bytes of a packet that networks do not fragment."""
+_MAX_WAITING: Final = 16
 """Reports that wait to be sent."""
-_PAUSE: Final = 5.0
-"""Seconds until the next attempt after one has failed."""
-_WITHIN: Final = 5.0
+_RETRY_DELAY: Final = 5.0
+"""Seconds between a failure and the next attempt."""
+_TIMEOUT: Final = 5.0
 """Seconds that connecting or sending may take."""
 
-_CLEAN: Final = {ord(bad): "_" for bad in ": \n\r|"}
-"""What would end a name, or its line."""
+_REPLACED: Final = {ord(char): "_" for char in ": \n\r|"}
+"""Characters that would end a name or a line."""
 
 Address = tuple[str, int]
 
 
 def split_address(text: str, key: str) -> Address:
-    """Part `host:port`.
+    """Parse `host:port`.
 
     Raises:
-        ConfigError: it is something else; the text names the key.
+        ConfigError: not a host and a port; the text names the key.
     """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535):
+    try:
+        host, port = parse_host_port(text, least_port=1)
+    except ValueError:
+        host, port = "", None
+    if not host or port is None:
         raise ConfigError(f"{key}: {text!r}: expected host:port, such as 127.0.0.1:8125")
-    return host, int(port)
+    return host, port
 
 
 def lines(report: Report) -> Iterator[str]:
-    """Spell a report, a line for each value."""
+    """Format a report, one line per value."""
     for name, value in report.gauges.items():
         yield f"{_clean(report.gauge_prefix + name)}:{value:f}|g\n"
     for name, count in report.counters.items():
@@ -56,24 +59,24 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def packets(report: Report) -> Iterator[bytes]:
-    """Spell a report in pieces of at most 1,400 bytes, each of whole lines."""
-    piece = b""
+    """Encode a report in packets of whole lines and at most 1,400 bytes."""
+    packet = b""
     for line in lines(report):
         data = line.encode("utf-8", "replace")
-        if piece and len(piece) + len(data) > PACKET:
-            yield piece
-            piece = b""
-        piece += data
-    if piece:
-        yield piece
+        if packet and len(packet) + len(data) > PACKET:
+            yield packet
+            packet = b""
+        packet += data
+    if packet:
+        yield packet
 
 
 def _clean(name: str) -> str:
-    return name.translate(_CLEAN)
+    return name.translate(_REPLACED)
 
 
 class MetricsSender:
-    """A sink that sends.
+    """A sink that sends reports to a server.
 
     Args:
         kind: `statsd` for packets, `statsite` for a stream.
@@ -83,11 +86,11 @@ class MetricsSender:
     def __init__(self, kind: str, to: Address) -> None:
         self._kind = kind
         self._to = to
-        self._send, self._receive = trio.open_memory_channel[Report](_WAITING)
+        self._send, self._receive = trio.open_memory_channel[Report](_MAX_WAITING)
         self._is_up = False
 
     def record(self, report: Report) -> None:
-        """Queue a report; drop it while nothing can be sent."""
+        """Queue a report, or drop it while there is no connection."""
         if self._is_up:
             try:
                 self._send.send_nowait(report)
@@ -95,28 +98,28 @@ class MetricsSender:
                 _log.debug("metrics were dropped: %s is slow", self._kind)
 
     async def run(self) -> None:
-        """Send until cancelled. Faults are logged, and tried again after a pause."""
-        sending = self._by_packets if self._kind == "statsd" else self._by_stream
-        said = ""
+        """Send until cancelled. After an error, log it and retry after a delay."""
+        send_reports = self._send_packets if self._kind == "statsd" else self._send_stream
+        logged = ""
         while True:
             self._is_up = True
             try:
-                await sending()
+                await send_reports()
             except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                why = "too slow" if isinstance(error, trio.TooSlowError) else str(error)
-                if why != said:
-                    _log.error("Error writing to %s! Err: %s", self._kind, why)
-                said = why
+                reason = "too slow" if isinstance(error, trio.TooSlowError) else str(error)
+                if reason != logged:
+                    _log.error("Error writing to %s! Err: %s", self._kind, reason)
+                logged = reason
             self._is_up = False
             self._discard()
-            await trio.sleep(_PAUSE)
+            await trio.sleep(_RETRY_DELAY)
 
-    async def _by_packets(self) -> None:
-        with trio.fail_after(_WITHIN):
+    async def _send_packets(self) -> None:
+        with trio.fail_after(_TIMEOUT):
             found = await trio.socket.getaddrinfo(*self._to, type=socket.SOCK_DGRAM)
-        family, kind, number, _, at = found[0]
-        with trio.socket.socket(family, kind, number) as udp:
-            await udp.connect(at)
+        family, kind, protocol, _, address = found[0]
+        with trio.socket.socket(family, kind, protocol) as udp:
+            await udp.connect(address)
 
             async def send(report: Report) -> None:
                 for packet in packets(report):
@@ -124,8 +127,8 @@ class MetricsSender:
 
             await self._deliver(send)
 
-    async def _by_stream(self) -> None:
-        with trio.fail_after(_WITHIN):
+    async def _send_stream(self) -> None:
+        with trio.fail_after(_TIMEOUT):
             stream = await trio.open_tcp_stream(*self._to)
         async with stream:
 
@@ -136,7 +139,7 @@ class MetricsSender:
 
     async def _deliver(self, send: Callable[[Report], Awaitable[None]]) -> None:
         async for report in self._receive:
-            with trio.fail_after(_WITHIN):
+            with trio.fail_after(_TIMEOUT):
                 await send(report)
 
     def _discard(self) -> None:

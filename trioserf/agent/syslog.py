@@ -1,8 +1,7 @@
-"""Logging to the system's log as well (spec: configuration; what is sent is what Serf sends).
+"""Log to syslog, too, in Serf's format (see agent/README.md, § Log lines).
 
-Lines go to a socket of the syslog daemon, one after the other, and nobody waits for them: a line
-that the daemon has no room for is dropped and counted. A daemon that goes away and comes back is
-connected to again.
+Lines are sent to a socket of the syslog daemon without waiting: a line that the daemon has no
+room for is dropped and counted. If the daemon restarts, the next line connects again.
 """
 
 import os
@@ -17,7 +16,7 @@ from trioserf.agent.logs import LogLine
 from trioserf.errors import ConfigError
 
 PATHS: Final = ("/dev/log", "/var/run/syslog", "/var/run/log")
-"""Where daemons listen."""
+"""Sockets of syslog daemons."""
 TAG: Final = "serf"
 _NAMES: Final = "KERN USER MAIL DAEMON AUTH SYSLOG LPR NEWS UUCP CRON AUTHPRIV FTP"
 FACILITIES: Final = {
@@ -31,18 +30,18 @@ _PRIORITIES: Final = {
     "WARN": SysLogHandler.LOG_WARNING,
     "ERR": SysLogHandler.LOG_ERR,
 }
-"""One step lower than the names suggest, as with Serf."""
+"""Serf's mapping, one step lower than the names suggest."""
 _MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
 )
-"""In English, whatever language this machine speaks."""
-_LONGEST: Final = 32 * 1024
-"""Bytes of a line; the kernel would refuse a datagram that is much longer."""
+"""In English, independent of the locale."""
+_MAX_LINE: Final = 32 * 1024
+"""Bytes of a line; the kernel rejects a datagram that is much longer."""
 
 
 class Syslog:
-    """The way to the daemon; made by `open_syslog`.
+    """The connection to the daemon; made by `open_syslog`.
 
     Attributes:
         dropped: lines that could not be delivered.
@@ -55,28 +54,28 @@ class Syslog:
         self._socket: socket.socket | None = None
 
     def connect(self) -> None:
-        """Find a daemon that listens.
+        """Connect to the first daemon that listens.
 
         Raises:
-            OSError: there is none.
+            OSError: no daemon listens.
         """
         self.close()
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             for path in self._paths:
-                one = socket.socket(socket.AF_UNIX, kind)
-                one.setblocking(False)
+                candidate = socket.socket(socket.AF_UNIX, kind)
+                candidate.setblocking(False)
                 try:
-                    one.connect(path)
+                    candidate.connect(path)
                 except OSError:
-                    one.close()
+                    candidate.close()
                 else:
-                    self._socket = one
+                    self._socket = candidate
                     return
         raise OSError("Unix syslog delivery error")
 
     def write(self, line: LogLine) -> None:
-        """Send a line, at once or not at all."""
-        data = self._spelled(line)
+        """Send a line at once, or drop it."""
+        data = self._encode(line)
         for _ in range(2):
             try:
                 if self._socket is None:
@@ -86,7 +85,7 @@ class Syslog:
             except BlockingIOError:
                 break
             except OSError:
-                self.close()  # it went away; perhaps another is there
+                self.close()  # the daemon has ended; connect to the next one
         self.dropped += 1
 
     def close(self) -> None:
@@ -99,28 +98,28 @@ class Syslog:
         assert self._socket is not None
         if self._socket.send(data) == len(data):
             return True
-        # Half a line on a stream: whatever followed would be taken for the rest of it.
+        # Half a line on a stream: the next line would be read as the rest of it.
         self.close()
         return False
 
-    def _spelled(self, line: LogLine) -> bytes:
+    def _encode(self, line: LogLine) -> bytes:
         priority = self._facility | _PRIORITIES[line.level]
         at = time.localtime(line.time.timestamp())
         stamp = f"{_MONTHS[at.tm_mon - 1]} {at.tm_mday:2} {time.strftime('%H:%M:%S', at)}"
         text = f"<{priority}>{stamp} {TAG}[{os.getpid()}]: {line.source}: {line.message}"
-        return text.encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
+        return text.encode("utf-8", "backslashreplace")[:_MAX_LINE] + b"\n"
 
 
 @contextmanager
 def open_syslog(facility: str, paths: Sequence[str] = PATHS) -> Iterator[Syslog]:
-    """Connect to the syslog daemon for as long as the block lasts.
+    """Connect to the syslog daemon while the block runs.
 
     Args:
-        facility: its name in Serf's list, in either case.
-        paths: where to look for the daemon, best first.
+        facility: a facility's name, in any case.
+        paths: sockets of the daemon, preferred ones first.
 
     Raises:
-        ConfigError: no such facility, or nobody listens.
+        ConfigError: no such facility, or no daemon listens.
     """
     number = FACILITIES.get(facility.upper())
     if number is None:
@@ -133,6 +132,6 @@ def open_syslog(facility: str, paths: Sequence[str] = PATHS) -> Iterator[Syslog]
             syslog.connect()
         except OSError as error:
             raise ConfigError(
-                f"Syslog setup failed: {error}: nobody listens at {', '.join(paths)}"
+                f"Syslog setup failed: {error}: no daemon listens at {', '.join(paths)}"
             ) from None
         yield syslog

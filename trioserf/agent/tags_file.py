@@ -1,4 +1,4 @@
-"""The tags file, in which tags that were changed at run time outlive the agent."""
+"""The tags file, which keeps tags that were changed at run time for the next start."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ _EXPECTED = 'expected a JSON object of strings, such as {"role": "web"}'
 
 
 def load(path: Path) -> dict[str, str]:
-    """Read the tags to start with; a file that does not exist yet holds none.
+    """Load the tags at start; no tags if the file does not exist.
 
     Raises:
-        ConfigError: the file cannot be read, or holds something else. The text names the file and
-            the tag at fault.
+        ConfigError: the file cannot be read, or is not an object of strings. The text names the
+            file and the tag.
     """
     try:
         data = read_file(path)
@@ -26,15 +26,15 @@ def load(path: Path) -> dict[str, str]:
 
 
 def save(path: Path, tags: Mapping[str, str]) -> None:
-    """Replace the file by these tags, as Serf writes them: indented, in order of their names.
+    """Replace the file; the format is Serf's: indented, in order of name.
 
-    Blocks until it is on the disk.
+    Block until the file is on the disk.
 
     Raises:
-        OSError: it cannot be written; the old file is still there then.
+        OSError: the file cannot be written; the old one is unchanged.
     """
     text = json.dumps(dict(tags), indent=2, sort_keys=True, ensure_ascii=False)
-    # Bytes that are not UTF-8 come as lone surrogates; JSON can spell these with a backslash.
+    # Bytes that are not UTF-8 come as lone surrogates; JSON can encode these with a backslash.
     replace_file(path, text.encode("utf-8", "backslashreplace"), mode=PRIVATE)
 
 
@@ -50,5 +50,7 @@ def _decoded(path: Path, data: bytes) -> dict[str, str]:
         raise ConfigError(f"tags_file {path}: {_EXPECTED}")
     for name, value in tags.items():
         if not isinstance(value, str):
-            raise ConfigError(f"tags_file {path}: the value of {name!r} is no string; {_EXPECTED}")
+            raise ConfigError(
+                f"tags_file {path}: the value of {name!r} is not a string; {_EXPECTED}"
+            )
     return tags

@@ -7,21 +7,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
-from attrs import validators as v
 
 from trioserf.address import Address
 from trioserf.errors import ConfigError
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
-from trioserf.swim.config import (
-    LAN,
-    MAX_MEMBERS,
-    SwimOptions,
-    Timing,
-    any_address,
-    any_name,
-    valid_node_name,
-)
+from trioserf.settings import setting
+from trioserf.swim.config import LAN, SwimOptions, Timing, any_address, any_name, valid_node_name
+from trioserf.wire.label import MAX_LABEL
 
 DEFAULT_PORT: Final = 7946
 MAX_NAME: Final = 128
@@ -31,16 +24,29 @@ PROTOCOLS: Final = (2, 5)
 ANY_ADDRESS: Final = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104 - what Serf does
 
 
-def _seconds(default: float, *, least: float = 0.0) -> float:
-    value: float = attrs.field(default=default, validator=v.gt(least))
-    return value
-
-
 def _read_only(tags: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType(dict(tags))
 
 
-def _networks(texts: object) -> tuple[str, ...]:
+def _check_name(_: object, __: object, name: str) -> None:
+    size = len(name.encode("utf-8", "surrogateescape"))
+    if not 1 <= size <= MAX_NAME:
+        raise ConfigError(f"node_name: {name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME}")
+
+
+def _check_protocol(_: object, __: object, protocol: int) -> None:
+    least, most = PROTOCOLS
+    if not least <= protocol <= most:
+        raise ConfigError(f"protocol: {protocol} is not supported, expected {least} to {most}")
+
+
+def _check_label(_: object, __: object, label: str) -> None:
+    size = len(label.encode("utf-8", "surrogateescape"))
+    if size > MAX_LABEL:
+        raise ConfigError(f"label: {size} bytes, expected at most {MAX_LABEL}")
+
+
+def _check_networks(_: object, __: object, texts: object) -> None:
     if not isinstance(texts, list | tuple):
         raise ConfigError(f"allowed_networks: expected a list of networks, not {texts!r}")
     for text in texts:
@@ -50,112 +56,119 @@ def _networks(texts: object) -> tuple[str, ...]:
             raise ConfigError(
                 f"allowed_networks: {text!r} is not a valid network such as 10.0.0.0/8: {error}"
             ) from error
-    return tuple(texts)
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class NodeConfig:
     """One member of a cluster. Durations are seconds, sizes bytes.
 
     Attributes:
-        name: unique in the cluster, 1 to 128 bytes; default: the host's name.
         bind: where to listen on UDP and TCP; port 0 takes a free port.
         advertise: the address for other members, if not the bound one. Port 0 means the bound
             port.
         tags: published to all members; encoded at most 512 bytes.
         timing: timings of membership; `trioserf.swim.config.PROFILES` has three sets.
-        serf: limits and timeouts of Serf's layer. Fields that follow from `timing` and
-            `packet_size` are overridden.
-        protocol: version of Serf's protocol, 2 to 5.
+        swim: switches of the member table. Those that follow from other fields are overridden.
+        serf: limits and timeouts of Serf's layer.
         keyring: keys that encrypt all gossip; None for plaintext.
-        verify_incoming: reject plaintext if there are keys (see `Node.configure_encryption`).
-        verify_outgoing: encrypt if there are keys.
-        label: separates clusters; messages with another label are dropped. Up to 255 bytes.
-        allowed_networks: networks (CIDR) of peers that may send packets, open streams and be
-            members; empty for all.
-        compression: compress streams, which other members can always read.
-        packet_size: size of the largest packet, 512 to 65,507 bytes.
         coordinates: maintain a network coordinate and send it in acks.
-        validate_node_names: accept only names of letters, digits, dashes and dots.
-        dead_node_reclaim_time: how long a member must have been dead before another address may
-            take its name; 0 for never.
-        reconnect_interval: between attempts to reach a failed member.
-        reap_interval: between checks for members that failed or left too long ago.
-        queue_check_interval: between checks of the lengths of the queues.
-        seed_interval: until lost seeds are joined again, at first; doubles after each failure up
-            to `seed_interval_max`.
-        seed_interval_max: see `seed_interval`.
-        gossip_pause: least time between two rounds of gossip.
-        inbox_depth: items that wait for the state's owner, 16 or more.
-        max_streams: incoming streams at once. Beyond that the longest-silent one is closed, or
-            the newest refused.
-        stream_memory: bytes that all streams may hold. Beyond that the largest one is closed.
-        max_members: members in the table; further ones are rejected.
-        tcp_pings: ping on a stream if packets do not get through.
         owns_process: the process serves this node alone. After large exchanges the node then
             collects garbage and returns freed memory to the system; both take time that grows
             with the whole process.
-        lha_probe: Lifeguard's health score (on in every real cluster).
-        lha_suspicion: Lifeguard's shrinking suspicion timeout (on in every real cluster).
-        buddy: Lifeguard's buddy system: notify suspects with the ping, and dead members that
-            ping (on in every real cluster).
 
     Raises:
         ConfigError: an unusable name, address or network.
         ValueError: a number outside its range.
     """
 
-    name: str = attrs.field(factory=socket.gethostname)
+    name: str = setting(
+        attrs.Factory(socket.gethostname),
+        f"name in the cluster, 1 to {MAX_NAME} bytes",
+        key="node_name",
+        shown="the host's name",
+        serf=True,
+        check=_check_name,
+    )
+    protocol: int = setting(
+        PROTOCOLS[1],
+        f"version of Serf's protocol, {PROTOCOLS[0]} to {PROTOCOLS[1]}",
+        serf=True,
+        check=_check_protocol,
+    )
+    reconnect_interval: float = setting(
+        30.0, "time between attempts to reach a failed member", serf=True, above=0
+    )
+    compression: bool = setting(
+        True,
+        "compress streams; other members can always read them",
+        key="enable_compression",
+        serf=True,
+    )
+    validate_node_names: bool = setting(
+        False, "accept only names of letters, digits, dashes and dots", serf=True
+    )
+
+    label: str = setting(
+        "",
+        "separates clusters: packets and streams with another label are dropped. Up to"
+        f" {MAX_LABEL} bytes",
+        check=_check_label,
+    )
+    allowed_networks: tuple[str, ...] = setting(
+        (),
+        "networks (CIDR) of peers that may send packets, open streams and be members",
+        shown="all",
+        check=_check_networks,
+    )
+    verify_incoming: bool = setting(True, "with keys: reject plaintext")
+    verify_outgoing: bool = setting(True, "with keys: send no plaintext")
+    tcp_pings: bool = setting(True, "ping by TCP if packets do not get through")
+    packet_size: int = setting(
+        1400, "bytes of the largest packet, 512 to 65,507", least=512, most=65_507
+    )
+    max_streams: int = setting(
+        128,
+        "incoming streams at once; beyond that the longest-silent one is closed, or the newest"
+        " refused",
+        least=1,
+    )
+    stream_memory: int = setting(
+        128 * 1024 * 1024,
+        "bytes that all streams may hold, 1 MiB or more; beyond that the largest one is closed",
+        least=1024 * 1024,
+    )
+    inbox_depth: int = setting(
+        1024, "batches of packets and requests that wait for the node, 16 or more", least=16
+    )
+    gossip_pause: float = setting(0.015, "least time between two rounds of gossip", above=0)
+    reap_interval: float = setting(
+        15.0, "time between checks for members that failed or left too long ago", above=0
+    )
+    queue_check_interval: float = setting(
+        30.0, "time between checks of the lengths of the queues", above=0
+    )
+    seed_interval: float = setting(
+        5.0,
+        "time until lost seeds are joined again, at first; doubles after each failure",
+        above=0,
+    )
+    seed_interval_max: float = setting(60.0, "longest such time", above=0)
+
     bind: Address = ANY_ADDRESS
     advertise: Address | None = None
     tags: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
     timing: Timing = LAN
+    swim: SwimOptions = attrs.field(factory=SwimOptions)
     serf: SerfOptions = attrs.field(factory=SerfOptions)
-    protocol: int = attrs.field(default=PROTOCOLS[1])
     keyring: Keyring | None = None
-    verify_incoming: bool = True
-    verify_outgoing: bool = True
-    label: str = ""
-    allowed_networks: tuple[str, ...] = attrs.field(default=(), converter=_networks)
-    compression: bool = True
-    packet_size: int = attrs.field(default=1400, validator=v.and_(v.ge(512), v.le(65_507)))
     coordinates: bool = True
-    validate_node_names: bool = False
-    dead_node_reclaim_time: float = attrs.field(default=0.0, validator=v.ge(0))
-    reconnect_interval: float = _seconds(30.0)
-    reap_interval: float = _seconds(15.0)
-    queue_check_interval: float = _seconds(30.0)
-    seed_interval: float = _seconds(5.0)
-    seed_interval_max: float = _seconds(60.0)
-    gossip_pause: float = _seconds(0.015)
-    inbox_depth: int = attrs.field(default=1024, validator=v.ge(16))
-    max_streams: int = attrs.field(default=128, validator=v.ge(1))
-    stream_memory: int = attrs.field(default=128 * 1024 * 1024, validator=v.ge(1024 * 1024))
-    max_members: int = attrs.field(default=MAX_MEMBERS, validator=v.and_(v.ge(1), v.le(1_048_576)))
-    tcp_pings: bool = True
     owns_process: bool = False
-    lha_probe: bool = True
-    lha_suspicion: bool = True
-    buddy: bool = True
 
     def __attrs_post_init__(self) -> None:
-        size = len(self.name.encode("utf-8", "surrogateescape"))
-        if not 1 <= size <= MAX_NAME:
-            raise ConfigError(
-                f"node_name: {self.name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME}"
-            )
         if self.validate_node_names and not valid_node_name(self.name):
             raise ConfigError(
                 f"node_name: {self.name!r} is not valid, expected letters, digits, dashes and dots"
             )
-        if not PROTOCOLS[0] <= self.protocol <= PROTOCOLS[1]:
-            raise ConfigError(
-                f"protocol: {self.protocol} is not supported, expected"
-                f" {PROTOCOLS[0]} to {PROTOCOLS[1]}"
-            )
-        label = len(self.label.encode("utf-8", "surrogateescape"))
-        if label > 255:
-            raise ConfigError(f"label: {label} bytes, expected at most 255")
         _check_address("bind", self.bind, least_port=0)
         if self.advertise is not None:
             _check_address("advertise", self.advertise, least_port=0)
@@ -177,33 +190,18 @@ class NodeConfig:
         return admits
 
 
-def swim_options(config: NodeConfig, room: int) -> SwimOptions:
-    """Return the options of the swim layer.
+def swim_options(config: NodeConfig, largest_broadcast: int) -> SwimOptions:
+    """Return the switches of the member table, completed from the other fields.
 
     Args:
         config: the node's configuration.
-        room: bytes of the longest broadcast that fits into a packet.
+        largest_broadcast: bytes of the longest broadcast that fits into a packet.
     """
-    return SwimOptions(
-        lha_probe=config.lha_probe,
-        lha_suspicion=config.lha_suspicion,
-        buddy=config.buddy,
-        dead_node_reclaim_time=config.dead_node_reclaim_time,
+    return attrs.evolve(
+        config.swim,
         allowed=config.admits or any_address,
         validate_name=valid_node_name if config.validate_node_names else any_name,
-        largest_broadcast=room,
-        max_members=config.max_members,
-    )
-
-
-def serf_options(config: NodeConfig, room: int) -> SerfOptions:
-    """Return the options of Serf's layer (as `swim_options`)."""
-    return attrs.evolve(
-        config.serf,
-        packet_size=room,
-        gossip_interval=config.timing.gossip_interval,
-        retransmit_mult=config.timing.retransmit_mult,
-        max_members=config.max_members,
+        largest_broadcast=largest_broadcast,
     )
 
 

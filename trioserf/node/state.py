@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
-from trioserf.node.config import NodeConfig, serf_options, swim_options
+from trioserf.node.config import NodeConfig, swim_options
 from trioserf.node.drop_counts import DropCounts
 from trioserf.node.push_pull_merge import merge_steps, read_state
 from trioserf.serf.effects import DirectMessage
@@ -123,7 +123,7 @@ class ClusterState:
         )
         self.sealer = codec.sealer
         # Encryption may be turned on while broadcasts wait; they must still fit then.
-        room = codec.largest
+        options = swim_options(config, codec.largest)
         self.membership = membership = Memberlist(
             config.name,
             packed(address.host),
@@ -131,7 +131,7 @@ class ClusterState:
             timing=config.timing,
             rng=rng,
             on_event=self._apply_membership_event,
-            options=swim_options(config, room),
+            options=options,
         )
         self.counters = membership.counters
         self._received_bytes = self.counters.counter("memberlist.udp.received")
@@ -139,7 +139,9 @@ class ClusterState:
             config.name,
             address,
             rng=rng,
-            options=serf_options(config, room),
+            options=config.serf,
+            timing=config.timing,
+            swim=options,
             has_responder=has_responder,
             keys=keys,
             counters=self.counters,

@@ -37,6 +37,8 @@ class GossipQueues:
         node_count: returns the number of members.
         options: limits.
         large_broadcasts: receives broadcasts too large for a packet.
+        retransmit_mult: multiplier of the retransmit limit.
+        largest: bytes of the longest broadcast that fits a packet.
 
     Attributes:
         queues: the three queues by name.
@@ -47,20 +49,20 @@ class GossipQueues:
         node_count: Callable[[], int],
         options: SerfOptions,
         large_broadcasts: list[LargeBroadcast],
+        *,
+        retransmit_mult: int,
+        largest: int,
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
             kind: BroadcastQueue(
-                options.retransmit_mult,
-                node_count,
-                largest=options.packet_size,
-                prefix=_USER_MESSAGE,
+                retransmit_mult, node_count, largest=largest, prefix=_USER_MESSAGE
             )
             for kind in KINDS
         }
         self._node_count = node_count
         self._options = options
         self._large_broadcasts = large_broadcasts
-        self._room = options.packet_size - len(_USER_MESSAGE)
+        self._room = largest - len(_USER_MESSAGE)
         self._max_rebroadcast = max(USER_EVENT_HARD_LIMIT, options.query_size_limit)
         self._recent: set[bytes] = set()
         self._previous: set[bytes] = set()

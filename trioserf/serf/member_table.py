@@ -51,7 +51,8 @@ class MemberTable:
 
     Args:
         name: our own name.
-        options: timeouts and limits.
+        options: timeouts.
+        max_members: members in the table; above it, those that left or failed first are erased.
         effects: receives events.
         rng: chooses among failed members.
     """
@@ -61,6 +62,7 @@ class MemberTable:
         name: str,
         *,
         options: SerfOptions,
+        max_members: int,
         effects: Effects,
         rng: random.Random,
     ) -> None:
@@ -70,6 +72,7 @@ class MemberTable:
         self.left: dict[str, MemberRecord] = {}
         self.version = 0
         self._options = options
+        self._max_members = max_members
         self._effects = effects
         self._rng = rng
         self._snapshot: tuple[Member, ...] | None = ()
@@ -221,7 +224,7 @@ class MemberTable:
 
     def _make_room(self) -> None:
         """Erase the member that left or failed first if the table is full."""
-        if len(self.records) < self._options.max_members:
+        if len(self.records) < self._max_members:
             return
         candidates = [next(iter(some.values())) for some in (self.left, self.failed) if some]
         if candidates:

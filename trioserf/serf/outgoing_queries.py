@@ -113,6 +113,7 @@ class OutgoingQueries:
         table: the members.
         clock: the Lamport clock of queries.
         options: limits.
+        gossip_interval: seconds; the default timeout is a multiple of it.
         rng: chooses the ids of queries.
         counters: counters for metrics.
     """
@@ -123,12 +124,14 @@ class OutgoingQueries:
         clock: LamportClock,
         *,
         options: SerfOptions,
+        gossip_interval: float,
         rng: random.Random,
         counters: Counters,
     ) -> None:
         self._table = table
         self._clock = clock
         self._options = options
+        self._gossip_interval = gossip_interval
         self._rng = rng
         self._counters = counters
         self._running: dict[tuple[int, int], RunningQuery] = {}
@@ -138,9 +141,10 @@ class OutgoingQueries:
 
     def default_timeout(self) -> float:
         """Return the timeout of queries without one, in seconds."""
-        options = self._options
         return default_query_timeout(
-            options.gossip_interval, max(1, self._table.present_count), options.query_timeout_mult
+            self._gossip_interval,
+            max(1, self._table.present_count),
+            self._options.query_timeout_mult,
         )
 
     def start(

@@ -32,6 +32,7 @@ from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.swim.config import LAN, SwimOptions, Timing
 from trioserf.wire.serf_codec import QUERY, USER_EVENT, decode
 from trioserf.wire.serf_messages import (
     Join,
@@ -62,7 +63,9 @@ class Serf:
         name: our own name.
         address: the advertised address.
         rng: randomness.
-        options: limits and timeouts.
+        options: limits and timeouts of this layer.
+        timing: timings of membership.
+        swim: switches of the member table.
         has_responder: whether a handler or subscription may respond to a query; if not, the
             requester is notified at once.
         keys: handles key queries.
@@ -84,6 +87,8 @@ class Serf:
         *,
         rng: random.Random,
         options: SerfOptions | None = None,
+        timing: Timing = LAN,
+        swim: SwimOptions | None = None,
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
         counters: Counters | None = None,
@@ -91,6 +96,7 @@ class Serf:
         self.name = name
         self.address = address
         self.options = options = options or SerfOptions()
+        swim = swim or SwimOptions()
         counters = counters or Counters()
         self._effects = effects = Effects(counters=counters)
         self._received_sizes = counters.values("serf.msgs.received")
@@ -98,8 +104,16 @@ class Serf:
         self.direct_messages: list[DirectMessage] = effects.direct_messages
         self.large_broadcasts: list[LargeBroadcast] = effects.large_broadcasts
         self.shutdown_orders: list[Order] = effects.shutdown_orders
-        self._table = table = MemberTable(name, options=options, effects=effects, rng=rng)
-        self._gossip_queues = GossipQueues(table.__len__, options, effects.large_broadcasts)
+        self._table = table = MemberTable(
+            name, options=options, max_members=swim.max_members, effects=effects, rng=rng
+        )
+        self._gossip_queues = GossipQueues(
+            table.__len__,
+            options,
+            effects.large_broadcasts,
+            retransmit_mult=timing.retransmit_mult,
+            largest=swim.largest_broadcast,
+        )
         self.queues: Mapping[Kind, BroadcastQueue] = self._gossip_queues.queues
         for queue in self.queues.values():
             queue.sizes = counters.values("serf.msgs.sent")
@@ -118,7 +132,12 @@ class Serf:
             table, self._intents, self._user_events, self._incoming_queries, self._gossip_queues
         )
         self._outgoing_queries = OutgoingQueries(
-            table, self.query_clock, options=options, rng=rng, counters=counters
+            table,
+            self.query_clock,
+            options=options,
+            gossip_interval=timing.gossip_interval,
+            rng=rng,
+            counters=counters,
         )
         self._name_conflicts = NameConflicts(
             name,

@@ -22,7 +22,7 @@ from trioserf.node.config import NodeConfig
 from trioserf.sim.cluster import SimCluster
 from trioserf.sim.scenario import Scenario, run
 from trioserf.sim.trace import Trace
-from trioserf.swim.config import Timing
+from trioserf.swim.config import SwimOptions, Timing
 
 CONFIGURATIONS: Final = {
     "SWIM": (False, False, False),
@@ -94,6 +94,7 @@ def measure(
     """
     victims = random.Random(seed).sample([f"n{n}" for n in range(1, members + 1)], anomalous)
     lha_probe, lha_suspicion, buddy = CONFIGURATIONS[configuration]
+    swim = SwimOptions(lha_probe=lha_probe, lha_suspicion=lha_suspicion, buddy=buddy)
 
     async def experiment(cluster: SimCluster) -> None:
         await cluster.grow(members, within=5.0)
@@ -110,9 +111,7 @@ def measure(
             config=NodeConfig(
                 name="template",
                 timing=Timing(suspicion_mult=5, suspicion_max_timeout_mult=6),
-                lha_probe=lha_probe,
-                lha_suspicion=lha_suspicion,
-                buddy=buddy,
+                swim=swim,
             ),
             count_false_alarms=True,
             must_agree=False,

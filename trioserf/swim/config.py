@@ -6,26 +6,14 @@ See swim/README.md, § Timing profiles.
 import math
 import re
 from collections.abc import Callable
-from typing import Final
 
 import attrs
 from attrs import validators as v
 
+from trioserf.settings import setting
+
 _PUSH_PULL_SCALED_FROM = 32
 _VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
-
-MAX_MEMBERS: Final = 32_768
-"""Default bound on known members, above the largest expected cluster."""
-
-
-def _positive(default: float) -> float:
-    value: float = attrs.field(default=default, validator=v.gt(0))
-    return value
-
-
-def _count(default: int, least: int) -> int:
-    value: int = attrs.field(default=default, validator=v.ge(least))
-    return value
 
 
 @attrs.frozen(kw_only=True)
@@ -36,18 +24,34 @@ class Timing:
         ValueError: a duration is not positive, or a count is below its least value.
     """
 
-    tcp_timeout: float = _positive(10.0)
-    indirect_checks: int = _count(3, 0)
-    retransmit_mult: int = _count(4, 1)
-    suspicion_mult: int = _count(4, 1)
-    suspicion_max_timeout_mult: int = _count(6, 1)
-    push_pull_interval: float = _positive(30.0)
-    probe_timeout: float = _positive(0.5)
-    probe_interval: float = _positive(1.0)
-    awareness_max_multiplier: int = _count(8, 1)
-    gossip_nodes: int = _count(3, 1)
-    gossip_interval: float = _positive(0.2)
-    gossip_to_the_dead_time: float = _positive(30.0)
+    probe_interval: float = setting(1.0, "time between two probes", above=0)
+    probe_timeout: float = setting(
+        0.5, "time until other members are asked to ping the member", above=0
+    )
+    indirect_checks: int = setting(3, "members asked to ping it", least=0)
+    suspicion_mult: int = setting(
+        4, "least suspicion timeout: `probe_interval` × this × max(1, log10(n))", least=1
+    )
+    suspicion_max_timeout_mult: int = setting(
+        6, "greatest suspicion timeout, as a multiple of the least one", least=1
+    )
+    awareness_max_multiplier: int = setting(
+        8, "limit of the local health score, which lengthens probes", least=1
+    )
+    gossip_interval: float = setting(
+        0.2, "time between two retransmissions of a broadcast", above=0
+    )
+    gossip_nodes: int = setting(3, "members that get each round of gossip", least=1)
+    gossip_to_the_dead_time: float = setting(
+        30.0, "how long dead members still get gossip, and are kept in the table", above=0
+    )
+    retransmit_mult: int = setting(
+        4, "transmissions of a broadcast: this × ⌈log10(n + 1)⌉", least=1
+    )
+    push_pull_interval: float = setting(
+        30.0, "time between two push/pulls; longer from 33 members on", above=0
+    )
+    tcp_timeout: float = setting(10.0, "time limit of a stream", above=0)
 
 
 LAN = Timing()
@@ -115,24 +119,30 @@ class SwimOptions:
         lha_suspicion: whether confirmations shorten suspicions (Lifeguard §IV-B).
         buddy: whether the failure detector sends a suspect the Suspect message with its ping
             (Lifeguard §IV-C), and a dead or left member that pings us the Dead message.
-        dead_node_reclaim_time: seconds after which another address may take over the name of a
-            dead member; 0 for never.
         allowed: returns whether members may have an address (4 or 16 raw bytes).
         validate_name: returns whether members may have a name.
         largest_broadcast: the longest message that fits a packet, in bytes; longer ones are not
             queued.
-        max_members: maximum number of records, including recently dead members. Further members
-            are refused, because peers choose the names.
 
     Raises:
         ValueError: a negative time, or a size or count below 1.
     """
 
+    dead_node_reclaim_time: float = setting(
+        0.0,
+        "how long a member must have been dead before another address may take its name; 0 for"
+        " never",
+        least=0,
+    )
+    max_members: int = setting(
+        32_768,
+        "members in the table, dead and left ones included; further ones are rejected",
+        least=1,
+        most=1_048_576,
+    )
     lha_probe: bool = True
     lha_suspicion: bool = True
     buddy: bool = True
-    dead_node_reclaim_time: float = attrs.field(default=0.0, validator=v.ge(0))
     allowed: Callable[[bytes], bool] = any_address
     validate_name: Callable[[str], bool] = any_name
     largest_broadcast: int = attrs.field(default=65_507, validator=v.ge(1))
-    max_members: int = attrs.field(default=MAX_MEMBERS, validator=v.ge(1))

@@ -151,7 +151,7 @@ def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
         ("Encrypted", _go_bool(agent.node.keyring is not None)),
         ("Snapshot", _go_bool(bool(config.snapshot_path))),
         ("Profile", config.profile),
-        ("Message Compression Enabled", _go_bool(config.enable_compression)),
+        ("Message Compression Enabled", _go_bool(config.node.compression)),
     ]
     if config.discover:
         lines.append(("mDNS cluster", config.discover))

@@ -1,4 +1,4 @@
-"""Scripts as they are run for real: environment, input, output, end."""
+"""Scripts in real shells: environment, input, output, exit."""
 
 import os
 from pathlib import Path
@@ -17,19 +17,19 @@ from trioserf.wire.serf_messages import Status
 ENV = {"PATH": os.environ["PATH"]}
 
 
-def test_members_are_lines_with_escapes() -> None:
+def test_member_lines_are_escaped() -> None:
     member = Member("a", Address("10.0.0.1", 7946), {"role": "w", "t": "x\ty\n"}, Status.ALIVE)
     assert standard_input(MemberEvent("member-join", (member, member))) == (
         b"a\t10.0.0.1\tw\trole=w,t=x\\ty\\n\n" * 2
     )
 
 
-@pytest.mark.parametrize(("payload", "read"), [(b"", b""), (b"v1", b"v1\n"), (b"v\n", b"v\n")])
-def test_payloads_end_with_a_newline(payload: bytes, read: bytes) -> None:
-    assert standard_input(UserEventReceived(3, "deploy", payload, False)) == read
+@pytest.mark.parametrize(("payload", "expected"), [(b"", b""), (b"v1", b"v1\n"), (b"v\n", b"v\n")])
+def test_payload_input_ends_with_newline(payload: bytes, expected: bytes) -> None:
+    assert standard_input(UserEventReceived(3, "deploy", payload, False)) == expected
 
 
-def test_the_environment_tells_the_event() -> None:
+def test_environment_describes_event() -> None:
     query = QueryReceived(1, 7, 9, "load", b"", "b", 5.0)
     env = environment(query, "me", {"role": "web", "dc-1.x": "ü"}, {"HOME": "/"})
     assert env == {
@@ -39,24 +39,24 @@ def test_the_environment_tells_the_event() -> None:
     }  # fmt: skip
 
 
-async def test_output_of_both_kinds_is_kept() -> None:
+async def test_stdout_and_stderr_are_kept() -> None:
     result = await ShellRunner()("cat; echo err >&2; exit 3", ENV, b"in\n")
     assert (result.status, result.output, result.failure) == (3, b"in\nerr\n", "exit status 3")
 
 
-async def test_only_the_end_of_long_output_is_kept() -> None:
+async def test_end_of_long_output_is_kept() -> None:
     result = await ShellRunner()("head -c 20000 /dev/zero; printf end", ENV, b"")
     assert len(result.output) == OUTPUT_KEPT
     assert result.output.endswith(b"end")
     assert result.lost == 20_003 - OUTPUT_KEPT
 
 
-async def test_input_that_nobody_reads_is_no_failure() -> None:
+async def test_unread_input_is_not_a_failure() -> None:
     result = await ShellRunner()("exec true", ENV, b"x" * 1_000_000)
     assert result.status == 0
 
 
-async def test_cancelling_ends_all_that_a_script_started(tmp_path: Path) -> None:
+async def test_cancellation_ends_all_processes_of_script(tmp_path: Path) -> None:
     fifo = tmp_path / "alive"
     os.mkfifo(fifo)
     reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -68,7 +68,7 @@ async def test_cancelling_ends_all_that_a_script_started(tmp_path: Path) -> None
                 await trio.lowlevel.wait_readable(reading)
             nursery.cancel_scope.cancel()
         os.set_blocking(reading, True)
-        # Its end is seen only when no process holds the pipe any more.
+        # Reading ends only when no process holds the pipe any more.
         assert await trio.to_thread.run_sync(os.read, reading, 100) == b"up\n"
         with trio.fail_after(20):
             assert await trio.to_thread.run_sync(os.read, reading, 100) == b""
@@ -76,14 +76,14 @@ async def test_cancelling_ends_all_that_a_script_started(tmp_path: Path) -> None
         os.close(reading)
 
 
-def test_handlers_are_parsed_at_the_first_equals_sign() -> None:
+def test_handler_is_split_at_first_equals_sign() -> None:
     handler = Handler.parse("user:deploy,query=X=1 ./run.sh")
     assert handler.script == "X=1 ./run.sh"
-    assert [str(one) for one in handler.filters] == ["user:deploy", "query"]
-    assert [str(one) for one in Handler.parse("./run.sh").filters] == ["*"]
+    assert [str(chosen) for chosen in handler.filters] == ["user:deploy", "query"]
+    assert [str(chosen) for chosen in Handler.parse("./run.sh").filters] == ["*"]
 
 
 @pytest.mark.parametrize("text", ["foo=./run.sh", "user=", "X=1 ./run.sh"])
-def test_bad_handlers_are_refused(text: str) -> None:
+def test_handler_that_is_not_valid_is_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match="Invalid event script"):
         Handler.parse(text)

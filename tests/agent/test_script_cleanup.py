@@ -1,7 +1,7 @@
-"""Real scripts when their agent goes, however it goes: nothing of them is left running.
+"""Real scripts at the end of their agent, however it ends: no process of theirs is left.
 
-A script holds the writing end of a pipe, and so does everything that it has started; the pipe's
-end is seen when the last of them is gone.
+A script and its processes hold the writing end of a pipe. Reading from the pipe ends when the last
+of them has ended.
 """
 
 import contextlib
@@ -22,35 +22,36 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import GRACE, ShellRunner
+from trioserf.node import NodeConfig
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""
-PATIENCE = 30.0
+TIME_LIMIT = 30.0
 STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 300) & echo up >&3; sleep 300"
-"""Ignores what asks it to end, as does what it has put into the background.
+"""A script that ignores SIGTERM, like its background process.
 
-It sleeps for longer than anything is waited for, and not for hours should a test fail.
+It sleeps for longer than any test waits, but not for hours if a test fails.
 """
 TIMEOUT = 2.0
-"""Seconds in which a shell has set its trap and said so, however busy the machine is."""
+"""Seconds in which a shell has set its trap and reported so, even on a busy machine."""
 
 
 class Pipe:
-    """Tells whether a script runs, and whether anything that it started still does."""
+    """Shows whether a script, or a process that it started, still runs."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
         self.script = STUBBORN.format(path)
         self._reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
-    def read(self, patience: float = PATIENCE) -> bytes:
-        """Wait for what is written, or the end."""
-        ready, _, _ = select.select([self._reading], [], [], patience)
+    def read(self, seconds: float = TIME_LIMIT) -> bytes:
+        """Wait for written data, or for the end."""
+        ready, _, _ = select.select([self._reading], [], [], seconds)
         assert ready, "nothing was written, nothing has ended"
         return os.read(self._reading, 100)
 
     async def wait_for_start(self) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIME_LIMIT):
             await trio.lowlevel.wait_readable(self._reading)
         assert self.read() == b"up\n"
 
@@ -64,7 +65,7 @@ def pipe(tmp_path: Path) -> Iterator[Pipe]:
         yield pipe
 
 
-async def test_who_ignores_the_request_to_end_is_killed(pipe: Pipe) -> None:
+async def test_script_that_ignores_sigterm_is_killed(pipe: Pipe) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ShellRunner(), pipe.script, dict(os.environ), b"")
         await pipe.wait_for_start()
@@ -74,22 +75,22 @@ async def test_who_ignores_the_request_to_end_is_killed(pipe: Pipe) -> None:
     assert pipe.read() == b""
 
 
-async def test_who_can_end_is_given_the_time(tmp_path: Path) -> None:
-    last_word = tmp_path / "word"
+async def test_script_gets_time_to_handle_sigterm(tmp_path: Path) -> None:
+    output = tmp_path / "word"
     with contextlib.closing(Pipe(tmp_path / "pipe")) as pipe:
-        script = f"trap 'echo bye >{last_word}; exit' TERM; exec 3>{tmp_path / 'pipe'};"
+        script = f"trap 'echo bye >{output}; exit' TERM; exec 3>{tmp_path / 'pipe'};"
         script += " echo up >&3; while :; do sleep 0.05; done"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ShellRunner(), script, dict(os.environ), b"")
             await pipe.wait_for_start()
             nursery.cancel_scope.cancel()
         assert pipe.read() == b""
-    assert await trio.Path(last_word).read_text() == "bye\n"
+    assert await trio.Path(output).read_text() == "bye\n"
 
 
 def config(pipe: Pipe, **keys: object) -> AgentConfig:
     return AgentConfig(
-        node_name="a",
+        node=NodeConfig(name="a"),
         bind=f"{HOST}:0",
         rpc_addr=Addresses((f"{HOST}:0",)),
         event_handlers=[f"user={pipe.script}"],
@@ -97,13 +98,13 @@ def config(pipe: Pipe, **keys: object) -> AgentConfig:
     )
 
 
-async def test_a_timeout_ends_all_that_a_script_started(pipe: Pipe) -> None:
+async def test_timeout_ends_all_processes_of_script(pipe: Pipe) -> None:
     with open_logs("ERR") as logs:
         async with open_agent(config(pipe, handler_timeout=TIMEOUT), logs) as agent:
             await agent.node.user_event("go")
             await pipe.wait_for_start()
             assert await trio.to_thread.run_sync(pipe.read) == b""
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIME_LIMIT):
                 while True:
                     [stats] = agent._handlers.stats().values()
                     if not stats["running"]:
@@ -113,7 +114,7 @@ async def test_a_timeout_ends_all_that_a_script_started(pipe: Pipe) -> None:
             assert float(str(stats["last_duration"])) >= TIMEOUT
 
 
-async def test_a_crash_of_the_agent_ends_its_scripts(pipe: Pipe) -> None:
+async def test_crash_of_agent_ends_its_scripts(pipe: Pipe) -> None:
     class BugError(Exception):
         pass
 
@@ -130,45 +131,45 @@ async def test_a_crash_of_the_agent_ends_its_scripts(pipe: Pipe) -> None:
     assert pipe.read() == b""
 
 
-@pytest.mark.parametrize("end", ["leave", "SIGINT", "SIGTERM", "polite SIGTERM", "SIGINT twice"])
-def test_scripts_end_with_the_agent_and_delay_nobody_before(pipe: Pipe, end: str) -> None:
-    polite = "true" if end == "polite SIGTERM" else "false"
+@pytest.mark.parametrize("end", ["leave", "SIGINT", "SIGTERM", "graceful SIGTERM", "SIGINT twice"])
+def test_scripts_end_with_agent_and_do_not_delay_it(pipe: Pipe, end: str) -> None:
+    graceful = "true" if end == "graceful SIGTERM" else "false"
     command = [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:7373"]
     command += [f"--event-handler=user={pipe.script}", "--event-handler=query:load=echo 0.42"]
-    command += ["--node=a", f"--set=leave_on_terminate={polite}"]
+    command += ["--node=a", f"--set=leave_on_terminate={graceful}"]
     with started(command) as agent:
         await_text(agent, b"Log data")
         for _ in range(2):  # one runs, one waits
             assert ask("event", "-coalesce=false", "go") == "Event 'go' dispatched!"
         assert pipe.read() == b"up\n"
-        with started([*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]) as following:
+        with started([*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]) as stream:
             began = time.monotonic()
             assert "Response from 'a': 0.42" in ask("query", "--timeout=20s", "load")
             assert time.monotonic() - began < 10  # long before the query's deadline
-            assert following.stdout is not None
-            heard = b""
-            while b"heard" not in heard:  # though a handler still sleeps
-                assert time.monotonic() - began < PATIENCE
+            assert stream.stdout is not None
+            received = b""
+            while b"heard" not in received:  # though a handler still sleeps
+                assert time.monotonic() - began < TIME_LIMIT
                 ask("event", "-coalesce=false", "heard")
-                if select.select([following.stdout], [], [], 0.2)[0]:
-                    heard += os.read(following.stdout.fileno(), 65536)
+                if select.select([stream.stdout], [], [], 0.2)[0]:
+                    received += os.read(stream.stdout.fileno(), 65536)
             stop(agent, end)
-            code = agent.wait(PATIENCE)
+            code = agent.wait(TIME_LIMIT)
             assert pipe.read(1) == b""
-            # A second signal may come when all is over and nobody hears it any more.
-            wanted = {"SIGTERM": {1}, "SIGINT twice": {0, 1, -signal.SIGINT}}
-            assert code in wanted.get(end, {0})
-            told, _ = following.communicate(timeout=PATIENCE)
+            # A second signal may arrive after the agent has ended.
+            expected = {"SIGTERM": {1}, "SIGINT twice": {0, 1, -signal.SIGINT}}
+            assert code in expected.get(end, {0})
+            records, _ = stream.communicate(timeout=TIME_LIMIT)
             assert (
-                told.splitlines(keepends=True)[-1]
+                records.splitlines(keepends=True)[-1]
                 == b"The stream ended: the agent has exited, or crashed\n"
             )
-            assert following.returncode == 1
+            assert stream.returncode == 1
 
 
 @contextlib.contextmanager
 def started(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program for as long as the block lasts at the most; what it says can be read."""
+    """Run a program until the block ends at the latest; its output can be read."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
     ) as process:
@@ -179,15 +180,15 @@ def started(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def await_text(process: "subprocess.Popen[bytes]", text: bytes) -> None:
-    """Read what a program says until a text has come."""
+    """Read the output of a program until a text appears."""
     assert process.stdout is not None
-    said, deadline = b"", time.monotonic() + PATIENCE
-    while text not in said:
+    output, deadline = b"", time.monotonic() + TIME_LIMIT
+    while text not in output:
         left = max(0.0, deadline - time.monotonic())
-        assert select.select([process.stdout], [], [], left)[0], f"no {text!r} in {said!r}"
+        assert select.select([process.stdout], [], [], left)[0], f"no {text!r} in {output!r}"
         data = os.read(process.stdout.fileno(), 65_536)
-        assert data, f"it has ended without {text!r}: {said!r}"
-        said += data
+        assert data, f"the program ended without {text!r}: {output!r}"
+        output += data
 
 
 def stop(agent: "subprocess.Popen[bytes]", end: str) -> None:
@@ -203,6 +204,6 @@ def stop(agent: "subprocess.Popen[bytes]", end: str) -> None:
 def ask(*words: str) -> str:
     done = subprocess.run(
         [*OURS, words[0], f"--rpc-addr={HOST}:7373", *words[1:]],
-        capture_output=True, timeout=PATIENCE, check=True, cwd=ROOT,
+        capture_output=True, timeout=TIME_LIMIT, check=True, cwd=ROOT,
     )  # fmt: skip
     return done.stdout.decode().split(" Coalescing")[0].rstrip("\n")

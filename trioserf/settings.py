@@ -1,0 +1,131 @@
+"""Settings: fields of configuration classes that are keys of configuration files.
+
+The declaration of a field holds everything about its key: type, default, bounds and meaning. The
+agent reads files by these declarations, and the reference in agent/README.md is generated from
+them (`tests/agent/test_reference.py`).
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+import attrs
+
+T = TypeVar("T")
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+_METADATA: Final = "setting"
+
+
+class Setting(NamedTuple):
+    """Properties of a key beside type, default and bounds.
+
+    Attributes:
+        help: the meaning, one line of Markdown.
+        key: the key, if not the name of the field.
+        shown: the default as the reference shows it, if not the value.
+        serf: the key is one of Serf's.
+    """
+
+    help: str
+    key: str
+    shown: str
+    serf: bool
+
+
+def setting(
+    default: T,
+    help: str,  # noqa: A002 - the word of command lines
+    *,
+    key: str = "",
+    shown: str = "",
+    serf: bool = False,
+    secret: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    check: Validator | None = None,
+) -> T:
+    """Declare a field of an attrs class that is a key of configuration files.
+
+    A field of type float is a duration: text with a unit in a file, seconds in the object.
+
+    Args:
+        default: the default, or an `attrs.Factory`.
+        help: see `Setting`; as are `key`, `shown` and `serf`.
+        key: see there.
+        shown: see there.
+        serf: see there.
+        secret: omit the value from the object's repr.
+        least: least value that is valid.
+        most: greatest value that is valid.
+        above: the value must be greater than this.
+        check: another validator; raises ValueError or ConfigError.
+    """
+    bounded = (least, most, above) != (None, None, None)
+    value: T = attrs.field(
+        default=default,
+        repr=not secret,
+        validator=_in_range(least, most, above) if bounded else check,
+        metadata={_METADATA: Setting(help, key, shown, serf)},
+    )
+    return value
+
+
+def _in_range(least: float | None, most: float | None, above: float | None) -> Validator:
+    def validate(_: object, field: "attrs.Attribute[Any]", value: Any) -> None:
+        if value is None or (
+            (least is None or value >= least)
+            and (most is None or value <= most)
+            and (above is None or value > above)
+        ):
+            return
+        if least is None:
+            expected = f"more than {_shown(above, field)}"
+        else:
+            end = " or more" if most is None else f" to {_shown(most, field)}"
+            expected = _shown(least, field) + end
+        raise ValueError(f"{key_of(field)}: expected {expected}, not {_shown(value, field)}")
+
+    return validate
+
+
+def _shown(value: float | None, field: "attrs.Attribute[Any]") -> str:
+    return f"{value:g} s" if field.type is float else str(value)
+
+
+def setting_of(field: "attrs.Attribute[Any]") -> Setting | None:
+    """Return what was declared with `setting`; None for another field."""
+    return field.metadata.get(_METADATA)
+
+
+def key_of(field: "attrs.Attribute[Any]") -> str:
+    """Return the key of a field in configuration files; its name if it has none."""
+    declared = setting_of(field)
+    return (declared.key if declared else "") or field.name
+
+
+def settings_of(kind: type) -> dict[str, "attrs.Attribute[Any]"]:
+    """Return all fields that are keys, by key, those of contained classes included."""
+    found: dict[str, attrs.Attribute[Any]] = {}
+    for field in attrs.fields(kind):
+        if setting_of(field):
+            found[key_of(field)] = field
+        elif field.type is not None and attrs.has(field.type):
+            found |= settings_of(field.type)
+    return found
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """Build an object and the objects it contains from values by key; missing ones are default.
+
+    Raises:
+        ConfigError, ValueError: a value that is not valid.
+    """
+    own: dict[str, Any] = {}
+    for field in attrs.fields(kind):  # type: ignore[arg-type]
+        if setting_of(field):
+            if key_of(field) in values:
+                own[field.name] = values[key_of(field)]
+        elif field.type is not None and attrs.has(field.type):
+            own[field.name] = build(field.type, values)
+    return kind(**own)
