@@ -21,7 +21,7 @@ import pytest
 ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = ROOT / "trioserf"
 
-ROOMS: Final = ("documents", "net", "swim", "wire")
+ROOMS: Final = ("agent", "documents", "ground", "net", "swim", "wire")
 """Rooms without findings: a room's package, README and tests; `documents` are the other texts."""
 
 # --- the rules ---

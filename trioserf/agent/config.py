@@ -1,4 +1,4 @@
-"""The agent's configuration from its sources (see agent/README.md, § Configuration files).
+"""The agent's configuration from its sources (see agent/README.md, § Configuration).
 
 Every source – a file, or the command line – is a JSON object. Each is checked by itself, so that
 an error names its source; then later sources are merged over earlier ones: lists grow, tags
