@@ -122,7 +122,7 @@ def test_keygen_makes_keys_of_32_bytes() -> None:
 
 
 def test_every_agent_option_sets_a_key_of_the_configuration() -> None:
-    keys = set(settings_of(AgentConfig))
+    keys = settings_of(AgentConfig).keys()
     options = [option for group in OPTIONS.values() for option in group]
     assert {option.key.partition(".")[0] for option in options if option.key} <= keys
     assert {option.parameter for option in options if not option.key} == {
