@@ -1,7 +1,7 @@
 """The configuration of a node; every default is here or in the options that it contains."""
 
 import ipaddress
-import socket
+import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -82,7 +82,7 @@ class NodeConfig:
     """
 
     name: str = setting(
-        attrs.Factory(socket.gethostname),
+        attrs.Factory(lambda: os.uname().nodename),
         f"name in the cluster, 1 to {MAX_NAME} bytes",
         key="node_name",
         shown="the host's name",

@@ -247,8 +247,11 @@ class ClusterState:
             ValueError: the versions are incompatible, or the state is malformed (`WireError`).
         """
         serf_state = read_state(remote.user_state)
-        for step in merge_steps(self, remote, serf_state, ignore_events=ignore_events):
-            step(self, now)
+        steps = merge_steps(
+            self.membership, self.serf, remote, serf_state, ignore_events=ignore_events
+        )
+        for step in steps:
+            step(now)
 
     # --- requests of users ---
 
