@@ -214,7 +214,7 @@ async def test_won_name_conflict_keeps_the_node(autojump_clock: MockClock) -> No
 
 
 async def test_name_conflict_sends_no_query_without_resolution(autojump_clock: MockClock) -> None:
-    async with node_under_test(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
+    async with node_under_test(**QUIET, serf=SerfOptions(disable_name_resolution=True)) as s:
         await name_conflict(s, of_us=0)
         queries = [
             serf_codec.decode(message.payload) for message in s.peers["b"].messages(UserMessage)

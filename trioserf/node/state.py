@@ -149,7 +149,7 @@ class ClusterState:
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)
         self.coordinates = PeerCoordinates(
-            config.name, rng, enabled=config.coordinates, counters=self.counters
+            config.name, rng, enabled=not config.disable_coordinates, counters=self.counters
         )
         self.detector = FailureDetector(
             membership, address, outbox=self.outbox, coordinates=self.coordinates, rng=rng

@@ -141,7 +141,7 @@ class Serf:
         )
         self._name_conflicts = NameConflicts(
             name,
-            enabled=options.name_conflict_resolution,
+            enabled=not options.disable_name_resolution,
             ask=self.ask,
             effects=effects,
         )
