@@ -6,7 +6,6 @@ and the current time, and finds the effects afterwards: in `pop_stream_messages`
 `next_deadline`.
 """
 
-import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -55,8 +54,6 @@ from trioserf.wire.swim_messages import (
     Suspect,
     UserMessage,
 )
-
-_log = logging.getLogger("trioserf.memberlist")
 
 _USER = bytes((USER,))
 

@@ -49,7 +49,7 @@ LENGTH: Final = 120.0
 """Seconds of anomalies, as in the paper."""
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Measurement:
     """The results of one run.
 

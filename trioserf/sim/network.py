@@ -39,7 +39,7 @@ _Event = tuple[float, int, SocketAddress, Datagram | Callable[[], None]]
 """Instant, number, target, and a packet to deliver or a callback to call."""
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LinkConditions:
     """Conditions between any two members; the defaults are a quiet LAN.
 

@@ -32,7 +32,7 @@ _PROBES_TO_FIRST: Final = math.e / (math.e - 1)
 """Mean intervals until any of many members probes a given one (SWIM §3.2)."""
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Spread:
     """Quantiles of the seconds until members were reached.
 
@@ -59,7 +59,7 @@ class Spread:
         return cls(half=at(0.5), most=at(0.99), all=ordered[-1])
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Point:
     """The measurements of one cluster size.
 

@@ -36,7 +36,7 @@ class SimulationFailed(AssertionError):
         self.trace = trace
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Scenario:
     """What happens in a cluster, and the conditions that it runs under.
 

@@ -41,7 +41,7 @@ END: Any = object()
 """Returned by a stream after its last item."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Limits:
     """Limits of connections; times in seconds.
 
