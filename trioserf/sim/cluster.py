@@ -26,10 +26,12 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.sim.faults import Faults
 from trioserf.sim.invariants import InvariantChecker, Violation
 from trioserf.sim.member import SimMember
-from trioserf.sim.network import LinkConditions, Network
+from trioserf.sim.network import QUIET_LAN, LinkConditions, Network
 from trioserf.sim.trace import Trace
 
 PORT: Final = 7946
+TEMPLATE: Final = NodeConfig(name="template")
+"""The default configuration of members; each gets its own name and address."""
 _CHECK_INTERVAL: Final = 3.0
 """Seconds between checks of values that no event reports, such as queue lengths."""
 _POLL_INTERVAL: Final = 0.5
@@ -346,8 +348,8 @@ async def open_cluster(
     *,
     seed: int = 0,
     scenario: str = "cluster",
-    link: LinkConditions | None = None,
-    config: NodeConfig | None = None,
+    link: LinkConditions = QUIET_LAN,
+    config: NodeConfig = TEMPLATE,
     trace: Trace | None = None,
 ) -> AsyncIterator[SimCluster]:
     """Run a simulated cluster, without members at first, inside the block.
@@ -371,8 +373,8 @@ async def open_cluster(
             nursery,
             random.Random(seed),
             trace,
-            link=link or LinkConditions(),
-            config=config or NodeConfig(name="template"),
+            link=link,
+            config=config,
         )
         nursery.start_soon(cluster.network.run)
         nursery.start_soon(cluster.check_periodically)

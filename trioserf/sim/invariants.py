@@ -75,7 +75,7 @@ class Violation(AssertionError):
         self.invariant = invariant
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class _Expected:
     """The expected record of a name: an alive member, or one of these statuses."""
 
@@ -98,7 +98,7 @@ class _Expected:
         return cls(name, owner, allowed_statuses=frozenset(allowed))
 
 
-@attrs.define(slots=True)
+@attrs.define
 class _Death:
     """A member's death as recorded by another member."""
 

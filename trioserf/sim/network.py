@@ -39,9 +39,9 @@ _Event = tuple[float, int, SocketAddress, Datagram | Callable[[], None]]
 """Instant, number, target, and a packet to deliver or a callback to call."""
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LinkConditions:
-    """Conditions between any two members; the defaults are a quiet LAN.
+    """Conditions between any two members; the defaults are those of a quiet LAN.
 
     Attributes:
         latency: the least one-way time, in seconds.
@@ -62,6 +62,9 @@ class LinkConditions:
     bandwidth: float = attrs.field(default=125e6, validator=v.gt(0))
 
 
+QUIET_LAN: Final = LinkConditions()
+
+
 class Network:
     """All transports and the links between them.
 
@@ -77,8 +80,8 @@ class Network:
         checksum: CRC-32 of all delivered packets, in order.
     """
 
-    def __init__(self, rng: random.Random, link: LinkConditions | None = None) -> None:
-        self.link = link or LinkConditions()
+    def __init__(self, rng: random.Random, link: LinkConditions = QUIET_LAN) -> None:
+        self.link = link
         self.counts: Counter[str] = Counter()
         self.checksum = 0
         self._rng = rng

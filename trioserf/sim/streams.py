@@ -44,12 +44,12 @@ class _Pipe:
     """One direction of a stream."""
 
     __slots__ = (
-        "_ended_by_reader",
         "_in_flight",
         "_last_at",
         "_network",
         "_source",
         "_target",
+        "broken",
         "changed",
         "ended",
         "held",
@@ -64,16 +64,11 @@ class _Pipe:
         self._target = target
         self._in_flight: deque[tuple[float, bytes]] = deque()
         self._last_at = 0.0
-        self._ended_by_reader = False
+        self.broken = False
         self.unread: deque[bytes] = deque()
         self.held = 0
         self.ended = False
         self.changed = trio.lowlevel.ParkingLot()
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the reader has closed its end."""
-        return self._ended_by_reader
 
     @property
     def is_full(self) -> bool:
@@ -116,14 +111,14 @@ class _Pipe:
 
     def stop_reading(self) -> None:
         """Break the writer's end, once a packet could have reached it."""
-        if not self._ended_by_reader:
+        if not self.broken:
             at = trio.current_time() + self._network.stream_delay(
                 self._target, self._source, 0, _RESEND
             )
             self._network.call_at(at, self._source, self._break)
 
     def _break(self) -> None:
-        self._ended_by_reader = True
+        self.broken = True
         self.changed.unpark_all()
 
 
@@ -164,7 +159,7 @@ class SimStream(HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError
-            while self._out.is_full and not self._out.is_broken:
+            while self._out.is_full and not self._out.broken:
                 await self._out.changed.park()
                 if self._closed:
                     raise trio.ClosedResourceError
@@ -236,7 +231,7 @@ class SimStream(HalfCloseableStream):
     def _require_open(self) -> None:
         if self._closed or self._sent_eof:
             raise trio.ClosedResourceError
-        if self._out.is_broken:
+        if self._out.broken:
             raise trio.BrokenResourceError("the other side has closed the stream")
 
 

@@ -11,7 +11,7 @@ CLUSTER: Final = "*"
 """Stands for the member in entries that concern no single one."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Entry:
     """One event of a run.
 

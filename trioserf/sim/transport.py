@@ -31,8 +31,6 @@ class SimTransport:
         address: the bound address.
         delay: seconds added to everything that this member sends.
         link_free_at: the instant at which its link has sent all queued packets.
-        sent: packets passed to `send_packet`.
-        sent_bytes: the bytes in them.
     """
 
     def __init__(
@@ -46,8 +44,6 @@ class SimTransport:
         self.address = address
         self.delay = 0.0
         self.link_free_at = 0.0
-        self.sent = 0
-        self.sent_bytes = 0
         self._send = send
         self._connect = connect
         self._unbind = unbind
@@ -68,8 +64,6 @@ class SimTransport:
         """Send a datagram without waiting; return False if it was dropped here."""
         if self._closed or len(data) > _MAX_DATAGRAM:
             return False
-        self.sent += 1
-        self.sent_bytes += len(data)
         if self._paused:
             self._held_out.append((data, to))
         else:
