@@ -1,4 +1,4 @@
-"""The checker reports each invariant that a test breaks on purpose."""
+"""The checker reports each violation of an invariant that a test causes."""
 
 import signal
 from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ def _fails(scenario: Callable[[SimCluster], Awaitable[None]], match: str) -> Sim
 
 
 _NO_TIME = -1.0
-"""A bound that has passed already: any present disagreement fails."""
+"""A bound in the past: any disagreement is a violation at once."""
 
 
 def test_incarnation_raised_by_another_member_is_reported() -> None:

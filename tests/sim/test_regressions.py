@@ -1,4 +1,4 @@
-"""Errors of nodes that campaigns found, each without its scenario."""
+"""Errors of nodes that campaigns found, each reduced to a short run."""
 
 import trio
 

@@ -2,7 +2,7 @@
 
 `scenario.run` runs a scenario and returns its trace; `open_cluster` makes a cluster inside a
 running program, for tests. Only transport, clock and scheduler differ from a real cluster, and all
-randomness comes from one seed.
+randomness comes from one seed (see README.md).
 """
 
 import random
@@ -97,10 +97,10 @@ class SimCluster(Faults):
 
         Args:
             member: its id, and its name unless `name` is given.
-            seeds: ids of members to join, now and whenever they are out of sight.
-            name: the name that it claims.
+            seeds: ids of members to join, now and again whenever they are not alive.
+            name: its name in the cluster.
             host: its IP address; by default one of 10/8.
-            options: fields of `NodeConfig` that differ from the cluster's.
+            options: fields of `NodeConfig` that differ from those of the cluster.
         """
         number = len(self.members) + 1
         address = Address(host or f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PORT)
@@ -113,7 +113,7 @@ class SimCluster(Faults):
         return await self._start(new, None)
 
     async def grow(self, count: int, *, within: float = 1.0, **options: Any) -> list[str]:
-        """Start more members at random instants, all joining the first; return their ids.
+        """Start more members at random instants and join them to the first; return their ids.
 
         Args:
             count: the number of new members.
@@ -131,7 +131,7 @@ class SimCluster(Faults):
         return ids
 
     async def crash(self, *members: str) -> None:
-        """Kill members: they send nothing more and lose their state, except for a snapshot."""
+        """Kill members: they stop at once and lose their state, except for a snapshot."""
         for name in members:
             member = self.members[name]
             if member.node is None or member.transport is None:
@@ -148,7 +148,7 @@ class SimCluster(Faults):
             await self.members[name].ended.wait()
 
     async def restart(self, member: str, *, snapshot: bool = False, **options: Any) -> Node:
-        """Start a crashed or left member again.
+        """Start a member again that has crashed or left.
 
         Args:
             member: its id.
@@ -279,7 +279,7 @@ class SimCluster(Faults):
         """Return the services of this name in `srv_records`.
 
         Raises:
-            AddressError: there are none.
+            AddressError: there is no service of this name.
         """
         await trio.lowlevel.checkpoint()
         if not self.srv_records.get(name):
@@ -289,7 +289,7 @@ class SimCluster(Faults):
     # --- events ---
 
     async def event(self, member: str, name: str, payload: bytes = b"") -> int:
-        """Send a user event from a member and return its Lamport time; check its delivery."""
+        """Send a user event whose delivery is checked; return its Lamport time."""
         self.note("send", name, member)
         receivers = self.checker.expected_receivers()
         ltime = await self.node(member).user_event(name, payload)

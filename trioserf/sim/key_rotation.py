@@ -13,26 +13,26 @@ from trioserf.serf.keyring import Keyring, format_key, parse_key
 from trioserf.sim.cluster import SimCluster
 
 ENCRYPTED: Final = NodeConfig(name="template", keyring=Keyring([bytes(16)]))
-"""What members have in common; each gets its own copy of the keyring."""
+"""The configuration of all members; each gets its own copy of the keyring."""
 _SIZE: Final = 8
 _CRASHES: Final = 3
 """Members that crash while keys are changed."""
 _ATTEMPTS: Final = 3
 _QUERY_LIMIT: Final = 60.0
-"""Seconds that a query may take, more than its own timeout: its requester may crash."""
+"""Seconds until a query is given up, longer than its own timeout: its requester may crash."""
 _ROTATION_LIMIT: Final = 1800.0
 """Seconds within which a rotation must succeed, however often it has to restart."""
 
 
-class _Stopped(Exception):
-    """Some members have not taken a step."""
+class _RotationFailed(Exception):
+    """A step of the rotation failed."""
 
 
 async def key_rotation(cluster: SimCluster) -> None:
-    """All keys are replaced while packets are lost and members crash, and once more without."""
+    """All keys are replaced during packet loss and crashes, and once more without crashes."""
     first, *others = await cluster.grow(_SIZE)
     await cluster.settle()
-    cluster.members[first].seeds = tuple(others)  # it may be restarted, too
+    cluster.members[first].seeds = tuple(others)  # it needs them if it is restarted
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_events, cluster)
         await _rotate_during_crashes(cluster)
@@ -55,7 +55,7 @@ async def _send_events(cluster: SimCluster) -> None:
 
 
 async def _rotate_during_crashes(cluster: SimCluster) -> None:
-    """Rotate as long as members crash and restart."""
+    """Rotate keys repeatedly while members crash and restart."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_crash_and_restart, cluster)
         while cluster.trace.counts["crash"] < _CRASHES:
@@ -85,14 +85,14 @@ async def _restart(cluster: SimCluster, member: str) -> None:
 
 
 async def _rotate_until_done(cluster: SimCluster) -> bytes:
-    """Rotate the keys, with another new key after each failure; return the new key."""
+    """Rotate to a random key, and to another one after each failure; return the last."""
     with trio.fail_after(_ROTATION_LIMIT):
         while True:
             key = cluster.rng.randbytes(cluster.rng.choice((16, 24, 32)))
             requester = cluster.rng.choice([one.id for one in cluster.up if one.joined])
             try:
                 await _rotate(cluster, requester, format_key(key))
-            except _Stopped as error:
+            except _RotationFailed as error:
                 cluster.note("rotation", f"stopped: {error}", requester)
                 await trio.sleep(cluster.rng.uniform(1, 10))
             else:
@@ -109,11 +109,11 @@ async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
         try:
             now = await _run_step(cluster, requester, step)
             if _failed(cluster, requester) - failed:
-                raise _Stopped("members have failed meanwhile")  # noqa: TRY301
-        except _Stopped:
+                raise _RotationFailed("members have failed meanwhile")  # noqa: TRY301
+        except _RotationFailed:
             former = primary_of(before)
             if step.change == "use" and former is not None:
-                with suppress(_Stopped):
+                with suppress(_RotationFailed):
                     await _query(cluster, requester, "use", former)
             raise
         try:
@@ -125,7 +125,7 @@ async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
 def _failed(cluster: SimCluster, requester: str) -> set[str]:
     node = cluster.members[requester].node
     if node is None:
-        raise _Stopped(f"{requester} has crashed")
+        raise _RotationFailed(f"{requester} has crashed")
     return {one.name for one in node.members() if one.status_text == "failed"}
 
 
@@ -134,18 +134,18 @@ async def _run_step(cluster: SimCluster, requester: str, step: Step) -> KeyQuery
         try:
             await _query(cluster, requester, step.change, step.key)
             now = await _verify(cluster, requester, step)
-        except _Stopped:
+        except _RotationFailed:
             if attempt == _ATTEMPTS:
                 raise
         else:
             return now
-    raise AssertionError("the last attempt returns or raises")
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 async def _verify(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
     now = await _query(cluster, requester, "list")
     if missing := count_missing(step, now):
-        raise _Stopped(f"{missing} lack {step.change}")
+        raise _RotationFailed(f"{missing} lack {step.change}")
     return now
 
 
@@ -154,10 +154,10 @@ async def _query(
 ) -> KeyQueryResult:
     node = cluster.members[requester].node
     if node is None:
-        raise _Stopped(f"{requester} has crashed")
+        raise _RotationFailed(f"{requester} has crashed")
     with trio.move_on_after(_QUERY_LIMIT):
         result = await node.keys(action, parse_key(key) if key else None)
         if result.failure is not None:
-            raise _Stopped(f"{action}: {result.failure}")
+            raise _RotationFailed(f"{action}: {result.failure}")
         return result
-    raise _Stopped(f"{requester} has crashed")
+    raise _RotationFailed(f"{requester} has crashed")

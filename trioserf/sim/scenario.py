@@ -1,4 +1,4 @@
-"""Scenarios, and how one is run."""
+"""What a scenario is, and how it is run."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Set
@@ -17,10 +17,10 @@ from trioserf.sim.trace import Trace
 from trioserf.sim.virtual_time import run_in_virtual_time
 
 Observation = Literal["suspicion", "refutation", "failure", "drop"]
-"""What a run can be required to contain: a run without any effect of its faults proves nothing."""
+"""What a scenario can require of each run: a run that its faults do not affect proves nothing."""
 
 DROPPED: Final = ("lost", "cut", "unbound", "full", "slow")
-"""The fates of dropped packets (see `Network.counts`)."""
+"""Why packets are dropped (see `Network.counts`)."""
 
 
 class SimulationFailed(AssertionError):
@@ -40,12 +40,12 @@ class Scenario:
     """What happens in a cluster, and the conditions that it runs under.
 
     Attributes:
-        run: carries it out; afterwards all members must agree within the derived bound.
+        run: performs it; afterwards all members must agree within `convergence_bound`.
         link: conditions of all links.
         config: what all members have in common.
         must_observe: what must happen in every run.
-        count_false_alarms: only count false alarms: members are too loaded to avoid them all.
-        must_agree: all members must agree at the end.
+        count_false_alarms: count false alarms without raising: overload or loss makes some.
+        must_agree: whether all members must agree at the end.
     """
 
     run: Callable[[SimCluster], Awaitable[None]]
@@ -114,7 +114,7 @@ def run(
 
 
 def _cancel(scope: trio.CancelScope) -> None:
-    """Cancel from a signal handler; a task that never reaches a checkpoint does not notice."""
+    """Cancel from a signal handler; this does not stop a task that reaches no checkpoint."""
     with suppress(RuntimeError):  # Trio does not run yet, or has ended
         trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
 

@@ -1,7 +1,7 @@
-"""Streams of the simulated network: in order and without loss, as late as the network is.
+"""Streams of the simulated network: in order and without loss, with the delays of the network.
 
-Bytes that meet a broken link are not lost but sent again until it works, as TCP does. When a
-process dies, its end of each stream is closed: the other end reads end-of-file or fails to write.
+Bytes sent over a broken link are sent again until the link works, as TCP does. When a process
+dies, its end of each stream is closed: the other end reads end-of-file or fails to write.
 """
 
 import operator
@@ -15,7 +15,7 @@ from trio.abc import HalfCloseableStream
 from trioserf.net.transport import SocketAddress
 
 _WINDOW: Final = 256 * 1024
-"""Bytes in flight or unread before a writer has to wait."""
+"""Bytes in flight or unread at which a writer has to wait."""
 _SEGMENT: Final = 64 * 1024
 _RESEND: Final = 0.2
 """Seconds until TCP sends lost bytes again."""
@@ -110,7 +110,7 @@ class _Pipe:
         return data
 
     def stop_reading(self) -> None:
-        """Break the writer's end, once a packet could have reached it."""
+        """Make the writer fail, after the delay of a packet to it."""
         if not self.broken:
             at = trio.current_time() + self._network.stream_delay(
                 self._target, self._source, 0, _RESEND
@@ -153,7 +153,7 @@ class SimStream(HalfCloseableStream):
             self._is_sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room."""
+        """Wait until the window is not full."""
         self._claim_sending()
         try:
             await trio.lowlevel.checkpoint()

@@ -143,7 +143,7 @@ class SimTransport:
         self._paused = True
 
     def resume(self) -> None:
-        """Send and deliver what was held."""
+        """Send and deliver all held traffic."""
         if not self._paused:
             return
         self._paused = False
@@ -159,7 +159,7 @@ class SimTransport:
     # --- calls from the network ---
 
     def hold(self, callback: Callable[[], None]) -> bool:
-        """Hold an arrival on a stream while paused; return whether it was held."""
+        """Hold a callback of a stream while paused; return whether it was held."""
         if self._paused:
             self._held_in.append(callback)
         return self._paused
