@@ -1,43 +1,25 @@
-"""Invariants of every simulated cluster, by the names under which a violation is reported.
+"""Invariants of every simulated cluster (see sim/README.md, § Invariants).
 
-incarnation: Only a member raises its own incarnation, and it never lowers it while it runs. So no
-table may contain a higher one than the member itself ever had.
-
-resurrection: A member that was declared dead is accepted again only with a higher incarnation
-than the one that it died in (unless its record was forgotten, or its name was taken over from
-another address after it had left).
-
-false alarm: A running, reachable member is not declared failed. "Reachable" means: for the
-longest possible duration of a suspicion it was up, and no partition, cut, pause, delay or loss of
-a single member was active anywhere (an older suspicion may still expire). Loss on all links does
-not excuse a false alarm.
-
-at most once: A user event is delivered at most once per start of a member, and not again after a
-restart from a snapshot.
-
-bounds: Queues, inboxes, suspicions, probes and indirect pings stay within their limits.
-
-convergence: After the last fault all tables agree within `convergence_bound`, and each user event
-that was sent while no fault was active has reached every member that had joined by then (unless
-no member that received it is still up). With the probe interval I, n members, the minimum
-suspicion timeout S = mult · max(1, log10 n) · I and the maximum M = 6 S (Lifeguard §IV-B):
+The bound of convergence: with the probe interval I, n members, the minimum suspicion timeout
+S = mult · max(1, log10 n) · I and the maximum M = 6 S (Lifeguard §IV-B):
 
 - A member whose health score is at its worst, 8, probes every 8 I at first, then, as probes
-  succeed, every 7 I, 6 I ...: after 36 I its health is restored (§IV-A).
-- A healthy member probes one random other in each I, so a dead one goes unprobed by all m others
-  for t intervals with the probability (1 − 1/m)^(m·t) ≈ e^−t: below 10⁻⁶ for t = 14.
+  succeed, every 7 I, 6 I …: after 36 I its health is restored (§IV-A).
+- A healthy member probes one random other in each I, so none of the m others probes a dead
+  member for t intervals with the probability (1 − 1/m)^(m·t) ≈ e^−t: below 10⁻⁶ for t = 14.
 - The suspicion lasts at most M, the time without any confirmation.
 - Gossip reaches all members in a number of rounds of the order of its retransmit limit:
   4 · ⌈log10(n + 1)⌉ gossip intervals.
-- A member that gossip missed learns it by push/pull. With an interval P (stretched with n), a
-  member takes part in two exchanges per P on average, so it misses k intervals with e^−2k: below
-  10⁻⁵ for k = 6. Dead members that it learns of so are suspects first: M once more.
+- A member that a broadcast missed learns of the change by push/pull. With an interval P (longer
+  in large clusters), a member takes part in two exchanges per P on average, so it has none in k
+  intervals with the probability e^−2k: below 10⁻⁵ for k = 6. It suspects dead members that it
+  learns of in this way first: M once more.
 - After a partition that outlasted all suspicions, each side considers the other dead. A first
   exchange lets the members of each side learn of their own death and refute it; a second carries
   the refutations over. Reconnecting (every 30 s, with probability failed/alive, to a random failed
   member) and seeds (at least every 60 s) cause both: two rounds of each.
 
-The bound is the sum of these. Most clusters agree much earlier.
+The sum of these is the bound. Most clusters agree much earlier.
 """
 
 from collections.abc import Mapping
@@ -69,7 +51,7 @@ class Violation(AssertionError):
     """An invariant did not hold.
 
     Args:
-        invariant: its name, as at the head of this module.
+        invariant: its name in the README.
         detail: what happened instead.
     """
 
