@@ -6,6 +6,7 @@ from typing import Final
 import trio
 
 from trioserf.node.config import NodeConfig
+from trioserf.node.node import Node
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.key_rotation import Step, count_missing, primary_of, rotation
@@ -123,26 +124,19 @@ async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
 
 
 def _failed(cluster: SimCluster, requester: str) -> set[str]:
-    node = cluster.members[requester].node
-    if node is None:
-        raise _RotationFailed(f"{requester} has crashed")
+    node = _running_node(cluster, requester)
     return {one.name for one in node.members() if one.status_text == "failed"}
 
 
 async def _run_step(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            await _query(cluster, requester, step.change, step.key)
-            now = await _verify(cluster, requester, step)
-        except _RotationFailed:
-            if attempt == _ATTEMPTS:
-                raise
-        else:
-            return now
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(_RotationFailed):
+            return await _try_step(cluster, requester, step)
+    return await _try_step(cluster, requester, step)
 
 
-async def _verify(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
+async def _try_step(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
+    await _query(cluster, requester, step.change, step.key)
     now = await _query(cluster, requester, "list")
     if missing := count_missing(step, now):
         raise _RotationFailed(f"{missing} lack {step.change}")
@@ -152,12 +146,17 @@ async def _verify(cluster: SimCluster, requester: str, step: Step) -> KeyQueryRe
 async def _query(
     cluster: SimCluster, requester: str, action: KeyAction, key: str = ""
 ) -> KeyQueryResult:
-    node = cluster.members[requester].node
-    if node is None:
-        raise _RotationFailed(f"{requester} has crashed")
+    node = _running_node(cluster, requester)
     with trio.move_on_after(_QUERY_LIMIT):
         result = await node.keys(action, parse_key(key) if key else None)
         if result.failure is not None:
             raise _RotationFailed(f"{action}: {result.failure}")
         return result
     raise _RotationFailed(f"{requester} has crashed")
+
+
+def _running_node(cluster: SimCluster, requester: str) -> Node:
+    try:
+        return cluster.node(requester)
+    except KeyError:
+        raise _RotationFailed(f"{requester} has crashed") from None
