@@ -3,7 +3,6 @@
 import json
 import re
 
-import attrs
 import pytest
 
 from tests.cli.helpers import CLOSED, NAMES, command, help_text, run_command
@@ -11,6 +10,7 @@ from tests.interop.go_agents import ROOT
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS, apply_settings, overrides_from
 from trioserf.cli.output import CommandError
+from trioserf.settings import settings_of
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +122,7 @@ def test_keygen_makes_keys_of_32_bytes() -> None:
 
 
 def test_every_agent_option_sets_a_key_of_the_configuration() -> None:
-    keys = {field.name for field in attrs.fields(AgentConfig)}
+    keys = settings_of(AgentConfig).keys()
     options = [option for group in OPTIONS.values() for option in group]
     assert {option.key.partition(".")[0] for option in options if option.key} <= keys
     assert {option.parameter for option in options if not option.key} == {

@@ -81,7 +81,7 @@ async def test_members_info_and_coordinates_are_those_of_the_node(autojump_clock
         assert info["agent"] == {"name": "node-a"}
         assert info["serf"]["members"] == 2
         assert len((await client.ask(command="coordinate"))["coordinate"]["vec"]) == 8
-        unknown = await client.ask(command="coordinate", node="nobody")
+        unknown = await client.ask(command="coordinate", node="no-such-node")
         assert unknown["error"]["code"] == "no_such_member"
 
 
@@ -143,7 +143,7 @@ async def test_failed_operations_are_errors_of_the_protocol(autojump_clock: obje
         client = served.json()
         for request, code in (
             ({"command": "join", "addresses": ["10.0.0.9"]}, "join_failed"),
-            ({"command": "force-leave", "name": "nobody"}, "no_such_member"),
+            ({"command": "force-leave", "name": "no-such-node"}, "no_such_member"),
             ({"command": "keys", "action": "install", "key": KEY}, "key_failed"),
             ({"command": "query", "name": "x", "tags": {"a": "(["}}, "invalid_filter"),
             ({"command": "query", "name": "_serf_x"}, "bad_request"),

@@ -25,7 +25,7 @@ from trioserf.wire.packet import PacketCodec
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import Ping
 
-SOMEBODY = Address("10.0.1.1", 7946)
+OTHER = Address("10.0.1.1", 7946)
 
 
 def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOwner, EventHub]:
@@ -84,9 +84,9 @@ async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
     owner, _ = make(inbox_depth=16)
     ping = encode(Ping(1, "us"))
     for _ in range(16):
-        await owner.receive([(ping, SOMEBODY)])
+        await owner.receive([(ping, OTHER)])
     with trio.move_on_after(100) as timeout:
-        await owner.receive([(ping, SOMEBODY)])
+        await owner.receive([(ping, OTHER)])
     assert timeout.cancelled_caught
     with trio.move_on_after(100) as timeout:
         await owner.ask(lambda *_: None)
@@ -94,7 +94,7 @@ async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.run)
         with trio.fail_after(1):
-            await owner.receive([(ping, SOMEBODY)])
+            await owner.receive([(ping, OTHER)])
             await owner.ask(lambda *_: None)
         nursery.cancel_scope.cancel()
 
@@ -105,7 +105,7 @@ async def test_flood_of_items_lets_other_tasks_run(autojump_clock: MockClock) ->
 
         async def flood() -> None:
             while True:
-                await owner.receive([(b"\x63", SOMEBODY)])
+                await owner.receive([(b"\x63", OTHER)])
 
         async with trio.open_nursery() as nursery:
             for _ in range(8):
@@ -146,7 +146,7 @@ async def test_item_received_in_the_step_of_the_end_is_handled(autojump_clock: M
         nursery.start_soon(owner.run)
         await trio.testing.wait_all_tasks_blocked()
         # The owner has received the item already, and handles it although cancelled.
-        owner._to_inbox.send_nowait(PacketBatch([(b"\x63", SOMEBODY)], 0.0))
+        owner._to_inbox.send_nowait(PacketBatch([(b"\x63", OTHER)], 0.0))
         nursery.cancel_scope.cancel()
         owner.fail_pending()
     assert owner.state.drops.by_kind["unknown-type"] == 1
@@ -169,18 +169,18 @@ async def test_packets_are_sent_and_unsent_ones_are_counted(
     autojump_clock: MockClock,
 ) -> None:
     network = Network(random.Random(1), LinkConditions(latency=LATENCY, jitter=0))
-    ours, theirs = network.open(OURS), network.open(SOMEBODY)
+    ours, theirs = network.open(OURS), network.open(OTHER)
     owner, _ = make(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(network.run)
         nursery.start_soon(owner.run)
-        await owner.receive([(encode(Ping(9, "us")), SOMEBODY)])
+        await owner.receive([(encode(Ping(9, "us")), OTHER)])
         [(data, source)] = await theirs.receive_packets()
         assert source == OURS
         messages, _ = PacketCodec(keyring=None).decode(data)
         assert type(messages[0]).__name__ == "Ack"
         ours.kill()
-        await owner.receive([(encode(Ping(9, "us")), SOMEBODY)] * 3)
+        await owner.receive([(encode(Ping(9, "us")), OTHER)] * 3)
         await trio.testing.wait_all_tasks_blocked()
         assert owner.dropped == {"packets": 3}
         assert not owner.state.outbox.packets
@@ -194,7 +194,7 @@ async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
 
         def order(state: ClusterState, _: float) -> None:
             for _ in range(MAX_PER_MEMBER + 5):
-                state.serf.direct_messages.append(DirectMessage(SOMEBODY, "b", b"x", stream=True))
+                state.serf.direct_messages.append(DirectMessage(OTHER, "b", b"x", stream=True))
 
         await owner.ask(order)
         assert owner.dropped == {"streams": 5}

@@ -331,7 +331,7 @@ class Node:
             TooLarge: over the limit.
             Leaving: the node is leaving.
         """
-        question = QueryParams(
+        params = QueryParams(
             name=name,
             payload=payload,
             nodes=nodes,
@@ -341,12 +341,12 @@ class Node:
             relay_factor=relay_factor,
             first=first,
         )
-        async with self._start_query(question) as (_, results):
+        async with self._start_query(params) as (_, results):
             yield results
 
     @asynccontextmanager
     async def _start_query(
-        self, question: QueryParams
+        self, params: QueryParams
     ) -> AsyncIterator[tuple[RunningQuery, AsyncIterator[QueryResult]]]:
         self._require_alive()
         # Bounded by the query: it takes one result a member, and few unexpected responders.
@@ -359,15 +359,15 @@ class Node:
                 send.close()
 
         with receive:
-            asked = await self._owner.ask(
-                lambda state, now: state.serf.ask(question, deliver, now)
+            running = await self._owner.ask(
+                lambda state, now: state.serf.ask(params, deliver, now)
             )
             try:
-                yield asked, receive
+                yield running, receive
             finally:
-                if not asked.finished:
+                if not running.finished:
                     with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
-                        await self._owner.ask(lambda state, _: state.serf.cancel(asked))
+                        await self._owner.ask(lambda state, _: state.serf.cancel(running))
 
     async def respond(
         self,
@@ -416,9 +416,9 @@ class Node:
         Raises:
             Leaving: the node is leaving.
         """
-        question = key_query(action, key or b"")
-        async with self._start_query(question) as (asked, results):
-            key_result = KeyQueryResult(len(asked.expected))
+        params = key_query(action, key or b"")
+        async with self._start_query(params) as (running, results):
+            key_result = KeyQueryResult(len(running.expected))
             async for result in results:
                 if isinstance(result, QueryAnswer):
                     key_result.count(result)

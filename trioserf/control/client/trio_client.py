@@ -1,9 +1,9 @@
 """An agent's control socket from a Trio program.
 
-async with connect("127.0.0.1:7373") as agent:
-print(await agent.members(status="alive"))
-async for record in agent.query("load", timeout=2):
-print(record)
+    async with connect("127.0.0.1:7373") as agent:
+        print(await agent.members(status="alive"))
+        async for record in agent.query("load", timeout=2):
+            print(record)
 """
 
 from collections.abc import AsyncIterator
