@@ -1,4 +1,4 @@
-"""A pytest fixture: a cluster of real nodes in virtual time, on a network with faults on command.
+"""A pytest fixture: a cluster of real nodes in virtual time, on a network with injected faults.
 
     pytest_plugins = ["trioserf.testing"]  # in conftest.py
 

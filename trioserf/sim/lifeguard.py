@@ -49,7 +49,7 @@ LENGTH: Final = 120.0
 """Seconds of anomalies, as in the paper."""
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Measurement:
     """The results of one run.
 
@@ -106,7 +106,7 @@ def measure(
         await trio.sleep_until(end)
 
     trace = run(
-        Scenario.of(
+        Scenario(
             experiment,
             config=NodeConfig(
                 name="template",

@@ -10,7 +10,7 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.sim.transport import SimTransport
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class SimMember:
     """One member, across restarts.
 

@@ -32,7 +32,7 @@ _PROBES_TO_FIRST: Final = math.e / (math.e - 1)
 """Mean intervals until any of many members probes a given one (SWIM §3.2)."""
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Spread:
     """Quantiles of the seconds until members were reached.
 
@@ -59,7 +59,7 @@ class Spread:
         return cls(half=at(0.5), most=at(0.99), all=ordered[-1])
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Point:
     """The measurements of one cluster size.
 
@@ -115,7 +115,7 @@ def measure_forming(members: int, *, seed: int = 0) -> float:
         await cluster.grow(members, within=5.0)
         joined = await cluster.settle()
 
-    run(Scenario.of(form), seed=seed)
+    run(Scenario(form), seed=seed)
     return joined
 
 
@@ -158,7 +158,7 @@ def measure(members: int, *, seed: int = 0) -> Point:
         heal = await cluster.settle()
 
     try:
-        run(Scenario.of(measurements), seed=seed, trace=trace)
+        run(Scenario(measurements), seed=seed, trace=trace)
     finally:
         gc.unfreeze()
     return Point(
