@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def leaf_exceptions(error: BaseException) -> list[BaseException]:
+    """Return the exceptions in a group, at any depth; the error itself if it is not a group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in leaf_exceptions(one)]
+
+
 def single_exception(error: BaseException) -> BaseException:
     """Return the only exception in a group, at any depth; everything else as it is."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    leaves = leaf_exceptions(error)
+    return leaves[0] if len(leaves) == 1 else error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioserf.address import Address
+from trioserf.agent.config import HandlerOptions
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.script_runner import Result
 from trioserf.errors import Leaving, NoSuchQuery, TooLarge
@@ -123,18 +124,11 @@ class HandlersUnderTest:
 
 @asynccontextmanager
 async def open_handlers(
-    *texts: str, timeout: float | None = None, limit: int = 16, depth: int = 256
+    *texts: str, timeout: float | None = None, limit: int = 16, queue: int = 256
 ) -> AsyncIterator[HandlersUnderTest]:
     node, runner = FakeNode(), FakeScriptRunner()
-    handlers = Handlers(
-        map(Handler.parse, texts),
-        node,
-        timeout=timeout,
-        limit=limit,
-        depth=depth,
-        runner=runner,
-        environ={},
-    )
+    options = HandlerOptions(timeout=timeout, limit=limit, queue=queue)
+    handlers = Handlers(map(Handler.parse, texts), node, options, runner=runner, environ={})
     ended = trio.Event()
 
     async def run(task_status: trio.TaskStatus[None]) -> None:
@@ -269,7 +263,7 @@ async def test_stats_of_running_handler(autojump_clock: MockClock) -> None:
 async def test_events_beyond_queue_depth_are_dropped_counted_and_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_handlers(f"*=sleep:{HOUR}", "user=say:fast", depth=3) as t:
+    async with open_handlers(f"*=sleep:{HOUR}", "user=say:fast", queue=3) as t:
         for number in range(250):
             await t.node.event(f"e{number}")
         slow, fast = t.handlers.stats().values()
@@ -304,7 +298,8 @@ async def test_bug_in_runner_propagates() -> None:
             raise RuntimeError("a bug")
 
     node = FakeNode()
-    handlers = Handlers([Handler.parse("x")], node, runner=BrokenRunner(), environ={})
+    broken = [Handler.parse("x")]
+    handlers = Handlers(broken, node, HandlerOptions(), runner=BrokenRunner(), environ={})
     with pytest.RaisesGroup(pytest.RaisesGroup(pytest.RaisesGroup(RuntimeError))):
         async with trio.open_nursery() as nursery:
             await nursery.start(handlers.run)

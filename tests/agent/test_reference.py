@@ -1,19 +1,22 @@
-"""The reference of settings and the table of limits agree with the code.
+"""The reference of settings, the tables of limits and the help agree with the declarations.
 
 The tables of settings in agent/README.md are generated from the declarations:
-`python -m tests.agent.test_reference` rewrites them. The table of limits is written by hand; its
+`python -m tests.agent.test_reference` rewrites them. Tables of limits are written by hand; their
 numbers are compared with the constants.
 """
 
+import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from tests.agent.helpers import ROOT
 from trioserf.agent.config import AgentConfig
+from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
-from trioserf.node import drop_counts, event_hub, stream_queue
+from trioserf.node import drop_counts, event_hub, key_handler, state_owner, stream_queue
 from trioserf.node.config import NodeConfig
 from trioserf.serf import filters, query_collector
 from trioserf.settings import setting_of, settings_of
@@ -21,9 +24,9 @@ from trioserf.swim.config import LAN, PROFILES, Timing
 from trioserf.wire import msgpack, packet, serf_codec, stream, stream_decoders, swim_messages
 
 REFERENCE = ROOT / "trioserf" / "agent" / "README.md"
-LIMITS = (ROOT / "SECURITY.md", ROOT / "README.md")
-"""Files of which the first that exists has the table of limits."""
-UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "bytes": 1, "s": 1, "KB": 1000}
+LIMITS = ROOT / "SECURITY.md"
+CHANNELS = ROOT / "trioserf" / "node" / "README.md"
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "bytes": 1, "s": 1}
 NODE = NodeConfig(name="a")
 LIMITS_OF_ROWS: list[list[float]] = [
     [packet.MAX_EXPANDED, packet.MAX_EXPANDED],
@@ -46,7 +49,17 @@ LIMITS_OF_ROWS: list[list[float]] = [
         connection.Limits().auth,
     ],
 ]
-"""The first numbers of each row of the table of limits, in its order."""
+"""The numbers of each row of the table of limits, in its order."""
+BOUNDS_OF_CHANNELS: list[list[float]] = [
+    [NODE.inbox_depth, state_owner._MAX_BATCHES],
+    [stream_queue.MAX_PER_MEMBER, stream_queue.MAX_BYTES],
+    [event_hub._MAX_BYTES],
+    [],
+    [key_handler._MAX_CHANGES],
+    [],
+    [],
+]
+"""The numbers of each row of the table of channels, in its order."""
 
 
 def format_value(value: object) -> str:
@@ -75,6 +88,24 @@ def default_of(field: "attrs.Attribute[Any]") -> str:
         return declared.shown
     factory = getattr(field.default, "factory", None)
     return format_value(factory() if factory else field.default)
+
+
+def numbers_in_column(path: Path, heading: str, column: int) -> list[list[float]]:
+    """Return the numbers in each row of a table, without estimates (in KB)."""
+    found = re.search(
+        rf"^\| {re.escape(heading)} \|\n\|[-|]+\n((?:\|.*\n)+)",
+        path.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    assert found, heading
+    number = re.compile(r"(?<![\w.])(\d[\d,]*+)(?! KB)(?: (KiB|MiB|bytes|s)\b)?")
+    return [
+        [
+            float(digits.replace(",", "")) * UNITS[unit]
+            for digits, unit in number.findall(row.strip("|").split("|")[column])
+        ]
+        for row in found[1].splitlines()
+    ]
 
 
 def table(*columns: str) -> list[str]:
@@ -122,19 +153,22 @@ def test_query_buffer_limits_equal_those_of_events() -> None:
 
 
 def test_limits_in_documentation_equal_constants() -> None:
-    text = next(path for path in LIMITS if path.exists()).read_text("utf-8")
-    table = re.search(
-        r"^\| what \| (?:limit|bound) \|\n\|--\|--\|\n((?:\|.*\n)+)", text, re.MULTILINE
-    )
-    assert table, "there is no table of limits"
-    rows = [row.strip("|").split("|")[1] for row in table[1].splitlines()]
-    assert len(rows) == len(LIMITS_OF_ROWS)
-    for row, expected in zip(rows, LIMITS_OF_ROWS, strict=True):
-        found = [
-            float(number.replace(",", "")) * UNITS[unit]
-            for number, unit in re.findall(r"(?<!\w)(\d[\d,]*)(?: (KiB|MiB|KB|bytes|s)\b)?", row)
-        ]
-        assert found[: len(expected)] == expected, row
+    assert numbers_in_column(LIMITS, "what | limit", 1) == LIMITS_OF_ROWS
+
+
+def test_bounds_of_channels_equal_constants() -> None:
+    heading = "channel | holds | bound | when full | ends"
+    assert numbers_in_column(CHANNELS, heading, 2) == BOUNDS_OF_CHANNELS
+
+
+def test_defaults_in_help_of_options_equal_declarations() -> None:
+    fields = settings_of(AgentConfig)
+    for option in itertools.chain(*OPTIONS.values()):
+        stated = re.search(r"Default:? ([^ ]+?)(?:: [\w ]+)?\.(?: |$)", option.help)
+        named = re.search(r"(\w+) \(the default\)", option.help)
+        if option.key in fields and (shown := stated or named):
+            declared = default_of(fields[option.key]).strip("`").lower()
+            assert shown[1].lower() == declared, option.names
 
 
 if __name__ == "__main__":

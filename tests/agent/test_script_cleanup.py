@@ -18,7 +18,7 @@ import trio
 
 from tests.interop.go_agents import OURS, ROOT
 from trioserf.agent.agent import open_agent
-from trioserf.agent.config import AgentConfig
+from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import GRACE, ShellRunner
@@ -99,8 +99,9 @@ def config(pipe: Pipe, **keys: object) -> AgentConfig:
 
 
 async def test_timeout_ends_all_processes_of_script(pipe: Pipe) -> None:
+    configured = config(pipe, handlers=HandlerOptions(timeout=TIMEOUT))
     with open_logs("ERR") as logs:
-        async with open_agent(config(pipe, handler_timeout=TIMEOUT), logs) as agent:
+        async with open_agent(configured, logs) as agent:
             await agent.node.user_event("go")
             await pipe.wait_for_start()
             assert await trio.to_thread.run_sync(pipe.read) == b""

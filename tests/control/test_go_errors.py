@@ -46,6 +46,16 @@ def test_valid_base64_has_no_error(text: str) -> None:
             "Failed to resolve db:99: lookup db: no such host",
         ),
         (
+            "web/db:99",
+            "unknown host 'db': Name or service not known",
+            "Failed to resolve web/db:99: lookup db: no such host",
+        ),
+        (
+            "[a]b:c]:99",
+            "unknown host 'a]b:c': Name or service not known",
+            "Failed to resolve [a]b:c]:99: lookup [a]b:c]:99: no such host",
+        ),
+        (
             "a: b:x",
             "join address 'a: b:x': expected a host name or an IP address",
             "Failed to resolve a: b:x: expected a host name or an IP address",

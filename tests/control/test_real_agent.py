@@ -13,7 +13,7 @@ import trio.testing
 from tests.control.helpers import KEY, JsonClient, Pipe, RpcClient
 from tests.node.helpers import open_nodes
 from trioserf.agent.agent import Agent
-from trioserf.agent.config import AgentConfig
+from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.handlers import Handlers
 from trioserf.agent.keyring_file import KeyringFile
@@ -56,7 +56,7 @@ async def real_agent() -> AsyncIterator[AgentUnderTest]:
             AgentConfig(node=NodeConfig(name="node-a")),
             node,
             Logs("ERR", io.StringIO()),
-            Handlers([], node),
+            Handlers([], node, HandlerOptions()),
             None,
             Metrics(node),
             KeyringFile(DiskFiles(), ""),

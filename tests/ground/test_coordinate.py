@@ -174,7 +174,7 @@ def test_invalid_coordinate_is_rejected(other: Coordinate, reason: str) -> None:
 # --- the edges of the arithmetic ---
 
 
-def test_coincident_points_part_in_random_direction() -> None:
+def test_coincident_points_move_in_random_direction() -> None:
     first = CoordinateClient(Random(1)).update("a", ORIGIN, 0.1)
     second = CoordinateClient(Random(2)).update("a", ORIGIN, 0.1)
     assert first.vec != second.vec

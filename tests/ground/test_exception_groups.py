@@ -2,7 +2,7 @@
 
 import pytest
 
-from trioserf.exception_groups import single_exception, unwrap_single_exception
+from trioserf.exception_groups import leaf_exceptions, single_exception, unwrap_single_exception
 
 
 def test_single_exception_is_unwrapped_at_any_depth() -> None:
@@ -22,3 +22,9 @@ def test_several_exceptions_stay_a_group() -> None:
 def test_exception_of_another_type_stays_in_its_group() -> None:
     with pytest.RaisesGroup(ValueError), unwrap_single_exception(KeyError):
         raise ExceptionGroup("", [ValueError("b")])
+
+
+def test_leaf_exceptions_are_found_at_any_depth() -> None:
+    one, other = KeyError("a"), ValueError("b")
+    assert leaf_exceptions(one) == [one]
+    assert leaf_exceptions(ExceptionGroup("", [one, ExceptionGroup("", [other])])) == [one, other]

@@ -17,7 +17,8 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.errors import AddressError
-from trioserf.net.resolver import Resolver, Service, SystemResolver, by_priority
+from trioserf.net.resolver import Resolver, SystemResolver
+from trioserf.net.services import Service, by_priority
 from trioserf.net.srv import MAX_SERVICES
 
 HOST = "127.22.5.1"

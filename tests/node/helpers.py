@@ -16,7 +16,7 @@ from trio.abc import HalfCloseableStream
 from tests.wire.helpers import take
 from trioserf.address import Address, packed
 from trioserf.errors import AddressError
-from trioserf.net.resolver import Service
+from trioserf.net.services import Service
 from trioserf.net.transport import SocketAddress
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.node.key_handler import SaveKeyring

@@ -49,7 +49,7 @@ async def test_ack_has_our_coordinate(autojump_clock: MockClock) -> None:
 
 
 async def test_ack_without_coordinates_has_no_payload(autojump_clock: MockClock) -> None:
-    async with node_under_test(coordinates=False) as s:
+    async with node_under_test(disable_coordinates=True) as s:
         peer = s.peer("p")
         peer.send(Ping(41, "us"))
         assert await peer.wait_for(Ack, 1) == Ack(41)

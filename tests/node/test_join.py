@@ -19,7 +19,7 @@ from tests.node.helpers import (
 )
 from trioserf.address import Address
 from trioserf.errors import JoinFailed, Leaving
-from trioserf.net.resolver import Service
+from trioserf.net.services import Service
 from trioserf.serf.config import SerfOptions
 from trioserf.wire import serf_codec, serf_payloads
 from trioserf.wire.serf_messages import SerfPushPull

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from tests.node.helpers import LATENCY, OURS, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.address import Address, packed
 from trioserf.errors import AddressError, ConfigError, Leaving, NameConflict, TooLarge
+from trioserf.exception_groups import leaf_exceptions
 from trioserf.net.own_address import own_address
 from trioserf.node import NodeConfig, Phase, open_node
 from trioserf.serf.config import SerfOptions
@@ -201,16 +202,9 @@ async def test_lost_name_conflict_ends_the_node(
             async with node_under_test(**QUIET) as s:
                 nursery.start_soon(call, s)
                 await name_conflict(s, of_us=1)
-        [error] = _leaves(caught.value)
+        [error] = leaf_exceptions(caught.value)
         assert "(1 of 3 answers for us)" in str(error)
     assert outside == ["heard"]
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
 
 
 async def test_won_name_conflict_keeps_the_node(autojump_clock: MockClock) -> None:
@@ -220,7 +214,7 @@ async def test_won_name_conflict_keeps_the_node(autojump_clock: MockClock) -> No
 
 
 async def test_name_conflict_sends_no_query_without_resolution(autojump_clock: MockClock) -> None:
-    async with node_under_test(**QUIET, serf=SerfOptions(name_conflict_resolution=False)) as s:
+    async with node_under_test(**QUIET, serf=SerfOptions(disable_name_resolution=True)) as s:
         await name_conflict(s, of_us=0)
         queries = [
             serf_codec.decode(message.payload) for message in s.peers["b"].messages(UserMessage)

@@ -228,7 +228,8 @@ def push_pull(
 
 def merge(state: Serf, remote: SerfPushPull, *, join: bool = False, ignore: bool = False) -> None:
     """Merge the remote half of a push/pull."""
-    state.merge_remote_state(remote, join=join, ignore_events=ignore, now=0.0)
+    for step in state.merge_steps(remote, join=join, ignore_events=ignore):
+        step(0.0)
 
 
 # --- several members ---

@@ -131,7 +131,7 @@ def test_second_conflict_starts_second_vote() -> None:
 
 
 def test_disabled_resolution_starts_no_vote(caplog: pytest.LogCaptureFixture) -> None:
-    state = serf("a", "b", options=SerfOptions(name_conflict_resolution=False))
+    state = serf("a", "b", options=SerfOptions(disable_name_resolution=True))
     state.member_conflicted("a", OTHER, 0.0)
     assert "(Resolution enabled: false)" in caplog.text
     assert state.next_deadline is None

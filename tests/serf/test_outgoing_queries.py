@@ -73,11 +73,10 @@ def test_default_timeout_grows_with_logarithm_of_members(members: int, seconds: 
 @pytest.mark.parametrize("timeout", [None, 0, 0.0])
 def test_default_timeout_applies_to_query_without_timeout(timeout: float | None) -> None:
     state = serf("a", *(chr(ord("b") + number) for number in range(9)))
-    assert state.default_query_timeout() == pytest.approx(6.4)
-    started = start_query(state, QueryParams(name="x", timeout=timeout), 1.0)
-    assert started.query.deadline == pytest.approx(7.4)
+    params = QueryParams(name="x", timeout=timeout)
+    assert start_query(state, params, 1.0).query.deadline == pytest.approx(7.4)
     state.member_left("b", 0.0)
-    assert state.default_query_timeout() == pytest.approx(3.2)
+    assert start_query(state, params, 1.0).query.deadline == pytest.approx(4.2)
 
 
 def test_infinite_timeout_is_capped() -> None:

@@ -273,7 +273,6 @@ def test_member_with_line_break_in_name_is_not_recorded(name: str) -> None:
 def test_no_event_is_recorded_after_leave() -> None:
     state = SnapshotState(parse(BEFORE_LEAVE))
     assert state.leave(5, keep=True) == b"clock: 5\nleave\n"
-    assert state.left
     assert state.record(event("member-leave", member("a"))) == b""
     assert state.record(user(100)) == b""
     assert state.clock_lines(9) == b""

@@ -8,6 +8,7 @@ from tests.serf.helpers import (
     Cluster,
     broadcasts,
     kinds,
+    merge,
     query,
     raw_broadcasts,
     serf,
@@ -215,9 +216,7 @@ def test_large_replayed_event_is_rebroadcast_unless_joining() -> None:
     for join, passed_on in ((True, 0), (False, 1)):
         receiver = serf("b", "a")
         for _ in range(2):
-            receiver.merge_remote_state(
-                sender.local_state(), join=join, ignore_events=False, now=0.0
-            )
+            merge(receiver, sender.local_state(), join=join)
         assert len(receiver.events) == 2
         assert [len(broadcast.data) > 2000 for broadcast in receiver.large_broadcasts] == [
             True
@@ -230,7 +229,7 @@ def test_only_first_large_replayed_events_go_to_all_members() -> None:
     sender, receiver = serf("a", "b"), serf("b", "a")
     for number in range(10):
         sender.handle(encode(UserEvent(5, "x", b"%d" % number * 2000)), 0.0)
-    receiver.merge_remote_state(sender.local_state(), join=False, ignore_events=False, now=0.0)
+    merge(receiver, sender.local_state())
     assert [broadcast.to_all for broadcast in receiver.large_broadcasts] == [True] * 8 + [
         False
     ] * 2

@@ -243,14 +243,7 @@ async def open_agent(
             writer = SnapshotWriter(path, contents, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
-        handlers = Handlers(
-            parsed,
-            node,
-            timeout=config.handler_timeout,
-            limit=config.handler_limit,
-            depth=config.handler_queue,
-            counters=node.counters,
-        )
+        handlers = Handlers(parsed, node, config.handlers, counters=node.counters)
         agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))

@@ -1,4 +1,4 @@
-"""The agent's configuration from its sources (see agent/README.md, § Configuration files).
+"""The agent's configuration from its sources (see agent/README.md, § Configuration).
 
 Every source – a file, or the command line – is a JSON object. Each is checked by itself, so that
 an error names its source; then later sources are merged over earlier ones: lists grow, tags
@@ -22,6 +22,7 @@ from trioserf.agent.config_converter import (
     kind_name,
     structurer,
 )
+from trioserf.agent.logs import LEVELS
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.errors import ConfigError
 from trioserf.node.config import NodeConfig
@@ -30,13 +31,11 @@ from trioserf.swim.config import PROFILES
 
 _log = logging.getLogger("trioserf.agent")
 
-HANDLER_QUEUE: Final = 1024
-"""Events that wait for one script; a join with replay delivers those of 512 Lamport times."""
-LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERR")
 SETUP_FAILED: Final = "Failed to setup the Serf agent"
 """How some of Serf's errors begin."""
 _LEAST: Final = {"retry_interval": 1.0, "broadcast_timeout": 1.0}
 """Durations that Serf raises to a least value, with a warning."""
+_PROFILE: Final = "lan"
 _COMMAND_LINE: Final = "command line"
 
 
@@ -50,12 +49,33 @@ class MdnsConfig:
 
 
 @attrs.frozen(kw_only=True)
+class HandlerOptions:
+    """Limits of event handlers."""
+
+    timeout: float | None = setting(
+        None,
+        "kill a script and all its processes after this time",
+        key="handler_timeout",
+        shown="none",
+    )
+    limit: int = setting(16, "scripts that run at a time", key="handler_limit", least=1)
+    # A join with replay delivers the events of 512 Lamport times.
+    queue: int = setting(
+        1024,
+        "events that wait for one script; further ones are dropped and counted",
+        key="handler_queue",
+        least=1,
+    )
+
+
+@attrs.frozen(kw_only=True)
 class AgentConfig:
     """The configuration of an agent. Durations are seconds.
 
     Attributes:
         node: the keys of the node. What depends on the keys here (addresses, tags, keys of
-            encryption and more) is added by `node_config`.
+            encryption) is added by `node_config`.
+        handlers: the keys of event handlers.
     """
 
     node: NodeConfig = attrs.field(factory=NodeConfig)
@@ -86,7 +106,7 @@ class AgentConfig:
         "", "JSON list of keys, the primary one first; rewritten with every change", serf=True
     )
     log_level: str = setting("INFO", "`TRACE`, `DEBUG`, `INFO`, `WARN` or `ERR`", serf=True)
-    profile: str = setting("lan", "timings for a `lan`, a `wan` or `local`", serf=True)
+    profile: str = setting(_PROFILE, "timings for a `lan`, a `wan` or `local`", serf=True)
     rpc_addr: Addresses = setting(
         Addresses((CONTROL_ADDRESS,)),
         "where clients connect: `host:port`, `unix:PATH`, or a list of these",
@@ -113,10 +133,6 @@ class AgentConfig:
     )
     leave_on_terminate: bool = setting(False, "leave gracefully on SIGTERM", serf=True)
     skip_leave_on_interrupt: bool = setting(False, "do not leave gracefully on SIGINT", serf=True)
-    disable_name_resolution: bool = setting(
-        False, "do not query the cluster if another member claims our name", serf=True
-    )
-    disable_coordinates: bool = setting(False, "keep no network coordinate", serf=True)
     discover: str = setting(
         "",
         "find the members of this cluster by [multicast DNS](#mdns); needs"
@@ -150,15 +166,7 @@ class AgentConfig:
         "name servers, `address` or `address:port`, for [services](#addresses-to-join)",
         shown="the system's",
     )
-    handler_timeout: float | None = setting(
-        None, "kill a script and all its processes after this time", shown="none"
-    )
-    handler_limit: int = setting(16, "scripts that run at a time", least=1)
-    handler_queue: int = setting(
-        HANDLER_QUEUE,
-        "events that wait for one script; further ones are dropped and counted",
-        least=1,
-    )
+    handlers: HandlerOptions = attrs.field(factory=HandlerOptions)
 
     @property
     def own_tags(self) -> dict[str, str]:
@@ -201,7 +209,7 @@ class Sources:
                 name = "".join(word.capitalize() for word in key.split("_"))
                 warn(f"'{name}' is too low. Setting to {least:g}s")
                 settings[key] = least
-        profile = attrs.asdict(PROFILES[settings.get("profile", "lan")])
+        profile = attrs.asdict(PROFILES[settings.get("profile", _PROFILE)])
         return build(AgentConfig, profile | settings)
 
     def _merged(self, structure: Structure) -> dict[str, Any]:
@@ -266,10 +274,11 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 
 def _value_errors(settings: dict[str, Any]) -> Iterable[str]:
     """Check the values that depend on each other, and those for which Serf has its own texts."""
-    level = settings["log_level"] = settings.get("log_level", "INFO").upper()
-    if level not in LOG_LEVELS:
-        yield f"Invalid log level: {level}. Valid log levels are: [{' '.join(LOG_LEVELS)}]"
-    profile = settings.get("profile", "lan")
+    if "log_level" in settings:
+        level = settings["log_level"] = settings["log_level"].upper()
+        if level not in LEVELS:
+            yield f"Invalid log level: {level}. Valid log levels are: [{' '.join(LEVELS)}]"
+    profile = settings.get("profile", _PROFILE)
     if profile not in PROFILES:
         yield f"Unknown profile: {profile}; expected {', '.join(PROFILES)}"
     if settings.get("tags_file") and (settings.get("tags") or settings.get("role")):

@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 import attrs
 import trio
 
-from trioserf.agent.config import HANDLER_QUEUE
+from trioserf.agent.config import HandlerOptions
 from trioserf.agent.script_runner import (
     Result,
     ScriptRunner,
@@ -146,9 +146,7 @@ class Handlers:
     Args:
         handlers: the scripts.
         node: the source of events.
-        timeout: seconds after which a script and its processes are killed; None for never.
-        limit: scripts that run at a time, 1 or more.
-        depth: events that wait for one script, 1 or more; further ones are dropped and counted.
+        options: their limits.
         runner: runs the scripts.
         environ: the agent's environment.
         counters: the run times of scripts, for metrics.
@@ -158,22 +156,20 @@ class Handlers:
         self,
         handlers: Iterable[Handler],
         node: HandlerNode,
+        options: HandlerOptions,
         *,
-        timeout: float | None = None,
-        limit: int = 16,
-        depth: int = HANDLER_QUEUE,
         runner: ScriptRunner | None = None,
         environ: Mapping[str, str] = os.environ,
         counters: Counters | None = None,
     ) -> None:
         self._node = node
-        self._timeout = timeout or math.inf
-        self._limiter = trio.CapacityLimiter(limit)
-        self._depth = depth
+        self._timeout = options.timeout or math.inf
+        self._limiter = trio.CapacityLimiter(options.limit)
+        self._depth = options.queue
         self._runner = runner or ShellRunner()
         self._environ = environ
         self._counters = counters or Counters()
-        self._workers = [_Worker(handler, depth) for handler in handlers]
+        self._workers = [_Worker(handler, self._depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None
         self._responder = Responder(has_responded=True)
         self._events: Subscription | None = None

@@ -6,7 +6,6 @@ Names begin with `serf-agent`; names of gauges continue with the host's name if 
 """
 
 import gc
-import logging
 import math
 import resource
 import sys
@@ -21,8 +20,6 @@ import trio
 
 from trioserf.counters import AggregateSample, Counters
 from trioserf.serf.events import Event, MemberEvent
-
-_log = logging.getLogger("trioserf.agent")
 
 COLLECT_EVERY: Final = 1.0
 """Seconds between two collections."""

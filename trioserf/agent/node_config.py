@@ -24,15 +24,12 @@ def node_config(config: AgentConfig) -> NodeConfig:
         ConfigError: an address is not valid, or a file cannot be used.
         AddressError: an address cannot be found.
     """
-    serf = config.node.serf
     return attrs.evolve(
         config.node,
         bind=bind_address(config),
         advertise=advertise_address(config),
         tags=start_tags(config),
-        serf=attrs.evolve(serf, name_conflict_resolution=not config.disable_name_resolution),
         keyring=_setup_keyring(config),
-        coordinates=not config.disable_coordinates,
         owns_process=True,
     )
 

@@ -19,6 +19,7 @@ import trio
 from trioserf.agent.files import SHARED, Files
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError
+from trioserf.node.timers import AutoResetEvent
 from trioserf.serf.events import Dropped, Event, MemberEvent
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import LamportTimes, SnapshotContents, SnapshotState, parse
@@ -119,7 +120,7 @@ class SnapshotWriter:
         # The file differs from the state in memory: replace it, do not append.
         self._rewrite = not contents.clean
         self._retry_at: float | None = None
-        self._wake = trio.Event()
+        self._wake = AutoResetEvent()
         self._ended = trio.Event()
         self._lock = trio.Lock()
         counters = counters or Counters()
@@ -171,9 +172,9 @@ class SnapshotWriter:
                 self._rewrite = True
             else:
                 self._record(event)
-            self._wake.set()
+            self._wake()
         self._ended.set()
-        self._wake.set()
+        self._wake()
 
     def _record(self, event: Event) -> None:
         lines = self._state.record(event)
@@ -184,7 +185,6 @@ class SnapshotWriter:
 
     async def _keep_writing(self) -> None:
         while not self._ended.is_set():
-            self._wake = trio.Event()
             await self._flush()
             if self._retry_at is None:
                 with trio.move_on_after(FLUSH_INTERVAL):

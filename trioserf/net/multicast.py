@@ -26,7 +26,7 @@ _SEND_TIMEOUT: Final = 1.0
 """Seconds to wait for room in a socket's buffer."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Group:
     """A multicast group: an address family, its name, and the group's address."""
 
@@ -44,7 +44,7 @@ IPV4: Final = Group(socket.AF_INET, "IPv4", "224.0.0.251")
 IPV6: Final = Group(socket.AF_INET6, "IPv6", "ff02::fb")
 
 
-@attrs.frozen(slots=True, eq=False)
+@attrs.frozen(eq=False)
 class MulticastSockets:
     """The two sockets of one group.
 

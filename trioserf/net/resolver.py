@@ -1,38 +1,17 @@
 """Look up names and services (see swim/README.md, § Joining)."""
 
 import ipaddress
-import random
 import socket
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import trio
 
-from trioserf.address import parse_host_port
+from trioserf.address import Address, parse_host_port
 from trioserf.errors import AddressError
+from trioserf.net.services import Service
 
 _DNS_PORT: Final = 53
-
-Server = tuple[str, int]
-"""IP address and port of a name server."""
-
-
-class Service(NamedTuple):
-    """One SRV record (RFC 2782).
-
-    Attributes:
-        host: a name.
-        port: 1 to 65535.
-        priority: the lowest is tried first, the others if it fails.
-        weight: share of the tries within a priority.
-        addresses: addresses of the host from the same response; if empty, look the host up.
-    """
-
-    host: str
-    port: int
-    priority: int = 0
-    weight: int = 0
-    addresses: tuple[str, ...] = ()
 
 
 class Resolver(Protocol):
@@ -98,7 +77,7 @@ class SystemResolver:
         return await find_services(name, self._dns_servers)
 
 
-def _server(text: str) -> Server:
+def _server(text: str) -> Address:
     try:
         host, port = parse_host_port(text, least_port=1)
     except ValueError as error:
@@ -109,32 +88,4 @@ def _server(text: str) -> Server:
         raise AddressError(
             f"dns_servers: {text!r}: expected an IP address, with or without a port"
         ) from None
-    return host, _DNS_PORT if port is None else port
-
-
-def by_priority(services: Sequence[Service], rng: random.Random) -> list[list[Service]]:
-    """Group services by priority, each group in random order by weight (RFC 2782, Usage rules).
-
-    Args:
-        services: in any order.
-        rng: randomness.
-    """
-    groups: dict[int, list[Service]] = {}
-    for service in services:
-        groups.setdefault(service.priority, []).append(service)
-    return [_shuffled(groups[priority], rng) for priority in sorted(groups)]
-
-
-def _shuffled(services: list[Service], rng: random.Random) -> list[Service]:
-    # Services of weight 0 come first in the sum, so that they have a very small chance.
-    remaining = sorted(services, key=lambda service: service.weight > 0)
-    ordered = []
-    while remaining:
-        mark = rng.randint(0, sum(service.weight for service in remaining))
-        for service in remaining:
-            mark -= service.weight
-            if mark <= 0:
-                break
-        remaining.remove(service)
-        ordered.append(service)
-    return ordered
+    return Address(host, _DNS_PORT if port is None else port)

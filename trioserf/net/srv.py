@@ -13,8 +13,9 @@ import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 
+from trioserf.address import Address
 from trioserf.errors import AddressError
-from trioserf.net.resolver import Server, Service
+from trioserf.net.services import Service
 
 MAX_SERVICES: Final = 256
 """Records of one response that are used; a cluster needs a few seeds, not all its members."""
@@ -24,7 +25,7 @@ _TIMEOUT: Final = 2.0
 """Seconds for one request to one server."""
 
 
-async def find_services(name: str, servers: Sequence[Server] = ()) -> list[Service]:
+async def find_services(name: str, servers: Sequence[Address] = ()) -> list[Service]:
     """Look up the SRV records of a name.
 
     Args:
@@ -54,7 +55,7 @@ async def find_services(name: str, servers: Sequence[Server] = ()) -> list[Servi
     return found
 
 
-def _resolver(name: str, servers: Sequence[Server]) -> dns.asyncresolver.Resolver:
+def _resolver(name: str, servers: Sequence[Address]) -> dns.asyncresolver.Resolver:
     try:
         resolver = dns.asyncresolver.Resolver(configure=not servers)
     except dns.resolver.NoResolverConfiguration as error:

@@ -1,7 +1,7 @@
 """The configuration of a node; every default is here or in the options that it contains."""
 
 import ipaddress
-import socket
+import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -71,7 +71,6 @@ class NodeConfig:
         swim: switches of the member table. Those that follow from other fields are overridden.
         serf: limits and timeouts of Serf's layer.
         keyring: keys that encrypt all gossip; None for plaintext.
-        coordinates: maintain a network coordinate and send it in acks.
         owns_process: the process serves this node alone. After large exchanges the node then
             collects garbage and returns freed memory to the system; both take time that grows
             with the whole process.
@@ -82,7 +81,7 @@ class NodeConfig:
     """
 
     name: str = setting(
-        attrs.Factory(socket.gethostname),
+        attrs.Factory(lambda: os.uname().nodename),
         f"name in the cluster, 1 to {MAX_NAME} bytes",
         key="node_name",
         shown="the host's name",
@@ -104,6 +103,7 @@ class NodeConfig:
         key="enable_compression",
         serf=True,
     )
+    disable_coordinates: bool = setting(False, "keep no network coordinate", serf=True)
     validate_node_names: bool = setting(
         False, "accept only names of letters, digits, dashes and dots", serf=True
     )
@@ -161,7 +161,6 @@ class NodeConfig:
     swim: SwimOptions = attrs.field(factory=SwimOptions)
     serf: SerfOptions = attrs.field(factory=SerfOptions)
     keyring: Keyring | None = None
-    coordinates: bool = True
     owns_process: bool = False
 
     def __attrs_post_init__(self) -> None:

@@ -41,7 +41,7 @@ _MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of payloads that wait for one reader, however many events its buffer has room for."""
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class Responder:
     """A client that may respond to queries, perhaps to those of several subscriptions.
 

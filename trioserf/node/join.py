@@ -14,7 +14,8 @@ import trio
 
 from trioserf.address import Address, format_host_port
 from trioserf.errors import AddressError, JoinFailed
-from trioserf.net.resolver import Resolver, by_priority
+from trioserf.net.resolver import Resolver
+from trioserf.net.services import by_priority
 from trioserf.node.join_address import JoinTarget, parse_join_address
 from trioserf.node.seeds import Seeds
 from trioserf.node.state_owner import StateOwner

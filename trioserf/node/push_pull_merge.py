@@ -7,21 +7,20 @@ the current state by itself, as if it had arrived alone.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from trioserf.serf.serf import Serf
+from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.protocol_versions import verify_versions
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.serf_push_pull import decode_push_pull, read_push_pull
 from trioserf.wire.swim_messages import ALIVE, NodeState, PushPull
 
-if TYPE_CHECKING:
-    from trioserf.node.state import ClusterState
-
 PIECE: Final = 512
 """Rows merged in one step: a few milliseconds' work."""
 
-MergeStep = Callable[["ClusterState", float], None]
-"""A step of a merge: a function to call with the state and the current time."""
+MergeStep = Callable[[float], None]
+"""A step of a merge: a function for the owner to call with the current time."""
 
 
 class StepwiseReader:
@@ -54,7 +53,8 @@ def read_state(data: bytes) -> SerfPushPull | None:
 
 
 def merge_steps(
-    cluster: "ClusterState",
+    membership: Memberlist,
+    serf: Serf,
     remote: PushPull,
     serf_state: SerfPushPull | None,
     *,
@@ -63,7 +63,8 @@ def merge_steps(
     """Split the merge of a remote state into steps.
 
     Args:
-        cluster: the state to merge into; only the steps use it.
+        membership: the member table to merge into; only the steps use it.
+        serf: Serf's layer, likewise.
         remote: the remote half of a push/pull.
         serf_state: the state of Serf's layer that was read from it.
         ignore_events: whether to ignore user events from before our join.
@@ -73,41 +74,36 @@ def merge_steps(
         incompatible.
     """
     nodes = remote.nodes
-    serf_steps: Iterator[Callable[[float], None]] = iter(())
+    serf_steps: Iterator[MergeStep] = iter(())
     if serf_state is not None:
-        serf_steps = cluster.serf.merge_steps(
+        serf_steps = serf.merge_steps(
             serf_state,
             join=remote.join,
             ignore_events=ignore_events,
-            is_alive=partial(_is_alive, cluster),
+            is_alive=partial(_is_alive, membership),
         )
     last = max(len(nodes) - 1, 0) // PIECE * PIECE
     for start in range(0, last, PIECE):
-        yield partial(_merge_piece, nodes, start, None)
+        yield partial(_merge_piece, membership, nodes, start, None)
     # The last nodes are merged together with the first names, so that a small state is one step.
-    yield partial(_merge_piece, nodes, last, next(serf_steps, None))
-    for step in serf_steps:
-        yield partial(_merge_serf, step)
+    yield partial(_merge_piece, membership, nodes, last, next(serf_steps, None))
+    yield from serf_steps
 
 
 def _merge_piece(
+    membership: Memberlist,
     nodes: tuple[NodeState, ...],
     start: int,
-    serf_step: Callable[[float], None] | None,
-    cluster: "ClusterState",
+    serf_step: MergeStep | None,
     now: float,
 ) -> None:
     if not start:
-        verify_versions(nodes, cluster.membership.records.values())
-    cluster.membership.merge_nodes(nodes[start : start + PIECE], now)
+        verify_versions(nodes, membership.records.values())
+    membership.merge_nodes(nodes[start : start + PIECE], now)
     if serf_step is not None:
         serf_step(now)
 
 
-def _merge_serf(step: Callable[[float], None], _cluster: "ClusterState", now: float) -> None:
-    step(now)
-
-
-def _is_alive(cluster: "ClusterState", name: str) -> bool:
-    record = cluster.membership.records.get(name)
+def _is_alive(membership: Memberlist, name: str) -> bool:
+    record = membership.records.get(name)
     return record is not None and record.state is ALIVE

@@ -6,7 +6,6 @@ and the current time, and finds the effects afterwards: in `pop_stream_messages`
 `next_deadline`.
 """
 
-import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -55,8 +54,6 @@ from trioserf.wire.swim_messages import (
     Suspect,
     UserMessage,
 )
-
-_log = logging.getLogger("trioserf.memberlist")
 
 _USER = bytes((USER,))
 
@@ -149,7 +146,7 @@ class ClusterState:
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)
         self.coordinates = PeerCoordinates(
-            config.name, rng, enabled=config.coordinates, counters=self.counters
+            config.name, rng, enabled=not config.disable_coordinates, counters=self.counters
         )
         self.detector = FailureDetector(
             membership, address, outbox=self.outbox, coordinates=self.coordinates, rng=rng
@@ -247,8 +244,11 @@ class ClusterState:
             ValueError: the versions are incompatible, or the state is malformed (`WireError`).
         """
         serf_state = read_state(remote.user_state)
-        for step in merge_steps(self, remote, serf_state, ignore_events=ignore_events):
-            step(self, now)
+        steps = merge_steps(
+            self.membership, self.serf, remote, serf_state, ignore_events=ignore_events
+        )
+        for step in steps:
+            step(now)
 
     # --- requests of users ---
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 Packets = list[tuple[bytes, tuple[str, int]]]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class PacketBatch:
     """Packets that were received together, at one instant."""
 

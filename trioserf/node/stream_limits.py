@@ -21,13 +21,12 @@ MIN_IDLE: Final = 1.0
 """Seconds of silence before a stream can be closed in favour of another."""
 
 
-@attrs.define(slots=True, eq=False)
+@attrs.define(eq=False)
 class OpenStream:
     """An open stream.
 
     Attributes:
         peer: the other end.
-        incoming: whether the other end opened it.
         last_active: when bytes were last received.
         held: bytes of memory that it holds.
         was_large: whether it ever held `LARGE` bytes.
@@ -36,7 +35,6 @@ class OpenStream:
     """
 
     peer: Address
-    incoming: bool
     last_active: float
     held: int = 0
     was_large: bool = False
@@ -75,7 +73,7 @@ class StreamLimiter:
 
     def add(self, peer: Address, *, incoming: bool) -> OpenStream:
         """Count a new stream; `remove` must follow."""
-        stream = OpenStream(peer, incoming, trio.current_time())
+        stream = OpenStream(peer, trio.current_time())
         self._all[stream] = None
         if incoming:
             self._incoming[stream] = None

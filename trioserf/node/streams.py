@@ -5,7 +5,7 @@ See wire/README.md, § Streams.
 
 import gc
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import trio
@@ -15,7 +15,7 @@ from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
-from trioserf.node.push_pull_merge import StepwiseReader, merge_steps
+from trioserf.node.push_pull_merge import MergeStep, StepwiseReader, merge_steps
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
@@ -267,11 +267,13 @@ class Streams:
             self.open_streams.set_held(tracked, before + rows * _ROW_SIZE)
             await self._take_turn()
         state = self._owner.state
-        steps = merge_steps(state, theirs, reader.state, ignore_events=ignore_events)
+        steps = merge_steps(
+            state.membership, state.serf, theirs, reader.state, ignore_events=ignore_events
+        )
         for number, step in enumerate(steps):
             if number:
                 await self._take_turn()
-            await self._owner.ask(step)
+            await self._owner.ask(partial(_run_step, step))
 
     async def _take_turn(self) -> None:
         """Wait until no other stream is reading or merging a large message."""
@@ -302,3 +304,7 @@ class Streams:
                 if decoder.first_error is not None:
                     await self._count(decoder.first_error, tracked.peer)
                 return message
+
+
+def _run_step(step: MergeStep, _state: object, now: float) -> None:
+    step(now)

@@ -17,7 +17,6 @@ class SerfOptions:
     """Limits in bytes and counts, durations in seconds.
 
     Attributes:
-        name_conflict_resolution: whether the members vote on a conflict about our name.
         event_buffer_bytes: all buffered user events.
         query_buffer_bytes: all buffered query ids, about 100 bytes each.
         intents_kept: buffered intents about unknown members.
@@ -48,6 +47,9 @@ class SerfOptions:
     )
     broadcast_timeout: float = setting(
         5.0, "how long leaving may take, `1s` or more", serf=True, least=0
+    )
+    disable_name_resolution: bool = setting(
+        False, "do not query the cluster if another member claims our name", serf=True
     )
 
     event_buffer: int = setting(
@@ -83,7 +85,6 @@ class SerfOptions:
         least=0,
     )
 
-    name_conflict_resolution: bool = True
     event_buffer_bytes: int = _limit(4 * 1024 * 1024)
     query_buffer_bytes: int = _limit(4 * 1024 * 1024)
     intents_kept: int = _limit(8192)

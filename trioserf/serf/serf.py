@@ -24,7 +24,7 @@ from trioserf.serf.intents import Intents
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member import Member
-from trioserf.serf.member_table import MemberRecord, MemberTable
+from trioserf.serf.member_table import MemberTable
 from trioserf.serf.name_conflict import NameConflicts
 from trioserf.serf.outgoing_queries import OutgoingQueries, QueryParams
 from trioserf.serf.push_pull import PushPull
@@ -95,7 +95,7 @@ class Serf:
     ) -> None:
         self.name = name
         self.address = address
-        self.options = options = options or SerfOptions()
+        options = options or SerfOptions()
         swim = swim or SwimOptions()
         counters = counters or Counters()
         self._effects = effects = Effects(counters=counters)
@@ -141,7 +141,7 @@ class Serf:
         )
         self._name_conflicts = NameConflicts(
             name,
-            enabled=options.name_conflict_resolution,
+            enabled=not options.disable_name_resolution,
             ask=self.ask,
             effects=effects,
         )
@@ -163,10 +163,6 @@ class Serf:
     def member(self, name: str) -> Member | None:
         """Return the member with this name, or None."""
         return self._table.get(name)
-
-    def record(self, name: str) -> MemberRecord | None:
-        """Return a member with its Lamport time, or None; do not change it."""
-        return self._table.records.get(name)
 
     @property
     def alive_count(self) -> int:
@@ -316,13 +312,6 @@ class Serf:
         """Return our half of a push/pull."""
         return self._push_pull.local_state()
 
-    def merge_remote_state(
-        self, state: SerfPushPull, *, join: bool, ignore_events: bool, now: float
-    ) -> None:
-        """Merge the remote half of a push/pull at once (see `merge_steps`)."""
-        for step in self.merge_steps(state, join=join, ignore_events=ignore_events):
-            step(now)
-
     def merge_steps(
         self,
         state: SerfPushPull,
@@ -416,10 +405,6 @@ class Serf:
     def cancel(self, query: RunningQuery) -> None:
         """End a query of our own early; this delivers `QueryDone`, unless it has finished."""
         self._outgoing_queries.cancel(query)
-
-    def default_query_timeout(self) -> float:
-        """Return the timeout of queries without one, in seconds."""
-        return self._outgoing_queries.default_timeout()
 
     def respond(self, number: int, payload: bytes, now: float) -> None:
         """Respond to a query, once.

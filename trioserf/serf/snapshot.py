@@ -198,11 +198,6 @@ class SnapshotState:
         """A copy of the members with their addresses, as the next start will read them."""
         return dict(self._alive)
 
-    @property
-    def left(self) -> bool:
-        """Whether we left; nothing is recorded after that."""
-        return self._left
-
     def record(self, event: Event) -> bytes:
         """Record an event and return its lines; `clock_lines` returns those of its time."""
         if self._left:

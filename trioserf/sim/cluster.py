@@ -16,7 +16,7 @@ import trio
 
 from trioserf.address import Address
 from trioserf.errors import AddressError, JoinFailed, Leaving, NameConflict
-from trioserf.net.resolver import Service
+from trioserf.net.services import Service
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node
 from trioserf.node.open_node import open_node

@@ -8,6 +8,7 @@ from typing import Final, Literal
 import attrs
 import trio
 
+from trioserf.exception_groups import leaf_exceptions
 from trioserf.node.config import NodeConfig
 from trioserf.sim.cluster import TEMPLATE, SimCluster, open_cluster
 from trioserf.sim.invariants import Violation
@@ -133,7 +134,7 @@ def _check_observations(scenario: Scenario, cluster: SimCluster) -> None:
 
 
 def _report(scenario: Scenario, trace: Trace, error: BaseException) -> str:
-    cause = _first_cause(error)
+    cause = leaf_exceptions(error)[0]
     last = "\n".join(f"  {entry}" for entry in trace.entries[-12:])
     return (
         f"{type(cause).__name__}: {cause}\n"
@@ -141,12 +142,6 @@ def _report(scenario: Scenario, trace: Trace, error: BaseException) -> str:
         f"replay: scripts/simulate --scenario {scenario.name} --seed {trace.seed} --seeds 1"
         f" --trace\nlast entries:\n{last}"
     )
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 @contextmanager

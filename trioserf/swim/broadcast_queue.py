@@ -55,7 +55,6 @@ class BroadcastQueue:
         prefix: prepended to every message; counts towards its length.
 
     Attributes:
-        bytes_queued: total length of the queued messages.
         sizes: records the length of every transmitted message, unless it is None.
     """
 
@@ -70,7 +69,6 @@ class BroadcastQueue:
         "_serial",
         "_urgent",
         "_waiting",
-        "bytes_queued",
         "sizes",
     )
 
@@ -93,7 +91,6 @@ class BroadcastQueue:
         self._plain: list[list[int]] = [[]]
         self._selected: list[int] = []
         self._serial = 0
-        self.bytes_queued = 0
         self.sizes: Samples | None = None
 
     def __len__(self) -> int:
@@ -133,7 +130,6 @@ class BroadcastQueue:
         if name is not None:
             self._by_name[name] = key
         insort(priority[0], key)
-        self.bytes_queued += len(data)
         if replaced is not None:
             replaced()
 
@@ -223,7 +219,6 @@ class BroadcastQueue:
 
     def _forget(self, key: int) -> None:
         broadcast = self._waiting.pop(key)
-        self.bytes_queued -= len(broadcast.data)
         if broadcast.name is not None:
             del self._by_name[broadcast.name]
 

@@ -17,7 +17,7 @@ from trioserf.wire.encryption import OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, strip_label
 from trioserf.wire.msgpack import U8, Fields, octets, pack, unpack_fields, unsigned
-from trioserf.wire.swim_codec import COMPOUND, COMPRESS, CRC, DECODERS, ERROR
+from trioserf.wire.swim_codec import COMPOUND, COMPRESS, CRC, DECODERS, ERROR, decode
 from trioserf.wire.swim_messages import Message
 
 MAX_EXPANDED: Final = 65_536
@@ -34,7 +34,7 @@ CRC_OVERHEAD: Final = 5
 _MAX_PARTS = 255
 _LZW = 0
 
-_PACKET_DECODERS = {kind: read for kind, read in DECODERS.items() if kind != ERROR}
+_PACKET_TYPES = frozenset((*DECODERS, COMPOUND, COMPRESS, CRC)) - {ERROR}
 _checksum = struct.Struct(">I")
 _lengths = [struct.Struct(f">{count}H") for count in range(_MAX_PARTS + 1)]
 
@@ -238,21 +238,16 @@ class PacketCodec:
 
 
 def _decode(data: bytes) -> Message:
-    if not data:
-        raise WireError("truncated", "message: empty, expected a type byte")
-    decoder = _PACKET_DECODERS.get(data[0])
-    if decoder is None:
-        raise WireError("unknown-type", f"packet: message of type {data[0]} is not expected")
-    return decoder(data)
+    if data and data[0] == ERROR:
+        raise WireError("unknown-type", "packet: an error message, which is sent by stream only")
+    return decode(data)
 
 
 def _refused(data: bytes, error: WireError) -> WireError:
     """Return the error for a refused packet: plaintext, or bytes that no key decrypts."""
     # Encryption versions 0 and 1 equal the types of pings, which always have this field.
     is_ping = data[:1] in (b"\0", b"\1") and b"SeqNo" in data
-    if is_ping or (
-        data and data[0] > 1 and data[0] in (*_PACKET_DECODERS, COMPOUND, COMPRESS, CRC)
-    ):
+    if is_ping or (data and data[0] > 1 and data[0] in _PACKET_TYPES):
         return WireError(
             "plaintext-refused", "packet is not encrypted, but encryption is required"
         )

@@ -12,7 +12,7 @@ from msgpack import OutOfData, Unpacker, UnpackException
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import U32, Fields, fields_of, flag, unsigned
 from trioserf.wire.packet import compressed_part
-from trioserf.wire.swim_codec import COMPRESS, DECODERS, USER, decode_node_state
+from trioserf.wire.swim_codec import COMPRESS, DECODERS, PUSH_PULL, USER, decode_node_state
 from trioserf.wire.swim_messages import Message, NodeState, PushPull, UserMessage
 
 MAX_SEALED: Final = 20 * 1024 * 1024
@@ -21,7 +21,6 @@ MAX_NODES: Final = 1_048_576
 MAX_USER_STATE: Final = 20 * 1024 * 1024
 MAX_USER_MESSAGE: Final = 20 * 1024 * 1024
 
-_PUSH_PULL = 6
 _MAX_MAP = 256
 _MAX_LIST = 16
 _MAX_MAP_SIZE = 131_072
@@ -53,7 +52,7 @@ def decoder_of(kind: int, *, may_be_compressed: bool) -> ContentDecoder:
     Raises:
         WireError: `unknown-type`, a type that is not sent by stream.
     """
-    if kind == _PUSH_PULL:
+    if kind == PUSH_PULL:
         return PushPullDecoder()
     if kind == USER:
         return _UserMessageDecoder()

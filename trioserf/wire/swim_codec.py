@@ -74,7 +74,7 @@ def decode(data: bytes) -> Message:
         raise WireError("truncated", "message: empty, expected a type byte")
     decoder = DECODERS.get(data[0])
     if decoder is None:
-        raise WireError("unknown-type", f"message: unknown type {data[0]}")
+        raise WireError("unknown-type", f"message: type {data[0]} is not expected")
     return decoder(data)
 
 

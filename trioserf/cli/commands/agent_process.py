@@ -19,6 +19,7 @@ from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
+from trioserf.exception_groups import leaf_exceptions
 from trioserf.node import Phase
 from trioserf.node.memory import freeze_startup_memory
 
@@ -57,7 +58,7 @@ def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int
         _report_interface(out, config)
     except TrioserfError as error:
         raise CommandError(_prefix_lines(str(error)), "bad_config") from error
-    errors: list[TrioserfError] = []
+    errors: list[BaseException] = []
     code = FAILED
     disable_caller_info()
     with open_logs(config.log_level) as logs:
@@ -65,7 +66,7 @@ def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int
             with _syslog(config, logs):
                 code = trio.run(_serve, out, config, sources, logs)
         except* TrioserfError as group:
-            errors += _leaves(group)
+            errors += leaf_exceptions(group)
     if errors:
         raise CommandError("\n".join(map(_error_text, errors)), "failed")
     return code
@@ -92,7 +93,7 @@ def _syslog(config: AgentConfig, logs: Logs) -> Iterator[None]:
         yield
 
 
-def _error_text(error: TrioserfError) -> str:
+def _error_text(error: BaseException) -> str:
     """Return the text of an error; a failed join is a list, as in Go."""
     if not isinstance(error, JoinFailed):
         return _prefix_lines(str(error))
@@ -103,13 +104,6 @@ def _error_text(error: TrioserfError) -> str:
 
 def _prefix_lines(text: str) -> str:
     return "\n".join(f"==> {line}" for line in text.splitlines())
-
-
-def _leaves(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
-    leaves: list[TrioserfError] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves
 
 
 async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs) -> int:

@@ -7,7 +7,6 @@ connection is slow.
 """
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -36,6 +35,7 @@ from trioserf.control.client.requests import (
     result_of,
 )
 from trioserf.control.errors import ControlError
+from trioserf.dropping_queue import DroppingQueue
 
 ResultT = TypeVar("ResultT")
 
@@ -65,6 +65,10 @@ class _PendingReply:
         self.reply: Object = {}
 
 
+def _dropped(count: int) -> Object:
+    return {"event": "dropped", "count": count}
+
+
 class RecordBuffer:
     """Records of one stream, between the task that reads the connection and the stream's reader.
 
@@ -77,11 +81,9 @@ class RecordBuffer:
     def __init__(
         self, size: int, new_event: Callable[[], Event], checkpoint: Callable[[], Awaitable[None]]
     ) -> None:
-        self._size = size
         self._new_event = new_event
         self._checkpoint = checkpoint
-        self._records: deque[Object] = deque()
-        self._dropped = 0
+        self._records = DroppingQueue[Object](size, _dropped)
         self._changed = new_event()
         self._error: ControlError | None = None
         self.finished = False
@@ -91,10 +93,7 @@ class RecordBuffer:
         if record.get("ok") is False:
             self.fail(error_from(record))
             return
-        if len(self._records) < self._size and not self._dropped:
-            self._records.append(record)
-        else:
-            self._dropped += 1
+        self._records.put(record)
         self._changed.set()
 
     def fail(self, error: ControlError) -> None:
@@ -104,25 +103,20 @@ class RecordBuffer:
 
     def close(self) -> None:
         """Drop all records; the reader receives no more."""
-        self._records.clear()
-        self._dropped = 0
         self.finished = True
         self._changed.set()
 
     async def get(self) -> Object | None:
         """Wait for a record; return None at the end."""
         await self._checkpoint()
-        while not self._records and not self._dropped:
-            if self.finished:
-                return None
+        while not self.finished and not self._records:
             if self._error is not None:
                 raise self._error
             self._changed = self._new_event()
             await self._changed.wait()
-        if not self._records:
-            dropped, self._dropped = self._dropped, 0
-            return {"event": "dropped", "count": dropped}
-        record = self._records.popleft()
+        if self.finished:
+            return None
+        record = self._records.pop()
         self.finished = record.get("type") == "done"
         return record
 

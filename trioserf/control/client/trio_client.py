@@ -1,5 +1,6 @@
 """An agent's control socket from a Trio program.
 
+Example:
     async with connect("127.0.0.1:7373") as agent:
         print(await agent.members(status="alive"))
         async for record in agent.query("load", timeout=2):

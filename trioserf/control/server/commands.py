@@ -39,7 +39,7 @@ Receive = Callable[[], Awaitable[Any]]
 """Waits for the next item; raises StopAsyncIteration or trio.EndOfChannel at the end."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Command:
     """A request with one reply.
 
@@ -59,7 +59,7 @@ class Command:
     responds: bool = False
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Stream:
     """A request whose reply is followed by records.
 

@@ -22,6 +22,7 @@ from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
 from trioserf.node.event_hub import Responder
+from trioserf.node.timers import AutoResetEvent
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -40,7 +41,7 @@ END: Any = object()
 """Returned by a stream after its last item."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Limits:
     """Limits of connections; times in seconds.
 
@@ -156,7 +157,7 @@ class Connection(ABC):
         self._read_deadline = self._write_deadline = float("inf")
         self._first_request_complete = False
         self._in_flight = 0
-        self._request_ended = trio.Event()
+        self._request_ended = AutoResetEvent()
         self._nursery: trio.Nursery
 
     @abstractmethod
@@ -288,7 +289,6 @@ class Connection(ABC):
     async def run_concurrently(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a request concurrently, once fewer than MAX_IN_FLIGHT are running."""
         while self._in_flight >= MAX_IN_FLIGHT:
-            self._request_ended = trio.Event()
             await self._request_ended.wait()
         self._in_flight += 1
         self._nursery.start_soon(self._run_counted, run, args)
@@ -300,7 +300,7 @@ class Connection(ABC):
             await run(*args)
         finally:
             self._in_flight -= 1
-            self._request_ended.set()
+            self._request_ended()
 
     async def start(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a stream concurrently; return when it has reported that it started."""

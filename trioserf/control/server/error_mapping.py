@@ -17,6 +17,7 @@ from trioserf.errors import (
     TooLarge,
     TrioserfError,
 )
+from trioserf.exception_groups import single_exception
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -66,9 +67,7 @@ class capture_error:  # noqa: N801 - used like a function
 
 def to_control_error(error: Exception, command: str) -> ControlError:
     """Convert an exception of a handler; an unexpected one is logged and becomes `internal`."""
-    cause: BaseException = error
-    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-        cause = cause.exceptions[0]
+    cause = single_exception(error)
     if isinstance(cause, ControlError):
         return cause
     for kind, code in _CODES:

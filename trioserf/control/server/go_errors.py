@@ -2,6 +2,7 @@
 
 import string
 
+from trioserf.address import format_host_port, parse_host_port
 from trioserf.node.config import DEFAULT_PORT
 
 _BASE64 = frozenset(string.ascii_letters + string.digits + "+/")
@@ -25,19 +26,19 @@ def go_join_error(address: str, reason: str) -> str:
         address: `ip:port`, or the address as given if it could not be resolved.
         reason: the reason, which may end in the operating system's.
     """
-    if reason.startswith("unknown host"):
-        host = address.rpartition("/")[2]
-        host = host.rpartition(":")[0] or host
-        return f"Failed to resolve {address}: lookup {host}: no such host"
     if reason.startswith("join address"):
         return f"Failed to resolve {address}: {reason.removeprefix(f'join address {address!r}: ')}"
+    try:
+        host, port = parse_host_port(address.rpartition("/")[2])
+    except ValueError:  # SRV records may name any host
+        host, port = address, None
+    if reason.startswith("unknown host"):
+        return f"Failed to resolve {address}: lookup {host}: no such host"
     system_error = reason.rpartition(": ")[2].lower()
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        host, address = address, f"{address}:{DEFAULT_PORT}"
     if system_error in _DIAL_ERRORS:
-        return f"Failed to join {host.strip('[]')}: dial tcp {address}: connect: {system_error}"
-    return f"Failed to join {host.strip('[]')}: {reason}"
+        target = format_host_port(host, DEFAULT_PORT if port is None else port)
+        return f"Failed to join {host}: dial tcp {target}: connect: {system_error}"
+    return f"Failed to join {host}: {reason}"
 
 
 def go_base64_error(text: str) -> str | None:

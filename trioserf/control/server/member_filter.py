@@ -16,7 +16,7 @@ def _compiled(expression: str, path: str) -> Pattern:
         raise InvalidFilter(f"{path}: {error}") from None
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class MemberFilter:
     """Expressions that members must match; a missing tag counts as empty text."""
 

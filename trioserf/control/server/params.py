@@ -155,7 +155,7 @@ REQUIRED: Any = object()
 """The default of a parameter that has none."""
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen
 class Param:
     """One parameter of a command; `target` is the handler's argument if the names differ."""
 
