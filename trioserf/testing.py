@@ -1,4 +1,4 @@
-"""A pytest fixture: a cluster of real nodes in virtual time, on a network with injected faults.
+"""A pytest fixture: a cluster of real nodes in virtual time, whose network the test controls.
 
     pytest_plugins = ["trioserf.testing"]  # in conftest.py
 
