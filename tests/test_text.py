@@ -23,7 +23,7 @@ PACKAGE: Final = ROOT / "trioserf"
 
 ROOMS: Final = (
     *("agent", "control", "documents", "fuzz", "ground", "net", "node", "serf", "swim"),
-    *("tests", "wire"),
+    *("sim", "tests", "wire"),
 )
 """Rooms without findings: a room's package, README and tests; `documents` are the other texts."""
 

@@ -235,7 +235,7 @@ async def node_under_test(seed: int = 1, **options: Any) -> AsyncIterator[NodeUn
 class RecordingNetwork(Network):
     """A network that records its packets: time, source and bytes."""
 
-    def __init__(self, rng: random.Random, link: LinkConditions | None = None) -> None:
+    def __init__(self, rng: random.Random, link: LinkConditions) -> None:
         super().__init__(rng, link)
         self.sent: list[tuple[float, SocketAddress, bytes]] = []
 

@@ -328,6 +328,10 @@ async def test_peers_outside_allowed_networks_are_ignored(autojump_clock: MockCl
         stream = await peer.transport.dial(OURS)
         assert await ends(stream, 0.1)
         assert s.node.dropped() == {"not-allowed": 1}
+        peer.send(peer.alive())
+        await trio.sleep(1)
+        assert s.node.dropped() == {"not-allowed": 2}
+        assert s.statuses() == {"us": "alive"}
 
 
 # --- outgoing messages ---

@@ -5,14 +5,13 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from tests.sim.helpers import UNKNOWN_ADDRESS, inject
 from trioserf.serf.query_collector import QueryDone
 from trioserf.sim.cluster import SimCluster, open_cluster
 from trioserf.sim.virtual_time import run_in_virtual_time
 from trioserf.wire import serf_codec
-from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_messages import Join, Leave, Query, SerfPushPull, UserEvent
 from trioserf.wire.stream import StreamCodec
-from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import PushPull, UserMessage
 
 LAST = 2**64 - 1
@@ -43,13 +42,6 @@ MESSAGES: dict[str, Callable[[int], bytes]] = {
     "leave": leave,
     "join": join,
 }
-
-
-def send(cluster: SimCluster, message: bytes, to: str = "n1") -> None:
-    """Send one message to a member from an address that no member has."""
-    sender = cluster.network.open(("10.9.9.9", 7946))
-    for packet in PacketCodec(keyring=None).pack([encode(UserMessage(message))], crc=False):
-        sender.send_packet(packet, cluster.members[to].address)
 
 
 async def check_delivery(cluster: SimCluster, label: str) -> None:
@@ -84,7 +76,7 @@ def test_message_with_extreme_ltime_blocks_no_later_message(kind: str, ltime: in
             await cluster.grow(4)
             await cluster.settle()
             await check_delivery(cluster, "before")
-            send(cluster, MESSAGES[kind](ltime))
+            inject(cluster, UserMessage(MESSAGES[kind](ltime)))
             await trio.sleep(0.1)  # some members have received it, others have not
             await check_all_rounds(cluster)
             await cluster.start("n5", seeds=["n4"])
@@ -111,7 +103,7 @@ def test_push_pull_with_extreme_ltimes_blocks_no_later_message(ltime: int) -> No
             data = StreamCodec(keyring=None).encode_push_pull(
                 PushPull(False, (), serf_codec.encode(state))
             )
-            sender = cluster.network.open(("10.9.9.9", 7946))
+            sender = cluster.network.open(UNKNOWN_ADDRESS)
             async with await sender.dial(cluster.members["n1"].address) as stream:
                 await stream.send_all(data)
                 await stream.receive_some()
@@ -128,7 +120,7 @@ def test_members_without_the_extreme_ltime_are_accepted_after_partition() -> Non
             await check_delivery(cluster, "before")
             cluster.partition(["n1", "n2"], ["n3", "n4"])
             await trio.sleep(60)
-            send(cluster, event(2**63))
+            inject(cluster, UserMessage(event(2**63)))
             await trio.sleep(5)
             cluster.heal()
             # Events are accepted even before any push/pull.

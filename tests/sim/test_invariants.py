@@ -1,4 +1,4 @@
-"""The checker reports each invariant that a test breaks on purpose."""
+"""The checker reports each violation of an invariant that a test causes."""
 
 import signal
 from collections.abc import Awaitable, Callable
@@ -8,32 +8,23 @@ import attrs
 import pytest
 import trio
 
+from tests.sim.helpers import inject
 from trioserf.serf.events import UserEventReceived
 from trioserf.sim.cluster import SimCluster
 from trioserf.sim.invariants import Violation
 from trioserf.sim.scenario import Scenario, SimulationFailed, run
 from trioserf.swim.node_record import NodeRecord
-from trioserf.wire.packet import PacketCodec
-from trioserf.wire.swim_codec import encode
-from trioserf.wire.swim_messages import DEAD, SUSPECT, Alive, Dead, Message, Suspect
+from trioserf.wire.swim_messages import DEAD, SUSPECT, Alive, Dead, Suspect
 
 
 def _fails(scenario: Callable[[SimCluster], Awaitable[None]], match: str) -> SimulationFailed:
     with pytest.raises(SimulationFailed, match=match) as caught:
-        run(Scenario.of(scenario), seed=1)
+        run(Scenario(scenario), seed=1)
     return caught.value
 
 
 _NO_TIME = -1.0
-"""A bound that has passed already: any present disagreement fails."""
-
-
-async def _inject(cluster: SimCluster, *messages: Message, to: str = "n1") -> None:
-    """Send messages to a member from an address that no member has."""
-    sender = cluster.network.open(("10.9.9.9", 7946))
-    for message in messages:
-        for packet in PacketCodec(keyring=None).pack([encode(message)], crc=False):
-            sender.send_packet(packet, cluster.members[to].address)
+"""A bound in the past: any disagreement is a violation at once."""
 
 
 def test_incarnation_raised_by_another_member_is_reported() -> None:
@@ -41,7 +32,7 @@ def test_incarnation_raised_by_another_member_is_reported() -> None:
         """A suspicion has an incarnation that the member never had."""
         await cluster.grow(4)
         await cluster.settle()
-        await _inject(cluster, Suspect(99, "n2", "unknown"))
+        inject(cluster, Suspect(99, "n2", "unknown"))
         await trio.sleep(5)
 
     error = _fails(suspect, "incarnation: n1 recorded n2 in incarnation 99")
@@ -55,7 +46,7 @@ def test_failure_of_healthy_member_is_reported() -> None:
         """A healthy member is declared dead."""
         await cluster.grow(4)
         await trio.sleep(60)
-        await _inject(cluster, Dead(1, "n2", "unknown"))
+        inject(cluster, Dead(1, "n2", "unknown"))
         await trio.sleep(5)
 
     _fails(dead, "false alarm: n1 declared n2 failed, but it is up")
@@ -99,7 +90,7 @@ def test_late_agreement_is_reported() -> None:
         with pytest.raises(Violation, match="n1 has n3 as alive, but it has crashed"):
             await cluster.settle(bound=1)
 
-    run(Scenario.of(hasty), seed=1)
+    run(Scenario(hasty), seed=1)
 
 
 def test_refutation_just_before_a_crash_is_known() -> None:
@@ -108,13 +99,13 @@ def test_refutation_just_before_a_crash_is_known() -> None:
         await cluster.grow(3)
         await cluster.settle()
         await trio.sleep_until(3.1)
-        await _inject(cluster, Suspect(1, "n2", "unknown"), to="n2")
+        inject(cluster, Suspect(1, "n2", "unknown"), to="n2")
         await trio.sleep(0.3)
         await cluster.crash("n2")
         assert cluster.node("n1").memberlist.records["n2"].incarnation == 2
         await trio.sleep(5)
 
-    run(Scenario.of(refute_and_crash, must_agree=False), seed=1)
+    run(Scenario(refute_and_crash, must_agree=False), seed=1)
 
 
 def test_own_incarnation_that_decreases_is_reported() -> None:
@@ -198,7 +189,7 @@ def test_record_of_a_member_that_never_ran_is_reported() -> None:
         await cluster.grow(3)
         await cluster.settle()
         alive = Alive(0, "ghost", bytes((10, 0, 0, 99)), 7946)
-        await _inject(cluster, alive, attrs.evolve(alive, incarnation=1))
+        inject(cluster, alive, attrs.evolve(alive, incarnation=1))
         await trio.sleep(5)
 
     _fails(ghost, "incarnation: n1 recorded ghost in incarnation 1, but its highest own is 0")
@@ -243,7 +234,7 @@ def test_vacuous_run_fails() -> None:
         await cluster.grow(3)
 
     with pytest.raises(SimulationFailed, match="vacuous: this run had no drop and no suspicion"):
-        run(Scenario.of(vacuous, must_observe={"drop", "suspicion"}), seed=1)
+        run(Scenario(vacuous, must_observe={"drop", "suspicion"}), seed=1)
 
 
 def test_exception_in_a_scenario_is_reported() -> None:
@@ -291,7 +282,7 @@ def _check_cut_off(scenario: Callable[[SimCluster], Awaitable[None]]) -> None:
     with pytest.raises(
         SimulationFailed, match=r"SimulationTimeout: still running after 0\.3 s"
     ) as caught:
-        run(Scenario.of(scenario), seed=4, limit=0.3)
+        run(Scenario(scenario), seed=4, limit=0.3)
     assert f"--scenario {scenario.__name__} --seed 4 --seeds 1" in str(caught.value)
     assert "of virtual time" in str(caught.value)
     timeout = caught.value.__cause__

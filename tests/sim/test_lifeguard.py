@@ -1,4 +1,4 @@
-"""Lifeguard's experiment, in small."""
+"""Lifeguard's experiment with few members, and its tables."""
 
 import re
 

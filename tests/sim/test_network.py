@@ -1,4 +1,4 @@
-"""Faults of the simulated network; tests/net checks what all transports have in common."""
+"""Faults of the simulated network; tests/net checks the rules that all transports share."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -152,7 +152,7 @@ def test_packets_and_streams_of_slow_member_are_late() -> None:
         far, _source = await b.accept()
         await far.send_all(b"hello")
         assert await near.receive_some() == b"hello"
-        assert trio.current_time() - started == pytest.approx(1.5)  # SYN, its answer, the bytes
+        assert trio.current_time() - started == pytest.approx(1.5)  # SYN, SYN-ACK, the bytes
 
     _run(scenario)
 

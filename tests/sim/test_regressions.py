@@ -1,7 +1,8 @@
-"""Errors of nodes that campaigns found, each without its scenario."""
+"""Errors of nodes that campaigns found, each reduced to a short run."""
 
 import trio
 
+from tests.sim.helpers import UNKNOWN_ADDRESS
 from trioserf.sim.cluster import open_cluster
 from trioserf.sim.virtual_time import run_in_virtual_time
 from trioserf.wire.packet import PacketCodec
@@ -14,10 +15,9 @@ def test_suspicion_in_old_incarnation_is_answered_with_the_new_one() -> None:
         async with open_cluster() as cluster:
             await cluster.start("n1")
             codec = PacketCodec(keyring=None)
-            peer = cluster.network.open(("10.9.9.9", 7946))
-            for _ in range(
-                2
-            ):  # the first is refuted, the second answered without a new refutation
+            peer = cluster.network.open(UNKNOWN_ADDRESS)
+            # The first suspicion is refuted, the second answered without a new refutation.
+            for _ in range(2):
                 for packet in codec.pack([encode(Suspect(1, "n1", "peer"))], crc=False):
                     peer.send_packet(packet, cluster.members["n1"].address)
                 [(data, source)] = await peer.receive_packets()

@@ -1,4 +1,4 @@
-"""Every scenario with three seeds, in CI with fifty; and the program `scripts/simulate`."""
+"""All scenarios with three seeds each, in CI with fifty, and the script `scripts/simulate`."""
 
 import errno
 import json
@@ -101,7 +101,7 @@ def test_campaign_ends_with_all_its_processes_on_signals(
                 os.killpg(process.pid, number)  # as Ctrl-C does
             else:
                 process.send_signal(number)
-            _, errors = process.communicate(timeout=60)  # all processes have closed it
+            _, errors = process.communicate(timeout=60)  # this needs all processes to end
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

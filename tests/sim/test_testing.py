@@ -1,4 +1,4 @@
-"""The fixture for users, and its example in the README."""
+"""The pytest fixture `cluster`, and its example in the README."""
 
 import re
 import subprocess

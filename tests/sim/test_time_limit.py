@@ -24,7 +24,7 @@ def test_hanging_block_is_cut_off_after_the_callback() -> None:
             finally:
                 log.append("cut off")
 
-    def look() -> None:
+    def log_tasks() -> None:
         root = trio.lowlevel.current_root_task()
         assert root is not None
         tasks = [root]
@@ -34,7 +34,7 @@ def test_hanging_block_is_cut_off_after_the_callback() -> None:
 
     with (
         pytest.raises(SimulationTimeout, match=r"still running after 0\.2 s"),
-        real_time_limit(0.2, look),
+        real_time_limit(0.2, log_tasks),
     ):
         trio.run(main)
     assert log == ["sleeper", "cut off"]

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,6 +139,15 @@ def test_golden_sealed_payload_is_decrypted(one: dict[str, str]) -> None:
     assert sealer.open(bytes.fromhex(one["sealed"]), bytes.fromhex(one["aad"])) == bytes.fromhex(
         one["plain"]
     )
+
+
+@pytest.mark.parametrize("padding", [0, 17])
+def test_decrypted_payload_with_invalid_padding_is_rejected(padding: int) -> None:
+    key, nonce = bytes(16), bytes(12)
+    padded = b"\0" + nonce + AESGCM(key).encrypt(nonce, bytes(15) + bytes([padding]), b"")
+    with pytest.raises(WireError) as caught:
+        Sealer(Keyring([key]), bytes).open(padded, b"")
+    assert caught.value.kind == "decrypt"
 
 
 def test_compound_equals_golden_bytes() -> None:

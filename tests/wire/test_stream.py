@@ -8,6 +8,7 @@ from tests.wire.helpers import feed, load
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.errors import WireError
+from trioserf.wire.label import label_header
 from trioserf.wire.msgpack import pack
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.stream_decoders import MAX_NODES
@@ -138,6 +139,12 @@ def test_missing_or_other_label_is_rejected() -> None:
     for codec in (CODECS["plain"](), StreamCodec(keyring=None, label=b"red")):
         with pytest.raises(WireError, match="label"):
             read(blue, codec.encode_user_message(b"x"))
+
+
+def test_label_of_more_than_255_bytes_cannot_be_encoded() -> None:
+    assert label_header(bytes(255)) == b"\xf4\xff" + bytes(255)
+    with pytest.raises(ValueError, match="at most 255 bytes, this one has 256"):
+        label_header(bytes(256))
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))

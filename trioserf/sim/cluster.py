@@ -2,7 +2,7 @@
 
 `scenario.run` runs a scenario and returns its trace; `open_cluster` makes a cluster inside a
 running program, for tests. Only transport, clock and scheduler differ from a real cluster, and all
-randomness comes from one seed.
+randomness comes from one seed (see README.md).
 """
 
 import random
@@ -26,10 +26,12 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.sim.faults import Faults
 from trioserf.sim.invariants import InvariantChecker, Violation
 from trioserf.sim.member import SimMember
-from trioserf.sim.network import LinkConditions, Network
+from trioserf.sim.network import QUIET_LAN, LinkConditions, Network
 from trioserf.sim.trace import Trace
 
 PORT: Final = 7946
+TEMPLATE: Final = NodeConfig(name="template")
+"""The default configuration of members; each gets its own name and address."""
 _CHECK_INTERVAL: Final = 3.0
 """Seconds between checks of values that no event reports, such as queue lengths."""
 _POLL_INTERVAL: Final = 0.5
@@ -95,10 +97,10 @@ class SimCluster(Faults):
 
         Args:
             member: its id, and its name unless `name` is given.
-            seeds: ids of members to join, now and whenever they are out of sight.
-            name: the name that it claims.
+            seeds: ids of members to join, now and again whenever they are not alive.
+            name: its name in the cluster.
             host: its IP address; by default one of 10/8.
-            options: fields of `NodeConfig` that differ from the cluster's.
+            options: fields of `NodeConfig` that differ from those of the cluster.
         """
         number = len(self.members) + 1
         address = Address(host or f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PORT)
@@ -111,7 +113,7 @@ class SimCluster(Faults):
         return await self._start(new, None)
 
     async def grow(self, count: int, *, within: float = 1.0, **options: Any) -> list[str]:
-        """Start more members at random instants, all joining the first; return their ids.
+        """Start more members at random instants and join them to the first; return their ids.
 
         Args:
             count: the number of new members.
@@ -129,7 +131,7 @@ class SimCluster(Faults):
         return ids
 
     async def crash(self, *members: str) -> None:
-        """Kill members: they send nothing more and lose their state, except for a snapshot."""
+        """Kill members: they stop at once and lose their state, except for a snapshot."""
         for name in members:
             member = self.members[name]
             if member.node is None or member.transport is None:
@@ -146,7 +148,7 @@ class SimCluster(Faults):
             await self.members[name].ended.wait()
 
     async def restart(self, member: str, *, snapshot: bool = False, **options: Any) -> Node:
-        """Start a crashed or left member again.
+        """Start a member again that has crashed or left.
 
         Args:
             member: its id.
@@ -277,7 +279,7 @@ class SimCluster(Faults):
         """Return the services of this name in `srv_records`.
 
         Raises:
-            AddressError: there are none.
+            AddressError: there is no service of this name.
         """
         await trio.lowlevel.checkpoint()
         if not self.srv_records.get(name):
@@ -287,7 +289,7 @@ class SimCluster(Faults):
     # --- events ---
 
     async def event(self, member: str, name: str, payload: bytes = b"") -> int:
-        """Send a user event from a member and return its Lamport time; check its delivery."""
+        """Send a user event whose delivery is checked; return its Lamport time."""
         self.note("send", name, member)
         receivers = self.checker.expected_receivers()
         ltime = await self.node(member).user_event(name, payload)
@@ -346,8 +348,8 @@ async def open_cluster(
     *,
     seed: int = 0,
     scenario: str = "cluster",
-    link: LinkConditions | None = None,
-    config: NodeConfig | None = None,
+    link: LinkConditions = QUIET_LAN,
+    config: NodeConfig = TEMPLATE,
     trace: Trace | None = None,
 ) -> AsyncIterator[SimCluster]:
     """Run a simulated cluster, without members at first, inside the block.
@@ -371,8 +373,8 @@ async def open_cluster(
             nursery,
             random.Random(seed),
             trace,
-            link=link or LinkConditions(),
-            config=config or NodeConfig(name="template"),
+            link=link,
+            config=config,
         )
         nursery.start_soon(cluster.network.run)
         nursery.start_soon(cluster.check_periodically)

@@ -1,4 +1,4 @@
-"""Faults of a simulated cluster's network and members, except crashes."""
+"""Faults that can be injected into a simulated cluster, except crashes."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ from trioserf.sim.trace import CLUSTER, Trace
 
 
 class Faults:
-    """Partitions, cuts, losses, pauses and delays, by the ids of members.
+    """The members of a cluster, and partitions, cuts, losses, pauses and delays between them.
 
     Args:
-        network: the network that they change.
-        trace: records them.
+        network: connects the members.
+        trace: records the faults.
 
     Attributes:
         members: all members by their ids, in the order of their first start.
@@ -41,7 +41,7 @@ class Faults:
 
     @property
     def calm_since(self) -> float | None:
-        """The instant at which the last of these faults ended; None if one is active."""
+        """The instant at which the last fault ended; None while one is active."""
         return None if self._active else self._calm_since
 
     def note(self, kind: str, detail: str = "", member: str = CLUSTER) -> None:
@@ -89,7 +89,7 @@ class Faults:
             self._set_active(f"pause {member}", True)
 
     def resume(self, member: str) -> None:
-        """End a pause: held traffic is sent and delivered, late."""
+        """End a pause; send and deliver the held traffic."""
         transport = self.members[member].transport
         if transport is not None:
             self.note("resume", member=member)

@@ -1,40 +1,25 @@
-"""Invariants of every simulated cluster.
+"""Invariants of every simulated cluster (see sim/README.md, § Invariants).
 
-*Incarnations.* Only a member raises its own incarnation, so no table may hold a higher one than
-the member itself ever had. A member that was declared dead is accepted again only with a higher
-incarnation than the one it died in (unless its record was forgotten, or its name was taken over
-from another address after it had left).
-
-*False alarms.* A running, reachable member is not declared failed. "Reachable" means: for the
-longest possible duration of a suspicion it was up, and no partition, cut, pause or delay was
-active anywhere (an older suspicion may still expire). Packet loss of the scenario is no exception.
-
-*Events.* A user event is delivered at most once per start of a member, and not again after a
-restart from a snapshot. If it was sent while the network was whole, every member that was there
-receives it, unless its sender crashes before any other member has it.
-
-*Bounds.* Queues, inboxes, suspicions, probes and indirect pings stay below their limits.
-
-*Convergence.* After the last fault all tables agree within `convergence_bound`. With the probe
-interval I, n members, the minimum suspicion timeout S = mult · max(1, log10 n) · I and the
-maximum M = 6 S (Lifeguard §IV-B):
+The bound of convergence: with the probe interval I, n members, the minimum suspicion timeout
+S = mult · max(1, log10 n) · I and the maximum M = 6 S (Lifeguard §IV-B):
 
 - A member whose health score is at its worst, 8, probes every 8 I at first, then, as probes
-  succeed, every 7 I, 6 I ...: after 36 I its health is restored (§IV-A).
-- A healthy member probes one random other in each I, so a dead one goes unprobed by all m others
-  for t intervals with the probability (1 − 1/m)^(m·t) ≈ e^−t: below 10⁻⁶ for t = 14.
+  succeed, every 7 I, 6 I …: after 36 I its health is restored (§IV-A).
+- A healthy member probes one random other in each I, so none of the m others probes a dead
+  member for t intervals with the probability (1 − 1/m)^(m·t) ≈ e^−t: below 10⁻⁶ for t = 14.
 - The suspicion lasts at most M, the time without any confirmation.
 - Gossip reaches all members in a number of rounds of the order of its retransmit limit:
   4 · ⌈log10(n + 1)⌉ gossip intervals.
-- A member that gossip missed learns it by push/pull. With an interval P (stretched with n), a
-  member takes part in two exchanges per P on average, so it misses k intervals with e^−2k: below
-  10⁻⁵ for k = 6. Dead members that it learns of so are suspects first: M once more.
+- A member that a broadcast missed learns of the change by push/pull. With an interval P (longer
+  in large clusters), a member takes part in two exchanges per P on average, so it has none in k
+  intervals with the probability e^−2k: below 10⁻⁵ for k = 6. It suspects dead members that it
+  learns of in this way first: M once more.
 - After a partition that outlasted all suspicions, each side considers the other dead. A first
   exchange lets the members of each side learn of their own death and refute it; a second carries
   the refutations over. Reconnecting (every 30 s, with probability failed/alive, to a random failed
   member) and seeds (at least every 60 s) cause both: two rounds of each.
 
-The bound is the sum of these. Most clusters agree much earlier.
+The sum of these is the bound. Most clusters agree much earlier.
 """
 
 from collections.abc import Mapping
@@ -66,7 +51,7 @@ class Violation(AssertionError):
     """An invariant did not hold.
 
     Args:
-        invariant: its name.
+        invariant: its name in the README.
         detail: what happened instead.
     """
 
@@ -77,7 +62,7 @@ class Violation(AssertionError):
 
 @attrs.frozen
 class _Expected:
-    """The expected record of a name: an alive member, or one of these statuses."""
+    """What all tables must contain about a name: an alive member, or one of some statuses."""
 
     name: str
     owner: SimMember
@@ -108,14 +93,14 @@ class _Death:
 
 
 class InvariantChecker:
-    """Checks one cluster.
+    """Checks one cluster; every check raises `Violation` if an invariant does not hold.
 
     Args:
-        cluster: its members, faults and trace.
+        cluster: the members, their faults and the trace.
         config: what all members have in common.
 
     Attributes:
-        expect_false_alarms: only count false alarms: members are overloaded.
+        expect_false_alarms: count false alarms without raising.
         suspicions: the number of suspicions.
         refutations: how often a member raised its incarnation to refute a suspicion.
         failures: how often a member was declared failed.
@@ -155,7 +140,7 @@ class InvariantChecker:
         return least * timing.suspicion_max_timeout_mult
 
     def convergence_bound(self) -> float:
-        """Return the seconds within which all agree after the last fault (see the module)."""
+        """Return the bound of `convergence`, derived at the head of this module, in seconds."""
         config, timing = self._config, self.timing
         n = max(2, len(self._cluster.members))
         return (
@@ -267,7 +252,7 @@ class InvariantChecker:
         self._expected_by[name, payload] = list(expected)
 
     def on_event(self, member: SimMember, event: UserEventReceived) -> None:
-        """Check a delivery."""
+        """Check the delivery of an event to a member."""
         delivery = event.ltime, event.name, event.payload
         delivered = self._delivered[member.id]
         if delivery in delivered:
@@ -327,7 +312,7 @@ class InvariantChecker:
     # --- convergence ---
 
     def disagreement(self) -> str | None:
-        """Return how a member's tables or events differ from what is expected; None if none do."""
+        """Return the first difference between a member's state and the expected one, or None."""
         owners: dict[str, SimMember] = {}
         for member in self._cluster.members.values():
             if member.name not in owners or member.is_up:

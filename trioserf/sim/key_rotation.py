@@ -6,6 +6,7 @@ from typing import Final
 import trio
 
 from trioserf.node.config import NodeConfig
+from trioserf.node.node import Node
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.key_rotation import Step, count_missing, primary_of, rotation
@@ -13,26 +14,26 @@ from trioserf.serf.keyring import Keyring, format_key, parse_key
 from trioserf.sim.cluster import SimCluster
 
 ENCRYPTED: Final = NodeConfig(name="template", keyring=Keyring([bytes(16)]))
-"""What members have in common; each gets its own copy of the keyring."""
+"""The configuration of all members; each gets its own copy of the keyring."""
 _SIZE: Final = 8
 _CRASHES: Final = 3
 """Members that crash while keys are changed."""
 _ATTEMPTS: Final = 3
 _QUERY_LIMIT: Final = 60.0
-"""Seconds that a query may take, more than its own timeout: its requester may crash."""
+"""Seconds until a query is given up, longer than its own timeout: its requester may crash."""
 _ROTATION_LIMIT: Final = 1800.0
 """Seconds within which a rotation must succeed, however often it has to restart."""
 
 
-class _Stopped(Exception):
-    """Some members have not taken a step."""
+class _RotationFailed(Exception):
+    """A step of the rotation failed."""
 
 
 async def key_rotation(cluster: SimCluster) -> None:
-    """All keys are replaced while packets are lost and members crash, and once more without."""
+    """All keys are replaced during packet loss and crashes, and once more without crashes."""
     first, *others = await cluster.grow(_SIZE)
     await cluster.settle()
-    cluster.members[first].seeds = tuple(others)  # it may be restarted, too
+    cluster.members[first].seeds = tuple(others)  # it needs them if it is restarted
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_events, cluster)
         await _rotate_during_crashes(cluster)
@@ -55,7 +56,7 @@ async def _send_events(cluster: SimCluster) -> None:
 
 
 async def _rotate_during_crashes(cluster: SimCluster) -> None:
-    """Rotate as long as members crash and restart."""
+    """Rotate keys repeatedly while members crash and restart."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_crash_and_restart, cluster)
         while cluster.trace.counts["crash"] < _CRASHES:
@@ -85,14 +86,14 @@ async def _restart(cluster: SimCluster, member: str) -> None:
 
 
 async def _rotate_until_done(cluster: SimCluster) -> bytes:
-    """Rotate the keys, with another new key after each failure; return the new key."""
+    """Rotate to a random key, and to another one after each failure; return the last."""
     with trio.fail_after(_ROTATION_LIMIT):
         while True:
             key = cluster.rng.randbytes(cluster.rng.choice((16, 24, 32)))
             requester = cluster.rng.choice([one.id for one in cluster.up if one.joined])
             try:
                 await _rotate(cluster, requester, format_key(key))
-            except _Stopped as error:
+            except _RotationFailed as error:
                 cluster.note("rotation", f"stopped: {error}", requester)
                 await trio.sleep(cluster.rng.uniform(1, 10))
             else:
@@ -109,11 +110,11 @@ async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
         try:
             now = await _run_step(cluster, requester, step)
             if _failed(cluster, requester) - failed:
-                raise _Stopped("members have failed meanwhile")  # noqa: TRY301
-        except _Stopped:
+                raise _RotationFailed("members have failed meanwhile")  # noqa: TRY301
+        except _RotationFailed:
             former = primary_of(before)
             if step.change == "use" and former is not None:
-                with suppress(_Stopped):
+                with suppress(_RotationFailed):
                     await _query(cluster, requester, "use", former)
             raise
         try:
@@ -123,41 +124,39 @@ async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
 
 
 def _failed(cluster: SimCluster, requester: str) -> set[str]:
-    node = cluster.members[requester].node
-    if node is None:
-        raise _Stopped(f"{requester} has crashed")
+    node = _running_node(cluster, requester)
     return {one.name for one in node.members() if one.status_text == "failed"}
 
 
 async def _run_step(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            await _query(cluster, requester, step.change, step.key)
-            now = await _verify(cluster, requester, step)
-        except _Stopped:
-            if attempt == _ATTEMPTS:
-                raise
-        else:
-            return now
-    raise AssertionError("the last attempt returns or raises")
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(_RotationFailed):
+            return await _try_step(cluster, requester, step)
+    return await _try_step(cluster, requester, step)
 
 
-async def _verify(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
+async def _try_step(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:
+    await _query(cluster, requester, step.change, step.key)
     now = await _query(cluster, requester, "list")
     if missing := count_missing(step, now):
-        raise _Stopped(f"{missing} lack {step.change}")
+        raise _RotationFailed(f"{missing} lack {step.change}")
     return now
 
 
 async def _query(
     cluster: SimCluster, requester: str, action: KeyAction, key: str = ""
 ) -> KeyQueryResult:
-    node = cluster.members[requester].node
-    if node is None:
-        raise _Stopped(f"{requester} has crashed")
+    node = _running_node(cluster, requester)
     with trio.move_on_after(_QUERY_LIMIT):
         result = await node.keys(action, parse_key(key) if key else None)
         if result.failure is not None:
-            raise _Stopped(f"{action}: {result.failure}")
+            raise _RotationFailed(f"{action}: {result.failure}")
         return result
-    raise _Stopped(f"{requester} has crashed")
+    raise _RotationFailed(f"{requester} has crashed")
+
+
+def _running_node(cluster: SimCluster, requester: str) -> Node:
+    try:
+        return cluster.node(requester)
+    except KeyError:
+        raise _RotationFailed(f"{requester} has crashed") from None

@@ -106,7 +106,7 @@ def measure(
         await trio.sleep_until(end)
 
     trace = run(
-        Scenario.of(
+        Scenario(
             experiment,
             config=NodeConfig(
                 name="template",

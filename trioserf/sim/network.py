@@ -1,12 +1,13 @@
-"""A network in virtual time: packets are late, lost, duplicated or cut off, repeatably.
+"""A simulated network that delays, loses, duplicates and reorders packets, repeatably.
 
-The fate of a packet is decided when it is sent: dropped, or due at an instant, perhaps twice. The
-`VirtualClock` delivers what is due; under another clock a task does. All randomness comes from one
-generator in the order of the sends, so the same seed and the same senders give the same run.
+When a packet is sent, it is dropped or scheduled for delivery at an instant, perhaps twice. The
+`VirtualClock` runs deliveries that are due; under another clock a task does. All randomness comes
+from one generator in the order of the sends, so the same seed and the same sends give the same
+deliveries.
 
-The network knows members by their addresses. Traffic of a paused member waits on both sides, as
-for a stopped process: its packets leave when it resumes, packets to it wait in its receive buffer.
-Its timers go on, unlike those of a stopped process, as in Lifeguard's experiment.
+The network identifies members by their addresses. Traffic of a paused member waits on both sides,
+as for a stopped process: its packets leave when it resumes, packets to it wait in its receive
+buffer. Its timers go on, unlike those of a stopped process, as in Lifeguard's experiment.
 """
 
 import errno
@@ -41,15 +42,15 @@ _Event = tuple[float, int, SocketAddress, Datagram | Callable[[], None]]
 
 @attrs.frozen(kw_only=True)
 class LinkConditions:
-    """Conditions between any two members; the defaults are a quiet LAN.
+    """Conditions between any two members; the defaults are those of a quiet LAN.
 
     Attributes:
-        latency: the least one-way time, in seconds.
-        jitter: the mean of the exponentially distributed time on top, in seconds.
+        latency: the minimum one-way delay, in seconds.
+        jitter: the mean of the exponentially distributed delay on top, in seconds.
         loss: the share of packets that are lost, 0 to 1.
         duplicate: the share that arrive twice.
         reorder: the share that are delayed, so that later ones overtake them.
-        reorder_delay: the longest such delay, in seconds.
+        reorder_delay: the maximum of that delay, in seconds.
         bandwidth: bytes per second that each member can send.
     """
 
@@ -60,6 +61,9 @@ class LinkConditions:
     reorder: float = attrs.field(default=0.0, validator=v.and_(v.ge(0), v.le(1)))
     reorder_delay: float = attrs.field(default=0.05, validator=v.ge(0))
     bandwidth: float = attrs.field(default=125e6, validator=v.gt(0))
+
+
+QUIET_LAN: Final = LinkConditions()
 
 
 class Network:
@@ -77,15 +81,15 @@ class Network:
         checksum: CRC-32 of all delivered packets, in order.
     """
 
-    def __init__(self, rng: random.Random, link: LinkConditions | None = None) -> None:
-        self.link = link or LinkConditions()
+    def __init__(self, rng: random.Random, link: LinkConditions = QUIET_LAN) -> None:
+        self.link = link
         self.counts: Counter[str] = Counter()
         self.checksum = 0
         self._rng = rng
         self._transports: dict[SocketAddress, SimTransport] = {}
         self._events: list[_Event] = []
         self._number = 0
-        self._earlier = trio.lowlevel.ParkingLot()
+        self._wakeup = trio.lowlevel.ParkingLot()
         self._awake_at = math.inf
         self._sides: dict[SocketAddress, int] = {}
         self._cuts: set[tuple[SocketAddress, SocketAddress]] = set()
@@ -97,7 +101,7 @@ class Network:
     # --- transports ---
 
     def open(self, address: SocketAddress) -> SimTransport:
-        """Bind an address; close it with `aclose`, or at once with `kill`.
+        """Return a transport bound to an address; `aclose` or `kill` releases it.
 
         Raises:
             AddressError: the address is in use.
@@ -172,7 +176,7 @@ class Network:
     # --- packets ---
 
     def send(self, source: SimTransport, data: bytes, to: SocketAddress) -> None:
-        """Decide the fate of a packet."""
+        """Drop a packet or schedule its delivery."""
         counts, random_ = self.counts, self._rng.random
         counts["packets"] += 1
         counts["bytes"] += len(data)
@@ -207,10 +211,10 @@ class Network:
         self._number += 1
         heapq.heappush(self._events, (at, self._number, to, item))
         if at < self._awake_at:
-            self._earlier.unpark()
+            self._wakeup.unpark()
 
     async def run(self) -> None:
-        """Deliver what is due, until cancelled: by a `VirtualClock`, or else in this task."""
+        """Deliver what is due until cancelled, by the `VirtualClock` or else in this task."""
         clock = trio.lowlevel.current_clock()
         if isinstance(clock, VirtualClock):
             clock.events = self
@@ -222,7 +226,7 @@ class Network:
             self.run_due(trio.current_time())
             self._awake_at = self.next_at
             with trio.move_on_at(self._awake_at):
-                await self._earlier.park()
+                await self._wakeup.park()
 
     @property
     def next_at(self) -> float:
@@ -252,13 +256,13 @@ class Network:
     # --- streams ---
 
     def call_at(self, at: float, to: SocketAddress, callback: Callable[[], None]) -> None:
-        """Call back at a member's end of a stream, later if the member is paused then."""
+        """Schedule a callback at a member's end of a stream; a pause of the member delays it."""
         self._put(at, to, callback)
 
     def stream_delay(
         self, source: SocketAddress, target: SocketAddress, size: int, resend: float
     ) -> float:
-        """Return the seconds that a segment of a stream takes, with retransmissions."""
+        """Return the seconds until a segment of a stream arrives, with retransmissions."""
         delay = self._latency() + size / self.link.bandwidth
         for address in (source, target):
             transport = self._transports.get(address)

@@ -115,7 +115,7 @@ def measure_forming(members: int, *, seed: int = 0) -> float:
         await cluster.grow(members, within=5.0)
         joined = await cluster.settle()
 
-    run(Scenario.of(form), seed=seed)
+    run(Scenario(form), seed=seed)
     return joined
 
 
@@ -158,7 +158,7 @@ def measure(members: int, *, seed: int = 0) -> Point:
         heal = await cluster.settle()
 
     try:
-        run(Scenario.of(measurements), seed=seed, trace=trace)
+        run(Scenario(measurements), seed=seed, trace=trace)
     finally:
         gc.unfreeze()
     return Point(

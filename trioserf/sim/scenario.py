@@ -1,7 +1,7 @@
-"""Scenarios, and how one is run."""
+"""What a scenario is, and how it is run."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Final, Literal
 
@@ -10,18 +10,18 @@ import trio
 
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.node.config import NodeConfig
-from trioserf.sim.cluster import SimCluster, open_cluster
+from trioserf.sim.cluster import TEMPLATE, SimCluster, open_cluster
 from trioserf.sim.invariants import Violation
-from trioserf.sim.network import LinkConditions
+from trioserf.sim.network import QUIET_LAN, LinkConditions
 from trioserf.sim.time_limit import real_time_limit
 from trioserf.sim.trace import Trace
 from trioserf.sim.virtual_time import run_in_virtual_time
 
 Observation = Literal["suspicion", "refutation", "failure", "drop"]
-"""What a run can be required to contain: a run without any effect of its faults proves nothing."""
+"""What a scenario can require of each run: a run that its faults do not affect proves nothing."""
 
 DROPPED: Final = ("lost", "cut", "unbound", "full", "slow")
-"""The fates of dropped packets (see `Network.counts`)."""
+"""Why packets are dropped (see `Network.counts`)."""
 
 
 class SimulationFailed(AssertionError):
@@ -36,52 +36,35 @@ class SimulationFailed(AssertionError):
         self.trace = trace
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Scenario:
     """What happens in a cluster, and the conditions that it runs under.
 
     Attributes:
-        name: its name.
-        description: what happens, in a sentence.
-        run: carries it out; after it, all members must agree within the derived bound.
+        run: performs it; afterwards all members must agree within `convergence_bound`.
         link: conditions of all links.
         config: what all members have in common.
         must_observe: what must happen in every run.
-        count_false_alarms: only count false alarms: members are too loaded to avoid them all.
-        must_agree: all members must agree at the end.
+        count_false_alarms: count false alarms without raising: overload or loss makes some.
+        must_agree: whether all members must agree at the end.
     """
 
-    name: str
-    description: str
     run: Callable[[SimCluster], Awaitable[None]]
-    link: LinkConditions = attrs.Factory(LinkConditions)
-    config: NodeConfig = attrs.field(factory=lambda: NodeConfig(name="template"))
-    must_observe: frozenset[Observation] = frozenset()
+    link: LinkConditions = QUIET_LAN
+    config: NodeConfig = TEMPLATE
+    must_observe: Set[Observation] = frozenset()
     count_false_alarms: bool = False
     must_agree: bool = True
 
-    @classmethod
-    def of(
-        cls,
-        run: Callable[[SimCluster], Awaitable[None]],
-        *,
-        link: LinkConditions | None = None,
-        config: NodeConfig | None = None,
-        must_observe: Iterable[Observation] = (),
-        count_false_alarms: bool = False,
-        must_agree: bool = True,
-    ) -> "Scenario":
-        """Make a scenario of a function, with its name and its docstring."""
-        return cls(
-            name=getattr(run, "__name__", "scenario"),
-            description=(run.__doc__ or "").strip(),
-            run=run,
-            link=link or LinkConditions(),
-            config=config or NodeConfig(name="template"),
-            must_observe=frozenset(must_observe),
-            count_false_alarms=count_false_alarms,
-            must_agree=must_agree,
-        )
+    @property
+    def name(self) -> str:
+        """The name of its function."""
+        return getattr(self.run, "__name__", "scenario")
+
+    @property
+    def description(self) -> str:
+        """The docstring of its function: what happens, in a sentence."""
+        return (self.run.__doc__ or "").strip()
 
 
 def run(
@@ -111,9 +94,7 @@ def run(
     trace = trace or Trace(scenario.name, seed)
     scope = trio.CancelScope()
 
-    opened = open_cluster(
-        seed=seed, scenario=scenario.name, link=scenario.link, config=scenario.config, trace=trace
-    )
+    opened = open_cluster(seed=seed, link=scenario.link, config=scenario.config, trace=trace)
 
     async def main() -> None:
         with scope:
@@ -134,7 +115,7 @@ def run(
 
 
 def _cancel(scope: trio.CancelScope) -> None:
-    """Cancel from a signal handler; a task that never reaches a checkpoint does not notice."""
+    """Cancel from a signal handler; this does not stop a task that reaches no checkpoint."""
     with suppress(RuntimeError):  # Trio does not run yet, or has ended
         trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
 

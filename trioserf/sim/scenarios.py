@@ -229,30 +229,30 @@ async def chaos(cluster: SimCluster) -> None:
 SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
-        Scenario.of(steady),
-        Scenario.of(mass_join, link=LinkConditions(duplicate=0.02, reorder=0.05)),
-        Scenario.of(rolling_restart, must_observe={"drop"}),
-        Scenario.of(crash_wave, must_observe={"suspicion", "failure", "drop"}),
-        Scenario.of(partition_heal, must_observe={"suspicion", "drop"}),
-        Scenario.of(flapping_link, must_observe={"suspicion", "refutation", "drop"}),
-        Scenario.of(one_way_loss, must_observe={"drop"}),
-        Scenario.of(loss_5, link=_LOSSY, must_observe={"suspicion", "failure", "drop"}),
-        Scenario.of(
+        Scenario(steady),
+        Scenario(mass_join, link=LinkConditions(duplicate=0.02, reorder=0.05)),
+        Scenario(rolling_restart, must_observe={"drop"}),
+        Scenario(crash_wave, must_observe={"suspicion", "failure", "drop"}),
+        Scenario(partition_heal, must_observe={"suspicion", "drop"}),
+        Scenario(flapping_link, must_observe={"suspicion", "refutation", "drop"}),
+        Scenario(one_way_loss, must_observe={"drop"}),
+        Scenario(loss_5, link=_LOSSY, must_observe={"suspicion", "failure", "drop"}),
+        Scenario(
             loss_20,
             link=attrs.evolve(_LOSSY, loss=0.2),
             config=_NO_TCP_PINGS,
             must_observe={"suspicion", "refutation", "drop"},
             count_false_alarms=True,
         ),
-        Scenario.of(
+        Scenario(
             overloaded_third, must_observe={"suspicion", "refutation"}, count_false_alarms=True
         ),
-        Scenario.of(name_conflict),
-        Scenario.of(leave_storm),
-        Scenario.of(event_storm, link=LinkConditions(duplicate=0.05, reorder=0.1)),
-        Scenario.of(snapshot_restart, must_observe={"drop"}),
-        Scenario.of(key_rotation, link=_LOSSY, config=ENCRYPTED, must_observe={"drop"}),
-        Scenario.of(chaos),
+        Scenario(name_conflict),
+        Scenario(leave_storm),
+        Scenario(event_storm, link=LinkConditions(duplicate=0.05, reorder=0.1)),
+        Scenario(snapshot_restart, must_observe={"drop"}),
+        Scenario(key_rotation, link=_LOSSY, config=ENCRYPTED, must_observe={"drop"}),
+        Scenario(chaos),
     )
 }
 """All scenarios by name."""

@@ -1,7 +1,7 @@
-"""Streams of the simulated network: in order and without loss, as late as the network is.
+"""Streams of the simulated network: in order and without loss, with the delays of the network.
 
-Bytes that meet a broken link are not lost but sent again until it works, as TCP does. When a
-process dies, its end of each stream is closed: the other end reads end-of-file or fails to write.
+Bytes sent over a broken link are sent again until the link works, as TCP does. When a process
+dies, its end of each stream is closed: the other end reads end-of-file or fails to write.
 """
 
 import operator
@@ -15,7 +15,7 @@ from trio.abc import HalfCloseableStream
 from trioserf.net.transport import SocketAddress
 
 _WINDOW: Final = 256 * 1024
-"""Bytes in flight or unread before a writer has to wait."""
+"""Bytes in flight or unread at which a writer has to wait."""
 _SEGMENT: Final = 64 * 1024
 _RESEND: Final = 0.2
 """Seconds until TCP sends lost bytes again."""
@@ -44,12 +44,12 @@ class _Pipe:
     """One direction of a stream."""
 
     __slots__ = (
-        "_ended_by_reader",
         "_in_flight",
         "_last_at",
         "_network",
         "_source",
         "_target",
+        "broken",
         "changed",
         "ended",
         "held",
@@ -64,16 +64,11 @@ class _Pipe:
         self._target = target
         self._in_flight: deque[tuple[float, bytes]] = deque()
         self._last_at = 0.0
-        self._ended_by_reader = False
+        self.broken = False
         self.unread: deque[bytes] = deque()
         self.held = 0
         self.ended = False
         self.changed = trio.lowlevel.ParkingLot()
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the reader has closed its end."""
-        return self._ended_by_reader
 
     @property
     def is_full(self) -> bool:
@@ -115,15 +110,15 @@ class _Pipe:
         return data
 
     def stop_reading(self) -> None:
-        """Break the writer's end, once a packet could have reached it."""
-        if not self._ended_by_reader:
+        """Make the writer fail, after the delay of a packet to it."""
+        if not self.broken:
             at = trio.current_time() + self._network.stream_delay(
                 self._target, self._source, 0, _RESEND
             )
             self._network.call_at(at, self._source, self._break)
 
     def _break(self) -> None:
-        self._ended_by_reader = True
+        self.broken = True
         self.changed.unpark_all()
 
 
@@ -158,13 +153,13 @@ class SimStream(HalfCloseableStream):
             self._is_sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room."""
+        """Wait until the window is not full."""
         self._claim_sending()
         try:
             await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError
-            while self._out.is_full and not self._out.is_broken:
+            while self._out.is_full and not self._out.broken:
                 await self._out.changed.park()
                 if self._closed:
                     raise trio.ClosedResourceError
@@ -236,7 +231,7 @@ class SimStream(HalfCloseableStream):
     def _require_open(self) -> None:
         if self._closed or self._sent_eof:
             raise trio.ClosedResourceError
-        if self._out.is_broken:
+        if self._out.broken:
             raise trio.BrokenResourceError("the other side has closed the stream")
 
 

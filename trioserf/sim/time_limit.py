@@ -1,8 +1,7 @@
 """A limit to the real time of a simulation.
 
-A node in an endless loop stops virtual time; a scenario that waits for something that never
-happens makes it run on for ever. No Trio deadline ends the first and none was set for the second,
-so a signal does.
+A node in an endless loop stops virtual time, so no Trio deadline can end it. A scenario that waits
+for something that never happens has no deadline, and virtual time runs on. A signal ends both.
 """
 
 import signal
@@ -13,9 +12,9 @@ from types import FrameType
 from typing import Final
 
 _RETRY_INTERVAL: Final = 2.0
-"""Seconds until the next attempt, if the last one did not end the block."""
+"""Seconds between attempts to end the block."""
 _AT_ONCE: Final = 1e-6
-"""Seconds until an alarm that is overdue: 0 would disable the timer."""
+"""Seconds until an overdue alarm: 0 would disable the timer."""
 
 
 class SimulationTimeout(Exception):
@@ -23,19 +22,19 @@ class SimulationTimeout(Exception):
 
 
 @contextmanager
-def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) -> Iterator[None]:
+def real_time_limit(seconds: float, on_limit: Callable[[], None] | None = None) -> Iterator[None]:
     """Cut off the block after so many seconds of real time.
 
-    First `at_first` is called. If the block has not ended after a retry interval, it is
-    interrupted, as by Ctrl-C, wherever it is; this sometimes leaves Trio in disorder.
+    At the limit `on_limit` is called. If the block has not ended after a retry interval, it is
+    interrupted at any point, as by Ctrl-C; this can leave Trio in an inconsistent state.
 
     This works in the main thread only, on systems with interval timers. An alarm that was set
     before, for example by a test runner, still arrives; limits can be nested.
 
     Args:
         seconds: the limit, above 0.
-        at_first: is called in a signal handler at the limit, to end the block in order or to
-            report its state; without it, the block is interrupted at once.
+        on_limit: called in a signal handler at the limit, to cancel the block or to report its
+            state; without it, the block is interrupted at once.
 
     Raises:
         SimulationTimeout: the block was cut off.
@@ -45,8 +44,8 @@ def real_time_limit(seconds: float, at_first: Callable[[], None] | None = None) 
     def on_alarm(_number: int, frame: FrameType | None) -> None:
         nonlocal alarms
         alarms += 1
-        if alarms == 1 and at_first is not None:
-            at_first()
+        if alarms == 1 and on_limit is not None:
+            on_limit()
             return
         handler = signal.getsignal(signal.SIGINT)  # Trio's own, while Trio runs
         if callable(handler):

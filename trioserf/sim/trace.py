@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 CLUSTER: Final = "*"
-"""Stands for the member in entries that concern no single one."""
+"""The member of entries that concern the whole cluster."""
 
 
 @attrs.frozen
@@ -17,7 +17,7 @@ class Entry:
 
     Attributes:
         at: the instant, in seconds since the start.
-        member: the member that observed or did it; `*` if it concerns no single one.
+        member: the id of the member that observed or did it, or `*` for the whole cluster.
         kind: such as `member-failed`, `user`, `crash`, `partition`.
         detail: the rest, as text.
     """
@@ -42,7 +42,7 @@ class Trace:
         counts: the number of events by kind.
         network: packets and bytes by fate (see `Network.counts`).
         checksum: see `Network.checksum`.
-        seconds: the virtual time that passed.
+        seconds: the virtual time at its end.
     """
 
     def __init__(self, scenario: str, seed: int) -> None:
@@ -62,7 +62,7 @@ class Trace:
         self.counts[kind] += 1
 
     def lines(self) -> Iterator[str]:
-        """Yield the trace as text: a head, the entries, the sums."""
+        """Yield the trace as text: a head, the entries, the counts of packets."""
         yield f"scenario={self.scenario} seed={self.seed}"
         yield from map(str, self.entries)
         sums = " ".join(f"{kind}={count}" for kind, count in sorted(self.network.items()))

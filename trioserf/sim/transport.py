@@ -31,8 +31,6 @@ class SimTransport:
         address: the bound address.
         delay: seconds added to everything that this member sends.
         link_free_at: the instant at which its link has sent all queued packets.
-        sent: packets passed to `send_packet`.
-        sent_bytes: the bytes in them.
     """
 
     def __init__(
@@ -46,8 +44,6 @@ class SimTransport:
         self.address = address
         self.delay = 0.0
         self.link_free_at = 0.0
-        self.sent = 0
-        self.sent_bytes = 0
         self._send = send
         self._connect = connect
         self._unbind = unbind
@@ -68,8 +64,6 @@ class SimTransport:
         """Send a datagram without waiting; return False if it was dropped here."""
         if self._closed or len(data) > _MAX_DATAGRAM:
             return False
-        self.sent += 1
-        self.sent_bytes += len(data)
         if self._paused:
             self._held_out.append((data, to))
         else:
@@ -149,7 +143,7 @@ class SimTransport:
         self._paused = True
 
     def resume(self) -> None:
-        """Send and deliver what was held."""
+        """Send and deliver all held traffic."""
         if not self._paused:
             return
         self._paused = False
@@ -165,7 +159,7 @@ class SimTransport:
     # --- calls from the network ---
 
     def hold(self, callback: Callable[[], None]) -> bool:
-        """Hold an arrival on a stream while paused; return whether it was held."""
+        """Hold a callback of a stream while paused; return whether it was held."""
         if self._paused:
             self._held_in.append(callback)
         return self._paused

@@ -1,17 +1,17 @@
-"""Virtual time: a clock that jumps, and a scheduler whose choices follow from a seed.
+"""Virtual time: a clock that jumps to the next deadline, and a seeded scheduler.
 
 The clock stands still while any task can run. When none can, Trio asks it how long to sleep until
-the next deadline; it answers "not at all" and jumps there. Packet arrivals are not deadlines of
+the next deadline; it jumps to the deadline and returns 0. Packet arrivals are not deadlines of
 tasks: they wait in an event queue, which the clock runs itself. Trio's `MockClock` jumps as well,
-but needs a round of the scheduler to notice that no task can run, and a task with a cancel scope
-for each arrival; together these are half of a simulation's work.
+but it needs a round of the scheduler to notice that no task can run, and a task with a cancel
+scope for each arrival; together these are half of a simulation's work.
 
 Trio runs ready tasks in random order. A repeatable run must repeat that order too, which needs two
 private names of Trio; they are used in this file only. `tests/sim/test_repeatable.py` runs the
 same scenario twice, and in another process, to check that they work with the installed Trio.
 
-`trio.testing.wait_all_tasks_blocked` does not work with this clock: there is no moment at which
-no task can run and time has not moved yet.
+`trio.testing.wait_all_tasks_blocked` does not work with this clock: time moves on as soon as no
+task can run.
 """
 
 import math
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class EventQueue(Protocol):
-    """Events at instants that no task waits for."""
+    """Scheduled events that no task waits for."""
 
     @property
     def next_at(self) -> float:
@@ -37,10 +37,10 @@ class EventQueue(Protocol):
 
 
 class VirtualClock(trio.abc.Clock):
-    """A clock that jumps from deadline to deadline; one for each `trio.run`.
+    """A clock that jumps from deadline to deadline; each `trio.run` needs its own.
 
     Attributes:
-        events: a queue of events to run between deadlines; at most one.
+        events: the queue whose events run between deadlines, if any.
     """
 
     def __init__(self) -> None:
@@ -67,14 +67,14 @@ class VirtualClock(trio.abc.Clock):
                 events.run_due(self._now)
                 return 0.0
         if deadline == math.inf:
-            return deadline  # nothing will ever happen, except perhaps Ctrl-C
+            return deadline  # only a signal can make a task runnable
         self._now = max(self._now, deadline)
         return 0.0
 
 
 @contextmanager
 def repeatable(seed: int) -> Iterator[None]:
-    """Make the scheduler's choices follow from a seed inside the block."""
+    """Seed the scheduler inside the block, so that tasks run in the same order each time."""
     was, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()  # noqa: SLF001
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # noqa: SLF001
     _run._r.seed(seed)  # noqa: SLF001
@@ -86,7 +86,7 @@ def repeatable(seed: int) -> Iterator[None]:
 
 
 def run_in_virtual_time(main: Callable[[], Awaitable[T]], *, seed: int) -> T:
-    """Run a Trio program in virtual time, with scheduling that follows from a seed.
+    """Run a Trio program in virtual time, with a seeded scheduler.
 
     The program must not use threads or sockets: the clock would not wait for them.
     """
