@@ -135,19 +135,19 @@ async def test_reconnect_revives_a_failed_member(autojump_clock: MockClock) -> N
     async with node_under_test(**QUIET) as s:
         [failed] = await s.add_members("failed")
         await fails(s, failed)
-        heard: list[PushPull] = []
+        received: list[PushPull] = []
 
         async def serve() -> None:
             stream, _ = await failed.transport.accept()
             async with stream:
                 theirs = await read_response(stream)
                 assert isinstance(theirs, PushPull)
-                heard.append(theirs)
+                received.append(theirs)
                 await stream.send_all(push_pull(failed.node_state(incarnation=2)))
 
         s.nursery.start_soon(serve)
         await s.until(lambda: s.statuses()["failed"] == "alive", 61)
-        assert heard[0].join
+        assert received[0].join
         assert s.node.stats()["flaps"] == 1
 
 

@@ -132,22 +132,22 @@ async def test_shutdown_without_leave_sends_nothing(autojump_clock: MockClock) -
 
 
 async def test_calls_after_the_block_raise_leaving(autojump_clock: MockClock) -> None:
-    heard: list[str] = []
+    errors: list[str] = []
 
     async def call(s: NodeUnderTest) -> None:
         try:
             while True:
                 await s.node.user_event("x")
         except Leaving as error:
-            heard.append(str(error))
+            errors.append(str(error))
 
     async with trio.open_nursery() as outside:
         async with node_under_test(**QUIET) as s:
             for _ in range(5):
                 outside.start_soon(call, s)
             await trio.lowlevel.checkpoint()
-        assert len(heard) <= 5
-    assert len(heard) == 5
+        assert len(errors) <= 5
+    assert len(errors) == 5
 
 
 def conflict_responses(us: Address, answers: int, *, of_us: int) -> list[ConflictResponse]:
@@ -195,7 +195,7 @@ async def test_lost_name_conflict_ends_the_node(
                 await s.node.set_tags({})
                 await trio.sleep(0.05)
         except Leaving:
-            outside.append("heard")
+            outside.append("leaving")
 
     async with trio.open_nursery() as nursery:
         with pytest.RaisesGroup(NameConflict, flatten_subgroups=True) as caught:
@@ -204,7 +204,7 @@ async def test_lost_name_conflict_ends_the_node(
                 await name_conflict(s, of_us=1)
         [error] = leaf_exceptions(caught.value)
         assert "(1 of 3 answers for us)" in str(error)
-    assert outside == ["heard"]
+    assert outside == ["leaving"]
 
 
 async def test_won_name_conflict_keeps_the_node(autojump_clock: MockClock) -> None:

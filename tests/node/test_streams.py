@@ -146,7 +146,7 @@ async def test_default_limit_is_128_streams(autojump_clock: MockClock) -> None:
 # --- malformed input ---
 
 
-LIES = {
+MALFORMED = {
     "negative nodes": (b"\x06" + pack({"Nodes": -1}), "push/pull nodes", "field"),
     "too many nodes": (b"\x06" + pack({"Nodes": MAX_NODES + 1}), "push/pull nodes", "limit"),
     "too much state": (b"\x06" + pack({"UserStateLen": 1 << 31}), "user state", "limit"),
@@ -158,11 +158,11 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("case", MALFORMED)
 async def test_malformed_stream_is_counted_and_answered_with_an_error(
-    autojump_clock: MockClock, lie: str
+    autojump_clock: MockClock, case: str
 ) -> None:
-    data, text, kind = LIES[lie]
+    data, text, kind = MALFORMED[case]
     async with node_under_test(**NEVER) as s:
         peer = s.peer("p")
         response = await peer.exchange(data)

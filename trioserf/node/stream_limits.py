@@ -2,7 +2,7 @@
 
 Any host can open streams and stay silent, or send twenty megabytes on each. Early streams must not
 keep out later ones: when there are too many, the longest-silent stream is closed; when they hold
-too much memory, the largest is. An honest exchange is short, and small beside those.
+too much memory, the largest is. A regular exchange is short and small.
 """
 
 from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ one from the start, which removes the keys of the first as well.
 
 One member may be excluded: one that joined with old keys only, after all others had the new key
 and before they used it. When the step `use` fails, members must therefore use their previous key
-again, so that they hear that member, and the next rotation reaches it.
+again, so that they can decrypt its messages, and the next rotation reaches it.
 
 This module imports nothing of the project: a client command that must start quickly uses it.
 """

@@ -6,20 +6,20 @@ of the message. Times are 64-bit numbers on the wire, and any host can send any 
 of time 2**63 moves every clock that witnesses it. No such message may cause members to drop the
 messages of others as old. Sending and receiving are protected in different ways:
 
-*Sending.* A clock always follows the highest time it hears, as in Serf. If it did not, members
+*Sending.* A clock always follows the highest time it receives, as in Serf. If it did not, members
 that did follow would drop its messages as old. After 2**64 - 1 comes 0, as in Go, and the whole
 cluster starts again from 0 (for the clock of intents see `Intents._wrap_clock`). Only a jump to
 the very last time is not followed: Go's clocks fall back to 0 by it, and the first message of a
 clock that did not jump raises them again.
 
-*Receiving.* Among honest members two times are never `FAR` apart, and a message slightly behind
-the clock is old. A time further away belongs to another *epoch*: before a jump that its sender has
-not witnessed, perhaps because of a partition, or after it. Each epoch has its own clock and its
-own memory of duplicates, so that a message is old only compared with its own epoch. The few epochs
-used last are kept. Within one epoch a `LamportWindow` is exactly Serf's ring buffer, so that
-without such jumps nothing differs from Serf. After a clock has wrapped to 0, its times are used
-again. Duplicates are still detected while the old epoch holds their time; older ones are delivered
-again, which is better than to drop new messages.
+*Receiving.* Two times of members that follow the protocol are never `FAR` apart, and a message
+slightly behind the clock is old. A time further away belongs to another *epoch*: before a jump
+that its sender has not witnessed, perhaps because of a partition, or after it. Each epoch has its
+own clock and its own memory of duplicates, so that a message is old only compared with its own
+epoch. The few epochs used last are kept. Within one epoch a `LamportWindow` is exactly Serf's ring
+buffer, so that without such jumps nothing differs from Serf. After a clock has wrapped to 0, its
+times are used again. Duplicates are still detected while the old epoch holds their time; older
+ones are delivered again, which is better than to drop new messages.
 
 *Starting.* A node ignores messages from before its start. Replayed events of an epoch that it does
 not know are such, if the epoch lies behind its clock. Messages that are not replayed may belong to
@@ -33,7 +33,7 @@ from typing import Final, Generic, TypeVar
 LAST_TIME: Final = 2**64 - 1
 """The largest Lamport time that fits into a message."""
 FAR: Final = 2**32
-"""More than honest times differ: fifty days of a partition at a thousand messages a second."""
+"""Times never differ by this without a jump: fifty days of a thousand messages per second."""
 MAX_EPOCHS: Final = 5
 """Epochs that a window keeps; an attacker needs as many jumps to make it drop one."""
 

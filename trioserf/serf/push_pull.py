@@ -101,10 +101,10 @@ class PushPull:
     ) -> None:
         """Apply an entry of LeftMembers, unless the member has probably come back since.
 
-        The leave intent bears the next time, so that an intent of `ltime` does not hide it.
-        A member that the failure detector holds alive has rejoined, and the remote member does
+        The leave intent has the next time, so that an intent of `ltime` does not hide it. A
+        member that is alive for the failure detector has rejoined, and the remote member does
         not know it yet; a leave intent would make it leaving until a later join. An unknown member
-        has rejoined when we first hear that it is alive.
+        has rejoined when its first Alive message arrives.
         """
         if name == self._table.name or (name in self._table.records and not is_alive(name)):
             self._intents.on_leave(Leave(min(ltime + 1, LAST_TIME), name), now)

@@ -148,7 +148,7 @@ class RunningQuery:
         self.finish_if_complete()
         return is_duplicate
 
-    def on_member_gone(self, name: str) -> None:
+    def on_member_leave(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
         if name in self._outstanding:
             self._outstanding.discard(name)

@@ -220,7 +220,7 @@ class Serf:
         Its intents decide whether the event for users is a leave or a failure.
         """
         self._table.on_leave(name, now)
-        self._outgoing_queries.on_member_gone(name)
+        self._outgoing_queries.on_member_leave(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
         """Handle an update of a member."""

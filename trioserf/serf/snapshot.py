@@ -27,7 +27,7 @@ MAX_ERRORS: Final = 20
 _LTIME_MAX = 2**64 - 1
 _SHOWN = 60  # characters of a malformed line in an error
 _PRESENT = frozenset({"member-join", "member-update"})
-_GONE = frozenset({"member-leave", "member-failed", "member-reap"})
+_NOT_ALIVE = frozenset({"member-leave", "member-failed", "member-reap"})
 # Printable ASCII; colons only inside brackets.
 _ADDRESS = re.compile(r"(?:\[[!-Z^-~]+\]|[!-9;-Z^-~]+):([0-9]{1,5})")
 _LTIME = re.compile(r"[0-9]{1,20}")
@@ -208,7 +208,7 @@ class SnapshotState:
             self._query_clock = max(self._query_clock, _recordable_time(event.ltime))
         elif event.kind in _PRESENT:
             return b"".join(map(self._record_alive, event.members))
-        elif event.kind in _GONE:
+        elif event.kind in _NOT_ALIVE:
             return b"".join(self._record_not_alive(member.name) for member in event.members)
         return b""
 
