@@ -1,5 +1,7 @@
 """Settings of all tests: a time limit, the order, Hypothesis, signals."""
 
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Generator
@@ -22,11 +24,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIRST = ("tests/sim/test_scenarios.py", "tests/interop/")
 """The longest tests: one computes, the others wait for agents, so they run well side by side."""
+TIERS = ("interop", "sim")
+"""Directories that are tiers; tests elsewhere that start agents have the mark `interop`, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest tests first; keep the order of the others."""
+    """Mark the tiers, and put the longest tests first; keep the order of the others."""
+    for item in items:
+        for tier in TIERS:
+            if item.nodeid.startswith(f"tests/{tier}/"):
+                item.add_marker(tier)
     items.sort(key=lambda item: [not item.nodeid.startswith(first) for first in FIRST])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of the real program if that is not installed; in CI, fail."""
+    if item.get_closest_marker("serf") is None or shutil.which("serf") is not None:
+        return
+    missing = "the real program is missing: apt-get install serf"
+    if os.environ.get("CI"):
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.interop.go_agents import OURS, ROOT
+from tests.interop.agents import ROOT, TRIOSERF
 from trioserf.agent.agent import open_agent
 from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.config_converter import Addresses
@@ -132,10 +132,11 @@ async def test_crash_of_agent_ends_its_scripts(pipe: Pipe) -> None:
     assert pipe.read() == b""
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("end", ["leave", "SIGINT", "SIGTERM", "graceful SIGTERM", "SIGINT twice"])
 def test_scripts_end_with_agent_and_do_not_delay_it(pipe: Pipe, end: str) -> None:
     graceful = "true" if end == "graceful SIGTERM" else "false"
-    command = [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:7373"]
+    command = [*TRIOSERF, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:7373"]
     command += [f"--event-handler=user={pipe.script}", "--event-handler=query:load=echo 0.42"]
     command += ["--node=a", f"--set=leave_on_terminate={graceful}"]
     with started(command) as agent:
@@ -143,7 +144,7 @@ def test_scripts_end_with_agent_and_do_not_delay_it(pipe: Pipe, end: str) -> Non
         for _ in range(2):  # one runs, one waits
             assert ask("event", "-coalesce=false", "go") == "Event 'go' dispatched!"
         assert pipe.read() == b"up\n"
-        with started([*OURS, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]) as stream:
+        with started([*TRIOSERF, "stream", f"--rpc-addr={HOST}:7373", "--type=user"]) as stream:
             began = time.monotonic()
             assert "Response from 'a': 0.42" in ask("query", "--timeout=20s", "load")
             assert time.monotonic() - began < 10  # long before the query's deadline
@@ -204,7 +205,7 @@ def stop(agent: "subprocess.Popen[bytes]", end: str) -> None:
 
 def ask(*words: str) -> str:
     done = subprocess.run(
-        [*OURS, words[0], f"--rpc-addr={HOST}:7373", *words[1:]],
+        [*TRIOSERF, words[0], f"--rpc-addr={HOST}:7373", *words[1:]],
         capture_output=True, timeout=TIME_LIMIT, check=True, cwd=ROOT,
     )  # fmt: skip
     return done.stdout.decode().split(" Coalescing")[0].rstrip("\n")

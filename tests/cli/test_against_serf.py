@@ -11,75 +11,81 @@ from pathlib import Path
 import pytest
 
 from tests.cli.helpers import COMMAND_LINES, LINES_WITHOUT_KEY, NET, normalise_output
-from tests.interop.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
+from tests.interop.agents import (
+    SERF,
+    TRIOSERF,
+    AgentAddresses,
+    agent,
+    net,
+    repeating,
+    serf_cluster,
+    until,
+)
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.serf]
 
 
 HERE = net(0)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with go_cluster(HERE, tmp_path_factory.mktemp("serf") / "auth.json") as running:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentAddresses]:
+    with serf_cluster(HERE, tmp_path_factory.mktemp("serf") / "auth.json") as running:
         yield running
 
 
 @pytest.mark.parametrize("words", COMMAND_LINES, ids=lambda words: " ".join(words)[:40])
-def test_output_and_exit_code_equal_serf(cluster: Cluster, words: list[str]) -> None:
+def test_output_and_exit_code_equal_serf(cluster: AgentAddresses, words: list[str]) -> None:
     assert SERF is not None
     line = [word.replace(NET, HERE) for word in words]
     code, text = cluster.ask([SERF], *line)
-    our_code, our_text = cluster.ask(OURS, *line)
+    our_code, our_text = cluster.ask(TRIOSERF, *line)
     assert (our_code, normalise_output(our_text)) == (code, normalise_output(text))
 
 
 @pytest.mark.parametrize("words", LINES_WITHOUT_KEY, ids=lambda words: " ".join(words))
-def test_rejection_without_key_equals_serf(cluster: Cluster, words: list[str]) -> None:
+def test_rejection_without_key_equals_serf(cluster: AgentAddresses, words: list[str]) -> None:
     assert SERF is not None
     expected = cluster.ask([SERF], *words, addr=cluster.secret)
-    assert cluster.ask(OURS, *words, addr=cluster.secret) == expected
+    assert cluster.ask(TRIOSERF, *words, addr=cluster.secret) == expected
     assert "Authentication required" in expected[1]
 
 
-def test_valid_key_is_accepted(cluster: Cluster) -> None:
+def test_valid_key_is_accepted(cluster: AgentAddresses) -> None:
     words = ("members", "-rpc-auth=s3cret")
     assert SERF is not None
-    assert cluster.ask(OURS, *words, addr=cluster.secret) == cluster.ask(
+    assert cluster.ask(TRIOSERF, *words, addr=cluster.secret) == cluster.ask(
         [SERF], *words, addr=cluster.secret
     )
 
 
 def test_keys_are_changed_and_rotated() -> None:
     assert SERF is not None
-    key, other = (Cluster("", "", "").ask(OURS, "keygen")[1].strip() for _ in range(2))
+    key, other = (AgentAddresses("", "", "").ask(TRIOSERF, "keygen")[1].strip() for _ in range(2))
     encrypt = f"-encrypt={key}"
     with agent(f"{HERE}.4", "go-k", encrypt) as addr:
-        cluster = Cluster(addr, "", "")
-        until(lambda: cluster.ask(OURS, "info")[0] == 0)
+        cluster = AgentAddresses(addr, "", "")
+        until(lambda: cluster.ask(TRIOSERF, "info")[0] == 0)
         for words in (["-install", other], ["-list"], ["-use", other], ["-remove", other]):
             serf = cluster.ask([SERF], "keys", *words)
-            assert normalise_output(cluster.ask(OURS, "keys", *words)[1]) == normalise_output(
+            assert normalise_output(cluster.ask(TRIOSERF, "keys", *words)[1]) == normalise_output(
                 serf[1]
             )
         with agent(f"{HERE}.6", "go-l", f"-encrypt={other}", f"-join={HERE}.4") as late:
-            until(lambda: cluster.ask(OURS, "members", "-name=go-l", "-status=alive")[0] == 0)
-            code, text = cluster.ask(OURS, "keys", "rotate", "--format=json")
+            until(lambda: cluster.ask(TRIOSERF, "members", "-name=go-l", "-status=alive")[0] == 0)
+            code, text = cluster.ask(TRIOSERF, "keys", "rotate", "--format=json")
             assert code == 0
             new = json.loads(text)
             assert sorted(new["removed"]) == sorted([key, other])
-            listed = cluster.ask(OURS, "keys", "-list", addr=late)
+            listed = cluster.ask(TRIOSERF, "keys", "-list", addr=late)
             assert listed == cluster.ask([SERF], "keys", "-list")
             assert f"{new['key']}  [2/2]" in listed[1]
-            report = json.loads(cluster.ask(OURS, "keys", "-list", "--format=json")[1])
+            report = json.loads(cluster.ask(TRIOSERF, "keys", "-list", "--format=json")[1])
             assert (report["keys"], report["primary_keys"]) == ({new["key"]: 2}, None)
 
 
-def test_query_with_first_ends_with_first_response(cluster: Cluster) -> None:
-    code, text = cluster.ask(OURS, "query", "-timeout=25s", "load", "--first=1")
+def test_query_with_first_ends_with_first_response(cluster: AgentAddresses) -> None:
+    code, text = cluster.ask(TRIOSERF, "query", "-timeout=25s", "load", "--first=1")
     assert code == 0
     assert "Response from 'go-a': 0.42" in text
     assert text.endswith("Total Responses: 1\n")
@@ -106,7 +112,7 @@ class KillTimer:
         self._timer.cancel()
 
 
-def test_stream_writes_each_event_at_once(cluster: Cluster) -> None:
+def test_stream_writes_each_event_at_once(cluster: AgentAddresses) -> None:
     with cluster.follow("stream", "--type", "user:a,user:b", "--type=query:ping") as process:
         lines = lines_of(process)
         with repeating(lambda: send(cluster)):
@@ -119,13 +125,13 @@ def test_stream_writes_each_event_at_once(cluster: Cluster) -> None:
     assert (record["name"], record["payload"]) == ("a", "ü<b>")
 
 
-def send(cluster: Cluster) -> None:
+def send(cluster: AgentAddresses) -> None:
     """Send an event that the filter excludes, and one that it includes."""
-    cluster.ask(OURS, "event", "-coalesce=false", "other", "x")
-    cluster.ask(OURS, "event", "-coalesce=false", "a", "ü<b>")
+    cluster.ask(TRIOSERF, "event", "-coalesce=false", "other", "x")
+    cluster.ask(TRIOSERF, "event", "-coalesce=false", "a", "ü<b>")
 
 
-def test_monitor_follows_log(cluster: Cluster) -> None:
+def test_monitor_follows_log(cluster: AgentAddresses) -> None:
     with cluster.follow("monitor", "-log-level=debug") as process:
         first = next(lines_of(process))
         assert re.fullmatch(rb"\d{4}/\d\d/\d\d [\d:]{8} \[\w+\] [a-z.]+: .*\n", first)
@@ -133,18 +139,18 @@ def test_monitor_follows_log(cluster: Cluster) -> None:
         assert process.wait(30) == 0
 
 
-def test_monitor_formats_events_as_serf(cluster: Cluster) -> None:
+def test_monitor_formats_events_as_serf(cluster: AgentAddresses) -> None:
     outputs = {}
     assert SERF is not None
-    for program in (OURS, (SERF,)):
+    for program in (TRIOSERF, (SERF,)):
         with cluster.follow("monitor", program=program) as process:
             lines = lines_of(process)
             assert b" [INFO] agent" in next(lines)
             with repeating(lambda: send(cluster)):
                 event = block(lines, 'Name: "a"')
         outputs[program] = sorted(re.sub(r"LTime: \w+", "LTime: N", line) for line in event)
-    assert outputs[OURS] == outputs[(SERF,)]
-    assert "\tPayload: []byte{0xc3, 0xbc, 0x3c, 0x62, 0x3e}" in outputs[OURS]
+    assert outputs[TRIOSERF] == outputs[(SERF,)]
+    assert "\tPayload: []byte{0xc3, 0xbc, 0x3c, 0x62, 0x3e}" in outputs[TRIOSERF]
 
 
 def block(lines: Iterator[bytes], wanted: str) -> list[str]:
@@ -161,7 +167,7 @@ def block(lines: Iterator[bytes], wanted: str) -> list[str]:
     raise AssertionError(f"no event with {wanted}")
 
 
-def test_monitor_writes_log_as_json(cluster: Cluster) -> None:
+def test_monitor_writes_log_as_json(cluster: AgentAddresses) -> None:
     with cluster.follow("monitor", "--format=json") as process:
         record = json.loads(next(lines_of(process)))
     assert set(record) == {"time", "level", "source", "message"}
@@ -169,7 +175,9 @@ def test_monitor_writes_log_as_json(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("words", "code"), [(["monitor"], 141), (["stream"], 0)])
-def test_follower_ends_when_reader_closes(cluster: Cluster, words: list[str], code: int) -> None:
+def test_follower_ends_when_reader_closes(
+    cluster: AgentAddresses, words: list[str], code: int
+) -> None:
     with cluster.follow(*words) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -188,11 +196,11 @@ def test_follower_ends_when_reader_closes(cluster: Cluster, words: list[str], co
 )
 def test_follower_reports_end_of_agent(words: list[str], expected: tuple[bytes, bytes]) -> None:
     with agent(f"{HERE}.5", "go-x") as addr:
-        cluster = Cluster(addr, "", "")
-        until(lambda: cluster.ask(OURS, "info")[0] == 0)
+        cluster = AgentAddresses(addr, "", "")
+        until(lambda: cluster.ask(TRIOSERF, "info")[0] == 0)
         with cluster.follow(*words) as process:
             until(lambda: connected(addr))
-            assert cluster.ask(OURS, "leave") == (0, "Graceful leave complete\n")
+            assert cluster.ask(TRIOSERF, "leave") == (0, "Graceful leave complete\n")
             out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert out.endswith(expected[0])
@@ -214,7 +222,7 @@ def connected(addr: str) -> bool:
     )
 
 
-def test_interrupted_query_exits_with_error(cluster: Cluster) -> None:
+def test_interrupted_query_exits_with_error(cluster: AgentAddresses) -> None:
     with cluster.follow("query", "-timeout=25s", "no-handler") as process:
         assert next(lines_of(process)) == b"Query 'no-handler' dispatched\n"
         process.send_signal(signal.SIGINT)

@@ -12,19 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.go_agents import OURS, ROOT, SERF, net, until
+from tests.interop.agents import ROOT, SERF, TRIOSERF, net, until
 
+pytestmark = pytest.mark.interop
 HOST = f"{net(7)}.1"
 PROGRAMS = [
     pytest.param(
         (str(SERF),),
         id="go",
-        marks=[
-            pytest.mark.interop,
-            pytest.mark.skipif(SERF is None, reason="the program serf is not installed"),
-        ],
+        marks=pytest.mark.serf,
     ),
-    pytest.param(OURS, id="ours"),
+    pytest.param(TRIOSERF, id="ours"),
 ]
 either = pytest.mark.parametrize("program", PROGRAMS)
 
@@ -77,14 +75,14 @@ def signalled(
         with started(program, directory, *options) as agent:
             agent.process.send_signal(number)
             code, said = agent.process.wait(30), agent.said()
-        if code != -number or program == OURS:
+        if code != -number or program == TRIOSERF:
             break
     return code, said
 
 
 def tags_of(program: Sequence[str]) -> dict[str, str]:
     done = subprocess.run(
-        [*OURS, "members", f"-rpc-addr={HOST}:7373", "-format=json"],
+        [*TRIOSERF, "members", f"-rpc-addr={HOST}:7373", "-format=json"],
         capture_output=True, check=True, timeout=30, cwd=ROOT,
     )  # fmt: skip
     tags: dict[str, str] = json.loads(done.stdout)["members"][0]["tags"]
@@ -218,7 +216,7 @@ def test_signals_and_their_codes(
 def test_a_second_signal_ends_a_leave(program: Sequence[str], tmp_path: Path) -> None:
     second = f"{net(7)}.2"
     other = subprocess.Popen(
-        [*OURS, "agent", f"-bind={second}", f"-rpc-addr={second}:7373", "-node=there"],
+        [*TRIOSERF, "agent", f"-bind={second}", f"-rpc-addr={second}:7373", "-node=there"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
     )  # fmt: skip
     try:
@@ -255,19 +253,19 @@ def test_a_reload_takes_level_handlers_and_tags(program: Sequence[str], tmp_path
 def test_a_reload_never_destroys_the_tags_file(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     path.write_text(json.dumps({"tags_file": "tags.json"}))
-    with started(OURS, tmp_path, "-config-file=f.json") as agent:
-        words = [*OURS, "tags", f"-rpc-addr={HOST}:7373", "-set", "a=1"]
+    with started(TRIOSERF, tmp_path, "-config-file=f.json") as agent:
+        words = [*TRIOSERF, "tags", f"-rpc-addr={HOST}:7373", "-set", "a=1"]
         subprocess.run(words, check=True, capture_output=True, timeout=30, cwd=ROOT)
         assert json.loads((tmp_path / "tags.json").read_text()) == {"a": "1"}
         path.write_text(json.dumps({"tags_file": "tags.json", "log_level": "debug"}))
         agent.process.send_signal(signal.SIGHUP)
         agent.says("Configuration reloaded")
         assert json.loads((tmp_path / "tags.json").read_text()) == {"a": "1"}
-        assert tags_of(OURS) == {"a": "1"}
+        assert tags_of(TRIOSERF) == {"a": "1"}
         path.write_text(json.dumps({"tags_file": "tags.json", "tags": {"b": "2"}}))
         agent.process.send_signal(signal.SIGHUP)
         agent.says("==> Failed to reload configs")
-        assert tags_of(OURS) == {"a": "1"}
+        assert tags_of(TRIOSERF) == {"a": "1"}
 
 
 def test_metrics_are_written_on_a_signal(tmp_path: Path) -> None:
@@ -278,7 +276,7 @@ def test_metrics_are_written_on_a_signal(tmp_path: Path) -> None:
         rf"{at}\[C\] 'serf-agent\.memberlist\.msg\.alive': Count: 1 Sum: 1\.000 {updated}",
         rf"{at}\[C\] 'serf-agent\.serf\.member\.join': Count: 1 Sum: 1\.000 {updated}",
     )
-    with started(OURS, tmp_path) as agent:
+    with started(TRIOSERF, tmp_path) as agent:
 
         def is_dumped() -> bool:
             agent.process.send_signal(signal.SIGUSR1)

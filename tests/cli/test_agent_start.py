@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.go_agents import OURS, ROOT, SERF, read_to
+from tests.interop.agents import ROOT, SERF, TRIOSERF, read_to
 
+pytestmark = pytest.mark.interop
 HOST = "127.17.9.1"
 
 
 def start(*options: str) -> tuple[int, str]:
     done = subprocess.run(
-        [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", *options],
+        [*TRIOSERF, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", *options],
         capture_output=True, timeout=30, check=False, cwd=ROOT,
     )  # fmt: skip
     assert b"Traceback" not in done.stderr
@@ -71,8 +72,7 @@ KEYRINGS = {
 }
 
 
-@pytest.mark.interop
-@pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED")
+@pytest.mark.serf
 @pytest.mark.parametrize("case", KEYRINGS)
 def test_keyring_files_are_refused_in_serfs_words(tmp_path: Path, case: str) -> None:
     path = tmp_path / "keys"
@@ -196,7 +196,7 @@ def run_and_end(
 ) -> tuple[int, str, str]:
     """Start an agent, end it when it runs; gives its exit code, banner and log."""
     with subprocess.Popen(
-        [*OURS, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", "--node=n", *options],
+        [*TRIOSERF, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", "--node=n", *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
     ) as process:  # fmt: skip
         try:

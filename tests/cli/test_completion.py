@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.helpers import CLOSED
-from tests.interop.go_agents import OURS, ROOT, agent, net, until
+from tests.interop.agents import ROOT, TRIOSERF, agent, net, until
 
+pytestmark = pytest.mark.interop
 HERE = f"{net(7)}.81"
 
 
@@ -18,7 +19,7 @@ def complete(*words: str, current: int | None = None, **env: str) -> list[str]:
     """Return what bash is offered for the last word, or for word `current`."""
     place = len(words) if current is None else current
     done = subprocess.run(
-        [*OURS],
+        [*TRIOSERF],
         env={
             **os.environ,
             "_TRIOSERF_COMPLETE": "complete_bash",
@@ -77,7 +78,12 @@ def test_other_shells_complete_values(shell: str, offered: str) -> None:
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     done = subprocess.run(
-        [*OURS], env={**os.environ, **env}, capture_output=True, text=True, check=True, cwd=ROOT
+        [*TRIOSERF],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     assert offered in done.stdout
     assert done.stderr == ""
@@ -85,11 +91,11 @@ def test_other_shells_complete_values(shell: str, offered: str) -> None:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with agent(HERE, "complete-me", "-tag=zone=a", program=OURS) as rpc:
+    with agent(HERE, "complete-me", "-tag=zone=a", program=TRIOSERF) as rpc:
         until(
             lambda: (
                 subprocess.run(
-                    [*OURS, "members", f"-rpc-addr={rpc}"], capture_output=True, check=False
+                    [*TRIOSERF, "members", f"-rpc-addr={rpc}"], capture_output=True, check=False
                 ).returncode
                 == 0
             )

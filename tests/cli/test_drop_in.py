@@ -12,22 +12,28 @@ from typing import NamedTuple
 import pytest
 
 from tests.cli.helpers import COMMAND_LINES, LINES_WITHOUT_KEY, NET, normalise_output
-from tests.interop.go_agents import OURS, SERF, Cluster, agent, go_cluster, net, repeating, until
+from tests.interop.agents import (
+    SERF,
+    TRIOSERF,
+    AgentAddresses,
+    agent,
+    net,
+    repeating,
+    serf_cluster,
+    until,
+)
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.serf]
 THEIR_NET, OUR_NET = net(1), net(2)
 REAL = (str(SERF),)
-PROGRAMS = pytest.mark.parametrize("program", [REAL, OURS], ids=["serf", "trioserf"])
+PROGRAMS = pytest.mark.parametrize("program", [REAL, TRIOSERF], ids=["serf", "trioserf"])
 
 
 class Both(NamedTuple):
     """Two clusters that differ in the kind of their agents; the second agent of each is Serf's."""
 
-    theirs: Cluster
-    ours: Cluster
+    theirs: AgentAddresses
+    ours: AgentAddresses
 
     def ask(
         self, program: Sequence[str], words: Sequence[str], which: str = "first"
@@ -35,7 +41,7 @@ class Both(NamedTuple):
         """Return the result of `serf` with its own agent, and that of a program with ours."""
         jobs = [(REAL, THEIR_NET, self.theirs), (program, OUR_NET, self.ours)]
 
-        def run(job: tuple[Sequence[str], str, Cluster]) -> tuple[int, str]:
+        def run(job: tuple[Sequence[str], str, AgentAddresses]) -> tuple[int, str]:
             by, here, cluster = job
             line = [word.replace(NET, here) for word in words]
             code, text = cluster.ask(by, *line, addr=getattr(cluster, which))
@@ -50,8 +56,8 @@ class Both(NamedTuple):
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     path = tmp_path_factory.mktemp("drop-in")
     with ExitStack() as stack:
-        theirs = stack.enter_context(go_cluster(THEIR_NET, path / "theirs.json"))
-        ours = stack.enter_context(go_cluster(OUR_NET, path / "ours.json", OURS))
+        theirs = stack.enter_context(serf_cluster(THEIR_NET, path / "theirs.json"))
+        ours = stack.enter_context(serf_cluster(OUR_NET, path / "ours.json", TRIOSERF))
         yield Both(theirs, ours)
 
 
@@ -158,13 +164,15 @@ def event_of(process: "subprocess.Popen[bytes]") -> list[str]:
 @PROGRAMS
 def test_key_operations_equal_serf(program: Sequence[str]) -> None:
     key, other = (
-        Cluster("", "", "").ask(by, "keygen")[1].strip() for by in (REAL, program)
+        AgentAddresses("", "", "").ask(by, "keygen")[1].strip() for by in (REAL, program)
     )  # fmt: skip
     secret = f"-encrypt={key}"
     with ExitStack() as stack:
         start = stack.enter_context
-        theirs = Cluster(start(agent(f"{THEIR_NET}.4", "go-k", secret)), "", "")
-        ours = Cluster(start(agent(f"{OUR_NET}.4", "go-k", secret, program=OURS)), "", "")
+        theirs = AgentAddresses(start(agent(f"{THEIR_NET}.4", "go-k", secret)), "", "")
+        ours = AgentAddresses(
+            start(agent(f"{OUR_NET}.4", "go-k", secret, program=TRIOSERF)), "", ""
+        )
         both = Both(theirs, ours)
         until(lambda: all_show(both, "go-k"))
         for words in (
@@ -180,8 +188,8 @@ def test_key_operations_equal_serf(program: Sequence[str]) -> None:
 def test_leave_ends_agent(program: Sequence[str]) -> None:
     with ExitStack() as stack:
         start = stack.enter_context
-        theirs = Cluster(start(agent(f"{THEIR_NET}.5", "go-l")), "", "")
-        ours = Cluster(start(agent(f"{OUR_NET}.5", "go-l", program=OURS)), "", "")
+        theirs = AgentAddresses(start(agent(f"{THEIR_NET}.5", "go-l")), "", "")
+        ours = AgentAddresses(start(agent(f"{OUR_NET}.5", "go-l", program=TRIOSERF)), "", "")
         both = Both(theirs, ours)
         until(lambda: all_show(both, "go-l"))
         expected, actual = both.ask(program, ["leave"])
@@ -195,10 +203,10 @@ def test_leave_ends_agent(program: Sequence[str]) -> None:
 @pytest.mark.parametrize("how", ["leave", "kill"])
 def test_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> None:
     results = []
-    for by, kind, here in ((REAL, (), THEIR_NET), (program, OURS, OUR_NET)):
+    for by, kind, here in ((REAL, (), THEIR_NET), (program, TRIOSERF, OUR_NET)):
         with ExitStack() as followers:
             with agent(f"{here}.6", "go-m", program=kind) as address:
-                cluster = Cluster(address, "", "")
+                cluster = AgentAddresses(address, "", "")
                 until(lambda cluster=cluster: cluster.ask(REAL, "members")[0] == 0)  # type: ignore[misc]
                 process = followers.enter_context(cluster.follow("monitor", program=by))
                 assert process.stdout is not None

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.cli.helpers import CLOSED, NAMES, command, help_text, run_command
-from tests.interop.go_agents import ROOT
+from tests.interop.agents import ROOT
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS, apply_settings, overrides_from
 from trioserf.cli.output import CommandError

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.go_agents import OURS, ROOT, net
+from tests.interop.agents import ROOT, TRIOSERF, net
 
 FULL = Path("/dev/full")
-pytestmark = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full"),
+]
 LOST = b"trioserf: cannot write: No space left on device\n"
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 UNBUFFERED = {**BUFFERED, "PYTHONUNBUFFERED": "1"}
@@ -27,8 +30,8 @@ both_ways = pytest.mark.parametrize("env", [BUFFERED, UNBUFFERED], ids=["buffere
 def test_output_that_cannot_be_written_is_an_error(line: str, env: Mapping[str, str]) -> None:
     with FULL.open("wb") as full:
         done = subprocess.run(
-            [*OURS, *line.split()], stdout=full, stderr=subprocess.PIPE, timeout=30, check=False,
-            env={**env, "SERF_RPC_ADDR": "127.17.0.250:7373"}, cwd=ROOT,
+            [*TRIOSERF, *line.split()], stdout=full, stderr=subprocess.PIPE, timeout=30,
+            check=False, env={**env, "SERF_RPC_ADDR": "127.17.0.250:7373"}, cwd=ROOT,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, LOST)
 
@@ -37,7 +40,7 @@ def test_output_that_cannot_be_written_is_an_error(line: str, env: Mapping[str, 
 def test_error_that_cannot_be_written_leaves_the_exit_code(env: Mapping[str, str]) -> None:
     with FULL.open("wb") as full:
         done = subprocess.run(
-            [*OURS, "version"],
+            [*TRIOSERF, "version"],
             stdout=full,
             stderr=full,
             timeout=30,
@@ -82,7 +85,7 @@ def test_agent_continues_without_standard_streams(streams: str, env: Mapping[str
         try:
             deadline = time.monotonic() + 30
             while subprocess.run(
-                [*OURS, "members", rpc], capture_output=True, check=False
+                [*TRIOSERF, "members", rpc], capture_output=True, check=False
             ).returncode:
                 assert agent.poll() is None, agent.communicate()
                 assert time.monotonic() < deadline

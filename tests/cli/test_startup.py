@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.helpers import CLOSED, NAMES
-from tests.interop.go_agents import OURS, ROOT, net, read_to
+from tests.interop.agents import ROOT, TRIOSERF, net, read_to
 
 HEAVY = frozenset(
     (
@@ -85,6 +85,7 @@ def test_every_client_command_is_counted() -> None:
     assert {line.split()[0] for line in LINES} == set(NAMES) - {"agent"}
 
 
+@pytest.mark.interop
 def test_agent_keeps_no_module_of_the_command_line(tmp_path: object) -> None:
     host, path = f"{net(7)}.83", f"{tmp_path}/modules"
     words = ["agent", f"-bind={host}:0", f"-rpc-addr={host}:0", "-node=lean", "-tag=a=b", path]
@@ -102,11 +103,12 @@ def test_agent_keeps_no_module_of_the_command_line(tmp_path: object) -> None:
     assert OF_THE_COMMAND_LINE.isdisjoint(json.loads(Path(path).read_text()))
 
 
+@pytest.mark.interop
 def test_agent_has_the_process_id_and_the_words_of_its_command_line() -> None:
     host = f"{net(7)}.84"
     words = ["agent", f"-bind={host}:0", f"-rpc-addr={host}:0", "-node=same"]
     with subprocess.Popen(
-        [*OURS, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
+        [*TRIOSERF, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         read_to(process.stdout, b"Node name")

@@ -492,10 +492,7 @@ def messages(data: bytes) -> list[Any]:
 # ----------------------------------------------------------------------------- HashiCorp's agents
 
 SERF = shutil.which("serf")
-needs_serf = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+needs_serf = [pytest.mark.interop, pytest.mark.serf]
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.interop.agents import Process, until
-from tests.interop.go_agents import OURS
+from tests.interop.agents import TRIOSERF, Process, until
 from trioserf.control.address import split_address
 
+pytestmark = pytest.mark.interop
 EVENTS = 1_500
 STREAMS = 8
 """Streams of one connection; together they carry more than the socket buffers hold."""
@@ -105,7 +105,7 @@ def dial(address: str) -> socket.socket:
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Process]:
-    process = Process(OURS, "crowded", 231, ["-log-level=warn"])
+    process = Process(TRIOSERF, "crowded", 231, ["-log-level=warn"])
     try:
         until(lambda: is_up(process), what=process.said)
         yield process
@@ -272,7 +272,7 @@ def test_closed_connections_leak_no_tasks_descriptors_or_memory(agent: Process) 
 
 
 def test_agent_ends_cleanly_with_clients_that_do_not_read() -> None:
-    process = Process(OURS, "ending", 232, [])
+    process = Process(TRIOSERF, "ending", 232, [])
     try:
         until(lambda: is_up(process), what=process.said)
         with ExitStack() as stack:

@@ -17,10 +17,7 @@ from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
 
 SERF = shutil.which("serf")
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.serf]
 
 
 @attrs.frozen

@@ -16,10 +16,10 @@ import attrs
 import msgpack
 import pytest
 
-from tests.interop.agents import until
+from tests.interop.agents import ROOT, TRIOSERF, until
 from tests.interop.floods import memory
-from tests.interop.go_agents import OURS, ROOT
 
+pytestmark = pytest.mark.interop
 AUTH = "open-sesame-0193"
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
 HOST = "127.15.0.9"
@@ -51,7 +51,7 @@ def agent() -> Iterator[Agent]:
         )
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*OURS, "agent", f"--config-file={config}", f"--bind={HOST}:0", "--node=a",
+                [*TRIOSERF, "agent", f"--config-file={config}", f"--bind={HOST}:0", "--node=a",
                  "--log-level=trace"],
                 stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
             )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Final
 
 import attrs
 
-from tests.interop.go_agents import ROOT
+from tests.interop.agents import ROOT
 from tests.wire.helpers import load
 from trioserf.wire import lzw, serf_codec, swim_codec
 from trioserf.wire.msgpack import pack

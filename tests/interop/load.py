@@ -10,13 +10,14 @@ from threading import Event
 
 from tests.interop.agents import (
     CONVERGED_WITHIN,
+    ROOT,
+    TRIOSERF,
     Cluster,
     following,
     records,
     streams_have_begun,
     until,
 )
-from tests.interop.go_agents import OURS, ROOT
 from trioserf.control.client.rpc_session import RpcSession
 
 PAUSE = 0.05
@@ -24,7 +25,9 @@ PAUSE = 0.05
 
 
 def ours(*words: str) -> tuple[int, str]:
-    done = subprocess.run([*OURS, *words], capture_output=True, cwd=ROOT, timeout=120, check=False)
+    done = subprocess.run(
+        [*TRIOSERF, *words], capture_output=True, cwd=ROOT, timeout=120, check=False
+    )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 

@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
-from tests.interop.go_agents import SERF
 from tests.interop.load import Load, ours
 from tests.interop.test_keys import new_key
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 
 def info(agent: Process) -> dict[str, dict[str, str]]:

@@ -9,14 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.interop.agents import until
-from tests.interop.go_agents import OURS, ROOT, SERF
+from tests.interop.agents import ROOT, SERF, TRIOSERF, until
 from tests.interop.namespaces import Host, two_hosts_or_skip
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the program serf is not installed"),
-]
+pytestmark = pytest.mark.serf
 GO = (str(SERF),)
 
 
@@ -69,7 +65,9 @@ def agent(
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [(GO, OURS), (OURS, GO), (OURS, OURS)], ids=["go", "ours", "both-ours"]
+    ("first", "second"),
+    [(GO, TRIOSERF), (TRIOSERF, GO), (TRIOSERF, TRIOSERF)],
+    ids=["go", "ours", "both-ours"],
 )
 @pytest.mark.parametrize("family", ["v4", "v6"])
 def test_the_second_finds_the_first(
@@ -92,8 +90,8 @@ def test_clusters_of_other_names_stay_apart(hosts: tuple[Host, Host]) -> None:
     one, two = hosts
     with (
         agent(one, GO, "go", f"-bind={one.v4}", "-discover=demo") as a,
-        agent(two, OURS, "ours", f"-bind={two.v4}", "-discover=other", "-mdns-iface=v0") as b,
-        agent(one, OURS, "third", f"-bind={one.v4}:7947", "-discover=demo", "-mdns-iface=v0",
+        agent(two, TRIOSERF, "ours", f"-bind={two.v4}", "-discover=other", "-mdns-iface=v0") as b,
+        agent(one, TRIOSERF, "third", f"-bind={one.v4}:7947", "-discover=demo", "-mdns-iface=v0",
               "-mdns-disable-ipv6", rpc="127.0.0.1:7374") as c,
     ):  # fmt: skip
         until(lambda: "agent.mdns: Joined 1 hosts" in c.said(), what=c.said)

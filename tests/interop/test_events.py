@@ -18,6 +18,9 @@ import trioserf
 from tests.interop.agents import (
     CONVERGED_WITHIN,
     NET,
+    ROOT,
+    SERF,
+    TRIOSERF,
     Cluster,
     cluster,
     following,
@@ -25,7 +28,6 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
-from tests.interop.go_agents import OURS, ROOT, SERF
 from tests.interop.recording import Recorder
 from trioserf.control.client.async_client import Records
 from trioserf.control.client.records import AgentEvent, QueryEvent
@@ -36,10 +38,7 @@ from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_messages import Query, QueryFlag, QueryResponse, Relay, ResponseFlag
 from trioserf.wire.swim_messages import UserMessage
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 NAMES = ("go-0", "py-0", "go-1", "py-1", "go-2", "py-2")
 EACH = 100
@@ -185,7 +184,7 @@ def test_a_large_answer_is_taken_by_both_kinds(six: Cluster, asking: str) -> Non
     assert SERF is not None
     answer = "".join(f"{number:07d}\n" for number in range(2560))
     assert len(answer) == 20 * 1024
-    program = [SERF] if asking == "go-2" else list(OURS)
+    program = [SERF] if asking == "go-2" else list(TRIOSERF)
     command = [*program, "query", f"-rpc-addr={six.running[asking].rpc}"]
     command += ["-format=json", "-timeout=2s", "-node=py-1", "big"]
 
@@ -213,7 +212,9 @@ def test_a_large_answer_is_taken_by_both_kinds(six: Cluster, asking: str) -> Non
 
 
 def ours(*words: str) -> tuple[int, str]:
-    done = subprocess.run([*OURS, *words], capture_output=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run(
+        [*TRIOSERF, *words], capture_output=True, cwd=ROOT, timeout=60, check=False
+    )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 

@@ -6,12 +6,8 @@ import pytest
 
 from tests.interop import floods
 from tests.interop.agents import Cluster, joined, until
-from tests.interop.go_agents import SERF
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 
 @pytest.fixture(scope="module")

@@ -4,37 +4,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
-from tests.interop.go_agents import OURS, ROOT, SERF, Cluster, go_cluster, net
+from tests.interop.agents import ROOT, TRIOSERF, AgentAddresses, net, serf_cluster
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-    pytest.mark.skipif(
-        not (find_spec("serfclient") and find_spec("serfio")),
-        reason="PyPI's serfclient and serfio are NOT INSTALLED",
-    ),
-]
+pytestmark = pytest.mark.serf
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with go_cluster(net(3), tmp_path_factory.mktemp("theirs") / "auth.json") as running:
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentAddresses]:
+    with serf_cluster(net(3), tmp_path_factory.mktemp("theirs") / "auth.json") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentAddresses]:
     path = tmp_path_factory.mktemp("ours") / "auth.json"
-    with go_cluster(net(4), path, OURS) as running:
+    with serf_cluster(net(4), path, TRIOSERF) as running:
         yield running
 
 
-def heard_by(script: str, cluster: Cluster) -> dict[str, Any]:
+def heard_by(script: str, cluster: AgentAddresses) -> dict[str, Any]:
     """Run a script against the first agent of a cluster; give what it heard."""
     host, _, port = cluster.first.partition(":")
     peer, secret = (one.partition(":")[0] for one in (cluster.second, cluster.secret))
@@ -65,7 +57,9 @@ def without_stats(heard: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("script", ["use_serfclient", "use_serfio"])
-def test_a_library_hears_the_same(script: str, ours: Cluster, theirs: Cluster) -> None:
+def test_a_library_hears_the_same(
+    script: str, ours: AgentAddresses, theirs: AgentAddresses
+) -> None:
     from_ours, from_theirs = heard_by(script, ours), heard_by(script, theirs)
     assert list(from_ours) == list(from_theirs)
     for name, told in without_stats(from_theirs).items():

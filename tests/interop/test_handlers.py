@@ -10,6 +10,9 @@ import trio
 
 import trioserf
 from tests.interop.agents import (
+    ROOT,
+    SERF,
+    TRIOSERF,
     Cluster,
     Process,
     cluster,
@@ -18,13 +21,9 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
-from tests.interop.go_agents import OURS, ROOT, SERF
 from tests.interop.recording import Call, Recorder
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 TAGS = {"role": "web", "a-b.c": "ü,1=2", "tab": "x\ty\nz", "empty": ""}
 WATCHING = ("go-a", "py-a")
@@ -182,7 +181,7 @@ def test_events_that_may_not_be_coalesced_are_not(four: Cluster, recorders: Reco
 def test_a_deploy_runs_on_both_kinds(four: Cluster, recorders: Recorders) -> None:
     """The command lines of both programs start it, each through the other's agent."""
     assert SERF is not None
-    for program, through, version in (([SERF], "py-c", "v1"), (OURS, "go-c", "v2")):
+    for program, through, version in (([SERF], "py-c", "v1"), (TRIOSERF, "go-c", "v2")):
         command = [*program, "event", f"-rpc-addr={four.running[through].rpc}"]
         text = subprocess.check_output([*command, f"deploy-{version}", version], cwd=ROOT)
         assert text.decode() == f"Event 'deploy-{version}' dispatched! Coalescing enabled: true\n"

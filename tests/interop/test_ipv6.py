@@ -6,12 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop.agents import Cluster, cluster, until
-from tests.interop.go_agents import SERF
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 BASE = 20_000 + os.getpid() % 1500 * 8
 """The ports of this test run, eight of them, below those that Linux gives to clients: there is

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.agents import Cluster, cluster
-from tests.interop.go_agents import OURS, ROOT, SERF, read_to
+from tests.interop.agents import ROOT, TRIOSERF, Cluster, cluster, read_to
 from tests.interop.load import Load, ours
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 NAMES = ("go-a", "py-a", "go-b", "py-b")
 
@@ -113,7 +109,7 @@ def rotate(mixed: Cluster, by: str) -> "subprocess.Popen[str]":
     """Start a rotation; what it prints can be read as it comes."""
     rpc = mixed.running[by].rpc
     return subprocess.Popen(
-        [*OURS, "keys", "rotate", f"--rpc-addr={rpc}"],
+        [*TRIOSERF, "keys", "rotate", f"--rpc-addr={rpc}"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
     )  # fmt: skip
 

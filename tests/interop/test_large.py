@@ -7,14 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
-from tests.interop.go_agents import SERF
-from tests.interop.invented import hand_over, members
+from tests.interop.fake_members import hand_over, members
 from trioserf.wire.swim_messages import State
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 COUNT = 2000
 PATIENCE = 20.0

@@ -11,15 +11,20 @@ from typing import Any
 
 import pytest
 
-from tests.interop.agents import Cluster, Process, cluster, following, records, until
-from tests.interop.go_agents import OURS, SERF
+from tests.interop.agents import (
+    SERF,
+    TRIOSERF,
+    Cluster,
+    Process,
+    cluster,
+    following,
+    records,
+    until,
+)
 from trioserf.swim.config import LAN
 from trioserf.swim.suspicion import required_confirmations, suspicion_timeout
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 
 def detected_within(n: int, slack: float = 5.0) -> float:
@@ -190,7 +195,7 @@ def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
     holders = {name: four.host(name) for name in ("go-b", "py-b")}
     join = [f"-join={four.host('py-a')}", f"-join={four.host('go-a')}"]
     go = Process([SERF], "py-b", 31, join)
-    ours = Process(OURS, "go-b", 32, join)
+    ours = Process(TRIOSERF, "go-b", 32, join)
     try:
         assert ours.wait(30) == 1
         assert go.wait(30) == 0  # Serf sees no failure in this

@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import cluster, until
-from tests.interop.go_agents import SERF
 from tests.interop.namespaces import Host, cut, mend, two_hosts_or_skip
 from tests.interop.recording import Recorder
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 SIDES = ({"go-a", "py-a"}, {"go-b", "py-b"})
 FORGOTTEN_AFTER = 15.0

@@ -8,17 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import Cluster, following, joined, records, until
-from tests.interop.go_agents import SERF
 from trioserf.wire import serf_codec
 from trioserf.wire.msgpack import pack
 from trioserf.wire.serf_messages import UserEvent
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import OUR_VERSIONS, Alive, Message, UserMessage
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 
 @pytest.fixture(scope="module")

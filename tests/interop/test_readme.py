@@ -11,14 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.agents import until
-from tests.interop.go_agents import ROOT, SERF
+from tests.interop.agents import ROOT, SERF, until
 from tests.interop.namespaces import Host, two_hosts_or_skip
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 
 def example() -> str:

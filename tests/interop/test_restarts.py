@@ -12,15 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
-from tests.interop.go_agents import SERF
 from tests.interop.recording import Recorder
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.serf.snapshot import parse
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 OTHER = {"go-w": "py-w", "py-w": "go-w"}
 SAID = 30.0

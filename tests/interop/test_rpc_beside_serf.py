@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.control.helpers import RECORDED, messages, turns
-from tests.interop.go_agents import OURS, SERF, agent, net, until
+from tests.interop.agents import TRIOSERF, agent, net, until
 from tests.interop.rpc_bytes import SHAKE, Raw, header, pack, shape, spellings
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 KEY = "s3cret"
 OPTIONS = ("-tag=role=web", "-tag=dc=east", "-event-handler=query:load=echo 0.42")
 Messages = list[tuple[Any, bytes]]
@@ -65,7 +62,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Agents, Age
     path = tmp_path_factory.mktemp("beside")
     with ExitStack() as stack:
         theirs = running(stack, 5, path / "theirs.json")
-        ours = running(stack, 6, path / "ours.json", *OURS)
+        ours = running(stack, 6, path / "ours.json", *TRIOSERF)
         yield theirs, ours
 
 
@@ -415,7 +412,7 @@ def test_leave_is_answered_and_then_the_agent_is_gone(
                     raw.say(said)
                 return raw.rest()
 
-    theirs, ours = ask(5), ask(6, *OURS)
+    theirs, ours = ask(5), ask(6, *TRIOSERF)
     recording = [m for _, expected in exchanged(LEAVE["exchange"]) for m in expected]
     assert told(ours, "NET") == told(theirs, "NET")
     assert [m for m, _ in ours] == recording

@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import cluster, until
-from tests.interop.go_agents import SERF
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(SERF is None, reason="the real serf program is NOT INSTALLED"),
-]
+pytestmark = pytest.mark.serf
 
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
 OTHER = "l4ZkaypGLT8AsB0LBldthw=="

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.go_agents import until
+from tests.interop.agents import until
 from trioserf.sim.scenario import run
 from trioserf.sim.scenarios import SCENARIOS
 
