@@ -36,15 +36,15 @@ class Agent:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return os.pread(self._log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
     def says(self, text: str) -> None:
-        until(lambda: text in self.said())
+        until(lambda: text in self.log_text())
 
     def lines(self, first: str = "") -> list[str]:
         """Return the output before the log, from the first line with this text."""
-        lines = self.said().partition("==> Log data")[0].splitlines()
+        lines = self.log_text().partition("==> Log data")[0].splitlines()
         place = next((n for n, line in enumerate(lines) if first in line), len(lines))
         return lines[place:]
 
@@ -74,7 +74,7 @@ def signalled(
     for _ in range(5):
         with started(program, directory, *options) as agent:
             agent.process.send_signal(number)
-            code, said = agent.process.wait(30), agent.said()
+            code, said = agent.process.wait(30), agent.log_text()
         if code != -number or program == TRIOSERF:
             break
     return code, said
@@ -111,8 +111,8 @@ def test_invalid_configuration_exits_with_1(
     agent = Agent(program, options, tmp_path)
     try:
         assert agent.process.wait(30) == 1
-        assert code in agent.said()
-        assert agent.said().splitlines()[-1].startswith("==> ")
+        assert code in agent.log_text()
+        assert agent.log_text().splitlines()[-1].startswith("==> ")
     finally:
         agent.end()
 
@@ -280,6 +280,6 @@ def test_metrics_are_written_on_a_signal(tmp_path: Path) -> None:
 
         def is_dumped() -> bool:
             agent.process.send_signal(signal.SIGUSR1)
-            return all(re.search(line, agent.said()) for line in lines)
+            return all(re.search(line, agent.log_text()) for line in lines)
 
-        until(is_dumped, 30, agent.said)
+        until(is_dumped, 30, agent.log_text)

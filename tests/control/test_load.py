@@ -107,7 +107,7 @@ def dial(address: str) -> socket.socket:
 def agent() -> Iterator[Process]:
     process = Process(TRIOSERF, "crowded", 231, ["-log-level=warn"])
     try:
-        until(lambda: is_up(process), what=process.said)
+        until(lambda: is_up(process), what=process.log_text)
         yield process
     finally:
         process.end()
@@ -180,7 +180,7 @@ def test_stalled_readers_slow_no_other_client_and_receive_dropped_counts(agent: 
         dropped, seen = read_remaining(stalled[0])
         assert dropped.total() > 0
         assert dropped + seen == dict.fromkeys(range(1, STREAMS + 1), 2 * EVENTS)
-        assert " [WARN] agent: Dropping events: a reader has left 512 unread" in agent.said()
+        assert " [WARN] agent: Dropping events: a reader has left 512 unread" in agent.log_text()
 
 
 def read_remaining(client: Lines | Rpc) -> tuple[Counter[int], Counter[int]]:
@@ -274,7 +274,7 @@ def test_closed_connections_leak_no_tasks_descriptors_or_memory(agent: Process) 
 def test_agent_ends_cleanly_with_clients_that_do_not_read() -> None:
     process = Process(TRIOSERF, "ending", 232, [])
     try:
-        until(lambda: is_up(process), what=process.said)
+        until(lambda: is_up(process), what=process.log_text)
         with ExitStack() as stack:
             for kind in (Lines, Rpc):
                 client = stack.enter_context(closing(kind(process.rpc)))
@@ -283,6 +283,6 @@ def test_agent_ends_cleanly_with_clients_that_do_not_read() -> None:
             send(process, "last", 100)
             process.signal(signal.SIGINT)
             assert process.wait() == 0
-        assert "Traceback" not in process.said()
+        assert "Traceback" not in process.log_text()
     finally:
         process.end()

@@ -31,20 +31,20 @@ NET = f"127.20.{os.getpid() % 250}"
 
 
 def net(number: int) -> str:
-    """Give the first three numbers of addresses (`number` 0 to 7) that no other test run uses."""
+    """Return three numbers of addresses, for `number` 0 to 7, that no other test run uses."""
     return f"127.17.{100 + os.getpid() % 19 * 8 + number}"
 
 
 @attrs.frozen
 class AgentAddresses:
-    """Where the agents listen for clients; `secret` asks for the key `s3cret`."""
+    """RPC addresses of three agents; `secret` requires the key `s3cret`."""
 
     first: str
     second: str
     secret: str
 
     def ask(self, program: Sequence[str], *words: str, addr: str = "") -> tuple[int, str]:
-        """Run a program to its end; gives its exit code and what it printed."""
+        """Run a command of a program; return its exit code and output."""
         done = subprocess.run(
             [*program, *words],
             env={**os.environ, "SERF_RPC_ADDR": addr or self.first},
@@ -60,7 +60,7 @@ class AgentAddresses:
     def follow(
         self, *words: str, addr: str = "", program: Sequence[str] = TRIOSERF
     ) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a program, ours unless it is named, for as long as the block lasts at the most."""
+        """Run a command of a program (default: trioserf); kill it when the block ends."""
         with subprocess.Popen(
             [*program, *words],
             env={**os.environ, "SERF_RPC_ADDR": addr or self.first},
@@ -76,7 +76,7 @@ class AgentAddresses:
 
 @contextmanager
 def agent(host: str, name: str, *options: str, program: Sequence[str] = ()) -> Iterator[str]:
-    """Run an agent, of the real serf unless `program` is given; gives its RPC address."""
+    """Run an agent (default: Serf's); yield its RPC address."""
     rpc = f"{host}:7373"
     command = [*(program or real()), "agent", f"-bind={host}:7946", f"-rpc-addr={rpc}"]
     command += [f"-node={name}", *options]
@@ -89,7 +89,7 @@ def agent(host: str, name: str, *options: str, program: Sequence[str] = ()) -> I
 
 
 def read_to(file: IO[AnyStr], text: AnyStr) -> AnyStr:
-    """Read what a program says up to the first line with this text."""
+    """Read the output of a program up to the first line with this text."""
     read = file.readline()
     while text not in read:
         line = file.readline()
@@ -100,9 +100,9 @@ def read_to(file: IO[AnyStr], text: AnyStr) -> AnyStr:
 
 @contextmanager
 def repeating(act: Callable[[], object]) -> Iterator[None]:
-    """Do something again and again while the block lasts.
+    """Repeat an action while the block runs.
 
-    A follower begins at an instant that nobody tells: what it shall hear is sent until it hears.
+    The start of a stream cannot be observed, so events are sent until the first is received.
     """
     stop = threading.Event()
 
@@ -120,7 +120,7 @@ def repeating(act: Callable[[], object]) -> Iterator[None]:
 
 
 def real() -> tuple[str]:
-    """The real serf as a command line."""
+    """Return the command line of the real program."""
     assert SERF is not None
     return (SERF,)
 
@@ -128,7 +128,7 @@ def real() -> tuple[str]:
 def until(
     holds: Callable[[], bool], seconds: float = 20.0, what: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait until something holds, in the real world; `what` says what holds in its place."""
+    """Wait in real time until a condition holds; `what` describes the state if it fails."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, what()
@@ -137,9 +137,9 @@ def until(
 
 @contextmanager
 def serf_cluster(net: str, config: Path, program: Sequence[str] = ()) -> Iterator[AgentAddresses]:
-    """Run two agents that know each other and a third one, alone, with an RPC key.
+    """Run a cluster of two agents, and a third agent alone with an RPC key.
 
-    The second is the real serf's; the others are of `program`, or of the real serf as well.
+    The second agent is Serf's; the others are of `program` (default: Serf's, too).
     """
     config.write_text(json.dumps({"rpc_auth": "s3cret"}))
     handlers = [f"-event-handler={one}" for one in HANDLERS]
@@ -168,7 +168,7 @@ def _sees_both(cluster: AgentAddresses, addr: str) -> bool:
 
 
 class Process:
-    """An agent that can be killed, stopped and asked; in a network namespace if one is named."""
+    """A process of an agent, in a network namespace if one is named."""
 
     def __init__(
         self,
@@ -206,12 +206,12 @@ class Process:
         self._process.wait()
         self.log.close()
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         self.log.seek(0)
         return self.log.read().decode("utf-8", "replace")
 
     def ask(self, *words: str) -> tuple[int, str]:
-        """Drive this agent by the real program; gives its exit code and what it printed."""
+        """Run a command of the real program with this agent; return exit code and output."""
         assert SERF is not None
         done = subprocess.run(
             [*self._within, SERF, words[0], f"-rpc-addr={self.rpc}", *words[1:]],
@@ -230,7 +230,7 @@ class Process:
 
 
 class Cluster:
-    """Agents of both kinds; names beginning with `go` are the real program's."""
+    """Agents of both programs; those of Serf have names that begin with `go`."""
 
     def __init__(self, first: int) -> None:
         self.running: dict[str, Process] = {}
@@ -242,7 +242,7 @@ class Cluster:
         program = [SERF] if name.startswith("go") else TRIOSERF
         number = self._numbers.setdefault(name, self._first + len(self._numbers))
         agent = self.running[name] = Process(program, name, number, options, bind, namespace)
-        until(lambda: agent.name in agent.members(), STARTED_WITHIN, lambda: agent.said())
+        until(lambda: agent.name in agent.members(), STARTED_WITHIN, lambda: agent.log_text())
         return agent
 
     def host(self, name: str) -> str:
@@ -252,7 +252,7 @@ class Cluster:
         self.running.pop(name).end()
 
     def leave(self, name: str) -> Process:
-        """Let an agent leave by a signal, as both kinds do; gives what it was."""
+        """Make an agent leave with SIGINT, and wait for its end."""
         agent = self.running.pop(name)
         agent.signal(signal.SIGINT)
         assert agent.wait() == 0
@@ -264,7 +264,7 @@ class Cluster:
             self.end(name)
 
     def all_see(self, status: str, *names: str, seconds: float = CONVERGED_WITHIN) -> float:
-        """Wait until every agent sees these members so; gives how long that took, in seconds."""
+        """Wait until all agents see these members in a status; return the seconds it took."""
         began = time.monotonic()
 
         def seen() -> dict[str, dict[str, str | None]]:
@@ -274,14 +274,14 @@ class Cluster:
         until(
             lambda: all(set(view.values()) == {status} for view in seen().values()),
             seconds,
-            lambda: f"wanted {status}, saw {seen()}",
+            lambda: f"expected {status}, found {seen()}",
         )
         return time.monotonic() - began
 
 
 @contextmanager
 def cluster(first: int) -> Iterator[Cluster]:
-    """A cluster whose addresses are numbered from `first`; its processes end with the block."""
+    """Make an empty cluster with addresses from `first` on; its processes end with the block."""
     running = Cluster(first)
     try:
         yield running
@@ -291,7 +291,7 @@ def cluster(first: int) -> Iterator[Cluster]:
 
 @contextmanager
 def joined(first: int, seed: str, *others: str) -> Iterator[Cluster]:
-    """A cluster of agents that have joined a first one, and see each other."""
+    """Start a seed and agents that join it; wait until all see each other."""
     with cluster(first) as running:
         running.start(seed)
         for name in others:
@@ -302,9 +302,9 @@ def joined(first: int, seed: str, *others: str) -> Iterator[Cluster]:
 
 @contextmanager
 def following(agent: Process, *words: str) -> Iterator[Path]:
-    """Write what our `stream` tells of an agent of either kind into a file.
+    """Write the records of `trioserf stream` with an agent into a file.
 
-    It begins soon after the block does: `streams_have_begun` waits for that.
+    The stream starts soon after the block does: `streams_have_begun` waits for that.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lines"
@@ -322,27 +322,29 @@ def following(agent: Process, *words: str) -> Iterator[Path]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """Read whole lines of JSON."""
+    """Return the complete lines of a file of JSON lines."""
     lines = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
 def streams_have_begun(agent: Process, paths: Collection[Path]) -> None:
-    """A stream begins at an instant that nobody tells: send until every one has begun."""
+    """Send events until every stream has received one."""
     numbers = itertools.count()
 
-    def all_hear() -> bool:
-        code, said = agent.ask("event", "-coalesce=false", f"begin-{next(numbers)}")
-        assert code == 0, said
+    def all_received() -> bool:
+        code, text = agent.ask("event", "-coalesce=false", f"begin-{next(numbers)}")
+        assert code == 0, text
         return all(map(records, paths))
 
     until(
-        all_hear, CONVERGED_WITHIN, lambda: f"silent: {[str(p) for p in paths if not records(p)]}"
+        all_received,
+        CONVERGED_WITHIN,
+        lambda: f"silent: {[str(p) for p in paths if not records(p)]}",
     )
 
 
 def _connected(pid: int) -> bool:
-    """Tell whether a process has an open socket; its stream begins a little later."""
+    """Return whether a process has an open socket; its stream starts a little later."""
     try:
         links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:

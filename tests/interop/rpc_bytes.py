@@ -9,7 +9,7 @@ import msgpack
 
 from trioserf.control.address import split_address
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds that an agent may take to answer or to close."""
 
 
@@ -33,11 +33,11 @@ class Raw:
     """A connection that knows nothing of what it carries, but for where messages end."""
 
     def __init__(self, address: str) -> None:
-        self._socket = socket.create_connection(split_address(address), PATIENCE)
+        self._socket = socket.create_connection(split_address(address), TIMEOUT)
         self._unpacker = msgpack.Unpacker(
             raw=False, unicode_errors="surrogateescape", strict_map_key=False
         )
-        self._heard = bytearray()
+        self._received = bytearray()
         self._given = 0
 
     def __enter__(self) -> "Raw":
@@ -46,7 +46,7 @@ class Raw:
     def __exit__(self, *args: object) -> None:
         self._socket.close()
 
-    def say(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
     def end_input(self) -> None:
@@ -64,11 +64,11 @@ class Raw:
                     data = b""
                 if not data:
                     return None
-                self._heard += data
+                self._received += data
                 self._unpacker.feed(data)
             else:
                 start, self._given = self._given, self._unpacker.tell()
-                return value, bytes(self._heard[start : self._given])
+                return value, bytes(self._received[start : self._given])
 
     def rest(self) -> list[tuple[Any, bytes]]:
         """Everything until the agent closes."""
@@ -95,7 +95,7 @@ _SIZED = {0xC4: "B", 0xC5: ">H", 0xC6: ">I", 0xD9: "B", 0xDA: ">H", 0xDB: ">I"}
 _COUNTED = {0xDC: (">H", 1), 0xDD: (">I", 1), 0xDE: (">H", 2), 0xDF: (">I", 2)}
 
 
-def spellings(data: bytes) -> Iterator[tuple[str, str]]:
+def encodings(data: bytes) -> Iterator[tuple[str, str]]:
     """How each value is spelled: its kind with the least room it needs, and its first byte.
 
     So `("text up to 31", "fixstr")` or `("bytes up to 255", "c4")`: two programs agree if they

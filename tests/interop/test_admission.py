@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
-from tests.interop.load import Load, ours
-from tests.interop.test_keys import new_key
+from tests.interop.helpers import Load, new_key, run_trioserf
 
 pytestmark = pytest.mark.serf
 
 
 def info(agent: Process) -> dict[str, dict[str, str]]:
-    code, text = ours("info", f"--rpc-addr={agent.rpc}", "--format=json")
+    code, text = run_trioserf("info", f"--rpc-addr={agent.rpc}", "--format=json")
     assert code == 0, text
     groups: dict[str, dict[str, str]] = json.loads(text)
     return groups
@@ -49,7 +48,7 @@ class Settings:
             self._agents.running[name].signal(signal.SIGHUP)
         for name in self._paths:
             agent = self._agents.running[name]
-            until(lambda: holds(info(agent).get("protection", {})), 20, agent.said)  # noqa: B023
+            until(lambda: holds(info(agent).get("protection", {})), 20, agent.log_text)  # noqa: B023
 
 
 def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
         settings.write({"log_level": "debug"})
         ours_a.signal(signal.SIGHUP)
         fault = f"the configuration stays as it was: stat {tmp_path / 'missing'}: no such file"
-        until(lambda: fault in ours_a.said(), 10, ours_a.said)
+        until(lambda: fault in ours_a.log_text(), 10, ours_a.log_text)
         assert "protection" not in info(ours_a)
         with Load(mixed, ("py-a", "py-b")).flowing("py-a", "py-b") as load:
             step = {"verify_incoming": False}
@@ -99,9 +98,9 @@ def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
         settings.files = {}
         settings.write({})
         mixed.running["py-a"].signal(signal.SIGHUP)
-        until(lambda: "the configuration stays as it was" in mixed.running["py-a"].said(), 10)
+        until(lambda: "the configuration stays as it was" in mixed.running["py-a"].log_text(), 10)
         assert info(mixed.running["py-a"])["protection"]["keys"] == "2"
-        assert all(key not in agent.said() for agent in mixed.running.values())
+        assert all(key not in agent.log_text() for agent in mixed.running.values())
 
 
 def test_a_label_keeps_clusters_apart() -> None:
@@ -126,7 +125,7 @@ def test_a_label_keeps_clusters_apart() -> None:
                     code, text = mixed.running[by].ask("join", mixed.host(other))
                     assert code == 1, text
                     assert as_they_were()
-        # A push/pull and some probes later nobody has heard of the others.
+        # A push/pull and some probes later nobody has received of the others.
         assert mixed.running["py-a"].ask("event", "-coalesce=false", "x")[0] == 0
         assert mixed.running["go-a"].ask("query", "-timeout=2s", "x")[0] == 0
         assert as_they_were()
@@ -153,11 +152,11 @@ def test_members_outside_the_allowed_networks_are_not_let_in() -> None:
             until(
                 lambda: int(info(agent).get("dropped_from", {}).get(stranger.host, 0)) > 0,  # noqa: B023
                 30,
-                agent.said,
+                agent.log_text,
             )
-            until(lambda: "'go-out'" in agent.said(), 60, agent.said)  # noqa: B023
+            until(lambda: "'go-out'" in agent.log_text(), 60, agent.log_text)  # noqa: B023
             assert set(agent.statuses()) == set(names)
-            assert "its address is not allowed" in agent.said()
+            assert "its address is not allowed" in agent.log_text()
         # The stranger reaches ours by way of others, so that nobody is taken for failed.
         statuses = mixed.running["go-a"].statuses()
         assert statuses == dict.fromkeys((*names, "go-out"), "alive")
@@ -172,8 +171,8 @@ def test_names_that_are_not_valid_are_not_let_in() -> None:
         for name in ("go-a", "py-b", "go_bad"):
             until(lambda: mixed.running[name].statuses().get("go_bad") == "alive", 70)  # noqa: B023
         strict = mixed.running["py-a"]
-        until(lambda: "refusing the member 'go_bad'" in strict.said(), 70, strict.said)
-        assert "its name is not valid" in strict.said()
+        until(lambda: "refusing the member 'go_bad'" in strict.log_text(), 70, strict.log_text)
+        assert "its name is not valid" in strict.log_text()
         assert set(strict.statuses()) == {"go-a", "py-a", "py-b"}
         mixed.all_see("alive", "go-a", "py-a", "py-b")
 

@@ -35,7 +35,7 @@ class Agent:
             stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         # The agent writes at the same place of the file, so read without moving that.
         return os.pread(self.log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
@@ -47,7 +47,7 @@ class Agent:
         return {one["name"] for one in json.loads(done.stdout)["members"]}
 
     def sees(self, *names: str) -> None:
-        until(lambda: self.members() == set(names), what=self.said)
+        until(lambda: self.members() == set(names), what=self.log_text)
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def agent(
 ) -> Iterator[Agent]:
     one = Agent(host, program, name, *options, rpc=rpc)
     try:
-        until(lambda: name in one.members(), what=one.said)
+        until(lambda: name in one.members(), what=one.log_text)
         yield one
     finally:
         one.process.kill()
@@ -78,12 +78,12 @@ def test_the_second_finds_the_first(
     here, there = (f"[{one.v6}]", f"[{two.v6}]") if v6 else (one.v4, two.v4)
     with agent(one, first, "one", f"-bind={here}", "-discover=demo", *v6) as a:
         # Its own question has been asked, and the next follows in a minute.
-        until(lambda: "mDNS cluster: demo" in a.said(), what=a.said)
+        until(lambda: "mDNS cluster: demo" in a.log_text(), what=a.log_text)
         with agent(two, second, "two", f"-bind={there}", "-discover=demo", *v6) as b:
             b.sees("one", "two")
             a.sees("one", "two")
-            until(lambda: "agent.mdns: Joined" in b.said(), what=b.said)
-            assert f"{here}:7946" in b.said()
+            until(lambda: "agent.mdns: Joined" in b.log_text(), what=b.log_text)
+            assert f"{here}:7946" in b.log_text()
 
 
 def test_clusters_of_other_names_stay_apart(hosts: tuple[Host, Host]) -> None:
@@ -94,6 +94,6 @@ def test_clusters_of_other_names_stay_apart(hosts: tuple[Host, Host]) -> None:
         agent(one, TRIOSERF, "third", f"-bind={one.v4}:7947", "-discover=demo", "-mdns-iface=v0",
               "-mdns-disable-ipv6", rpc="127.0.0.1:7374") as c,
     ):  # fmt: skip
-        until(lambda: "agent.mdns: Joined 1 hosts" in c.said(), what=c.said)
+        until(lambda: "agent.mdns: Joined 1 hosts" in c.log_text(), what=c.log_text)
         a.sees("go", "third")
         assert b.members() == {"ours"}

@@ -28,7 +28,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
-from tests.interop.recording import Recorder
+from tests.interop.helpers import Recorder, run_trioserf
 from trioserf.control.client.async_client import Records
 from trioserf.control.client.records import AgentEvent, QueryEvent
 from trioserf.control.client.rpc_session import RpcSession
@@ -81,23 +81,23 @@ def test_a_burst_from_both_sides_arrives_once_at_every_agent(six: Cluster) -> No
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda by: send(six.running[by].rpc, by), senders))
 
-        def heard(name: str) -> Counter[tuple[str, str]]:
+        def received(name: str) -> Counter[tuple[str, str]]:
             told = [(one["name"], one["payload"]) for one in records(paths[name])]
             return Counter(one for one in told if one[0].startswith("burst-"))
 
         def missing() -> dict[str, set[tuple[str, str]]]:
-            return {name: wanted - set(heard(name)) for name in NAMES}
+            return {name: wanted - set(received(name)) for name in NAMES}
 
         def lacking() -> bool:
             return any(missing().values())
 
         # Gossip reaches a member by 99 in 100; what it misses comes with a push/pull.
-        until(lambda: not lacking(), CONVERGED_WITHIN, lambda: f"never heard: {missing()}")
+        until(lambda: not lacking(), CONVERGED_WITHIN, lambda: f"never received: {missing()}")
         # One more, after which no double of the burst is on its way any more.
         six.running["py-0"].ask("event", "-coalesce=false", "end")
         until(lambda: all(records(path)[-1]["name"] == "end" for path in paths.values()))
         for name in NAMES:
-            assert heard(name) == dict.fromkeys(wanted, 1), name
+            assert received(name) == dict.fromkeys(wanted, 1), name
 
 
 # --- queries ---
@@ -211,13 +211,6 @@ def test_a_large_answer_is_taken_by_both_kinds(six: Cluster, asking: str) -> Non
 # --- coordinates, reachability ---
 
 
-def ours(*words: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [*TRIOSERF, *words], capture_output=True, cwd=ROOT, timeout=60, check=False
-    )
-    return done.returncode, (done.stdout + done.stderr).decode()
-
-
 def test_both_programs_estimate_the_same_round_trip(six: Cluster) -> None:
     for by, others in (("go-0", ("py-0", "go-1")), ("py-0", ("go-0", "py-1"))):
         agent = six.running[by]
@@ -226,7 +219,7 @@ def test_both_programs_estimate_the_same_round_trip(six: Cluster) -> None:
             until(lambda: agent.ask("rtt", other)[0] == 0, 30, lambda: agent.ask("rtt", other)[1])  # noqa: B023
 
             def estimates(*names: str) -> tuple[tuple[int, str], tuple[int, str]]:
-                mine = ours("rtt", f"--rpc-addr={agent.rpc}", *names)  # noqa: B023
+                mine = run_trioserf("rtt", f"--rpc-addr={agent.rpc}", *names)  # noqa: B023
                 return agent.ask("rtt", *names), mine  # noqa: B023
 
             def agreed(*names: str) -> bool:
@@ -242,7 +235,7 @@ def test_both_programs_estimate_the_same_round_trip(six: Cluster) -> None:
                 assert 0 < float(match[1]) < 500
     for by in ("go-0", "py-0"):
         theirs = six.running[by].ask("rtt", "nobody")
-        assert theirs == ours("rtt", f"--rpc-addr={six.running[by].rpc}", "nobody")
+        assert theirs == run_trioserf("rtt", f"--rpc-addr={six.running[by].rpc}", "nobody")
         assert theirs[0] == 1
 
 
@@ -251,7 +244,7 @@ def test_all_are_reachable_by_both_programs_over_both_kinds(six: Cluster) -> Non
         agent = six.running[by]
         if program == "serf":
             return agent.ask("reachability", "-verbose")
-        return ours("reachability", "--verbose", f"--rpc-addr={agent.rpc}")
+        return run_trioserf("reachability", "--verbose", f"--rpc-addr={agent.rpc}")
 
     def told(by: str, program: str) -> str:
         """Ask until it goes well: gossip of the query may miss a member."""
@@ -307,10 +300,10 @@ def test_events_are_replayed_only_if_asked_for(six: Cluster, tmp_path: Path) -> 
     for name, recorder in recorders.items():
         recorder.wait("user", "mark")
         calls = recorder.calls()
-        heard = [(call.env["SERF_USER_EVENT"], call.stdin.decode().strip()) for call in calls]
+        received = [(call.env["SERF_USER_EVENT"], call.stdin.decode().strip()) for call in calls]
         ltimes = [int(call.env["SERF_USER_LTIME"]) for call in calls]
         assert ltimes == sorted(ltimes)
-        again = [one for one in heard if one in old]
+        again = [one for one in received if one in old]
         assert len(again) == len(set(again))
         # What a seed has sent itself, it has for certain.
         seed = "py-0" if name.startswith("go") else "go-0"

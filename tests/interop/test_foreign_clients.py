@@ -27,7 +27,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentAddresses]:
 
 
 def heard_by(script: str, cluster: AgentAddresses) -> dict[str, Any]:
-    """Run a script against the first agent of a cluster; give what it heard."""
+    """Run a script against the first agent of a cluster; give what it received."""
     host, _, port = cluster.first.partition(":")
     peer, secret = (one.partition(":")[0] for one in (cluster.second, cluster.secret))
     done = subprocess.run(
@@ -36,8 +36,8 @@ def heard_by(script: str, cluster: AgentAddresses) -> dict[str, Any]:
         capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    heard: dict[str, Any] = json.loads(done.stdout)
-    return heard
+    received: dict[str, Any] = json.loads(done.stdout)
+    return received
 
 
 def steady(value: Any, key: str = "") -> Any:
@@ -52,8 +52,8 @@ def steady(value: Any, key: str = "") -> Any:
     return "N" if key in ("ID", "LTime", "Seq", "Addr") else value
 
 
-def without_stats(heard: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in heard.items() if name != "stats"}
+def without_stats(received: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in received.items() if name != "stats"}
 
 
 @pytest.mark.parametrize("script", ["use_serfclient", "use_serfio"])

@@ -21,7 +21,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
-from tests.interop.recording import Call, Recorder
+from tests.interop.helpers import Call, Recorder
 
 pytestmark = pytest.mark.serf
 
@@ -70,7 +70,7 @@ def same_call(recorders: Recorders, event: str, about: str) -> Call:
     (go, *_), (ours,) = calls["go-a"], calls["py-a"]
     assert go.env == ours.env
     if event.startswith("member-"):
-        # Go writes tags in any order; members come in the order in which they were heard of.
+        # Go writes tags in any order; members come in the order in which they were received of.
         assert go.members[about] == ours.members[about]
         assert event == "member-update" or go.members == ours.members
     else:
@@ -139,7 +139,7 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
             names = [many, many, once, many, many]
             ltimes = trio.run(lambda: send_at_once(four.running["py-c"], names, coalesce=True))  # noqa: B023
 
-            def heard(path: Path) -> list[tuple[str, str]]:
+            def received(path: Path) -> list[tuple[str, str]]:
                 """Give what came, in no order: queues are drained in one of their own."""
                 return sorted(
                     (one["name"], one["payload"])
@@ -147,10 +147,10 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
                     if one["name"] in names  # noqa: B023
                 )
 
-            until(lambda: len(heard(single)) == 5)
-            assert heard(single) == sorted((name, str(i)) for i, name in enumerate(names))
+            until(lambda: len(received(single)) == 5)
+            assert received(single) == sorted((name, str(i)) for i, name in enumerate(names))
             newest = [(many, "4"), (once, "2")]
-            until(lambda: set(newest) <= set(heard(gathered)))  # noqa: B023
+            until(lambda: set(newest) <= set(received(gathered)))  # noqa: B023
 
             def payloads(name: str) -> list[list[bytes]]:
                 return [
@@ -160,7 +160,7 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
 
             until(lambda: all(its[-1:] == [b"4\n"] for its in payloads(many)))  # noqa: B023
             until(lambda: all(its[-1:] == [b"2\n"] for its in payloads(once)))  # noqa: B023
-            if heard(gathered) == newest and payloads(many) == [[b"4\n"]] * 2:
+            if received(gathered) == newest and payloads(many) == [[b"4\n"]] * 2:
                 break  # else a busy machine took more than a second between two of them
         else:
             pytest.fail("five bursts of events were not coalesced")

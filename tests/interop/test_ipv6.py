@@ -46,8 +46,8 @@ def test_probes_and_tags_work_over_ipv6(four: Cluster) -> None:
             what=lambda: str([agent.members() for agent in four.running.values()]),
         )
     for agent in four.running.values():
-        assert "EventMemberFailed" not in agent.said()
-        assert "UDP" not in agent.said()
+        assert "EventMemberFailed" not in agent.log_text()
+        assert "UDP" not in agent.log_text()
 
 
 @pytest.mark.parametrize("victim", ["go-b", "py-b"])
@@ -85,7 +85,7 @@ def test_bound_to_all_an_agent_advertises_what_it_is_told() -> None:
         mixed.all_see("alive", "py-all", "go-a", "py-b")
         for agent in mixed.running.values():
             assert agent.members()["py-all"]["addr"] == f"[::1]:{port}"
-        # The same socket takes IPv4: a member there may join it, and is heard.
+        # The same socket takes IPv4: a member there may join it, and is received.
         mixed.start("go-four", f"-join=127.0.0.1:{port}")
         until(lambda: "go-four" in mixed.running["py-all"].statuses())
 

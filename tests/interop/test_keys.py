@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,18 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import ROOT, TRIOSERF, Cluster, cluster, read_to
-from tests.interop.load import Load, ours
+from tests.interop.helpers import Load, new_key, run_trioserf
 
 pytestmark = pytest.mark.serf
 
 NAMES = ("go-a", "py-a", "go-b", "py-b")
 
 
-def new_key() -> str:
-    return base64.b64encode(os.urandom(32)).decode()
-
-
-def spellings(key: str) -> set[str]:
+def texts_of(key: str) -> set[str]:
     """Give the texts by which a key could be known in a log."""
     raw = base64.b64decode(key)
     return {key, key.rstrip("="), raw.hex(), raw.hex().upper(), repr(raw)[2:-1]}
@@ -34,7 +29,7 @@ def keys(agents: Cluster, by: str, program: str, *words: str) -> str:
     if program == "serf":
         code, text = agent.ask("keys", *words)
     else:
-        code, text = ours("keys", f"--rpc-addr={agent.rpc}", *words)
+        code, text = run_trioserf("keys", f"--rpc-addr={agent.rpc}", *words)
     assert code == 0, (by, program, words, text)
     return text
 
@@ -87,9 +82,9 @@ def test_keys_change_from_either_program_under_load(tmp_path: Path) -> None:
             mixed.start(name, f"-keyring-file={tmp_path / other}", "-log-level=trace", seed)
         mixed.all_see("alive", *NAMES)
         for name, agent in mixed.running.items():
-            said = agent.said()
+            said = agent.log_text()
             assert "key query" in said or name in ("go-a", "py-b")
-            assert not [key for one in used for key in spellings(one) if key in said]
+            assert not [key for one in used for key in texts_of(one) if key in said]
 
 
 @pytest.fixture
@@ -182,7 +177,9 @@ def test_an_agent_of_serf_without_a_file_forgets(tmp_path: Path) -> None:
         mixed.end("go-a")
         mixed.start("go-a", f"-encrypt={new}", f"-join={mixed.host('py-a')}")
         mixed.all_see("alive", "go-a", "py-a")
-        code, text = ours("info", f"--rpc-addr={mixed.running['py-a'].rpc}", "--format=json")
+        code, text = run_trioserf(
+            "info", f"--rpc-addr={mixed.running['py-a'].rpc}", "--format=json"
+        )
         assert code == 0
         groups = json.loads(text)
         assert int(groups["dropped"]["decrypt"]) > 0
@@ -199,7 +196,7 @@ def test_listing_tells_the_primary_key_and_who_lags_behind(tmp_path: Path) -> No
     with cluster(186) as mixed:
         start_all(mixed, NAMES, tmp_path)
         rpc = f"--rpc-addr={mixed.running['py-a'].rpc}"
-        code, text = ours("keys", "-list", rpc, "--format=json")
+        code, text = run_trioserf("keys", "-list", rpc, "--format=json")
         told = json.loads(text)
         assert (code, told["primary"], told["nodes"]) == (0, None, 4)
         assert told["keys"] == {first: 4, second: 4}
@@ -207,7 +204,7 @@ def test_listing_tells_the_primary_key_and_who_lags_behind(tmp_path: Path) -> No
         paused = mixed.running["go-b"]
         paused.signal(signal.SIGSTOP)
         try:
-            code, text = ours("keys", "-use", second, rpc, "--format=json")
+            code, text = run_trioserf("keys", "-use", second, rpc, "--format=json")
         finally:
             paused.signal(signal.SIGCONT)
         assert code == 1
@@ -215,6 +212,6 @@ def test_listing_tells_the_primary_key_and_who_lags_behind(tmp_path: Path) -> No
         assert laggards in ({"go-b": "no answer"}, {"go-b": "failed"})  # the wait is long enough
         assert second not in text
         mixed.all_see("alive", *NAMES)
-        _, text = ours("keys", "-list", rpc, "--format=json")
+        _, text = run_trioserf("keys", "-list", rpc, "--format=json")
         assert json.loads(text)["primary"] == second
         assert json.loads(text)["laggards"] == {}

@@ -13,7 +13,7 @@ from trioserf.wire.swim_messages import State
 pytestmark = pytest.mark.serf
 
 COUNT = 2000
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds, on a busy machine; it takes less than one on an idle one."""
 
 
@@ -38,12 +38,12 @@ def invented(agent: Process) -> Counter[str]:
 @pytest.mark.parametrize("name", ["go-a", "py-a"])
 def test_all_of_them_are_taken_in_and_given_back(pair: Cluster, name: str) -> None:
     agent = pair.running[name]
-    until(lambda: invented(agent).total() == COUNT, PATIENCE, lambda: str(invented(agent)))
+    until(lambda: invented(agent).total() == COUNT, TIMEOUT, lambda: str(invented(agent)))
     shown = agent.members()["invented-1234"]
     assert shown["addr"] == "127.99.4.210:7946"
     assert shown["tags"] == {"role": "invented", "dc": "nowhere"}
     theirs, took = hand_over((agent.host, 7946), [], join=False)
-    assert took < PATIENCE
+    assert took < TIMEOUT
     given = {node.name: node for node in theirs.nodes}
     assert len(given) == COUNT + 1
     for node in members(COUNT):
@@ -60,11 +60,11 @@ def test_who_joins_takes_them_over(pair: Cluster, newcomer: str, seed: str) -> N
     began = time.monotonic()
     code, text = agent.ask("join", pair.host(seed))
     assert (code, "contacting 1 nodes" in text) == (0, True)
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < TIMEOUT
     # Those who have failed in the meantime, probed one a second, mean nothing to a newcomer.
     enough = COUNT * 9 // 10
-    until(lambda: invented(agent).total() >= enough, PATIENCE, lambda: str(invented(agent)))
-    until(lambda: pair.running[seed].statuses().get(newcomer) == "alive", PATIENCE)
+    until(lambda: invented(agent).total() >= enough, TIMEOUT, lambda: str(invented(agent)))
+    until(lambda: pair.running[seed].statuses().get(newcomer) == "alive", TIMEOUT)
     assert agent.statuses()[seed] == "alive"
 
 
@@ -77,8 +77,8 @@ def test_two_large_clusters_become_one(pair: Cluster, caller: str, called: str) 
         return sum(name.startswith("more-" + called) for name in pair.running[by].statuses())
 
     # It answers before it has taken them all in.
-    until(lambda: taken(called) == COUNT // 2, PATIENCE, lambda: str(taken(called)))
+    until(lambda: taken(called) == COUNT // 2, TIMEOUT, lambda: str(taken(called)))
     assert pair.running[caller].ask("join", pair.host(called))[0] == 0
-    until(lambda: taken(caller) >= COUNT // 2 * 9 // 10, PATIENCE, lambda: str(taken(caller)))
+    until(lambda: taken(caller) >= COUNT // 2 * 9 // 10, TIMEOUT, lambda: str(taken(caller)))
     assert pair.running[called].statuses()[caller] == "alive"
     assert pair.running[caller].statuses()[called] == "alive"

@@ -34,7 +34,7 @@ def detected_within(n: int, slack: float = 5.0) -> float:
     2 (n - 1) - 1 ticks apart, and a probe in vain takes one more. By then everybody left accuses
     the victim. In a cluster of four these are just those who are wanted: the first accuser and
     both confirmations, so the suspicion, counted from the first, has its shortest time; nobody
-    has heard of the last of them later than a second after it. `slack` is for a busy machine.
+    has received of the last of them later than a second after it. `slack` is for a busy machine.
     """
     accused_by_all = (2 * (n - 1) - 1 + 1) * LAN.probe_interval
     shortest = suspicion_timeout(LAN.suspicion_mult, n, LAN.probe_interval)
@@ -135,7 +135,7 @@ def test_who_slept_for_long_comes_back_and_accuses_nobody(four: Cluster, paused:
     types = "member-suspect,member-failed,member-join"
     with following(four.running["py-a"], f"--type={types}") as path:
         agent = four.running[paused]
-        before = len(agent.said())
+        before = len(agent.log_text())
         agent.signal(signal.SIGSTOP)
 
         def seen() -> list[tuple[str, str]]:
@@ -146,7 +146,7 @@ def test_who_slept_for_long_comes_back_and_accuses_nobody(four: Cluster, paused:
         four.all_see("alive", paused, *others)
         assert {name for _, name in seen()} == {paused}
     # Nor did the sleeper bury anybody while it rubbed its eyes.
-    assert "EventMemberFailed" not in agent.said()[before:]
+    assert "EventMemberFailed" not in agent.log_text()[before:]
     assert {agent.statuses()[name] for name in others} == {"alive"}
 
 
@@ -201,11 +201,11 @@ def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
         assert go.wait(30) == 0  # Serf sees no failure in this
         for intruder in (go, ours):
             minority = r"\[WARN\] serf: minority in name conflict resolution, quitting \[0 / \d\]"
-            assert re.search(minority, intruder.said())
+            assert re.search(minority, intruder.log_text())
         assert re.search(
             r"==> another member has the name 'go-b', and the majority sides with it"
             r" \(0 of \d answers for us\)\n$",
-            ours.said(),
+            ours.log_text(),
         )
     finally:
         go.end()
@@ -218,7 +218,7 @@ def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
         assert re.search(
             rf"\[WARN\] serf: Name conflict for 'go-b' both {holders['go-b']}:7946 and"
             rf" {ours.host}:7946 are claiming",
-            four.running[name].said(),
+            four.running[name].log_text(),
         )
 
 
@@ -238,7 +238,7 @@ def eight() -> Iterator[Cluster]:
 @pytest.mark.parametrize("asker", ["go-1", "py-4"])
 @pytest.mark.parametrize("relay", ["0", "3"])
 def test_all_answer_a_query(eight: Cluster, asker: str, relay: str) -> None:
-    def heard() -> dict[str, Any]:
+    def received() -> dict[str, Any]:
         code, text = eight.running[asker].ask(
             "query", "-format=json", "-timeout=4s", f"-relay-factor={relay}", "who"
         )
@@ -247,7 +247,7 @@ def test_all_answer_a_query(eight: Cluster, asker: str, relay: str) -> None:
         return answers
 
     def all_answer() -> bool:
-        answers = heard()
+        answers = received()
         said = {name: text.strip() for name, text in answers["Responses"].items()}
         assert said == {name: name for name in said}
         assert len(answers["Acks"]) == len(set(answers["Acks"]))
@@ -269,4 +269,4 @@ def test_a_minute_without_a_flap(eight: Cluster) -> None:
             assert records(theirs) == []
     for agent in eight.running.values():
         assert set(agent.statuses().values()) == {"alive"}
-        assert not re.search(r"EventMember(Failed|Leave)", agent.said())
+        assert not re.search(r"EventMember(Failed|Leave)", agent.log_text())

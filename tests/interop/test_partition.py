@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import cluster, until
+from tests.interop.helpers import Recorder
 from tests.interop.namespaces import Host, cut, mend, two_hosts_or_skip
-from tests.interop.recording import Recorder
 
 pytestmark = pytest.mark.serf
 
@@ -27,7 +27,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 def test_a_partition_longer_than_every_timeout_heals(
     hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
-    heard = Recorder(tmp_path / "heard", "user")
+    received = Recorder(tmp_path / "received", "user")
     addresses = {"go-a": "10.77.0.1:7001", "py-a": "10.77.0.1:7002",
                  "go-b": "10.77.0.2:7003", "py-b": "10.77.0.2:7004"}  # fmt: skip
     keys = {"reconnect_timeout": "1s", "tombstone_timeout": "1s", "profile": "local"}
@@ -39,7 +39,7 @@ def test_a_partition_longer_than_every_timeout_heals(
             ("py-a", "go-a"),
             ("go-b", "py-a"),
             # The only one that has a seed on the other side and forgets none.
-            ("py-b", "go-a", heard.option),
+            ("py-b", "go-a", received.option),
         ):
             config = tmp_path / f"{name}.json"
             config.write_text(json.dumps(configs[name[:2]]))
@@ -81,7 +81,7 @@ def test_a_partition_longer_than_every_timeout_heals(
 
         mixed.all_see("alive", *addresses)
         # Who was in the cluster before takes in what has happened since.
-        heard.wait("user", "meanwhile")
+        received.wait("user", "meanwhile")
         for agent in mixed.running.values():
             members = agent.members()
             assert {name: one["addr"] for name, one in members.items()} == addresses

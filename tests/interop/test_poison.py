@@ -40,7 +40,7 @@ def test_everybody_hears_everybody_after_a_jump_of_the_clock(
     three: Cluster, to: str, ltime: int
 ) -> None:
     with ExitStack() as stack:
-        heard = {
+        received = {
             name: stack.enter_context(following(agent, "--type=user"))
             for name, agent in three.running.items()
         }
@@ -51,9 +51,9 @@ def test_everybody_hears_everybody_after_a_jump_of_the_clock(
             number = next(attempts)
             poison = UserEvent(ltime + number, "poison", b"%d" % number)
             send(three, to, encode(UserMessage(serf_codec.encode(poison))))
-            return all("poison" in names(path) for path in heard.values())
+            return all("poison" in names(path) for path in received.values())
 
-        # The real program does not hear who has not heard of the jump yet, so let all hear of it.
+        # The real program does not hear who has not received of the jump yet, so let all hear of it.
         until(all_have_heard)
         for round_ in range(3):
             for name, agent in three.running.items():
@@ -62,7 +62,7 @@ def test_everybody_hears_everybody_after_a_jump_of_the_clock(
         wanted = {f"{r}-{name}-{to}-{ltime}" for r in range(3) for name in three.running}
 
         def missing() -> dict[str, set[str]]:
-            got = {name: names(path) for name, path in heard.items()}
+            got = {name: names(path) for name, path in received.items()}
             return {name: wanted - there for name, there in got.items() if wanted - there}
 
         until(lambda: not missing(), what=lambda: str(missing()))
@@ -88,11 +88,14 @@ def test_members_that_only_the_real_program_believes_in_do_not_end_exchanges(
         send(three, "go-a", data)
     invented: Message = Alive(1, "invented", bytes((127, 9, 9, 9)), 7946)
     send(three, "go-a", encode(invented))
-    until(lambda: "no-address" in three.running["go-a"].members(), what=three.running["go-a"].said)
+    until(
+        lambda: "no-address" in three.running["go-a"].members(),
+        what=three.running["go-a"].log_text,
+    )
     until(lambda: len(three.running["go-a"].members()) >= 6)
     # A join is an exchange of states; its answer holds all of them.
     code, said = three.running["py-b"].ask("join", three.host("go-a"))
     assert code == 0, said
     until(lambda: "invented" in three.running["py-b"].members())
     assert "no-address" not in three.running["py-b"].members()
-    assert "push/pull" not in three.running["py-b"].said()
+    assert "push/pull" not in three.running["py-b"].log_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
-from tests.interop.recording import Recorder
+from tests.interop.helpers import Recorder
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.serf.snapshot import parse
 
@@ -25,9 +25,9 @@ SAID = 30.0
 
 def says(agent: Process, pattern: str, seconds: float = SAID) -> None:
     def what() -> str:
-        return f"{pattern} is not in:\n{agent.said()}"
+        return f"{pattern} is not in:\n{agent.log_text()}"
 
-    until(lambda: bool(re.search(pattern, agent.said())), seconds, what)
+    until(lambda: bool(re.search(pattern, agent.log_text())), seconds, what)
 
 
 # --- a full disk: begins first and ends last, as its agent tries again after half a minute ---
@@ -63,9 +63,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Pa
             def is_told() -> bool:
                 """Say more: the file has a line every half second."""
                 session.event("more")
-                return "cannot be written" in agent.said()
+                return "cannot be written" in agent.log_text()
 
-            until(is_told, SAID, agent.said)
+            until(is_told, SAID, agent.log_text)
         yield agent, snapshot
 
 
@@ -106,13 +106,13 @@ def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path
     """Members and all three clocks are in the file: no old event and no old query comes again."""
     seed = f"-join={base.host('go-a')}"
     files = {name: tmp_path / f"{name}.snapshot" for name in OTHER}
-    heard = {name: Recorder(tmp_path / name, "user,query") for name in OTHER}
+    received = {name: Recorder(tmp_path / name, "user,query") for name in OTHER}
     for name, file in files.items():
-        base.start(name, f"-snapshot={file}", seed, heard[name].option)
+        base.start(name, f"-snapshot={file}", seed, received[name].option)
     base.all_see("alive", *base.running)
     for number in range(3):
         make_news(base, f"before-{number}")
-    for recorder in heard.values():
+    for recorder in received.values():
         recorder.wait("user", "before-2")
         recorder.wait("query", "before-2")
     for clock in (b"event-clock: 3\n", b"query-clock: 3\n"):
@@ -171,7 +171,7 @@ def test_who_left_comes_back_only_if_told_to(base: Cluster, tmp_path: Path) -> N
         copy.write_bytes(files[other].read_bytes())
         alone = base.start(name, f"-snapshot={copy}")
         assert set(alone.statuses()) == {name}
-        assert not re.search("(?i)re-?join", alone.said())
+        assert not re.search("(?i)re-?join", alone.log_text())
         base.end(name)
         base.start(name, f"-snapshot={files[other]}", "-rejoin")
     base.all_see("alive", *OTHER)
@@ -194,7 +194,7 @@ def test_a_damaged_snapshot_is_put_to_use(base: Cluster, tmp_path: Path) -> None
         "line 4: expected a 64-bit number after event-clock: 'x'",
         "line 5: cut short: 'query-clo'",
     ):
-        assert f"[WARN] agent: snapshot {snapshot}: {fault}\n" in agent.said()
+        assert f"[WARN] agent: snapshot {snapshot}: {fault}\n" in agent.log_text()
     until(lambda: {"go-a", "py-a", "py-d"} <= set(parse(snapshot.read_bytes()).alive), 10)
     assert parse(snapshot.read_bytes()).errors == ()
     base.end("py-d")

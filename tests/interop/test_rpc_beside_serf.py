@@ -15,7 +15,7 @@ import pytest
 
 from tests.control.helpers import RECORDED, messages, turns
 from tests.interop.agents import TRIOSERF, agent, net, until
-from tests.interop.rpc_bytes import SHAKE, Raw, header, pack, shape, spellings
+from tests.interop.rpc_bytes import SHAKE, Raw, encodings, header, pack, shape
 
 pytestmark = pytest.mark.serf
 KEY = "s3cret"
@@ -48,8 +48,8 @@ def alive(address: str) -> int:
     body = {"Name": "", "Status": "alive", "Tags": {}}
     try:
         with Raw(address) as raw:
-            raw.say(SHAKE + pack(header("auth"), {"AuthKey": KEY if ".23:" in address else ""}))
-            raw.say(pack(header("members-filtered"), body))
+            raw.send(SHAKE + pack(header("auth"), {"AuthKey": KEY if ".23:" in address else ""}))
+            raw.send(pack(header("members-filtered"), body))
             raw.end_input()
             last, _ = raw.rest()[-1]
     except (ConnectionRefusedError, IndexError):
@@ -76,7 +76,7 @@ def of_both(
 
 def exchanged(exchange: list[dict[str, str]]) -> list[tuple[bytes, list[Any]]]:
     """Pairs of what the client said and the messages that the agent said to it."""
-    return [(said, messages(heard)) for said, heard in turns(exchange)]
+    return [(said, messages(received)) for said, received in turns(exchange)]
 
 
 def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:
@@ -84,7 +84,7 @@ def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:
     found: Messages = []
     with Raw(agents.open) as raw:
         for said, expected in exchanged(exchange):
-            raw.say(at_home(said, agents.net))
+            raw.send(at_home(said, agents.net))
             streams = any(isinstance(one.get("Type"), str) for one in expected)
             count = 0
             while count < len(expected) or (streams and found[-1][0].get("Type") != "done"):
@@ -133,7 +133,7 @@ def assert_spelled_alike(theirs: Messages, ours: Messages) -> None:
 def spelled(found: Messages) -> dict[str, set[str]]:
     firsts: dict[str, set[str]] = {}
     for _, data in found:
-        for kind, first in spellings(data):
+        for kind, first in encodings(data):
             firsts.setdefault(kind, set()).add(first)
     return firsts
 
@@ -307,12 +307,12 @@ WRONG = {
 }
 
 
-def heard(agents: Agents, said: list[Any], *, locked: bool = False) -> Messages:
+def received(agents: Agents, said: list[Any], *, locked: bool = False) -> Messages:
     """Everything that an agent says to this, until it closes; our input ends at once."""
     data = pack(*(placed(one, agents.net) for one in said))
     with Raw(agents.locked if locked else agents.open) as raw:
         try:
-            raw.say(data)
+            raw.send(data)
             raw.end_input()
         except OSError:
             assert len(data) > 10_000  # closed in the middle of something long
@@ -341,7 +341,7 @@ def told(found: Messages, here: str) -> list[Any]:
 @pytest.mark.parametrize("name", WRONG)
 def test_both_take_it_alike(name: str, pair: tuple[Agents, Agents]) -> None:
     locked, said = WRONG[name]
-    theirs, ours = of_both(pair, lambda agents: heard(agents, said, locked=locked))
+    theirs, ours = of_both(pair, lambda agents: received(agents, said, locked=locked))
     assert told(ours, pair[1].net) == told(theirs, pair[0].net)
     assert_spelled_alike(theirs, ours)
 
@@ -387,7 +387,7 @@ DIFFERENT: dict[str, tuple[bool, list[Any], list[Any], list[Any]]] = {
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_what_differs_on_purpose(name: str, pair: tuple[Agents, Agents]) -> None:
     locked, said, theirs_say, ours_say = DIFFERENT[name]
-    theirs, ours = of_both(pair, lambda agents: heard(agents, [SHAKE, *said], locked=locked))
+    theirs, ours = of_both(pair, lambda agents: received(agents, [SHAKE, *said], locked=locked))
     for found, here, wanted in ((theirs, pair[0].net, theirs_say), (ours, pair[1].net, ours_say)):
         said_first, *rest = (
             MEMBERS if isinstance(one, list) and one[0][0] == "Members" else one
@@ -409,7 +409,7 @@ def test_leave_is_answered_and_then_the_agent_is_gone(
             until(lambda: alive(address) == 1)
             with Raw(address) as raw:
                 for said, _ in exchanged(LEAVE["exchange"]):
-                    raw.say(said)
+                    raw.send(said)
                 return raw.rest()
 
     theirs, ours = ask(5), ask(6, *TRIOSERF)
@@ -428,13 +428,13 @@ def test_the_monitor_comes_once_and_begins_with_what_was(pair: tuple[Agents, Age
             {"LogLevel": "x"},
         ]
         with Raw(agents.open) as raw:
-            raw.say(SHAKE + pack(header("monitor", 5), {"LogLevel": "info"}))
+            raw.send(SHAKE + pack(header("monitor", 5), {"LogLevel": "info"}))
             found: Messages = []
             while len(found) < 5:
                 message = raw.message()
                 assert message is not None
                 found.append(message)
-            raw.say(pack(*twice, header("stop", 8), {"Stop": 5}, *twice[:2]))
+            raw.send(pack(*twice, header("stop", 8), {"Stop": 5}, *twice[:2]))
             while found[-1][0].get("Seq") != 6 or found[-1][0]["Error"]:
                 message = raw.message()
                 assert message is not None

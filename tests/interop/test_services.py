@@ -38,7 +38,7 @@ def test_an_encrypted_cluster_of_both_kinds_changes_its_key() -> None:
             code, text = mixed.running[by].ask("keys", "-list")
             assert (code, f"{OTHER}  [4/4]" in text, KEY in text) == (0, True, False)
         mixed.all_see("alive", *names)
-        assert all(KEY not in agent.said() for agent in mixed.running.values())
+        assert all(KEY not in agent.log_text() for agent in mixed.running.values())
 
 
 def test_handlers_and_level_are_reloaded(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_handlers_and_level_are_reloaded(tmp_path: Path) -> None:
         until(lambda: output.read_text() == "one\ntwo\n", 10)
         config.write_text("{")
         agent.signal(signal.SIGHUP)
-        until(lambda: "the configuration stays as it was" in agent.said(), 10)
+        until(lambda: "the configuration stays as it was" in agent.log_text(), 10)
 
 
 def test_events_that_fit_no_packet_reach_both_kinds(tmp_path: Path) -> None:
@@ -100,4 +100,4 @@ def test_sigterm_ends_without_a_leave() -> None:
         polite = mixed.start("py-b", "--set=leave_on_terminate=true")
         polite.signal(signal.SIGTERM)
         assert polite.wait() == 0
-        assert "Gracefully shutting down agent" in polite.said()
+        assert "Gracefully shutting down agent" in polite.log_text()

@@ -1,4 +1,4 @@
-"""Drives an agent with PyPI's serfclient and writes what it heard, in JSON.
+"""Drives an agent with PyPI's serfclient and writes what it received, in JSON.
 
 Arguments: host, port, an address to join, host of an agent with the key `s3cret`.
 """
@@ -38,9 +38,9 @@ def answered(watcher: Any, asker: Any) -> list[Any]:
     records = asker.connection.call("query", body, stream=True)
     query = next(events).body
     said = asked(watcher, "respond", {"ID": query["ID"], "Payload": b"\xff42"})
-    heard = [next(records.body).body, next(records.body).body]
+    received = [next(records.body).body, next(records.body).body]
     again = asked(watcher, "respond", {"ID": 0, "Payload": b""})
-    return [query, said, heard, again]
+    return [query, said, received, again]
 
 
 def streamed(watcher: Any, sender: Any) -> list[Any]:
@@ -64,7 +64,7 @@ def refused(**auth: Any) -> str:
 
 def main() -> dict[str, Any]:
     client = SerfClient(HOST, PORT, timeout=10)
-    heard: dict[str, Any] = {
+    received: dict[str, Any] = {
         "members": both(client.members()),
         "by name": both(client.members(name="go-(b|x)")),
         "by status": both(client.members(status="failed")),
@@ -78,12 +78,12 @@ def main() -> dict[str, Any]:
         "force leave": both(client.force_leave("nobody")),
         "stats": both(client.stats()),
     }
-    heard["answer"] = answered(SerfClient(HOST, PORT), SerfClient(HOST, PORT))
-    heard["stream"] = streamed(SerfClient(HOST, PORT), SerfClient(HOST, PORT))
-    heard["wrong key"] = refused(rpc_auth="wrong")
-    heard["right key"] = both(SerfClient(SECRET, PORT, rpc_auth="s3cret").members())
+    received["answer"] = answered(SerfClient(HOST, PORT), SerfClient(HOST, PORT))
+    received["stream"] = streamed(SerfClient(HOST, PORT), SerfClient(HOST, PORT))
+    received["wrong key"] = refused(rpc_auth="wrong")
+    received["right key"] = both(SerfClient(SECRET, PORT, rpc_auth="s3cret").members())
     client.close()
-    return heard
+    return received
 
 
 json.dump(main(), sys.stdout, default=repr)

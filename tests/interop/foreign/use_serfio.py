@@ -1,4 +1,4 @@
-"""Drives an agent with PyPI's serfio and writes what it heard, in JSON.
+"""Drives an agent with PyPI's serfio and writes what it received, in JSON.
 
 Arguments: host, port, an address to join (unused: the library cannot), host of an agent with the
 key `s3cret`.
@@ -58,40 +58,40 @@ async def streamed() -> list[Any]:
             await asyncio.sleep(0.1)
 
     sending = asyncio.create_task(send())
-    heard = await first(watcher.stream("user:a"))
+    received = await first(watcher.stream("user:a"))
     stop.set()
     await sending
-    return [heard]
+    return [received]
 
 
 async def main() -> dict[str, Any]:
-    heard: dict[str, Any] = {}
+    received: dict[str, Any] = {}
     async with serfio.Serf(HOST, PORT) as client:
-        heard["members"] = await client.members()
-        heard["by name"] = await client.members_filtered(name="go-(b|x)")
-        heard["by tag"] = await client.members_filtered(tags={"role": "web"}, status="alive")
-        heard["event"] = await client.event("deploy", b"v1", coalesce=True)
-        heard["tags"] = await client.tags({"lib": "serfio", "role": "web"})
-        heard["changed"] = await client.members_filtered(name="go-a")
-        heard["stats"] = await client.stats()
+        received["members"] = await client.members()
+        received["by name"] = await client.members_filtered(name="go-(b|x)")
+        received["by tag"] = await client.members_filtered(tags={"role": "web"}, status="alive")
+        received["event"] = await client.event("deploy", b"v1", coalesce=True)
+        received["tags"] = await client.tags({"lib": "serfio", "role": "web"})
+        received["changed"] = await client.members_filtered(name="go-a")
+        received["stats"] = await client.stats()
         try:
             await client.event("big", "x" * 1000)
         except SerfError as error:
-            heard["large event"] = str(error)
+            received["large event"] = str(error)
     async with serfio.Serf(HOST, PORT) as client:
         query = client.query("load", b"x", timeout=900_000_000)
-        heard["query"] = [one async for one in query]
-    heard["log"] = sorted(await first((await serfio.connect(HOST, PORT)).monitor("INFO")))
-    heard["answer"] = await answered()
-    heard["stream"] = await streamed()
+        received["query"] = [one async for one in query]
+    received["log"] = sorted(await first((await serfio.connect(HOST, PORT)).monitor("INFO")))
+    received["answer"] = await answered()
+    received["stream"] = await streamed()
     async with serfio.Serf(SECRET, PORT, "s3cret") as client:
-        heard["right key"] = await client.members()
+        received["right key"] = await client.members()
     try:
         await serfio.connect(SECRET, PORT, "wrong")
     except (SerfError, TypeError) as error:
         # The library trips over its own message here.
-        heard["wrong key"] = str(error)
-    return heard
+        received["wrong key"] = str(error)
+    return received
 
 
 async def tell() -> None:
