@@ -1,7 +1,7 @@
-"""Floods against one agent, and what to look at meanwhile; used by `scripts/flood` and a test.
+"""Floods against one agent, with measurements; used by `scripts/flood` and a test.
 
 Attackers are processes of their own (`python -m tests.interop.floods KIND HOST PORT AMOUNT`), so
-that whoever measures does not stand still.
+that they do not delay the measurements.
 """
 
 import os
@@ -30,16 +30,16 @@ from trioserf.wire.swim_messages import Ack, NodeState, Ping, PushPull, State
 
 LARGE: Final = 20 * 1024 * 1024
 AT_ONCE: Final = 32
-"""Large exchanges on their way at once."""
+"""Concurrent large exchanges."""
 
 Target = tuple[str, int]
 
 
-# -------------------------------------------------------------------------------------- attackers
+# --- attackers ---
 
 
-def junk(rng: random.Random) -> list[bytes]:
-    """Make packets of every sort of nonsense: noise, damaged messages, bombs, lies."""
+def invalid_packets(rng: random.Random) -> list[bytes]:
+    """Return invalid packets: random bytes, damaged messages, and messages that expand a lot."""
     real = [
         bytes.fromhex(one["hex"]) for kind in ("plain", "lzw") for one in load("packets")[kind]
     ]
@@ -55,8 +55,8 @@ def junk(rng: random.Random) -> list[bytes]:
 
 
 def send_packets(target: Target, seconds: float) -> int:
-    """Send junk at full speed."""
-    packets = junk(random.Random(1))
+    """Send invalid packets at full speed; return their number."""
+    packets = invalid_packets(random.Random(1))
     count = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.connect(target)
@@ -70,7 +70,7 @@ def send_packets(target: Target, seconds: float) -> int:
 
 
 def hold_streams(target: Target, amount: int) -> int:
-    """Open streams that say nothing, or begin a push/pull and stop; hold them for a while."""
+    """Open silent streams and incomplete push/pulls, and hold them for a while."""
     streams = []
     for number in range(amount):
         with suppress(OSError):
@@ -85,12 +85,12 @@ def hold_streams(target: Target, amount: int) -> int:
 
 
 def exchanges(*, compressed: bool) -> list[bytes]:
-    """Make streams of 20 MiB: of every kind that is read to its end. Compressing takes seconds."""
+    """Return streams of 20 MiB, one of each kind; compression takes seconds."""
     codec = StreamCodec(keyring=None, compress=False)
-    gone = NodeState("gone", bytes((127, 9, 9, 9)), 7946, bytes(512), 1, State.DEAD)
-    rows = PushPull(False, (gone,) * (LARGE // 600))
-    # Many names that nobody has: intents about strangers.
-    names = {f"stranger-{number}-{'x' * 200}": 1 for number in range(LARGE // 220)}
+    dead = NodeState("dead", bytes((127, 9, 9, 9)), 7946, bytes(512), 1, State.DEAD)
+    rows = PushPull(False, (dead,) * (LARGE // 600))
+    # Many intents about unknown members.
+    names = {f"unknown-{number}-{'x' * 200}": 1 for number in range(LARGE // 220)}
     state = serf_codec.encode(SerfPushPull(1, names, (), 1, (), 1))
     plain = [
         codec.encode_user_message(b"\x03" + bytes(LARGE - 1)),
@@ -110,7 +110,7 @@ def exchanges(*, compressed: bool) -> list[bytes]:
 
 
 def exchange_large(target: Target, amount: int) -> int:
-    """Make so many exchanges, 32 at once; gives how many were taken to their end."""
+    """Make exchanges, 32 at a time; return how many were completed."""
     kinds = exchanges(compressed=amount >= AT_ONCE)
     todo = list(range(amount))
     sent: Counter[str] = Counter()
@@ -153,12 +153,12 @@ def attack(kind: str, target: Target, amount: float) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------- measuring
+# --- measurements ---
 
 
 @attrs.define
-class Answers:
-    """Pings to an agent and their answers; by packet, and by stream."""
+class PingCounts:
+    """Pings to an agent and their acks, by packet and by stream."""
 
     packets: int = 0
     packets_answered: int = 0
@@ -173,9 +173,9 @@ class Answers:
 
 
 @contextmanager
-def pinging(target: Target, name: str) -> Iterator[Answers]:
-    """Ping an agent while the block lasts: ten times a second by packet, twice by stream."""
-    answers = Answers()
+def pinging(target: Target, name: str) -> Iterator[PingCounts]:
+    """Ping an agent while the block runs: ten times a second by packet, twice by stream."""
+    answers = PingCounts()
     stop = threading.Event()
     threads = [
         threading.Thread(target=_ping_by_packets, args=(target, name, answers, stop)),
@@ -191,7 +191,9 @@ def pinging(target: Target, name: str) -> Iterator[Answers]:
             thread.join()
 
 
-def _ping_by_packets(target: Target, name: str, answers: Answers, stop: threading.Event) -> None:
+def _ping_by_packets(
+    target: Target, name: str, answers: PingCounts, stop: threading.Event
+) -> None:
     codec = PacketCodec(keyring=None)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.connect(target)
@@ -205,7 +207,9 @@ def _ping_by_packets(target: Target, name: str, answers: Answers, stop: threadin
                 answers.packets_answered += 1
 
 
-def _ping_by_streams(target: Target, name: str, answers: Answers, stop: threading.Event) -> None:
+def _ping_by_streams(
+    target: Target, name: str, answers: PingCounts, stop: threading.Event
+) -> None:
     while not stop.wait(0.5):
         answers.streams += 1
         with suppress(OSError), socket.create_connection(target, 3) as stream:
@@ -217,7 +221,7 @@ def _ping_by_streams(target: Target, name: str, answers: Answers, stop: threadin
 
 @contextmanager
 def watching(pid: int) -> Iterator[Callable[[], float]]:
-    """Sample a process's memory while the block lasts; gives what tells its peak in MB."""
+    """Sample a process's memory while the block runs; yield a function for the peak in MB."""
     peak = [memory(pid)]
     stop = threading.Event()
 
@@ -235,7 +239,7 @@ def watching(pid: int) -> Iterator[Callable[[], float]]:
 
 
 def memory(pid: int) -> float:
-    """Give the resident memory of a process in MB."""
+    """Return the resident memory of a process in MB."""
     with suppress(OSError, IndexError):
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,4 +1,4 @@
-"""Two network namespaces with a cable between them: two hosts, as far as a network can tell."""
+"""Two network namespaces with a link between them, as two hosts."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 
 class NoNamespaces(Exception):
-    """This machine does not let us make any."""
+    """This machine does not permit network namespaces."""
 
 
 @attrs.frozen
@@ -23,13 +23,13 @@ class Host:
     v6: str
 
     def inside(self, *words: str) -> list[str]:
-        """Give the command line that runs another one in here."""
+        """Return the command line that runs another one in this namespace."""
         return ["ip", "netns", "exec", self.name, *words]
 
 
 @contextmanager
 def two_hosts_or_skip(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
-    """Make them for a test, which is skipped where this cannot be."""
+    """Make two hosts; skip the test if that is not possible."""
     try:
         with two_hosts(net) as both:
             yield both
@@ -39,7 +39,7 @@ def two_hosts_or_skip(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
 
 @contextmanager
 def two_hosts(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
-    """Make two namespaces that can reach each other, by multicast too, while the block lasts.
+    """Make two namespaces with a link, for unicast and multicast, while the block runs.
 
     Args:
         net: the first three numbers of their IPv4 addresses, which end in 1 and 2.
@@ -55,25 +55,25 @@ def two_hosts(net: str = "10.77.0") -> Iterator[tuple[Host, Host]]:
             _ip("netns", "add", host.name)
             stack.callback(_ip, "netns", "delete", host.name)
         one, two = hosts
-        cable = ["link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns", two.name]
-        _ip("-n", one.name, *cable)
+        link = ["link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns", two.name]
+        _ip("-n", one.name, *link)
         for host in hosts:
             _set_up(host)
         yield one, two
 
 
-_NOWHERE = "02:00:00:00:00:99"
-"""An Ethernet address that nobody has."""
+_UNUSED = "02:00:00:00:00:99"
+"""An Ethernet address without a host."""
 
 
 def cut(one: Host, two: Host) -> None:
-    """Let everything between two hosts get lost without a word; within each, all goes on."""
+    """Drop all packets between two hosts without an error; within each host nothing changes."""
     for host, other in ((one, two), (two, one)):
-        neighbour = ["neigh", "replace", other.v4, "lladdr", _NOWHERE, "dev", "v0"]
+        neighbour = ["neigh", "replace", other.v4, "lladdr", _UNUSED, "dev", "v0"]
         _ip("-n", host.name, *neighbour, "nud", "permanent")
 
 
-def mend(one: Host, two: Host) -> None:
+def restore(one: Host, two: Host) -> None:
     """Undo `cut`."""
     for host, other in ((one, two), (two, one)):
         _ip("-n", host.name, "neigh", "delete", other.v4, "dev", "v0")

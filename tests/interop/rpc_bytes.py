@@ -1,4 +1,4 @@
-"""Serf's RPC as bytes: what was said, and how each value was spelled."""
+"""Serf's RPC as bytes: messages, and the encoding of each value."""
 
 import socket
 import struct
@@ -10,11 +10,11 @@ import msgpack
 from trioserf.control.address import split_address
 
 TIMEOUT = 20.0
-"""Seconds that an agent may take to answer or to close."""
+"""Seconds until an agent must reply or close."""
 
 
 def pack(*messages: Any) -> bytes:
-    """Spell messages one after another; bytes are taken as they are."""
+    """Encode messages one after another; bytes stay as they are."""
     return b"".join(
         one if isinstance(one, bytes) else msgpack.packb(one, use_bin_type=True)
         for one in messages
@@ -22,15 +22,15 @@ def pack(*messages: Any) -> bytes:
 
 
 def header(command: Any, seq: Any = 7) -> dict[str, Any]:
-    """The header of a request."""
+    """Return the header of a request."""
     return {"Command": command, "Seq": seq}
 
 
-SHAKE = pack(header("handshake", 0), {"Version": 1})
+HANDSHAKE = pack(header("handshake", 0), {"Version": 1})
 
 
 class Raw:
-    """A connection that knows nothing of what it carries, but for where messages end."""
+    """A connection that only knows where msgpack messages end."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.create_connection(split_address(address), TIMEOUT)
@@ -38,7 +38,7 @@ class Raw:
             raw=False, unicode_errors="surrogateescape", strict_map_key=False
         )
         self._received = bytearray()
-        self._given = 0
+        self._returned = 0
 
     def __enter__(self) -> "Raw":
         return self
@@ -53,7 +53,7 @@ class Raw:
         self._socket.shutdown(socket.SHUT_WR)
 
     def message(self) -> tuple[Any, bytes] | None:
-        """The next message and its bytes; None when the agent has closed."""
+        """Return the next message and its bytes; None when the agent has closed."""
         while True:
             try:
                 value = self._unpacker.unpack()
@@ -67,11 +67,11 @@ class Raw:
                 self._received += data
                 self._unpacker.feed(data)
             else:
-                start, self._given = self._given, self._unpacker.tell()
-                return value, bytes(self._received[start : self._given])
+                start, self._returned = self._returned, self._unpacker.tell()
+                return value, bytes(self._received[start : self._returned])
 
     def rest(self) -> list[tuple[Any, bytes]]:
-        """Everything until the agent closes."""
+        """Return everything until the agent closes."""
         found = []
         while (message := self.message()) is not None:
             found.append(message)
@@ -79,7 +79,7 @@ class Raw:
 
 
 def shape(value: Any, key: str = "") -> Any:
-    """What must be equal: keys, their order, types and nils; not the values."""
+    """Return what must be equal: keys, their order, types and nils; not the values."""
     if isinstance(value, dict):
         if key in ("Tags", "Messages", "Keys") or "runtime" in value:
             return {"a map of": sorted({str(shape(one, "Tags")) for one in value.values()})}
@@ -96,10 +96,10 @@ _COUNTED = {0xDC: (">H", 1), 0xDD: (">I", 1), 0xDE: (">H", 2), 0xDF: (">I", 2)}
 
 
 def encodings(data: bytes) -> Iterator[tuple[str, str]]:
-    """How each value is spelled: its kind with the least room it needs, and its first byte.
+    """Yield the kind of each value, with its smallest sufficient size, and its first byte.
 
-    So `("text up to 31", "fixstr")` or `("bytes up to 255", "c4")`: two programs agree if they
-    give the same first byte to the same kind.
+    For example `("text up to 31", "fixstr")` or `("bytes up to 255", "c4")`: two programs agree if
+    the same kind has the same first byte.
     """
     at = 0
     while at < len(data):
@@ -121,12 +121,15 @@ def encodings(data: bytes) -> Iterator[tuple[str, str]]:
             size = struct.calcsize(_SIZED[first])
             (length,) = struct.unpack_from(_SIZED[first], data, at)
             kind = "bytes" if first <= 0xC6 else "text"
-            yield f"{kind} up to {_room(length, kind)}", f"{first:x}"
+            yield f"{kind} up to {_size_class(length, kind)}", f"{first:x}"
             at += size + length
         else:
             form, _ = _COUNTED[first]
             (count,) = struct.unpack_from(form, data, at)
-            yield f"{'list' if first <= 0xDD else 'map'} up to {_room(count, '')}", f"{first:x}"
+            yield (
+                f"{'list' if first <= 0xDD else 'map'} up to {_size_class(count, '')}",
+                f"{first:x}",
+            )
             at += struct.calcsize(form)
 
 
@@ -135,9 +138,9 @@ def _scalar(first: int, value: int) -> str:
         return {0xC0: "nil", 0xC2: "false", 0xC3: "true"}[first]
     if first in (0xCA, 0xCB):
         return "float"
-    return f"number up to {_room(value, 'number')}"
+    return f"number up to {_size_class(value, 'number')}"
 
 
-def _room(value: int, kind: str) -> int:
+def _size_class(value: int, kind: str) -> int:
     least = {"text": 31, "number": 127, "": 15}.get(kind, 255)
     return next(size for size in (least, 255, 65535, 2**32 - 1, 2**64 - 1) if value <= size)

@@ -1,4 +1,4 @@
-"""Who belongs to a cluster: the move to encryption, labels, networks and names."""
+"""Admission to a cluster: encryption of a running cluster, labels, networks and names."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ def info(agent: Process) -> dict[str, dict[str, str]]:
 
 
 class Settings:
-    """Configuration files of agents of ours, which they read again when told.
+    """Configuration files of trioserf's agents, which reload them on SIGHUP.
 
     Attributes:
         files: the keyring file of each agent that has one.
@@ -42,7 +42,7 @@ class Settings:
             path.write_text(json.dumps({**values, **own}))
 
     def change(self, holds: Callable[[dict[str, str]], bool], **values: object) -> None:
-        """Have all agents read new values, until that shows in their `protection`."""
+        """Reload all agents with new values, and wait until `info` shows them as `protection`."""
         self.write(values)
         for name in self._paths:
             self._agents.running[name].signal(signal.SIGHUP)
@@ -51,8 +51,8 @@ class Settings:
             until(lambda: holds(info(agent).get("protection", {})), 20, agent.log_text)  # noqa: B023
 
 
-def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
-    """Three steps without a restart of ours; an agent of Serf leaves before the second."""
+def test_running_cluster_turns_encryption_on(tmp_path: Path) -> None:
+    """Three steps without a restart of trioserf; Serf's agent is restarted before the second."""
     key = new_key()
     files = {name: tmp_path / name for name in ("py-a", "py-b", "go-a")}
     for file in files.values():
@@ -64,37 +64,39 @@ def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
         mixed.start("py-b", settings.option("py-b"), seed)
         mixed.start("go-a", seed)
         mixed.all_see("alive", "py-a", "py-b", "go-a")
-        # A file that is not there changes nothing.
+        # A missing file changes nothing.
         ours_a = mixed.running["py-a"]
         settings.files = {"py-a": tmp_path / "missing"}
         settings.write({"log_level": "debug"})
         ours_a.signal(signal.SIGHUP)
-        fault = f"the configuration stays as it was: stat {tmp_path / 'missing'}: no such file"
-        until(lambda: fault in ours_a.log_text(), 10, ours_a.log_text)
+        error = f"the configuration stays as it was: stat {tmp_path / 'missing'}: no such file"
+        until(lambda: error in ours_a.log_text(), 10, ours_a.log_text)
         assert "protection" not in info(ours_a)
         with Load(mixed, ("py-a", "py-b")).flowing("py-a", "py-b") as load:
             step = {"verify_incoming": False}
             settings.files = {"py-a": files["py-a"], "py-b": files["py-b"]}
-            settings.change(lambda told: told.get("keys") == "1", **step, verify_outgoing=False)
+            settings.change(
+                lambda status: status.get("keys") == "1", **step, verify_outgoing=False
+            )
             mixed.all_see("alive", "py-a", "py-b", "go-a")
             assert mixed.running["go-a"].ask("leave")[0] == 0
             mixed.end("go-a")
             mixed.all_see("left", "go-a")
-            settings.change(lambda told: told["verify_outgoing"] == "true", **step)
+            settings.change(lambda status: status["verify_outgoing"] == "true", **step)
             go = mixed.start("go-a", f"-keyring-file={files['go-a']}", seed)
             mixed.all_see("alive", "py-a", "py-b", "go-a")
-            settings.change(lambda told: told["verify_incoming"] == "true")
+            settings.change(lambda status: status["verify_incoming"] == "true")
             plain = mixed.start("go-plain")
             assert plain.ask("join", mixed.host("py-a"))[0] == 1
             mixed.end("go-plain")
             mixed.all_see("alive", "py-a", "py-b", "go-a")
         assert len(load.sent) > 20
         assert load.lost == ["py-a: member-leave ['go-a']", "py-b: member-leave ['go-a']"]
-        # From now on keys change as everywhere.
+        # The cluster can now change its keys.
         code, text = go.ask("keys", "-install", new_key())
         assert code == 0, text
         assert {len(json.loads(file.read_text())) for file in files.values()} == {2}
-        # A first key is taken, none is taken away.
+        # A reload adds the first key only, and removes none.
         settings.files = {}
         settings.write({})
         mixed.running["py-a"].signal(signal.SIGHUP)
@@ -103,7 +105,7 @@ def test_a_running_cluster_moves_to_encryption(tmp_path: Path) -> None:
         assert all(key not in agent.log_text() for agent in mixed.running.values())
 
 
-def test_a_label_keeps_clusters_apart() -> None:
+def test_label_separates_clusters() -> None:
     with cluster(201) as mixed:
         blue = ("py-a", "py-b")
         mixed.start("py-a", "--label=blue")
@@ -111,58 +113,58 @@ def test_a_label_keeps_clusters_apart() -> None:
         mixed.start("py-red", "--label=red")
         mixed.start("go-a")
         mixed.start("go-b", f"-join={mixed.host('go-a')}")
-        worlds = {"py-a": blue, "go-a": ("go-a", "go-b"), "py-red": ("py-red",)}
+        clusters = {"py-a": blue, "go-a": ("go-a", "go-b"), "py-red": ("py-red",)}
 
-        def as_they_were() -> bool:
+        def are_separate() -> bool:
             views = {by: mixed.running[by].statuses() for by in mixed.running}
-            wanted = {by: world for world in worlds.values() for by in world}
+            wanted = {by: names for names in clusters.values() for by in names}
             return views == {by: dict.fromkeys(wanted[by], "alive") for by in views}
 
-        until(as_they_were, 70)
-        for by in worlds:
-            for other in worlds:
+        until(are_separate, 70)
+        for by in clusters:
+            for other in clusters:
                 if by != other:
                     code, text = mixed.running[by].ask("join", mixed.host(other))
                     assert code == 1, text
-                    assert as_they_were()
-        # A push/pull and some probes later nobody has received of the others.
+                    assert are_separate()
+        # A message and some probes later they are still separate.
         assert mixed.running["py-a"].ask("event", "-coalesce=false", "x")[0] == 0
         assert mixed.running["go-a"].ask("query", "-timeout=2s", "x")[0] == 0
-        assert as_they_were()
+        assert are_separate()
         for name in ("py-a", "py-red"):
             assert int(info(mixed.running[name])["dropped"]["label"]) >= 2
         assert info(mixed.running["py-a"])["protection"]["label"] == "blue"
 
 
-def test_members_outside_the_allowed_networks_are_not_let_in() -> None:
+def test_members_outside_the_allowed_networks_are_refused() -> None:
     with cluster(211) as mixed:
         names = ("go-a", "py-a", "py-b")
         mixed.start("go-a")
         hosts = [f"{mixed.host('go-a').rpartition('.')[0]}.{211 + n}/32" for n in range(3)]
-        # Serf's streams come from the loopback's own address.
+        # Serf's streams have the loopback's own address as source.
         allowed = [f"--allowed-network={one}" for one in (*hosts, "127.0.0.1/32")]
-        often = "--set=push_pull_interval=2s"  # gossip of the stranger may miss one
+        often = "--set=push_pull_interval=2s"  # gossip about go-out may miss one
         for name in ("py-a", "py-b"):
             mixed.start(name, *allowed, often, f"-join={mixed.host('go-a')}")
         mixed.all_see("alive", *names)
-        stranger = mixed.start("go-out", f"-join={mixed.host('go-a')}")
+        outside = mixed.start("go-out", f"-join={mixed.host('go-a')}")
         until(lambda: mixed.running["go-a"].statuses().get("go-out") == "alive", 20)
         for name in ("py-a", "py-b"):
             agent = mixed.running[name]
             until(
-                lambda: int(info(agent).get("dropped_from", {}).get(stranger.host, 0)) > 0,  # noqa: B023
+                lambda: int(info(agent).get("dropped_from", {}).get(outside.host, 0)) > 0,  # noqa: B023
                 30,
                 agent.log_text,
             )
             until(lambda: "'go-out'" in agent.log_text(), 60, agent.log_text)  # noqa: B023
             assert set(agent.statuses()) == set(names)
             assert "its address is not allowed" in agent.log_text()
-        # The stranger reaches ours by way of others, so that nobody is taken for failed.
+        # Others relay the pings of go-out to our agents, so that no member is suspected.
         statuses = mixed.running["go-a"].statuses()
         assert statuses == dict.fromkeys((*names, "go-out"), "alive")
 
 
-def test_names_that_are_not_valid_are_not_let_in() -> None:
+def test_members_with_invalid_names_are_refused() -> None:
     with cluster(221) as mixed:
         mixed.start("go-a")
         mixed.start("py-a", "--validate-node-names", f"-join={mixed.host('go-a')}")
@@ -178,7 +180,7 @@ def test_names_that_are_not_valid_are_not_let_in() -> None:
 
 
 @pytest.mark.parametrize("kind", ["go", "py"])
-def test_the_name_of_a_dead_member_is_free_after_a_time(kind: str) -> None:
+def test_name_of_dead_member_can_be_reclaimed_after_the_time(kind: str) -> None:
     with cluster(231 if kind == "go" else 241) as mixed:
         reclaim = "--dead-node-reclaim-time=2s"
         mixed.start("py-a", reclaim, "-profile=local")
@@ -188,17 +190,17 @@ def test_the_name_of_a_dead_member_is_free_after_a_time(kind: str) -> None:
         mixed.all_see("alive", "py-a", "py-b", old.name)
         mixed.end(old.name)
         mixed.all_see("failed", old.name)
-        # The same name at another address, which is free once the time is over.
+        # The same name at another address.
         host = mixed.running["py-a"].host.rpartition(".")[0] + ".250"
         new = mixed.start(old.name, "-profile=local", f"-bind={host}:7946")
 
-        def has_moved(agent: Process) -> bool:
+        def has_new_address(agent: Process) -> bool:
             known = agent.members()[old.name]
             return (known["addr"], known["status"]) == (f"{host}:7946", "alive")
 
-        def moves() -> bool:
+        def joins() -> bool:
             new.ask("join", mixed.host("py-a"))
-            return has_moved(mixed.running["py-a"])
+            return has_new_address(mixed.running["py-a"])
 
-        until(moves, 30, lambda: str(mixed.running["py-a"].members()))
-        until(lambda: has_moved(mixed.running["py-b"]), 70)
+        until(joins, 30, lambda: str(mixed.running["py-a"].members()))
+        until(lambda: has_new_address(mixed.running["py-b"]), 70)

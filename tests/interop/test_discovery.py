@@ -1,4 +1,4 @@
-"""Agents of both programs that find each other by multicast DNS, each on a host of its own."""
+"""Agents of both programs on two hosts find each other by multicast DNS."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Agent:
         )  # fmt: skip
 
     def log_text(self) -> str:
-        # The agent writes at the same place of the file, so read without moving that.
+        # The agent shares the position in the file, so read without a change of it.
         return os.pread(self.log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
     def members(self) -> set[str]:
@@ -67,17 +67,17 @@ def agent(
 @pytest.mark.parametrize(
     ("first", "second"),
     [(GO, TRIOSERF), (TRIOSERF, GO), (TRIOSERF, TRIOSERF)],
-    ids=["go", "ours", "both-ours"],
+    ids=["serf-trioserf", "trioserf-serf", "trioserf-trioserf"],
 )
 @pytest.mark.parametrize("family", ["v4", "v6"])
-def test_the_second_finds_the_first(
+def test_second_agent_joins_the_first(
     hosts: tuple[Host, Host], first: Sequence[str], second: Sequence[str], family: str
 ) -> None:
     one, two = hosts
     v6 = ("-iface=v0",) if family == "v6" else ()
     here, there = (f"[{one.v6}]", f"[{two.v6}]") if v6 else (one.v4, two.v4)
     with agent(one, first, "one", f"-bind={here}", "-discover=demo", *v6) as a:
-        # Its own question has been asked, and the next follows in a minute.
+        # Its own question was sent; the next follows in a minute.
         until(lambda: "mDNS cluster: demo" in a.log_text(), what=a.log_text)
         with agent(two, second, "two", f"-bind={there}", "-discover=demo", *v6) as b:
             b.sees("one", "two")
@@ -86,14 +86,14 @@ def test_the_second_finds_the_first(
             assert f"{here}:7946" in b.log_text()
 
 
-def test_clusters_of_other_names_stay_apart(hosts: tuple[Host, Host]) -> None:
+def test_clusters_with_different_names_stay_separate(hosts: tuple[Host, Host]) -> None:
     one, two = hosts
     with (
         agent(one, GO, "go", f"-bind={one.v4}", "-discover=demo") as a,
-        agent(two, TRIOSERF, "ours", f"-bind={two.v4}", "-discover=other", "-mdns-iface=v0") as b,
+        agent(two, TRIOSERF, "other", f"-bind={two.v4}", "-discover=other", "-mdns-iface=v0") as b,
         agent(one, TRIOSERF, "third", f"-bind={one.v4}:7947", "-discover=demo", "-mdns-iface=v0",
               "-mdns-disable-ipv6", rpc="127.0.0.1:7374") as c,
     ):  # fmt: skip
         until(lambda: "agent.mdns: Joined 1 hosts" in c.log_text(), what=c.log_text)
         a.sees("go", "third")
-        assert b.members() == {"ours"}
+        assert b.members() == {"other"}

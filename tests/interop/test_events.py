@@ -1,4 +1,4 @@
-"""Three agents of each kind: events for all, relayed and large answers, latecomers."""
+"""Three agents of each program: events, relayed and large responses, replay for new members."""
 
 import json
 import re
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.serf
 NAMES = ("go-0", "py-0", "go-1", "py-1", "go-2", "py-2")
 EACH = 100
 """Events of one sender."""
-ASKER = f"{NET}.160"
+REQUESTER = f"{NET}.160"
 CODEC = PacketCodec(keyring=None)
 
 
@@ -63,13 +63,13 @@ def six() -> Iterator[Cluster]:
 
 
 def send(agent: str, by: str) -> None:
-    """Send a burst of events over one connection of Serf's RPC, which both kinds speak."""
+    """Send many events over one connection of Serf's RPC."""
     with RpcSession.connect(agent) as session:
         for number in range(EACH):
             session.event(f"burst-{number}", by.encode())
 
 
-def test_a_burst_from_both_sides_arrives_once_at_every_agent(six: Cluster) -> None:
+def test_burst_of_events_arrives_once_at_every_agent(six: Cluster) -> None:
     senders = ("go-1", "py-2")
     wanted = {(f"burst-{n}", by) for n in range(EACH) for by in senders}
     with ExitStack() as stack:
@@ -82,18 +82,20 @@ def test_a_burst_from_both_sides_arrives_once_at_every_agent(six: Cluster) -> No
             list(pool.map(lambda by: send(six.running[by].rpc, by), senders))
 
         def received(name: str) -> Counter[tuple[str, str]]:
-            told = [(one["name"], one["payload"]) for one in records(paths[name])]
-            return Counter(one for one in told if one[0].startswith("burst-"))
+            pairs = [(one["name"], one["payload"]) for one in records(paths[name])]
+            return Counter(one for one in pairs if one[0].startswith("burst-"))
 
         def missing() -> dict[str, set[tuple[str, str]]]:
             return {name: wanted - set(received(name)) for name in NAMES}
 
-        def lacking() -> bool:
+        def is_incomplete() -> bool:
             return any(missing().values())
 
-        # Gossip reaches a member by 99 in 100; what it misses comes with a push/pull.
-        until(lambda: not lacking(), CONVERGED_WITHIN, lambda: f"never received: {missing()}")
-        # One more, after which no double of the burst is on its way any more.
+        # Gossip misses one delivery in a hundred; the next push/pull brings it.
+        until(
+            lambda: not is_incomplete(), CONVERGED_WITHIN, lambda: f"never received: {missing()}"
+        )
+        # After one more event, no duplicate of the burst is in flight.
         six.running["py-0"].ask("event", "-coalesce=false", "end")
         until(lambda: all(records(path)[-1]["name"] == "end" for path in paths.values()))
         for name in NAMES:
@@ -103,25 +105,25 @@ def test_a_burst_from_both_sides_arrives_once_at_every_agent(six: Cluster) -> No
 # --- queries ---
 
 
-class Asker:
-    """A socket that asks a query in nobody's name, and sees every packet of every answer."""
+class Requester:
+    """A socket that sends a query and receives every packet of the responses."""
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind((ASKER, 0))
+        self.socket.bind((REQUESTER, 0))
         self.socket.settimeout(10)
         self.port: int = self.socket.getsockname()[1]
 
-    def tell(self, host: str, message: Query | Relay) -> None:
+    def send(self, host: str, message: Query | Relay) -> None:
         data = swim_codec.encode(UserMessage(serf_codec.encode(message)))
         self.socket.sendto(data, (host, 7946))
 
-    def hear(self) -> tuple[QueryResponse, str]:
-        """Wait for a response; gives it with the address that it came from."""
+    def receive(self) -> tuple[QueryResponse, str]:
+        """Wait for a response; return it and its source address."""
         while True:
             data, (host, _) = self.socket.recvfrom(65_536)
-            messages, fault = CODEC.decode(data)
-            assert fault is None
+            messages, error = CODEC.decode(data)
+            assert error is None
             for message in messages:
                 assert isinstance(message, UserMessage)
                 inner = serf_codec.decode(message.payload)
@@ -130,44 +132,48 @@ class Asker:
 
 
 @pytest.fixture
-def asker() -> Iterator[Asker]:
-    one = Asker()
+def requester() -> Iterator[Requester]:
+    one = Requester()
     with one.socket:
         yield one
 
 
-def test_answers_come_by_way_of_as_many_relays_as_asked(six: Cluster, asker: Asker) -> None:
-    """Each of six acknowledges and answers once itself and by way of two others."""
+def test_responses_arrive_through_the_requested_number_of_relays(
+    six: Cluster, requester: Requester
+) -> None:
+    """Each of six members sends its ack and response directly and through two others."""
     with RpcSession.connect(six.running["go-0"].rpc) as session:
         ltime = int(str(session.info()["serf"]["query_time"]))
     query = Query(
-        ltime, 77, socket.inet_aton(ASKER), asker.port, "asker", (), QueryFlag.ACK, 2,
+        ltime, 77, socket.inet_aton(REQUESTER), requester.port, "requester", (), QueryFlag.ACK, 2,
         10_000_000_000, "who",
     )  # fmt: skip
-    for name in NAMES:  # gossip alone may miss one, and no push/pull makes up for that
-        asker.tell(six.host(name), query)
-    ways = Counter[tuple[str, bool]]()
-    via = dict[tuple[str, bool], set[str]]()
+    for name in NAMES:  # gossip may miss one, and push/pulls bring no queries
+        requester.send(six.host(name), query)
+    counts = Counter[tuple[str, bool]]()
+    relays = dict[tuple[str, bool], set[str]]()
     kinds = {six.host(name): name[:2] for name in NAMES}
     for _ in range(2 * 3 * len(NAMES)):
-        response, host = asker.hear()
+        response, host = requester.receive()
         assert (response.ltime, response.id) == (ltime, 77)
         key = (response.source, bool(response.flags & ResponseFlag.ACK))
         assert key[1] or response.payload == f"{response.source}\n".encode()
-        ways[key] += 1
-        via.setdefault(key, set()).add(host)
-    assert ways == {(name, ack): 3 for name in NAMES for ack in (True, False)}
-    assert all(six.host(name) in via[name, ack] for name in NAMES for ack in (True, False))
-    # Chosen at random, but hardly ever all 24 of one kind.
-    assert {kinds[host] for hosts in via.values() for host in hosts} == {"go", "py"}
+        counts[key] += 1
+        relays.setdefault(key, set()).add(host)
+    assert counts == {(name, ack): 3 for name in NAMES for ack in (True, False)}
+    assert all(six.host(name) in relays[name, ack] for name in NAMES for ack in (True, False))
+    # Relays are random, and hardly ever all 24 of one program.
+    assert {kinds[host] for hosts in relays.values() for host in hosts} == {"go", "py"}
 
 
-def test_both_kinds_pass_on_what_they_shall_relay_unchanged(six: Cluster, asker: Asker) -> None:
-    inner = QueryResponse(5, 6, "somebody", 256, b"\x00\xffpayload" * 50)
-    relay = Relay(socket.inet_aton(ASKER), asker.port, "asker", serf_codec.encode(inner))
+def test_relayed_response_is_forwarded_unchanged(six: Cluster, requester: Requester) -> None:
+    inner = QueryResponse(5, 6, "responder", 256, b"\x00\xffpayload" * 50)
+    relay = Relay(
+        socket.inet_aton(REQUESTER), requester.port, "requester", serf_codec.encode(inner)
+    )
     for name in ("go-0", "py-0"):
-        asker.tell(six.host(name), relay)
-        assert asker.hear() == (inner, six.host(name))
+        requester.send(six.host(name), relay)
+        assert requester.receive() == (inner, six.host(name))
 
 
 async def answer_once(client: AgentClient, stream: Records[AgentEvent], payload: bytes) -> None:
@@ -178,14 +184,14 @@ async def answer_once(client: AgentClient, stream: Records[AgentEvent], payload:
             return
 
 
-@pytest.mark.parametrize("asking", ["go-2", "py-2"])
-def test_a_large_answer_is_taken_by_both_kinds(six: Cluster, asking: str) -> None:
-    """Over Serf's limit for packets; it is answered by a client, and asked by both programs."""
+@pytest.mark.parametrize("requester", ["go-2", "py-2"])
+def test_large_response_reaches_both_programs(six: Cluster, requester: str) -> None:
+    """A client's response exceeds Serf's limit for packets; both programs request it."""
     assert SERF is not None
     answer = "".join(f"{number:07d}\n" for number in range(2560))
     assert len(answer) == 20 * 1024
-    program = [SERF] if asking == "go-2" else list(TRIOSERF)
-    command = [*program, "query", f"-rpc-addr={six.running[asking].rpc}"]
+    program = [SERF] if requester == "go-2" else list(TRIOSERF)
+    command = [*program, "query", f"-rpc-addr={six.running[requester].rpc}"]
     command += ["-format=json", "-timeout=2s", "-node=py-1", "big"]
 
     async def ask() -> bytes:
@@ -211,43 +217,43 @@ def test_a_large_answer_is_taken_by_both_kinds(six: Cluster, asking: str) -> Non
 # --- coordinates, reachability ---
 
 
-def test_both_programs_estimate_the_same_round_trip(six: Cluster) -> None:
+def test_estimates_of_round_trip_times_are_equal(six: Cluster) -> None:
     for by, others in (("go-0", ("py-0", "go-1")), ("py-0", ("go-0", "py-1"))):
         agent = six.running[by]
         for other in others:
-            # Coordinates come with acks, one member a second.
+            # Coordinates arrive with acks, of one member a second.
             until(lambda: agent.ask("rtt", other)[0] == 0, 30, lambda: agent.ask("rtt", other)[1])  # noqa: B023
 
             def estimates(*names: str) -> tuple[tuple[int, str], tuple[int, str]]:
-                mine = run_trioserf("rtt", f"--rpc-addr={agent.rpc}", *names)  # noqa: B023
-                return agent.ask("rtt", *names), mine  # noqa: B023
+                ours = run_trioserf("rtt", f"--rpc-addr={agent.rpc}", *names)  # noqa: B023
+                return agent.ask("rtt", *names), ours  # noqa: B023
 
-            def agreed(*names: str) -> bool:
-                theirs, mine = estimates(*names)  # they change with every ack
-                return theirs == mine
+            def are_equal(*names: str) -> bool:
+                theirs, ours = estimates(*names)  # estimates change with every ack
+                return theirs == ours
 
             for names in ((other,), (by, other), (other, by)):
-                until(lambda: agreed(*names), 20, lambda: str(estimates(*names)))  # noqa: B023
+                until(lambda: are_equal(*names), 20, lambda: str(estimates(*names)))  # noqa: B023
                 _, text = agent.ask("rtt", *names)
                 between = " <-> ".join(names if len(names) == 2 else (other, by))
                 match = re.fullmatch(rf"Estimated {between} rtt: ([0-9.]+) ms\n", text)
                 assert match, text
                 assert 0 < float(match[1]) < 500
     for by in ("go-0", "py-0"):
-        theirs = six.running[by].ask("rtt", "nobody")
-        assert theirs == run_trioserf("rtt", f"--rpc-addr={six.running[by].rpc}", "nobody")
+        theirs = six.running[by].ask("rtt", "no-such-node")
+        assert theirs == run_trioserf("rtt", f"--rpc-addr={six.running[by].rpc}", "no-such-node")
         assert theirs[0] == 1
 
 
-def test_all_are_reachable_by_both_programs_over_both_kinds(six: Cluster) -> None:
+def test_all_members_are_reachable_from_both_agents_with_both_programs(six: Cluster) -> None:
     def reach(by: str, program: str) -> tuple[int, str]:
         agent = six.running[by]
         if program == "serf":
             return agent.ask("reachability", "-verbose")
         return run_trioserf("reachability", "--verbose", f"--rpc-addr={agent.rpc}")
 
-    def told(by: str, program: str) -> str:
-        """Ask until it goes well: gossip of the query may miss a member."""
+    def reach_all(by: str, program: str) -> str:
+        """Retry until it succeeds: gossip of the query may miss a member."""
         for _ in range(5):
             code, text = reach(by, program)
             if code == 0:
@@ -257,16 +263,16 @@ def test_all_are_reachable_by_both_programs_over_both_kinds(six: Cluster) -> Non
 
     ways = [(by, program) for by in ("go-1", "py-1") for program in ("serf", "trioserf")]
     with ThreadPoolExecutor(len(ways)) as pool:
-        for text in pool.map(lambda way: told(*way), ways):
+        for text in pool.map(lambda way: reach_all(*way), ways):
             assert set(re.findall(r"Ack from '(.*)'", text)) == set(NAMES)
             assert "Successfully contacted all live nodes" in text
 
 
-# --- latecomers; these are last, as they add members ---
+# --- replay; these tests are last because they add members ---
 
 
 def queues_are_empty(mixed: Cluster) -> None:
-    """Wait until nobody gossips of any event any more."""
+    """Wait until no agent has an event to send."""
 
     def lengths() -> dict[str, str]:
         found = {}
@@ -278,8 +284,8 @@ def queues_are_empty(mixed: Cluster) -> None:
     until(lambda: set(lengths().values()) == {"0"}, what=lambda: str(lengths()))
 
 
-def test_events_are_replayed_only_if_asked_for(six: Cluster, tmp_path: Path) -> None:
-    """Latecomers of each kind come in by way of the other."""
+def test_events_are_replayed_only_on_request(six: Cluster, tmp_path: Path) -> None:
+    """New members of each program join through an agent of the other."""
     old = {(f"old-{number}", by) for number in range(8) for by in ("go-0", "py-0")}
     for by in ("go-0", "py-0"):
         with RpcSession.connect(six.running[by].rpc) as session:
@@ -303,16 +309,16 @@ def test_events_are_replayed_only_if_asked_for(six: Cluster, tmp_path: Path) -> 
         received = [(call.env["SERF_USER_EVENT"], call.stdin.decode().strip()) for call in calls]
         ltimes = [int(call.env["SERF_USER_LTIME"]) for call in calls]
         assert ltimes == sorted(ltimes)
-        again = [one for one in received if one in old]
-        assert len(again) == len(set(again))
-        # What a seed has sent itself, it has for certain.
+        replayed = [one for one in received if one in old]
+        assert len(replayed) == len(set(replayed))
+        # A seed has certainly received the events that it sent itself.
         seed = "py-0" if name.startswith("go") else "go-0"
-        due = set() if "plain" in name else {one for one in old if one[1] == seed}
-        assert due <= set(again) <= (old if due else set()), name
+        expected = set() if "plain" in name else {one for one in old if one[1] == seed}
+        assert expected <= set(replayed) <= (old if expected else set()), name
 
 
-def test_a_newcomers_handler_runs_for_all_that_is_replayed(tmp_path: Path) -> None:
-    """As many events as Serf remembers, which come at one stroke."""
+def test_handler_runs_for_every_replayed_event(tmp_path: Path) -> None:
+    """The join delivers as many events at once as Serf remembers."""
     with cluster(221) as mixed:
         with RpcSession.connect(mixed.start("go-a").rpc) as session:
             for number in range(500):

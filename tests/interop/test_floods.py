@@ -17,7 +17,7 @@ def three() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("packets", 2), ("streams", 200), ("exchanges", 12)])
-def test_a_flooded_agent_answers_and_forgets(three: Cluster, kind: str, amount: int) -> None:
+def test_flooded_agent_answers_and_frees_memory(three: Cluster, kind: str, amount: int) -> None:
     victim = three.running["py-victim"]
     before = floods.memory(victim.pid)
     with floods.pinging((victim.host, 7946), "py-victim") as answers:

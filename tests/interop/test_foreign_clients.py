@@ -1,4 +1,4 @@
-"""Client libraries made for Serf hear from our agent what they hear from Serf's own."""
+"""Client libraries for Serf receive the same from both agents."""
 
 import json
 import subprocess
@@ -26,8 +26,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentAddresses]:
         yield running
 
 
-def heard_by(script: str, cluster: AgentAddresses) -> dict[str, Any]:
-    """Run a script against the first agent of a cluster; give what it received."""
+def run_client(script: str, cluster: AgentAddresses) -> dict[str, Any]:
+    """Run a script with the first agent of a cluster; return what it received."""
     host, _, port = cluster.first.partition(":")
     peer, secret = (one.partition(":")[0] for one in (cluster.second, cluster.secret))
     done = subprocess.run(
@@ -40,12 +40,12 @@ def heard_by(script: str, cluster: AgentAddresses) -> dict[str, Any]:
     return received
 
 
-def steady(value: Any, key: str = "") -> Any:
-    """Blank what is chance, and sort members and answers, whose order is chance too."""
+def normalise(value: Any, key: str = "") -> Any:
+    """Replace values that differ by chance; sort members and responses, which have no order."""
     if isinstance(value, dict):
-        return {name: steady(one, name) for name, one in value.items()}
+        return {name: normalise(one, name) for name, one in value.items()}
     if isinstance(value, list):
-        found = [steady(one) for one in value]
+        found = [normalise(one) for one in value]
         if all(isinstance(one, dict) and ("Addr" in one or "From" in one) for one in found):
             found.sort(key=lambda one: (one.get("Type") == "done", json.dumps(one)))
         return found
@@ -57,19 +57,19 @@ def without_stats(received: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("script", ["use_serfclient", "use_serfio"])
-def test_a_library_hears_the_same(
+def test_client_library_receives_the_same_from_both_agents(
     script: str, ours: AgentAddresses, theirs: AgentAddresses
 ) -> None:
-    from_ours, from_theirs = heard_by(script, ours), heard_by(script, theirs)
+    from_ours, from_theirs = run_client(script, ours), run_client(script, theirs)
     assert list(from_ours) == list(from_theirs)
-    for name, told in without_stats(from_theirs).items():
-        assert steady(from_ours[name]) == steady(told), name
-    # serfclient gives [header, groups], serfio the groups.
-    mine, reference = (
+    for name, expected in without_stats(from_theirs).items():
+        assert normalise(from_ours[name]) == normalise(expected), name
+    # serfclient returns [header, groups], serfio the groups.
+    stats, reference = (
         one["stats"][1] if isinstance(one["stats"], list) else one["stats"]
         for one in (from_ours, from_theirs)
     )
-    assert set(mine) - {"handler_stats"} == set(reference)
+    assert set(stats) - {"handler_stats"} == set(reference)
     for group in ("agent", "serf", "tags"):
-        assert set(reference[group]) <= set(mine[group])
-        assert {type(value) for value in mine[group].values()} == {str}
+        assert set(reference[group]) <= set(stats[group])
+        assert {type(value) for value in stats[group].values()} == {str}

@@ -26,9 +26,9 @@ from tests.interop.helpers import Call, Recorder
 pytestmark = pytest.mark.serf
 
 TAGS = {"role": "web", "a-b.c": "ü,1=2", "tab": "x\ty\nz", "empty": ""}
-WATCHING = ("go-a", "py-a")
+OBSERVED = ("go-a", "py-a")
 PAYLOADS = ("", "plain", "two\nlines\n", "\n", "\udcff\udcfe")
-"""The last one is no UTF-8; it stands for the bytes FF FE."""
+"""The last one stands for the bytes FF FE, which are not UTF-8."""
 
 Recorders = dict[str, Recorder]
 
@@ -36,12 +36,12 @@ Recorders = dict[str, Recorder]
 @pytest.fixture(scope="module")
 def recorders(tmp_path_factory: pytest.TempPathFactory) -> Recorders:
     folder = tmp_path_factory.mktemp("calls")
-    return {name: Recorder(folder / name) for name in WATCHING}
+    return {name: Recorder(folder / name) for name in OBSERVED}
 
 
 @pytest.fixture(scope="module")
 def four(recorders: Recorders) -> Iterator[Cluster]:
-    """Two agents that are watched, and two that join them both at one stroke."""
+    """Two agents with recorders, and two others that join them at the same time."""
     tags = [f"-tag={name}={value}" for name, value in TAGS.items()]
     with cluster(121) as mixed:
         mixed.start("go-a", recorders["go-a"].option, *tags)
@@ -59,18 +59,18 @@ def four(recorders: Recorders) -> Iterator[Cluster]:
 
 
 def same_call(recorders: Recorders, event: str, about: str) -> Call:
-    """Wait until both agents have called once; give our call after a look at Go's."""
+    """Wait for one call by each agent; return ours after a comparison with Serf's."""
     for recorder in recorders.values():
         recorder.wait(event, about)
     calls = {name: recorder.of(event, about) for name, recorder in recorders.items()}
-    for name, its in calls.items():
-        # Go tells of an update again and again, with whatever comes later.
-        assert len(its) == 1 or (event, name) == ("member-update", "go-a"), its
-        assert its[0].env.pop("SERF_SELF_NAME") == name
+    for name, made in calls.items():
+        # Serf repeats an update with each later event.
+        assert len(made) == 1 or (event, name) == ("member-update", "go-a"), made
+        assert made[0].env.pop("SERF_SELF_NAME") == name
     (go, *_), (ours,) = calls["go-a"], calls["py-a"]
     assert go.env == ours.env
     if event.startswith("member-"):
-        # Go writes tags in any order; members come in the order in which they were received of.
+        # Serf writes tags in any order; members stand in the order in which they became known.
         assert go.members[about] == ours.members[about]
         assert event == "member-update" or go.members == ours.members
     else:
@@ -78,7 +78,7 @@ def same_call(recorders: Recorders, event: str, about: str) -> Call:
     return ours
 
 
-def test_a_burst_of_joins_is_one_call(four: Cluster, recorders: Recorders) -> None:
+def test_burst_of_joins_is_one_call(four: Cluster, recorders: Recorders) -> None:
     call = same_call(recorders, "member-join", "go-c")
     assert set(call.members) == {"go-c", "py-c"}
     assert call.members["py-c"] == (four.host("py-c"), "db", frozenset({"role=db"}))
@@ -92,7 +92,9 @@ def test_a_burst_of_joins_is_one_call(four: Cluster, recorders: Recorders) -> No
     }
 
 
-def test_tags_are_written_on_one_line(four: Cluster, recorders: Recorders) -> None:
+def test_member_with_control_characters_in_tags_is_one_line(
+    four: Cluster, recorders: Recorders
+) -> None:
     for name in ("go-c", "py-c"):
         assert four.running[name].ask("tags", "-set=tab=x\ty\nz", f"-set=role={name}")[0] == 0
         call = same_call(recorders, "member-update", name)
@@ -101,24 +103,26 @@ def test_tags_are_written_on_one_line(four: Cluster, recorders: Recorders) -> No
 
 
 @pytest.mark.parametrize("by", ["go-c", "py-c"])
-def test_events_and_queries_of_either_kind(four: Cluster, recorders: Recorders, by: str) -> None:
+def test_events_and_queries_of_both_agents_make_equal_calls(
+    four: Cluster, recorders: Recorders, by: str
+) -> None:
     for number, payload in enumerate(PAYLOADS):
         name = f"{by}-{number}"
         sender = four.running[by]
         assert sender.ask("event", "-coalesce=false", name, payload)[0] == 0
         assert sender.ask("query", "-timeout=200ms", "-no-ack", name, payload)[0] == 0
-        wanted = payload.encode("utf-8", "surrogateescape")
-        if wanted and not wanted.endswith(b"\n"):
-            wanted += b"\n"
+        expected = payload.encode("utf-8", "surrogateescape")
+        if expected and not expected.endswith(b"\n"):
+            expected += b"\n"
         event = same_call(recorders, "user", name)
         query = same_call(recorders, "query", name)
-        assert event.stdin == query.stdin == wanted
+        assert event.stdin == query.stdin == expected
         assert int(event.env["SERF_USER_LTIME"]) > 0
         assert int(query.env["SERF_QUERY_LTIME"]) > 0
 
 
 async def send_at_once(agent: Process, names: list[str], *, coalesce: bool) -> list[int]:
-    """Send events over one connection; gives their Lamport times."""
+    """Send events over one connection; return their Lamport times."""
     async with trioserf.connect(agent.rpc) as client:
         return [
             await client.event(name, str(number).encode(), coalesce=coalesce)
@@ -131,16 +135,16 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
 ) -> None:
     with (
         following(four.running["py-a"], "--type=user") as single,
-        following(four.running["py-a"], "--type=user", "--coalesce") as gathered,
+        following(four.running["py-a"], "--type=user", "--coalesce") as coalesced,
     ):
-        streams_have_begun(four.running["go-a"], (single, gathered))
+        streams_have_begun(four.running["go-a"], (single, coalesced))
         for attempt in range(5):
-            many, once = f"gather-{attempt}", f"other-{attempt}"
+            many, once = f"many-{attempt}", f"once-{attempt}"
             names = [many, many, once, many, many]
             ltimes = trio.run(lambda: send_at_once(four.running["py-c"], names, coalesce=True))  # noqa: B023
 
             def received(path: Path) -> list[tuple[str, str]]:
-                """Give what came, in no order: queues are drained in one of their own."""
+                """Return the received events, sorted: queues do not keep the order."""
                 return sorted(
                     (one["name"], one["payload"])
                     for one in records(path)
@@ -150,7 +154,7 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
             until(lambda: len(received(single)) == 5)
             assert received(single) == sorted((name, str(i)) for i, name in enumerate(names))
             newest = [(many, "4"), (once, "2")]
-            until(lambda: set(newest) <= set(received(gathered)))  # noqa: B023
+            until(lambda: set(newest) <= set(received(coalesced)))  # noqa: B023
 
             def payloads(name: str) -> list[list[bytes]]:
                 return [
@@ -158,10 +162,10 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
                     for recorder in recorders.values()
                 ]
 
-            until(lambda: all(its[-1:] == [b"4\n"] for its in payloads(many)))  # noqa: B023
-            until(lambda: all(its[-1:] == [b"2\n"] for its in payloads(once)))  # noqa: B023
-            if received(gathered) == newest and payloads(many) == [[b"4\n"]] * 2:
-                break  # else a busy machine took more than a second between two of them
+            until(lambda: all(calls[-1:] == [b"4\n"] for calls in payloads(many)))  # noqa: B023
+            until(lambda: all(calls[-1:] == [b"2\n"] for calls in payloads(once)))  # noqa: B023
+            if received(coalesced) == newest and payloads(many) == [[b"4\n"]] * 2:
+                break  # else a busy machine took over a second between two events
         else:
             pytest.fail("five bursts of events were not coalesced")
         for name, payload in newest:
@@ -170,7 +174,7 @@ def test_events_of_one_name_are_coalesced_for_handlers_only(
             assert call.env["SERF_USER_LTIME"] == str(ltimes[int(payload)])
 
 
-def test_events_that_may_not_be_coalesced_are_not(four: Cluster, recorders: Recorders) -> None:
+def test_events_sent_without_coalescing_stay_single(four: Cluster, recorders: Recorders) -> None:
     trio.run(lambda: send_at_once(four.running["py-c"], ["each"] * 5, coalesce=False))
     for recorder in recorders.values():
         until(lambda recorder=recorder: len(recorder.of("user", "each")) == 5)  # type: ignore[misc]
@@ -178,8 +182,10 @@ def test_events_that_may_not_be_coalesced_are_not(four: Cluster, recorders: Reco
         assert stdins == [b"%d\n" % number for number in range(5)]
 
 
-def test_a_deploy_runs_on_both_kinds(four: Cluster, recorders: Recorders) -> None:
-    """The command lines of both programs start it, each through the other's agent."""
+def test_event_of_each_command_line_runs_handlers_of_both_agents(
+    four: Cluster, recorders: Recorders
+) -> None:
+    """Each program sends it through an agent of the other."""
     assert SERF is not None
     for program, through, version in (([SERF], "py-c", "v1"), (TRIOSERF, "go-c", "v2")):
         command = [*program, "event", f"-rpc-addr={four.running[through].rpc}"]
@@ -189,8 +195,8 @@ def test_a_deploy_runs_on_both_kinds(four: Cluster, recorders: Recorders) -> Non
         assert call.stdin.decode() == f"{version}\n"
 
 
-def test_failed_and_reaped(four: Cluster, recorders: Recorders) -> None:
-    """A forced leave that is followed by its reaping is told as the latter only."""
+def test_pruned_member_is_reported_as_reaped_only(four: Cluster, recorders: Recorders) -> None:
+    """The forced leave before the reaping makes no call of its own."""
     host = four.host("go-c")
     four.end("go-c")
     failed = same_call(recorders, "member-failed", "go-c")
@@ -201,14 +207,14 @@ def test_failed_and_reaped(four: Cluster, recorders: Recorders) -> None:
     assert not any(recorder.of("member-leave", "go-c") for recorder in recorders.values())
 
 
-def test_left(four: Cluster, recorders: Recorders) -> None:
+def test_leave_is_reported(four: Cluster, recorders: Recorders) -> None:
     four.leave("py-c")
     call = same_call(recorders, "member-leave", "py-c")
     assert set(call.members) == {"py-c"}
 
 
-def test_the_info_of_both_shows_the_handler(four: Cluster, recorders: Recorders) -> None:
-    for name in WATCHING:
+def test_info_of_both_agents_shows_the_handler(four: Cluster, recorders: Recorders) -> None:
+    for name in OBSERVED:
         code, text = four.running[name].ask("info", "-format=json")
         assert code == 0
         shown = json.loads(text)["event_handlers"]

@@ -1,4 +1,4 @@
-"""Keys of clusters of both kinds: changed under load, rotated past failures, brought in."""
+"""Key changes and rotations in mixed clusters, under load and with failures."""
 
 import base64
 import json
@@ -18,13 +18,13 @@ NAMES = ("go-a", "py-a", "go-b", "py-b")
 
 
 def texts_of(key: str) -> set[str]:
-    """Give the texts by which a key could be known in a log."""
+    """Return the texts that would reveal a key in a log."""
     raw = base64.b64decode(key)
     return {key, key.rstrip("="), raw.hex(), raw.hex().upper(), repr(raw)[2:-1]}
 
 
 def keys(agents: Cluster, by: str, program: str, *words: str) -> str:
-    """Change or list keys by one of the programs, through an agent of either kind."""
+    """Change or list keys with one of the programs, through an agent."""
     agent = agents.running[by]
     if program == "serf":
         code, text = agent.ask("keys", *words)
@@ -42,14 +42,14 @@ def start_all(agents: Cluster, names: Sequence[str], files: Path | None, *option
     agents.all_see("alive", *names)
 
 
-def write_keyrings(folder: Path, names: Sequence[str], *some: str) -> None:
+def write_keyrings(folder: Path, names: Sequence[str], *keyring: str) -> None:
     for name in names:
-        (folder / name).write_text(json.dumps(some))
+        (folder / name).write_text(json.dumps(keyring))
         (folder / name).chmod(0o600)
 
 
-def test_keys_change_from_either_program_under_load(tmp_path: Path) -> None:
-    """Each program in turn, through agents of each kind; nobody is lost, and no event."""
+def test_keys_change_under_load_without_loss(tmp_path: Path) -> None:
+    """Each program in turn, through agents of both; no member and no event is lost."""
     used = [new_key()]
     write_keyrings(tmp_path, NAMES, used[0])
     with cluster(161) as mixed:
@@ -73,7 +73,7 @@ def test_keys_change_from_either_program_under_load(tmp_path: Path) -> None:
         for name in NAMES:
             assert json.loads((tmp_path / name).read_text()) == [used[-1]]
             assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
-        # What one program wrote is what the other starts from.
+        # Each program starts with the keyring file that the other wrote.
         for name, other in (("go-a", "py-a"), ("py-b", "go-b")):
             assert (tmp_path / name).read_bytes() == (tmp_path / other).read_bytes()
             mixed.end(name)
@@ -82,9 +82,9 @@ def test_keys_change_from_either_program_under_load(tmp_path: Path) -> None:
             mixed.start(name, f"-keyring-file={tmp_path / other}", "-log-level=trace", seed)
         mixed.all_see("alive", *NAMES)
         for name, agent in mixed.running.items():
-            said = agent.log_text()
-            assert "key query" in said or name in ("go-a", "py-b")
-            assert not [key for one in used for key in texts_of(one) if key in said]
+            log = agent.log_text()
+            assert "key query" in log or name in ("go-a", "py-b")
+            assert not [key for one in used for key in texts_of(one) if key in log]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def rings(folder: Path, names: Sequence[str] = NAMES) -> list[list[str]]:
 
 
 def rotate(mixed: Cluster, by: str) -> "subprocess.Popen[str]":
-    """Start a rotation; what it prints can be read as it comes."""
+    """Start a rotation; its output can be read line by line."""
     rpc = mixed.running[by].rpc
     return subprocess.Popen(
         [*TRIOSERF, "keys", "rotate", f"--rpc-addr={rpc}"],
@@ -115,7 +115,7 @@ def rest(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("by", ["go-a", "py-a"])
-def test_a_rotation_stops_at_a_paused_member_and_is_taken_further(
+def test_rotation_stops_at_a_paused_member_and_can_be_repeated(
     four: tuple[Cluster, Path], by: str
 ) -> None:
     mixed, folder = four
@@ -141,7 +141,7 @@ def test_a_rotation_stops_at_a_paused_member_and_is_taken_further(
     mixed.all_see("alive", *NAMES)
 
 
-def test_a_rotation_stops_at_a_member_that_dies_and_is_taken_further(
+def test_rotation_stops_at_a_failed_member_and_can_be_repeated(
     four: tuple[Cluster, Path],
 ) -> None:
     mixed, folder = four
@@ -162,8 +162,8 @@ def test_a_rotation_stops_at_a_member_that_dies_and_is_taken_further(
     assert rings(folder) == [[text.splitlines()[-1]]] * 4
 
 
-def test_an_agent_of_serf_without_a_file_forgets(tmp_path: Path) -> None:
-    """It takes part in a rotation, and is shut out after a restart with the key of its options."""
+def test_serf_agent_without_keyring_file_loses_new_keys_at_restart(tmp_path: Path) -> None:
+    """After a rotation and a restart with the old key, it cannot join."""
     old = new_key()
     with cluster(181) as mixed:
         start_all(mixed, ("go-a", "py-a"), None, f"-encrypt={old}")
@@ -183,13 +183,15 @@ def test_an_agent_of_serf_without_a_file_forgets(tmp_path: Path) -> None:
         assert code == 0
         groups = json.loads(text)
         assert int(groups["dropped"]["decrypt"]) > 0
-        assert sum(map(int, groups["dropped_from"].values())) > 0  # streams come from anywhere
+        assert (
+            sum(map(int, groups["dropped_from"].values())) > 0
+        )  # streams have any source address
         assert groups["protection"]["keys"] == "1"
         assert old not in text
         assert new not in text
 
 
-def test_listing_tells_the_primary_key_and_who_lags_behind(tmp_path: Path) -> None:
+def test_list_reports_primary_keys_and_missing_members(tmp_path: Path) -> None:
     first, second = new_key(), new_key()
     write_keyrings(tmp_path, NAMES, first, second)
     write_keyrings(tmp_path, ["go-b"], second, first)
@@ -197,10 +199,10 @@ def test_listing_tells_the_primary_key_and_who_lags_behind(tmp_path: Path) -> No
         start_all(mixed, NAMES, tmp_path)
         rpc = f"--rpc-addr={mixed.running['py-a'].rpc}"
         code, text = run_trioserf("keys", "-list", rpc, "--format=json")
-        told = json.loads(text)
-        assert (code, told["primary"], told["nodes"]) == (0, None, 4)
-        assert told["keys"] == {first: 4, second: 4}
-        assert told["primary_keys"] == {first: 3, second: 1}
+        listed = json.loads(text)
+        assert (code, listed["primary"], listed["nodes"]) == (0, None, 4)
+        assert listed["keys"] == {first: 4, second: 4}
+        assert listed["primary_keys"] == {first: 3, second: 1}
         paused = mixed.running["go-b"]
         paused.signal(signal.SIGSTOP)
         try:
@@ -208,8 +210,11 @@ def test_listing_tells_the_primary_key_and_who_lags_behind(tmp_path: Path) -> No
         finally:
             paused.signal(signal.SIGCONT)
         assert code == 1
-        laggards = json.loads(text)["error"]["laggards"]
-        assert laggards in ({"go-b": "no answer"}, {"go-b": "failed"})  # the wait is long enough
+        missing = json.loads(text)["error"]["laggards"]
+        assert missing in (
+            {"go-b": "no answer"},
+            {"go-b": "failed"},
+        )  # it may be suspected by then
         assert second not in text
         mixed.all_see("alive", *NAMES)
         _, text = run_trioserf("keys", "-list", rpc, "--format=json")

@@ -1,4 +1,4 @@
-"""Members of both kinds in one cluster: each sees, loses and finds the other."""
+"""Mixed clusters: joins, failures, leaves, suspicions and name conflicts of both programs."""
 
 import json
 import os
@@ -28,18 +28,18 @@ pytestmark = pytest.mark.serf
 
 
 def detected_within(n: int, slack: float = 5.0) -> float:
-    """Give the seconds within which everybody knows of a crash, by the formulas of the profile.
+    """Return the seconds until all members detect a crash, by the formulas of the profile.
 
-    The order of probing changes after each round, so one member's probes of another are at most
-    2 (n - 1) - 1 ticks apart, and a probe in vain takes one more. By then everybody left accuses
-    the victim. In a cluster of four these are just those who are wanted: the first accuser and
-    both confirmations, so the suspicion, counted from the first, has its shortest time; nobody
-    has received of the last of them later than a second after it. `slack` is for a busy machine.
+    The probe order changes after each round, so two probes of the same member are at most
+    2 (n - 1) - 1 intervals apart, and a failed probe takes one more. By then every other member
+    suspects the victim. In a cluster of four these are the first suspicion and the two
+    confirmations that give the suspicion its minimum timeout. Gossip of the last one takes less
+    than a second. `slack` is for a busy machine.
     """
-    accused_by_all = (2 * (n - 1) - 1 + 1) * LAN.probe_interval
+    suspected_by_all = (2 * (n - 1) - 1 + 1) * LAN.probe_interval
     shortest = suspicion_timeout(LAN.suspicion_mult, n, LAN.probe_interval)
     assert required_confirmations(LAN.suspicion_mult, n) == n - 2
-    return accused_by_all + shortest + 1.0 + slack
+    return suspected_by_all + shortest + 1.0 + slack
 
 
 DETECTED_WITHIN = detected_within(4)
@@ -47,7 +47,7 @@ DETECTED_WITHIN = detected_within(4)
 
 @pytest.fixture(scope="module")
 def four() -> Iterator[Cluster]:
-    """Two of each kind; each kind was joined by both."""
+    """Two agents of each program; both programs joined through each."""
     with cluster(1) as mixed:
         mixed.start("go-a", "-tag=kind=go")
         mixed.start("py-a", "-tag=kind=py", f"-join={mixed.host('go-a')}")
@@ -63,7 +63,7 @@ def rejoin(mixed: Cluster, name: str) -> None:
     mixed.all_see("alive", name)
 
 
-def test_tags_travel_both_ways(four: Cluster) -> None:
+def test_changed_tags_reach_all_members(four: Cluster) -> None:
     def all_show(name: str, tags: dict[str, str]) -> None:
         def views() -> list[dict[str, str]]:
             return [agent.members()[name]["tags"] for agent in four.running.values()]
@@ -78,14 +78,14 @@ def test_tags_travel_both_ways(four: Cluster) -> None:
 
 
 @pytest.mark.parametrize("victim", ["go-b", "py-b"])
-def test_a_killed_member_is_failed_everywhere_and_comes_back(four: Cluster, victim: str) -> None:
+def test_killed_member_fails_everywhere_and_rejoins(four: Cluster, victim: str) -> None:
     four.end(victim)
     four.all_see("failed", victim, seconds=DETECTED_WITHIN)
     rejoin(four, victim)
 
 
 @pytest.mark.parametrize("leaver", ["go-b", "py-b"])
-def test_a_member_that_leaves_is_seen_as_left(four: Cluster, leaver: str) -> None:
+def test_leaving_member_is_left_everywhere(four: Cluster, leaver: str) -> None:
     four.leave(leaver)
     four.all_see("left", leaver)
     assert all(
@@ -97,7 +97,7 @@ def test_a_member_that_leaves_is_seen_as_left(four: Cluster, leaver: str) -> Non
 
 
 @pytest.mark.parametrize(("victim", "by"), [("go-b", "py-a"), ("py-b", "go-a")])
-def test_a_failed_member_is_forced_to_leave(four: Cluster, victim: str, by: str) -> None:
+def test_force_leave_makes_failed_member_left(four: Cluster, victim: str, by: str) -> None:
     four.end(victim)
     four.all_see("failed", victim, seconds=DETECTED_WITHIN)
     assert four.running[by].ask("force-leave", victim)[0] == 0
@@ -105,7 +105,7 @@ def test_a_failed_member_is_forced_to_leave(four: Cluster, victim: str, by: str)
     rejoin(four, victim)
 
 
-def test_a_forced_leave_can_erase_the_member(four: Cluster) -> None:
+def test_force_leave_with_prune_removes_the_member(four: Cluster) -> None:
     four.end("py-b")
     four.all_see("failed", "py-b", seconds=DETECTED_WITHIN)
     assert four.running["go-a"].ask("force-leave", "-prune", "py-b")[0] == 0
@@ -114,7 +114,7 @@ def test_a_forced_leave_can_erase_the_member(four: Cluster) -> None:
 
 
 @pytest.mark.parametrize("paused", ["go-b", "py-b"])
-def test_a_member_that_pauses_is_suspected_and_refutes(four: Cluster, paused: str) -> None:
+def test_paused_member_is_suspected_and_refutes(four: Cluster, paused: str) -> None:
     types = "member-suspect,member-recovered,member-failed"
     with following(four.running["py-a"], f"--type={types}") as path:
         four.running[paused].signal(signal.SIGSTOP)
@@ -130,7 +130,7 @@ def test_a_member_that_pauses_is_suspected_and_refutes(four: Cluster, paused: st
 
 
 @pytest.mark.parametrize("paused", ["go-b", "py-b"])
-def test_who_slept_for_long_comes_back_and_accuses_nobody(four: Cluster, paused: str) -> None:
+def test_long_paused_member_returns_and_suspects_no_other(four: Cluster, paused: str) -> None:
     others = [name for name in four.running if name != paused]
     types = "member-suspect,member-failed,member-join"
     with following(four.running["py-a"], f"--type={types}") as path:
@@ -145,29 +145,29 @@ def test_who_slept_for_long_comes_back_and_accuses_nobody(four: Cluster, paused:
         agent.signal(signal.SIGCONT)
         four.all_see("alive", paused, *others)
         assert {name for _, name in seen()} == {paused}
-    # Nor did the sleeper bury anybody while it rubbed its eyes.
+    # The paused member has declared no other member dead.
     assert "EventMemberFailed" not in agent.log_text()[before:]
     assert {agent.statuses()[name] for name in others} == {"alive"}
 
 
-def test_a_restart_before_anybody_noticed(four: Cluster) -> None:
+def test_quick_restart_causes_no_failure(four: Cluster) -> None:
     for name in ("go-b", "py-b"):
         four.end(name)
         rejoin(four, name)
     deadline = time.monotonic() + DETECTED_WITHIN
-    while time.monotonic() < deadline:  # it is the time itself that is tested
+    while time.monotonic() < deadline:  # the time itself is tested
         views = [agent.statuses() for agent in four.running.values()]
         assert {view[name] for view in views for name in four.running} == {"alive"}
         time.sleep(1)
 
 
 @pytest.mark.parametrize("name", ["go-b", "py-b"])
-def test_the_name_of_one_who_left_is_free_for_another_address(four: Cluster, name: str) -> None:
+def test_name_of_left_member_can_be_reclaimed_at_another_address(four: Cluster, name: str) -> None:
     host, home = four.host(name), four.running[name].bind
     for bind in (f"{host}:7950", home):
         four.leave(name)
         four.all_see("left", name)
-        # Both programs take their own port for that of others: it must be told here.
+        # Both programs use their own port as the default of others, so the port is given.
         four.start(name, f"-join={four.host('go-a')}:7946", bind=bind)
 
         def seen(bind: str = bind) -> bool:
@@ -177,20 +177,20 @@ def test_the_name_of_one_who_left_is_free_for_another_address(four: Cluster, nam
         until(seen, 70, lambda: str([one.members().get(name) for one in four.running.values()]))
 
 
-def test_nonsense_harms_nobody(four: Cluster) -> None:
+def test_random_bytes_have_no_effect(four: Cluster) -> None:
     target = (four.host("py-a"), 7946)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for size in range(1, 1400, 7):
             sock.sendto(os.urandom(size), target)
-    for lie in (b"\x00" * 100, b"\x06" + b"\xff" * 64, os.urandom(5000), b"\x09\xde\xff\xff"):
+    for data in (b"\x00" * 100, b"\x06" + b"\xff" * 64, os.urandom(5000), b"\x09\xde\xff\xff"):
         with socket.create_connection(target) as stream:
-            stream.sendall(lie)
+            stream.sendall(data)
     assert set(four.running["py-a"].statuses().values()) == {"alive"}
     four.all_see("alive", "py-a")
 
 
-def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
-    """One of each kind, each with a name that the other kind holds."""
+def test_agent_with_a_duplicate_name_ends(four: Cluster) -> None:
+    """One agent of each program, with the name of an agent of the other."""
     assert SERF is not None
     holders = {name: four.host(name) for name in ("go-b", "py-b")}
     join = [f"-join={four.host('py-a')}", f"-join={four.host('go-a')}"]
@@ -198,7 +198,7 @@ def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
     ours = Process(TRIOSERF, "go-b", 32, join)
     try:
         assert ours.wait(30) == 1
-        assert go.wait(30) == 0  # Serf sees no failure in this
+        assert go.wait(30) == 0  # not an error for Serf
         for intruder in (go, ours):
             minority = r"\[WARN\] serf: minority in name conflict resolution, quitting \[0 / \d\]"
             assert re.search(minority, intruder.log_text())
@@ -224,7 +224,7 @@ def test_who_claims_a_name_that_is_taken_gives_up(four: Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def eight() -> Iterator[Cluster]:
-    """Three of the real program and five of ours, with handlers."""
+    """Three agents of Serf and five of trioserf, with handlers."""
     with cluster(101) as mixed:
         for number in range(8):
             name = f"go-{number}" if number < 3 else f"py-{number}"
@@ -235,11 +235,11 @@ def eight() -> Iterator[Cluster]:
         yield mixed
 
 
-@pytest.mark.parametrize("asker", ["go-1", "py-4"])
+@pytest.mark.parametrize("requester", ["go-1", "py-4"])
 @pytest.mark.parametrize("relay", ["0", "3"])
-def test_all_answer_a_query(eight: Cluster, asker: str, relay: str) -> None:
+def test_query_is_answered_by_all_members(eight: Cluster, requester: str, relay: str) -> None:
     def received() -> dict[str, Any]:
-        code, text = eight.running[asker].ask(
+        code, text = eight.running[requester].ask(
             "query", "-format=json", "-timeout=4s", f"-relay-factor={relay}", "who"
         )
         assert code == 0
@@ -248,23 +248,23 @@ def test_all_answer_a_query(eight: Cluster, asker: str, relay: str) -> None:
 
     def all_answer() -> bool:
         answers = received()
-        said = {name: text.strip() for name, text in answers["Responses"].items()}
-        assert said == {name: name for name in said}
+        outputs = {name: text.strip() for name, text in answers["Responses"].items()}
+        assert outputs == {name: name for name in outputs}
         assert len(answers["Acks"]) == len(set(answers["Acks"]))
-        return set(said) == set(answers["Acks"]) == set(eight.running)
+        return set(outputs) == set(answers["Acks"]) == set(eight.running)
 
-    # Gossip may miss a member, and nothing else brings it a query: then ask again.
+    # Gossip may miss a member, and push/pulls bring no queries, so repeat it.
     until(all_answer, 60)
 
 
-def test_a_minute_without_a_flap(eight: Cluster) -> None:
+def test_quiet_minute_has_no_events(eight: Cluster) -> None:
     with (
         following(eight.running["py-5"], "--type=*,member-suspect") as ours,
         following(eight.running["go-2"]) as theirs,
     ):
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            time.sleep(5)  # it is the time itself that is tested
+            time.sleep(5)  # the time itself is tested
             assert records(ours) == []
             assert records(theirs) == []
     for agent in eight.running.values():

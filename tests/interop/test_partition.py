@@ -1,4 +1,4 @@
-"""A partition that lasts until nobody remembers the other side heals by itself."""
+"""A partition that outlasts the memory of failed members heals by itself."""
 
 import json
 import time
@@ -9,13 +9,13 @@ import pytest
 
 from tests.interop.agents import cluster, until
 from tests.interop.helpers import Recorder
-from tests.interop.namespaces import Host, cut, mend, two_hosts_or_skip
+from tests.interop.namespaces import Host, cut, restore, two_hosts_or_skip
 
 pytestmark = pytest.mark.serf
 
 SIDES = ({"go-a", "py-a"}, {"go-b", "py-b"})
 FORGOTTEN_AFTER = 15.0
-"""Seconds after which the profile for one machine gossips no more to the dead (Go: fixed)."""
+"""Seconds after which the profile `local` sends no gossip to dead members (Serf: fixed)."""
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         yield both
 
 
-def test_a_partition_longer_than_every_timeout_heals(
+def test_partition_longer_than_every_timeout_heals(
     hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
     received = Recorder(tmp_path / "received", "user")
@@ -38,7 +38,7 @@ def test_a_partition_longer_than_every_timeout_heals(
             ("go-a", ""),
             ("py-a", "go-a"),
             ("go-b", "py-a"),
-            # The only one that has a seed on the other side and forgets none.
+            # The only agent with a seed on the other side that it never forgets.
             ("py-b", "go-a", received.option),
         ):
             config = tmp_path / f"{name}.json"
@@ -58,29 +58,29 @@ def test_a_partition_longer_than_every_timeout_heals(
         def views() -> dict[str, dict[str, str]]:
             return {name: agent.statuses() for name, agent in mixed.running.items()}
 
-        def apart() -> bool:
-            """Whether nobody holds the other side for alive."""
+        def are_separate() -> bool:
+            """Return whether no agent sees the other side alive."""
             alive = {
                 name: {other for other, status in seen.items() if status == "alive"}
                 for name, seen in views().items()
             }
             return alive == {name: side for side in SIDES for name in side}
 
-        def erased() -> bool:
+        def have_forgotten() -> bool:
             return all(len(seen) == 2 for seen in views().values())
 
-        until(apart, 70, lambda: str(views()))
+        until(are_separate, 70, lambda: str(views()))
         dead = time.monotonic()
         assert mixed.running["go-a"].ask("event", "-coalesce=false", "meanwhile")[0] == 0
-        until(erased, 70, lambda: str(views()))
-        # It is the time itself that counts: then even gossip for the dead has ended.
+        until(have_forgotten, 70, lambda: str(views()))
+        # Wait until gossip to dead members has ended, too.
         until(lambda: time.monotonic() > dead + FORGOTTEN_AFTER, 60)
-        assert apart()
+        assert are_separate()
 
-        mend(*hosts)
+        restore(*hosts)
 
         mixed.all_see("alive", *addresses)
-        # Who was in the cluster before takes in what has happened since.
+        # Agents receive the events that they missed.
         received.wait("user", "meanwhile")
         for agent in mixed.running.values():
             members = agent.members()

@@ -1,4 +1,4 @@
-"""The README's program, as it stands there, beside an agent of the real serf."""
+"""The program in the README runs unchanged with an agent of Serf."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.serf
 
 
 def example() -> str:
-    """Give the program of the section on the library."""
+    """Return the program in the section on the library."""
     text = (ROOT / "README.md").read_text()
     section = text.partition("\n## As a library\n")[2].partition("\n## ")[0]
     [block] = re.findall(r"(?:^(?: {4}.*)?\n)+(?=^\S)", section, re.MULTILINE)
@@ -53,9 +53,7 @@ def statuses(host: Host) -> dict[str, str]:
     return {one["name"]: one["status"] for one in json.loads(done.stdout)["members"]}
 
 
-def test_the_example_joins_prints_events_and_leaves(
-    hosts: tuple[Host, Host], tmp_path: Path
-) -> None:
+def test_example_joins_prints_events_and_leaves(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     program = example()
     assert '"10.0.0.1"' in program
     assert len([line for line in program.splitlines() if line.strip()]) <= 17

@@ -1,4 +1,4 @@
-"""What outlives an agent: snapshots read by the other kind, tags files, those who reconnect."""
+"""Restarts: snapshots and tags files, each read by the other program; reconnects."""
 
 import json
 import os
@@ -19,18 +19,18 @@ from trioserf.serf.snapshot import parse
 pytestmark = pytest.mark.serf
 
 OTHER = {"go-w": "py-w", "py-w": "go-w"}
-SAID = 30.0
-"""Seconds within which an agent says something that it should."""
+LOGGED_WITHIN = 30.0
+"""Seconds until an expected line is in the log."""
 
 
-def says(agent: Process, pattern: str, seconds: float = SAID) -> None:
+def wait_for_log(agent: Process, pattern: str, seconds: float = LOGGED_WITHIN) -> None:
     def what() -> str:
         return f"{pattern} is not in:\n{agent.log_text()}"
 
     until(lambda: bool(re.search(pattern, agent.log_text())), seconds, what)
 
 
-# --- a full disk: begins first and ends last, as its agent tries again after half a minute ---
+# --- a full disk: starts first and ends last, because the agent retries after half a minute ---
 
 
 @contextmanager
@@ -48,24 +48,24 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Path]]:
-    """An agent of ours whose snapshot has found no room."""
+    """An agent of trioserf that cannot write its snapshot."""
     if os.geteuid() != 0:
         pytest.skip("a FULL DISK IS NOT TESTED: only root may mount a small one")
     with small_disk(tmp_path_factory.mktemp("disk") / "small") as disk, cluster(201) as mixed:
         snapshot = disk / "snapshot"
-        # A page of the disk that is full but for a few lines.
+        # A page of the disk with room for a few lines only.
         snapshot.write_bytes(b"#" * (4096 - 100) + b"\n")
         agent = mixed.start("py-full", f"-snapshot={snapshot}")
         until(lambda: b"alive: py-full" in snapshot.read_bytes())
         fill(disk / "filler")
         with RpcSession.connect(agent.rpc) as session:
 
-            def is_told() -> bool:
-                """Say more: the file has a line every half second."""
+            def is_reported() -> bool:
+                """Send another event: the file gets a line every half second."""
                 session.event("more")
                 return "cannot be written" in agent.log_text()
 
-            until(is_told, SAID, agent.log_text)
+            until(is_reported, LOGGED_WITHIN, agent.log_text)
         yield agent, snapshot
 
 
@@ -75,9 +75,11 @@ def fill(file: Path) -> None:
             filler.write(bytes(4096))
 
 
-def test_a_full_disk_stops_nothing(full: tuple[Process, Path]) -> None:
+def test_agent_continues_with_a_full_disk(full: tuple[Process, Path]) -> None:
     agent, snapshot = full
-    says(agent, rf"\[ERR\] agent: snapshot {snapshot}: cannot be written: No space left on device")
+    wait_for_log(
+        agent, rf"\[ERR\] agent: snapshot {snapshot}: cannot be written: No space left on device"
+    )
     assert agent.statuses() == {"py-full": "alive"}
     assert agent.ask("event", "during")[0] == 0
     (snapshot.parent / "filler").unlink()
@@ -88,7 +90,7 @@ def test_a_full_disk_stops_nothing(full: tuple[Process, Path]) -> None:
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[Cluster]:
-    """One of each kind that stays."""
+    """One agent of each program that runs throughout."""
     with cluster(161) as mixed:
         mixed.start("go-a")
         mixed.start("py-a", f"-join={mixed.host('go-a')}", "--set=push_pull_interval=1s")
@@ -96,14 +98,15 @@ def base() -> Iterator[Cluster]:
         yield mixed
 
 
-def make_news(mixed: Cluster, name: str) -> None:
-    """Send an event and a query."""
+def send_event_and_query(mixed: Cluster, name: str) -> None:
     assert mixed.running["go-a"].ask("event", "-coalesce=false", name)[0] == 0
     assert mixed.running["py-a"].ask("query", "-no-ack", "-timeout=200ms", name)[0] == 0
 
 
-def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path) -> None:
-    """Members and all three clocks are in the file: no old event and no old query comes again."""
+def test_each_program_continues_from_the_snapshot_of_the_other(
+    base: Cluster, tmp_path: Path
+) -> None:
+    """The file has members and clocks, so no old event and no old query is delivered again."""
     seed = f"-join={base.host('go-a')}"
     files = {name: tmp_path / f"{name}.snapshot" for name in OTHER}
     received = {name: Recorder(tmp_path / name, "user,query") for name in OTHER}
@@ -111,15 +114,15 @@ def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path
         base.start(name, f"-snapshot={file}", seed, received[name].option)
     base.all_see("alive", *base.running)
     for number in range(3):
-        make_news(base, f"before-{number}")
+        send_event_and_query(base, f"before-{number}")
     for recorder in received.values():
         recorder.wait("user", "before-2")
         recorder.wait("query", "before-2")
     for clock in (b"event-clock: 3\n", b"query-clock: 3\n"):
         until(lambda clock=clock: clock in files["py-w"].read_bytes(), 10)  # type: ignore[misc]
-    base.end("py-w")  # a crash: all is in the file within half a second
+    base.end("py-w")  # a crash: the file is complete within half a second
     leaver = base.running["go-w"]
-    leaver.signal(signal.SIGTERM)  # Go keeps lines back until it ends
+    leaver.signal(signal.SIGTERM)  # Serf buffers lines until it ends
     assert leaver.wait() == 1
     base.end("go-w")
     written = {name: parse(file.read_bytes()) for name, file in files.items()}
@@ -128,13 +131,13 @@ def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path
         assert set(replayed.alive) == {"go-a", "py-a", "go-w", "py-w"}
         assert (replayed.clocks.event, replayed.clocks.query) == (3, 3)
         assert replayed.clocks.member > 0
-    make_news(base, "meanwhile")
+    send_event_and_query(base, "meanwhile")
     again = {name: Recorder(tmp_path / f"{name}-again", "user,query") for name in OTHER}
     for name, other in OTHER.items():
-        # Replay is asked for: but for the clocks in the file, all would come again.
+        # With -replay; without the clocks in the file, all events would be delivered again.
         base.start(name, f"-snapshot={files[other]}", again[name].option, seed, "-replay")
     base.all_see("alive", *base.running)
-    make_news(base, "after")
+    send_event_and_query(base, "after")
     for recorder in again.values():
         recorder.wait("user", "after")
         recorder.wait("query", "after")
@@ -148,8 +151,8 @@ def test_each_kind_goes_on_where_the_other_stopped(base: Cluster, tmp_path: Path
         base.end(name)
 
 
-def test_who_left_comes_back_only_if_told_to(base: Cluster, tmp_path: Path) -> None:
-    """Snapshots that end with a leave, each read by the other kind, with `-rejoin` and without."""
+def test_left_agent_rejoins_only_with_the_option(base: Cluster, tmp_path: Path) -> None:
+    """Snapshots that end with a leave, read by the other program with `-rejoin` and without."""
     files = {name: tmp_path / f"{name}.snapshot" for name in OTHER}
     for name, file in files.items():
         base.start(name, f"-snapshot={file}", f"-join={base.host('py-a')}", "-rejoin")
@@ -163,7 +166,7 @@ def test_who_left_comes_back_only_if_told_to(base: Cluster, tmp_path: Path) -> N
         assert (replayed.left, {"go-a", "py-a"} <= set(replayed.alive)) == (True, True)
         forgotten = parse(file.read_bytes())
         assert (forgotten.left, forgotten.alive) == (True, {})
-    # Go writes a clock once more.
+    # Serf writes a clock after it.
     assert files["py-w"].read_bytes().endswith(b"leave\n")
     base.all_see("left", *OTHER)
     for name, other in OTHER.items():
@@ -179,7 +182,7 @@ def test_who_left_comes_back_only_if_told_to(base: Cluster, tmp_path: Path) -> N
         base.end(name)
 
 
-def test_a_damaged_snapshot_is_put_to_use(base: Cluster, tmp_path: Path) -> None:
+def test_damaged_snapshot_is_used(base: Cluster, tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshot"
     at = base.host("go-a")
     snapshot.write_bytes(
@@ -188,13 +191,13 @@ def test_a_damaged_snapshot_is_put_to_use(base: Cluster, tmp_path: Path) -> None
     )
     agent = base.start("py-d", f"-snapshot={snapshot}")
     base.all_see("alive", "py-d")
-    for fault in (
+    for error in (
         "line 2: unknown line 'what is this'",
         "line 3: a hole of NULs",
         "line 4: expected a 64-bit number after event-clock: 'x'",
         "line 5: cut short: 'query-clo'",
     ):
-        assert f"[WARN] agent: snapshot {snapshot}: {fault}\n" in agent.log_text()
+        assert f"[WARN] agent: snapshot {snapshot}: {error}\n" in agent.log_text()
     until(lambda: {"go-a", "py-a", "py-d"} <= set(parse(snapshot.read_bytes()).alive), 10)
     assert parse(snapshot.read_bytes()).errors == ()
     base.end("py-d")
@@ -203,8 +206,8 @@ def test_a_damaged_snapshot_is_put_to_use(base: Cluster, tmp_path: Path) -> None
 # --- failed members ---
 
 
-def test_the_failed_are_found_again_with_their_tags(tmp_path: Path) -> None:
-    """Two pairs: each kind reconnects to the other, which has kept its tags in a file."""
+def test_failed_members_are_reconnected_with_their_tags(tmp_path: Path) -> None:
+    """Two pairs: each program reconnects to the other, which has its tags in a file."""
     options = tmp_path / "often.json"
     options.write_text(json.dumps({"reconnect_interval": "1s"}))
     files = {name: tmp_path / f"{name}.tags" for name in ("go-v", "py-v")}
@@ -224,16 +227,16 @@ def test_the_failed_are_found_again_with_their_tags(tmp_path: Path) -> None:
         for pair, finder, victim in pairs:
             pair.all_see("failed", victim)
             file = files["py-v" if victim == "go-v" else "go-v"]
-            pair.start(victim, f"-tags-file={file}")  # whom to join, it does not know
+            pair.start(victim, f"-tags-file={file}")  # without a seed
             pair.all_see("alive", finder, victim)
             assert pair.running[finder].members()[victim]["tags"] == tags
         with RpcSession.connect(left.running["py-a"].rpc) as session:
             assert session.info()["serf"]["flaps"] == "1"
 
 
-def test_a_disk_with_room_again_is_written_to(full: tuple[Process, Path]) -> None:
+def test_snapshot_is_written_again_when_the_disk_has_room(full: tuple[Process, Path]) -> None:
     agent, snapshot = full
-    says(agent, rf"\[INFO\] agent: snapshot {snapshot}: written again", 60)
+    wait_for_log(agent, rf"\[INFO\] agent: snapshot {snapshot}: written again", 60)
     replayed = parse(snapshot.read_bytes())
     assert replayed.errors == ()
     assert set(replayed.alive) == {"py-full"}

@@ -1,7 +1,7 @@
-"""Serf's RPC, request by request: our agent answers what the real one answers, byte kind by kind.
+"""Serf's RPC, request by request: replies equal those of Serf's agent in shape and encoding.
 
-The same bytes go to an agent of each program, in clusters that are alike. First the recorded
-requests of Serf's command line, then everything that a client may do wrong.
+The same bytes go to an agent of each program, in equal clusters: first the recorded requests of
+Serf's command line, then invalid requests.
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from tests.control.helpers import RECORDED, messages, turns
 from tests.interop.agents import TRIOSERF, agent, net, until
-from tests.interop.rpc_bytes import SHAKE, Raw, encodings, header, pack, shape
+from tests.interop.rpc_bytes import HANDSHAKE, Raw, encodings, header, pack, shape
 
 pytestmark = pytest.mark.serf
 KEY = "s3cret"
@@ -24,7 +24,7 @@ Messages = list[tuple[Any, bytes]]
 
 
 class Agents(NamedTuple):
-    """An agent with a friend, one that asks for a key; and their addresses."""
+    """The addresses of an agent in a cluster of two, and of one that requires a key."""
 
     net: str
     open: str
@@ -44,11 +44,13 @@ def running(stack: ExitStack, number: int, config: Path, *program: str) -> Agent
 
 
 def alive(address: str) -> int:
-    """How many members an agent sees alive; 0 as long as it is not up."""
+    """Return how many members an agent sees alive; 0 until it has started."""
     body = {"Name": "", "Status": "alive", "Tags": {}}
     try:
         with Raw(address) as raw:
-            raw.send(SHAKE + pack(header("auth"), {"AuthKey": KEY if ".23:" in address else ""}))
+            raw.send(
+                HANDSHAKE + pack(header("auth"), {"AuthKey": KEY if ".23:" in address else ""})
+            )
             raw.send(pack(header("members-filtered"), body))
             raw.end_input()
             last, _ = raw.rest()[-1]
@@ -66,7 +68,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Agents, Age
         yield theirs, ours
 
 
-def of_both(
+def ask_both(
     pair: tuple[Agents, Agents], ask: Callable[[Agents], Messages]
 ) -> tuple[Messages, Messages]:
     with ThreadPoolExecutor() as pool:
@@ -75,16 +77,16 @@ def of_both(
 
 
 def exchanged(exchange: list[dict[str, str]]) -> list[tuple[bytes, list[Any]]]:
-    """Pairs of what the client said and the messages that the agent said to it."""
-    return [(said, messages(received)) for said, received in turns(exchange)]
+    """Return pairs: the bytes that the client sent, and the messages of the agent."""
+    return [(sent, messages(replies)) for sent, replies in turns(exchange)]
 
 
 def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:
-    """Say what was recorded, at our addresses; wait for as many messages, or a query's end."""
+    """Send recorded requests with own addresses; wait for as many messages, or a query's end."""
     found: Messages = []
     with Raw(agents.open) as raw:
-        for said, expected in exchanged(exchange):
-            raw.send(at_home(said, agents.net))
+        for sent, expected in exchanged(exchange):
+            raw.send(with_own_addresses(sent, agents.net))
             streams = any(isinstance(one.get("Type"), str) for one in expected)
             count = 0
             while count < len(expected) or (streams and found[-1][0].get("Type") != "done"):
@@ -97,17 +99,17 @@ def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:
     return found
 
 
-def at_home(data: bytes, here: str) -> bytes:
+def with_own_addresses(data: bytes, here: str) -> bytes:
     """Replace the addresses of the recording by those of this test."""
     for number in ("22", "99"):
         data = data.replace(pack(f"127.0.0.{number}"), pack(f"{here}.{number}"))
     return data
 
 
-def kinds(found: Messages) -> list[Any]:
-    """The shapes of messages; acks and answers of a query once each, as their number varies.
+def shapes_of(found: Messages) -> list[Any]:
+    """Return the shapes of messages; acks and responses once each, because their number varies.
 
-    A busy Go agent tells some of nobody, too, when a query's time is over.
+    A busy agent of Serf also sends some without a sender when a query's time is over.
     """
     shapes: list[Any] = []
     for message, _ in found:
@@ -122,15 +124,15 @@ def kinds(found: Messages) -> list[Any]:
     return shapes
 
 
-def assert_spelled_alike(theirs: Messages, ours: Messages) -> None:
-    """Each kind of value that both have is spelled with the same first byte."""
-    told, said = spelled(theirs), spelled(ours)
-    both = told.keys() & said.keys()
-    assert {kind: said[kind] for kind in both} == {kind: told[kind] for kind in both}
-    assert {len(firsts) for firsts in said.values()} <= {1}
+def assert_encoded_equally(theirs: Messages, ours: Messages) -> None:
+    """Assert that each kind of value that both have is encoded with the same first byte."""
+    expected, found = encodings_by_kind(theirs), encodings_by_kind(ours)
+    both = expected.keys() & found.keys()
+    assert {kind: found[kind] for kind in both} == {kind: expected[kind] for kind in both}
+    assert {len(firsts) for firsts in found.values()} <= {1}
 
 
-def spelled(found: Messages) -> dict[str, set[str]]:
+def encodings_by_kind(found: Messages) -> dict[str, set[str]]:
     firsts: dict[str, set[str]] = {}
     for _, data in found:
         for kind, first in encodings(data):
@@ -145,13 +147,13 @@ REPLAYED = [one for one in RECORDED if one["title"] != "leave"]
 def test_recorded_requests_get_the_same_replies(
     recorded: dict[str, Any], pair: tuple[Agents, Agents]
 ) -> None:
-    theirs, ours = of_both(pair, lambda agents: replay(agents, recorded["exchange"]))
+    theirs, ours = ask_both(pair, lambda agents: replay(agents, recorded["exchange"]))
     recording = [m for _, expected in exchanged(recorded["exchange"]) for m in expected]
-    assert sorted(map(str, kinds(ours))) == sorted(map(str, kinds(theirs)))
-    assert sorted(map(str, kinds(ours))) == sorted(
-        map(str, kinds([(one, b"") for one in recording]))
+    assert sorted(map(str, shapes_of(ours))) == sorted(map(str, shapes_of(theirs)))
+    assert sorted(map(str, shapes_of(ours))) == sorted(
+        map(str, shapes_of([(one, b"") for one in recording]))
     )
-    told, said, written = (
+    from_serf, from_ours, recorded_errors = (
         [(one["Seq"], at(one["Error"])) for one in found if "Error" in one]
         for found, at in (
             ([m for m, _ in theirs], lambda text: text.replace(pair[0].net, "127.0.0")),
@@ -160,43 +162,43 @@ def test_recorded_requests_get_the_same_replies(
         )
     )
     if "query" not in recorded["title"] and recorded["title"] != "reachability":
-        assert said == told == written
+        assert from_ours == from_serf == recorded_errors
     else:
-        assert set(said) == set(told) == set(written)
-    assert_spelled_alike(theirs, ours)
+        assert set(from_ours) == set(from_serf) == set(recorded_errors)
+    assert_encoded_equally(theirs, ours)
 
 
-# --- what a client may do wrong ---
+# --- invalid requests ---
 
 END = [header("members", 9)]
-"""A last request: whether it is answered tells whether the connection was still open."""
+"""A last request: a reply to it proves that the connection was still open."""
 BIG, HUGE = b"y" * 600, b"y" * 300_000
 
 
 def with_end(command: str, *bodies: Any) -> dict[str, list[Any]]:
-    """The same command with each of these bodies, by what they are."""
+    """Return requests of one command with each of these bodies, by name."""
     return {f"{command} {str(body)[:40]}": [header(command), body, *END] for body in bodies}
 
 
 def fields(command: str, **wrong: tuple[Any, ...]) -> dict[str, list[Any]]:
-    """A command with one field of its body at a time set to something odd."""
+    """Return requests of one command, each with one invalid field in its body."""
     return with_end(command, *({name: one} for name, many in wrong.items() for one in many))
 
 
-def shaken(cases: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {name: [SHAKE, *said] for name, said in cases.items()}
+def with_handshake(cases: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {name: [HANDSHAKE, *requests] for name, requests in cases.items()}
 
 
-NOBODY_SHOOK_HANDS: dict[str, list[Any]] = {
+HANDSHAKES: dict[str, list[Any]] = {
     **{f"{name} without handshake": [header(name), *END] for name in
        ("members", "event", "auth", "stop", "nonsense", "leave", "")},
     **{f"version {one!r}": [header("handshake", 3), {"Version": one}, *END] for one in
        (0, 2, -1, 2**31 - 1, 2**31, None, "1", 1.0, True)},
     "no version": [header("handshake"), {}, *END],
     "handshake of nil": [header("handshake"), None, *END],
-    "auth before handshake": [header("auth"), {"AuthKey": KEY}, SHAKE],
+    "auth before handshake": [header("auth"), {"AuthKey": KEY}, HANDSHAKE],
     "silence": [],
-    "nothing but zeros": [bytes(10)],
+    "zeros only": [bytes(10)],
 }  # fmt: skip
 
 ORDER: dict[str, list[Any]] = {
@@ -206,11 +208,11 @@ ORDER: dict[str, list[Any]] = {
     "empty command": [header(""), *END],
     "command in capitals": [header("MEMBERS"), *END],
     "two at once": [header("members", 1), header("members", 2)],
-    "slow ones keep their order": [
+    "slow requests keep their order": [
         header("join", 1), {"Existing": ["NET.99"]}, header("stop", 2), {"Stop": 1},
-        header("force-leave", 3), {"Node": "nobody"}, header("respond", 4), {"ID": 99}, *END,
+        header("force-leave", 3), {"Node": "no-such-node"}, header("respond", 4), {"ID": 99}, *END,
     ],
-    "auth where none is asked for": [header("auth"), {"AuthKey": "x"}, *END],
+    "auth without a configured key": [header("auth"), {"AuthKey": "x"}, *END],
     "auth without a key": [header("auth"), {"AuthKey": ""}, header("auth"), None, *END],
     **{f"seq {one}": [header("stop", one), {"Stop": 1}] for one in
        (0, 1, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63, 2**64 - 1)},
@@ -220,16 +222,16 @@ ORDER: dict[str, list[Any]] = {
     "no command": [{"Seq": 1}, *END],
     "neither": [{}, *END],
     "small letters": [{"command": "members", "seq": 1}, *END],
-    "a body too many": [header("members"), {}, *END],
+    "a body where none is due": [header("members"), {}, *END],
     "command nil": [header(None), *END],
     "command 5": [header(5), *END],
     "a header of nil": [None, *END],
     "a header of 5": [5, *END],
     "a header of text": ["members", *END],
-    "fields that nobody knows": [{**header("stop"), "More": [1, {"a": 2}]}, {"a": {}}, *END],
+    "unknown fields": [{**header("stop"), "More": [1, {"a": 2}]}, {"a": {}}, *END],
     "keys that are numbers": [{1: 2, **header("members")}, *END],
     "an extension": [b"\xd4\x01\x00", *END],
-    "what is no msgpack": [b"\xc1", *END],
+    "invalid msgpack": [b"\xc1", *END],
     "half a header": [b"\x82\xa7Comm"],
     "half a body": [header("event"), b"\x82\xa4Na"],
     "no body": [header("event")],
@@ -242,7 +244,7 @@ BODIES: dict[str, list[Any]] = {
                {"Name": "", "Payload": b"y"}, {"Name": "x", "Coalesce": 1}),
     **fields("event", Name=(5, ["x"], {"a": "b"}, True, 1.5), Payload=(5, {"a": "b"}, True, "y"),
              Coalesce=(2, "true", [], 1.5, 0)),
-    **with_end("members-filtered", None, {"Name": "nobody"}, {"Tags": {"nosuch": ""}},
+    **with_end("members-filtered", None, {"Name": "no-such-node"}, {"Tags": {"nosuch": ""}},
                {"Tags": {"role": "w.*"}}, {"Name": "a|vec"}),
     **fields("members-filtered", Name=("([",), Status=("([",),
              Tags=({"role": "(["}, {"a": 5}, ["a"], "x")),
@@ -256,9 +258,9 @@ BODIES: dict[str, list[Any]] = {
     **fields("join", Existing=([], None, ["NET.99"], ["NET.98:1", "NET.99"], ["x/NET.99:12"],
                                ["[::1]:1", "::1"], "NET.99", [1])),
     **with_end("join", None, {"Existing": [], "Replay": 1}, {"Replay": "x"}),
-    **with_end("force-leave", None, {"Node": "nobody"}, {"Node": "nobody", "Prune": True}),
+    **with_end("force-leave", None, {"Node": "no-such"}, {"Node": "no-such", "Prune": True}),
     **with_end("respond", None, {"ID": 99, "Payload": b"x"}, {"ID": -1}),
-    **with_end("get-coordinate", None, {"Node": "nobody"}, {"Node": "vec-a"}),
+    **with_end("get-coordinate", None, {"Node": "no-such-node"}, {"Node": "vec-a"}),
     **with_end("use-key", None, {"Key": "x"}, {"Key": "AAAA"}, {"Key": ""}, {"Key": 5}),
     **with_end("tags", None, {"DeleteTags": ["nosuch"]}, {"Tags": {"x": "y" * 600}},
                {"Tags": {"x": 5}}, {"DeleteTags": "dc"},
@@ -277,7 +279,7 @@ STREAMS: dict[str, list[Any]] = {
         header("stream", 5), {"Type": "user:x"}, header("stream", 5), {"Type": "user:y"},
         header("stop", 6), {"Stop": 5}, header("stream", 5), {"Type": "user:z"},
     ],
-    "the filter is looked at before the seq": [
+    "the filter is checked before the seq": [
         header("stream", 5), {"Type": "user:x"}, header("stream", 5), {"Type": "nonsense"},
     ],
     "a stream is stopped by its own seq": [
@@ -294,61 +296,64 @@ LOCKED: dict[str, list[Any]] = {
     **{f"{name} needs a key": [header(name)] for name in
        ("members", "leave", "stats", "list-keys", "join", "query", "stream", "monitor", "tags",
         "respond", "force-leave", "get-coordinate", "install-key", "members-filtered", "x", "")},
-    "refused, then let in": [header("members"), header("auth", 8), {"AuthKey": KEY}, *END],
+    "rejected, then authenticated": [header("members"), header("auth", 8), {"AuthKey": KEY}, *END],
     "a second handshake needs none": [
         header("handshake"), {"Version": 1}, header("auth", 8), {"AuthKey": KEY}, *END,
     ],
 }  # fmt: skip
 
-WRONG = {
-    **{name: (False, said) for name, said in NOBODY_SHOOK_HANDS.items()},
-    **{name: (False, said) for name, said in shaken({**ORDER, **BODIES, **STREAMS}).items()},
-    **{f"{name} (locked)": (True, said) for name, said in shaken(LOCKED).items()},
+INVALID = {
+    **{name: (False, requests) for name, requests in HANDSHAKES.items()},
+    **{
+        name: (False, requests)
+        for name, requests in with_handshake({**ORDER, **BODIES, **STREAMS}).items()
+    },
+    **{f"{name} (locked)": (True, requests) for name, requests in with_handshake(LOCKED).items()},
 }
 
 
-def received(agents: Agents, said: list[Any], *, locked: bool = False) -> Messages:
-    """Everything that an agent says to this, until it closes; our input ends at once."""
-    data = pack(*(placed(one, agents.net) for one in said))
+def replies_to(agents: Agents, requests: list[Any], *, locked: bool = False) -> Messages:
+    """Send requests, end the input, and return everything until the agent closes."""
+    data = pack(*(with_own_net(one, agents.net) for one in requests))
     with Raw(agents.locked if locked else agents.open) as raw:
         try:
             raw.send(data)
             raw.end_input()
         except OSError:
-            assert len(data) > 10_000  # closed in the middle of something long
+            assert len(data) > 10_000  # closed during a long request
         return raw.rest()
 
 
-def placed(value: Any, here: str) -> Any:
+def with_own_net(value: Any, here: str) -> Any:
     """Put the test's own addresses into a request."""
     if isinstance(value, str):
         return value.replace("NET", here)
     if isinstance(value, list):
-        return [placed(one, here) for one in value]
+        return [with_own_net(one, here) for one in value]
     if isinstance(value, dict):
-        return {name: placed(one, here) for name, one in value.items()}
+        return {name: with_own_net(one, here) for name, one in value.items()}
     return value
 
 
-def told(found: Messages, here: str) -> list[Any]:
-    """Replies by what must be equal: errors and seqs as they are, bodies by their shape."""
+def comparable(found: Messages, here: str) -> list[Any]:
+    """Return what must be equal: errors and seqs as they are, bodies by shape."""
     return [
         (one["Seq"], one["Error"].replace(here, "NET")) if "Error" in one else shape(one)
         for one, _ in found
     ]
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_both_take_it_alike(name: str, pair: tuple[Agents, Agents]) -> None:
-    locked, said = WRONG[name]
-    theirs, ours = of_both(pair, lambda agents: received(agents, said, locked=locked))
-    assert told(ours, pair[1].net) == told(theirs, pair[0].net)
-    assert_spelled_alike(theirs, ours)
+@pytest.mark.parametrize("name", INVALID)
+def test_replies_to_invalid_requests_equal_serf(name: str, pair: tuple[Agents, Agents]) -> None:
+    locked, requests = INVALID[name]
+    theirs, ours = ask_both(pair, lambda agents: replies_to(agents, requests, locked=locked))
+    assert comparable(ours, pair[1].net) == comparable(theirs, pair[0].net)
+    assert_encoded_equally(theirs, ours)
 
 
 MEMBERS = "members"
 DIFFERENT: dict[str, tuple[bool, list[Any], list[Any], list[Any]]] = {
-    "the body of a request that needs a key is no request": (
+    "the body of a request without a key is skipped": (
         True,
         [header("event"), {"Name": "x"}, header("stop", 8), {"Stop": 1}],
         [(7, "Authentication required")] * 2 + [(8, "Authentication required")] * 2,
@@ -364,16 +369,16 @@ DIFFERENT: dict[str, tuple[bool, list[Any], list[Any], list[Any]]] = {
     "bytes are not lists": (
         False, [header("event"), {"Name": "x", "Payload": [1, 2]}], [(7, "")], [],
     ),
-    "a message has an end": (
+    "messages are limited": (
         False, [header("x" * 5_000_000)], [(7, "Unsupported command")], [],
     ),
-    "who doubts whom is an event": (
+    "suspicions are events": (
         False,
         [header("stream"), {"Type": "member-suspect"}],
         [(7, "Invalid event filter")],
         [(7, "")],
     ),
-    "what is wrong with an address is told in other words": (
+    "errors of addresses have other texts": (
         False,
         [header("join"), {"Existing": ["NET.99:x"]}],
         [(7, "1 error occurred:\n\t* Failed to resolve NET.99:x: strconv.ParseUint: parsing"
@@ -385,22 +390,26 @@ DIFFERENT: dict[str, tuple[bool, list[Any], list[Any], list[Any]]] = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_what_differs_on_purpose(name: str, pair: tuple[Agents, Agents]) -> None:
-    locked, said, theirs_say, ours_say = DIFFERENT[name]
-    theirs, ours = of_both(pair, lambda agents: received(agents, [SHAKE, *said], locked=locked))
-    for found, here, wanted in ((theirs, pair[0].net, theirs_say), (ours, pair[1].net, ours_say)):
-        said_first, *rest = (
+def test_intended_differences(name: str, pair: tuple[Agents, Agents]) -> None:
+    locked, requests, from_theirs, from_ours = DIFFERENT[name]
+    sent = [HANDSHAKE, *requests]
+    theirs, ours = ask_both(pair, lambda agents: replies_to(agents, sent, locked=locked))
+    for found, here, expected in (
+        (theirs, pair[0].net, from_theirs),
+        (ours, pair[1].net, from_ours),
+    ):
+        first, *rest = (
             MEMBERS if isinstance(one, list) and one[0][0] == "Members" else one
-            for one in told(found, here)
+            for one in comparable(found, here)
         )
-        assert said_first == (0, "")
-        assert rest == wanted
+        assert first == (0, "")
+        assert rest == expected
 
 
 LEAVE = next(one for one in RECORDED if one["title"] == "leave")
 
 
-def test_leave_is_answered_and_then_the_agent_is_gone(
+def test_leave_is_answered_before_the_agent_ends(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     def ask(number: int, *program: str) -> Messages:
@@ -408,18 +417,18 @@ def test_leave_is_answered_and_then_the_agent_is_gone(
         with agent(f"{here}.24", "vec-l", program=program) as address:
             until(lambda: alive(address) == 1)
             with Raw(address) as raw:
-                for said, _ in exchanged(LEAVE["exchange"]):
-                    raw.send(said)
+                for sent, _ in exchanged(LEAVE["exchange"]):
+                    raw.send(sent)
                 return raw.rest()
 
     theirs, ours = ask(5), ask(6, *TRIOSERF)
     recording = [m for _, expected in exchanged(LEAVE["exchange"]) for m in expected]
-    assert told(ours, "NET") == told(theirs, "NET")
+    assert comparable(ours, "NET") == comparable(theirs, "NET")
     assert [m for m, _ in ours] == recording
     assert [data for _, data in ours] == [data for _, data in theirs]
 
 
-def test_the_monitor_comes_once_and_begins_with_what_was(pair: tuple[Agents, Agents]) -> None:
+def test_only_one_monitor_starts_with_earlier_lines(pair: tuple[Agents, Agents]) -> None:
     def ask(agents: Agents) -> Messages:
         twice = [
             header("monitor", 6),
@@ -428,7 +437,7 @@ def test_the_monitor_comes_once_and_begins_with_what_was(pair: tuple[Agents, Age
             {"LogLevel": "x"},
         ]
         with Raw(agents.open) as raw:
-            raw.send(SHAKE + pack(header("monitor", 5), {"LogLevel": "info"}))
+            raw.send(HANDSHAKE + pack(header("monitor", 5), {"LogLevel": "info"}))
             found: Messages = []
             while len(found) < 5:
                 message = raw.message()
@@ -441,14 +450,14 @@ def test_the_monitor_comes_once_and_begins_with_what_was(pair: tuple[Agents, Age
                 found.append(message)
             return found
 
-    theirs, ours = of_both(pair, ask)
+    theirs, ours = ask_both(pair, ask)
 
     def without_lines(found: Messages) -> list[Any]:
-        return [one for one in told(found, "NET") if isinstance(one, tuple) and one[0] != 5]
+        return [one for one in comparable(found, "NET") if isinstance(one, tuple) and one[0] != 5]
 
     assert without_lines(ours) == without_lines(theirs) == [
         (0, ""), (6, "Monitor already exists"), (7, "Unknown log level: X"), (8, ""), (6, ""),
     ]  # fmt: skip
     for found in (theirs, ours):
-        assert told(found[1:4], "NET") == [(5, ""), (5, ""), [("Log", "str")]]
-    assert_spelled_alike(theirs, ours)
+        assert comparable(found[1:4], "NET") == [(5, ""), (5, ""), [("Log", "str")]]
+    assert_encoded_equally(theirs, ours)

@@ -1,4 +1,4 @@
-"""What surrounds membership, across both programs: keys, snapshots, handlers, reload, events."""
+"""Services around membership in mixed clusters: keys, reload, large events, signals."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
 OTHER = "l4ZkaypGLT8AsB0LBldthw=="
 
 
-def test_an_encrypted_cluster_of_both_kinds_changes_its_key() -> None:
+def test_encrypted_mixed_cluster_changes_its_key() -> None:
     with cluster(51) as mixed:
         mixed.start("go-a", f"-encrypt={KEY}")
         mixed.start("py-a", f"-encrypt={KEY}", f"-join={mixed.host('go-a')}")
@@ -22,9 +22,9 @@ def test_an_encrypted_cluster_of_both_kinds_changes_its_key() -> None:
         mixed.start("py-b", f"-encrypt={KEY}", f"-join={mixed.host('go-b')}")
         names = tuple(mixed.running)
         mixed.all_see("alive", *names)
-        stranger = mixed.start("py-plain")
-        assert stranger.ask("join", mixed.host("go-a"))[0] == 1
-        assert stranger.ask("join", mixed.host("py-a"))[0] == 1
+        plain = mixed.start("py-plain")
+        assert plain.ask("join", mixed.host("go-a"))[0] == 1
+        assert plain.ask("join", mixed.host("py-a"))[0] == 1
         wrong = mixed.start("py-wrong", f"-encrypt={OTHER}")
         assert wrong.ask("join", mixed.host("py-a"))[0] == 1
         for name in ("py-plain", "py-wrong"):
@@ -61,8 +61,8 @@ def test_handlers_and_level_are_reloaded(tmp_path: Path) -> None:
         until(lambda: "the configuration stays as it was" in agent.log_text(), 10)
 
 
-def test_events_that_fit_no_packet_reach_both_kinds(tmp_path: Path) -> None:
-    """Ours go to everybody by streams. Go's own come to us by push/pull, and on from there."""
+def test_events_larger_than_a_packet_reach_all_members(tmp_path: Path) -> None:
+    """trioserf sends them on streams. Serf's arrive by push/pull and are then sent on."""
     limits = tmp_path / "limits.json"
     limits.write_text(json.dumps({"user_event_size_limit": 9216}))
     names = ("go-a", "go-b", "py-a", "py-b")
@@ -76,7 +76,7 @@ def test_events_that_fit_no_packet_reach_both_kinds(tmp_path: Path) -> None:
         mixed.all_see("alive", *names)
         counts = []
         for sender, size in (("py-a", 9000), ("go-a", 8000), ("py-b", 7000)):
-            counts.append(str(size + 1))  # and the newline that ends what a handler reads
+            counts.append(str(size + 1))  # with the newline at the end of a handler's input
             arguments = ("event", "-coalesce=false", "big", "x" * size)
             assert mixed.running[sender].ask(*arguments)[0] == 0
             for name in names:
@@ -92,12 +92,12 @@ def test_events_that_fit_no_packet_reach_both_kinds(tmp_path: Path) -> None:
         assert all("event_queue = 0" in text for text in queues)
 
 
-def test_sigterm_ends_without_a_leave() -> None:
+def test_sigterm_leaves_only_if_configured() -> None:
     with cluster(91) as mixed:
         agent = mixed.start("py-a")
         agent.signal(signal.SIGTERM)
         assert agent.wait() == 1
-        polite = mixed.start("py-b", "--set=leave_on_terminate=true")
-        polite.signal(signal.SIGTERM)
-        assert polite.wait() == 0
-        assert "Gracefully shutting down agent" in polite.log_text()
+        graceful = mixed.start("py-b", "--set=leave_on_terminate=true")
+        graceful.signal(signal.SIGTERM)
+        assert graceful.wait() == 0
+        assert "Gracefully shutting down agent" in graceful.log_text()

@@ -18,7 +18,7 @@ HOST, PORT, SECRET = sys.argv[1], int(sys.argv[2]), sys.argv[4]
 
 
 OPEN: list[AsyncIterator[Any]] = []
-"""Streams that were begun: the library cannot leave one whose records wait unread."""
+"""Open streams: the library cannot end one with unread records."""
 
 
 async def first(records: AsyncIterator[Any]) -> Any:
@@ -26,9 +26,9 @@ async def first(records: AsyncIterator[Any]) -> Any:
     return await anext(records)
 
 
-async def answered() -> list[Any]:
-    """Ask and answer: both ends are ours."""
-    watcher, asker = await serfio.connect(HOST, PORT), await serfio.connect(HOST, PORT)
+async def query_and_respond() -> list[Any]:
+    """Send a query, and respond to it from a second connection."""
+    watcher, requester = await serfio.connect(HOST, PORT), await serfio.connect(HOST, PORT)
 
     async def answer() -> Any:
         query = await first(watcher.stream("query:ask"))
@@ -38,7 +38,9 @@ async def answered() -> list[Any]:
     async def ask() -> list[Any]:
         return [
             one
-            async for one in asker.query("ask", b"what?", timeout=900_000_000, request_ack=False)
+            async for one in requester.query(
+                "ask", b"what?", timeout=900_000_000, request_ack=False
+            )
         ]
 
     answering = asyncio.create_task(answer())
@@ -47,12 +49,12 @@ async def answered() -> list[Any]:
     return [await answering, replies]
 
 
-async def streamed() -> list[Any]:
+async def receive_events() -> list[Any]:
     watcher, sender = await serfio.connect(HOST, PORT), await serfio.connect(HOST, PORT)
     stop = asyncio.Event()
 
     async def send() -> None:
-        # The library does not tell when a stream has begun.
+        # The library does not report the start of a stream.
         while not stop.is_set():
             await sender.event("a", "ü")
             await asyncio.sleep(0.1)
@@ -82,22 +84,22 @@ async def main() -> dict[str, Any]:
         query = client.query("load", b"x", timeout=900_000_000)
         received["query"] = [one async for one in query]
     received["log"] = sorted(await first((await serfio.connect(HOST, PORT)).monitor("INFO")))
-    received["answer"] = await answered()
-    received["stream"] = await streamed()
+    received["answer"] = await query_and_respond()
+    received["stream"] = await receive_events()
     async with serfio.Serf(SECRET, PORT, "s3cret") as client:
         received["right key"] = await client.members()
     try:
         await serfio.connect(SECRET, PORT, "wrong")
     except (SerfError, TypeError) as error:
-        # The library trips over its own message here.
+        # The library fails at its own error message.
         received["wrong key"] = str(error)
     return received
 
 
-async def tell() -> None:
+async def print_result() -> None:
     json.dump(await main(), sys.stdout, default=repr)
     sys.stdout.flush()
     os._exit(0)
 
 
-asyncio.run(tell())
+asyncio.run(print_result())

@@ -1,4 +1,4 @@
-"""Poison in a cluster of both kinds: what the real program believes must not cut us off."""
+"""Extreme messages that Serf accepts do not separate trioserf's agents from the cluster."""
 
 import socket
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ JUMPS = [("go-a", 2**63), ("py-a", 2**63 + 2**40), ("go-a", 2**64 - 5000), ("py-
 
 
 @pytest.mark.parametrize(("to", "ltime"), JUMPS)
-def test_everybody_hears_everybody_after_a_jump_of_the_clock(
+def test_events_reach_all_members_after_a_jump_of_the_clock(
     three: Cluster, to: str, ltime: int
 ) -> None:
     with ExitStack() as stack:
@@ -46,30 +46,30 @@ def test_everybody_hears_everybody_after_a_jump_of_the_clock(
         }
         attempts = iter(range(100))
 
-        def all_have_heard() -> bool:
-            """Say it again, for a stream that has not quite begun misses the first."""
+        def all_have_received() -> bool:
+            """Send it again: a stream that has not started misses the first one."""
             number = next(attempts)
-            poison = UserEvent(ltime + number, "poison", b"%d" % number)
-            send(three, to, encode(UserMessage(serf_codec.encode(poison))))
-            return all("poison" in names(path) for path in received.values())
+            jump = UserEvent(ltime + number, "jump", b"%d" % number)
+            send(three, to, encode(UserMessage(serf_codec.encode(jump))))
+            return all("jump" in names(path) for path in received.values())
 
-        # The real program does not hear who has not received of the jump yet, so let all hear of it.
-        until(all_have_heard)
+        # Serf drops events of members that have not followed the jump, so send it to all.
+        until(all_have_received)
         for round_ in range(3):
             for name, agent in three.running.items():
-                code, said = agent.ask("event", "-coalesce=false", f"{round_}-{name}-{to}-{ltime}")
-                assert code == 0, said
-        wanted = {f"{r}-{name}-{to}-{ltime}" for r in range(3) for name in three.running}
+                code, text = agent.ask("event", "-coalesce=false", f"{round_}-{name}-{to}-{ltime}")
+                assert code == 0, text
+        expected = {f"{r}-{name}-{to}-{ltime}" for r in range(3) for name in three.running}
 
         def missing() -> dict[str, set[str]]:
-            got = {name: names(path) for name, path in received.items()}
-            return {name: wanted - there for name, there in got.items() if wanted - there}
+            found = {name: names(path) for name, path in received.items()}
+            return {name: expected - got for name, got in found.items() if expected - got}
 
         until(lambda: not missing(), what=lambda: str(missing()))
 
 
-def odd(name: str, **fields: object) -> bytes:
-    """Spell a member that cannot be."""
+def invalid_member(name: str, **fields: object) -> bytes:
+    """Encode an Alive message with invalid fields."""
     good = {
         "Addr": bytes((127, 9, 9, 9)), "Incarnation": 1, "Meta": None, "Node": name,
         "Port": 7946, "Vsn": bytes(OUR_VERSIONS),
@@ -77,25 +77,25 @@ def odd(name: str, **fields: object) -> bytes:
     return b"\x04" + pack(dict(sorted((good | fields).items())))
 
 
-def test_members_that_only_the_real_program_believes_in_do_not_end_exchanges(
+def test_members_that_only_serf_accepts_do_not_break_push_pulls(
     three: Cluster,
 ) -> None:
     for data in (
-        odd("no-address", Addr=b"abc"),
-        odd("x" * 1100),
-        odd("much-to-say", Meta=bytes(513)),
+        invalid_member("no-address", Addr=b"abc"),
+        invalid_member("x" * 1100),
+        invalid_member("long-meta", Meta=bytes(513)),
     ):
         send(three, "go-a", data)
-    invented: Message = Alive(1, "invented", bytes((127, 9, 9, 9)), 7946)
-    send(three, "go-a", encode(invented))
+    valid: Message = Alive(1, "valid", bytes((127, 9, 9, 9)), 7946)
+    send(three, "go-a", encode(valid))
     until(
         lambda: "no-address" in three.running["go-a"].members(),
         what=three.running["go-a"].log_text,
     )
     until(lambda: len(three.running["go-a"].members()) >= 6)
-    # A join is an exchange of states; its answer holds all of them.
-    code, said = three.running["py-b"].ask("join", three.host("go-a"))
-    assert code == 0, said
-    until(lambda: "invented" in three.running["py-b"].members())
+    # The push/pull of a join returns all members.
+    code, text = three.running["py-b"].ask("join", three.host("go-a"))
+    assert code == 0, text
+    until(lambda: "valid" in three.running["py-b"].members())
     assert "no-address" not in three.running["py-b"].members()
     assert "push/pull" not in three.running["py-b"].log_text()
