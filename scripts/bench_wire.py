@@ -1,7 +1,6 @@
-"""What one agent does under load on the gossip wire, measured from outside; used by `bench`.
+"""Measurements of one agent under load on the gossip port; used by `bench`.
 
-Every number is taken the same way from either program: packets and streams of the test's own, the
-agent's RPC for what it knows then.
+Both programs are measured in the same way, with packets, streams and RPC.
 """
 
 import contextlib
@@ -30,13 +29,13 @@ PROGRAMS = {
     "trioserf": [sys.executable, "-m", "trioserf"],
 }
 WINDOW = 64
-"""Pings on their way at once."""
+"""Pings in flight."""
 NAME = "measured"
 
 
 @contextlib.contextmanager
 def one_agent(program: Sequence[str], host: str, *options: str) -> Iterator[int]:
-    """Run a single agent on an address; gives its process id."""
+    """Run a single agent on an address; yield its process id."""
     command = [*program, "agent", f"-bind={host}:7946", f"-rpc-addr={host}:7373"]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(
@@ -50,16 +49,16 @@ def one_agent(program: Sequence[str], host: str, *options: str) -> Iterator[int]
 
 
 def wait_until(holds, seconds: float = 90.0, pause: float = 0.01) -> None:
-    """Wait for something, or give the measuring up."""
+    """Wait until a condition holds; end the program if it does not in time."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
-            raise SystemExit("what was waited for did not come in time")
+            raise SystemExit("the agent was not ready in time")
         time.sleep(pause)
 
 
 def known(host: str) -> int:
-    """Give the number of members that the agent knows; 0 if it does not answer."""
+    """Return the number of members that the agent knows; 0 if it does not answer."""
     try:
         with RpcSession.connect(f"{host}:7373", None) as session:
             return int(session.info()["serf"]["members"])
@@ -68,7 +67,7 @@ def known(host: str) -> int:
 
 
 def resident(pid: int) -> float:
-    """Give the resident memory of a process in kB."""
+    """Return the resident memory of a process in kB."""
     text = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+)", text)
     assert found is not None
@@ -76,7 +75,7 @@ def resident(pid: int) -> float:
 
 
 def pings_per_second(host: str, seconds: float = 5.0) -> float:
-    """Count the pings that are answered, `WINDOW` of them on their way at any time."""
+    """Return the rate of answered pings, with `WINDOW` of them in flight."""
     ping = encode(Ping(7, NAME))
     to = (host, 7946)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -98,12 +97,12 @@ def pings_per_second(host: str, seconds: float = 5.0) -> float:
         return answered / (now - began)
 
 
-def invented(count: int) -> bytes:
-    """Make a push/pull that tells of so many members that are not there."""
+def fake_push_pull(count: int) -> bytes:
+    """Encode a push/pull with members without a process."""
     meta = encode_tags({"role": "web"})
     nodes = tuple(
         NodeState(
-            f"invented-{number:05}",
+            f"fake-{number:05}",
             bytes((127, 2, number >> 8, number & 255)),
             7946,
             meta,
@@ -120,8 +119,8 @@ def invented(count: int) -> bytes:
     )
 
 
-def take_in(host: str, message: bytes, count: int) -> float:
-    """Hand a push/pull in; gives the seconds until the agent knows all that it told of."""
+def send_push_pull(host: str, message: bytes, count: int) -> float:
+    """Send a push/pull; return the seconds until the agent knows its members."""
     began = time.monotonic()
     with socket.create_connection((host, 7946)) as stream:
         stream.sendall(message)

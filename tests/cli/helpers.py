@@ -20,7 +20,7 @@ from trioserf.cli.output import Output
 
 GOLDEN = Path(__file__).parent / "golden"
 CLOSED = "127.17.0.250:7373"
-"""No agent listens there."""
+"""An address without an agent."""
 REPLAY_ADDRESS = "127.17.0.200"
 NET = "127.17.NET"
 """Placeholder for the first three numbers of the agents' addresses, as long as they are."""

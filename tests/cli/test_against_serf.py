@@ -1,4 +1,4 @@
-"""`serf` and `trioserf` against the same agents of the real serf."""
+"""`serf` and `trioserf` with the same agents of Serf."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_query_with_first_ends_with_first_response(cluster: AgentAddresses) -> N
 def lines_of(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
     assert process.stdout is not None
     with KillTimer(process):
-        # Not `yield from`, which would close the pipe with the generator, and end its writer.
+        # `yield from` would close the pipe with the generator, and so end the process.
         while line := process.stdout.readline():
             yield line
 
@@ -190,7 +190,7 @@ def test_follower_ends_when_reader_closes(
     ("words", "expected"),
     [
         (["monitor"], (b"remote side has exited or crashed.\n", b"")),
-        # Its standard output has nothing but JSON.
+        # Its standard output has only JSON.
         (["stream"], (b"", b"The stream ended: the agent has exited, or crashed\n")),
     ],
 )

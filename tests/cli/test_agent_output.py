@@ -1,4 +1,4 @@
-"""What both programs say to the same command lines of an agent, and how they end."""
+"""Outputs and exit codes of agents of both programs with equal command lines."""
 
 import json
 import os
@@ -19,10 +19,10 @@ HOST = f"{net(7)}.1"
 PROGRAMS = [
     pytest.param(
         (str(SERF),),
-        id="go",
+        id="serf",
         marks=pytest.mark.serf,
     ),
-    pytest.param(TRIOSERF, id="ours"),
+    pytest.param(TRIOSERF, id="trioserf"),
 ]
 either = pytest.mark.parametrize("program", PROGRAMS)
 
@@ -39,7 +39,7 @@ class Agent:
     def log_text(self) -> str:
         return os.pread(self._log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
-    def says(self, text: str) -> None:
+    def wait_for(self, text: str) -> None:
         until(lambda: text in self.log_text())
 
     def lines(self, first: str = "") -> list[str]:
@@ -58,7 +58,7 @@ class Agent:
 def started(program: Sequence[str], directory: Path, *options: str) -> Iterator[Agent]:
     agent = Agent(program, options, directory)
     try:
-        agent.says("Log data will now stream in")
+        agent.wait_for("Log data will now stream in")
         yield agent
     finally:
         agent.end()
@@ -67,7 +67,7 @@ def started(program: Sequence[str], directory: Path, *options: str) -> Iterator[
 def signalled(
     number: signal.Signals, program: Sequence[str], directory: Path, *options: str
 ) -> tuple[int, str]:
-    """Start an agent and send it a signal; gives its exit code, and what it said.
+    """Start an agent and send it a signal; return its exit code and output.
 
     Serf reports that it runs before it handles signals: an agent that one killed starts again.
     """
@@ -135,7 +135,7 @@ def test_warnings_come_first(
 
 
 @either
-def test_the_banner_tells_bind_and_advertise_apart(program: Sequence[str], tmp_path: Path) -> None:
+def test_banner_shows_bound_and_advertised_address(program: Sequence[str], tmp_path: Path) -> None:
     with started(program, tmp_path, "-advertise=10.1.1.1") as agent:
         lines = agent.lines("Node name")
     assert [re.sub(" +", " ", line).strip() for line in lines[:4]] == [
@@ -147,7 +147,7 @@ def test_the_banner_tells_bind_and_advertise_apart(program: Sequence[str], tmp_p
 
 
 @either
-def test_an_interface_gives_the_address(program: Sequence[str], tmp_path: Path) -> None:
+def test_interface_selects_the_address(program: Sequence[str], tmp_path: Path) -> None:
     with started(program, tmp_path, "-bind=0.0.0.0:17946", "-iface=lo") as agent:
         said = agent.lines()
         assert said[0] == "==> Using interface 'lo' address '127.0.0.1'"
@@ -155,9 +155,7 @@ def test_an_interface_gives_the_address(program: Sequence[str], tmp_path: Path) 
 
 
 @either
-def test_files_and_directories_count_in_their_order(
-    program: Sequence[str], tmp_path: Path
-) -> None:
+def test_later_files_override_earlier_ones(program: Sequence[str], tmp_path: Path) -> None:
     folder = tmp_path / "conf.d"
     folder.mkdir()
     (folder / "inner.json").mkdir()
@@ -176,7 +174,7 @@ def test_files_and_directories_count_in_their_order(
 
 
 @either
-def test_what_is_zero_says_nothing(program: Sequence[str], tmp_path: Path) -> None:
+def test_zero_values_do_not_override(program: Sequence[str], tmp_path: Path) -> None:
     first = {"node_name": "there", "tags": {"a": "b"}, "retry_interval": "7s", "profile": "local",
              "leave_on_terminate": True}  # fmt: skip
     zero = {"node_name": "", "tags": {}, "retry_interval": "0s", "profile": "", "protocol": 0,
@@ -201,7 +199,7 @@ def test_what_is_zero_says_nothing(program: Sequence[str], tmp_path: Path) -> No
         (signal.SIGTERM, {"leave_on_terminate": True}, 0),
     ],
 )
-def test_signals_and_their_codes(
+def test_signals_end_with_the_exit_codes_of_serf(
     program: Sequence[str], number: signal.Signals, values: object, code: int, tmp_path: Path
 ) -> None:
     (tmp_path / "f.json").write_text(json.dumps(values))
@@ -213,7 +211,7 @@ def test_signals_and_their_codes(
 
 
 @either
-def test_a_second_signal_ends_a_leave(program: Sequence[str], tmp_path: Path) -> None:
+def test_second_signal_ends_a_leave(program: Sequence[str], tmp_path: Path) -> None:
     second = f"{net(7)}.2"
     other = subprocess.Popen(
         [*TRIOSERF, "agent", f"-bind={second}", f"-rpc-addr={second}:7373", "-node=there"],
@@ -221,9 +219,9 @@ def test_a_second_signal_ends_a_leave(program: Sequence[str], tmp_path: Path) ->
     )  # fmt: skip
     try:
         with started(program, tmp_path, f"-retry-join={second}", "-retry-interval=1s") as agent:
-            agent.says("EventMemberJoin: there")
+            agent.wait_for("EventMemberJoin: there")
             agent.process.send_signal(signal.SIGINT)
-            agent.says("==> Gracefully shutting down agent...")
+            agent.wait_for("==> Gracefully shutting down agent...")
             agent.process.send_signal(signal.SIGINT)
             assert agent.process.wait(30) == 1
     finally:
@@ -232,7 +230,7 @@ def test_a_second_signal_ends_a_leave(program: Sequence[str], tmp_path: Path) ->
 
 
 @either
-def test_a_reload_takes_level_handlers_and_tags(program: Sequence[str], tmp_path: Path) -> None:
+def test_reload_applies_level_handlers_and_tags(program: Sequence[str], tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     path.write_text(json.dumps({"tags": {"a": "1", "b": "2"}}))
     with started(program, tmp_path, "-config-file=f.json") as agent:
@@ -241,16 +239,16 @@ def test_a_reload_takes_level_handlers_and_tags(program: Sequence[str], tmp_path
                         "log_level": "debug", "node_name": "other"})
         )  # fmt: skip
         agent.process.send_signal(signal.SIGHUP)
-        agent.says("==> Caught signal: hangup\n==> Reloading configuration...\n")
+        agent.wait_for("==> Caught signal: hangup\n==> Reloading configuration...\n")
         until(lambda: tags_of(program) == {"a": "3"})
         until((tmp_path / "ran").exists)
         path.write_text("{")
         agent.process.send_signal(signal.SIGHUP)
-        agent.says("==> Failed to reload configs")
+        agent.wait_for("==> Failed to reload configs")
         assert tags_of(program) == {"a": "3"}
 
 
-def test_a_reload_never_destroys_the_tags_file(tmp_path: Path) -> None:
+def test_reload_keeps_the_tags_file(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     path.write_text(json.dumps({"tags_file": "tags.json"}))
     with started(TRIOSERF, tmp_path, "-config-file=f.json") as agent:
@@ -259,16 +257,16 @@ def test_a_reload_never_destroys_the_tags_file(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "tags.json").read_text()) == {"a": "1"}
         path.write_text(json.dumps({"tags_file": "tags.json", "log_level": "debug"}))
         agent.process.send_signal(signal.SIGHUP)
-        agent.says("Configuration reloaded")
+        agent.wait_for("Configuration reloaded")
         assert json.loads((tmp_path / "tags.json").read_text()) == {"a": "1"}
         assert tags_of(TRIOSERF) == {"a": "1"}
         path.write_text(json.dumps({"tags_file": "tags.json", "tags": {"b": "2"}}))
         agent.process.send_signal(signal.SIGHUP)
-        agent.says("==> Failed to reload configs")
+        agent.wait_for("==> Failed to reload configs")
         assert tags_of(TRIOSERF) == {"a": "1"}
 
 
-def test_metrics_are_written_on_a_signal(tmp_path: Path) -> None:
+def test_metrics_are_written_on_sigusr1(tmp_path: Path) -> None:
     at = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d0 [+-]\d{4} \w+\]"
     updated = r"LastUpdated: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4} \w+"
     lines = (

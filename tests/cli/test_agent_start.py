@@ -1,4 +1,4 @@
-"""Agents that cannot start: one clear line and exit code 1."""
+"""Starts that fail: one clear line and exit code 1."""
 
 import signal
 import socket
@@ -52,7 +52,7 @@ def test_invalid_option_is_reported_in_one_line(option: str, text: str) -> None:
     assert output.splitlines()[-1 if "join" not in option else -2].startswith(("==>", "\t*"))
 
 
-def test_names_are_validated_on_demand() -> None:
+def test_name_is_validated_if_configured() -> None:
     code, output = start("--node=not_valid", "--validate-node-names")
     assert code == 1
     assert "node_name: 'not_valid' is not valid, expected letters, digits, dashes" in output
@@ -74,7 +74,7 @@ KEYRINGS = {
 
 @pytest.mark.serf
 @pytest.mark.parametrize("case", KEYRINGS)
-def test_keyring_files_are_refused_in_serfs_words(tmp_path: Path, case: str) -> None:
+def test_invalid_keyring_files_have_the_errors_of_serf(tmp_path: Path, case: str) -> None:
     path = tmp_path / "keys"
     content = KEYRINGS[case]
     if content is not None:
@@ -90,13 +90,13 @@ def test_keyring_files_are_refused_in_serfs_words(tmp_path: Path, case: str) -> 
     line, ours = theirs.stdout.decode().splitlines()[-1], output.splitlines()[-1]
     exactly = line.removeprefix("==> Failed to setup the Serf agent: ")
     assert exactly != line
-    words = exactly.partition(": ")[0]  # what follows may be Go's library's
+    words = exactly.partition(": ")[0]  # the rest may be a text of Go's library
     assert ours.startswith(f"==> Failed to setup the Serf agent: {words}")
     assert "AAAA" not in output
     assert KEY not in output
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         code, output = start(f"--bind={HOST}:{port}")
@@ -112,7 +112,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         (["--set=syslog_facility=LOCAL8"], "invalid syslog facility: LOCAL8"),
     ],
 )
-def test_a_syslog_that_is_not_there(options: list[str], text: str) -> None:
+def test_missing_syslog_is_reported(options: list[str], text: str) -> None:
     code, output = start("--syslog", *options)
     assert (code, "==> Syslog setup failed: " in output, text in output) == (1, True, True)
 
@@ -125,7 +125,7 @@ def test_a_syslog_that_is_not_there(options: list[str], text: str) -> None:
         ("discover=demo", "dns", "mdns"),
     ],
 )
-def test_a_package_that_is_missing_is_named(setting: str, module: str, extra: str) -> None:
+def test_missing_package_is_named(setting: str, module: str, extra: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; import trioserf.cli.main as program"
     code += "; program.main()"
     done = subprocess.run(
@@ -142,7 +142,7 @@ def test_a_package_that_is_missing_is_named(setting: str, module: str, extra: st
     assert "Traceback" not in done.stderr
 
 
-def test_discovery_on_an_interface_that_is_not_there() -> None:
+def test_missing_interface_of_discovery_is_reported() -> None:
     code, output = start("--discover=demo", "--mdns-iface=nosuch0")
     assert code == 1
     assert "Error starting mDNS listener: no such network interface: 'nosuch0'" in output
@@ -194,7 +194,7 @@ def test_failed_join_names_every_address(tmp_path: Path) -> None:
 def run_and_end(
     *options: str, number: int = signal.SIGTERM, hang_up: bool = False
 ) -> tuple[int, str, str]:
-    """Start an agent, end it when it runs; gives its exit code, banner and log."""
+    """Start an agent, and end it when it runs; return exit code, banner and log."""
     with subprocess.Popen(
         [*TRIOSERF, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", "--node=n", *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
@@ -215,14 +215,14 @@ def run_and_end(
             process.kill()
 
 
-def test_the_banner_shows_where_it_listens_and_what_it_advertises() -> None:
+def test_banner_shows_addresses_of_all_listeners() -> None:
     _, banner, log = run_and_end("--advertise=8.8.4.4:7946")
     assert f"\n                      Bind addr: '{HOST}:" in banner
     assert "\n    Advertise addr: '8.8.4.4:7946'\n" in banner
     assert "[WARN] serf: advertising the public address 8.8.4.4:7946" in log
 
 
-def test_who_ends_without_a_leave_says_so() -> None:
+def test_end_without_a_leave_is_logged() -> None:
     code, _, log = run_and_end()
     assert code == 1
     assert "[WARN] serf: Shutdown without a Leave" in log

@@ -1,4 +1,4 @@
-"""Completion in shells, over the environment variables with which shells ask for it."""
+"""Completion, through the environment variables that shells set."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ HERE = f"{net(7)}.81"
 
 
 def complete(*words: str, current: int | None = None, **env: str) -> list[str]:
-    """Return what bash is offered for the last word, or for word `current`."""
+    """Return the completions for bash of the last word, or of word `current`."""
     place = len(words) if current is None else current
     done = subprocess.run(
         [*TRIOSERF],
@@ -123,7 +123,7 @@ def test_names_come_from_the_agent(
     assert complete(*words, SERF_RPC_ADDR=address) == offered
 
 
-def test_agent_is_the_one_that_the_command_line_names(address: str) -> None:
+def test_names_are_those_of_the_agent_in_the_command_line(address: str) -> None:
     host, _, port = address.partition(":")
     line = ("rtt", "-rpc-addr", "=", host, ":", port, "")
     assert complete(*line) == ["complete-me"]

@@ -1,4 +1,4 @@
-"""`serf` and `trioserf` drive our agent with the results that `serf` gets from its own."""
+"""`serf` and `trioserf` get the results from our agent that `serf` gets from its own."""
 
 import json
 import re
@@ -30,7 +30,7 @@ PROGRAMS = pytest.mark.parametrize("program", [REAL, TRIOSERF], ids=["serf", "tr
 
 
 class Both(NamedTuple):
-    """Two clusters that differ in the kind of their agents; the second agent of each is Serf's."""
+    """Two clusters: Serf's agents, and trioserf's; the second agent of each is Serf's."""
 
     theirs: AgentAddresses
     ours: AgentAddresses

@@ -32,7 +32,7 @@ def test_result_equals_the_recorded_one(recorded: dict[str, Any]) -> None:
 
 
 def asks_json(words: list[str]) -> bool:
-    """Return whether errors are in JSON, in which Serf has none."""
+    """Return whether errors are in JSON; those of Serf never are."""
     return "json" in words or "-format=json" in words
 
 

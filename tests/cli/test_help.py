@@ -66,17 +66,17 @@ def test_help_option_is_found_anywhere(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "like"), [("help", "--help"), ("help members", "members --help")]
 )
-def test_help_is_a_command_too(line: str, like: str) -> None:
+def test_help_is_also_a_command(line: str, like: str) -> None:
     assert run_command(line.split()) == run_command(like.split())
 
 
-def test_unknown_command_is_answered_with_the_most_similar_one() -> None:
+def test_most_similar_command_is_suggested() -> None:
     printed = run_command(["membrs"])
     assert printed.code == 127
     assert printed.err.startswith("no such command: membrs (did you mean members?)\n")
 
 
-def test_unknown_option_is_answered_with_the_most_similar_one() -> None:
+def test_most_similar_option_is_suggested() -> None:
     printed = run_command(["members", "-detail"])
     assert printed.code == 1
     assert printed.err == "flag provided but not defined: -detail (did you mean -detailed?)\n"
@@ -146,7 +146,7 @@ def test_empty_and_zero_options_set_no_key_except_explicit_choices() -> None:
     }
 
 
-def test_settings_are_json_or_text_and_lead_into_objects() -> None:
+def test_settings_are_json_or_text_and_may_be_nested() -> None:
     overrides: dict[str, object] = {"mdns": {"interface": "lo"}}
     apply_settings(overrides, ["mdns.disable_ipv4=true", "profile=wan", "handler_limit=3"])
     assert overrides == {

@@ -24,7 +24,7 @@ from trioserf.control.client.connect import Action
 from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryDone, QueryRecord
 from trioserf.control.errors import ControlError
 
-Failing = Callable[[str, Action], str | None]
+FailureOf = Callable[[str, Action], str | None]
 """Returns why a member does not run an operation: its error message, or "" for silence."""
 
 
@@ -38,7 +38,7 @@ class Cluster:
     """A cluster; each member has a keyring, whose first key is the primary key."""
 
     keyrings: dict[str, list[str]]
-    failing: Failing = nothing_fails
+    failure_of: FailureOf = nothing_fails
     silent: set[str] = attrs.Factory(set)
     failed: set[str] = attrs.Factory(set)
     reports_primary: bool = True
@@ -50,7 +50,7 @@ class Cluster:
         keys: Counter[str] = Counter()
         primary: Counter[str] = Counter()
         for name, keyring in list(self.keyrings.items()):
-            why = "" if name in self.silent else self.failing(name, action)
+            why = "" if name in self.silent else self.failure_of(name, action)
             if why is None:
                 why = change(keyring, action, key)
             if why == "":
@@ -84,7 +84,7 @@ class Cluster:
 
     def query(self, name: str) -> Generator[QueryRecord, None, None]:
         assert name == "_serf_ping"
-        silent = {one for one in self.keyrings if self.failing(one, "list") == ""} | self.silent
+        silent = {one for one in self.keyrings if self.failure_of(one, "list") == ""} | self.silent
         heard = [one for one in self.keyrings if one not in silent]
         yield from map(QueryAck, heard)
         yield QueryDone(len(heard), 0)
@@ -143,10 +143,13 @@ def test_rotation_does_not_begin_while_a_member_is_silent() -> None:
 def test_rotation_stops_at_a_rejected_step_and_can_be_completed(
     action: Action,
 ) -> None:
-    def failing(name: str, asked: Action) -> str | None:
+    def failure_of(name: str, asked: Action) -> str | None:
         return "disk full" if (name, asked) == ("b", action) else None
 
-    cluster, buffer = Cluster({"a": ["old"], "b": ["old"], "c": ["old"]}, failing), OutputBuffer()
+    cluster, buffer = (
+        Cluster({"a": ["old"], "b": ["old"], "c": ["old"]}, failure_of),
+        OutputBuffer(),
+    )
     with pytest.raises(
         CommandError, match=r"1/3 nodes reported failure\nThe rotation stopped"
     ) as caught:
@@ -159,7 +162,7 @@ def test_rotation_stops_at_a_rejected_step_and_can_be_completed(
     shown = buffer.text + json.dumps(caught.value.record)
     assert "secret" not in shown
     assert '"old"' not in shown
-    cluster.failing = nothing_fails
+    cluster.failure_of = nothing_fails
     rotate(OutputBuffer().out, cluster, "newest")
     assert set(map(tuple, cluster.keyrings.values())) == {("newest",)}
 
@@ -168,14 +171,14 @@ def test_rotation_stops_at_a_rejected_step_and_can_be_completed(
 def test_rotation_stops_when_a_member_fails_meanwhile(action: Action) -> None:
     cluster = Cluster({"a": ["old"], "b": ["old"], "c": ["old"]}, failed={"failed before"})
 
-    def failing(name: str, asked: Action) -> str | None:
+    def failure_of(name: str, asked: Action) -> str | None:
         if (name, asked) == ("a", action) and "c" in cluster.keyrings:
             cluster.failed.add("c")
             failed_keyrings.append(cluster.keyrings.pop("c"))
         return None
 
     failed_keyrings: list[list[str]] = []
-    cluster.failing = failing
+    cluster.failure_of = failure_of
     buffer = OutputBuffer()
     with pytest.raises(CommandError, match="failed since the rotation began: c\n") as caught:
         rotate(buffer.out, cluster, "new")
@@ -183,7 +186,7 @@ def test_rotation_stops_when_a_member_fails_meanwhile(action: Action) -> None:
     assert "lagging:  c  failed\n" in buffer.text
     (keyring,) = failed_keyrings
     assert all(one[0] in keyring and keyring[0] in one for one in cluster.keyrings.values())
-    cluster.failing = nothing_fails
+    cluster.failure_of = nothing_fails
     cluster.failed.discard("c")
     cluster.keyrings["c"] = keyring
     rotate(OutputBuffer().out, cluster, "newest")
@@ -194,13 +197,13 @@ def test_member_that_joined_without_the_new_key_can_decrypt_again() -> None:
     """It joined after all members had the new key, and before they used it."""
     cluster = Cluster({"a": ["old"], "b": ["old"]}, strict=False)
 
-    def failing(name: str, asked: Action) -> str | None:
+    def failure_of(name: str, asked: Action) -> str | None:
         if (name, asked) == ("a", "use"):
             cluster.keyrings.setdefault("late", ["old"])
         in_use = cluster.keyrings["a"][0]
         return None if in_use in cluster.keyrings[name] else ""
 
-    cluster.failing = failing
+    cluster.failure_of = failure_of
     buffer = OutputBuffer()
     with pytest.raises(CommandError, match="nodes reported") as caught:
         rotate(buffer.out, cluster, "new")
@@ -215,10 +218,10 @@ def test_member_that_joined_without_the_new_key_can_decrypt_again() -> None:
 def test_step_is_retried_after_a_lost_response() -> None:
     losses = iter(["", None, "", None])
 
-    def failing(name: str, action: Action) -> str | None:
+    def failure_of(name: str, action: Action) -> str | None:
         return next(losses, None) if name == "b" and action != "list" else None
 
-    cluster, buffer = Cluster({"a": ["x"], "b": ["x"]}, failing), OutputBuffer()
+    cluster, buffer = Cluster({"a": ["x"], "b": ["x"]}, failure_of), OutputBuffer()
     rotate(buffer.out, cluster, "new")
     assert buffer.text.count("Trying again (2 of 3)...") == 2
 
@@ -242,14 +245,14 @@ def test_next_rotation_completes_one_that_stopped_anywhere(data: st.DataObject) 
     names = data.draw(st.sampled_from([["a"], ["a", "b"], ["a", "b", "c"]]))
     failures = st.sampled_from([None, None, None, None, "", "refused"])
     cluster = Cluster({name: ["old"] for name in names})
-    cluster.failing = lambda _name, _action: data.draw(failures)
+    cluster.failure_of = lambda _name, _action: data.draw(failures)
     for number in range(3):
         buffer, key = OutputBuffer(), f"key{number}"
         with suppress(CommandError):
             rotate(buffer.out, cluster, key)
         assert buffer.text.endswith(f"{key}\n") or key not in buffer.text
         cluster.check_decryption()
-    cluster.failing = nothing_fails
+    cluster.failure_of = nothing_fails
     rotate(OutputBuffer().out, cluster, "last")
     assert set(map(tuple, cluster.keyrings.values())) == {("last",)}
 

@@ -60,7 +60,7 @@ def test_error_that_cannot_be_written_leaves_the_exit_code(env: Mapping[str, str
         ("nosuch <&- >&- 2>&-", 127),
     ],
 )
-def test_closed_streams_are_opened_to_nowhere(line: str, code: int) -> None:
+def test_closed_streams_are_opened_to_dev_null(line: str, code: int) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" -m trioserf {line}', sys.executable],
         capture_output=True, timeout=30, check=False, cwd=ROOT,
@@ -75,7 +75,7 @@ def test_closed_streams_are_opened_to_nowhere(line: str, code: int) -> None:
 def test_agent_continues_without_standard_streams(streams: str, env: Mapping[str, str]) -> None:
     host = f"{net(7)}.71"
     rpc = f"-rpc-addr={host}:7373"
-    # Warnings at the start must not end it either.
+    # Warnings at the start must not end the agent.
     words = f"agent -bind={host}:0 {rpc} -node=mute -role=x -rejoin"
     agent = subprocess.Popen(
         ["/bin/sh", "-c", f'exec "$0" -m trioserf {words} {streams}', sys.executable],

@@ -1,4 +1,4 @@
-"""Costs of starting: what commands and the agent import, rather than how long that takes."""
+"""Costs of starting: the imports of commands and of the agent."""
 
 import json
 import os
