@@ -1,7 +1,7 @@
 """The text of the project: words that are not used, old names, citations, and the map.
 
 `python tests/test_text.py [ROOM ...]` prints all findings, each as `file:line: word: advice`, and
-their number in each room, whether the room is in `ROOMS` or not.
+their number in each room: a room's package, README and tests; `documents` are the other texts.
 """
 
 import ast
@@ -20,12 +20,6 @@ import pytest
 
 ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = ROOT / "trioserf"
-
-ROOMS: Final = (
-    *("agent", "control", "documents", "fuzz", "ground", "net", "node", "serf", "swim"),
-    *("interop", "sim", "tests", "wire"),
-)
-"""Rooms without findings: a room's package, README and tests; `documents` are the other texts."""
 
 # --- the rules ---
 
@@ -441,7 +435,7 @@ def old_names_in(path: Path) -> Iterator[Finding]:
                 yield Finding(name, part.line, part.text, f"now {old_names[part.text]}")
         elif part.kind == "prose":
             for match in re.finditer(r"`(?:\w+\.)*(\w+)(?:\(\))?`", part.text):
-                if match[1] in old_names:
+                if match[1] in old_names and not _is_allowed(name, match[0]):
                     line = part.line + part.text.count("\n", 0, match.start())
                     yield Finding(name, line, match[0], f"now {old_names[match[1]]}")
 
@@ -538,16 +532,10 @@ def map_places() -> Iterator[tuple[int, str, str]]:
                     yield number, path, code
 
 
-def map_findings(rooms: tuple[str, ...] | None = None) -> Iterator[Finding]:
-    """Find places of the map that do not exist.
-
-    Args:
-        rooms: only places in these rooms; None for all.
-    """
+def map_findings() -> Iterator[Finding]:
+    """Find places of the map that do not exist."""
     for line, path, name in map_places():
         file = _place(path)
-        if rooms is not None and room_of(file) not in rooms:
-            continue
         if not file.is_file():
             yield Finding("trioserf/README.md", line, path, "does not exist")
         elif name and name not in definitions(file):
@@ -555,6 +543,8 @@ def map_findings(rooms: tuple[str, ...] | None = None) -> Iterator[Finding]:
 
 
 # --- tests ---
+
+ROOMS: Final = tuple(sorted({room_of(path) for path in files()}))
 
 
 def findings_of(room: str) -> list[Finding]:
@@ -595,7 +585,7 @@ def test_citations_name_existing_headings(room: str) -> None:
 
 
 def test_places_of_map_exist() -> None:
-    findings = list(map_findings(ROOMS))
+    findings = list(map_findings())
     if findings:
         pytest.fail(_show(findings), pytrace=False)
 
@@ -613,9 +603,9 @@ def test_links_of_documents_exist() -> None:
     missing = [
         f"{path.relative_to(ROOT)}: {link}"
         for path in files()
-        if path.suffix == ".md" and room_of(path) in ROOMS
+        if path.suffix == ".md"
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
-        if not (path.parent / link).exists() and room_of(path.parent / link) in ROOMS
+        if not (path.parent / link).exists()
     ]
     assert missing == []
 
@@ -673,7 +663,7 @@ def test_words_are_found(where: str, text: str, is_found: bool) -> None:
 def main(rooms: list[str]) -> int:
     """Print all findings of rooms (all rooms if none is given); return the exit code."""
     per_room: Counter[str] = Counter()
-    for room in rooms or sorted({room_of(path) for path in files()}):
+    for room in rooms or ROOMS:
         findings = findings_of(room)
         per_room[room] = len(findings)
         if findings:
@@ -681,8 +671,7 @@ def main(rooms: list[str]) -> int:
     in_map = list(map_findings())
     sys.stdout.write(_show(in_map) + "\n\n" if in_map else "\n")
     for room, number in sorted(per_room.items()):
-        state = "" if room in ROOMS else " (not in ROOMS)"
-        sys.stdout.write(f"{number:6} {room}{state}\n")
+        sys.stdout.write(f"{number:6} {room}\n")
     sys.stdout.write(f"{len(in_map):6} places of the map\n")
     return 1 if in_map or any(per_room.values()) else 0
 
