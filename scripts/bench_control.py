@@ -2,8 +2,8 @@
 """Measure the control port of both programs side by side: one agent each, driven over Serf's RPC.
 
 Requests per second over one connection, one at a time and in windows of 64, with 1 member and with
-1,000; and how long `members` takes as a whole process. The client reads replies by their length
-and looks at none, so that it costs as little as it can. `measure` gives the numbers to others.
+1,000; and the time of `members` as a whole process. The client reads replies by their length
+without decoding them, so that it costs little.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 
 import own_python  # noqa: F401 - first
 import msgpack
-from bench_wire import PROGRAMS, invented, one_agent, take_in
+from bench_wire import PROGRAMS, fake_push_pull, one_agent, send_push_pull
 
 WINDOW = 64
 QUIET = "-log-level=err"
@@ -26,7 +26,7 @@ EVENT = {"Command": "event", "Seq": 1}, {"Coalesce": False, "Name": "x", "Payloa
 
 
 def connected(host):
-    """Connect and greet; gives a socket."""
+    """Connect and send the handshake; return the socket."""
     connection = socket.create_connection((host, 7373), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(packed({"Command": "handshake", "Seq": 0}, {"Version": 1}))
@@ -39,7 +39,7 @@ def packed(*messages):
 
 
 def rate(host, request, messages, window, seconds):
-    """Count requests per second of one connection, `window` of them under way at a time."""
+    """Count requests per second of one connection, `window` of them in flight."""
     with closing(connected(host)) as connection:
         length = reply_length(connection, request, messages)
         batch, wanted = request * window, length * window
@@ -54,12 +54,12 @@ def rate(host, request, messages, window, seconds):
             count += window
         elapsed = time.perf_counter() - began
         if reply_length(connection, request, messages) != length:
-            sys.exit("replies have changed their length: the numbers mean nothing")
+            sys.exit("replies have changed their length, so the numbers are not valid")
         return count / elapsed
 
 
 def reply_length(connection, request, messages):
-    """Ask once; gives the number of bytes of the reply, which has so many messages."""
+    """Return the number of bytes of one reply, which has `messages` messages."""
     connection.sendall(request)
     unpacker = msgpack.Unpacker(raw=True, max_buffer_size=1 << 28)
     while messages:
@@ -72,7 +72,7 @@ def reply_length(connection, request, messages):
 
 
 def whole_process(program, host, runs):
-    """Time `members` from start to end of the process; gives the median in milliseconds."""
+    """Return the median time of `members` as a process, in milliseconds."""
     command = [*PROGRAMS[program], "members", f"-rpc-addr={host}:7373"]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     took = []
@@ -88,7 +88,7 @@ def median_rate(host, request, messages, window, seconds):
 
 
 def measure(program, host, seconds=3.0, runs=15, many=1000):
-    """Measure one program at this address; gives numbers by what they are."""
+    """Measure one program at this address; return the numbers by name."""
     members, event = packed(MEMBERS), packed(*EVENT)
     found = {}
     with one_agent(PROGRAMS[program], host, QUIET):
@@ -98,7 +98,7 @@ def measure(program, host, seconds=3.0, runs=15, many=1000):
         for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
             found[f"event calls per s, {how}"] = median_rate(host, event, 1, window, seconds)
     with one_agent(PROGRAMS[program], host, QUIET):
-        take_in(host, invented(many), many)
+        send_push_pull(host, fake_push_pull(many), many)
         for window, how in ((1, "one at a time"), (8, "8 at a time")):
             took = median_rate(host, members, 2, window, seconds)
             found[f"members calls per s, {many + 1} members, {how}"] = took
