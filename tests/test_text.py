@@ -243,7 +243,6 @@ ALLOWED: Final = (
     Allowed("tests/interop/test_keys.py", r"laggards", "a key of JSON output"),
     Allowed("tests/cli/test_*.py", r"laggards|nobody listens", "a JSON key, an error of syslog"),
     Allowed("CONTRIBUTING.md", r"whose faults show nowhere", "faults of the simulator"),
-    Allowed("trioserf/node/README.md", r"ask, tell|──tell", "`StateOwner.tell`, in a diagram"),
 )
 """Exceptions. Contract texts, which Serf's users see, belong here."""
 
