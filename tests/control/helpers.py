@@ -4,7 +4,6 @@ import binascii
 import io
 import json
 import logging
-import shutil
 import subprocess
 from collections.abc import (
     AsyncGenerator,
@@ -26,6 +25,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.interop.agents import SERF
 from trioserf.address import Address
 from trioserf.agent.agent import Agent
 from trioserf.agent.logs import LEVELS, LogLine, Logs
@@ -491,7 +491,6 @@ def messages(data: bytes) -> list[Any]:
 
 # ----------------------------------------------------------------------------- HashiCorp's agents
 
-SERF = shutil.which("serf")
 needs_serf = [pytest.mark.interop, pytest.mark.serf]
 
 

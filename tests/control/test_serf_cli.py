@@ -1,7 +1,6 @@
 """The real `serf` command line prints the same with this server as with Serf's agent."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +11,11 @@ import pytest
 import trio
 
 from tests.control.helpers import RECORDED, FakeAgent, recorded_agent
+from tests.interop.agents import SERF
 from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
 
-SERF = shutil.which("serf")
 pytestmark = [pytest.mark.interop, pytest.mark.serf]
 
 
