@@ -138,6 +138,25 @@ async def test_query_of_a_client_yields_acks_of_all_members(autojump_clock: obje
         assert (records[-1]["expected"], records[-1]["missing"]) == (2, [])
 
 
+async def test_joins_of_clients_are_logged(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trioserf.agent")
+    async with real_agent() as served:
+        assert (await served.json().ask(command="join", addresses=["10.0.0.2"]))["joined"] == 1
+        reply = await (await served.rpc()).ask(
+            "join", body={"Existing": ["10.0.0.2"], "Replay": True}
+        )
+        assert reply["Error"] == ""
+    lines = [record.getMessage() for record in caplog.records if "oin" in record.getMessage()]
+    assert lines == [
+        "joining: [10.0.0.2] replay: false",
+        "joined: 1 nodes",
+        "joining: [10.0.0.2] replay: true",
+        "joined: 1 nodes",
+    ]
+
+
 async def test_failed_operations_are_errors_of_the_protocol(autojump_clock: object) -> None:
     async with real_agent() as served:
         client = served.json()

@@ -104,7 +104,7 @@ async def decline(agent: Agent, id: int, by: Responder) -> None:  # noqa: A002
 
 async def join(agent: Agent, addresses: Sequence[str], replay: bool) -> int:
     """Join through these addresses; return how many could be reached."""
-    return await agent.node.join(addresses, replay=replay)
+    return await agent.join(addresses, replay=replay)
 
 
 async def leave(agent: Agent) -> None:
