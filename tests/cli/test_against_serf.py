@@ -145,7 +145,7 @@ def test_monitor_formats_events_as_serf(cluster: AgentAddresses) -> None:
     for program in (TRIOSERF, (SERF,)):
         with cluster.follow("monitor", program=program) as process:
             lines = lines_of(process)
-            assert b" [INFO] agent" in next(lines)
+            assert b" [INFO] " in next(lines)  # Serf's first lines have no fixed order
             with repeating(lambda: send(cluster)):
                 event = block(lines, 'Name: "a"')
         outputs[program] = sorted(re.sub(r"LTime: \w+", "LTime: N", line) for line in event)
