@@ -1,7 +1,6 @@
-"""Exceptions of requests as errors of the protocol."""
+"""Conversion of exceptions to errors of the JSON protocol."""
 
 import logging
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -17,6 +16,7 @@ from trioserf.errors import (
     TooLarge,
     TrioserfError,
 )
+from trioserf.exception_groups import single_exception
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -51,12 +51,7 @@ class capture_error:  # noqa: N801 - used like a function
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
         self.error = error
@@ -66,9 +61,7 @@ class capture_error:  # noqa: N801 - used like a function
 
 def to_control_error(error: Exception, command: str) -> ControlError:
     """Convert an exception of a handler; an unexpected one is logged and becomes `internal`."""
-    cause: BaseException = error
-    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-        cause = cause.exceptions[0]
+    cause = single_exception(error)
     if isinstance(cause, ControlError):
         return cause
     for kind, code in _CODES:
