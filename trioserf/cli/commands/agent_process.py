@@ -1,6 +1,6 @@
 """The process of an agent: banner, signals, exit codes (see agent/README.md, § Signals).
 
-Nothing of typer is imported here, so that it does not stay in the memory of an agent.
+Does not import typer, which would stay in the memory of the agent.
 """
 
 import logging
@@ -65,7 +65,7 @@ def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int
             with _syslog(config, logs):
                 code = trio.run(_serve, out, config, sources, logs)
         except* TrioserfError as group:
-            errors += _leaves(group)
+            errors += _flatten(group)
     if errors:
         raise CommandError("\n".join(map(_error_text, errors)), "failed")
     return code
@@ -105,11 +105,11 @@ def _prefix_lines(text: str) -> str:
     return "\n".join(f"==> {line}" for line in text.splitlines())
 
 
-def _leaves(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
-    leaves: list[TrioserfError] = []
+def _flatten(group: BaseExceptionGroup[TrioserfError]) -> list[TrioserfError]:
+    errors: list[TrioserfError] = []
     for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves
+        errors += _flatten(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return errors
 
 
 async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs) -> int:
