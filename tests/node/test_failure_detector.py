@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.coordinate import ORIGIN
 from trioserf.swim.config import SwimOptions
-from trioserf.swim.failure_detector import MAX_RELAYS
+from trioserf.swim.failure_detector import MAX_INDIRECT_PINGS
 from trioserf.wire.serf_payloads import decode_coordinate
 from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
 
@@ -200,13 +200,13 @@ async def test_pending_indirect_pings_are_bounded(autojump_clock: MockClock) -> 
         requester, target = await requester_and_target(s)
         target.acks_pings = False
         detector = s.node._state.detector
-        for start in range(0, MAX_RELAYS + 500, 20):
+        for start in range(0, MAX_INDIRECT_PINGS + 500, 20):
             requester.send(*(about(target, start + one, nack=False) for one in range(20)))
         await trio.sleep(0.1)
-        assert len(detector._relays) == MAX_RELAYS
-        assert len(target.messages(Ping)) == MAX_RELAYS
+        assert len(detector._indirect_pings) == MAX_INDIRECT_PINGS
+        assert len(target.messages(Ping)) == MAX_INDIRECT_PINGS
         await trio.sleep(2)
-        assert len(detector._relays) == 0
+        assert len(detector._indirect_pings) == 0
         assert detector._nack_deadlines == []
         target.acks_pings = True
         requester.send(about(target))

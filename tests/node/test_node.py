@@ -92,7 +92,7 @@ async def test_leave_without_reachable_members_ends_at_the_timeout(
         began = trio.current_time()
         await s.node.leave()
         assert trio.current_time() - began == pytest.approx(3 + 0.2 + 3 + 0.5, abs=1)
-        assert "was not sent to everyone within 3 s" in caplog.text
+        assert "was not sent to all members within 3 s" in caplog.text
 
 
 async def test_left_node_probes_no_member_and_refuses_requests(
@@ -110,7 +110,7 @@ async def test_left_node_probes_no_member_and_refuses_requests(
             lambda: s.node.set_tags({"a": "b"}),
             lambda: s.node.force_leave("a"),
         ):
-            with pytest.raises(Leaving, match="node 'us' is left, it takes no requests"):
+            with pytest.raises(Leaving, match="node 'us' is left, it accepts no requests"):
                 await call()
 
 
