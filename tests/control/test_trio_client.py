@@ -52,7 +52,7 @@ async def test_commands_return_typed_results() -> None:
         assert (await client.info())["serf"]["members"] == 2
         assert await client.coordinate("vec-b") == await client.coordinate()
         assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
-        agent.node.keys_held = [KEY]
+        agent.node.installed_keys = [KEY]
         assert (await client.keys("list")).keys == {KEY: 2}
         assert (await client.keys("use", KEY)).nodes == 2
         await client.force_leave(b.name, prune=True)
@@ -98,8 +98,8 @@ async def test_errors_of_the_block_are_not_wrapped() -> None:
 async def test_query_yields_its_records() -> None:
     agent = recorded_agent()
     async with connected(agent) as client:
-        async with client.query("load", b"?", timeout=5) as answers:
-            records = [record async for record in answers]
+        async with client.query("load", b"?", timeout=5) as results:
+            records = [record async for record in results]
         assert records == [
             QueryAck("vec-a"),
             QueryAnswer("vec-a", b"0.42\n"),
@@ -108,11 +108,11 @@ async def test_query_yields_its_records() -> None:
         ]
         async with client.query(
             "load", nodes=["vec-a"], tags={"x": "y"}, ack=False, first=1
-        ) as answers:
-            async for record in answers:
+        ) as results:
+            async for record in results:
                 assert record == QueryAnswer("vec-a", b"0.42\n")
                 break
-        assert agent.node.asked[-1]["first"] == 1
+        assert agent.node.queries[-1]["first"] == 1
         assert await client.members()
 
 
@@ -165,21 +165,21 @@ async def test_abandoned_stream_is_stopped() -> None:
 
 async def test_query_is_answered_from_a_stream() -> None:
     agent = recorded_agent()
-    agent.node.answers = {}
-    async with connected(agent) as client, client.stream("query:load") as querys:
-        for answer in (b"\xff\x00", None):
-            async with client.query("load", timeout=5) as answers:
-                query = await anext(querys)
+    agent.node.responses = {}
+    async with connected(agent) as client, client.stream("query:load") as queries:
+        for response in (b"\xff\x00", None):
+            async with client.query("load", timeout=5) as records:
+                query = await anext(queries)
                 assert isinstance(query, QueryEvent)
                 assert query.deadline > query.time
-                if answer is None:
+                if response is None:
                     await client.decline(query.id)
                 else:
-                    await client.respond(query.id, answer)
-                    assert await anext(answers) == QueryAnswer("vec-a", answer)
-                assert isinstance(await anext(answers), QueryDone)
+                    await client.respond(query.id, response)
+                    assert await anext(records) == QueryAnswer("vec-a", response)
+                assert isinstance(await anext(records), QueryDone)
                 with pytest.raises(StopAsyncIteration):
-                    await anext(answers)
+                    await anext(records)
 
 
 async def test_monitor_yields_old_and_new_lines() -> None:
@@ -198,7 +198,7 @@ async def test_monitor_yields_old_and_new_lines() -> None:
 
 async def test_requests_of_many_tasks_overlap() -> None:
     agent = recorded_agent()
-    agent.node.wait = 0.05
+    agent.node.delay = 0.05
     order: list[str] = []
     async with connected(agent) as client, trio.open_nursery() as nursery:
 
@@ -215,7 +215,7 @@ async def test_requests_of_many_tasks_overlap() -> None:
 
 async def test_cancelled_call_does_not_affect_other_calls() -> None:
     agent = recorded_agent()
-    agent.node.wait = 30
+    agent.node.delay = 30
     async with connected(agent) as client:
         with trio.move_on_after(0.02) as scope:
             await client.join(["127.0.0.22"])
@@ -224,21 +224,21 @@ async def test_cancelled_call_does_not_affect_other_calls() -> None:
 
 
 async def test_slow_reader_receives_dropped_count() -> None:
-    inbox = RecordBuffer(3, trio.Event, trio.lowlevel.checkpoint)
+    buffer = RecordBuffer(3, trio.Event, trio.lowlevel.checkpoint)
     for number in range(10):
-        inbox.put({"n": number})
-    got = [await inbox.get() for _ in range(4)]
+        buffer.put({"n": number})
+    got = [await buffer.get() for _ in range(4)]
     assert got == [{"n": 0}, {"n": 1}, {"n": 2}, {"event": "dropped", "count": 7}]
-    inbox.put({"n": 10})
-    assert await inbox.get() == {"n": 10}
-    inbox.fail(ControlError("disconnected", "gone"))
-    with pytest.raises(ControlError, match="gone"):
-        await inbox.get()
+    buffer.put({"n": 10})
+    assert await buffer.get() == {"n": 10}
+    buffer.fail(ControlError("disconnected", "closed"))
+    with pytest.raises(ControlError, match="closed"):
+        await buffer.get()
 
 
 async def test_end_of_the_agent_fails_calls_and_streams() -> None:
     agent = recorded_agent()
-    agent.node.wait = 30
+    agent.node.delay = 30
     async with trio.open_nursery() as nursery:
         codes: list[str] = []
         address = await nursery.start(serve_until_shutdown, agent)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.control.helpers import RECORDED, messages, turns
+from tests.control.helpers import RECORDED, messages, request_reply_pairs
 from tests.interop.go_agents import OURS, SERF, agent, net, until
 from tests.interop.rpc_bytes import SHAKE, Raw, header, pack, shape, spellings
 
@@ -79,7 +79,7 @@ def of_both(
 
 def exchanged(exchange: list[dict[str, str]]) -> list[tuple[bytes, list[Any]]]:
     """Pairs of what the client said and the messages that the agent said to it."""
-    return [(said, messages(heard)) for said, heard in turns(exchange)]
+    return [(said, messages(heard)) for said, heard in request_reply_pairs(exchange)]
 
 
 def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:

@@ -243,7 +243,7 @@ async def test_streams_wait_and_packets_continue_when_files_run_out(
                         pass
         client.close()
         assert len(accepted) == 1
-        expected = {one.getMessage() for one in caplog.records}
+        expected = {record.getMessage() for record in caplog.records}
         assert expected == {"cannot accept streams: Too many open files"}
 
 

@@ -273,7 +273,7 @@ def test_name_server_may_have_a_port(text: str) -> None:
 def test_services_are_grouped_by_ascending_priority() -> None:
     services = [Service(str(number), 1, priority=9 - number) for number in range(9)]
     groups = by_priority(services, random.Random(1))
-    assert [[one.host for one in group] for group in groups] == [
+    assert [[service.host for service in group] for group in groups] == [
         [str(n)] for n in range(8, -1, -1)
     ]
 
@@ -284,7 +284,7 @@ def test_services_are_ordered_randomly_by_weight() -> None:
     firsts: Counter[str] = Counter()
     for _ in range(10_000):
         [group] = by_priority(services, rng)
-        assert len(group) == len({one.host for one in group}) == 3
+        assert len(group) == len({service.host for service in group}) == 3
         firsts[group[0].host] += 1
     assert 8600 < firsts["heavy"] < 9200
     assert 700 < firsts["light"] < 1200
