@@ -32,7 +32,7 @@ from trioserf.agent.logs import LEVELS, LogLine, Logs
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.connection import Limits, ServerContext
-from trioserf.control.server.listener import Server
+from trioserf.control.server.listener import Server, open_control
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (
     InvalidQuery,
@@ -460,6 +460,19 @@ async def serving(
             agent, Server(ServerContext(agent, auth, wall, limits or Limits()), nursery), nursery
         )
         nursery.cancel_scope.cancel()
+
+
+async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
+    """Serve a fake agent on a real socket until its shutdown; report the address."""
+    async with open_control(agent, ["127.0.0.1:0"]) as server:
+        task_status.started(server.addresses[0])
+        await agent.shutdown.wait()
+
+
+async def handshakes(stream: trio.SocketStream) -> bool:
+    """Return whether a server accepts the handshake of the JSON lines on this stream."""
+    reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
+    return bool(reply["ok"])
 
 
 # ----------------------------------------------------------------------------- recorded exchanges

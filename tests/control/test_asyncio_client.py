@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.control.helpers import KEY, FakeAgent, recorded_agent
+from tests.control.helpers import KEY, FakeAgent, recorded_agent, serve_until_shutdown
 from trioserf.control.client.asyncio_client import AgentClient, connect
 from trioserf.control.client.records import (
     Dropped,
@@ -164,12 +164,6 @@ async def test_end_of_the_agent_fails_calls_and_streams() -> None:
     async with trio.open_nursery() as nursery:
         address = await nursery.start(serve_until_shutdown, agent)
         await trio.to_thread.run_sync(in_asyncio, address, use)
-
-
-async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
-    async with open_control(agent, ["127.0.0.1:0"]) as server:
-        task_status.started(server.addresses[0])
-        await agent.shutdown.wait()
 
 
 async def do_nothing(client: AgentClient) -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import FakeAgent, JsonClient, RpcClient, serving
+from tests.control.helpers import FakeAgent, JsonClient, RpcClient, handshakes, serving
 from trioserf.control.address import split_address
 from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.listener import Server, open_control
@@ -144,9 +144,7 @@ async def test_full_server_accepts_again_after_a_disconnect() -> None:
     async with open_at(FakeAgent(), Limits(connections=3)) as server:
         clients = [await dial(server) for _ in range(3)]
         for client in clients:
-            assert (await JsonClient(trio.StapledStream(client, client)).ask(command="handshake"))[
-                "ok"
-            ]
+            assert await handshakes(client)
         with trio.fail_after(5):
             late = await dial(server)
             assert await late.receive_some(1) == b""
@@ -155,9 +153,7 @@ async def test_full_server_accepts_again_after_a_disconnect() -> None:
             while server.connections == 3:
                 await trio.lowlevel.checkpoint()
             again = await dial(server)
-            assert (await JsonClient(trio.StapledStream(again, again)).ask(command="handshake"))[
-                "ok"
-            ]
+            assert await handshakes(again)
         for client in (*clients[1:], again):
             await client.aclose()
 
@@ -243,9 +239,7 @@ async def test_logged_client_input_is_truncated(
 async def test_keepalive_is_enabled_on_accepted_connections() -> None:
     async with open_at(FakeAgent()) as server:
         client = await dial(server)
-        assert (await JsonClient(trio.StapledStream(client, client)).ask(command="handshake"))[
-            "ok"
-        ]
+        assert await handshakes(client)
         with trio.fail_after(10):
             while not keepalive_runs(client.socket.getpeername()[1]):
                 await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import KEY, FakeAgent, recorded_agent, wall
+from tests.control.helpers import KEY, FakeAgent, recorded_agent, serve_until_shutdown, wall
 from trioserf.control.client.async_client import RecordBuffer
 from trioserf.control.client.records import (
     Dropped,
@@ -259,12 +259,6 @@ async def test_end_of_the_agent_fails_calls_and_streams() -> None:
                 await client.members()
             assert caught.value.code == "disconnected"
     assert codes == ["disconnected"]
-
-
-async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
-    async with open_control(agent, ["127.0.0.1:0"]) as server:
-        task_status.started(server.addresses[0])
-        await agent.shutdown.wait()
 
 
 async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
