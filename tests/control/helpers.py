@@ -29,6 +29,8 @@ import trio.testing
 from trioserf.address import Address
 from trioserf.agent.agent import Agent
 from trioserf.agent.logs import LEVELS, LogLine, Logs
+from trioserf.control.client import records
+from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.connection import Limits, ServerContext
@@ -473,6 +475,49 @@ async def handshakes(stream: trio.SocketStream) -> bool:
     """Return whether a server accepts the handshake of the JSON lines on this stream."""
     reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
     return bool(reply["ok"])
+
+
+# --------------------------------------------------------------- the Trio and the asyncio client
+
+
+async def check_results(client: AsyncClient, agent: FakeAgent) -> None:
+    """Check the result of each command against `recorded_agent`, which leaves at the end."""
+    a, b = await client.members()
+    assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
+    assert await client.members(tags={"role": "w.*"}, name="vec-.", status="alive") == [a]
+    assert await client.event("deploy", b"\xff", coalesce=True) == 1
+    assert await client.join(["127.0.0.22"], replay=True) == 1
+    assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
+    assert (await client.info())["serf"]["members"] == 2
+    assert await client.coordinate("vec-b") == await client.coordinate()
+    assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
+    agent.node.installed_keys = [KEY]
+    assert (await client.keys("list")).keys == {KEY: 2}
+    assert (await client.keys("use", KEY)).nodes == 2
+    await client.force_leave(b.name, prune=True)
+    assert await client.members() == await client.members(name="vec-a")
+    with pytest.raises(ControlError) as caught:
+        await client.join(["x"])
+    assert caught.value.causes == (("x", "connection refused"),)
+    await client.leave()
+
+
+async def check_response_from_stream(client: AsyncClient) -> None:
+    """Respond to a query of the client itself from its stream, and decline a second one."""
+    async with client.stream("query:load") as queries:
+        for response in (b"\xff\x00", None):
+            async with client.query("load", timeout=5) as results:
+                query = await anext(queries)
+                assert isinstance(query, records.QueryEvent)
+                assert query.deadline > query.time
+                if response is None:
+                    await client.decline(query.id)
+                else:
+                    await client.respond(query.id, response)
+                    assert await anext(results) == records.QueryAnswer("vec-a", response)
+                assert isinstance(await anext(results), records.QueryDone)
+                with pytest.raises(StopAsyncIteration):
+                    await anext(results)
 
 
 # ----------------------------------------------------------------------------- recorded exchanges

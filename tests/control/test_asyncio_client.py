@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.control.helpers import KEY, FakeAgent, recorded_agent, serve_until_shutdown
+from tests.control.helpers import (
+    FakeAgent,
+    check_response_from_stream,
+    check_results,
+    recorded_agent,
+    serve_until_shutdown,
+)
 from trioserf.control.client.asyncio_client import AgentClient, connect
 from trioserf.control.client.records import (
     Dropped,
@@ -17,7 +23,6 @@ from trioserf.control.client.records import (
     QueryAck,
     QueryAnswer,
     QueryDone,
-    QueryEvent,
     UserEvent,
 )
 from trioserf.control.errors import ControlError
@@ -44,26 +49,7 @@ async def run_with_agent(agent: FakeAgent, use: Use, auth: str = "") -> None:
 
 async def test_commands_return_typed_results() -> None:
     agent = recorded_agent()
-
-    async def use(client: AgentClient) -> None:
-        a, _ = await client.members()
-        assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
-        assert await client.event("deploy", b"\xff", coalesce=True) == 1
-        assert await client.join(["127.0.0.22"], replay=True) == 1
-        assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
-        assert (await client.info())["serf"]["members"] == 2
-        assert await client.coordinate("vec-b") == await client.coordinate()
-        assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
-        agent.node.installed_keys = [KEY]
-        assert (await client.keys("list")).keys == {KEY: 2}
-        await client.force_leave("vec-b", prune=True)
-        assert await client.members() == await client.members("vec-a")
-        with pytest.raises(ControlError) as caught:
-            await client.join(["x"])
-        assert caught.value.causes == (("x", "connection refused"),)
-        await client.leave()
-
-    await run_with_agent(agent, use, auth="sesame")
+    await run_with_agent(agent, partial(check_results, agent=agent), auth="sesame")
     assert agent.shutdown.is_set()
 
 
@@ -98,21 +84,7 @@ async def test_query_and_streams_share_a_connection_with_requests() -> None:
 async def test_query_is_answered_from_a_stream() -> None:
     agent = recorded_agent()
     agent.node.responses = {}
-
-    async def use(client: AgentClient) -> None:
-        async with client.stream("query:load") as queries:
-            for response in (b"\xff\x00", None):
-                async with client.query("load", timeout=5) as records:
-                    query = await anext(queries)
-                    assert isinstance(query, QueryEvent)
-                    if response is None:
-                        await client.decline(query.id)
-                    else:
-                        await client.respond(query.id, response)
-                        assert await anext(records) == QueryAnswer("vec-a", response)
-                    assert isinstance(await anext(records), QueryDone)
-
-    await run_with_agent(agent, use)
+    await run_with_agent(agent, check_response_from_stream)
 
 
 async def test_abandoned_stream_is_stopped() -> None:

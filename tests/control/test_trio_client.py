@@ -7,7 +7,14 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import KEY, FakeAgent, recorded_agent, serve_until_shutdown, wall
+from tests.control.helpers import (
+    FakeAgent,
+    check_response_from_stream,
+    check_results,
+    recorded_agent,
+    serve_until_shutdown,
+    wall,
+)
 from trioserf.control.client.async_client import RecordBuffer
 from trioserf.control.client.records import (
     Dropped,
@@ -15,7 +22,6 @@ from trioserf.control.client.records import (
     QueryAck,
     QueryAnswer,
     QueryDone,
-    QueryEvent,
     UserEvent,
 )
 from trioserf.control.client.trio_client import AgentClient, connect
@@ -43,21 +49,7 @@ def own(agent: FakeAgent) -> Member:
 async def test_commands_return_typed_results() -> None:
     agent = recorded_agent()
     async with connected(agent) as client:
-        a, b = await client.members()
-        assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
-        assert await client.members(tags={"role": "w.*"}, name="vec-.", status="alive") == [a]
-        assert await client.event("deploy", b"\xff", coalesce=True) == 1
-        assert await client.join(["127.0.0.22"], replay=True) == 1
-        assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
-        assert (await client.info())["serf"]["members"] == 2
-        assert await client.coordinate("vec-b") == await client.coordinate()
-        assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
-        agent.node.installed_keys = [KEY]
-        assert (await client.keys("list")).keys == {KEY: 2}
-        assert (await client.keys("use", KEY)).nodes == 2
-        await client.force_leave(b.name, prune=True)
-        assert await client.members() == [(await client.members(name="vec-a"))[0]]
-        await client.leave()
+        await check_results(client, agent)
     assert agent.shutdown.is_set()
 
 
@@ -166,20 +158,8 @@ async def test_abandoned_stream_is_stopped() -> None:
 async def test_query_is_answered_from_a_stream() -> None:
     agent = recorded_agent()
     agent.node.responses = {}
-    async with connected(agent) as client, client.stream("query:load") as queries:
-        for response in (b"\xff\x00", None):
-            async with client.query("load", timeout=5) as records:
-                query = await anext(queries)
-                assert isinstance(query, QueryEvent)
-                assert query.deadline > query.time
-                if response is None:
-                    await client.decline(query.id)
-                else:
-                    await client.respond(query.id, response)
-                    assert await anext(records) == QueryAnswer("vec-a", response)
-                assert isinstance(await anext(records), QueryDone)
-                with pytest.raises(StopAsyncIteration):
-                    await anext(records)
+    async with connected(agent) as client:
+        await check_response_from_stream(client)
 
 
 async def test_monitor_yields_old_and_new_lines() -> None:
