@@ -241,7 +241,7 @@ class FailureDetector:
 
     @property
     def pending_indirect_pings(self) -> int:
-        """Number of pings on behalf of others, at most `MAX_RELAYS`."""
+        """Number of pings on behalf of others, at most `MAX_INDIRECT_PINGS`."""
         return len(self._indirect_pings)
 
     @property
