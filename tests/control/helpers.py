@@ -29,10 +29,12 @@ from tests.interop.agents import SERF
 from trioserf.address import Address
 from trioserf.agent.agent import Agent
 from trioserf.agent.logs import LEVELS, LogLine, Logs
+from trioserf.control.client import records
+from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.connection import Limits, ServerContext
-from trioserf.control.server.listener import Server
+from trioserf.control.server.listener import Server, open_control
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (
     InvalidQuery,
@@ -98,19 +100,19 @@ class FakeNode(Node):
     """A node with the real event hub and no cluster: members and responses are set by the test.
 
     Attributes:
-        answers: what each member responds to every query; None: an ack only.
-        wait: seconds that joins, forced leaves, key queries and each response take.
+        responses: the response of each member to every query; None for an ack only.
+        delay: seconds that a join, a forced leave, a key query and each response take.
     """
 
     def __init__(self, name: str) -> None:
         self.config = NodeConfig(name=name)
         self._hub = EventHub()
-        self.wait = 0.0
+        self.delay = 0.0
         self.reachable: set[str] = set()
-        self.answers: dict[str, bytes | None] = {name: None}
+        self.responses: dict[str, bytes | None] = {name: None}
         self.coordinates: dict[str, Coordinate] = {name: Coordinate()}
-        self.keys_held: list[str] | None = None
-        self.asked: list[dict[str, object]] = []
+        self.installed_keys: list[str] | None = None
+        self.queries: list[dict[str, object]] = []
         self.pending: dict[int, Callable[[bytes | None], None]] = {}
         self.left = False
         self._members: dict[str, Member] = {}
@@ -144,14 +146,14 @@ class FakeNode(Node):
         return self._members.get(name)
 
     async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
-        await trio.sleep(self.wait)
-        reached = [one for one in addresses if one in self.reachable]
+        await trio.sleep(self.delay)
+        reached = [address for address in addresses if address in self.reachable]
         if not reached:
-            raise JoinFailed([(one, "connection refused") for one in addresses])
+            raise JoinFailed([(address, "connection refused") for address in addresses])
         return len(reached)
 
     async def force_leave(self, name: str, *, prune: bool = False) -> None:
-        await trio.sleep(self.wait)
+        await trio.sleep(self.delay)
         if name not in self._members:
             raise NoSuchMember(f"no member '{name}'")
         if prune:
@@ -190,28 +192,25 @@ class FakeNode(Node):
             compiled(expression)
         if len(payload) > 1000:
             raise TooLarge("query exceeds limit of 1024 bytes")
-        asked: dict[str, object] = {"name": name, "payload": payload, "nodes": list(nodes)}
-        asked |= {"tags": dict(tags), "timeout": timeout, "ack": ack}
-        asked |= {"relay_factor": relay_factor, "first": first}
-        self.asked.append(asked)
+        params: dict[str, object] = {"name": name, "payload": payload, "nodes": list(nodes)}
+        params |= {"tags": dict(tags), "timeout": timeout, "ack": ack}
+        params |= {"relay_factor": relay_factor, "first": first}
+        self.queries.append(params)
         self._ltime += 1
         self._ids += 1
         number, limit = self._ids, 15.0 if timeout is None else timeout
         send, receive = trio.open_memory_channel[bytes | None](1)
         self.pending[number] = send.send_nowait
         deadline = trio.current_time() + limit
-        question = self._question(number, name, payload, deadline)
-        awaited = self._hub.has_responder(question)
-        self.publish(question)
-        records = self._records(nodes, ack, limit, first, receive if awaited else None)
+        event = QueryReceived(number, self._ltime, number, name, payload, self.name, deadline)
+        has_responder = self._hub.has_responder(event)
+        self.publish(event)
+        records = self._records(nodes, ack, limit, first, receive if has_responder else None)
         try:
             yield records
         finally:
             self.pending.pop(number, None)
             await records.aclose()
-
-    def _question(self, number: int, name: str, payload: bytes, deadline: float) -> QueryReceived:
-        return QueryReceived(number, self._ltime, number, name, payload, self.name, deadline)
 
     async def _records(
         self,
@@ -221,16 +220,16 @@ class FakeNode(Node):
         first: int | None,
         own: trio.MemoryReceiveChannel[bytes | None] | None,
     ) -> AsyncGenerator[QueryResult, None]:
-        expected = [one for one in self.answers if not nodes or one in nodes]
+        expected = [name for name in self.responses if not nodes or name in nodes]
         responses = 0
-        for one in expected:
+        for name in expected:
             if ack:
-                yield QueryAck(one)
-            await trio.sleep(self.wait)
-            answer = self.answers[one]
-            if answer is not None and (first is None or responses < first):
+                yield QueryAck(name)
+            await trio.sleep(self.delay)
+            response = self.responses[name]
+            if response is not None and (first is None or responses < first):
                 responses += 1
-                yield QueryAnswer(one, answer)
+                yield QueryAnswer(name, response)
         if own is not None:
             sent = None
             with trio.move_on_after(limit):
@@ -247,41 +246,42 @@ class FakeNode(Node):
         payload: bytes,
         by: Responder | None = None,
     ) -> None:
-        answer = self.pending.pop(id, None)
-        if answer is None:
-            raise NoSuchQuery(f"no query {id} waits for an answer")
+        send = self._pop_pending(id)
         if len(payload) > 65536:
-            raise TooLarge("answer exceeds limit of 65536 bytes")
-        answer(payload)
+            raise TooLarge("response exceeds limit of 65536 bytes")
+        send(payload)
 
     async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
-        answer = self.pending.pop(id, None)
-        if answer is None:
-            raise NoSuchQuery(f"no query {id} waits for an answer")
-        answer(None)
+        self._pop_pending(id)(None)
+
+    def _pop_pending(self, number: int) -> Callable[[bytes | None], None]:
+        send = self.pending.pop(number, None)
+        if send is None:
+            raise NoSuchQuery(f"no query {number} is pending")
+        return send
 
     def coordinate(self, name: str | None = None) -> Coordinate | None:
         return self.coordinates.get(self.name if name is None else name)
 
     async def keys(self, action: KeyAction, key: bytes | None = None) -> KeyQueryResult:
-        await trio.sleep(self.wait)
+        await trio.sleep(self.delay)
         names = list(self._members)
         result = KeyQueryResult(len(names), responses=len(names))
-        if self.keys_held is None:
+        if self.installed_keys is None:
             result.errors = len(names)
             text = "Keyring is empty (encryption not enabled)"
             result.messages = dict.fromkeys(names, text)
             return result
         encoded = binascii.b2a_base64(key or b"", newline=False).decode()
-        if action == "install" and encoded not in self.keys_held:
-            self.keys_held.append(encoded)
+        if action == "install" and encoded not in self.installed_keys:
+            self.installed_keys.append(encoded)
         elif action == "use":
-            self.keys_held.sort(key=lambda one: one != encoded)
+            self.installed_keys.sort(key=lambda key: key != encoded)
         elif action == "remove":
-            self.keys_held.remove(encoded)
+            self.installed_keys.remove(encoded)
         elif action == "list":
-            result.keys.update(dict.fromkeys(self.keys_held, len(names)))
-            result.primary_keys[self.keys_held[0]] = len(names)
+            result.keys.update(dict.fromkeys(self.installed_keys, len(names)))
+            result.primary_keys[self.installed_keys[0]] = len(names)
         return result
 
 
@@ -295,7 +295,7 @@ class FakeAgent(Agent):
         self.node = FakeNode(name)
         self.logs = FakeLogs()
         self.shutdown = trio.Event()
-        self.leave_takes = 0.0
+        self.leave_duration = 0.0
 
     def info(self) -> dict[str, dict[str, object]]:
         members = self.node.members()
@@ -305,7 +305,7 @@ class FakeAgent(Agent):
             "agent": {"name": self.node.name},
             "event_handlers": {"query:load": "echo 0.42"},
             "runtime": {"arch": "amd64", "cpu_count": 2, "os": "linux"},
-            "serf": {"encrypted": self.node.keys_held is not None, "members": len(members)},
+            "serf": {"encrypted": self.node.installed_keys is not None, "members": len(members)},
             "tags": dict(own.tags),
         }
 
@@ -325,7 +325,7 @@ class FakeAgent(Agent):
         return tags
 
     async def leave(self) -> None:
-        await trio.sleep(self.leave_takes)
+        await trio.sleep(self.leave_duration)
         if self.node.left:
             raise Leaving("the node has left already")
         self.node.left = True
@@ -339,7 +339,7 @@ def recorded_agent() -> FakeAgent:
     node.put(Member("vec-a", Address("127.0.0.21", 7946), tags, Status.ALIVE))
     node.put(Member("vec-b", Address("127.0.0.22", 7946), {}, Status.ALIVE))
     node.reachable = {"127.0.0.22"}
-    node.answers = {"vec-a": b"0.42\n", "vec-b": None}
+    node.responses = {"vec-a": b"0.42\n", "vec-b": None}
     node.coordinates["vec-b"] = node.coordinates["vec-a"]
     return agent
 
@@ -392,8 +392,8 @@ class RpcClient:
     async def send(self, *messages: Any) -> None:
         await self.stream.send_all(
             b"".join(
-                one if isinstance(one, bytes) else msgpack.packb(one, use_bin_type=True)
-                for one in messages
+                m if isinstance(m, bytes) else msgpack.packb(m, use_bin_type=True)
+                for m in messages
             )
         )
 
@@ -435,7 +435,7 @@ class ServerUnderTest:
         self.nursery.start_soon(self.server.handle, server_end)
         return client_end
 
-    async def empty(self) -> bool:
+    async def is_empty(self) -> bool:
         """Return whether no connection, subscription or task is left."""
         await trio.testing.wait_all_tasks_blocked()
         server, agent = self.server, self.agent
@@ -464,13 +464,69 @@ async def serving(
         nursery.cancel_scope.cancel()
 
 
+async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
+    """Serve a fake agent on a real socket until its shutdown; report the address."""
+    async with open_control(agent, ["127.0.0.1:0"]) as server:
+        task_status.started(server.addresses[0])
+        await agent.shutdown.wait()
+
+
+async def handshakes(stream: trio.SocketStream) -> bool:
+    """Return whether a server accepts the handshake of the JSON lines on this stream."""
+    reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
+    return bool(reply["ok"])
+
+
+# --------------------------------------------------------------- the Trio and the asyncio client
+
+
+async def check_results(client: AsyncClient, agent: FakeAgent) -> None:
+    """Check the result of each command against `recorded_agent`, which leaves at the end."""
+    a, b = await client.members()
+    assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
+    assert await client.members(tags={"role": "w.*"}, name="vec-.", status="alive") == [a]
+    assert await client.event("deploy", b"\xff", coalesce=True) == 1
+    assert await client.join(["127.0.0.22"], replay=True) == 1
+    assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
+    assert (await client.info())["serf"]["members"] == 2
+    assert await client.coordinate("vec-b") == await client.coordinate()
+    assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
+    agent.node.installed_keys = [KEY]
+    assert (await client.keys("list")).keys == {KEY: 2}
+    assert (await client.keys("use", KEY)).nodes == 2
+    await client.force_leave(b.name, prune=True)
+    assert await client.members() == await client.members(name="vec-a")
+    with pytest.raises(ControlError) as caught:
+        await client.join(["x"])
+    assert caught.value.causes == (("x", "connection refused"),)
+    await client.leave()
+
+
+async def check_response_from_stream(client: AsyncClient) -> None:
+    """Respond to a query of the client itself from its stream, and decline a second one."""
+    async with client.stream("query:load") as queries:
+        for response in (b"\xff\x00", None):
+            async with client.query("load", timeout=5) as results:
+                query = await anext(queries)
+                assert isinstance(query, records.QueryEvent)
+                assert query.deadline > query.time
+                if response is None:
+                    await client.decline(query.id)
+                else:
+                    await client.respond(query.id, response)
+                    assert await anext(results) == records.QueryAnswer("vec-a", response)
+                assert isinstance(await anext(results), records.QueryDone)
+                with pytest.raises(StopAsyncIteration):
+                    await anext(results)
+
+
 # ----------------------------------------------------------------------------- recorded exchanges
 
 VECTORS: Final = json.loads((Path(__file__).parent.parent / "vectors" / "rpc.json").read_text())
-RECORDED: Final = [one for one in VECTORS["exchanges"] if one["exchange"]]
+RECORDED: Final = [recorded for recorded in VECTORS["exchanges"] if recorded["exchange"]]
 
 
-def turns(exchange: list[dict[str, str]]) -> list[tuple[bytes, bytes]]:
+def request_reply_pairs(exchange: list[dict[str, str]]) -> list[tuple[bytes, bytes]]:
     """Return pairs of the bytes that the client sent and those of the agent's reply."""
     found: list[tuple[bytes, bytes]] = []
     for step in exchange:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.control.helpers import KEY, FakeAgent, recorded_agent
+from tests.control.helpers import (
+    FakeAgent,
+    check_response_from_stream,
+    check_results,
+    recorded_agent,
+    serve_until_shutdown,
+)
 from trioserf.control.client.asyncio_client import AgentClient, connect
 from trioserf.control.client.records import (
     Dropped,
@@ -17,7 +23,6 @@ from trioserf.control.client.records import (
     QueryAck,
     QueryAnswer,
     QueryDone,
-    QueryEvent,
     UserEvent,
 )
 from trioserf.control.errors import ControlError
@@ -35,7 +40,7 @@ def in_asyncio(address: str, use: Use, auth: str | None = None) -> None:
     asyncio.run(main())
 
 
-async def against(agent: FakeAgent, use: Use, auth: str = "") -> None:
+async def run_with_agent(agent: FakeAgent, use: Use, auth: str = "") -> None:
     async with open_control(agent, ["127.0.0.1:0"], auth=auth) as server:
         run = partial(in_asyncio, server.addresses[0], use, auth or None)
         with trio.fail_after(20):
@@ -44,26 +49,7 @@ async def against(agent: FakeAgent, use: Use, auth: str = "") -> None:
 
 async def test_commands_return_typed_results() -> None:
     agent = recorded_agent()
-
-    async def use(client: AgentClient) -> None:
-        a, _ = await client.members()
-        assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
-        assert await client.event("deploy", b"\xff", coalesce=True) == 1
-        assert await client.join(["127.0.0.22"], replay=True) == 1
-        assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
-        assert (await client.info())["serf"]["members"] == 2
-        assert await client.coordinate("vec-b") == await client.coordinate()
-        assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
-        agent.node.keys_held = [KEY]
-        assert (await client.keys("list")).keys == {KEY: 2}
-        await client.force_leave("vec-b", prune=True)
-        assert await client.members() == await client.members("vec-a")
-        with pytest.raises(ControlError) as caught:
-            await client.join(["x"])
-        assert caught.value.causes == (("x", "connection refused"),)
-        await client.leave()
-
-    await against(agent, use, auth="sesame")
+    await run_with_agent(agent, partial(check_results, agent=agent), auth="sesame")
     assert agent.shutdown.is_set()
 
 
@@ -90,29 +76,15 @@ async def test_query_and_streams_share_a_connection_with_requests() -> None:
             assert isinstance(record, MemberEvent)
             assert record.kind == "member-failed"
 
-    await against(agent, use)
+    await run_with_agent(agent, use)
     assert agent.node.subscriptions == 0
     assert agent.logs.subscriptions == 0
 
 
 async def test_query_is_answered_from_a_stream() -> None:
     agent = recorded_agent()
-    agent.node.answers = {}
-
-    async def use(client: AgentClient) -> None:
-        async with client.stream("query:load") as queries:
-            for response in (b"\xff\x00", None):
-                async with client.query("load", timeout=5) as records:
-                    query = await anext(queries)
-                    assert isinstance(query, QueryEvent)
-                    if response is None:
-                        await client.decline(query.id)
-                    else:
-                        await client.respond(query.id, response)
-                        assert await anext(records) == QueryAnswer("vec-a", response)
-                    assert isinstance(await anext(records), QueryDone)
-
-    await against(agent, use)
+    agent.node.responses = {}
+    await run_with_agent(agent, check_response_from_stream)
 
 
 async def test_abandoned_stream_is_stopped() -> None:
@@ -127,12 +99,12 @@ async def test_abandoned_stream_is_stopped() -> None:
         while trio.from_thread.run_sync(lambda: agent.node.subscriptions):
             await client.event("more")
 
-    await against(agent, abandon)
+    await run_with_agent(agent, abandon)
 
 
 async def test_cancelled_call_does_not_affect_other_calls() -> None:
     agent = recorded_agent()
-    agent.node.wait = 30
+    agent.node.delay = 30
 
     async def use(client: AgentClient) -> None:
         with pytest.raises(TimeoutError):
@@ -140,12 +112,12 @@ async def test_cancelled_call_does_not_affect_other_calls() -> None:
                 await client.join(["127.0.0.22"])
         assert await client.members()
 
-    await against(agent, use)
+    await run_with_agent(agent, use)
 
 
 async def test_end_of_the_agent_fails_calls_and_streams() -> None:
     agent = recorded_agent()
-    agent.node.wait = 30
+    agent.node.delay = 30
 
     async def use(client: AgentClient) -> None:
         async with client.stream() as stream:
@@ -166,30 +138,24 @@ async def test_end_of_the_agent_fails_calls_and_streams() -> None:
         await trio.to_thread.run_sync(in_asyncio, address, use)
 
 
-async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
-    async with open_control(agent, ["127.0.0.1:0"]) as server:
-        task_status.started(server.addresses[0])
-        await agent.shutdown.wait()
-
-
-async def nothing(client: AgentClient) -> None:
+async def do_nothing(client: AgentClient) -> None:
     pass
 
 
 async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/control"
     async with open_control(recorded_agent(), [address], auth="sesame"):
-        await trio.to_thread.run_sync(in_asyncio, address, nothing, "sesame")
+        await trio.to_thread.run_sync(in_asyncio, address, do_nothing, "sesame")
         for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
             with pytest.raises(ControlError) as caught:
-                await trio.to_thread.run_sync(in_asyncio, address, nothing, wrong)
+                await trio.to_thread.run_sync(in_asyncio, address, do_nothing, wrong)
             assert caught.value.code == code
 
 
 @pytest.mark.parametrize("address", ["127.15.255.1:9", "127.0.0.1:x", "unix:/nowhere/at/all"])
 def test_missing_agent_is_unreachable(address: str) -> None:
     with pytest.raises(ControlError) as caught:
-        in_asyncio(address, nothing)
+        in_asyncio(address, do_nothing)
     assert caught.value.code == "unreachable"
 
 
@@ -205,6 +171,6 @@ async def test_other_protocol_is_an_error(reply: bytes) -> None:
         listeners = await nursery.start(trio.serve_tcp, answer, 0)
         port = listeners[0].socket.getsockname()[1]
         with pytest.raises(ControlError) as caught:
-            await trio.to_thread.run_sync(in_asyncio, f"127.0.0.1:{port}", nothing)
+            await trio.to_thread.run_sync(in_asyncio, f"127.0.0.1:{port}", do_nothing)
         assert caught.value.code == "protocol"
         nursery.cancel_scope.cancel()

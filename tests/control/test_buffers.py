@@ -22,7 +22,7 @@ def json_lines() -> bytes:
     event = {"seq": 2, "event": "user", "name": "x", "payload": "", "ltime": 1, "coalesce": False}
     parts = [{"seq": 1, "ok": True}, {"seq": 2, "ok": True}, *[event] * RECORDS]
     parts += [{"seq": MEMBERS, "ok": True, "members": []}, event]
-    return b"".join(json.dumps(one).encode() + b"\n" for one in parts)
+    return b"".join(json.dumps(part).encode() + b"\n" for part in parts)
 
 
 def rpc() -> bytes:
@@ -34,7 +34,7 @@ def rpc() -> bytes:
 
 
 @contextmanager
-def sending(data: bytes) -> Iterator[str]:
+def serve_data(data: bytes) -> Iterator[str]:
     """Run a server that sends this data to its first client."""
 
     def serve() -> None:
@@ -54,19 +54,19 @@ def sending(data: bytes) -> Iterator[str]:
 
 
 def test_json_session_reports_dropped_records() -> None:
-    with sending(json_lines()) as address, JsonSession.connect(address) as session:
-        keeps_some(session)
+    with serve_data(json_lines()) as address, JsonSession.connect(address) as session:
+        check_drops(session)
 
 
 def test_rpc_session_reports_dropped_records() -> None:
-    with sending(rpc()) as address, RpcSession.connect(address) as session:
-        keeps_some(session)
+    with serve_data(rpc()) as address, RpcSession.connect(address) as session:
+        check_drops(session)
 
 
-def keeps_some(session: AgentSession) -> None:
+def check_drops(session: AgentSession) -> None:
     events = session.stream_records()
     assert session.members() == []
     kept = [next(events) for _ in range(RECORDS - 100)]
-    assert {one["event"] for one in kept} == {"user"}
+    assert {record["event"] for record in kept} == {"user"}
     assert next(events) == {"event": "dropped", "count": 100}
     assert next(events)["name"] == "x"

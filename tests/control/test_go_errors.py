@@ -1,4 +1,4 @@
-"""Errors in the words of Go's library; every expected text was recorded from the real serf."""
+"""Error texts of Go's library; every expected text was recorded from the real serf."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from trioserf.control.server.go_errors import go_base64_error, go_join_error
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "position"),
     [
         ("x", 0), ("xx", 0), ("xxx", 0), ("ab=c", 2), ("abc=d", 4), ("a=bc", 1), ("ab==x", 4),
         ("ab=", 3), ("a*bc", 1), ("abcd*", 4), ("abcde", 4), ("ab-_", 2), ("=", 0),
         ("abcdef=", 7), ("üx", 0), ("abcü", 3),
     ],
 )  # fmt: skip
-def test_invalid_base64_is_reported_with_its_byte(text: str, place: int) -> None:
-    assert go_base64_error(text) == f"illegal base64 data at input byte {place}"
+def test_invalid_base64_is_reported_with_its_byte(text: str, position: int) -> None:
+    assert go_base64_error(text) == f"illegal base64 data at input byte {position}"
 
 
 @pytest.mark.parametrize("text", ["", "abcd", "ab==", "abc=", "ab\\n==", "abcdefg=", "+/+/"])

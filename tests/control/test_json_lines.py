@@ -75,7 +75,7 @@ async def test_blank_lines_and_carriage_returns_are_skipped() -> None:
         assert (await client.receive())["seq"] == 1
 
 
-async def test_lines_arrive_in_pieces_or_together() -> None:
+async def test_lines_are_handled_in_pieces_or_together() -> None:
     async with serving() as served:
         client = served.connect()
         for byte in b'{"command":"stop","stop":1,"seq":1}\n{"command":"st':
@@ -195,7 +195,7 @@ async def test_members_are_selected_by_anchored_expressions() -> None:
         served.agent.node.put(member("web-2", role="webby"))
         client = served.connect()
         shown = (await client.ask(command="members"))["members"]
-        assert [one["name"] for one in shown] == ["node-a", "web-1", "web-2"]
+        assert [member["name"] for member in shown] == ["node-a", "web-1", "web-2"]
         assert shown[1] == {
             "name": "web-1",
             "addr": "127.0.0.9",
@@ -205,8 +205,9 @@ async def test_members_are_selected_by_anchored_expressions() -> None:
             "protocol": {"min": 2, "max": 5, "version": 5},
         }
 
-        async def names(**how: object) -> list[str]:
-            return [one["name"] for one in (await client.ask(command="members", **how))["members"]]
+        async def names(**filters: object) -> list[str]:
+            reply = await client.ask(command="members", **filters)
+            return [member["name"] for member in reply["members"]]
 
         assert await names(name="web") == []
         assert await names(name="web-.*") == ["web-1", "web-2"]
@@ -233,9 +234,9 @@ async def test_name_that_is_not_utf8_survives_the_round_trip() -> None:
         await client.send({"command": "members", "name": "caf.", "seq": 1})
         line = await client.line()
         assert rb"caf\udce9" in line
-        (one,) = json.loads(line)["members"]
-        assert one["name"] == "caf\udce9"
-        assert (await client.ask(command="force-leave", name=one["name"]))["ok"]
+        (found,) = json.loads(line)["members"]
+        assert found["name"] == "caf\udce9"
+        assert (await client.ask(command="force-leave", name=found["name"]))["ok"]
 
 
 async def test_text_is_sent_as_utf8() -> None:
@@ -289,7 +290,7 @@ async def test_bursts_are_coalesced_on_request(autojump_clock: object) -> None:
         await node.user_event("now")
         assert (await client.receive())["name"] == "now"
         gathered = await client.receive()
-        assert [one["name"] for one in gathered["members"]] == ["b", "c", "d"]
+        assert [member["name"] for member in gathered["members"]] == ["b", "c", "d"]
         assert trio.current_time() == 2
         node.publish(MemberEvent("member-failed", (member("b"),)))
         await trio.testing.wait_all_tasks_blocked()
@@ -309,7 +310,7 @@ async def test_suspicions_are_streamed_only_if_named() -> None:
 async def test_query_yields_acks_responses_and_done(autojump_clock: object) -> None:
     async with serving() as served:
         node = served.agent.node
-        node.answers = {"a": b"0.42", "b": None, "c": b"\xff"}
+        node.responses = {"a": b"0.42", "b": None, "c": b"\xff"}
         client = served.connect()
         assert await client.ask(command="query", seq=1, name="load") == {"seq": 1, "ok": True}
         records = [await client.receive() for _ in range(6)]
@@ -326,7 +327,7 @@ async def test_query_yields_acks_responses_and_done(autojump_clock: object) -> N
             command="query", name="q", payload_base64="/w==", nodes=["a"], tags={"x": "y"},
             timeout=2.5, ack=False, relay_factor=3, first=1,
         )  # fmt: skip
-        assert node.asked[-1] == {
+        assert node.queries[-1] == {
             "name": "q", "payload": b"\xff", "nodes": ["a"], "tags": {"x": "y"}, "timeout": 2.5,
             "ack": False, "relay_factor": 3, "first": 1,
         }  # fmt: skip
@@ -370,7 +371,7 @@ async def test_query_does_not_wait_for_client_that_only_watches() -> None:
 
 async def test_requests_overlap(autojump_clock: object) -> None:
     async with serving() as served:
-        served.agent.node.wait = 10
+        served.agent.node.delay = 10
         served.agent.node.reachable = {"x"}
         client = served.connect()
         await client.send({"command": "join", "addresses": ["x", "y"], "seq": 1})
@@ -398,7 +399,7 @@ async def test_failed_key_operation_lists_messages() -> None:
 
 async def test_keys_are_installed_used_and_listed() -> None:
     async with serving() as served:
-        served.agent.node.keys_held = ["old"]
+        served.agent.node.installed_keys = ["old"]
         client = served.connect()
         assert (await client.ask(command="keys", action="install", key=KEY))["ok"]
         assert (await client.ask(command="keys", action="use", key=KEY))["ok"]
@@ -423,9 +424,9 @@ async def test_tags_info_coordinate_and_rtt_are_returned() -> None:
         info = await client.ask(command="info")
         assert info["serf"] == {"encrypted": False, "members": 1}
         assert info["tags"] == {"role": "web"}
-        place = (await client.ask(command="coordinate"))["coordinate"]
-        assert place == {"vec": [0.0] * 8, "error": 1.5, "adjustment": 0.0, "height": 1e-05}
-        assert (await client.ask(command="coordinate", node="node-a"))["coordinate"] == place
+        origin = (await client.ask(command="coordinate"))["coordinate"]
+        assert origin == {"vec": [0.0] * 8, "error": 1.5, "adjustment": 0.0, "height": 1e-05}
+        assert (await client.ask(command="coordinate", node="node-a"))["coordinate"] == origin
         assert 0 < (await client.ask(command="rtt", node="node-a"))["seconds"] < 1e-3
 
 
@@ -482,7 +483,7 @@ async def test_seq_of_open_stream_is_rejected() -> None:
 
 async def test_requests_in_flight_finish_after_end_of_input(autojump_clock: object) -> None:
     async with serving() as served:
-        served.agent.node.wait = 10
+        served.agent.node.delay = 10
         served.agent.node.reachable = {"x"}
         client = served.connect()
         await client.send(
@@ -510,11 +511,11 @@ async def test_line_without_newline_is_not_a_request() -> None:
         assert not served.agent.node.left
 
 
-async def test_leave_is_answered_when_done_and_agent_then_stops(
+async def test_agent_replies_to_leave_when_done_and_then_stops(
     autojump_clock: object,
 ) -> None:
     async with serving() as served:
-        served.agent.leave_takes = 3
+        served.agent.leave_duration = 3
         client = served.connect()
         assert await client.ask(command="leave", seq=1) == {"seq": 1, "ok": True}
         assert trio.current_time() >= 3
@@ -524,7 +525,7 @@ async def test_leave_is_answered_when_done_and_agent_then_stops(
 
 async def test_leave_continues_when_client_disconnects(autojump_clock: object) -> None:
     async with serving() as served:
-        served.agent.leave_takes = 3
+        served.agent.leave_duration = 3
         client = served.connect()
         await client.send({"command": "leave"})
         await trio.testing.wait_all_tasks_blocked()

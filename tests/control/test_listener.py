@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import FakeAgent, JsonClient, RpcClient
+from tests.control.helpers import FakeAgent, JsonClient, RpcClient, handshakes
 from trioserf.control.address import split_address
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import AddressError
@@ -20,23 +20,22 @@ async def open_at(*addresses: str) -> AsyncIterator[Server]:
         yield server
 
 
-async def dial(address: str) -> trio.abc.HalfCloseableStream:
+async def dial(address: str) -> trio.SocketStream:
     if address.startswith("unix:"):
         return await trio.open_unix_socket(address[5:])
     return await trio.open_tcp_stream(*split_address(address))
 
 
-async def handshakes(address: str) -> bool:
+async def serves(address: str) -> bool:
     stream = await dial(address)
     async with stream:
-        reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
-        return bool(reply["ok"])
+        return await handshakes(stream)
 
 
 async def test_one_port_serves_both_protocols() -> None:
     async with open_at("127.0.0.1:0") as server:
         (address,) = server.addresses
-        assert await handshakes(address)
+        assert await serves(address)
         stream = await dial(address)
         async with stream:
             rpc = RpcClient(trio.StapledStream(stream, stream))
@@ -50,7 +49,7 @@ async def test_tcp_and_unix_socket_are_served_together(tmp_path: Path) -> None:
         assert len(server.addresses) == 2
         assert server.addresses[1] == f"unix:{path}"
         for address in server.addresses:
-            assert await handshakes(address)
+            assert await serves(address)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
 
@@ -60,7 +59,7 @@ async def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     async with open_at(f"unix:{path}") as server:
-        assert await handshakes(server.addresses[0])
+        assert await serves(server.addresses[0])
 
 
 async def test_live_unix_socket_is_not_replaced(tmp_path: Path) -> None:
@@ -69,7 +68,7 @@ async def test_live_unix_socket_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(AddressError, match="already in use"):
             async with open_at(f"unix:{path}"):
                 pass
-        assert await handshakes(server.addresses[0])
+        assert await serves(server.addresses[0])
 
 
 async def test_file_that_is_not_a_socket_is_not_replaced(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ async def test_closed_connections_leak_no_descriptors() -> None:
     async with open_at("127.0.0.1:0") as server:
         before = descriptors()
         for _ in range(200):
-            assert await handshakes(server.addresses[0])
+            assert await serves(server.addresses[0])
         with trio.fail_after(5):
             while server.connections:
                 await trio.lowlevel.checkpoint()

@@ -30,7 +30,7 @@ RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: the connection ends with a reset, as that of a client that was killed."""
 
 
-class Rpc:
+class RpcSocket:
     """A client of Serf's RPC that reads only on request."""
 
     def __init__(self, address: str) -> None:
@@ -66,7 +66,7 @@ class Rpc:
         return str(self.receive()["Name"])
 
 
-class Lines:
+class LinesClient:
     """A client of the JSON lines that reads only on request."""
 
     def __init__(self, address: str) -> None:
@@ -115,7 +115,7 @@ def agent() -> Iterator[Process]:
 
 def is_up(process: Process) -> bool:
     try:
-        Rpc(process.rpc).close()
+        RpcSocket(process.rpc).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -127,7 +127,7 @@ def send(agent: Process, name: str, count: int = EVENTS) -> tuple[float, float]:
     Returns:
         The seconds that it took, and the CPU seconds of the agent.
     """
-    with closing(Rpc(agent.rpc)) as rpc:
+    with closing(RpcSocket(agent.rpc)) as rpc:
         began, spent = time.perf_counter(), cpu(agent)
         for number in range(count):
             body = {"Coalesce": False, "Name": f"{name}{number}", "Payload": PAYLOAD}
@@ -144,7 +144,7 @@ def cpu(agent: Process) -> float:
 class Reader(Thread):
     """Reads `count` events of one stream."""
 
-    def __init__(self, client: Lines | Rpc, count: int) -> None:
+    def __init__(self, client: LinesClient | RpcSocket, count: int) -> None:
         super().__init__()
         self.names: list[str] = []
         self._client = client
@@ -160,14 +160,14 @@ class Reader(Thread):
 def test_stalled_readers_slow_no_other_client_and_receive_dropped_counts(agent: Process) -> None:
     with ExitStack() as stack:
         _, free = send(agent, "free")
-        stalled = [stack.enter_context(closing(kind(agent.rpc))) for kind in (Lines, Rpc) * 2]
+        kinds = (LinesClient, RpcSocket)
+        stalled = [stack.enter_context(closing(kind(agent.rpc))) for kind in kinds * 2]
         for client in stalled:
             for seq in range(1, STREAMS + 1):
                 client.stream(seq)
             client.monitor()
         readers = [
-            Reader(stack.enter_context(closing(kind(agent.rpc))), 2 * EVENTS)
-            for kind in (Lines, Rpc)
+            Reader(stack.enter_context(closing(kind(agent.rpc))), 2 * EVENTS) for kind in kinds
         ]
         send(agent, "filling")
         took, held = send(agent, "held")
@@ -183,9 +183,9 @@ def test_stalled_readers_slow_no_other_client_and_receive_dropped_counts(agent: 
         assert " [WARN] agent: Dropping events: a reader has left 512 unread" in agent.log_text()
 
 
-def read_remaining(client: Lines | Rpc) -> tuple[Counter[int], Counter[int]]:
+def read_remaining(client: LinesClient | RpcSocket) -> tuple[Counter[int], Counter[int]]:
     """Read until every stream has delivered its events or reported them as dropped."""
-    assert isinstance(client, Lines)
+    assert isinstance(client, LinesClient)
     dropped, seen = Counter[int](), Counter[int]()
     while dropped.total() + seen.total() < 2 * EVENTS * STREAMS:
         record = client.receive()
@@ -201,13 +201,13 @@ def read_remaining(client: Lines | Rpc) -> tuple[Counter[int], Counter[int]]:
 def test_fifty_clients_receive_every_event(agent: Process) -> None:
     with ExitStack() as stack:
         readers = [
-            Reader(stack.enter_context(closing((Lines, Rpc)[n % 2](agent.rpc))), 300)
+            Reader(stack.enter_context(closing((LinesClient, RpcSocket)[n % 2](agent.rpc))), 300)
             for n in range(50)
         ]
         send(agent, "many", 300)
         for reader in readers:
             reader.join(TIMEOUT)
-        assert [one.names for one in readers] == [[f"many{n}" for n in range(300)]] * 50
+        assert [reader.names for reader in readers] == [[f"many{n}" for n in range(300)]] * 50
 
 
 def connect_and_leave(agent: Process, number: int) -> None:
@@ -215,7 +215,7 @@ def connect_and_leave(agent: Process, number: int) -> None:
     if number % 3 == 0:
         dial(agent.rpc).close()
         return
-    client = (Lines, Rpc)[number % 2](agent.rpc)
+    client = (LinesClient, RpcSocket)[number % 2](agent.rpc)
     client.stream(1)
     client.monitor()
     if number % 5 == 0:
@@ -225,7 +225,7 @@ def connect_and_leave(agent: Process, number: int) -> None:
 
 def resources(agent: Process) -> tuple[int, int]:
     """Return the numbers of tasks and file descriptors of the agent."""
-    with closing(Lines(agent.rpc)) as client:
+    with closing(LinesClient(agent.rpc)) as client:
         info = client.ask(command="info")
         files = len(list(Path(f"/proc/{agent._process.pid}/fd").iterdir()))
     return info["runtime"]["goroutines"], files
@@ -276,7 +276,7 @@ def test_agent_ends_cleanly_with_clients_that_do_not_read() -> None:
     try:
         until(lambda: is_up(process), what=process.log_text)
         with ExitStack() as stack:
-            for kind in (Lines, Rpc):
+            for kind in (LinesClient, RpcSocket):
                 client = stack.enter_context(closing(kind(process.rpc)))
                 client.stream(1)
                 client.monitor()

@@ -13,7 +13,7 @@ from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, servin
 from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
 
 
-async def ends_at(client: JsonClient) -> float:
+async def close_time(client: JsonClient) -> float:
     """Return when the server closes this connection; it must send nothing before."""
     assert await client.receive() is None
     return trio.current_time()
@@ -21,8 +21,8 @@ async def ends_at(client: JsonClient) -> float:
 
 async def test_silent_connection_is_closed_at_deadline(autojump_clock: object) -> None:
     async with serving() as served:
-        assert await ends_at(served.connect()) == 60
-        assert await served.empty()
+        assert await close_time(served.connect()) == 60
+        assert await served.is_empty()
 
 
 @pytest.mark.parametrize("first", [b"{", b" ", b'{"command":"handshake"', b"\x82", b"\x82\xa7Com"])
@@ -32,8 +32,8 @@ async def test_incomplete_first_request_is_closed_at_deadline(
     async with serving() as served:
         client = served.connect()
         await client.stream.send_all(first)
-        assert await ends_at(client) == 60
-        assert await served.empty()
+        assert await close_time(client) == 60
+        assert await served.is_empty()
 
 
 async def test_one_byte_per_second_does_not_extend_the_deadline(autojump_clock: object) -> None:
@@ -46,7 +46,7 @@ async def test_one_byte_per_second_does_not_extend_the_deadline(autojump_clock: 
                 await trio.sleep(1)
 
         served.nursery.start_soon(dribble)
-        assert await ends_at(client) == 60
+        assert await close_time(client) == 60
 
 
 async def test_idle_client_after_first_request_stays_connected(autojump_clock: object) -> None:
@@ -65,7 +65,7 @@ async def test_incomplete_later_request_is_closed_at_deadline(autojump_clock: ob
         await trio.sleep(1000)
         await client.stream.send_all(b'{"comm')
         await rpc.send({"Command": "event", "Seq": 1})
-        assert await ends_at(client) == 1060
+        assert await close_time(client) == 1060
         assert await rpc.receive() is None
         assert trio.current_time() == 1060
 
@@ -80,7 +80,7 @@ async def test_unauthenticated_client_is_closed_after_20_seconds(autojump_clock:
             assert reply["error"]["code"] == "auth_required"
             assert reply["seq"] == guess
             await trio.sleep(1)
-        assert await ends_at(client) == 20
+        assert await close_time(client) == 20
         authenticated = served.connect()
         assert await authenticated.ask(command="auth", key="sesame", seq=1) == {
             "seq": 1,
@@ -123,11 +123,11 @@ async def test_unauthenticated_clients_do_not_block_authenticated_ones(
             assert (await authenticated[-1].ask(command="auth", key="sesame"))["ok"]
         unauthenticated = [served.connect() for _ in range(3)]
         await trio.testing.wait_all_tasks_blocked()
-        assert await ends_at(served.connect()) == 0
+        assert await close_time(served.connect()) == 0
         assert served.server.refused == 1
         for client in authenticated:
             assert (await client.ask(command="members"))["ok"]
-        assert await ends_at(unauthenticated[0]) == 20
+        assert await close_time(unauthenticated[0]) == 20
         again = served.connect()
         assert (await again.ask(command="auth", key="sesame"))["ok"]
 
@@ -192,7 +192,7 @@ async def test_unread_replies_delay_only_requests_of_same_connection(
 
 async def test_number_of_requests_in_flight_is_limited(autojump_clock: object) -> None:
     async with serving() as served:
-        served.agent.node.wait = 1
+        served.agent.node.delay = 1
         served.agent.node.reachable = {"x"}
         client = served.connect()
         for number in range(MAX_IN_FLIGHT + 10):
@@ -223,7 +223,7 @@ async def test_a_thousand_closed_connections_leave_no_subscription_or_task() -> 
                 await rpc.ask("stream", 1, {"Type": "*"})
                 await rpc.ask("monitor", 2, {"LogLevel": "INFO"})
                 await rpc.stream.aclose()
-        assert await served.empty()
+        assert await served.is_empty()
 
 
 async def test_streams_end_with_the_agent() -> None:
@@ -249,12 +249,12 @@ def test_random_bytes_leave_no_subscription_or_task(chunks: list[bytes]) -> None
             with trio.fail_after(5):
                 while await pipe.receive_some(65536):
                     pass
-            assert await served.empty()
+            assert await served.is_empty()
 
     trio.run(main)
 
 
-async def fuzzed(served: ServerUnderTest, head: dict[str, Any], body: Any) -> None:
+async def send_and_drain(served: ServerUnderTest, head: dict[str, Any], body: Any) -> None:
     client: RpcClient = await served.rpc()
     await client.send(head, body)
     await client.stream.send_eof()
@@ -277,8 +277,8 @@ async def fuzzed(served: ServerUnderTest, head: dict[str, Any], body: Any) -> No
 def test_every_body_is_answered_or_ends_the_connection(command: str, body: Any) -> None:
     async def main() -> None:
         async with serving() as served:
-            await fuzzed(served, {"Command": command, "Seq": 1}, body)
-            assert await served.empty()
+            await send_and_drain(served, {"Command": command, "Seq": 1}, body)
+            assert await served.is_empty()
 
     trio.run(main)
 

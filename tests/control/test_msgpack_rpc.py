@@ -10,8 +10,8 @@ from tests.control.helpers import (
     RpcClient,
     messages,
     recorded_agent,
+    request_reply_pairs,
     serving,
-    turns,
 )
 from trioserf.address import Address
 from trioserf.serf.events import MemberEvent
@@ -19,25 +19,25 @@ from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
 
 
-def shape(value: Any, path: str = "") -> Any:
-    """Return what must be equal: keys, their order, types and nils; not the values."""
+def structure_of(value: Any, path: str = "") -> Any:
+    """Return the keys, their order, the types and nils of a value, without its data."""
     if isinstance(value, dict):
         if path in ("Tags", "Messages", "Keys") or path.startswith("stats"):
-            return {"a map": sorted({str(shape(one)) for one in value.values()})}
-        return [(key, shape(one, key)) for key, one in value.items()]
+            return {"a map": sorted({str(structure_of(item)) for item in value.values()})}
+        return [(key, structure_of(item, key)) for key, item in value.items()]
     if isinstance(value, list):
-        kinds = {str(shape(one)) for one in value}
+        kinds = {str(structure_of(item)) for item in value}
         return ["list of", *sorted(kinds)]
     return type(value).__name__
 
 
-@pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: one["title"])
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["title"])
 async def test_recorded_requests_get_replies_of_the_same_shape(
     recorded: dict[str, Any], autojump_clock: object
 ) -> None:
     async with serving(agent=recorded_agent()) as served:
         client = RpcClient(served.pipe())
-        for request, recorded_reply in turns(recorded["exchange"]):
+        for request, recorded_reply in request_reply_pairs(recorded["exchange"]):
             await client.send(request)
             expected = messages(recorded_reply)
             received = [await client.receive() for _ in expected]
@@ -48,7 +48,7 @@ async def test_recorded_requests_get_replies_of_the_same_shape(
                 elif isinstance(reference.get("Type"), str):
                     assert list(reply) == list(reference)
                 else:
-                    assert shape(reply) == shape(reference)
+                    assert structure_of(reply) == structure_of(reference)
                 if "Error" in reference:
                     assert reply["Seq"] == reference["Seq"]
                     assert bool(reply["Error"]) == bool(reference["Error"])
@@ -59,8 +59,8 @@ async def test_recorded_requests_get_replies_of_the_same_shape(
 def test_recorded_exchanges_cover_the_commands() -> None:
     commands = {
         message["Command"]
-        for one in RECORDED
-        for step in one["exchange"]
+        for recorded in RECORDED
+        for step in recorded["exchange"]
         if step["from"] == "client"
         for message in messages(bytes.fromhex(step["hex"]))
         if "Command" in message
@@ -164,7 +164,7 @@ async def test_member_filters_are_anchored_as_in_serf() -> None:
 
         async def names(**body: Any) -> list[str]:
             assert (await client.ask("members-filtered", body=body))["Error"] == ""
-            return [one["Name"] for one in (await client.receive())["Members"]]
+            return [member["Name"] for member in (await client.receive())["Members"]]
 
         assert await names() == ["node-a", "abc"]
         assert await names(Name="b") == []
@@ -223,7 +223,7 @@ async def test_rpc_stream_client_responds_to_queries() -> None:
         assert reply == {"Error": "", "Seq": 9}
         records = [await requester.receive() for _ in range(6)]
         assert records[::2] == [{"Error": "", "Seq": 6}] * 3
-        assert [list(one.values()) for one in records[1::2]] == [
+        assert [list(record.values()) for record in records[1::2]] == [
             ["node-a", None, "ack"], ["node-a", b"!", "response"], ["", None, "done"],
         ]  # fmt: skip
 
@@ -238,7 +238,7 @@ async def test_query_passes_its_options_and_reports_errors(autojump_clock: objec
             "Timeout": 1_500_000_000, "Name": "q", "Payload": None,
         }  # fmt: skip
         assert (await client.ask("query", 2, body))["Error"] == ""
-        assert served.agent.node.asked[0] == {
+        assert served.agent.node.queries[0] == {
             "name": "q", "payload": b"", "nodes": ["a"], "tags": {"b": "c"}, "timeout": 1.5,
             "ack": True, "relay_factor": 3, "first": None,
         }  # fmt: skip
@@ -297,7 +297,7 @@ async def test_error_replies_have_bodies_as_in_serf() -> None:
         assert body["Messages"] == {"node-a": "Keyring is empty (encryption not enabled)"}
         assert (await client.ask("list-keys", 3))["Error"] != ""
         assert (await client.receive())["Keys"] == {}
-        served.agent.node.keys_held = [key]
+        served.agent.node.installed_keys = [key]
         assert (await client.ask("list-keys", 3))["Error"] == ""
         assert (await client.receive())["Keys"] == {key: 1}
 
@@ -323,7 +323,7 @@ async def test_errors_keep_the_connection_and_bugs_are_internal_errors() -> None
         assert (await client.ask("event", body={"Name": "x"}))["Error"] == ""
 
 
-async def test_rpc_messages_arrive_in_pieces() -> None:
+async def test_rpc_messages_are_handled_in_pieces() -> None:
     async with serving() as served:
         client = await served.rpc()
         for byte in msgpack.packb({"Command": "stop", "Seq": 1}) + msgpack.packb({"Stop": 5}):
@@ -331,9 +331,9 @@ async def test_rpc_messages_arrive_in_pieces() -> None:
         assert await client.receive() == {"Error": "", "Seq": 1}
 
 
-async def test_rpc_leave_is_answered_and_agent_then_stops(autojump_clock: object) -> None:
+async def test_agent_replies_to_rpc_leave_and_then_stops(autojump_clock: object) -> None:
     async with serving() as served:
-        served.agent.leave_takes = 3
+        served.agent.leave_duration = 3
         client = await served.rpc()
         assert await client.ask("leave", 9) == {"Error": "", "Seq": 9}
         assert trio.current_time() >= 3
@@ -354,7 +354,7 @@ async def test_events_dropped_for_slow_client_are_logged(
             while await client.receive():
                 received += 1
         assert 512 * 2 <= received < 700 * 2
-        assert any("slow client" in one.getMessage() for one in caplog.records)
+        assert any("slow client" in text for text in caplog.messages)
 
 
 async def test_end_of_input_stops_streams_and_monitor() -> None:
@@ -364,7 +364,7 @@ async def test_end_of_input_stops_streams_and_monitor() -> None:
         await client.ask("monitor", 6, {"LogLevel": "INFO"})
         await client.stream.send_eof()
         assert await client.receive() is None
-        assert await served.empty()
+        assert await served.is_empty()
 
 
 async def test_query_with_invalid_filter_is_done_at_once(caplog: pytest.LogCaptureFixture) -> None:

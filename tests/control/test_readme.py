@@ -56,7 +56,7 @@ def test_command_table_equals_the_declared_commands() -> None:
         **CONNECTION_PARAMS,
     }
     table = {cells[0].strip("`"): documented(cells[1]) for cells in rows("Commands")}
-    assert table == {name: declared(one) for name, one in params.items()}
+    assert table == {name: declared(command_params) for name, command_params in params.items()}
 
 
 def test_error_table_equals_the_declared_codes() -> None:
@@ -78,7 +78,7 @@ def test_rpc_table_equals_the_declared_bodies() -> None:
 
 def test_limits_table_equals_the_declared_limits() -> None:
     limits = Limits()
-    numbers = [[int(one) for one in re.findall(r"\d+", cells[1])] for cells in rows("Limits")]
+    numbers = [list(map(int, re.findall(r"\d+", cells[1]))) for cells in rows("Limits")]
     assert numbers == [
         [MAX_MESSAGE >> 20, MAX_UNAUTHENTICATED_MESSAGE >> 10],
         [limits.connections, limits.unauthenticated],

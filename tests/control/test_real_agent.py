@@ -71,11 +71,11 @@ async def test_members_info_and_coordinates_are_those_of_the_node(autojump_clock
     async with real_agent() as served:
         client, rpc = served.json(), await served.rpc()
         found = (await client.ask(command="members", name="node-b"))["members"]
-        assert [(one["name"], one["addr"], one["status"]) for one in found] == [
+        assert [(member["name"], member["addr"], member["status"]) for member in found] == [
             ("node-b", "10.0.0.2", "alive")
         ]
         assert (await rpc.ask("members"))["Error"] == ""
-        names = {one["Name"] for one in (await rpc.receive())["Members"]}
+        names = {member["Name"] for member in (await rpc.receive())["Members"]}
         assert names == {"node-a", "node-b"}
         info = await client.ask(command="info")
         assert info["agent"] == {"name": "node-a"}
@@ -119,7 +119,7 @@ async def test_query_of_the_cluster_is_answered_by_a_client(
             else:
                 reply = await client.ask(command="respond", id=query["id"], payload=response)
                 assert reply == {"ok": True}
-            found = [getattr(one, "payload", None) async for one in results]
+            found = [getattr(result, "payload", None) async for result in results]
         assert (b"0.42" in found) == (response is not None)
         if response is not None:
             second = await client.ask(command="respond", id=query["id"], payload="again")
@@ -133,7 +133,7 @@ async def test_query_of_a_client_yields_acks_of_all_members(autojump_clock: obje
         records: list[dict[str, Any]] = []
         while not records or records[-1]["type"] != "done":
             records.append(await client.receive())
-        acks = sorted(one["from"] for one in records if one["type"] == "ack")
+        acks = sorted(record["from"] for record in records if record["type"] == "ack")
         assert acks == ["node-a", "node-b"]
         assert (records[-1]["expected"], records[-1]["missing"]) == (2, [])
 

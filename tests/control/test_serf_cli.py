@@ -58,8 +58,8 @@ def groups_of(text: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "recorded",
-    [one for one in RECORDED if one["cli"][1:]],
-    ids=lambda one: one["title"],
+    [recorded for recorded in RECORDED if recorded["cli"][1:]],
+    ids=lambda recorded: recorded["title"],
 )
 async def test_serf_prints_the_same_as_against_its_own_agent(recorded: dict[str, Any]) -> None:
     words = recorded["cli"][1:]
@@ -75,7 +75,7 @@ async def test_serf_prints_the_same_as_against_its_own_agent(recorded: dict[str,
 async def test_serf_keys_succeeds_on_all_members() -> None:
     key = "T9jncgl9mbLus+baTTa7q7nPSUrXwbDi2dhbtqir37s="
     agent = recorded_agent()
-    agent.node.keys_held = [key]
+    agent.node.installed_keys = [key]
     async with served(agent) as address:
         for flag in (f"-install={key}", f"-use={key}", "-list"):
             printed = await serf(address, "keys", flag)

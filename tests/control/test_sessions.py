@@ -34,7 +34,7 @@ T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
 TIMEOUT = 60.0
 
-both = pytest.mark.parametrize("kind", ["json", "msgpack"])
+both_protocols = pytest.mark.parametrize("kind", ["json", "msgpack"])
 
 
 def connect(kind: Kind, address: str, auth: str | None = None) -> AgentSession:
@@ -42,7 +42,7 @@ def connect(kind: Kind, address: str, auth: str | None = None) -> AgentSession:
     return make.connect(address, auth, timeout=5)
 
 
-async def against(
+async def run_with_agent(
     agent: FakeAgent, kind: Kind, use: Callable[[AgentSession], T], auth: str = ""
 ) -> T:
     """Use a session in another thread while the agent is served here."""
@@ -56,7 +56,7 @@ async def against(
             return await trio.to_thread.run_sync(partial(work, server.addresses[0]))
 
 
-@both
+@both_protocols
 async def test_members_are_typed_and_filtered(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         assert session.protocol == kind
@@ -67,11 +67,11 @@ async def test_members_are_typed_and_filtered(kind: Kind) -> None:
         assert session.members(tags={"role": "web"}, status="alive") == [a]
         assert sorted(session.members()) == [a, b]
 
-    await against(recorded_agent(), kind, use)
+    await run_with_agent(recorded_agent(), kind, use)
 
 
-@both
-async def test_events_joins_and_their_errors(kind: Kind) -> None:
+@both_protocols
+async def test_events_and_joins_return_results_or_errors(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         assert session.event("deploy", b"\xff", coalesce=True) in (1, None)
         with pytest.raises(ControlError, match="512") as caught:
@@ -87,10 +87,10 @@ async def test_events_joins_and_their_errors(kind: Kind) -> None:
         assert caught.value.causes == (("x", why), ("y", why))
         assert session.join(["127.0.0.22", "z"]) == 1
 
-    await against(recorded_agent(), kind, use)
+    await run_with_agent(recorded_agent(), kind, use)
 
 
-@both
+@both_protocols
 async def test_query_yields_records_and_may_be_closed_early(kind: Kind) -> None:
     def use(session: AgentSession) -> None:
         records = list(session.query("load", b"?", timeout=1))
@@ -109,10 +109,10 @@ async def test_query_yields_records_and_may_be_closed_early(kind: Kind) -> None:
         assert session.event("x") in (1, 2, 3, None)
         assert isinstance(list(session.query("load", ack=False, first=1))[-1], QueryDone)
 
-    await against(recorded_agent(), kind, use)
+    await run_with_agent(recorded_agent(), kind, use)
 
 
-@both
+@both_protocols
 async def test_stream_records_arrive_beside_requests(kind: Kind) -> None:
     agent = recorded_agent()
 
@@ -124,18 +124,18 @@ async def test_stream_records_arrive_beside_requests(kind: Kind) -> None:
             agent.node.publish, events.MemberEvent("member-join", agent.node.members())
         )
         seen = [next(records) for _ in range(6)]
-        assert [one.get("payload") for one in seen[:5]] == ["v0", "v1", "v2", "v3", "v4"]
+        assert [record.get("payload") for record in seen[:5]] == ["v0", "v1", "v2", "v3", "v4"]
         assert seen[0]["ltime"] == 1
         assert seen[0]["coalesce"] is False
         assert seen[5]["event"] == "member-join"
-        assert {one["name"] for one in seen[5]["members"]} == {"vec-a", "vec-b"}
+        assert {member["name"] for member in seen[5]["members"]} == {"vec-a", "vec-b"}
         records.close()
         assert session.members()
 
-    await against(agent, kind, use)
+    await run_with_agent(agent, kind, use)
 
 
-@both
+@both_protocols
 async def test_stream_yields_typed_events(kind: Kind) -> None:
     agent = recorded_agent()
 
@@ -151,7 +151,7 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
         member = next(stream)
         assert isinstance(member, MemberEvent)
         assert (member.kind, member.members) == ("member-failed", (session.members("vec-a")[0],))
-        agent.node.answers = {}
+        agent.node.responses = {}
         list(session.query("load", b"?", timeout=1))
         query = next(stream)
         assert isinstance(query, QueryEvent)
@@ -159,10 +159,10 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
         # Serf's RPC reports neither.
         assert bool(query.source) == bool(query.deadline) == (kind == "json")
 
-    await against(agent, kind, use)
+    await run_with_agent(agent, kind, use)
 
 
-@both
+@both_protocols
 async def test_monitor_yields_log_entries(kind: Kind) -> None:
     agent = recorded_agent()
     agent.logs.write("WARN", "serf", "first: words")
@@ -178,10 +178,10 @@ async def test_monitor_yields_log_entries(kind: Kind) -> None:
         assert isinstance(late, LogEntry)
         assert late.message == "late"
 
-    await against(agent, kind, use)
+    await run_with_agent(agent, kind, use)
 
 
-@both
+@both_protocols
 async def test_other_commands_return_typed_results(kind: Kind) -> None:
     agent = recorded_agent()
 
@@ -198,19 +198,19 @@ async def test_other_commands_return_typed_results(kind: Kind) -> None:
             session.keys("list")
         assert caught.value.code == "key_failed"
         assert set(caught.value.details["messages"]) == {"vec-a", "vec-b"}
-        agent.node.keys_held = [KEY]
+        agent.node.installed_keys = [KEY]
         assert session.keys("list").keys == {KEY: 2}
         session.force_leave("vec-b")
         assert session.members(status="left")
         session.leave()
 
-    await against(agent, kind, use)
+    await run_with_agent(agent, kind, use)
     assert agent.shutdown.is_set()
 
 
-@both
+@both_protocols
 async def test_wrong_or_missing_rpc_auth_is_an_error(kind: Kind) -> None:
-    await against(recorded_agent(), kind, lambda session: session.members(), auth="sesame")
+    await run_with_agent(recorded_agent(), kind, lambda session: session.members(), auth="sesame")
     for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
 
         def use(address: str, wrong: str | None = wrong) -> None:
@@ -243,18 +243,18 @@ def test_missing_agent_is_unreachable(tmp_path: Path) -> None:
 
 
 @contextmanager
-def answering(*answers: bytes) -> Iterator[str]:
-    """Run a server that sends each connection one of these answers and closes it."""
+def serve_once_each(*replies: bytes) -> Iterator[str]:
+    """Run a server that sends each connection one of these replies and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT)
 
         def serve() -> None:
-            for answer in answers:
+            for reply in replies:
                 connection, _ = listener.accept()
                 connection.settimeout(TIMEOUT)
                 with connection:
                     connection.recv(1000)
-                    connection.sendall(answer)
+                    connection.sendall(reply)
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(1000):
                         pass
@@ -267,7 +267,7 @@ def answering(*answers: bytes) -> Iterator[str]:
 
 def test_server_of_another_protocol_is_an_error() -> None:
     page = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-    with answering(page, page) as address, pytest.raises(ControlError) as caught:
+    with serve_once_each(page, page) as address, pytest.raises(ControlError) as caught:
         connect_any(address)
     assert caught.value.code == "protocol"
 
@@ -311,7 +311,7 @@ class TestRealAgent:
             assert session.join(["127.15.4.2"]) == 1
             joined: set[str] = set()
             while "b" not in joined:
-                joined |= {one["name"] for one in next(events)["members"]}
+                joined |= {member["name"] for member in next(events)["members"]}
             (a,) = session.members(tags={"role": "web"})
             assert (a.name, a.addr, a.protocol_version) == ("a", "127.15.4.1", 5)
             session.event("deploy", b"v1")
@@ -341,12 +341,12 @@ class TestRealAgent:
             assert caught.value.code == "disconnected"
             session.leave()
 
-    def test_rpc_auth_of_serf(self, tmp_path: Path) -> None:
+    def test_rpc_auth_is_required_by_serf(self, tmp_path: Path) -> None:
         config = tmp_path / "auth.json"
         config.write_text('{"rpc_auth": "sesame"}')
         with serf_agent("127.15.4.3", "c", tmp_path, f"-config-file={config}") as address:
             with connect_any(address, "sesame") as session:
-                assert [one.name for one in session.members()] == ["c"]
+                assert [member.name for member in session.members()] == ["c"]
             with pytest.raises(ControlError) as caught:
                 connect_any(address, "simsalabim")
             assert caught.value.code == "auth_failed"

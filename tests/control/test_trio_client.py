@@ -7,7 +7,14 @@ import pytest
 import trio
 import trio.testing
 
-from tests.control.helpers import KEY, FakeAgent, recorded_agent, wall
+from tests.control.helpers import (
+    FakeAgent,
+    check_response_from_stream,
+    check_results,
+    recorded_agent,
+    serve_until_shutdown,
+    wall,
+)
 from trioserf.control.client.async_client import RecordBuffer
 from trioserf.control.client.records import (
     Dropped,
@@ -15,7 +22,6 @@ from trioserf.control.client.records import (
     QueryAck,
     QueryAnswer,
     QueryDone,
-    QueryEvent,
     UserEvent,
 )
 from trioserf.control.client.trio_client import AgentClient, connect
@@ -43,21 +49,7 @@ def own(agent: FakeAgent) -> Member:
 async def test_commands_return_typed_results() -> None:
     agent = recorded_agent()
     async with connected(agent) as client:
-        a, b = await client.members()
-        assert (a.name, a.addr, a.tags) == ("vec-a", "127.0.0.21", {"role": "web", "dc": "east"})
-        assert await client.members(tags={"role": "w.*"}, name="vec-.", status="alive") == [a]
-        assert await client.event("deploy", b"\xff", coalesce=True) == 1
-        assert await client.join(["127.0.0.22"], replay=True) == 1
-        assert await client.tags({"x": "y"}, ["dc"]) == {"role": "web", "x": "y"}
-        assert (await client.info())["serf"]["members"] == 2
-        assert await client.coordinate("vec-b") == await client.coordinate()
-        assert 0 < await client.rtt("vec-b", "vec-a") < 1e-3
-        agent.node.keys_held = [KEY]
-        assert (await client.keys("list")).keys == {KEY: 2}
-        assert (await client.keys("use", KEY)).nodes == 2
-        await client.force_leave(b.name, prune=True)
-        assert await client.members() == [(await client.members(name="vec-a"))[0]]
-        await client.leave()
+        await check_results(client, agent)
     assert agent.shutdown.is_set()
 
 
@@ -98,8 +90,8 @@ async def test_errors_of_the_block_are_not_wrapped() -> None:
 async def test_query_yields_its_records() -> None:
     agent = recorded_agent()
     async with connected(agent) as client:
-        async with client.query("load", b"?", timeout=5) as answers:
-            records = [record async for record in answers]
+        async with client.query("load", b"?", timeout=5) as results:
+            records = [record async for record in results]
         assert records == [
             QueryAck("vec-a"),
             QueryAnswer("vec-a", b"0.42\n"),
@@ -108,11 +100,11 @@ async def test_query_yields_its_records() -> None:
         ]
         async with client.query(
             "load", nodes=["vec-a"], tags={"x": "y"}, ack=False, first=1
-        ) as answers:
-            async for record in answers:
+        ) as results:
+            async for record in results:
                 assert record == QueryAnswer("vec-a", b"0.42\n")
                 break
-        assert agent.node.asked[-1]["first"] == 1
+        assert agent.node.queries[-1]["first"] == 1
         assert await client.members()
 
 
@@ -165,21 +157,9 @@ async def test_abandoned_stream_is_stopped() -> None:
 
 async def test_query_is_answered_from_a_stream() -> None:
     agent = recorded_agent()
-    agent.node.answers = {}
-    async with connected(agent) as client, client.stream("query:load") as querys:
-        for answer in (b"\xff\x00", None):
-            async with client.query("load", timeout=5) as answers:
-                query = await anext(querys)
-                assert isinstance(query, QueryEvent)
-                assert query.deadline > query.time
-                if answer is None:
-                    await client.decline(query.id)
-                else:
-                    await client.respond(query.id, answer)
-                    assert await anext(answers) == QueryAnswer("vec-a", answer)
-                assert isinstance(await anext(answers), QueryDone)
-                with pytest.raises(StopAsyncIteration):
-                    await anext(answers)
+    agent.node.responses = {}
+    async with connected(agent) as client:
+        await check_response_from_stream(client)
 
 
 async def test_monitor_yields_old_and_new_lines() -> None:
@@ -198,7 +178,7 @@ async def test_monitor_yields_old_and_new_lines() -> None:
 
 async def test_requests_of_many_tasks_overlap() -> None:
     agent = recorded_agent()
-    agent.node.wait = 0.05
+    agent.node.delay = 0.05
     order: list[str] = []
     async with connected(agent) as client, trio.open_nursery() as nursery:
 
@@ -215,7 +195,7 @@ async def test_requests_of_many_tasks_overlap() -> None:
 
 async def test_cancelled_call_does_not_affect_other_calls() -> None:
     agent = recorded_agent()
-    agent.node.wait = 30
+    agent.node.delay = 30
     async with connected(agent) as client:
         with trio.move_on_after(0.02) as scope:
             await client.join(["127.0.0.22"])
@@ -224,21 +204,21 @@ async def test_cancelled_call_does_not_affect_other_calls() -> None:
 
 
 async def test_slow_reader_receives_dropped_count() -> None:
-    inbox = RecordBuffer(3, trio.Event, trio.lowlevel.checkpoint)
+    buffer = RecordBuffer(3, trio.Event, trio.lowlevel.checkpoint)
     for number in range(10):
-        inbox.put({"n": number})
-    got = [await inbox.get() for _ in range(4)]
+        buffer.put({"n": number})
+    got = [await buffer.get() for _ in range(4)]
     assert got == [{"n": 0}, {"n": 1}, {"n": 2}, {"event": "dropped", "count": 7}]
-    inbox.put({"n": 10})
-    assert await inbox.get() == {"n": 10}
-    inbox.fail(ControlError("disconnected", "gone"))
-    with pytest.raises(ControlError, match="gone"):
-        await inbox.get()
+    buffer.put({"n": 10})
+    assert await buffer.get() == {"n": 10}
+    buffer.fail(ControlError("disconnected", "closed"))
+    with pytest.raises(ControlError, match="closed"):
+        await buffer.get()
 
 
 async def test_end_of_the_agent_fails_calls_and_streams() -> None:
     agent = recorded_agent()
-    agent.node.wait = 30
+    agent.node.delay = 30
     async with trio.open_nursery() as nursery:
         codes: list[str] = []
         address = await nursery.start(serve_until_shutdown, agent)
@@ -259,12 +239,6 @@ async def test_end_of_the_agent_fails_calls_and_streams() -> None:
                 await client.members()
             assert caught.value.code == "disconnected"
     assert codes == ["disconnected"]
-
-
-async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
-    async with open_control(agent, ["127.0.0.1:0"]) as server:
-        task_status.started(server.addresses[0])
-        await agent.shutdown.wait()
 
 
 async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:

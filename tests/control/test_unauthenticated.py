@@ -68,7 +68,7 @@ def agent() -> Iterator[Agent]:
 
 def exchange(stream: socket.socket, *requests: dict[str, object]) -> list[dict[str, object]]:
     """Send requests and return all replies until the agent closes."""
-    stream.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
+    stream.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
     stream.shutdown(socket.SHUT_WR)
     sent = b""
     while data := stream.recv(65_536):
@@ -79,7 +79,7 @@ def exchange(stream: socket.socket, *requests: dict[str, object]) -> list[dict[s
 def is_working(agent: Agent) -> bool:
     with agent.dial() as stream:
         replies = exchange(stream, {"command": "auth", "key": AUTH}, {"command": "members"})
-    return [one["ok"] for one in replies] == [True, True]
+    return [reply["ok"] for reply in replies] == [True, True]
 
 
 def test_random_input_is_rejected_without_memory_growth(agent: Agent) -> None:
@@ -147,7 +147,7 @@ def test_secrets_appear_in_no_reply_and_no_log(agent: Agent) -> None:
             {"command": "keys", "action": "install", "key": KEY[:-2]},
             {"command": "monitor", "level": "TRACE"},
         )
-    assert [one["ok"] for one in replies[:5]] == [False, False, False, True, True]
+    assert [reply["ok"] for reply in replies[:5]] == [False, False, False, True, True]
     output = json.dumps(replies) + agent.log_text()
     with agent.dial() as stream:
         unpacker = msgpack.Unpacker(raw=False)

@@ -18,7 +18,7 @@ from trioserf.address import Address, format_host_port, parse_host_port
         ("[fe80::1%eth0]:0", ("fe80::1%eth0", 0)),
     ],
 )
-def test_host_port_forms(text: str, parts: tuple[str, int | None]) -> None:
+def test_host_port_is_parsed(text: str, parts: tuple[str, int | None]) -> None:
     assert parse_host_port(text) == parts
 
 

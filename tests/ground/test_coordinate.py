@@ -132,7 +132,7 @@ def test_latency_filter_keeps_three_samples() -> None:
     assert len(client._latencies["a"]) == 3
 
 
-# --- what is refused ---
+# --- rejected values ---
 
 
 @pytest.mark.parametrize("rtt", [-1e-9, 10.000001, math.nan, math.inf, -math.inf])
@@ -174,7 +174,7 @@ def test_invalid_coordinate_is_rejected(other: Coordinate, reason: str) -> None:
 # --- the edges of the arithmetic ---
 
 
-def test_coincident_points_move_in_random_direction() -> None:
+def test_coincident_points_move_apart_in_random_direction() -> None:
     first = CoordinateClient(Random(1)).update("a", ORIGIN, 0.1)
     second = CoordinateClient(Random(2)).update("a", ORIGIN, 0.1)
     assert first.vec != second.vec
@@ -198,7 +198,7 @@ def test_overflow_resets_coordinate_and_is_counted() -> None:
     client = CoordinateClient(Random(1))
     assert client.update("a", at(1e300), 0.05) == ORIGIN
     assert client.resets == 1
-    # Nothing of it lingers.
+    # Later updates are not affected.
     assert client.update("b", at(0.05), 0.05) != ORIGIN
     assert client.resets == 1
 
@@ -212,7 +212,7 @@ def test_gravity_pulls_distant_coordinate_to_origin() -> None:
 
 
 def test_coordinates_of_cluster_converge_to_distances() -> None:
-    """Twelve members on a line, 10 ms apart, come to know how far they are from each other."""
+    """Twelve members on a line, 10 ms apart, estimate their distances."""
     rng = Random(7)
     clients = [CoordinateClient(rng) for _ in range(12)]
     for _ in range(4000):

@@ -20,17 +20,18 @@ def sample_of(values: list[int]) -> AggregateSample:
 
 
 @given(VALUES, VALUES)
-def test_merged_counters_equal_one_counter_of_all_values(one: list[int], two: list[int]) -> None:
-    both, merged = sample_of(one + two), sample_of(one)
-    merged.merge(sample_of(two))
+def test_merged_samples_equal_one_sample_of_all_values(
+    first: list[int], second: list[int]
+) -> None:
+    values = first + second
+    merged = sample_of(first)
+    merged.merge(sample_of(second))
     merged.merge(AggregateSample())
-    for sample in (both, merged):
-        assert sample.count == len(one + two)
-        assert (sample.total, sample.least, sample.most) == (
-            sum(one + two), min(one + two), max(one + two),
-        )  # fmt: skip
+    for sample in (sample_of(values), merged):
+        assert sample.count == len(values)
+        assert (sample.total, sample.least, sample.most) == (sum(values), min(values), max(values))
         assert math.isclose(
-            standard_deviation(sample), statistics.stdev(one + two), rel_tol=1e-6, abs_tol=1e-3
+            standard_deviation(sample), statistics.stdev(values), rel_tol=1e-6, abs_tol=1e-3
         )
 
 

@@ -1,4 +1,4 @@
-"""Queues that drop, count and announce what has no room."""
+"""Queues that drop items without room, count them and announce their number."""
 
 import pytest
 

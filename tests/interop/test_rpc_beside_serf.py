@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.control.helpers import RECORDED, messages, turns
+from tests.control.helpers import RECORDED, messages, request_reply_pairs
 from tests.interop.agents import TRIOSERF, agent, net, until
 from tests.interop.rpc_bytes import HANDSHAKE, Raw, encodings, header, pack, shape
 
@@ -78,7 +78,7 @@ def ask_both(
 
 def exchanged(exchange: list[dict[str, str]]) -> list[tuple[bytes, list[Any]]]:
     """Return pairs: the bytes that the client sent, and the messages of the agent."""
-    return [(sent, messages(replies)) for sent, replies in turns(exchange)]
+    return [(sent, messages(replies)) for sent, replies in request_reply_pairs(exchange)]
 
 
 def replay(agents: Agents, exchange: list[dict[str, str]]) -> Messages:

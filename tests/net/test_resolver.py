@@ -11,7 +11,7 @@ async def test_localhost_resolves_to_distinct_addresses() -> None:
     found = await resolver.addresses("localhost")
     assert {"127.0.0.1", "::1"} & set(found)
     assert len(found) == len(set(found))
-    assert all(isinstance(one, str) for one in found)
+    assert all(isinstance(address, str) for address in found)
 
 
 @pytest.mark.parametrize("text", ["127.22.0.1", "::1"])

@@ -25,10 +25,12 @@ needs_v6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 h
 
 
 @asynccontextmanager
-async def two(a: str = A, b: str = B) -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
+async def open_pair(
+    a: str = A, b: str = B
+) -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
     with trio.fail_after(20):
-        async with open_sockets(a, 0) as one, open_sockets(b, 0) as other:
-            yield one, other
+        async with open_sockets(a, 0) as first, open_sockets(b, 0) as second:
+            yield first, second
 
 
 async def receive(transport: SocketTransport, count: int) -> list[list[Datagram]]:
@@ -40,7 +42,7 @@ async def receive(transport: SocketTransport, count: int) -> list[list[Datagram]
 
 
 async def test_packets_are_received_in_order_in_batches_of_at_most_64() -> None:
-    async with two() as (a, b):
+    async with open_pair() as (a, b):
         for number in range(2 * BATCH + 10):
             assert a.send_packet(b"%d" % number, b.address)
         batches = await receive(b, 2 * BATCH + 10)
@@ -52,7 +54,7 @@ async def test_packets_are_received_in_order_in_batches_of_at_most_64() -> None:
 
 
 async def test_other_tasks_run_between_batches_of_packets() -> None:
-    async with two() as (a, b):
+    async with open_pair() as (a, b):
         for _ in range(10 * BATCH):
             a.send_packet(b"x", b.address)
         turns = 0
@@ -71,7 +73,7 @@ async def test_other_tasks_run_between_batches_of_packets() -> None:
 
 
 async def test_port_0_binds_one_port_for_packets_and_streams() -> None:
-    async with two() as (a, b):
+    async with open_pair() as (a, b):
         assert a.address[1] == a._tcp.getsockname()[1] != 0
         stream = await b.dial(a.address)
         await stream.aclose()
@@ -116,7 +118,7 @@ async def test_privileged_port_is_bound_or_one_clear_error() -> None:
 
 
 async def test_outgoing_streams_use_bound_address_and_any_port() -> None:
-    async with two() as (a, b), await a.dial(b.address) as near:
+    async with open_pair() as (a, b), await a.dial(b.address) as near:
         far, (host, port) = await b.accept()
         async with far:
             assert host == A
@@ -126,7 +128,7 @@ async def test_outgoing_streams_use_bound_address_and_any_port() -> None:
 
 
 async def test_many_streams_to_one_member_are_open_at_once() -> None:
-    async with two() as (a, b), trio.open_nursery() as nursery:
+    async with open_pair() as (a, b), trio.open_nursery() as nursery:
 
         async def dial() -> None:
             async with await a.dial(b.address) as stream:
@@ -151,13 +153,13 @@ async def test_cancelled_dial_closes_its_socket() -> None:
                 break
         assert timeout.cancelled_caught
         assert _open_files() == before
-        with pytest.raises(OSError):  # noqa: PT011 - which one, the kernel decides
+        with pytest.raises(OSError):  # noqa: PT011 - its type depends on the kernel
             await a.dial((B, 1))
         assert _open_files() == before
 
 
 async def test_socket_errors_are_counted_and_do_not_stop_the_transport() -> None:
-    async with two() as (a, b):
+    async with open_pair() as (a, b):
         assert not a.send_packet(bytes(70_000), b.address)
         assert a.errors["EMSGSIZE"] == 1
         assert not a.send_packet(b"x", ("::1", 7946))
@@ -168,15 +170,15 @@ async def test_socket_errors_are_counted_and_do_not_stop_the_transport() -> None
 
 
 async def test_close_ends_waiting_tasks_and_is_idempotent() -> None:
-    async with two() as (a, _):
+    async with open_pair() as (a, _):
 
-        async def waits(what: str) -> None:
+        async def wait(method: str) -> None:
             with pytest.raises(trio.ClosedResourceError):
-                await getattr(a, what)()
+                await getattr(a, method)()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(waits, "receive_packets")
-            nursery.start_soon(waits, "accept")
+            nursery.start_soon(wait, "receive_packets")
+            nursery.start_soon(wait, "accept")
             await trio.testing.wait_all_tasks_blocked()
             await a.aclose()
         await a.aclose()
@@ -186,7 +188,7 @@ async def test_close_ends_waiting_tasks_and_is_idempotent() -> None:
 
 
 async def test_close_does_not_wait_for_open_streams() -> None:
-    async with two() as (a, b):
+    async with open_pair() as (a, b):
         stream = await a.dial(b.address)
         await a.aclose()
         far, _ = await b.accept()
@@ -217,7 +219,7 @@ async def test_streams_wait_and_packets_continue_when_files_run_out(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
-    async with two() as (a, b):
+    async with open_pair() as (a, b):
         client = socket.socket()
         client.setblocking(False)
         accepted: list[object] = []
@@ -243,8 +245,7 @@ async def test_streams_wait_and_packets_continue_when_files_run_out(
                         pass
         client.close()
         assert len(accepted) == 1
-        expected = {one.getMessage() for one in caplog.records}
-        assert expected == {"cannot accept streams: Too many open files"}
+        assert set(caplog.messages) == {"cannot accept streams: Too many open files"}
 
 
 def test_receive_buffer_is_enlarged() -> None:
@@ -262,7 +263,7 @@ def test_receive_buffer_is_enlarged() -> None:
 
 @needs_v6
 async def test_transports_on_ipv6_loopback_exchange_packets_and_streams() -> None:
-    async with two("::1", "::1") as (a, b):
+    async with open_pair("::1", "::1") as (a, b):
         assert a.address[0] == b.address[0] == "::1"
         assert a.send_packet(b"six", b.address)
         assert await receive(b, 1) == [[(b"six", a.address)]]
@@ -289,24 +290,24 @@ async def test_socket_bound_to_ipv6_address_receives_no_ipv4_packets() -> None:
 async def test_socket_bound_to_all_ipv6_receives_both_families_with_unmapped_addresses() -> None:
     with trio.fail_after(20):
         async with (
-            open_sockets("::", 0) as both,
+            open_sockets("::", 0) as dual,
             open_sockets(A, 0) as four,
             open_sockets("::1", 0) as six,
         ):
-            port = both.address[1]
+            port = dual.address[1]
             for other, at in ((four, A), (six, "::1")):
                 assert other.send_packet(b"in", (at, port))
-                assert await receive(both, 1) == [[(b"in", other.address)]]
-                assert both.send_packet(b"out", other.address)
+                assert await receive(dual, 1) == [[(b"in", other.address)]]
+                assert dual.send_packet(b"out", other.address)
                 [[(data, (host, from_port))]] = await receive(other, 1)
                 assert (data, from_port) == (b"out", port)
                 assert host in {"127.0.0.1", A, "::1"}
                 async with await other.dial((at, port)) as stream:
-                    far, (source, _) = await both.accept()
+                    far, (source, _) = await dual.accept()
                     assert source == at
                     await far.aclose()
                     assert await stream.receive_some() == b""
-                async with await both.dial(other.address):
+                async with await dual.dial(other.address):
                     far, _ = await other.accept()
                     await far.aclose()
 

@@ -28,9 +28,9 @@ Zone = dict[tuple[str, str], list[str]]
 Act = Callable[[dns.message.Message, bool], dns.message.Message | None]
 
 
-async def both_on_one_port() -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
+async def bind_udp_and_tcp() -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
     """Return sockets for UDP and TCP on a port that is free for both."""
-    for _ in range(100):  # a port that is free for one may be in use for the other
+    for _ in range(100):  # a port that is free for UDP may be in use for TCP
         udp = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
         tcp = trio.socket.socket()
         await udp.bind((HOST, 0))
@@ -51,16 +51,16 @@ class NameServer:
 
     Attributes:
         zone: records by name and type.
-        additional: records that come along with every answer.
-        act: makes something else of an answer; takes it and whether it goes by TCP.
-        asked: names that were asked for.
+        additional: additional records of every answer.
+        act: changes or drops an answer; receives the answer, and whether it is sent by TCP.
+        queries: counts of queries by name and type.
     """
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
         self.additional: Zone = {}
         self.act: Act = lambda answer, _: answer
-        self.asked: Counter[str] = Counter()
+        self.queries: Counter[str] = Counter()
         self.address = ""
 
     def _answer(self, data: bytes, *, by_tcp: bool) -> bytes | None:
@@ -68,20 +68,20 @@ class NameServer:
         [question] = query.question
         name = question.name.to_text(omit_final_dot=True)
         kind = question.rdtype.name
-        self.asked[f"{name} {kind}"] += 1
+        self.queries[f"{name} {kind}"] += 1
         answer = dns.message.make_response(query)
         records = self.zone.get((name, kind))
         if records:
             answer.answer.append(dns.rrset.from_text(question.name, 1, "IN", kind, *records))
-            for (host, its_kind), its in self.additional.items():
-                answer.additional.append(dns.rrset.from_text(host, 1, "IN", its_kind, *its))
+            for (host, host_kind), texts in self.additional.items():
+                answer.additional.append(dns.rrset.from_text(host, 1, "IN", host_kind, *texts))
         elif all(known != name for known, _ in self.zone):
             answer.set_rcode(dns.rcode.NXDOMAIN)
         response = self.act(answer, by_tcp)
         return None if response is None else response.to_wire(max_size=65_535 if by_tcp else 1232)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        udp, tcp = await both_on_one_port()
+        udp, tcp = await bind_udp_and_tcp()
         with udp, tcp:
             tcp.listen()
             self.address = f"{HOST}:{udp.getsockname()[1]}"
@@ -139,7 +139,7 @@ async def test_records_have_host_port_priority_and_weight() -> None:
             Service("b.example.com", 7946, 20, 0, ("fd00::2",)),
         ]
         await resolver.services(NAME)
-        assert server.asked[f"{NAME} SRV"] == 2  # there is no cache
+        assert server.queries[f"{NAME} SRV"] == 2  # there is no cache
 
 
 async def test_additional_addresses_need_no_lookup() -> None:
@@ -147,7 +147,7 @@ async def test_additional_addresses_need_no_lookup() -> None:
         server.additional = {("a.EXAMPLE.com.", "A"): ["10.0.0.7"]}
         [service] = await resolver.services(NAME)
         assert service.addresses == ("10.0.0.7",)
-        assert set(server.asked) == {f"{NAME} SRV"}
+        assert set(server.queries) == {f"{NAME} SRV"}
 
 
 async def test_unknown_host_of_service_has_no_addresses() -> None:
@@ -169,7 +169,7 @@ async def test_truncated_response_is_fetched_by_tcp() -> None:
 
         server.act = truncate
         assert len(await resolver.services(NAME)) == 100
-        assert server.asked[f"{NAME} SRV"] == 2
+        assert server.queries[f"{NAME} SRV"] == 2
 
 
 async def test_records_beyond_the_limit_are_dropped() -> None:
@@ -227,15 +227,15 @@ async def test_silent_name_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     async with serving({(NAME, "SRV"): ["1 1 1 a."]}) as (server, resolver):
         server.act = lambda answer, _: None
         assert await refused(resolver) == f"service {NAME!r}: no answer from DNS in time"
-        assert server.asked[f"{NAME} SRV"] >= 2
+        assert server.queries[f"{NAME} SRV"] >= 2
 
 
 async def test_next_name_server_is_tried_after_a_silent_one(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.1  # time jumps when no packet is in transit
     zone: Zone = {(NAME, "SRV"): ["1 1 7946 a."], ("a", "A"): ["10.0.0.1"]}
-    async with serving({}) as (mute, _), serving(zone) as (server, _):
-        mute.act = lambda answer, _: None
-        resolver = SystemResolver([mute.address, server.address])
+    async with serving({}) as (silent, _), serving(zone) as (server, _):
+        silent.act = lambda answer, _: None
+        resolver = SystemResolver([silent.address, server.address])
         assert await resolver.services(NAME) == [Service("a", 7946, 1, 1, ("10.0.0.1",))]
 
 
@@ -243,7 +243,7 @@ async def test_next_name_server_is_tried_after_a_silent_one(autojump_clock: Mock
 async def test_malformed_name_is_an_error_without_a_lookup(name: str) -> None:
     async with serving({}) as (server, resolver):
         assert (await refused(resolver, name)).startswith(f"service {name!r}: ")
-        assert not server.asked
+        assert not server.queries
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_name_server_may_have_a_port(text: str) -> None:
 def test_services_are_grouped_by_ascending_priority() -> None:
     services = [Service(str(number), 1, priority=9 - number) for number in range(9)]
     groups = by_priority(services, random.Random(1))
-    assert [[one.host for one in group] for group in groups] == [
+    assert [[service.host for service in group] for group in groups] == [
         [str(n)] for n in range(8, -1, -1)
     ]
 
@@ -285,7 +285,7 @@ def test_services_are_ordered_randomly_by_weight() -> None:
     firsts: Counter[str] = Counter()
     for _ in range(10_000):
         [group] = by_priority(services, rng)
-        assert len(group) == len({one.host for one in group}) == 3
+        assert len(group) == len({service.host for service in group}) == 3
         firsts[group[0].host] += 1
     assert 8600 < firsts["heavy"] < 9200
     assert 700 < firsts["light"] < 1200

@@ -22,7 +22,7 @@ A, B = "127.21.0.1", "127.21.0.2"
 
 
 @pytest.fixture(params=["simulated", "real"])
-def hold(request: pytest.FixtureRequest) -> Callable[[Contract], None]:
+def run_contract(request: pytest.FixtureRequest) -> Callable[[Contract], None]:
     """Run a contract on one kind of transport."""
     if request.param == "real":
 
@@ -68,7 +68,7 @@ async def _receive(transport: Transport, count: int) -> list[tuple[bytes, tuple[
     return packets
 
 
-def test_packets_have_their_senders_address(hold: Callable[[Contract], None]) -> None:
+def test_packets_have_their_senders_address(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             assert a.address == (A, 7946)
@@ -78,10 +78,10 @@ def test_packets_have_their_senders_address(hold: Callable[[Contract], None]) ->
             got = await _receive(b, 3)
             assert sorted(got) == [(b"", a.address), (b"one", a.address), (b"own", b.address)]
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_many_packets_are_received_in_batches(hold: Callable[[Contract], None]) -> None:
+def test_many_packets_are_received_in_batches(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             for number in range(200):
@@ -89,10 +89,10 @@ def test_many_packets_are_received_in_batches(hold: Callable[[Contract], None]) 
             got = await _receive(b, 200)
             assert {data for data, _ in got} == {b"%d" % number for number in range(200)}
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_packet_to_unused_address_has_no_effect(hold: Callable[[Contract], None]) -> None:
+def test_packet_to_unused_address_has_no_effect(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a:
             for _ in range(3):
@@ -101,10 +101,10 @@ def test_packet_to_unused_address_has_no_effect(hold: Callable[[Contract], None]
                 assert b.send_packet(b"still there", a.address)
                 assert await _receive(a, 1) == [(b"still there", b.address)]
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_oversized_packet_is_dropped_locally(hold: Callable[[Contract], None]) -> None:
+def test_oversized_packet_is_dropped_locally(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             assert not a.send_packet(bytes(65_508), b.address)
@@ -112,10 +112,10 @@ def test_oversized_packet_is_dropped_locally(hold: Callable[[Contract], None]) -
             [(data, _)] = await _receive(b, 1)
             assert len(data) == 65_507
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_receiver_ends_when_transport_is_closed(hold: Callable[[Contract], None]) -> None:
+def test_receiver_ends_when_transport_is_closed(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a:
 
@@ -136,10 +136,10 @@ def test_receiver_ends_when_transport_is_closed(hold: Callable[[Contract], None]
             with pytest.raises(trio.ClosedResourceError):
                 await a.receive_packets()
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_address_in_use_cannot_be_bound_again(hold: Callable[[Contract], None]) -> None:
+def test_address_in_use_cannot_be_bound_again(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A):
             with pytest.raises(AddressError, match="cannot listen on"):
@@ -148,19 +148,21 @@ def test_address_in_use_cannot_be_bound_again(hold: Callable[[Contract], None]) 
         async with open_(A):
             pass
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_dial_to_unused_address_is_refused(hold: Callable[[Contract], None]) -> None:
+def test_dial_to_unused_address_is_refused(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a:
             with pytest.raises(ConnectionRefusedError):
                 await a.dial((B, 7946))
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_streams_carry_bytes_and_end_in_both_directions(hold: Callable[[Contract], None]) -> None:
+def test_streams_carry_bytes_and_end_in_both_directions(
+    run_contract: Callable[[Contract], None],
+) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
             near = await a.dial(b.address)
@@ -183,10 +185,10 @@ def test_streams_carry_bytes_and_end_in_both_directions(hold: Callable[[Contract
                 await far.send_all(b"thanks")
                 assert await near.receive_some() == b"thanks"
 
-    hold(contract)
+    run_contract(contract)
 
 
-def test_streams_are_half_closeable_streams(hold: Callable[[Contract], None]) -> None:
+def test_streams_are_half_closeable_streams(run_contract: Callable[[Contract], None]) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
 
@@ -197,11 +199,11 @@ def test_streams_are_half_closeable_streams(hold: Callable[[Contract], None]) ->
 
             await trio.testing.check_half_closeable_stream(make, None)
 
-    hold(contract)
+    run_contract(contract)
 
 
 def test_writer_blocks_while_peer_does_not_read(
-    hold: Callable[[Contract], None],
+    run_contract: Callable[[Contract], None],
 ) -> None:
     async def contract(open_: Open) -> None:
         async with open_(A) as a, open_(B) as b:
@@ -212,4 +214,4 @@ def test_writer_blocks_while_peer_does_not_read(
                     await near.send_all(bytes(50_000_000))
                 assert timeout.cancelled_caught
 
-    hold(contract)
+    run_contract(contract)

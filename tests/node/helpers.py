@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import attrs
+import pytest
 import trio
 from trio.abc import HalfCloseableStream
 
@@ -69,7 +70,7 @@ class ScriptedPeer:
         self.received: list[Received] = []
         self.acks_pings = True
         self.codec = PacketCodec(keyring=None)
-        self._news = trio.lowlevel.ParkingLot()
+        self._arrivals = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
         """Record all packets until cancelled."""
@@ -83,11 +84,11 @@ class ScriptedPeer:
                     )
                     if self.acks_pings and isinstance(message, Ping) and message.node == self.name:
                         self.send(Ack(message.seq_no))
-            self._news.unpark_all()
+            self._arrivals.unpark_all()
 
     def send(self, *messages: Message, to: Address = OURS) -> None:
         """Send messages in one packet."""
-        for packet in self.codec.pack([encode(one) for one in messages], crc=False):
+        for packet in self.codec.pack([encode(message) for message in messages], crc=False):
             assert self.transport.send_packet(packet, to)
 
     def alive(self, incarnation: int = 1, meta: bytes = b"") -> Alive:
@@ -104,19 +105,18 @@ class ScriptedPeer:
 
     def messages(self, kind: type[M], since: float = 0.0) -> list[M]:
         """Return the received messages of one kind."""
-        return [
-            one.message for one in self.received_of(kind, since) if isinstance(one.message, kind)
-        ]
+        found = [received.message for received in self.received_of(kind, since)]
+        return [message for message in found if isinstance(message, kind)]
 
     def received_of(self, kind: type[object], since: float = 0.0) -> list[Received]:
         """Return the same with time, source and packet."""
-        return [one for one in self.received if isinstance(one.message, kind) and one.at >= since]
+        return [r for r in self.received if isinstance(r.message, kind) and r.at >= since]
 
     async def wait_for(self, kind: type[M], seconds: float = 100.0, skip: int = 0) -> M:
         """Wait for the first message of a kind after `skip` others."""
         with trio.fail_after(seconds):
             while len(self.messages(kind)) <= skip:
-                await self._news.park()
+                await self._arrivals.park()
         return self.messages(kind)[skip]
 
     async def exchange(self, data: bytes, to: Address = OURS) -> Message | None:
@@ -134,6 +134,11 @@ async def read_response(stream: HalfCloseableStream) -> Message | None:
         if message is not None:
             return message
     return None
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return the log lines of one level."""
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
 
 
 def push_pull(*nodes: NodeState, join: bool = False, user_state: bytes = b"") -> bytes:
@@ -197,7 +202,7 @@ class NodeUnderTest:
         return peers
 
     def statuses(self) -> dict[str, str]:
-        return {one.name: one.status_text for one in self.node.members()}
+        return {member.name: member.status_text for member in self.node.members()}
 
     def state_of(self, name: str) -> State:
         return self.node.memberlist.records[name].state

@@ -14,6 +14,7 @@ from tests.node.helpers import (
     OURS,
     NodeUnderTest,
     ScriptedPeer,
+    logged,
     node_under_test,
     push_pull,
     read_response,
@@ -124,10 +125,6 @@ async def test_exchange_delivers_what_gossip_missed(autojump_clock: MockClock) -
         assert at <= 31
 
 
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
-
-
 async def test_error_is_logged_once_for_each_peer_and_cause(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,25 +135,25 @@ async def test_error_is_logged_once_for_each_peer_and_cause(
             s.network.cut(peer.address, OURS)
         # Only streams are cut: the members stay alive.
         for peer in (a, b):
-            s.nursery.start_soon(stays_alive, s, peer)
+            s.nursery.start_soon(keep_alive, s, peer)
         await trio.sleep(600)
-        assert sorted(errors(caplog)) == [
+        assert sorted(logged(caplog, logging.ERROR)) == [
             f"push/pull with '{peer.name}' ({peer.address}) failed: no response within 10 s"
             for peer in (a, b)
         ]
         caplog.clear()
         s.network.heal()  # the peer listens again, but its responses are malformed
         for peer in (a, b):
-            s.nursery.start_soon(hangs_up, peer)
+            s.nursery.start_soon(send_no_response, peer)
         await trio.sleep(600)
-        assert sorted(errors(caplog)) == [
+        assert sorted(logged(caplog, logging.ERROR)) == [
             f"push/pull with '{peer.name}' ({peer.address}) failed: stream: closed before its"
             " first byte"
             for peer in (a, b)
         ]
 
 
-async def hangs_up(peer: ScriptedPeer) -> None:
+async def send_no_response(peer: ScriptedPeer) -> None:
     """Read half of every exchange and send nothing."""
     while True:
         stream, _ = await peer.transport.accept()
@@ -164,8 +161,8 @@ async def hangs_up(peer: ScriptedPeer) -> None:
             await read_response(stream)
 
 
-async def stays_alive(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Keep a member alive in the node's table, whatever the probes find."""
+async def keep_alive(s: NodeUnderTest, peer: ScriptedPeer) -> None:
+    """Keep a member alive in the node's table although its probes fail."""
 
     def mark_alive(state: ClusterState, now: float) -> None:
         incarnation = state.membership.records[peer.name].incarnation + 1
@@ -184,7 +181,7 @@ async def test_error_is_logged_again_after_a_success(
         peer.send(peer.alive())
         is_silent = True
 
-        async def moody() -> None:
+        async def serve_unless_silent() -> None:
             while True:
                 stream, _ = await peer.transport.accept()
                 async with stream:
@@ -192,23 +189,22 @@ async def test_error_is_logged_again_after_a_success(
                     if not is_silent:
                         await stream.send_all(push_pull(peer.node_state()))
 
-        s.nursery.start_soon(moody)
+        s.nursery.start_soon(serve_unless_silent)
         await trio.sleep(200)
-        assert len(errors(caplog)) == 1
+        assert len(logged(caplog, logging.ERROR)) == 1
         is_silent = False
         await trio.sleep(60)
         is_silent = True
         await trio.sleep(200)
-        logged = errors(caplog)
-        assert len(logged) == 2
-        assert logged[0] == logged[1]
-        assert logged[0].endswith("failed: stream: closed before its first byte")
+        first, second = logged(caplog, logging.ERROR)
+        assert first == second
+        assert first.endswith("failed: stream: closed before its first byte")
 
 
 async def test_long_exchange_takes_the_place_of_its_tick(autojump_clock: MockClock) -> None:
     timing = Timing(push_pull_interval=4.0)
     async with node_under_test(**QUIET, timing=timing) as s:
-        peer = s.peer("mute", run=True)
+        peer = s.peer("silent", run=True)
         peer.send(peer.alive())
         called: list[float] = []
 

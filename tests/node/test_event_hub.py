@@ -20,10 +20,10 @@ QUERIES = tuple(EventFilter.parse("query"))
 
 
 def watched_hub() -> tuple[EventHub, list[int]]:
-    """Return a hub, and the ids of queries that no responder will answer."""
-    hub, deserted = EventHub(), list[int]()
-    hub.on_no_responder = deserted.extend
-    return hub, deserted
+    """Return a hub, and the list of ids that it passes to `on_no_responder`."""
+    hub, unanswered = EventHub(), list[int]()
+    hub.on_no_responder = unanswered.extend
+    return hub, unanswered
 
 
 def user(number: int) -> UserEventReceived:
@@ -51,14 +51,14 @@ async def test_events_are_delivered_by_filter(autojump_clock: MockClock) -> None
     deploy = UserEventReceived(1, "deploy", b"", coalesce=False)
     with (
         hub.subscribe((), answers=False, buffer=9) as plain,
-        hub.subscribe(ALL_AND_SUSPECT, answers=False, buffer=9) as curious,
-        hub.subscribe(deploys, answers=False, buffer=9) as choosy,
+        hub.subscribe(ALL_AND_SUSPECT, answers=False, buffer=9) as with_suspicions,
+        hub.subscribe(deploys, answers=False, buffer=9) as deploys_only,
     ):
         for event in (suspicion, failure, deploy, user(1)):
             hub.publish(event)
         assert await read(plain) == [failure, deploy, user(1)]
-        assert await read(curious) == [suspicion, failure, deploy, user(1)]
-        assert await read(choosy) == [deploy]
+        assert await read(with_suspicions) == [suspicion, failure, deploy, user(1)]
+        assert await read(deploys_only) == [deploy]
     hub.publish(failure)
     assert await read(plain) == []
 
@@ -145,35 +145,35 @@ async def test_query_is_declined_with_the_last_responder(autojump_clock: MockClo
         hub.publish(query(2))
         assert not hub.mark_declined(2)
         assert hub.mark_declined(2)
-        assert hub.mark_declined(3)  # no responder here was asked
+        assert hub.mark_declined(3)  # no responder got this query
 
 
 async def test_ended_subscription_declines_its_queries(autojump_clock: MockClock) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     with hub.subscribe((), answers=True, buffer=9):
         with hub.subscribe((), answers=True, buffer=9):
             hub.publish(query(1))
             hub.publish(query(2))
             hub.mark_answered(2)
-        assert deserted == []
+        assert unanswered == []
         with hub.subscribe((), answers=False, buffer=9):
             pass
-    assert deserted == [1]
+    assert unanswered == [1]
     assert not hub.has_responder(query(3))
 
 
 async def test_awaiting_queries_are_bounded(autojump_clock: MockClock) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     with hub.subscribe((), answers=True, buffer=MAX_AWAITING + 10):
         for number in range(MAX_AWAITING + 10):
             hub.publish(query(number))
-    assert deserted == list(range(10, MAX_AWAITING + 10))
+    assert unanswered == list(range(10, MAX_AWAITING + 10))
 
 
 async def test_query_dropped_by_all_responders_is_declined_at_once(
     autojump_clock: MockClock,
 ) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     with (
         hub.subscribe((), answers=True, buffer=1),
         hub.subscribe(QUERIES, answers=True, buffer=2),
@@ -181,8 +181,8 @@ async def test_query_dropped_by_all_responders_is_declined_at_once(
         hub.publish(user(1))
         for number in range(1, 4):
             hub.publish(query(number))
-        assert deserted == [3]
-    assert deserted == [3, 1, 2]
+        assert unanswered == [3]
+    assert unanswered == [3, 1, 2]
 
 
 # --- readers that may only watch ---
@@ -191,7 +191,7 @@ async def test_query_dropped_by_all_responders_is_declined_at_once(
 async def test_unfiltered_reader_is_assumed_silent_after_a_second(
     autojump_clock: MockClock,
 ) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     with hub.subscribe((), answers=Responder(), buffer=9):
         assert hub.has_responder(query(1))
         hub.publish(query(1))
@@ -199,13 +199,13 @@ async def test_unfiltered_reader_is_assumed_silent_after_a_second(
         await trio.sleep(RESPONSE_WAIT / 2)
         hub.publish(query(2))
         hub.expire(trio.current_time())
-        assert deserted == []
+        assert unanswered == []
         await trio.sleep(RESPONSE_WAIT / 2)
         hub.expire(trio.current_time())
-        assert deserted == [1]
+        assert unanswered == [1]
         await trio.sleep(RESPONSE_WAIT / 2)
         hub.expire(trio.current_time())
-        assert deserted == [1, 2]
+        assert unanswered == [1, 2]
         assert hub.next_deadline is None
 
 
@@ -213,7 +213,7 @@ async def test_unfiltered_reader_is_assumed_silent_after_a_second(
 async def test_reader_that_responded_once_is_awaited_until_the_deadline(
     autojump_clock: MockClock, act: str
 ) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     client = Responder()
     with hub.subscribe((), answers=client, buffer=9):
         hub.publish(query(1))
@@ -227,8 +227,8 @@ async def test_reader_that_responded_once_is_awaited_until_the_deadline(
         assert len(hub._assumed_silent_at) == 2  # from before its first response
         hub.expire(trio.current_time())
         assert len(hub._assumed_silent_at) == 0
-        assert deserted == []
-    assert sorted(deserted) == [2, 3]
+        assert unanswered == []
+    assert sorted(unanswered) == [2, 3]
 
 
 @pytest.mark.parametrize("filters", ["query", "query:load", "user,query"])
@@ -245,7 +245,7 @@ async def test_reader_with_query_filter_is_awaited_until_the_deadline(
 async def test_query_stays_open_for_a_responder_known_to_respond(
     autojump_clock: MockClock,
 ) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     handlers = Responder(has_responded=True)
     with (
         hub.subscribe(QUERIES, answers=handlers, buffer=9),
@@ -254,7 +254,7 @@ async def test_query_stays_open_for_a_responder_known_to_respond(
         hub.publish(query(1))
         await trio.sleep(RESPONSE_WAIT)
         hub.expire(trio.current_time())
-        assert deserted == []
+        assert unanswered == []
         assert hub.mark_declined(1, handlers)
 
 
@@ -288,7 +288,7 @@ async def test_subscriptions_of_one_client_decline_together(autojump_clock: Mock
 async def test_changed_filters_keep_buffered_events(
     autojump_clock: MockClock,
 ) -> None:
-    hub, deserted = watched_hub()
+    hub, unanswered = watched_hub()
     with hub.subscribe(QUERIES, answers=True, buffer=9) as events:
         hub.publish(query(1))
         events.change(EventFilter("user"))
@@ -296,11 +296,11 @@ async def test_changed_filters_keep_buffered_events(
         hub.publish(user(1))
         assert not hub.has_responder(query(2))
         assert await read(events) == [query(1), user(1)]
-        assert deserted == []
+        assert unanswered == []
         assert hub.mark_declined(1, events)
 
 
-def ask(number: int) -> UserMessage:
+def query_message(number: int) -> UserMessage:
     addr = bytes((10, 0, 1, 1))
     return UserMessage(
         serf_codec.encode(
@@ -321,14 +321,14 @@ async def test_requester_is_notified_when_last_responder_ends(autojump_clock: Mo
             return [m.flags for m in replies if isinstance(m, QueryResponse)]
 
         with s.node.subscribe(answers=True) as responder:
-            a.send(ask(next(numbers)))
+            a.send(query_message(next(numbers)))
             await trio.sleep(3 * LATENCY)
             assert isinstance((await responder.receive()), QueryReceived)
             assert flags() == [ResponseFlag.ACK]
         await trio.sleep(3 * LATENCY)
         none = ResponseFlag.ACK | ResponseFlag.NO_ANSWER_WILL_FOLLOW
         assert flags() == [ResponseFlag.ACK, none]
-        a.send(ask(next(numbers)))
+        a.send(query_message(next(numbers)))
         await trio.sleep(3 * LATENCY)
         assert flags()[2:] == [none]
 
@@ -346,17 +346,17 @@ async def test_requester_is_notified_of_silent_reader_within_a_second(
 
         client = Responder()
         with s.node.subscribe(answers=client) as events:
-            a.send(ask(1))
+            a.send(query_message(1))
             await trio.sleep(RESPONSE_WAIT - LATENCY)
             assert [m.flags for m in responses()] == [ResponseFlag.ACK]
             await trio.sleep(4 * LATENCY)
             assert [m.flags for m in responses()] == [ResponseFlag.ACK, none]
             query = await events.receive()
             assert isinstance(query, QueryReceived)
-            await s.node.respond(query.id, b"late", client)  # accepted by a requesting Serf
+            await s.node.respond(query.id, b"late", client)  # accepted by a requesting Go agent
             await trio.sleep(3 * LATENCY)
             assert responses()[-1].payload == b"late"
-            a.send(ask(2))
+            a.send(query_message(2))
             await trio.sleep(5 * RESPONSE_WAIT)
             assert [m.flags for m in responses()[3:]] == [ResponseFlag.ACK]
         await trio.sleep(3 * LATENCY)

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.coordinate import ORIGIN
 from trioserf.swim.config import SwimOptions
-from trioserf.swim.failure_detector import MAX_RELAYS
+from trioserf.swim.failure_detector import MAX_INDIRECT_PINGS
 from trioserf.wire.serf_payloads import decode_coordinate
 from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
 
@@ -17,7 +17,7 @@ HERE = bytes((10, 0, 1, 1))
 """The address of the first scripted peer."""
 
 
-def about(target: ScriptedPeer, seq_no: int = 77, *, nack: bool = True) -> IndirectPing:
+def indirect_ping(target: ScriptedPeer, seq_no: int = 77, *, nack: bool = True) -> IndirectPing:
     return IndirectPing(
         seq_no,
         bytes((10, 0, 1, 2)),
@@ -109,7 +109,7 @@ async def test_ack_is_relayed_with_the_requesters_sequence_number(
 ) -> None:
     async with node_under_test() as s:
         requester, target = await requester_and_target(s)
-        requester.send(about(target))
+        requester.send(indirect_ping(target))
         ping = await target.wait_for(Ping, 1)
         assert ping.node == "target"
         assert ping.source_node == "us"
@@ -128,7 +128,7 @@ async def test_nack_is_sent_at_probe_timeout_if_requested(
         requester, target = await requester_and_target(s)
         target.acks_pings = False
         began = trio.current_time()
-        requester.send(about(target, nack=nack))
+        requester.send(indirect_ping(target, nack=nack))
         await trio.sleep(5)
         assert requester.messages(Nack) == [Nack(77)] * nack
         assert requester.messages(Ack) == []
@@ -145,7 +145,7 @@ async def test_late_ack_is_relayed_while_the_requester_may_wait(
     async with node_under_test() as s:
         requester, target = await requester_and_target(s)
         target.acks_pings = False
-        requester.send(about(target))
+        requester.send(indirect_ping(target))
         ping = await target.wait_for(Ping, 1)
         await trio.sleep(after)
         target.send(Ack(ping.seq_no))
@@ -161,7 +161,7 @@ async def test_equal_sequence_numbers_of_requesters_are_kept_apart(
     async with node_under_test() as s:
         requester, target = await requester_and_target(s)
         other = s.peer("other")
-        requester.send(about(target, 5))
+        requester.send(indirect_ping(target, 5))
         other.send(IndirectPing(5, bytes((10, 0, 1, 2)), 7946, "target", False, b"", 0, "other"))
         await trio.sleep(0.1)
         numbers = [ping.seq_no for ping in target.messages(Ping)]
@@ -200,14 +200,15 @@ async def test_pending_indirect_pings_are_bounded(autojump_clock: MockClock) -> 
         requester, target = await requester_and_target(s)
         target.acks_pings = False
         detector = s.node._state.detector
-        for start in range(0, MAX_RELAYS + 500, 20):
-            requester.send(*(about(target, start + one, nack=False) for one in range(20)))
+        for start in range(0, MAX_INDIRECT_PINGS + 500, 20):
+            numbers = range(start, start + 20)
+            requester.send(*(indirect_ping(target, number, nack=False) for number in numbers))
         await trio.sleep(0.1)
-        assert len(detector._relays) == MAX_RELAYS
-        assert len(target.messages(Ping)) == MAX_RELAYS
+        assert len(detector._indirect_pings) == MAX_INDIRECT_PINGS
+        assert len(target.messages(Ping)) == MAX_INDIRECT_PINGS
         await trio.sleep(2)
-        assert len(detector._relays) == 0
+        assert len(detector._indirect_pings) == 0
         assert detector._nack_deadlines == []
         target.acks_pings = True
-        requester.send(about(target))
+        requester.send(indirect_ping(target))
         await requester.wait_for(Ack, 1)

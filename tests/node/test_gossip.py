@@ -19,7 +19,7 @@ QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_p
 SLOW_PROBES = Timing(probe_interval=1e6, push_pull_interval=1e6)
 
 
-async def crowd(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
+async def add_quiet_members(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
     """Add members and wait until gossip about them has ended."""
     peers = await s.add_members(*(f"m{number}" for number in range(count)))
     await trio.sleep(10)
@@ -33,11 +33,11 @@ def events(peers: list[ScriptedPeer]) -> list[tuple[float, str, str]]:
     """Return the time, receiver and name of each received user event."""
     found = []
     for peer in peers:
-        for one in peer.received_of(UserMessage):
-            assert isinstance(one.message, UserMessage)
-            message = serf_codec.decode(one.message.payload)
+        for received in peer.received_of(UserMessage):
+            assert isinstance(received.message, UserMessage)
+            message = serf_codec.decode(received.message.payload)
             assert isinstance(message, UserEvent)
-            found.append((one.at, peer.name, message.name))
+            found.append((received.at, peer.name, message.name))
     return sorted(found)
 
 
@@ -45,7 +45,7 @@ async def test_message_is_sent_at_once_after_a_pause_and_at_every_interval(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
-        peers = await crowd(s, 9)
+        peers = await add_quiet_members(s, 9)
         await trio.sleep(0.123)
         began = trio.current_time()
         await s.node.user_event("hello")
@@ -64,7 +64,7 @@ async def test_burst_of_messages_shares_packets_within_the_pause(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
-        peers = await crowd(s, 9)
+        peers = await add_quiet_members(s, 9)
         began = trio.current_time()
         for number in range(200):
             await s.node.user_event(f"e{number}", bytes(100))
@@ -84,7 +84,7 @@ async def test_new_message_does_not_wait_for_the_tick_of_old_ones(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
-        peers = await crowd(s, 9)
+        peers = await add_quiet_members(s, 9)
         await s.node.user_event("first")
         await trio.sleep(0.1)  # half-way to the tick
         began = trio.current_time()
@@ -95,9 +95,9 @@ async def test_new_message_does_not_wait_for_the_tick_of_old_ones(
 
 async def test_node_without_broadcasts_sends_no_gossip(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
-        peers = await crowd(s, 5)
+        peers = await add_quiet_members(s, 5)
         await trio.sleep(1000)
-        assert [one.message for peer in peers for one in peer.received] == []
+        assert [received.message for peer in peers for received in peer.received] == []
 
 
 class Steps(trio.abc.Instrument):
@@ -136,7 +136,7 @@ async def test_gossip_skips_left_members_and_includes_recently_dead_ones(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
-        left, dead, alive = await crowd(s, 3)
+        left, dead, alive = await add_quiet_members(s, 3)
         left.send(Dead(1, left.name, left.name))
         dead.send(Dead(1, dead.name, "another"))
         await trio.sleep(2)
@@ -171,14 +171,14 @@ async def test_newer_broadcast_about_a_member_replaces_the_older(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
-        a, b, c = await crowd(s, 3)
+        a, b, c = await add_quiet_members(s, 3)
         b.acks_pings = False
         a.send(Suspect(1, b.name, a.name))
         a.send(b.alive(incarnation=2), Suspect(2, b.name, a.name), b.alive(incarnation=3))
         await trio.sleep(5)
-        last = [one for one in c.messages(Alive) if one.node == b.name]
+        last = [message for message in c.messages(Alive) if message.node == b.name]
         assert last[-1].incarnation == 3
-        assert not [one for one in c.messages(Suspect) if one.incarnation == 2]
+        assert not [message for message in c.messages(Suspect) if message.incarnation == 2]
 
 
 async def test_gossip_task_ends_only_when_cancelled(autojump_clock: MockClock) -> None:

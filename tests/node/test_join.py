@@ -87,13 +87,13 @@ async def test_ten_addresses_are_dialled_at_once(autojump_clock: MockClock) -> N
         errors = await causes(s, *map(str, dead))
         # Each takes the whole of tcp_timeout: 25 of them in three rows of up to ten.
         assert trio.current_time() - began == pytest.approx(30)
-        assert errors == {str(one): "no response within 10 s" for one in dead}
+        assert errors == {str(address): "no response within 10 s" for address in dead}
 
 
 async def test_dial_limit_includes_addresses_of_one_name(autojump_clock: MockClock) -> None:
     async with node_under_test(**NEVER) as s:
         dead = [s.peer(f"dead{number}").address for number in range(20)]
-        s.resolver.hosts["all.test"] = [one.host for one in dead]
+        s.resolver.hosts["all.test"] = [address.host for address in dead]
         s.network.partition([OURS])
         began = trio.current_time()
         assert len(await causes(s, "all.test")) == 20
@@ -137,23 +137,23 @@ async def test_own_address_is_skipped(autojump_clock: MockClock) -> None:
 
 async def test_join_failed_has_the_error_of_each_address(autojump_clock: MockClock) -> None:
     async with node_under_test(**NEVER) as s:
-        mute, rude, odd, torn = (s.peer(name) for name in ("mute", "rude", "odd", "torn"))
+        silent, refusing, other, cut = map(s.peer, ("silent", "refusing", "other", "cut"))
         refusal = CODEC.encode(encode(ErrorMessage("no room")))
-        s.nursery.start_soon(lambda: host(rude, response=refusal))
-        s.nursery.start_soon(lambda: host(odd, response=CODEC.encode_user_message(b"x")))
-        s.nursery.start_soon(lambda: host(torn, response=push_pull(torn.node_state())[:-3]))
+        s.nursery.start_soon(lambda: host(refusing, response=refusal))
+        s.nursery.start_soon(lambda: host(other, response=CODEC.encode_user_message(b"x")))
+        s.nursery.start_soon(lambda: host(cut, response=push_pull(cut.node_state())[:-3]))
         errors = await causes(
-            s, "nosuch.test", "[::1", "10.0.9.9", str(mute.address), str(rude.address),
-            str(odd.address), str(torn.address), "a//b", "x:70000",
+            s, "nosuch.test", "[::1", "10.0.9.9", str(silent.address), str(refusing.address),
+            str(other.address), str(cut.address), "a//b", "x:70000",
         )  # fmt: skip
         assert errors == {
             "nosuch.test": "unknown host 'nosuch.test': not in this test",
             "[::1": "join address '[::1': expected [IPv6 address]:port",
             "10.0.9.9:7946": "connection refused",
-            str(mute.address): "no response within 10 s",
-            str(rude.address): "the peer reports an error: no room",
-            str(odd.address): "expected a push/pull, got UserMessage",
-            str(torn.address): "stream: ends in the middle of a message",
+            str(silent.address): "no response within 10 s",
+            str(refusing.address): "the peer reports an error: no room",
+            str(other.address): "expected a push/pull, got UserMessage",
+            str(cut.address): "stream: ends in the middle of a message",
             "a//b": "join address 'a//b': expected a host name or an IP address",
             "x:70000": "join address 'x:70000': expected a port from 1 to 65535, not '70000'",
         }
@@ -227,9 +227,9 @@ async def test_seed_is_resolved_again_before_each_join(autojump_clock: MockClock
         assert s.statuses() == {"us": "alive"}
         s.resolver.hosts["seed.test"] = [a.address.host]
         await s.until(lambda: "a" in s.statuses(), 61)
-        asked = len(s.resolver.lookups)
+        count = len(s.resolver.lookups)
         await trio.sleep(600)  # no look-up while the seed is present
-        assert len(s.resolver.lookups) == asked
+        assert len(s.resolver.lookups) == count
 
 
 async def test_lost_seed_is_joined_again(autojump_clock: MockClock) -> None:
@@ -239,14 +239,14 @@ async def test_lost_seed_is_joined_again(autojump_clock: MockClock) -> None:
         assert await s.node.join(["seed.test"]) == 1
         s.network.partition([OURS])
         await s.until(lambda: s.statuses()["a"] == "failed")
-        asked = len(s.resolver.lookups)
-        await s.until(lambda: len(s.resolver.lookups) > asked + 2)
+        count = len(s.resolver.lookups)
+        await s.until(lambda: len(s.resolver.lookups) > count + 2)
         s.network.heal()
-        s.nursery.start_soon(host_again, a)
+        s.nursery.start_soon(send_newer_alive, a)
         await s.until(lambda: s.statuses()["a"] == "alive", 130)
 
 
-FORGETFUL: dict[str, Any] = {
+FAST_REAPING: dict[str, Any] = {
     **RETRIES,
     "reconnect_interval": 1e6,
     "reap_interval": 1.0,
@@ -260,7 +260,7 @@ async def test_reaped_seed_is_joined_again_while_other_seeds_are_present(
     autojump_clock: MockClock, by_name: bool, other_seed: bool
 ) -> None:
     """The seed is on the other side of a partition; another seed may be on ours."""
-    async with node_under_test(**FORGETFUL) as s:
+    async with node_under_test(**FAST_REAPING) as s:
         a, here = hosts(s, "a", "here")
         s.resolver.hosts["seed.test"] = [a.address.host]
         seeds = ["seed.test" if by_name else str(a.address)]
@@ -281,7 +281,7 @@ async def test_reaped_seed_is_joined_again_while_other_seeds_are_present(
 async def test_alias_address_is_not_joined_again(
     autojump_clock: MockClock,
 ) -> None:
-    """The alias is a load balancer: the member that answers has another address."""
+    """The alias is a load balancer: the member behind it has another address."""
     async with node_under_test(**RETRIES) as s:
         [here] = await s.add_members("here")
         s.nursery.start_soon(host, here)
@@ -292,12 +292,12 @@ async def test_alias_address_is_not_joined_again(
         assert await s.node.join([str(balancer.address)]) == 1
         await trio.sleep(1200)
         assert s.statuses() == {"us": "alive", "here": "alive"}
-        # Two members take turns, about one of which comes every minute.
+        # Two members take turns, so that about one of them joins every minute.
         assert 3 <= len(seen) <= 25
 
 
-async def host_again(peer: ScriptedPeer) -> None:
-    """Refute with a newer incarnation, as a member does that receives its Dead message."""
+async def send_newer_alive(peer: ScriptedPeer) -> None:
+    """Announce a newer incarnation, as a member that refutes its Dead message."""
     await trio.sleep(LATENCY)
     while True:
         peer.send(peer.alive(incarnation=5))
@@ -367,8 +367,8 @@ async def test_service_is_looked_up_again_at_every_join(autojump_clock: MockCloc
     async with node_under_test(**RETRIES) as s:
         s.node.add_seeds(["_serf._tcp.example"])
         await trio.sleep(21)
-        asked = [at for at, name in s.resolver.lookups if name == "_serf._tcp.example"]
-        assert asked == pytest.approx([5, 15])
+        times = [at for at, name in s.resolver.lookups if name == "_serf._tcp.example"]
+        assert times == pytest.approx([5, 15])
         [late] = hosts(s, "late")
         s.resolver.srv_records["_serf._tcp.example"] = [
             Service("late.example", 7946, 0, 0, (late.address.host,))

@@ -17,7 +17,7 @@ from trioserf.node.join_address import JoinTarget, parse_join_address
         ("n1/10.0.0.1:1", JoinTarget("n1", "10.0.0.1", 1)),
     ],
 )
-def test_join_address_forms(text: str, target: JoinTarget) -> None:
+def test_join_address_is_parsed(text: str, target: JoinTarget) -> None:
     assert parse_join_address(text, 7946) == target
 
 

@@ -28,14 +28,14 @@ CALM = Timing(probe_interval=30.0, probe_timeout=1.0, push_pull_interval=1e6)
 """Rare probes, so that days pass quickly."""
 
 
-async def fails(s: NodeUnderTest, peer: ScriptedPeer) -> None:
-    """Make another member declare it dead."""
+async def make_failed(s: NodeUnderTest, peer: ScriptedPeer) -> None:
+    """Make another member declare this one dead."""
     peer.acks_pings = False
     peer.send(Dead(1, peer.name, "another"))
     await s.until(lambda: s.statuses()[peer.name] == "failed", 1)
 
 
-async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
+async def make_left(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     """Make a member leave gracefully."""
     peer.acks_pings = False
     intent = serf_codec.encode(Leave(9, peer.name))
@@ -45,7 +45,7 @@ async def leaves(s: NodeUnderTest, peer: ScriptedPeer) -> None:
     await s.until(lambda: s.statuses()[peer.name] == "left", 1)
 
 
-def calls(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
+def record_dials(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
     """Record when a member is dialled."""
     called: list[float] = []
 
@@ -66,7 +66,7 @@ async def test_failed_and_left_members_are_reaped_after_a_day(
     async with node_under_test(**QUIET, reconnect_interval=1e7, timing=CALM) as s:
         failed, _ = await s.add_members("failed", "other")
         began = trio.current_time()
-        await (fails if how == "failed" else leaves)(s, failed)
+        await (make_failed if how == "failed" else make_left)(s, failed)
         with s.node.subscribe() as events:
             await trio.sleep(DAY - 60)
             assert s.statuses()["failed"] == how
@@ -85,8 +85,8 @@ async def test_reconnect_and_tombstone_timeouts_are_separate(autojump_clock: Moc
     options = SerfOptions(reconnect_timeout=100, tombstone_timeout=500)
     async with node_under_test(**QUIET, reconnect_interval=1e6, serf=options, timing=CALM) as s:
         failed, left, _ = await s.add_members("failed", "left", "other")
-        await fails(s, failed)
-        await leaves(s, left)
+        await make_failed(s, failed)
+        await make_left(s, left)
         began = trio.current_time()
         at = await s.until(lambda: "failed" not in s.statuses(), 120, 0.5)
         assert 100 <= at - began <= 115.5
@@ -100,7 +100,7 @@ async def test_dead_member_is_accepted_again_after_its_record_is_forgotten(
 ) -> None:
     async with node_under_test(**QUIET, reconnect_interval=1e6) as s:
         failed, _ = await s.add_members("failed", "other")
-        await fails(s, failed)
+        await make_failed(s, failed)
         assert "failed" in s.node.memberlist.records
         await s.until(lambda: "failed" not in s.node.memberlist.records, 40)
         assert s.statuses()["failed"] == "failed"
@@ -113,8 +113,8 @@ async def test_failed_member_is_dialled_at_every_reconnect_interval(
 ) -> None:
     async with node_under_test(**QUIET, timing=CALM) as s:
         [failed] = await s.add_members("failed")
-        called = calls(s, failed)
-        await fails(s, failed)
+        called = record_dials(s, failed)
+        await make_failed(s, failed)
         await trio.sleep(30 * 20 + 1)
         # One failed, one alive: every interval has a reconnect.
         assert len(called) >= 20
@@ -125,8 +125,8 @@ async def test_reconnects_are_rarer_with_more_alive_members(
 ) -> None:
     async with node_under_test(**QUIET, timing=CALM) as s:
         failed, *_ = await s.add_members("failed", *(f"m{number}" for number in range(9)))
-        called = calls(s, failed)
-        await fails(s, failed)
+        called = record_dials(s, failed)
+        await make_failed(s, failed)
         await trio.sleep(30 * 500 + 1)
         assert len(called) == pytest.approx(500 / 10, rel=0.5)
 
@@ -134,7 +134,7 @@ async def test_reconnects_are_rarer_with_more_alive_members(
 async def test_reconnect_revives_a_failed_member(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET) as s:
         [failed] = await s.add_members("failed")
-        await fails(s, failed)
+        await make_failed(s, failed)
         received: list[PushPull] = []
 
         async def serve() -> None:
@@ -158,14 +158,16 @@ async def test_failed_reconnect_is_not_an_error(
         failed = s.peer("failed", run=False)
         failed.send(failed.alive())
         await s.until(lambda: "failed" in s.statuses(), 1)
-        await fails(s, failed)
+        await make_failed(s, failed)
         failed.transport.kill()
         caplog.set_level(logging.DEBUG)
         await trio.sleep(61)
-        attempts = [one for one in caplog.records if "attempting reconnect" in one.getMessage()]
+        attempts = [text for text in caplog.messages if "attempting reconnect" in text]
         assert len(attempts) == 2
-        vain = [one for one in caplog.records if one.getMessage().startswith("no reconnect to")]
-        assert {one.levelno for one in vain} == {logging.DEBUG}
+        levels = {
+            r.levelno for r in caplog.records if r.getMessage().startswith("no reconnect to")
+        }
+        assert levels == {logging.DEBUG}
 
 
 async def test_long_queues_log_a_warning_and_are_pruned(

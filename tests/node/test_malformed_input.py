@@ -33,12 +33,12 @@ COUNTS = st.sampled_from([0, 1, 2, 2**31, 2**32 - 2, 2**32 - 1])
 ADDRS = st.sampled_from([bytes((127, 0, 0, 1)), bytes((127, 0, 0, 2)), bytes(4), bytes(16)])
 PORTS = st.sampled_from([0, 1, 7946, 65_535])
 
-SPOKEN = st.one_of(
+SWIM_MESSAGES = st.one_of(
     st.builds(Alive, COUNTS, NAMES, ADDRS, PORTS, st.binary(max_size=20)).map(swim_codec.encode),
     st.builds(Suspect, COUNTS, NAMES, NAMES).map(swim_codec.encode),
     st.builds(Dead, COUNTS, NAMES, NAMES).map(swim_codec.encode),
 )
-SAID = st.one_of(
+SERF_MESSAGES = st.one_of(
     st.builds(Join, TIMES, NAMES),
     st.builds(Leave, TIMES, NAMES, st.booleans()),
     st.builds(UserEvent, TIMES, NAMES, st.binary(max_size=5), st.booleans()),
@@ -58,16 +58,16 @@ SAID = st.one_of(
 ROWS = st.builds(
     NodeState, NAMES, ADDRS, PORTS, st.binary(max_size=9), COUNTS, st.sampled_from(State)
 )
-EXCHANGED = st.builds(PushPull, st.booleans(), st.lists(ROWS, max_size=6).map(tuple), SAID).map(
-    StreamCodec(keyring=None, compress=False).encode_push_pull
-)
+PUSH_PULLS = st.builds(
+    PushPull, st.booleans(), st.lists(ROWS, max_size=6).map(tuple), SERF_MESSAGES
+).map(StreamCodec(keyring=None, compress=False).encode_push_pull)
 STEPS = st.one_of(
     st.sampled_from(KNOWN),
     st.tuples(st.integers(0, 5), st.binary(max_size=60)),
-    st.tuples(st.just(PACKET), SPOKEN),
-    st.tuples(st.just(PACKET), st.lists(SPOKEN, max_size=8).map(make_compound)),
-    st.tuples(st.just(USER), SAID),
-    st.tuples(st.just(EXCHANGE), EXCHANGED),
+    st.tuples(st.just(PACKET), SWIM_MESSAGES),
+    st.tuples(st.just(PACKET), st.lists(SWIM_MESSAGES, max_size=8).map(make_compound)),
+    st.tuples(st.just(USER), SERF_MESSAGES),
+    st.tuples(st.just(EXCHANGE), PUSH_PULLS),
 )
 
 
@@ -76,23 +76,23 @@ STEPS = st.one_of(
 def test_state_survives_malformed_input(
     sent: list[tuple[tuple[int, bytes], list[tuple[int, bytes]]]],
 ) -> None:
-    world = StateDriver()
+    driver = StateDriver()
     for (kind, data), edits in sent:
         damaged = bytearray(data)
         for where, what in edits:
             at = where % (len(damaged) + 1)
             damaged[at : at + len(what)] = what
-        world.do(kind, bytes(damaged))
-    world.finish()
+        driver.do(kind, bytes(damaged))
+    driver.finish()
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=40))
 def test_state_survives_malicious_messages(sent: list[tuple[int, bytes]]) -> None:
-    world = StateDriver()
+    driver = StateDriver()
     for kind, data in sent:
-        world.do(kind, data)
-    world.finish()
+        driver.do(kind, data)
+    driver.finish()
 
 
 def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCaptureFixture) -> None:
@@ -105,7 +105,7 @@ def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCapture
         event_buffer_bytes=64 * 1024,
         query_buffer_bytes=64 * 1024,
     )
-    world = StateDriver(limits)
+    driver = StateDriver(limits)
 
     def flood(start: int) -> None:
         for number in range(start, start + 1000):
@@ -118,10 +118,10 @@ def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCapture
                     number, number, host, 7946, name, (), 1, 3, 2**62, "load", bytes(300)
                 ),
             ):  # fmt: skip
-                world.do(USER, serf_codec.encode(message))
-            world.do(PACKET, b"\xff" + host)
-            world.do(PACKET, swim_codec.encode(IndirectPing(number, host, 1, name, True)))
-        world.pending.clear()
+                driver.do(USER, serf_codec.encode(message))
+            driver.do(PACKET, b"\xff" + host)
+            driver.do(PACKET, swim_codec.encode(IndirectPing(number, host, 1, name, True)))
+        driver.pending.clear()
 
     for start in range(0, 3000, 1000):  # until all bounds are reached
         flood(start)
@@ -134,6 +134,6 @@ def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCapture
     tracemalloc.stop()
     # Older, untraced objects are replaced by traced ones, so a little growth remains.
     assert last < first + 1_000_000
-    sizes = world.state.stats()
+    sizes = driver.state.stats()
     assert sizes["members"] == 2
-    world.finish()
+    driver.finish()

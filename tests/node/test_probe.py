@@ -17,6 +17,7 @@ from tests.node.helpers import (
     Received,
     RecordingNetwork,
     ScriptedPeer,
+    logged,
     node_under_test,
     open_nodes,
     read_response,
@@ -50,29 +51,29 @@ def health(s: NodeUnderTest) -> int:
     return s.node.memberlist.awareness.score
 
 
-async def deaf_and_helpers(
+async def silent_and_helpers(
     s: NodeUnderTest, *names: str, versions: Sequence[Versions] = ()
 ) -> tuple[ScriptedPeer, list[ScriptedPeer]]:
     """Add a member that acks no ping, and others that do."""
-    [deaf] = await s.add_members("deaf")
-    deaf.acks_pings = False
+    [silent] = await s.add_members("silent")
+    silent.acks_pings = False
     helpers = [s.peer(name, versions=v) for name, v in zip(names, versions, strict=True)]
     for helper in helpers:
         helper.send(helper.alive())
     await trio.sleep(2 * LATENCY)
-    return deaf, helpers
+    return silent, helpers
 
 
-async def first_ping(s: NodeUnderTest, deaf: ScriptedPeer) -> Received:
-    await deaf.wait_for(Ping)
-    return deaf.received_of(Ping)[0]
+async def first_ping(s: NodeUnderTest, silent: ScriptedPeer) -> Received:
+    await silent.wait_for(Ping)
+    return silent.received_of(Ping)[0]
 
 
 async def test_members_are_probed_in_turn_once_an_interval(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET) as s:
         a, b, c = await s.add_members("a", "b", "c")
         await trio.sleep(12.1)
-        times = sorted((one.at, peer.name) for peer in (a, b, c) for one in peer.received_of(Ping))
+        times = sorted((r.at, peer.name) for peer in (a, b, c) for r in peer.received_of(Ping))
         assert len(times) == 12
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(times)]
         assert gaps == [pytest.approx(1.0)] * 11
@@ -95,7 +96,7 @@ async def test_first_probe_has_a_random_phase(autojump_clock: MockClock) -> None
             [a] = await s.add_members("a")
             await a.wait_for(Ping)
             firsts.append(a.received_of(Ping)[0].at - began)
-    assert len({round(one, 3) for one in firsts}) == 6
+    assert len({round(first, 3) for first in firsts}) == 6
     assert max(firsts) <= 1.01
 
 
@@ -103,7 +104,7 @@ async def test_unresponsive_member_is_probed_indirectly_then_suspected(
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET) as s:
-        deaf, helpers = await deaf_and_helpers(
+        silent, helpers = await silent_and_helpers(
             s,
             "a",
             "b",
@@ -111,24 +112,27 @@ async def test_unresponsive_member_is_probed_indirectly_then_suspected(
             "d",
             versions=[PROTOCOL_3, PROTOCOL_3] + [Versions(1, 5, 2, 2, 5, 5)] * 2,
         )
-        ping = await first_ping(s, deaf)
-        asked_at = ping.at - LATENCY + 0.5
+        ping = await first_ping(s, silent)
         await trio.sleep_until(ping.at - LATENCY + 0.99)
-        asked = {h.name: h.received_of(IndirectPing) for h in helpers if h.messages(IndirectPing)}
-        assert len(asked) == 3
-        for [one] in asked.values():
-            assert one.at == pytest.approx(asked_at + LATENCY)
+        requests = {
+            helper.name: helper.received_of(IndirectPing)
+            for helper in helpers
+            if helper.messages(IndirectPing)
+        }
+        assert len(requests) == 3
+        for [received] in requests.values():
+            assert received.at == pytest.approx(ping.at + 0.5)
         for helper in helpers:
             for request in helper.messages(IndirectPing):
-                assert (request.node, request.port) == ("deaf", 7946)
+                assert (request.node, request.port) == ("silent", 7946)
                 assert request.target == bytes((10, 0, 1, 1))
                 assert request.nack is (helper.versions.protocol_max >= 4)
-                assert request.seq_no == deaf.messages(Ping)[0].seq_no
-        assert s.state_of("deaf") is State.ALIVE
+                assert request.seq_no == silent.messages(Ping)[0].seq_no
+        assert s.state_of("silent") is State.ALIVE
         await trio.sleep_until(ping.at + 1.01)
-        assert s.state_of("deaf") is State.SUSPECT
-        suspect = await deaf.wait_for(Suspect, 1)
-        assert suspect == Suspect(1, "deaf", "us")
+        assert s.state_of("silent") is State.SUSPECT
+        suspect = await silent.wait_for(Suspect, 1)
+        assert suspect == Suspect(1, "silent", "us")
 
 
 @pytest.mark.parametrize(
@@ -139,10 +143,10 @@ async def test_acks_and_nacks_of_helpers_decide_status_and_health_score(
     autojump_clock: MockClock, help_by: str, score: int
 ) -> None:
     async with node_under_test(**QUIET, tcp_pings=False) as s:
-        deaf, helpers = await deaf_and_helpers(
+        silent, helpers = await silent_and_helpers(
             s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
         )
-        ping = await first_ping(s, deaf)
+        ping = await first_ping(s, silent)
         for helper in helpers:
             request = await helper.wait_for(IndirectPing, 1)
             if help_by == "ack":
@@ -150,18 +154,18 @@ async def test_acks_and_nacks_of_helpers_decide_status_and_health_score(
             elif help_by == "nack":
                 helper.send(Nack(request.seq_no))
         await trio.sleep_until(ping.at + 1.01)
-        suspected = s.state_of("deaf") is State.SUSPECT
+        suspected = s.state_of("silent") is State.SUSPECT
         assert suspected is (help_by != "ack")
         assert health(s) == score
-        assert s.node.coordinate("deaf") is None
+        assert s.node.coordinate("silent") is None
 
 
 async def test_each_missing_nack_raises_the_health_score(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET, tcp_pings=False) as s:
-        deaf, helpers = await deaf_and_helpers(
+        silent, helpers = await silent_and_helpers(
             s, "a", "b", "c", versions=[Versions(1, 5, 2, 2, 5, 5)] * 3
         )
-        ping = await first_ping(s, deaf)
+        ping = await first_ping(s, silent)
         request = await helpers[0].wait_for(IndirectPing, 1)
         helpers[0].send(Nack(request.seq_no))
         await trio.sleep_until(ping.at + 1.01)
@@ -172,8 +176,8 @@ async def test_failed_probe_without_expected_nacks_raises_the_health_score_by_on
     autojump_clock: MockClock,
 ) -> None:
     async with node_under_test(**QUIET, tcp_pings=False) as s:
-        deaf, _ = await deaf_and_helpers(s, "a", versions=[PROTOCOL_3])
-        ping = await first_ping(s, deaf)
+        silent, _ = await silent_and_helpers(s, "a", versions=[PROTOCOL_3])
+        ping = await first_ping(s, silent)
         await trio.sleep_until(ping.at + 1.01)
         assert health(s) == 1
 
@@ -187,7 +191,7 @@ async def test_health_score_scales_interval_and_timeout_and_recovers(
         await a.wait_for(Ping)
         # Indirect pings after 0.5 s as always; the conclusion after three intervals, then two.
         await trio.sleep(10.5)
-        times = [one.at for one in a.received_of(Ping)]
+        times = [received.at for received in a.received_of(Ping)]
         gaps = [round(later - earlier, 2) for earlier, later in itertools.pairwise(times)]
         assert gaps[:3] == [2.0, 1.0, 1.0]  # each success lowers the score before the next sleep
         assert health(s) == 0
@@ -210,7 +214,7 @@ async def test_health_score_is_bounded(autojump_clock: MockClock) -> None:
 
 
 async def serve_stream(peer: ScriptedPeer, *, wrong: bool = False) -> None:
-    """Answer one ping on a stream."""
+    """Acknowledge one ping on a stream."""
     stream, _ = await peer.transport.accept()
     async with stream:
         ping = await read_response(stream)
@@ -224,15 +228,14 @@ async def test_member_that_acks_only_on_stream_stays_alive_with_a_warning(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with node_under_test(**QUIET) as s:
-        deaf, _ = await deaf_and_helpers(s)
-        s.nursery.start_soon(serve_stream, deaf)
-        ping = await first_ping(s, deaf)
+        silent, _ = await silent_and_helpers(s)
+        s.nursery.start_soon(serve_stream, silent)
+        ping = await first_ping(s, silent)
         await trio.sleep_until(ping.at + 1.01)
-        assert s.state_of("deaf") is State.ALIVE
+        assert s.state_of("silent") is State.ALIVE
         assert health(s) == 0
-        logged = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-        assert logged == [
-            "'deaf' answers on a stream, but not to packets; check that UDP gets through"
+        assert logged(caplog, logging.WARNING) == [
+            "'silent' answers on a stream, but not to packets; check that UDP gets through"
         ]
 
 
@@ -241,51 +244,52 @@ async def test_member_is_suspected_without_a_stream_ack(
     autojump_clock: MockClock, case: str
 ) -> None:
     async with node_under_test(**QUIET) as s:
-        [deaf] = await s.add_members("deaf", versions=PROTOCOL_2 if case == "old" else PROTOCOL_3)
-        deaf.acks_pings = False
+        versions = PROTOCOL_2 if case == "old" else PROTOCOL_3
+        [silent] = await s.add_members("silent", versions=versions)
+        silent.acks_pings = False
         streams = []
 
         async def serve() -> None:
             if case == "wrong number":
-                await serve_stream(deaf, wrong=True)
+                await serve_stream(silent, wrong=True)
                 return
-            stream, _ = await deaf.transport.accept()
+            stream, _ = await silent.transport.accept()
             streams.append(stream)
             if case == "garbage":
                 await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n")
 
         if case == "no listener":
-            s.network.cut(OURS, deaf.address)
+            s.network.cut(OURS, silent.address)
         else:
             s.nursery.start_soon(serve)
-        await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 3)
+        await s.until(lambda: s.state_of("silent") is State.SUSPECT, 3)
         assert health(s) == 1
         assert case != "old" or not streams
 
 
 async def test_ping_to_suspect_carries_the_suspect_message(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET, tcp_pings=False) as s:
-        deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
-        deaf.acks_pings = False
-        await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
+        silent, _ = await silent_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
+        silent.acks_pings = False
+        await s.until(lambda: s.state_of("silent") is State.SUSPECT, 10)
         since = trio.current_time()
-        await s.until(lambda: bool(deaf.messages(Ping, since)), 10)
-        beside = deaf.received_of(Ping, since)[0].same_packet
-        assert beside == (deaf.messages(Ping, since)[0], Suspect(1, "deaf", "us"))
-        deaf.send(deaf.alive(incarnation=2))
+        await s.until(lambda: bool(silent.messages(Ping, since)), 10)
+        beside = silent.received_of(Ping, since)[0].same_packet
+        assert beside == (silent.messages(Ping, since)[0], Suspect(1, "silent", "us"))
+        silent.send(silent.alive(incarnation=2))
         await trio.sleep(2 * LATENCY)
-        assert s.state_of("deaf") is State.ALIVE
+        assert s.state_of("silent") is State.ALIVE
 
 
 async def test_ping_to_suspect_is_alone_without_buddy_system(autojump_clock: MockClock) -> None:
     async with node_under_test(**QUIET, tcp_pings=False, swim=SwimOptions(buddy=False)) as s:
-        deaf, _ = await deaf_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
-        await s.until(lambda: s.state_of("deaf") is State.SUSPECT, 10)
+        silent, _ = await silent_and_helpers(s, "a", "b", versions=[PROTOCOL_3] * 2)
+        await s.until(lambda: s.state_of("silent") is State.SUSPECT, 10)
         await trio.sleep(3)  # until its gossip has ended
         since = trio.current_time()
-        await s.until(lambda: bool(deaf.messages(Ping, since)), 10)
+        await s.until(lambda: bool(silent.messages(Ping, since)), 10)
         assert not any(
-            isinstance(m, Suspect) for m in deaf.received_of(Ping, since)[0].same_packet
+            isinstance(m, Suspect) for m in silent.received_of(Ping, since)[0].same_packet
         )
 
 
@@ -316,7 +320,7 @@ async def test_missed_ticks_are_skipped(autojump_clock: MockClock) -> None:
         autojump_clock.jump(30)  # as if the process had been stopped
         since = trio.current_time()
         await trio.sleep(5)
-        times = [one.at for one in a.received_of(Ping, since)]
+        times = [received.at for received in a.received_of(Ping, since)]
         assert 5 <= len(times) <= 6
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert min(gaps) > 0.9
@@ -341,7 +345,7 @@ async def test_node_refutes_suspicion_of_itself(autojump_clock: MockClock) -> No
         [a] = await s.add_members("a")
         a.send(Suspect(1, "us", "a"))
         await trio.sleep(0.05)
-        alive = [one for one in a.messages(Alive) if one.node == "us"][-1]
+        alive = [message for message in a.messages(Alive) if message.node == "us"][-1]
         assert alive.incarnation == 2
         assert health(s) == 1
         # A sender of an old Suspect message gets the refutation, whose gossip may have ended.
@@ -349,7 +353,7 @@ async def test_node_refutes_suspicion_of_itself(autojump_clock: MockClock) -> No
         since = trio.current_time()
         a.send(Suspect(1, "us", "a"))
         await trio.sleep(0.05)
-        assert [one.incarnation for one in a.messages(Alive, since) if one.node == "us"] == [2]
+        assert [m.incarnation for m in a.messages(Alive, since) if m.node == "us"] == [2]
 
 
 async def test_members_probe_at_different_phases(autojump_clock: MockClock) -> None:
@@ -362,7 +366,7 @@ async def test_members_probe_at_different_phases(autojump_clock: MockClock) -> N
         if data[0] == PING and at > began:
             phases.setdefault(source, set()).add(round(at % 1, 4))
     assert len(phases) == 8
-    assert all(len(one) == 1 for one in phases.values())  # each keeps to its phase
+    assert {len(phase) for phase in phases.values()} == {1}  # each keeps to its phase
     assert len(set().union(*phases.values())) == 8
 
 

@@ -48,43 +48,45 @@ async def answering(
         nursery.cancel_scope.cancel()
 
 
-async def ask(node: Node, **how: Any) -> tuple[set[str], dict[str, bytes], QueryDone, float]:
+async def run_query(
+    node: Node, **options: Any
+) -> tuple[set[str], dict[str, bytes], QueryDone, float]:
     """Return acks, responses, the end, and the duration."""
     began = trio.current_time()
     acks: set[str] = set()
-    answers: dict[str, bytes] = {}
+    responses: dict[str, bytes] = {}
     results: list[QueryResult] = []
-    async with node.query("load", **how) as found:
+    async with node.query("load", **options) as found:
         results = [result async for result in found]
     *results, done = results
     for result in results:
         if isinstance(result, QueryAck):
             acks.add(result.source)
         elif isinstance(result, QueryAnswer):
-            answers[result.source] = result.payload
+            responses[result.source] = result.payload
     assert isinstance(done, QueryDone)
-    return acks, answers, done, trio.current_time() - began
+    return acks, responses, done, trio.current_time() - began
 
 
-async def formed(world: SimCluster, size: int = 4) -> list[Node]:
+async def form_cluster(cluster: SimCluster, size: int = 4) -> list[Node]:
     """Start nodes without randomness in deliveries.
 
-    Of four, all are reached by a first round of gossip; no answer overtakes an acknowledgement.
+    A first round of gossip reaches all of four; no response overtakes an ack.
     """
-    world.network.link = LinkConditions(jitter=0)
-    ids = await world.grow(size)
-    await world.settle()
-    return [world.node(member) for member in ids]
+    cluster.network.link = LinkConditions(jitter=0)
+    ids = await cluster.grow(size)
+    await cluster.settle()
+    return [cluster.node(member) for member in ids]
 
 
 async def test_query_finishes_with_last_response(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     names = {node.name for node in nodes}
     async with answering(*nodes):
-        acks, answers, done, took = await ask(nodes[2])
-    assert acks == set(answers) == names
+        acks, responses, done, took = await run_query(nodes[2])
+    assert acks == set(responses) == names
     assert done == QueryDone(4, 4, 4, ())
     assert took < PROMPT
 
@@ -92,10 +94,10 @@ async def test_query_finishes_with_last_response(
 async def test_query_does_not_wait_for_members_without_responder_or_declining(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     async with answering(nodes[1]), answering(nodes[3], payload=None):
-        acks, answers, done, took = await ask(nodes[0])
-    assert (len(acks), answers) == (4, {nodes[1].name: b"yes"})
+        acks, responses, done, took = await run_query(nodes[0])
+    assert (len(acks), responses) == (4, {nodes[1].name: b"yes"})
     assert (done.responses, done.missing) == (1, ())
     assert took < PROMPT
 
@@ -103,13 +105,13 @@ async def test_query_does_not_wait_for_members_without_responder_or_declining(
 async def test_query_waits_for_slow_response_and_until_deadline_for_silent_member(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     async with answering(nodes[1], after=2.0):
-        _, answers, _, took = await ask(nodes[0], timeout=5)
-        assert answers == {nodes[1].name: b"yes"}
+        _, responses, _, took = await run_query(nodes[0], timeout=5)
+        assert responses == {nodes[1].name: b"yes"}
         assert 2 <= took < 2 + PROMPT
         with nodes[2].subscribe(QUERY, answers=True):
-            _, answers, done, took = await ask(nodes[0], timeout=5)
+            _, responses, done, took = await run_query(nodes[0], timeout=5)
         assert took == pytest.approx(5, abs=0.01)
         assert (done.acks, done.responses, done.missing) == (4, 1, ())
 
@@ -117,21 +119,21 @@ async def test_query_waits_for_slow_response_and_until_deadline_for_silent_membe
 async def test_silent_watcher_delays_query_by_a_second(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     with nodes[2].subscribe(answers=Responder()):
-        _, _, done, took = await ask(nodes[0], timeout=5)
+        _, _, done, took = await run_query(nodes[0], timeout=5)
         assert (done.acks, done.responses) == (4, 0)
         assert RESPONSE_WAIT <= took < RESPONSE_WAIT + PROMPT
     with nodes[2].subscribe(answers=False):
-        assert (await ask(nodes[0], timeout=5))[3] < PROMPT
+        assert (await run_query(nodes[0], timeout=5))[3] < PROMPT
 
 
 async def test_member_that_dies_is_missing_from_responses(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     await cluster.crash("n4")
-    acks, _, done, took = await ask(nodes[0], timeout=100)
+    acks, _, done, took = await run_query(nodes[0], timeout=100)
     assert "n4" not in acks
     assert (done.acks, done.expected, done.missing) == (3, 4, ("n4",))
     assert took < 30  # the query does not wait for a member that is marked dead
@@ -140,40 +142,42 @@ async def test_member_that_dies_is_missing_from_responses(
 async def test_query_finishes_after_first_responses(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     async with answering(*nodes[:2]), answering(*nodes[2:], after=3.0):
-        _, answers, done, took = await ask(nodes[0], first=2, timeout=10)
-        assert (len(answers), done.responses) == (2, 2)
+        _, responses, done, took = await run_query(nodes[0], first=2, timeout=10)
+        assert (len(responses), done.responses) == (2, 2)
         assert took < PROMPT
         await trio.sleep(5)  # the slow responders have finished
-        _, answers, _, took = await ask(nodes[0], first=3, timeout=10)
-        assert len(answers) == 3
+        _, responses, _, took = await run_query(nodes[0], first=3, timeout=10)
+        assert len(responses) == 3
         assert 3 <= took < 3 + PROMPT
 
 
 async def test_filters_match_tags_and_select_expected_responders(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     for node, role in zip(nodes, ["web-1", "db", "cweb", ""], strict=True):
         await node.set_tags({"role": role})
     await cluster.settle()
     async with answering(*nodes):
-        _, answers, done, took = await ask(nodes[1], tags={"role": "web"})
-        assert set(answers) == {"n1", "n3"}
+        _, responses, done, took = await run_query(nodes[1], tags={"role": "web"})
+        assert set(responses) == {"n1", "n3"}
         assert (done.expected, took < PROMPT) == (2, True)
-        _, answers, _, _ = await ask(nodes[1], tags={"role": "^web|^$"}, nodes=["n1", "n4", "n9"])
-        assert set(answers) == {"n1", "n4"}
-        _, answers, done, took = await ask(nodes[1], tags={"other": "."})
-        assert (answers, done, took) == ({}, QueryDone(0, 0, 0, ()), 0)
+        _, responses, _, _ = await run_query(
+            nodes[1], tags={"role": "^web|^$"}, nodes=["n1", "n4", "n9"]
+        )
+        assert set(responses) == {"n1", "n4"}
+        _, responses, done, took = await run_query(nodes[1], tags={"other": "."})
+        assert (responses, done, took) == ({}, QueryDone(0, 0, 0, ()), 0)
         with pytest.raises(InvalidFilter):
-            await ask(nodes[1], tags={"role": "(?=look-ahead)"})
+            await run_query(nodes[1], tags={"role": "(?=look-ahead)"})
 
 
 async def test_internal_ping_needs_no_responder_and_other_internal_names_are_refused(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     with nodes[1].subscribe(answers=True):
         async with nodes[0].query("_serf_ping") as results:
             found = [result async for result in results]
@@ -191,18 +195,18 @@ async def test_internal_ping_needs_no_responder_and_other_internal_names_are_ref
 async def test_large_responses_are_delivered(
     cluster: SimCluster, autojump_clock: MockClock, size: int
 ) -> None:
-    nodes = await formed(cluster, 3)
+    nodes = await form_cluster(cluster, 3)
     payload = bytes(range(256)) * (size // 256)
     async with answering(*nodes, payload=payload):
-        _, answers, _, took = await ask(nodes[0])
-    assert answers == {node.name: payload for node in nodes}
+        _, responses, _, took = await run_query(nodes[0])
+    assert responses == {node.name: payload for node in nodes}
     assert took < 1
 
 
 async def test_oversized_response_is_refused_and_a_smaller_one_accepted(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
-    nodes = await formed(cluster, 3)
+    nodes = await form_cluster(cluster, 3)
     with nodes[1].subscribe(QUERY, answers=True) as queries:
         async with nodes[0].query("load", timeout=5) as results:
             query = await queries.receive()
@@ -217,15 +221,15 @@ async def test_oversized_response_is_refused_and_a_smaller_one_accepted(
 
 
 @pytest.mark.parametrize("relays", [0, 2])
-async def test_relays_deliver_responses_that_cannot_come_directly(
+async def test_relays_deliver_response_of_unreachable_member(
     cluster: SimCluster, autojump_clock: MockClock, relays: int
 ) -> None:
     """The query reaches all by gossip; one response cannot reach the requester directly."""
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
     cluster.cut("n4", "n1")
     async with answering(nodes[3]):
-        acks, answers, done, _ = await ask(nodes[0], relay_factor=relays, timeout=3)
-    assert ("n4" in acks, "n4" in answers, "n4" in done.missing) == (
+        acks, responses, done, _ = await run_query(nodes[0], relay_factor=relays, timeout=3)
+    assert ("n4" in acks, "n4" in responses, "n4" in done.missing) == (
         bool(relays),
         bool(relays),
         not relays,
@@ -238,7 +242,7 @@ async def test_results_for_a_cancelled_request_are_dropped(
     cluster: SimCluster, autojump_clock: MockClock
 ) -> None:
     """The request is often in the owner's inbox already when its task is cancelled."""
-    nodes = await formed(cluster)
+    nodes = await form_cluster(cluster)
 
     async def query_forever() -> None:
         async with nodes[0].query("load"):
@@ -250,6 +254,6 @@ async def test_results_for_a_cancelled_request_are_dropped(
             await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     async with answering(*nodes):
-        acks, answers, done, _ = await ask(nodes[0])
-    assert acks == set(answers) == {node.name for node in nodes}
+        acks, responses, done, _ = await run_query(nodes[0])
+    assert acks == set(responses) == {node.name for node in nodes}
     assert done == QueryDone(4, 4, 4, ())

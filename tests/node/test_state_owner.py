@@ -28,7 +28,9 @@ from trioserf.wire.swim_messages import Ping
 OTHER = Address("10.0.1.1", 7946)
 
 
-def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOwner, EventHub]:
+def make_owner(
+    transport: SimTransport | None = None, **options: Any
+) -> tuple[StateOwner, EventHub]:
     """Return an owner that does not run yet."""
     config = NodeConfig(name="us", bind=OURS, **options)
     hub = EventHub()
@@ -40,8 +42,8 @@ def make(transport: SimTransport | None = None, **options: Any) -> tuple[StateOw
 
 
 @asynccontextmanager
-async def kept(**options: Any) -> AsyncIterator[StateOwner]:
-    owner, _ = make(**options)
+async def running_owner(**options: Any) -> AsyncIterator[StateOwner]:
+    owner, _ = make_owner(**options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.run)
         yield owner
@@ -53,7 +55,7 @@ async def kept(**options: Any) -> AsyncIterator[StateOwner]:
 
 
 async def test_ask_returns_result_or_raises_error(autojump_clock: MockClock) -> None:
-    async with kept() as owner:
+    async with running_owner() as owner:
         assert await owner.ask(lambda state, _: state.config.name) == "us"
         at = trio.current_time()
         await trio.sleep(5)
@@ -68,7 +70,7 @@ async def test_ask_returns_result_or_raises_error(autojump_clock: MockClock) -> 
 
 
 async def test_items_are_handled_in_order(autojump_clock: MockClock) -> None:
-    owner, _ = make()
+    owner, _ = make_owner()
     seen: list[int] = []
     async with trio.open_nursery() as nursery:
         for number in range(100):
@@ -81,7 +83,7 @@ async def test_items_are_handled_in_order(autojump_clock: MockClock) -> None:
 
 
 async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
-    owner, _ = make(inbox_depth=16)
+    owner, _ = make_owner(inbox_depth=16)
     ping = encode(Ping(1, "us"))
     for _ in range(16):
         await owner.receive([(ping, OTHER)])
@@ -100,7 +102,7 @@ async def test_full_inbox_blocks_senders(autojump_clock: MockClock) -> None:
 
 
 async def test_flood_of_items_lets_other_tasks_run(autojump_clock: MockClock) -> None:
-    async with kept() as owner:
+    async with running_owner() as owner:
         turns = 0
 
         async def flood() -> None:
@@ -121,7 +123,7 @@ async def test_flood_of_items_lets_other_tasks_run(autojump_clock: MockClock) ->
 
 
 async def test_pending_requests_fail_with_leaving_at_the_end(autojump_clock: MockClock) -> None:
-    owner, _ = make(inbox_depth=16)
+    owner, _ = make_owner(inbox_depth=16)
     failed: list[str] = []
 
     async def call() -> None:
@@ -141,7 +143,7 @@ async def test_pending_requests_fail_with_leaving_at_the_end(autojump_clock: Moc
 
 
 async def test_item_received_in_the_step_of_the_end_is_handled(autojump_clock: MockClock) -> None:
-    owner, _ = make()
+    owner, _ = make_owner()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -153,7 +155,7 @@ async def test_item_received_in_the_step_of_the_end_is_handled(autojump_clock: M
 
 
 async def test_cancelled_request_does_not_stop_the_owner(autojump_clock: MockClock) -> None:
-    owner, _ = make()
+    owner, _ = make_owner()
     with trio.move_on_after(1):
         await owner.ask(lambda *_: None)
     async with trio.open_nursery() as nursery:
@@ -170,7 +172,7 @@ async def test_packets_are_sent_and_unsent_ones_are_counted(
 ) -> None:
     network = Network(random.Random(1), LinkConditions(latency=LATENCY, jitter=0))
     ours, theirs = network.open(OURS), network.open(OTHER)
-    owner, _ = make(ours)
+    owner, _ = make_owner(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(network.run)
         nursery.start_soon(owner.run)
@@ -190,7 +192,7 @@ async def test_packets_are_sent_and_unsent_ones_are_counted(
 async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with kept() as owner:
+    async with running_owner() as owner:
 
         def order(state: ClusterState, _: float) -> None:
             for _ in range(MAX_PER_MEMBER + 5):
@@ -198,13 +200,12 @@ async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
 
         await owner.ask(order)
         assert owner.dropped == {"streams": 5}
-        logged = [one.getMessage() for one in caplog.records]
-        assert logged == ["dropped a response for 'b': too many streams wait already"]
+        assert caplog.messages == ["dropped a response for 'b': too many streams wait already"]
         assert len(owner.bulk) == MAX_PER_MEMBER
 
 
 async def test_lost_name_conflict_ends_the_owner() -> None:
-    owner, _ = make()
+    owner, _ = make_owner()
 
     def lose(state: ClusterState, _: float) -> None:
         state.serf.shutdown_orders.append(NameConflictLost(1, 4))
@@ -222,7 +223,7 @@ async def test_lost_name_conflict_ends_the_owner() -> None:
 async def test_declines_are_dropped_and_counted_when_inbox_is_full(
     autojump_clock: MockClock,
 ) -> None:
-    owner, hub = make(inbox_depth=16)
+    owner, hub = make_owner(inbox_depth=16)
     for _ in range(16):
         await owner.receive([])
     hub.on_no_responder([1])

@@ -19,12 +19,12 @@ from trioserf.wire.swim_messages import NodeState, PushPull, State
 PEER = Address("10.0.1.1", 7946)
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
 async def test_largest_stream_is_closed_over_the_memory_limit() -> None:
-    limiter = StreamLimiter(10, 100, nothing)
+    limiter = StreamLimiter(10, 100, do_nothing)
     small, large, other = (limiter.add(PEER, incoming=True) for _ in range(3))
     limiter.set_held(small, 10)
     limiter.set_held(large, 60)
@@ -42,7 +42,7 @@ async def test_largest_stream_is_closed_over_the_memory_limit() -> None:
 
 
 async def test_silent_stream_is_evicted_after_min_idle(autojump_clock: MockClock) -> None:
-    limiter = StreamLimiter(2, 100, nothing)
+    limiter = StreamLimiter(2, 100, do_nothing)
     first, second = (limiter.add(PEER, incoming=True) for _ in range(2))
     ours = limiter.add(PEER, incoming=False)
     assert not limiter.evict_idle(trio.current_time())
@@ -60,16 +60,16 @@ async def test_silent_stream_is_evicted_after_min_idle(autojump_clock: MockClock
 
 
 async def test_on_quiet_is_called_when_all_large_streams_have_ended() -> None:
-    calms = []
-    limiter = StreamLimiter(10, 100 * LARGE, lambda: calms.append(True))
+    calls = []
+    limiter = StreamLimiter(10, 100 * LARGE, lambda: calls.append(True))
     small, large, larger = (limiter.add(PEER, incoming=True) for _ in range(3))
     limiter.set_held(large, LARGE)
     limiter.set_held(larger, 2 * LARGE)
     limiter.remove(large)
-    assert calms == []
+    assert calls == []
     limiter.remove(larger)
     limiter.remove(small)
-    assert calms == [True]
+    assert calls == [True]
 
 
 async def test_half_open_streams_do_not_block_others(autojump_clock: MockClock) -> None:

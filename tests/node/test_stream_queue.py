@@ -27,34 +27,34 @@ def filled(*messages: tuple[str, bytes]) -> StreamSendQueue:
 
 async def test_each_member_has_one_stream_and_members_take_turns() -> None:
     queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"), ("b", b"2"))
-    one, two = await queue.next(), await queue.next()
-    assert [one, two] == [direct("a", b"1"), direct("b", b"1")]
+    first, second = await queue.next(), await queue.next()
+    assert [first, second] == [direct("a", b"1"), direct("b", b"1")]
     with trio.CancelScope() as scope:
         scope.deadline = trio.current_time()
         await queue.next()
     assert scope.cancelled_caught
-    queue.sent(two)
+    queue.sent(second)
     assert await queue.next() == direct("b", b"2")
-    queue.sent(one)
+    queue.sent(first)
     assert await queue.next() == direct("a", b"2")
 
 
 async def test_responses_precede_events_but_not_messages_in_transit() -> None:
     queue = filled(("a", b"1"), ("a", b"2"), ("b", b"1"))
-    queue.put(direct("c", b"answer"), first=True)
-    assert await queue.next() == direct("c", b"answer")
+    queue.put(direct("c", b"response"), first=True)
+    assert await queue.next() == direct("c", b"response")
     assert await queue.next() == direct("a", b"1")
-    queue.put(direct("a", b"answer"), first=True)
+    queue.put(direct("a", b"response"), first=True)
     queue.sent(direct("a", b"1"))
     assert await queue.next() == direct("b", b"1")
-    assert await queue.next() == direct("a", b"answer")
+    assert await queue.next() == direct("a", b"response")
 
 
 async def test_failure_delays_only_its_members_queue(autojump_clock: MockClock) -> None:
     queue = filled(("a", b"1"), ("a", b"2"))
     turn = await queue.next()
     assert queue.is_first_attempt(turn)
-    for rest in RETRY_DELAYS:
+    for delay in RETRY_DELAYS:
         began = trio.current_time()
         assert queue.failed(turn) == 0
         queue.put(direct("b", b"1"))
@@ -63,7 +63,7 @@ async def test_failure_delays_only_its_members_queue(autojump_clock: MockClock) 
         assert queue.is_first_attempt(other)
         queue.sent(other)
         assert await queue.next() == turn == direct("a", b"1")
-        assert trio.current_time() - began == rest
+        assert trio.current_time() - began == delay
         assert not queue.is_first_attempt(turn)
     assert queue.failed(turn) == 2
     assert (len(queue), queue.bytes_waiting, queue._retrying) == (0, 0, 0)
@@ -98,10 +98,10 @@ async def test_only_few_queues_retry_at_once(autojump_clock: MockClock) -> None:
 
 async def test_waiting_sender_wakes_for_a_shorter_delay(autojump_clock: MockClock) -> None:
     queue = filled(("a", b"1"), ("b", b"1"))
-    one, two = await queue.next(), await queue.next()
-    queue.failed(two)
-    two = await queue.next()
-    queue.failed(two)  # the second delay is longer
+    first, second = await queue.next(), await queue.next()
+    queue.failed(second)
+    second = await queue.next()
+    queue.failed(second)  # the second delay is longer
     began = trio.current_time()
     got: list[DirectMessage] = []
 
@@ -111,8 +111,8 @@ async def test_waiting_sender_wakes_for_a_shorter_delay(autojump_clock: MockCloc
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
-        queue.failed(one)
-    assert got == [one]
+        queue.failed(first)
+    assert got == [first]
     assert trio.current_time() - began == RETRY_DELAYS[0]
 
 

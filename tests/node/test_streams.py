@@ -12,6 +12,7 @@ from tests.node.helpers import (
     LATENCY,
     OURS,
     ScriptedPeer,
+    logged,
     node_under_test,
     push_pull,
     read_response,
@@ -81,8 +82,8 @@ async def test_deadline_covers_the_whole_stream_of_a_busy_peer(
         began = trio.current_time()
 
         async def drip() -> None:
-            for place in range(len(data)):  # a byte a second
-                await stream.send_all(data[place : place + 1])
+            for byte in data:
+                await stream.send_all(bytes((byte,)))
                 await trio.sleep(1)
 
         with pytest.raises(trio.BrokenResourceError):
@@ -223,9 +224,9 @@ async def test_compression_switch_affects_sending_only(
         peer = s.peer("p")
         await peer.exchange(push_pull(*nodes(2)))  # so that our state is large enough to shrink
         await trio.sleep(LATENCY)
-        for logged in (CODEC, StreamCodec(keyring=None, compress=False)):
+        for codec in (CODEC, StreamCodec(keyring=None, compress=False)):
             async with await peer.transport.dial(OURS) as stream:
-                await stream.send_all(logged.encode_push_pull(PushPull(True, nodes(3))))
+                await stream.send_all(codec.encode_push_pull(PushPull(True, nodes(3))))
                 first = await stream.receive_some(1)
                 assert first == (b"\x09" if compression else b"\x06")
                 assert await ends(stream, 1)
@@ -268,10 +269,10 @@ async def test_push_pull_with_incompatible_versions_is_refused(
         assert isinstance(response, PushPull)  # our half is sent before theirs is checked
         await trio.sleep(LATENCY)
         assert s.statuses() == {"us": "alive"}
-        [logged] = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
-        assert logged.startswith("push/pull from 10.0.1.1:")
-        assert "speaks protocol version 2" in logged
-        assert "[1, 1]" in logged
+        [text] = logged(caplog, logging.ERROR)
+        assert text.startswith("push/pull from 10.0.1.1:")
+        assert "speaks protocol version 2" in text
+        assert "[1, 1]" in text
 
 
 async def test_malformed_state_is_refused(
@@ -282,8 +283,7 @@ async def test_malformed_state_is_refused(
         for state in (b"\x63", serf_codec.encode(UserEvent(1, "x")), b"\x02\x90"):
             await peer.exchange(push_pull(peer.node_state(), user_state=state))
         await trio.sleep(LATENCY)
-        refused = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
-        assert len(refused) == 3
+        assert len(logged(caplog, logging.ERROR)) == 3
         assert s.statuses() == {"us": "alive"}
 
 
@@ -337,7 +337,7 @@ async def test_peers_outside_allowed_networks_are_ignored(autojump_clock: MockCl
 # --- outgoing messages ---
 
 
-def ask(peer: ScriptedPeer, number: int) -> UserMessage:
+def query_from(peer: ScriptedPeer, number: int) -> UserMessage:
     return UserMessage(
         serf_codec.encode(
             Query(
@@ -348,7 +348,7 @@ def ask(peer: ScriptedPeer, number: int) -> UserMessage:
     )  # fmt: skip
 
 
-async def asked(queries: Subscription) -> QueryReceived:
+async def next_query(queries: Subscription) -> QueryReceived:
     """Wait for a query."""
     with trio.fail_after(1):
         while not isinstance(event := await queries.receive(), QueryReceived):
@@ -361,8 +361,8 @@ async def test_large_response_is_sent_on_a_stream(autojump_clock: MockClock) -> 
         [peer] = await s.add_members("p")
         payload = bytes(range(256)) * 80
         with s.node.subscribe(answers=True) as queries:
-            peer.send(ask(peer, 1))
-            await s.node.respond((await asked(queries)).id, payload)
+            peer.send(query_from(peer, 1))
+            await s.node.respond((await next_query(queries)).id, payload)
         with trio.fail_after(1):
             stream, (source, _) = await peer.transport.accept()
         assert source == OURS.host
@@ -380,10 +380,10 @@ async def test_undeliverable_response_is_dropped_with_a_warning(
     async with node_under_test(**NEVER) as s:
         [peer] = await s.add_members("p")
         with s.node.subscribe(answers=True) as queries:
-            peer.send(ask(peer, 1))
+            peer.send(query_from(peer, 1))
             await trio.sleep(2 * LATENCY)
             s.network.cut(OURS, peer.address)
-            query = await asked(queries)
+            query = await next_query(queries)
             await s.node.respond(query.id, bytes(20_000))
             with trio.fail_after(25):  # after three attempts, or when it is marked dead
                 while "could not send a message to 'p'" not in caplog.text:  # noqa: ASYNC110
@@ -398,8 +398,8 @@ async def test_refused_stream_message_logs_a_warning(
         peer = s.peer("p", run=False)
         peer.send(peer.alive())
         with s.node.subscribe(answers=True) as queries:
-            peer.send(ask(peer, 1))
-            query = await asked(queries)
+            peer.send(query_from(peer, 1))
+            query = await next_query(queries)
             peer.transport.kill()
             await s.node.respond(query.id, bytes(20_000))
             await trio.sleep(2)
@@ -414,8 +414,8 @@ async def test_response_is_retried_after_a_short_absence(
     async with node_under_test(**NEVER) as s:
         [peer] = await s.add_members("p")
         with s.node.subscribe(answers=True) as queries:
-            peer.send(ask(peer, 1))
-            query = await asked(queries)
+            peer.send(query_from(peer, 1))
+            query = await next_query(queries)
             s.network.cut(OURS, peer.address)
             began = trio.current_time()
             await s.node.respond(query.id, bytes(20_000))
@@ -431,8 +431,8 @@ async def test_response_is_retried_after_a_short_absence(
 
 async def test_exchange_has_the_timeout_of_the_profile(autojump_clock: MockClock) -> None:
     async with node_under_test(**NEVER, timing=LOCAL) as s:
-        mute = s.peer("mute")
+        silent = s.peer("silent")
         began = trio.current_time()
         with pytest.raises(TimeoutError, match="no response within 1 s"):
-            await s.node._joiner._streams.push_pull(Address(*mute.address), join=False)
+            await s.node._joiner._streams.push_pull(Address(*silent.address), join=False)
         assert trio.current_time() - began == pytest.approx(1)

@@ -27,7 +27,7 @@ async def members(s: NodeUnderTest, count: int) -> list[ScriptedPeer]:
     return await s.add_members(*(f"m{number}" for number in range(count)))
 
 
-async def until_dead(s: NodeUnderTest, peer: ScriptedPeer) -> tuple[float, Dead]:
+async def wait_until_dead(s: NodeUnderTest, peer: ScriptedPeer) -> tuple[float, Dead]:
     """Wait until a suspect is dead; return the time and the Dead message."""
     at = await s.until(lambda: s.state_of(peer.name) is State.DEAD)
     await trio.sleep(1)
@@ -46,7 +46,7 @@ async def test_suspect_is_marked_dead_at_the_suspicion_timeout(
         await trio.sleep(2 * LATENCY)
         assert s.state_of(victim.name) is State.SUSPECT
         began = s.node.memberlist.records[victim.name].state_change
-        at, dead = await until_dead(s, victim)
+        at, dead = await wait_until_dead(s, victim)
         least, most = bounds(timing, count + 1)
         # No confirmations are expected with too few members.
         can_be_confirmed = timing.suspicion_mult - 2 <= count - 1
@@ -61,7 +61,7 @@ async def test_own_probe_confirms_a_suspicion(autojump_clock: MockClock) -> None
         others[0].send(Suspect(1, victim.name, others[0].name))
         await trio.sleep(2 * LATENCY)
         began = s.node.memberlist.records[victim.name].state_change
-        at, _ = await until_dead(s, victim)
+        at, _ = await wait_until_dead(s, victim)
         least, most = bounds(Timing(), 13)
         once = most - math.log(2) / math.log(3) * (most - least)
         assert at - began == pytest.approx(once, abs=0.02)
@@ -158,4 +158,4 @@ async def test_node_refutes_its_dead_message_at_once(autojump_clock: MockClock) 
         await trio.sleep(0.05)
         assert s.statuses()["us"] == "alive"
         for peer in (a, b):
-            assert any(one.node == "us" and one.incarnation == 2 for one in peer.messages(Alive))
+            assert any(m.node == "us" and m.incarnation == 2 for m in peer.messages(Alive))

@@ -1,7 +1,7 @@
-"""The Serf layer of one member, clusters of several, and the messages that reach them."""
+"""The Serf layers of one or several members, and their messages."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -71,8 +71,8 @@ def serf(
         has_responder=has_responder,
         keys=keys,
     )
-    for each in (name, *others):
-        join(state, each)
+    for member in (name, *others):
+        join(state, member)
     state.events.clear()
     return state
 
@@ -96,29 +96,28 @@ def status(state: Serf, name: str) -> Status:
     return member.status
 
 
-def in_status(wanted: Status) -> Serf:
-    """Return the Serf layer of a, in which b has had the wanted status since time 0."""
+def in_status(expected: Status) -> Serf:
+    """Return the Serf layer of a, in which b has had this status since time 0."""
     state = serf("a", "b", "c")
-    if wanted in {Status.LEAVING, Status.LEFT}:
+    if expected in {Status.LEAVING, Status.LEFT}:
         state._intents.on_leave(Leave(5, "b"), 0.0)
-    if wanted in {Status.LEFT, Status.FAILED}:
+    if expected in {Status.LEFT, Status.FAILED}:
         state.member_left("b", 0.0)
     state.events.clear()
-    assert status(state, "b") is wanted
+    assert status(state, "b") is expected
     return state
 
 
 # --- effects ---
 
 
-def kinds(events: Iterable[Event]) -> list[tuple[str, str]]:
-    """Return the kind and name of each event; remove them from a list."""
+def drain_events(events: list[Event]) -> list[tuple[str, str]]:
+    """Remove all events from a list; return the kind and name of each."""
     found: list[tuple[str, str]] = []
     for event in events:
         name = event.members[0].name if isinstance(event, MemberEvent) else event.name
         found.append((event.kind, name))
-    if isinstance(events, list):
-        events.clear()
+    events.clear()
     return found
 
 
@@ -199,7 +198,7 @@ def query(
             packed(address.host),
             address.port,
             source,
-            tuple(one if isinstance(one, bytes) else encode_filter(one) for one in filters),
+            tuple(f if isinstance(f, bytes) else encode_filter(f) for f in filters),
             flags,
             relay_factor,
             int(timeout * 1e9),
@@ -283,9 +282,9 @@ class Cluster:
 
     def ask(self, requester: str, params: QueryParams, now: float = 0.0) -> StartedQuery:
         """Start a query of a member and deliver all messages."""
-        asked = start_query(self[requester], params, now)
+        started = start_query(self[requester], params, now)
         self.run(now)
-        return asked
+        return started
 
     def queries(self, name: str) -> list[QueryReceived]:
         """Return the queries that were delivered to a member."""

@@ -203,7 +203,7 @@ def test_user_coalescer_ignores_other_events(other: Event) -> None:
     assert coalescer.deadline is None
 
 
-# --- both ---
+# --- members and user events ---
 
 
 def test_members_and_user_events_have_separate_bursts() -> None:
@@ -225,7 +225,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_reader_of_coalesced_events_knows_latest_kind(
+def test_coalesced_events_have_latest_kind_of_each_member(
     history: list[tuple[MemberEventKind, str, bool]],
 ) -> None:
     coalescer = MemberCoalescer()

@@ -302,11 +302,11 @@ def test_large_response_to_unknown_address_is_rejected(source: str, to: Address)
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
 def test_cap_applies_to_response_to_own_query(size: int, fits: bool) -> None:
     state = serf("a", "b")
-    asked = start_query(state, QueryParams(name="load"))
-    asked.results()
+    started = start_query(state, QueryParams(name="load"))
+    started.results()
     if fits:
         state.respond(1, b"x" * size, 0.0)
-        assert asked.results() == [QueryAnswer("a", b"x" * size)]
+        assert started.results() == [QueryAnswer("a", b"x" * size)]
     else:
         with pytest.raises(TooLarge):
             state.respond(1, b"x" * size, 0.0)
@@ -314,10 +314,10 @@ def test_cap_applies_to_response_to_own_query(size: int, fits: bool) -> None:
 
 def test_large_response_reaches_requester() -> None:
     cluster = Cluster("a", "b")
-    asked = cluster.ask("a", QueryParams(name="load"))
+    started = cluster.ask("a", QueryParams(name="load"))
     cluster["b"].respond(cluster.queries("b")[0].id, b"x" * 5000, 0.0)
     cluster.run(0.0)
-    assert QueryAnswer("b", b"x" * 5000) in asked.results()
+    assert QueryAnswer("b", b"x" * 5000) in started.results()
     assert cluster.streams == 1
 
 
@@ -396,9 +396,9 @@ def test_relay_with_malformed_address_is_dropped(addr: bytes) -> None:
 
 def test_relayed_response_survives_loss_of_packet() -> None:
     cluster = Cluster("a", "b", "c")
-    asked = cluster.ask("a", QueryParams(name="load", relay_factor=1))
+    started = cluster.ask("a", QueryParams(name="load", relay_factor=1))
     state = cluster["b"]
     state.respond(cluster.queries("b")[0].id, b"42", 0.0)
     del state.direct_messages[0]
     cluster.run(0.0)
-    assert QueryAnswer("b", b"42") in asked.results()
+    assert QueryAnswer("b", b"42") in started.results()

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from tests.serf.helpers import (
     broadcasts,
+    drain_events,
     in_status,
     join,
-    kinds,
     raw_broadcasts,
     serf,
     status,
@@ -34,7 +34,7 @@ def test_leave_intent_changes_status(
     message = Leave(9, "b")
     state.handle(encode(message), 1.0)
     assert status(state, "b") is after
-    assert kinds(state.events) == emitted
+    assert drain_events(state.events) == emitted
     assert state.clock.time == 10
     assert broadcasts(state) == [message]
     assert state.local_state().status_ltimes["b"] == 9
@@ -243,7 +243,7 @@ def test_force_leave_marks_failed_member_as_left() -> None:
     now = 1.0
     assert state.force_leave("b", now=now, on_done=lambda: done.append("done"))
     assert status(state, "b") is Status.LEFT
-    assert kinds(state.events) == [("member-leave", "b")]
+    assert drain_events(state.events) == [("member-leave", "b")]
     assert state.local_state().left_members == ("b",)
     assert broadcasts(state) == [Leave(1, "b")]
     assert done == ["done"]
@@ -261,7 +261,7 @@ def test_prune_erases_dead_member_at_once(before: Status) -> None:
     state.handle(encode(Leave(9, "b", prune=True)), 1.0)
     assert state.member("b") is None
     leave = [("member-leave", "b")] if before is Status.FAILED else []
-    assert kinds(state.events) == [*leave, ("member-reap", "b")]
+    assert drain_events(state.events) == [*leave, ("member-reap", "b")]
     assert (state.stats()["failed"], state.stats()["left"]) == (0, 0)
 
 
@@ -276,7 +276,7 @@ def test_prune_erases_leaving_member_after_delay(before: Status) -> None:
     assert status(state, "b") is Status.LEFT
     state.expire(7.0)
     assert state.member("b") is None
-    assert kinds(state.events) == [("member-leave", "b"), ("member-reap", "b")]
+    assert drain_events(state.events) == [("member-leave", "b"), ("member-reap", "b")]
     assert state.next_deadline is None
 
 
@@ -304,7 +304,7 @@ def test_repeated_prune_keeps_first_deadline() -> None:
         state.handle(encode(Leave(ltime, "b", prune=True)), float(ltime))
     assert state.next_deadline == 15.0
     state.expire(15.0)
-    assert kinds(state.events) == [("member-reap", "b")]
+    assert drain_events(state.events) == [("member-reap", "b")]
     assert state.next_deadline is None
 
 

@@ -64,9 +64,9 @@ def test_ping_is_acknowledged_only() -> None:
 
 def test_ping_query_finishes_with_last_ack() -> None:
     cluster = Cluster("a", "b", "c")
-    asked = cluster.ask("a", QueryParams(name="_serf_ping"))
-    assert asked.query.finished
-    *acks, done = asked.results()
+    started = cluster.ask("a", QueryParams(name="_serf_ping"))
+    assert started.query.finished
+    *acks, done = started.results()
     assert set(acks) == {QueryAck("a"), QueryAck("b"), QueryAck("c")}
     assert done == QueryDone(3, 0, 3, ())
     assert all(not state.events for state in cluster.states.values())
@@ -115,8 +115,8 @@ def test_conflict_query_about_self_or_unknown_member_gets_no_response(name: byte
 )
 def test_key_query_without_keyring_fails(action: KeyAction, text: str) -> None:
     state = serf("a", "b")
-    question = key_query(action, KEY)
-    state.handle(query(name=question.name, payload=question.payload), 0.0)
+    params = key_query(action, KEY)
+    state.handle(query(name=params.name, payload=params.payload), 0.0)
     assert responses_of(state) == [KeyResponse(False, text)]
 
 
@@ -129,8 +129,8 @@ def test_key_query_calls_handler(action: KeyAction) -> None:
         return KeyResponse(True, "", ("a2V5",), "a2V5")
 
     state = serf("a", "b", keys=handler)
-    question = key_query(action, KEY)
-    state.handle(query(name=question.name, payload=question.payload), 0.0)
+    params = key_query(action, KEY)
+    state.handle(query(name=params.name, payload=params.payload), 0.0)
     assert responses_of(state) == [KeyResponse(True, "", ("a2V5",), "a2V5")]
     assert done == [(action, b"" if action == "list" else KEY)]
 

@@ -10,7 +10,7 @@ from trioserf.wire.serf_messages import (
 )
 
 
-def test_success_on_all_members_is_no_failure() -> None:
+def test_failure_is_none_after_success_on_all_members() -> None:
     key_result = KeyQueryResult(2)
     for name in "ab":
         response = KeyResponse(True, "", ("k1", "k2"), "k1")
@@ -36,7 +36,7 @@ def test_failed_and_malformed_responses_are_counted() -> None:
     assert (key_result.responses, key_result.errors) == (4, 3)
 
 
-def test_missing_responses_are_failure() -> None:
+def test_missing_responses_are_a_failure() -> None:
     key_result = KeyQueryResult(2)
     key_result.count(QueryAnswer("a", encode(KeyResponse(True))))
     assert key_result.failure == "1/2 nodes reported success"
@@ -44,10 +44,10 @@ def test_missing_responses_are_failure() -> None:
 
 def test_key_list_of_cluster_is_counted() -> None:
     cluster = Cluster("a", "b", "c", keys=lambda *_: KeyResponse(True, "", ("k1",), "k1"))
-    asked = cluster.ask("a", key_query("list", b""))
-    assert asked.query.finished
+    started = cluster.ask("a", key_query("list", b""))
+    assert started.query.finished
     key_result = KeyQueryResult(3)
-    for result in asked.results():
+    for result in started.results():
         if isinstance(result, QueryAnswer):
             key_result.count(result)
     assert key_result.failure is None

@@ -164,10 +164,10 @@ keys = st.one_of(*[st.binary(min_size=size, max_size=size) for size in (16, 24, 
 
 
 @given(st.lists(keys, min_size=1, unique=True))
-def test_keyring_file_round_trips(some: list[bytes]) -> None:
-    data = dump_keyring(Keyring(some))
-    assert load_keyring(data).keys == tuple(some)
-    assert len(json.loads(data)) == len(some)
+def test_keyring_file_round_trips(installed: list[bytes]) -> None:
+    data = dump_keyring(Keyring(installed))
+    assert load_keyring(data).keys == tuple(installed)
+    assert len(json.loads(data)) == len(installed)
 
 
 @given(st.binary())

@@ -134,7 +134,7 @@ def test_message_is_new_once_while_its_epoch_is_kept(messages: list[tuple[int, s
         if window.clock.time < before:
             epochs = [window._current, *window._others]
             held = {slot.ltime for epoch in epochs for slot in epoch.slots.values()}
-            accepted = {one for one in accepted if one[0] in held or one[0] > FAR}
+            accepted = {(time, name) for time, name in accepted if time in held or time > FAR}
         if isinstance(slot, LamportSlot) and what not in slot.entry and window.charge(slot, 4):
             slot.entry.add(what)
             assert (ltime, what) not in accepted

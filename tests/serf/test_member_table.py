@@ -4,9 +4,9 @@ import pytest
 
 from tests.serf.helpers import (
     address_of,
+    drain_events,
     in_status,
     join,
-    kinds,
     meta,
     serf,
     status,
@@ -46,7 +46,7 @@ def test_dead_member_has_left_or_failed(
     state = in_status(before)
     state.member_left("b", 1.0)
     assert status(state, "b") is after
-    assert kinds(state.events) == emitted
+    assert drain_events(state.events) == emitted
 
 
 @pytest.mark.parametrize("before", [Status.ALIVE, Status.LEAVING, Status.LEFT, Status.FAILED])
@@ -58,7 +58,7 @@ def test_rejoined_member_is_alive_with_new_tags(before: Status) -> None:
     assert member is not None
     assert (member.status, member.tags) == (Status.ALIVE, {"x": "y"})
     assert (member.address, member.versions) == (Address("10.9.9.9", 1), versions)
-    assert kinds(state.events) == [("member-join", "b")]
+    assert drain_events(state.events) == [("member-join", "b")]
     assert (state.stats()["failed"], state.stats()["left"]) == (0, 0)
 
 
@@ -82,7 +82,7 @@ def test_update_keeps_status(before: Status) -> None:
     member = state.member("b")
     assert member is not None
     assert (member.tags, member.status) == ({"role": "db"}, before)
-    assert kinds(state.events) == [("member-update", "b")]
+    assert drain_events(state.events) == [("member-update", "b")]
 
 
 def test_events_about_unknown_member_are_ignored() -> None:
@@ -108,7 +108,7 @@ def test_suspicion_events_are_emitted_for_present_members() -> None:
     state = serf("a", "b")
     state.member_suspected("b")
     state.member_recovered("b")
-    assert kinds(state.events) == [("member-suspect", "b"), ("member-recovered", "b")]
+    assert drain_events(state.events) == [("member-suspect", "b"), ("member-recovered", "b")]
     state.member_left("b", 1.0)
     state.events.clear()
     state.member_recovered("b")
@@ -170,7 +170,7 @@ def test_members_are_reaped_after_timeout(before: Status, now: float, reaped: bo
     state.events.clear()
     state.reap(now)
     assert (state.member("b") is None) == reaped
-    assert kinds(state.events) == ([("member-reap", "b")] if reaped else [])
+    assert drain_events(state.events) == ([("member-reap", "b")] if reaped else [])
 
 
 def test_no_reconnect_without_failed_members() -> None:

@@ -8,8 +8,8 @@ from tests.serf.helpers import (
     Cluster,
     address_of,
     broadcasts,
+    drain_events,
     join,
-    kinds,
     meta,
     serf,
     start_query,
@@ -202,14 +202,14 @@ def test_response_to_other_query_is_ignored(ltime: int, number: int) -> None:
 
 def test_queries_of_one_ltime_are_distinguished_by_id() -> None:
     state = serf("a", "b")
-    one = start_query(state, QueryParams(name="x"))
-    other = start_query(state, QueryParams(name="x"))
-    one.results()
-    other.results()
-    state.handle(encode(QueryResponse(other.query.ltime, other.query.id, "b", 0, b"1")), 0.0)
-    assert one.results() == []
-    assert other.results() == [QueryAnswer("b", b"1")]
-    assert one.query.key != other.query.key
+    first = start_query(state, QueryParams(name="x"))
+    second = start_query(state, QueryParams(name="x"))
+    first.results()
+    second.results()
+    state.handle(encode(QueryResponse(second.query.ltime, second.query.id, "b", 0, b"1")), 0.0)
+    assert first.results() == []
+    assert second.results() == [QueryAnswer("b", b"1")]
+    assert first.query.key != second.query.key
 
 
 def test_query_without_acks_finishes_with_last_response() -> None:
@@ -222,7 +222,7 @@ def test_query_without_acks_finishes_with_last_response() -> None:
     assert started.results()[-1] == QueryDone(0, 2, 2, ())
 
 
-def test_query_without_acks_knows_that_self_has_no_responder() -> None:
+def test_query_without_acks_does_not_wait_for_self_without_responder() -> None:
     state = serf("a", has_responder=no_responder)
     started = start_query(state, QueryParams(name="load", ack=False))
     assert started.query.finished
@@ -301,5 +301,5 @@ def test_next_deadline_is_earliest_of_all_queries() -> None:
 def test_own_query_is_delivered_locally() -> None:
     state = serf("a")
     start_query(state, QueryParams(name="load"))
-    assert kinds(state.events) == [("query", "load")]
+    assert drain_events(state.events) == [("query", "load")]
     assert state.latest_times().query == 1

@@ -2,9 +2,9 @@ import pytest
 
 from tests.serf.helpers import (
     broadcasts,
+    drain_events,
     in_status,
     join,
-    kinds,
     merge,
     push_pull,
     query,
@@ -24,7 +24,7 @@ from trioserf.wire.serf_messages import (
 )
 
 
-def test_initial_local_state() -> None:
+def test_initial_local_state_has_self_only() -> None:
     assert serf("a").local_state() == SerfPushPull(1, {"a": 0}, (), 1, (), 1)
 
 
@@ -58,7 +58,7 @@ def test_remote_clocks_at_end_of_range_hide_no_messages() -> None:
     state.handle(encode(UserEvent(1, "x")), 0.0)
     state.handle(encode(UserEvent(top, "y")), 0.0)
     state.handle(encode(UserEvent(0, "z")), 0.0)
-    assert kinds(state.events) == [("user", "x"), ("user", "y"), ("user", "z")]
+    assert drain_events(state.events) == [("user", "x"), ("user", "y"), ("user", "z")]
     assert [state.user_event("ours"), state.user_event("again")] == [1, 2]
 
 
@@ -99,7 +99,7 @@ def test_left_member_that_is_alive_is_skipped() -> None:
 def test_refutation_is_later_than_leave_at_next_ltime() -> None:
     state = serf("a", "b")
     merge(state, push_pull(status_ltimes={"a": 27}))
-    [refutation] = [one for one in broadcasts(state) if isinstance(one, Join)]
+    [refutation] = [message for message in broadcasts(state) if isinstance(message, Join)]
     assert refutation.ltime > 27 + 1
 
 
@@ -148,7 +148,7 @@ REPLAYED = (
 def test_events_are_replayed_in_order_without_rebroadcast() -> None:
     state = serf("a")
     merge(state, push_pull(event_ltime=6, events=REPLAYED), join=True)
-    assert [name for _, name in kinds(state.events)] == ["early", "late", "later"]
+    assert [name for _, name in drain_events(state.events)] == ["early", "late", "later"]
     assert raw_broadcasts(state) == []
     merge(state, push_pull(event_ltime=6, events=REPLAYED), join=True)
     assert state.events == []
@@ -164,7 +164,7 @@ def test_events_before_join_can_be_ignored(join_flag: bool, ignore: bool, count:
     assert len(state.events) == count
     state.events.clear()
     state.handle(encode(UserEvent(6, "new")), 0.0)
-    assert kinds(state.events) == [("user", "new")]
+    assert drain_events(state.events) == [("user", "new")]
 
 
 def test_push_pull_transfers_intents_and_events() -> None:
@@ -175,7 +175,7 @@ def test_push_pull_transfers_intents_and_events() -> None:
     a.user_event("deploy", b"v1")
     b.events.clear()
     merge(b, a.local_state())
-    assert kinds(b.events) == [("member-leave", "c"), ("user", "deploy")]
+    assert drain_events(b.events) == [("member-leave", "c"), ("user", "deploy")]
     assert b.member("c") == a.member("c")
 
 
@@ -192,6 +192,6 @@ def test_large_state_is_merged_in_steps(count: int) -> None:
     steps = state.merge_steps(remote, join=False, ignore_events=False, is_alive=lambda _: False)
     assert sum(1 for step in steps if step(0.0) is None) == -(-2 * count // 512)
     assert state.stats()["left"] == count
-    assert kinds(state.events).count(("user", "e")) == count
+    assert drain_events(state.events).count(("user", "e")) == count
     join(state, f"m{count - 1}")
     assert state.local_state().status_ltimes[f"m{count - 1}"] == 5

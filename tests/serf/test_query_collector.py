@@ -114,9 +114,9 @@ def test_query_finishes_after_requested_number_of_responses() -> None:
 def test_dead_member_without_response_is_missing() -> None:
     collected = Collected()
     collected.receive("a", 0, b"1")
-    collected.query.on_member_leave("x")
+    collected.query.stop_waiting_for("x")
     assert collected.results == []
-    collected.query.on_member_leave("b")
+    collected.query.stop_waiting_for("b")
     assert collected.results == [QueryDone(0, 1, 2, ("b",))]
 
 

@@ -2,8 +2,8 @@ import pytest
 
 from tests.serf.helpers import (
     Cluster,
+    drain_events,
     in_status,
-    kinds,
     merge,
     push_pull,
     query,
@@ -33,7 +33,7 @@ def test_events_before_snapshot_clocks_are_ignored() -> None:
         state.handle(encode(UserEvent(ltime, f"{ltime}")), 0.0)
     for ltime in (30, 31):
         state.handle(query(ltime, name=f"{ltime}"), 0.0)
-    assert kinds(state.events) == [("user", "21"), ("query", "31")]
+    assert drain_events(state.events) == [("user", "21"), ("query", "31")]
 
 
 def test_empty_snapshot_has_no_effect() -> None:
@@ -50,7 +50,7 @@ def test_far_clocks_of_snapshot_hide_no_messages() -> None:
     for ltime in (39, 40):
         state.handle(encode(UserEvent(ltime, f"{ltime}")), 0.0)
     state.handle(query(40), 0.0)
-    assert kinds(state.events) == [("user", "40"), ("query", "load")]
+    assert drain_events(state.events) == [("user", "40"), ("query", "load")]
 
 
 # --- messages ---
@@ -103,7 +103,7 @@ def test_all_members_record_leave() -> None:
     cluster.run(0.0)
     for name in "ab":
         cluster[name].member_left("c", 1.0)
-        assert kinds(cluster[name].events) == [("member-leave", "c")]
+        assert drain_events(cluster[name].events) == [("member-leave", "c")]
 
 
 def test_all_members_record_forced_leave() -> None:
@@ -113,7 +113,7 @@ def test_all_members_record_forced_leave() -> None:
     cluster["a"].force_leave("c", prune=True, now=2.0)
     cluster.run(2.0)
     for name in "ab":
-        events = kinds(cluster[name].events)
+        events = drain_events(cluster[name].events)
         assert [kind for kind, _ in events] == ["member-failed", "member-leave", "member-reap"]
         assert cluster[name].member("c") is None
 

@@ -146,28 +146,28 @@ def test_valid_lines_are_parsed(line: bytes, alive: dict[str, str]) -> None:
     ],
 )
 def test_malformed_line_is_reported_and_skipped(line: bytes, error: str) -> None:
-    replayed = parse(b"alive: a 127.13.0.1:7946\n" + line + b"\nclock: 7\n")
-    assert replayed.alive == {"a": A}
-    assert replayed.clocks == LamportTimes(7, 0, 0)
-    assert not replayed.clean
-    assert len(replayed.errors) == 1
-    assert re.match(f"line 2: {error}", replayed.errors[0])
+    contents = parse(b"alive: a 127.13.0.1:7946\n" + line + b"\nclock: 7\n")
+    assert contents.alive == {"a": A}
+    assert contents.clocks == LamportTimes(7, 0, 0)
+    assert not contents.clean
+    assert len(contents.errors) == 1
+    assert re.match(f"line 2: {error}", contents.errors[0])
 
 
 def test_line_after_hole_is_parsed() -> None:
-    replayed = parse(b"clock: 1\n\0\0\0\0alive: a 127.13.0.1:7946\n")
-    assert replayed.alive == {"a": A}
-    assert replayed.errors == ("line 2: a hole of NULs",)
+    contents = parse(b"clock: 1\n\0\0\0\0alive: a 127.13.0.1:7946\n")
+    assert contents.alive == {"a": A}
+    assert contents.errors == ("line 2: a hole of NULs",)
 
 
 @pytest.mark.parametrize("end", [b"alive: b 127.13.0.2:79", b"query-clock: 5", b"leave", b"\0\0"])
-def test_torn_last_line_is_ignored(end: bytes) -> None:
-    replayed = parse(BEFORE_LEAVE + end)
-    assert replayed.alive == {"a": A, "c": C}
-    assert replayed.clocks == LamportTimes(4, 3, 1)
-    assert not replayed.left
-    assert not replayed.clean
-    assert replayed.errors[0].startswith("line 15: cut short: ")
+def test_truncated_last_line_is_ignored(end: bytes) -> None:
+    contents = parse(BEFORE_LEAVE + end)
+    assert contents.alive == {"a": A, "c": C}
+    assert contents.clocks == LamportTimes(4, 3, 1)
+    assert not contents.left
+    assert not contents.clean
+    assert contents.errors[0].startswith("line 15: cut short: ")
 
 
 def test_last_clock_line_counts_even_if_lower() -> None:
@@ -192,9 +192,9 @@ pieces = st.sampled_from([*words, *values, b"\n"])
 
 @given(st.lists(pieces).map(b"".join), st.booleans())
 def test_parsed_snapshot_round_trips(data: bytes, rejoin: bool) -> None:
-    replayed = parse(data, rejoin=rejoin)
-    again = parse(SnapshotState(replayed).compacted())
-    assert again == SnapshotContents(replayed.alive, replayed.clocks)
+    contents = parse(data, rejoin=rejoin)
+    again = parse(SnapshotState(contents).compacted())
+    assert again == SnapshotContents(contents.alive, contents.clocks)
 
 
 # --- writing ---
@@ -204,8 +204,8 @@ def test_lines_equal_those_of_serf() -> None:
     state = SnapshotState()
     a, b, c = (member(name, f"127.13.0.{i}") for i, name in enumerate("abc", start=1))
     written = state.record(event("member-join", a)) + state.record(event("member-join", b))
-    for happened in (user(1), user(2), user(3), query(1)):
-        written += state.record(happened)
+    for next_event in (user(1), user(2), user(3), query(1)):
+        written += state.record(next_event)
     written += state.clock_lines(1)
     written += state.record(event("member-failed", b)) + state.record(event("member-join", b))
     written += state.clock_lines(2)
@@ -319,7 +319,7 @@ names = st.sampled_from(["a", "b", "b c", "é\udcff", "bad\nname"])
 members = st.builds(member, names, st.sampled_from(["10.0.0.1", "::1"]), st.integers(1, 65535))
 kinds = st.sampled_from(MEMBER_EVENT_KINDS + SUSPICION_EVENT_KINDS)
 events: st.SearchStrategy[Event] = st.one_of(
-    st.builds(lambda kind, some: event(kind, *some), kinds, st.lists(members, max_size=3)),
+    st.builds(lambda kind, changed: event(kind, *changed), kinds, st.lists(members, max_size=3)),
     st.integers(1, 1000).map(user),
     st.integers(1, 1000).map(query),
 )
@@ -329,17 +329,17 @@ events: st.SearchStrategy[Event] = st.one_of(
 def test_file_equals_state_after_any_history(
     history: list[tuple[Event, bool]], data: st.DataObject
 ) -> None:
-    """This holds after any compaction, and for a file that was cut at any byte."""
+    """Also after any compaction, and for a file that was cut at any byte."""
     state = SnapshotState()
     content = b""
-    for step, (happened, compact) in enumerate(history):
-        content += state.record(happened)
+    for step, (next_event, compact) in enumerate(history):
+        content += state.record(next_event)
         content += state.clock_lines(step)
         if compact:
             content = state.compacted()
-        replayed = parse(content)
-        assert replayed.clean
-        assert replayed.alive == state.alive
+        contents = parse(content)
+        assert contents.clean
+        assert contents.alive == state.alive
     cut = data.draw(st.integers(0, len(content)))
     whole = content[: content.rfind(b"\n", 0, cut) + 1]
     assert parse(content[:cut]).alive == parse(whole).alive

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.serf.helpers import (
     Cluster,
     broadcasts,
-    kinds,
+    drain_events,
     merge,
     query,
     raw_broadcasts,
@@ -131,14 +131,14 @@ def test_old_event_is_dropped_with_warning(
 def test_far_jump_of_clock_does_not_hide_events() -> None:
     state = serf("a")
     state.handle(encode(UserEvent(7, "before")), 0.0)
-    state.handle(encode(UserEvent(2**63, "poison")), 0.0)
+    state.handle(encode(UserEvent(2**63, "jump")), 0.0)
     state.handle(encode(UserEvent(LAST_TIME, "overflow")), 0.0)
     state.handle(encode(UserEvent(8, "behind")), 0.0)
     state.handle(encode(UserEvent(7, "before", b"", True)), 0.0)
     state.handle(encode(UserEvent(2**63 + 1, "ahead")), 0.0)
     state.handle(encode(UserEvent(LAST_TIME, "overflow", b"", True)), 0.0)
-    names = ["before", "poison", "overflow", "behind", "ahead"]
-    assert [name for _, name in kinds(state.events)] == names
+    names = ["before", "jump", "overflow", "behind", "ahead"]
+    assert [name for _, name in drain_events(state.events)] == names
     assert state.user_event("ours") == 2**63 + 2
 
 
@@ -213,14 +213,14 @@ def test_large_replayed_event_is_rebroadcast_unless_joining() -> None:
     sender = serf("a", "b")
     for size in (10, 2000):
         sender.handle(encode(UserEvent(5, "x", b"x" * size)), 0.0)
-    for join, passed_on in ((True, 0), (False, 1)):
+    for join, rebroadcasts in ((True, 0), (False, 1)):
         receiver = serf("b", "a")
         for _ in range(2):
             merge(receiver, sender.local_state(), join=join)
         assert len(receiver.events) == 2
         assert [len(broadcast.data) > 2000 for broadcast in receiver.large_broadcasts] == [
             True
-        ] * passed_on
+        ] * rebroadcasts
         assert all(broadcast.to_all for broadcast in receiver.large_broadcasts)
         assert raw_broadcasts(receiver) == []
 

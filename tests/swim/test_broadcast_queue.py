@@ -13,18 +13,18 @@ from trioserf.swim.broadcast_queue import BroadcastQueue, FairFiller, retransmit
 VECTORS = Path(__file__).parent.parent / "vectors" / "memberlist.json"
 
 
-def make(mult: int = 4, n: int = 10, **options: Any) -> BroadcastQueue:
+def make_queue(mult: int = 4, n: int = 10, **options: Any) -> BroadcastQueue:
     return BroadcastQueue(mult, lambda: n, **options)
 
 
 def test_packets_are_filled_in_order_of_vectors() -> None:
     vector = json.loads(VECTORS.read_text())["queue"]
-    queue = make(vector["retransmit_mult"], vector["n"])
+    queue = make_queue(vector["retransmit_mult"], vector["n"])
     for text in vector["queued_in_order"]:
         queue.queue(text.encode())
     for row in vector["rounds"]:
-        taken = queue.fill_packet(row["overhead"], row["limit"])
-        assert [data.decode() for data in taken] == row["sent"]
+        packed = queue.fill_packet(row["overhead"], row["limit"])
+        assert [data.decode() for data in packed] == row["sent"]
         assert len(queue) == row["left"]
 
 
@@ -41,7 +41,7 @@ def test_retransmit_limit_follows_cluster_size() -> None:
 
 
 def test_message_is_sent_once_in_empty_cluster() -> None:
-    queue = make(4, 0)
+    queue = make_queue(4, 0)
     queue.queue(b"a")
     assert queue.fill_packet(0, 10) == [b"a"]
     assert len(queue) == 0
@@ -50,7 +50,7 @@ def test_message_is_sent_once_in_empty_cluster() -> None:
 class TestDone:
     def test_on_done_follows_last_transmission(self) -> None:
         done: list[str] = []
-        queue = make(1, 10)
+        queue = make_queue(1, 10)
         queue.queue(b"a", on_done=lambda: done.append("a"))
         queue.fill_packet(0, 10)
         assert done == []
@@ -61,7 +61,7 @@ class TestDone:
 
     def test_replaced_message_is_done(self) -> None:
         done: list[str] = []
-        queue = make()
+        queue = make_queue()
         queue.queue(b"old", name="n", on_done=lambda: done.append("old"))
         queue.queue(b"other", name="m", on_done=lambda: done.append("other"))
         queue.queue(b"new!", name="n", on_done=lambda: done.append("new"))
@@ -70,20 +70,20 @@ class TestDone:
 
     def test_message_replaced_after_transmission_is_done(self) -> None:
         done: list[str] = []
-        queue = make()
+        queue = make_queue()
         queue.queue(b"old", name="n", urgent=True, on_done=lambda: done.append("old"))
         queue.fill_packet(0, 100)
         queue.queue(b"new", name="n")
         assert (done, queue.fill_packet(0, 100)) == (["old"], [b"new"])
 
     def test_on_done_may_queue_a_message(self) -> None:
-        queue = make()
+        queue = make_queue()
         queue.queue(b"1", name="n", on_done=lambda: queue.queue(b"3", name="n"))
         queue.queue(b"2", name="n")
         assert queue.fill_packet(0, 100) == [b"3"]
 
     def test_messages_without_name_do_not_replace_each_other(self) -> None:
-        queue = make()
+        queue = make_queue()
         queue.queue(b"a")
         queue.queue(b"a")
         assert queue.fill_packet(0, 100) == [b"a", b"a"]
@@ -91,14 +91,14 @@ class TestDone:
 
 class TestPriority:
     def test_urgent_message_goes_first_after_any_number_of_transmissions(self) -> None:
-        queue = make()
+        queue = make_queue()
         queue.queue(b"urgent", urgent=True)
         assert queue.fill_packet(0, 100) == [b"urgent"]
         queue.queue(b"much longer and new")
         assert queue.fill_packet(0, 100) == [b"urgent", b"much longer and new"]
 
     def test_message_that_fits_passes_urgent_one_that_does_not(self) -> None:
-        queue = make()
+        queue = make_queue()
         queue.queue(b"urgent", urgent=True)
         queue.queue(b"ab")
         assert queue.fill_packet(0, 5) == [b"ab"]
@@ -107,7 +107,7 @@ class TestPriority:
 class TestPruning:
     def test_prune_drops_most_sent_first_and_urgent_last(self) -> None:
         done: list[bytes] = []
-        queue = make()
+        queue = make_queue()
 
         def add(data: bytes, urgent: bool = False) -> None:
             queue.queue(data, urgent=urgent, on_done=lambda: done.append(data))
@@ -125,7 +125,7 @@ class TestPruning:
 
     def test_message_too_long_for_any_packet_is_done_at_once(self) -> None:
         done: list[str] = []
-        queue = make(largest=5)
+        queue = make_queue(largest=5)
         queue.queue(b"12345", name="n", on_done=lambda: done.append("fits"))
         queue.queue(b"123456", name="n", on_done=lambda: done.append("does not"))
         assert done == ["fits", "does not"]
@@ -145,7 +145,7 @@ messages = st.lists(
     mult=st.integers(1, 3),
     n=st.integers(0, 200),
 )
-def test_budget_limit_and_callbacks_hold_for_any_messages(
+def test_any_messages_respect_budget_limit_and_callbacks(
     messages: list[tuple[int, str | None, bool]],
     overhead: int,
     limits: list[int],
@@ -154,7 +154,7 @@ def test_budget_limit_and_callbacks_hold_for_any_messages(
 ) -> None:
     done: list[bytes] = []
     sent: dict[bytes, int] = {}
-    queue = make(mult, n)
+    queue = make_queue(mult, n)
     queued = []
     for number, (length, name, urgent) in enumerate(messages):
         data = bytes([number]) * length
@@ -165,10 +165,10 @@ def test_budget_limit_and_callbacks_hold_for_any_messages(
 
         queue.queue(data, name=name, urgent=urgent, on_done=on_done)
     for limit in limits:
-        taken = queue.fill_packet(overhead, limit)
-        assert sum(len(data) + overhead for data in taken) <= limit
-        assert len(set(taken)) == len(taken)
-        for data in taken:
+        packed = queue.fill_packet(overhead, limit)
+        assert sum(len(data) + overhead for data in packed) <= limit
+        assert len(set(packed)) == len(packed)
+        for data in packed:
             sent[data] = sent.get(data, 0) + 1
     assert all(times <= max(1, retransmit_limit(mult, n)) for times in sent.values())
     assert len(queue) == len(queued) - len(done)
@@ -178,16 +178,16 @@ def test_budget_limit_and_callbacks_hold_for_any_messages(
 
 class TestFairFiller:
     def test_filler_with_empty_queues_returns_nothing(self) -> None:
-        assert FairFiller([make(), make()]).fill(2, 1400) == []
+        assert FairFiller([make_queue(), make_queue()]).fill(2, 1400) == []
 
     def test_single_nonempty_queue_fills_the_packet(self) -> None:
-        queue = make()
+        queue = make_queue()
         for _ in range(20):
             queue.queue(bytes(98))
-        assert len(FairFiller([make(), queue]).fill(2, 1400)) == 14
+        assert len(FairFiller([make_queue(), queue]).fill(2, 1400)) == 14
 
     def test_full_queues_share_packets_equally(self) -> None:
-        queues = [make() for _ in range(4)]
+        queues = [make_queue() for _ in range(4)]
         for mark, queue in enumerate(queues):
             for _ in range(30):
                 queue.queue(bytes([mark]) * 98)
@@ -200,15 +200,15 @@ class TestFairFiller:
         assert counts == [28] * 4
 
     def test_unused_share_goes_to_other_queues(self) -> None:
-        queues = [make() for _ in range(3)]
+        queues = [make_queue() for _ in range(3)]
         for _ in range(30):
             queues[0].queue(bytes(98))
         queues[2].queue(b"\2" * 98)
-        taken = FairFiller(queues).fill(2, 1400)
-        assert (len(taken), taken[1][0]) == (14, 2)
+        packed = FairFiller(queues).fill(2, 1400)
+        assert (len(packed), packed[1][0]) == (14, 2)
 
     def test_large_message_is_not_starved_by_small_ones(self) -> None:
-        storm, large = make(), make()
+        storm, large = make_queue(), make_queue()
         filler = FairFiller([storm, large])
         large.queue(b"event" * 250)
         packets = []
@@ -219,14 +219,14 @@ class TestFairFiller:
         assert any(b"event" * 250 in packet for packet in packets)
 
     def test_urgent_messages_of_all_queues_go_first(self) -> None:
-        queues = [make(), make()]
+        queues = [make_queue(), make_queue()]
         queues[0].queue(b"first", urgent=True)
         queues[0].queue(b"a long one")
         queues[1].queue(b"second", urgent=True)
         assert FairFiller(queues).fill(2, 100) == [b"first", b"second", b"a long one"]
 
     def test_idle_queue_saves_at_most_one_share(self) -> None:
-        early, late = make(), make()
+        early, late = make_queue(), make_queue()
         filler = FairFiller([early, late])
         for _ in range(200):
             early.queue(bytes(98))
@@ -244,24 +244,24 @@ class TestFairFiller:
         overhead=st.integers(0, 3),
         limits=st.lists(st.integers(0, 80), min_size=1, max_size=6),
     )
-    def test_budget_holds_for_any_queues(
+    def test_packets_of_any_queues_respect_the_budget(
         self, lengths: list[list[int]], overhead: int, limits: list[int]
     ) -> None:
-        queues = [make(1, 9) for _ in range(4)]
+        queues = [make_queue(1, 9) for _ in range(4)]
         for mark, (queue, sizes) in enumerate(zip(queues, lengths, strict=True)):
             for number, length in enumerate(sizes):
                 queue.queue(bytes([mark, number]) + bytes(length))
         filler = FairFiller(queues)
         before = len(filler)
-        taken = [filler.fill(overhead, limit) for limit in limits]
-        for packet, limit in zip(taken, limits, strict=True):
+        packed = [filler.fill(overhead, limit) for limit in limits]
+        for packet, limit in zip(packed, limits, strict=True):
             assert sum(len(data) + overhead for data in packet) <= limit
-        sent = [data for packet in taken for data in packet]
+        sent = [data for packet in packed for data in packet]
         assert len(set(sent)) == len(sent) == before - len(filler)
 
     @pytest.mark.parametrize("size", [1, 4])
     def test_every_message_is_sent_eventually(self, size: int) -> None:
-        queues = [make(1, 9) for _ in range(size)]
+        queues = [make_queue(1, 9) for _ in range(size)]
         filler = FairFiller(queues)
         waiting = set()
         for mark, queue in enumerate(queues):

@@ -105,8 +105,8 @@ class TestSuspicion:
 class TestSuspicions:
     def test_next_deadline_is_the_earliest(self) -> None:
         suspicions = Suspicions(LAN)
-        nothing = suspicions.next_deadline
-        assert nothing is None
+        initial = suspicions.next_deadline
+        assert initial is None
         for number in range(5):
             suspicions.start(Suspect(1, f"n{number}", "us"), 10, float(number))
         assert suspicions.next_deadline == 24.0

@@ -1,4 +1,4 @@
-"""Golden bytes of the real program, and streams that arrive in pieces."""
+"""Golden bytes of memberlist and Serf, and streams in pieces."""
 
 import json
 from base64 import b64decode
@@ -17,7 +17,7 @@ def load(name: str) -> Any:
 
 
 def octets(text: str | None) -> bytes:
-    """Decode a byte string, which the vectors carry as base64."""
+    """Decode a byte string of the vectors, which is in base64."""
     return b64decode(text or "")
 
 

@@ -119,9 +119,9 @@ def test_encoded_serf_message_decodes_to_itself(message: SerfMessage) -> None:
 
 @given(FILTERS, TEXTS)
 def test_encoded_filters_and_tags_decode_to_themselves(
-    one: NodeFilter | TagFilter, tags: dict[str, str]
+    query_filter: NodeFilter | TagFilter, tags: dict[str, str]
 ) -> None:
-    assert serf_payloads.decode_filter(serf_payloads.encode_filter(one)) == one
+    assert serf_payloads.decode_filter(serf_payloads.encode_filter(query_filter)) == query_filter
     assert serf_payloads.decode_tags(serf_payloads.encode_tags(tags)) == tags
 
 
@@ -139,13 +139,14 @@ def test_push_pull_decodes_from_pieces_of_any_size(
 
 def golden() -> list[bytes]:
     packets = load("packets")
-    known = [bytes.fromhex(one["hex"]) for kind in ("plain", "lzw") for one in packets[kind]]
+    captured = [*packets["plain"], *packets["lzw"]]
     messages = load("serf")["messages"] + load("memberlist")["memberlist_messages"]
-    return known + [bytes.fromhex(one["wire"]) for one in messages]
+    texts = [packet["hex"] for packet in captured] + [message["wire"] for message in messages]
+    return list(map(bytes.fromhex, texts))
 
 
 GOLDEN = golden()
-STREAMS = [bytes.fromhex(one["hex"]) for one in load("streams")["streams"]]
+STREAMS = [bytes.fromhex(stream["hex"]) for stream in load("streams")["streams"]]
 EDITS = st.lists(
     st.tuples(
         st.sampled_from(["set", "insert", "delete", "repeat"]),
@@ -227,7 +228,7 @@ def lists(count: int, depth: int) -> bytes:
 
 
 ZEROS = lzw.compress(bytes(1 << 19))
-HOSTILE: dict[str, Callable[[], object]] = {
+HOSTILE_INPUT: dict[str, Callable[[], object]] = {
     "lists in a push/pull": lambda: serf_codec.decode(
         b"\x02\x81\xa6Events" + lists(1 << 20, 1000)
     ),
@@ -261,9 +262,9 @@ HOSTILE: dict[str, Callable[[], object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("hostile", HOSTILE_INPUT)
 def test_hostile_input_costs_little_time_and_memory(hostile: str) -> None:
-    took, megabytes = cost(HOSTILE[hostile])
+    took, megabytes = cost(HOSTILE_INPUT[hostile])
     assert megabytes < 5
     assert took < 2  # milliseconds on an idle machine
 

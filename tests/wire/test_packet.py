@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.helpers import load, octets
+from tests.wire.helpers import load, octets, take
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import lzw, serf_codec, serf_payloads, swim_codec
 from trioserf.wire.encryption import Sealer
@@ -110,16 +110,12 @@ def test_parts_of_streams_equal_golden_bytes() -> None:
         (data, exchange),
         (wire["user-header"] + b"hello", UserMessage(b"hello")),
     ):
-        decoder = codec.decoder()
-        found = decoder.feed(stream)
-        while found is None and decoder.is_busy:
-            found = decoder.work()
-        assert found == message
+        assert take(codec.decoder(), stream)[0] == message
 
 
-@pytest.mark.parametrize("one", MEMBERLIST["lzw"], ids=lambda one: str(one["name"]))
-def test_lzw_equals_golden_bytes(one: dict[str, str]) -> None:
-    plain, compressed = bytes.fromhex(one["plain"]), bytes.fromhex(one["compressed"])
+@pytest.mark.parametrize("vector", MEMBERLIST["lzw"], ids=lambda vector: str(vector["name"]))
+def test_lzw_equals_golden_bytes(vector: dict[str, str]) -> None:
+    plain, compressed = bytes.fromhex(vector["plain"]), bytes.fromhex(vector["compressed"])
     assert lzw.decompress(compressed, len(plain)) == plain
     assert lzw.compress(plain) == compressed
     if plain:
@@ -133,12 +129,11 @@ def test_compressed_bytes_expand_to_themselves(plain: bytes) -> None:
     assert lzw.decompress(lzw.compress(plain), len(plain)) == plain
 
 
-@pytest.mark.parametrize("one", MEMBERLIST["aes_gcm"])
-def test_golden_sealed_payload_is_decrypted(one: dict[str, str]) -> None:
-    sealer = Sealer(Keyring([bytes.fromhex(one["key"])]), bytes)
-    assert sealer.open(bytes.fromhex(one["sealed"]), bytes.fromhex(one["aad"])) == bytes.fromhex(
-        one["plain"]
-    )
+@pytest.mark.parametrize("vector", MEMBERLIST["aes_gcm"])
+def test_golden_sealed_payload_is_decrypted(vector: dict[str, str]) -> None:
+    data = {name: bytes.fromhex(vector[name]) for name in ("key", "sealed", "aad", "plain")}
+    sealer = Sealer(Keyring([data["key"]]), bytes)
+    assert sealer.open(data["sealed"], data["aad"]) == data["plain"]
 
 
 @pytest.mark.parametrize("padding", [0, 17])
@@ -155,8 +150,8 @@ def test_compound_equals_golden_bytes() -> None:
     wire = bytes.fromhex(MEMBERLIST["compound"]["wire"])
     assert make_compound(parts) == wire
     assert split_compound(wire) == (parts, None)
-    torn, error = split_compound(wire[:-1])
-    assert torn == parts[:-1]
+    complete, error = split_compound(wire[:-1])
+    assert complete == parts[:-1]
     assert error is not None
 
 

@@ -37,7 +37,7 @@ _DASHES: Final = (
 
 
 class Console(NamedTuple):
-    """What the process provides to its one command, as `ctx.obj` of the group."""
+    """The streams and functions of the process, as `ctx.obj` of the group."""
 
     stdout: BinaryIO
     stderr: BinaryIO
@@ -77,7 +77,7 @@ class SerfCommand(typer.core.TyperCommand):
                 annotation = signature.parameters[str(param.name)].annotation
                 flag = _flag(param, annotation.__metadata__[0].parser)
                 self.flags |= {name.lstrip("-"): flag for name in param.opts}
-                param.opts = [two for one in param.opts for two in _with_two_dashes(one)]
+                param.opts = [name for opt in param.opts for name in _with_two_dashes(opt)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the command into `ctx.params` and `ctx.args`.
@@ -99,12 +99,12 @@ class SerfCommand(typer.core.TyperCommand):
 
     def _parse(self, ctx: Any, args: list[str]) -> tuple[dict[str, Any], list[str]]:
         if self.ignores_options:
-            return {"output_format": "json" if _asks_for_json(args) else "text"}, args
+            return {"output_format": "json" if _wants_json(args) else "text"}, args
         try:
             return parse(self.flags, args, os.environ, self.extension_word)
         except FlagError as error:
             hint = suggest(error.unknown, self.flags, "-") if error.unknown else ""
-            out = Output(ctx.obj.stdout, json=_asks_for_json(args))
+            out = Output(ctx.obj.stdout, json=_wants_json(args))
             if (text := f"{error}{hint}") and not out.json:
                 Output(ctx.obj.stderr).line(text)
             raise self._usage(ctx, out, text) from None
@@ -202,42 +202,42 @@ class SerfGroup(typer.core.TyperGroup):
         return typer.main.get_command(module.app)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Find the command; print help where that is asked for.
+        """Find the command; print help if requested.
 
         Raises:
             typer.Exit: after a help text, or without a command.
         """
         if args and args[0] in _COMPLETION_OPTIONS:
             return list(super().parse_args(ctx, args))
-        asked = split(args)
-        if asked.version:
-            asked = Invocation("version")
-        if asked.command == "help":
-            asked = Invocation("".join(asked.words[:1]), help=True)
+        invocation = split(args)
+        if invocation.version:
+            invocation = Invocation("version")
+        if invocation.command == "help":
+            invocation = Invocation("".join(invocation.words[:1]), help=True)
         if not ctx.resilient_parsing:
-            self._exit_with_help(ctx, asked)
-        ctx.args = [asked.command, *asked.words] if asked.command else []
+            self._exit_with_help(ctx, invocation)
+        ctx.args = [invocation.command, *invocation.words] if invocation.command else []
         return list(ctx.args)
 
-    def _exit_with_help(self, ctx: Any, asked: Invocation) -> None:
+    def _exit_with_help(self, ctx: Any, invocation: Invocation) -> None:
         """Print the help text that a command line needs; return if it can run."""
-        command = self.get_command(ctx, asked.command)
+        command = self.get_command(ctx, invocation.command)
         if command is None:
-            if asked.help and not asked.command:
+            if invocation.help and not invocation.command:
                 Output(ctx.obj.stdout).line(self.get_help(ctx))
                 raise typer.Exit(0)
             stderr = Output(ctx.obj.stderr)
-            if asked.command:
-                hint = suggest(asked.command, self.list_commands(ctx))
-                stderr.line(f"no such command: {asked.command}{hint}\n")
+            if invocation.command:
+                hint = suggest(invocation.command, self.list_commands(ctx))
+                stderr.line(f"no such command: {invocation.command}{hint}\n")
             stderr.line(self.get_help(ctx))
             raise typer.Exit(NO_COMMAND)
-        if not asked.help and not asked.misplaced:
+        if not invocation.help and not invocation.misplaced:
             return
-        text = command.get_help(SerfContext(command, parent=ctx, info_name=asked.command))
-        if asked.misplaced:
+        text = command.get_help(SerfContext(command, parent=ctx, info_name=invocation.command))
+        if invocation.misplaced:
             stderr = Output(ctx.obj.stderr)
-            stderr.line(f"Invalid flags before the command: {asked.misplaced[0]}\n")
+            stderr.line(f"Invalid flags before the command: {invocation.misplaced[0]}\n")
             stderr.line(text)
             raise typer.Exit(FAILED)
         Output(ctx.obj.stdout).line(text)
@@ -270,8 +270,8 @@ def suggest(word: str, known: Sequence[str] | Mapping[str, Any], dashes: str = "
     return f" (did you mean {dashes}{near[0]}?)" if near else ""
 
 
-def _asks_for_json(words: Sequence[str]) -> bool:
-    """Return whether words that cannot be parsed as a whole ask for JSON."""
+def _wants_json(words: Sequence[str]) -> bool:
+    """Return whether words that could not be parsed request JSON."""
     text = "\0".join(words).replace("--format", "-format").replace("=", "\0")
     return "-format\0json" in text
 
@@ -293,7 +293,7 @@ def more(*examples: str, page: str) -> str:
         examples: command lines, without the program's name.
         page: a README of this repository, and its section.
     """
-    lines = [f"  {PROGRAM} {one}" for one in examples]
+    lines = [f"  {PROGRAM} {example}" for example in examples]
     return "\n".join(["\b", "Examples:", *lines, "", "\b", f"More: {page}"])
 
 

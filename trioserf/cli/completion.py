@@ -31,7 +31,7 @@ def member_names(ctx: typer.Context) -> list[str]:
 
 
 def member_tags(ctx: typer.Context) -> list[str]:
-    """Return `KEY=` for each tag that some member has."""
+    """Return `KEY=` for each tag of any member."""
 
     def keys(session: Any) -> Iterable[str]:
         return sorted({f"{key}=" for member in session.members() for key in member.tags})
@@ -95,7 +95,7 @@ def join_bash_words(env: MutableMapping[str, str]) -> None:
     words = re.split(r"\n" if "\n" in env["COMP_WORDS"] else " ", env["COMP_WORDS"])
     current = int(env["COMP_CWORD"])
     joined: list[str] = []
-    place = 0
+    index = 0
     glue = False
     for number, word in enumerate(words):
         is_break = word in _BASH_WORD_BREAKS and number > 1
@@ -105,8 +105,8 @@ def join_bash_words(env: MutableMapping[str, str]) -> None:
             joined.append(word)
         glue = is_break
         if number <= current:
-            place = len(joined) - 1
+            index = len(joined) - 1
     if current >= len(words):
-        place = len(joined)
+        index = len(joined)
     env["COMP_WORDS"] = "\n".join(joined)
-    env["COMP_CWORD"] = str(place)
+    env["COMP_CWORD"] = str(index)

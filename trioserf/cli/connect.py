@@ -1,4 +1,4 @@
-"""Connections of the commands to an agent."""
+"""Connect a command to an agent."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

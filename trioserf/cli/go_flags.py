@@ -1,4 +1,4 @@
-"""The grammar of Go's flag package, in which Serf's command lines are written.
+"""The grammar of Go's flag package, which Serf's command lines follow.
 
 One dash or two mean the same; a value follows after `=` or as the next word, even if that begins
 with a dash; a boolean takes a value only after `=`; the first word that is not an option ends the
@@ -28,9 +28,9 @@ class Flag(NamedTuple):
     Attributes:
         parameter: the parameter that receives its value.
         default: value without the option; a list if `repeatable`.
-        boolean: it may stand without a value.
-        repeatable: each occurrence appends a value.
-        extension: Serf does not have it.
+        boolean: whether it may stand without a value.
+        repeatable: whether each occurrence appends a value.
+        extension: whether Serf lacks it.
         env: environment variable that may set it.
         parse: converts its text; raises ValueError with a reason.
     """
@@ -70,7 +70,7 @@ def split(argv: Sequence[str]) -> Invocation:
     words: tuple[str, ...] = ()
     misplaced: list[str] = []
     wants_help = wants_version = False
-    for place, word in enumerate(argv):
+    for index, word in enumerate(argv):
         if word == "--":
             break
         if word in _HELP:
@@ -83,7 +83,7 @@ def split(argv: Sequence[str]) -> Invocation:
             misplaced.append(word)
         elif word:
             command = word
-            words = tuple(argv[place + 1 :])
+            words = tuple(argv[index + 1 :])
     return Invocation(command, words, tuple(misplaced), wants_help, wants_version)
 
 
@@ -102,8 +102,8 @@ def parse(
 ) -> Parsed:
     """Parse the words after a command.
 
-    Options that are extensions may also stand among the words, with two dashes: no script for
-    Serf has them there. In a command that is an extension, every option may.
+    Options that are extensions may also stand among the words, with two dashes, where no script
+    for Serf has them. In a command that is an extension, every option may.
 
     Args:
         flags: the command's options, by name.

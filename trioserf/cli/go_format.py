@@ -94,7 +94,8 @@ def go_syntax(value: Any, *, inner: bool = False) -> str:
             pairs = (f"{quote(key)}:{go_syntax(value[key], inner=True)}" for key in sorted(value))
             return f"map[interface {{}}]interface {{}}{{{', '.join(pairs)}}}"
         case list():
-            return f"[]interface {{}}{{{', '.join(go_syntax(one, inner=True) for one in value)}}}"
+            items = ", ".join(go_syntax(item, inner=True) for item in value)
+            return f"[]interface {{}}{{{items}}}"
     return str(value)
 
 
@@ -120,7 +121,7 @@ def sorted_keys(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: sorted_keys(value[key]) for key in sorted(value)}
     if isinstance(value, list):
-        return [sorted_keys(one) for one in value]
+        return [sorted_keys(item) for item in value]
     return value
 
 
@@ -130,7 +131,7 @@ def to_text(data: bytes) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """Encode UTF-8; surrogate escapes become the bytes that they stand for."""
+    """Encode UTF-8; surrogate escapes become the original bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -142,10 +143,10 @@ def columns(rows: Iterable[Sequence[str]], gap: str = "  ") -> str:
     table = list(rows)
     widths: list[int] = []
     for row in table:
-        for place, cell in enumerate(row):
-            if place == len(widths):
+        for column, cell in enumerate(row):
+            if column == len(widths):
                 widths.append(0)
-            widths[place] = max(widths[place], len(cell))
+            widths[column] = max(widths[column], len(cell))
     lines = [
         gap.join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=False)), *row[-1:]])
         for row in table

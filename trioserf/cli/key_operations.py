@@ -1,4 +1,4 @@
-"""One operation on the cluster's keys: run on every member, with the members that missed it."""
+"""One key operation on every member, and the members that missed it."""
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,7 +39,7 @@ _TEXTS: Mapping[Action, tuple[str, str, str]] = {
 
 
 class KeySession(Protocol):
-    """The part of an `AgentSession` that is needed here."""
+    """The part of an `AgentSession` that key operations use."""
 
     def keys(self, action: Action, key: str | None = None) -> KeyReport:
         """Install, use, remove or list keys on every member."""
@@ -83,7 +83,7 @@ def with_missing_members(session: KeySession, wanted: bool = True) -> Iterator[N
     """Add the `laggards` to the details of a failed operation, and remove the keys from them.
 
     Raises:
-        CommandError: the one from the block.
+        CommandError: the error of the block.
     """
     try:
         yield
@@ -100,8 +100,8 @@ def with_missing_members(session: KeySession, wanted: bool = True) -> Iterator[N
 def missing_members(session: KeySession, report: Mapping[str, Any]) -> dict[str, str]:
     """Return the members on which an operation did not succeed, each with the reason.
 
-    Members that failed have reported why. Silent ones are found by a query that every member
-    acknowledges; if these are too few, the others have failed since the operation.
+    A member on which it failed has reported the reason. Silent members are found by a query that
+    every member acknowledges; if these are too few, the others have failed since the operation.
 
     Args:
         session: connection to the agent.
@@ -113,12 +113,11 @@ def missing_members(session: KeySession, report: Mapping[str, Any]) -> dict[str,
     missing = dict(report.get("messages") or {})
     if report.get("responses", 0) < report.get("nodes", 0):
         acked = {record.source for record in session.query(PING) if isinstance(record, QueryAck)}
-        silent = report["nodes"] - report["responses"]
         members = session.members()
-        quiet = [one.name for one in members if one.status == "alive" and one.name not in acked]
-        missing.update((name, SILENT) for name in quiet if name not in missing)
-        if len(quiet) < silent:
-            missing.update((one.name, FAILED) for one in members if one.status == "failed")
+        silent = [m.name for m in members if m.status == "alive" and m.name not in acked]
+        missing.update((name, SILENT) for name in silent if name not in missing)
+        if len(silent) < report["nodes"] - report["responses"]:
+            missing.update((m.name, FAILED) for m in members if m.status == "failed")
     return dict(sorted(missing.items()))
 
 

@@ -44,12 +44,12 @@ class ReaderClosedError(OutputError):
 class Output:
     """A standard stream of one command.
 
-    Surrogate escapes in text are written as the bytes that they stand for. Every method but
+    Surrogate escapes in text are written as the original bytes. Every method but
     `line_best_effort` raises OutputError if the stream cannot be written.
 
     Args:
         stream: the stream.
-        json: whether the user asked for JSON.
+        json: whether the format is JSON.
     """
 
     def __init__(self, stream: BinaryIO, *, json: bool = False) -> None:
@@ -82,14 +82,14 @@ class Output:
             raise OutputError(error.strerror) from error
 
     def error(self, error: CommandError) -> None:
-        """Write an error, in the format that was asked for."""
+        """Write an error in the requested format."""
         self.line(error.text)
         self.record(error.record)
 
 
 @contextmanager
 def reporting_errors(prefix: str) -> Iterator[None]:
-    """Turn an agent's error into `prefix: reason`.
+    """Convert an agent's error to `prefix: reason`.
 
     Raises:
         CommandError: for every ControlError raised in the block.
@@ -102,7 +102,7 @@ def reporting_errors(prefix: str) -> Iterator[None]:
 
 
 def error_reason(error: ControlError) -> str:
-    """Return the reason of an error, in Serf's words where Serf has some."""
+    """Return the reason of an error, with Serf's text if Serf has one."""
     return "client closed" if error.code == "disconnected" else error.message
 
 

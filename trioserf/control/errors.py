@@ -47,7 +47,8 @@ class ControlError(TrioserfError):
     @property
     def causes(self) -> tuple[tuple[str, str], ...]:
         """Why each address of a failed join could not be reached: (address, reason)."""
-        return tuple((one["address"], one["reason"]) for one in self.details.get("causes", ()))
+        causes = self.details.get("causes", ())
+        return tuple((cause["address"], cause["reason"]) for cause in causes)
 
     def __repr__(self) -> str:
         return f"ControlError({self.code!r}, {self.message!r})"

@@ -18,7 +18,7 @@ def payload_of(record: Mapping[str, Any]) -> bytes:
     """Return the payload of a record; empty if it has none.
 
     Raises:
-        ValueError: it is not base64.
+        ValueError: `payload_base64` is not base64.
     """
     text = record.get("payload")
     if text is not None:

@@ -30,6 +30,6 @@ async def push_pull(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
                 errors.pop(peer.name, None)
             elif errors.get(peer.name) != error:
                 _log.error("push/pull with %r (%s) failed: %s", peer.name, peer.address, error)
-                errors = {name: one for name, one in errors.items() if name in membership.records}
+                errors = {name: errors[name] for name in errors if name in membership.records}
                 errors[peer.name] = error
         await trio.sleep_until(due)

@@ -10,7 +10,7 @@ from trioserf.wire.errors import WireError
 _log = logging.getLogger("trioserf.memberlist")
 
 _MAX_PEERS: Final = 1024
-"""Addresses that are counted one by one; a sender can forge more."""
+"""Addresses with a count of their own; a sender can forge more."""
 _LOG_INTERVAL: Final = 10.0
 """Seconds between two log lines about one peer."""
 
@@ -37,4 +37,4 @@ class DropCounts:
         self.by_peer[host] += 1
         if now - self._logged_at.get(host, -_LOG_INTERVAL) >= _LOG_INTERVAL:
             self._logged_at[host] = now
-            _log.debug("dropped what came from %s: %s (%s)", source, error, error.kind)
+            _log.debug("dropped a message from %s: %s (%s)", source, error, error.kind)

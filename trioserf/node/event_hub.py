@@ -1,4 +1,4 @@
-"""Subscriptions: events for each reader that wants them.
+"""Subscriptions: events for the readers of a node.
 
 The node never waits for a reader. Each subscription has a bounded buffer; events without room are
 dropped, and a `Dropped` record with their number stands in their place.
@@ -9,7 +9,7 @@ of them have declined or ended, the requester is notified that no response will 
 Some readers cannot say whether they will respond: a client of Serf's RPC that streams all events
 may watch or respond, and never declines. The hub waits until the deadline for a reader that names
 queries in its filters or has responded before. Any other reader is assumed silent if it has not
-responded within a second; a later response is still sent, and a requesting Serf accepts it.
+responded within a second; a later response is still sent, and a requesting Go agent accepts it.
 """
 
 import logging
@@ -56,7 +56,7 @@ class Subscription:
     """Events for one reader, as they happen; made by `Node.subscribe`.
 
     Args:
-        filters: deliver events that match one of them; if empty, all kinds that Serf knows.
+        filters: deliver events that match one of them; if empty, all of Serf's kinds.
         responder: the client that may respond to the queries; None if none does.
         buffer: events that wait for a slow reader, at least 1.
     """
@@ -76,7 +76,7 @@ class Subscription:
         """Return whether the event matches the filters."""
         if not self._filters:
             return event.kind not in SUSPICION_EVENT_KINDS
-        return any(one.matches(event) for one in self._filters)
+        return any(event_filter.matches(event) for event_filter in self._filters)
 
     def change(self, *filters: EventFilter) -> None:
         """Replace the filters; events that wait already are still delivered."""
@@ -85,8 +85,8 @@ class Subscription:
     @property
     def waits_until_deadline(self) -> bool:
         """Whether its reader may respond until the deadline of a query."""
-        named = any(one.kind == "query" for one in self._filters)
-        return self.responder is not None and (self.responder.has_responded or named)
+        names_queries = any(event_filter.kind == "query" for event_filter in self._filters)
+        return self.responder is not None and (self.responder.has_responded or names_queries)
 
     def put_nowait(self, event: Event) -> bool:
         """Deliver an event; return False if there is no room and it was dropped."""
@@ -166,10 +166,10 @@ class EventHub:
 
     def has_responder(self, query: QueryReceived) -> bool:
         """Return whether a subscription may respond to the query."""
-        return any(one.responder is not None and one.wants(query) for one in self._subscriptions)
+        return any(s.responder is not None and s.wants(query) for s in self._subscriptions)
 
     def publish(self, event: Event) -> None:
-        """Deliver an event to all subscriptions that want it."""
+        """Deliver an event to all subscriptions whose filters match."""
         for watcher in self.watchers:
             watcher(event)
         responders, was_dropped = [], False
@@ -193,12 +193,14 @@ class EventHub:
         self._awaiting[query.id] = responders
         if len(self._awaiting) > MAX_AWAITING:
             del self._awaiting[next(iter(self._awaiting))]
-        perhaps_silent = [one for one in responders if not one.waits_until_deadline]
-        if perhaps_silent:
-            at = trio.current_time() + RESPONSE_WAIT
-            self._assumed_silent_at += [(at, query.id, one) for one in perhaps_silent]
-            while len(self._assumed_silent_at) > MAX_AWAITING:
-                self._assume_next_silent()
+        at = trio.current_time() + RESPONSE_WAIT
+        self._assumed_silent_at += [
+            (at, query.id, subscription)
+            for subscription in responders
+            if not subscription.waits_until_deadline
+        ]
+        while len(self._assumed_silent_at) > MAX_AWAITING:
+            self._assume_next_silent()
 
     @property
     def next_deadline(self) -> float | None:
@@ -228,8 +230,8 @@ class EventHub:
     def mark_declined(self, query_id: int, by: Subscription | Responder | None = None) -> bool:
         """Record that one responder declines; return whether all have.
 
-        Without `by`, or if `by` was not asked, count it as the next responder that has not
-        declined.
+        Without `by`, or if `by` did not get the query, count it as the next responder that has
+        not declined.
         """
         if isinstance(by, Responder):
             by.has_responded = True
@@ -237,11 +239,11 @@ class EventHub:
         if responders is None:
             return True
         if isinstance(by, Subscription):
-            responders[:] = [one for one in responders if one is not by]
+            responders[:] = [s for s in responders if s is not by]
         else:
-            if all(one.responder is not by for one in responders):
+            if all(s.responder is not by for s in responders):
                 by = responders[-1].responder
-            responders[:] = [one for one in responders if one.responder is not by]
+            responders[:] = [s for s in responders if s.responder is not by]
         if responders:
             return False
         del self._awaiting[query_id]
@@ -255,8 +257,8 @@ class EventHub:
 
     def _decline_all(self, subscription: Subscription) -> None:
         """Decline the queries that still wait for a subscription."""
-        query_ids = [one for one, waiting in self._awaiting.items() if subscription in waiting]
-        unanswered = [one for one in query_ids if self.mark_declined(one, subscription)]
+        waiting = [number for number, all_of in self._awaiting.items() if subscription in all_of]
+        unanswered = [number for number in waiting if self.mark_declined(number, subscription)]
         if unanswered:
             self.on_no_responder(unanswered)
 

@@ -66,7 +66,7 @@ class Joiner:
     async def rejoin(self, addresses: Sequence[str]) -> int:
         """Join addresses again (as `join`).
 
-        A node that was in the cluster before accepts the user events of the meantime, as after a
+        A node that was in the cluster before accepts the user events that it missed, as after a
         reconnect; only a new member ignores them.
         """
         return await self.join(addresses, replay=self.has_joined)
@@ -192,7 +192,7 @@ class Joiner:
             group: list[Address] = []
             for service in services:
                 if service.addresses:
-                    group += [Address(one, service.port) for one in service.addresses]
+                    group += [Address(host, service.port) for host in service.addresses]
                     continue
                 try:
                     group += await self._resolve(service.host, service.port)

@@ -60,7 +60,7 @@ class KeyHandler:
         if keyring is None:
             return no_keyring(action, key)
         if action == "list":
-            keys = tuple(format_key(one) for one in keyring.keys)
+            keys = tuple(map(format_key, keyring.keys))
             return KeyResponse(True, "", keys, format_key(keyring.primary))
         if self._changes.statistics().current_buffer_used >= _MAX_CHANGES:
             return _failed(

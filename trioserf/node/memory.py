@@ -1,8 +1,8 @@
 """Return freed memory to the system.
 
-The C library keeps freed memory for later use. That is right for memory which a process needs
-every day, but not for the memory that its start or one large exchange needed: without this module
-an agent that received a hundred megabytes once would keep them.
+The C library keeps freed memory for later use, also memory that only the start or one large
+exchange needed: without this module an agent that once received a hundred megabytes would keep
+them.
 """
 
 import gc

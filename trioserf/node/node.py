@@ -36,7 +36,7 @@ from trioserf.swim.memberlist import Memberlist
 
 _log = logging.getLogger("trioserf.serf")
 
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Phase(Enum):
@@ -170,8 +170,7 @@ class Node:
         """Deliver events while the block lasts; iterate over the subscription.
 
         Args:
-            filters: deliver events that match one of them; without any, all kinds that Serf
-                knows.
+            filters: deliver events that match one of them; without any, all of Serf's kinds.
             answers: whether the reader responds to queries (`respond`) or declines them
                 (`decline`); else they run until their deadline. A `Responder` is a client that
                 may only watch.
@@ -184,8 +183,8 @@ class Node:
     def watch(self, watcher: Callable[[Event], None]) -> Iterator[None]:
         """Call a function with every event, in the step that emits it, while the block lasts.
 
-        Unlike a subscription it misses no event and sees the tables of that step. It must return
-        at once and must not call the node; if it raises, the node ends.
+        Unlike a subscription, it gets every event, and reads the tables as of that step. It must
+        return at once and must not call the node; if it raises, the node ends.
         """
         self._hub.watchers.append(watcher)
         try:
@@ -259,7 +258,7 @@ class Node:
 
     async def set_tags(
         self,
-        set: Mapping[str, str] = _NOTHING,  # noqa: A002 - the name that all interfaces use
+        set: Mapping[str, str] = _NO_TAGS,  # noqa: A002 - the name that all interfaces use
         delete: Iterable[str] = (),
     ) -> Mapping[str, str]:
         """Change our tags and broadcast them (see serf/README.md, § Tags).
@@ -307,7 +306,7 @@ class Node:
         payload: bytes = b"",
         *,
         nodes: Sequence[str] = (),
-        tags: Mapping[str, str] = _NOTHING,
+        tags: Mapping[str, str] = _NO_TAGS,
         timeout: float | None = None,
         ack: bool = True,
         relay_factor: int = 0,
@@ -349,7 +348,7 @@ class Node:
         self, params: QueryParams
     ) -> AsyncIterator[tuple[RunningQuery, AsyncIterator[QueryResult]]]:
         self._require_alive()
-        # Bounded by the query: it takes one result a member, and few unexpected responders.
+        # Bounded by the query: two results for each member and each unexpected responder.
         send, receive = trio.open_memory_channel[QueryResult](math.inf)
 
         def deliver(result: QueryResult) -> None:
@@ -456,11 +455,11 @@ class Node:
 
     def _require_alive(self) -> None:
         if self.phase is not Phase.ALIVE:
-            raise Leaving(f"node {self.name!r} is {self.phase.value}, it takes no requests")
+            raise Leaving(f"node {self.name!r} is {self.phase.value}, it accepts no requests")
 
     async def _wait(self, event: trio.Event, what: str) -> None:
         timeout = self.config.serf.broadcast_timeout
         with trio.move_on_after(timeout) as deadline:
             await event.wait()
         if deadline.cancelled_caught:
-            _log.warning("%s was not sent to everyone within %g s", what, timeout)
+            _log.warning("%s was not sent to all members within %g s", what, timeout)

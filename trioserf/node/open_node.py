@@ -61,8 +61,8 @@ async def open_node(
         resolver: looks up names and services; default: the system's resolver.
         rng: all randomness.
         restore: the latest times seen before a restart; older events are ignored.
-        save_keyring: writes changed keys to their file; may raise an OSError, which the key
-            query's requester receives.
+        save_keyring: writes changed keys to their file; may raise an OSError, which is reported
+            to the requester of the key query.
         nonce: returns that many bytes, which must never repeat under one key.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The prober: one member after the other is probed (see swim/README.md, § Probing)."""
+"""Probe one member after the other (see swim/README.md, § Probing)."""
 
 import contextlib
 import logging
@@ -56,7 +56,7 @@ async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
                 lambda state, now: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked)
             )
     except trio.Cancelled:
-        # The node leaves, and still answers: drop the probe, so that a late ack is ignored.
+        # The node leaves but still handles acks: drop the probe, so that a late ack is ignored.
         with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
             await owner.ask(lambda state, _: state.detector.drop_probe(probe))
         raise
@@ -66,7 +66,7 @@ async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
 async def _probe_indirectly(
     owner: StateOwner, streams: Streams, probe: Probe, acked: trio.Event
 ) -> bool:
-    """Probe through other members and on a stream; return whether the stream was answered."""
+    """Probe through other members and on a stream; return whether the stream got an ack."""
     tcp_acked = False
     await owner.ask(lambda state, _: state.detector.send_indirect_pings(probe))
     with trio.move_on_at(probe.started + probe.timeout):
@@ -89,7 +89,7 @@ async def _probe_indirectly(
 
 
 async def tcp_ping(owner: StateOwner, streams: Streams, probe: Probe) -> bool:
-    """Ping a member on a stream and return whether it answered. The caller sets the deadline."""
+    """Ping a member on a stream; return whether it acked. The caller sets the deadline."""
     ping = owner.state.detector.stream_ping(probe)
     try:
         response = await streams.exchange(probe.address, streams.codec.encode(ping))

@@ -1,8 +1,8 @@
 """Merging a remote state in steps, so that a large one does not delay other work.
 
 A push/pull may have a million rows. They are read and merged in pieces, between which the node
-handles packets and probes. Messages that arrive in between do no harm: each row is compared with
-the current state by itself, as if it had arrived alone.
+handles packets and probes. Messages may arrive in between: each row is compared with the current
+state by itself, as if it had arrived alone.
 """
 
 from collections.abc import Callable, Iterator

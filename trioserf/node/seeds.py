@@ -23,7 +23,7 @@ class Seeds:
 
     Attributes:
         resolved: IP addresses by the text that the user typed; empty before the first look-up.
-        aliases: addresses that answered although no member has them, such as a load balancer's.
+        aliases: joined addresses that no member has, such as that of a load balancer.
     """
 
     def __init__(self) -> None:
@@ -70,10 +70,10 @@ async def rejoin_seeds(
 ) -> None:
     """Join lost seeds again, with fresh DNS look-ups, until cancelled.
 
-    This heals a partition that lasted longer than failed members are remembered. A node that sees
-    none of its seeds tries with growing pauses. While it sees some, a lost seed may be on the
-    other side of a partition or just dead: then the members take turns, so that about one member
-    tries in each `seed_interval_max`, at every cluster size.
+    This heals a partition that lasted longer than failed members are remembered. A node without
+    any present seed tries with growing pauses. With some, a lost seed may be on the other side of
+    a partition or just dead: then the members take turns, so that about one member tries in each
+    `seed_interval_max`, at every cluster size.
 
     Args:
         owner: the owner of the state.

@@ -18,7 +18,7 @@ from trioserf.node.push_pull_merge import merge_steps, read_state
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
-from trioserf.serf.serf import Serf
+from trioserf.serf.serf import Serf, earlier
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.broadcast_queue import FairFiller
 from trioserf.swim.events import (
@@ -167,7 +167,7 @@ class ClusterState:
     # --- packets ---
 
     def handle_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
-        """Handle packets from the network, whatever their bytes are."""
+        """Handle packets of any bytes from the network."""
         decode = self.outbox.codec.decode
         count = self._received_bytes.add
         for data, (host, port) in packets:
@@ -216,7 +216,7 @@ class ClusterState:
     def _resend_refutation(self, suspect: Suspect, source: Address) -> None:
         """Send our Alive message to a member that suspects us in an old incarnation.
 
-        Our refutation has missed this member and is no longer gossiped. Acks do not end its
+        This member has missed our refutation, which is no longer gossiped. Acks do not end its
         suspicion; only the refutation does.
         """
         local = self.membership.local
@@ -296,10 +296,7 @@ class ClusterState:
     @property
     def next_deadline(self) -> float | None:
         """The time at which `expire` has work to do, or None."""
-        serf, detector = self.serf.next_deadline, self.detector.next_deadline
-        if serf is None or detector is None:
-            return detector if serf is None else serf
-        return min(serf, detector)
+        return earlier(self.serf.next_deadline, self.detector.next_deadline)
 
     def expire(self, now: float) -> None:
         """Handle deadlines: end queries, erase leaving members, send nacks."""
@@ -350,9 +347,8 @@ class ClusterState:
         streams = []
         for broadcast in self.serf.large_broadcasts:
             if broadcast.to_all:
-                targets = [
-                    one for one in self.membership.records.values() if not one.is_dead_or_left
-                ]
+                records = self.membership.records.values()
+                targets = [record for record in records if not record.is_dead_or_left]
                 self._rng.shuffle(targets)
                 targets.sort(key=lambda record: record.state)
             else:

@@ -1,9 +1,9 @@
 """The owner: the only task that changes the state of a node (see README.md).
 
-It reads one inbox. An item is a batch of packets, or a function that another task wants called
-with the state; that task may wait for the result. After each item the owner runs the effects that
-the state has left, without waiting: it sends or drops packets, delivers or drops events, and wakes
-other tasks. So no reader ever sees a half-done change, and there are no locks.
+It reads one inbox. An item is a batch of packets, or a function to call with the state for another
+task, which may wait for the result. After each item the owner runs the effects that the state has
+left, without waiting: it sends or drops packets, delivers or drops events, and wakes other tasks.
+So other tasks never read a half-done change, and there are no locks.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState
 from trioserf.node.stream_queue import StreamSendQueue
 from trioserf.node.timers import AutoResetEvent, DeadlineTimer
+from trioserf.serf.serf import earlier
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -84,7 +85,7 @@ class StateOwner:
         deadline: the next deadline of anything else.
         gossip: wakes the gossip task when there is something to send.
         bulk: messages that need a stream of their own.
-        dropped: counts of what was not sent or accepted, by kind; not part of the state.
+        dropped: counts of unsent and refused items, by kind; not part of the state.
     """
 
     def __init__(self, state: ClusterState, transport: Transport, hub: EventHub) -> None:
@@ -168,7 +169,7 @@ class StateOwner:
         return self._inbox.statistics().current_buffer_used
 
     def queue_depths(self) -> dict[str, int]:
-        """Count what waits, by kind; every queue is bounded.
+        """Count waiting items by kind; every queue is bounded.
 
         The kinds are `inbox`, `membership`, `intent`, `event` and `query` (broadcasts),
         `suspicions`, `probes` and `relays` (indirect pings for other members).
@@ -264,7 +265,7 @@ class StateOwner:
             serf.events.clear()
         self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
-        self.deadline.move(_earlier(state.next_deadline, self._hub.next_deadline))
+        self.deadline.move(earlier(state.next_deadline, self._hub.next_deadline))
         if serf.shutdown_orders:
             order = serf.shutdown_orders.pop()
             raise NameConflict(
@@ -299,9 +300,3 @@ class StateOwner:
         self.dropped[kind] += 1
         if self.dropped[kind] == 1:
             _log.warning("dropped %s: too many %s wait already", what, kind)
-
-
-def _earlier(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)

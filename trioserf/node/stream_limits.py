@@ -1,8 +1,8 @@
 """Limits on open streams: their number, and the memory that all of them hold.
 
 Any host can open streams and stay silent, or send twenty megabytes on each. Early streams must not
-keep out later ones: when there are too many, the longest-silent stream is closed; when they hold
-too much memory, the largest is. A regular exchange is short and small.
+exclude later ones: when there are too many, the longest-silent stream is closed; when they hold
+too much memory, the largest stream is. A normal exchange is shorter and smaller than those.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from trioserf.address import Address
 from trioserf.wire.errors import WireError
 
 LARGE: Final = 1024 * 1024
-"""Bytes held by one stream from which on freed memory is worth returning to the system."""
+"""Bytes of one stream above which freed memory is returned to the system."""
 MIN_IDLE: Final = 1.0
 """Seconds of silence before a stream can be closed in favour of another."""
 

@@ -1,4 +1,4 @@
-"""Exchanges on streams, outgoing and incoming: each has a deadline, all of them have limits.
+"""Exchanges on streams, outgoing and incoming; they have deadlines and limits.
 
 See wire/README.md, § Streams.
 """
@@ -170,7 +170,7 @@ class Streams:
         return None
 
     def _encoded(self, message: bytes) -> bytes:
-        """Encode a message once, as it usually goes to many members one after the other."""
+        """Encode a message once, because it is usually sent to many members in succession."""
         return self._encode_cached(message, self._owner.state.sealer.sealed_with)
 
     def _encode(self, message: bytes, sealed_with: int | None) -> bytes:

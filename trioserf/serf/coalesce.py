@@ -4,8 +4,6 @@ A burst begins with its first event. It ends after `quiet` seconds without an ev
 seconds after its beginning; the gathered events are then delivered.
 """
 
-from collections.abc import Iterable, Iterator
-
 import attrs
 
 from trioserf.serf.events import (
@@ -50,7 +48,7 @@ class _Window:
 class MemberCoalescer:
     """Gathers member events: keeps the latest for each member, delivers one event for each kind.
 
-    A member whose last delivered event was of the same kind is left out: it failed and rejoined
+    A member whose last delivered event was of the same kind is omitted: it failed and rejoined
     within the burst. Updates are always delivered. Suspicions are not coalesced, as they are only
     useful at once.
 
@@ -71,7 +69,7 @@ class MemberCoalescer:
         return self._window.deadline
 
     def feed(self, event: Event, now: float) -> bool:
-        """Gather an event; return False for one that this coalescer does not hold back."""
+        """Gather an event if it is of this coalescer's kind; return whether it was gathered."""
         if not isinstance(event, MemberEvent) or event.kind not in MEMBER_EVENT_KINDS:
             return False
         for member in event.members:
@@ -125,7 +123,7 @@ class UserCoalescer:
         return self._window.deadline
 
     def feed(self, event: Event, now: float) -> bool:
-        """Gather an event; return False for one that this coalescer does not hold back."""
+        """Gather an event if it is of this coalescer's kind; return whether it was gathered."""
         if not isinstance(event, UserEventReceived) or not event.coalesce:
             return False
         kept = self._newest.get(event.name)
@@ -163,10 +161,11 @@ class EventCoalescer:
     @property
     def deadline(self) -> float | None:
         """The time at which the burst ends, unless another event comes; None between bursts."""
-        return min(_known((self._members.deadline, self._users.deadline)), default=None)
+        deadlines = (self._members.deadline, self._users.deadline)
+        return min((at for at in deadlines if at is not None), default=None)
 
     def feed(self, event: Event, now: float) -> bool:
-        """Gather an event; return False for one that is not held back."""
+        """Gather an event; return whether a coalescer gathered it."""
         return self._members.feed(event, now) or self._users.feed(event, now)
 
     def flush(self, now: float) -> list[Event]:
@@ -176,7 +175,3 @@ class EventCoalescer:
     def drain(self) -> list[Event]:
         """End the burst and return the gathered events."""
         return self._members.drain() + self._users.drain()
-
-
-def _known(deadlines: Iterable[float | None]) -> Iterator[float]:
-    return (deadline for deadline in deadlines if deadline is not None)

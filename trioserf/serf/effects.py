@@ -23,7 +23,7 @@ class LargeBroadcast:
 
     Attributes:
         data: the encoded message.
-        to_all: whether we send it to all members; else a few random ones get it and pass it on.
+        to_all: whether we send it to all members; else to a few random ones, which forward it.
     """
 
     data: bytes

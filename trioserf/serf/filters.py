@@ -1,8 +1,8 @@
 """Filters of events and of members.
 
 Regular expressions have Go's syntax, which is RE2's: no look-around, no back references, and a
-running time linear in the text, so that an expression from the network does no harm. The library
-is imported with the first expression.
+running time linear in the text, so that an expression from the network cannot block the node. The
+library is imported with the first expression.
 """
 
 import re
@@ -145,8 +145,8 @@ def tag_matches(tag_filter: TagFilter, tags: Mapping[str, str]) -> bool:
 def anchored(expr: str) -> Pattern:
     """Compile a user's expression for a member's name, status or tag, as Serf does.
 
-    It is put between `^` and `$` without a group, and scripts rely on that: `a|b` matches texts
-    that begin with a or end with b; `(a|b)` matches the two texts alone.
+    `^` and `$` are added without a group, and scripts rely on that: `a|b` matches texts that
+    begin with a or end with b; `(a|b)` matches only those two texts.
 
     Raises:
         InvalidFilter: it is malformed.

@@ -1,11 +1,11 @@
 """Broadcasts of the Serf layer: three queues, and a cache of recent messages.
 
-User events and queries that are too large for a packet are sent on streams. Serf leaves them in
-its queue for ever. The member at which one begins sends it to every member, since a Serf does not
-pass it on; a member that receives one passes it on to a few random ones, so that it spreads
+User events and queries that are too large for a packet are sent on streams; a Go agent leaves them
+in its queue for ever. The first sender sends such a message to every member, since Go agents do
+not rebroadcast it; a member that receives it sends it to a few random members, so that it spreads
 quickly, and completely even if the first sender dies. Push/pulls bring user events to members that
-have missed all that. They are the only way for the large events of a Serf, so a member that gets
-one in a push/pull sends it like its own (see serf/README.md, § User events).
+missed these streams. Large events of a Go agent spread only by push/pull, so a member that
+receives one there sends it like its own (see serf/README.md, § User events).
 """
 
 import logging
@@ -70,11 +70,11 @@ class GossipQueues:
     # --- duplicates ---
 
     def is_duplicate(self, raw: bytes) -> bool:
-        """Return whether these very bytes were seen recently."""
+        """Return whether a message with these bytes was seen recently."""
         return raw in self._recent or raw in self._previous
 
     def mark_seen(self, raw: bytes) -> None:
-        """Remember a message, to drop its duplicates; large ones are too rare to be worth it."""
+        """Remember a message, to drop its duplicates; large ones are rare and not remembered."""
         if len(raw) > self._room:
             return
         if len(self._recent) >= _MAX_RECENT:
@@ -135,7 +135,7 @@ class GossipQueues:
                 queue.prune(limit)
 
     def _bound(self, kind: Kind) -> None:
-        """Prune a queue between two checks too, rarely enough to cost nothing."""
+        """Prune a queue between two checks too, at twice the limit, so that it costs little."""
         queue = self.queues[kind]
         if len(queue) > 2 * self.limit:
             _log.warning("%s queue depth: %d, dropping messages!", kind, len(queue))

@@ -1,9 +1,8 @@
 """Received queries: filter, acknowledge, deliver, respond once (see serf/README.md, § Queries).
 
-A response goes to the requester in one packet. One too large for a packet goes on a stream, but
-only to the address of a member: the address in a query can be forged, and must not make us connect
-to other hosts. If the requester wants it, some members relay the packet as well, in case ours is
-lost.
+A response goes to the requester in one packet. A response too large for a packet goes on a stream,
+but only to the address of a member: the address in a query can be forged, and must not make us
+connect to other hosts. If requested, some members relay the packet as well, in case ours is lost.
 """
 
 import logging
@@ -61,8 +60,8 @@ def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...])
         InvalidFilter: an expression is malformed.
     """
     return all(
-        member.name in one.names if isinstance(one, NodeFilter) else tag_matches(one, member.tags)
-        for one in filters
+        member.name in f.names if isinstance(f, NodeFilter) else tag_matches(f, member.tags)
+        for f in filters
     )
 
 
@@ -185,10 +184,10 @@ class IncomingQueries:
         return True
 
     def _matches_us(self, query: Query) -> bool:
-        us = self._table.get(self._table.name)
+        local = self._table.get(self._table.name)
         try:
-            filters = tuple(decode_filter(data) for data in query.filters)
-            return us is not None and matches_filters(us, filters)
+            filters = tuple(map(decode_filter, query.filters))
+            return local is not None and matches_filters(local, filters)
         except (ValueError, InvalidFilter) as error:
             _log.warning("cannot filter query %s: %s", query.name, error)
             return False
@@ -229,7 +228,7 @@ class IncomingQueries:
         del self._pending[number]
 
     def decline(self, number: int, now: float) -> None:
-        """Notify the requester that no response will follow, if it wants acks.
+        """Notify the requester that no response will follow, if it requested acks.
 
         A response is still possible, but the query may have finished without it.
 
@@ -305,13 +304,13 @@ class IncomingQueries:
             )
 
     def _relays(self, pending: _Pending) -> list[Member]:
-        fit = [
+        candidates = [
             member
             for member in self._table.alive()
             if member.versions.protocol_max >= _MIN_RELAY_PROTOCOL
             and member.name not in {self._table.name, pending.requester}
         ]
-        return self._rng.sample(fit, min(pending.relay_factor, len(fit)))
+        return self._rng.sample(candidates, min(pending.relay_factor, len(candidates)))
 
     # --- internal queries ---
 

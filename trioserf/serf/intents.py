@@ -62,7 +62,7 @@ class Intents:
         Intents at 0 would be ignored: the known ones are later.
         """
         if self.clock.time < before:
-            known = [one.status_ltime for one in self._table.records.values()]
+            known = [record.status_ltime for record in self._table.records.values()]
             self.clock.time = 1 + max(
                 (time for time in known if time <= LAST_TIME - FAR), default=0
             )
@@ -78,8 +78,8 @@ class Intents:
     def refute_stale_intent(self, ltime: int, now: float) -> None:
         """Broadcast a join intent later than an unknown intent about us in a push/pull.
 
-        That intent is of an earlier run of this node. A member that takes it for a leave, at the
-        next Lamport time, would hold us leaving until a later join, so ours is later than that.
+        That intent is of an earlier run of this node. A member that handles it as a leave, at the
+        next Lamport time, keeps us leaving until a later join, so ours is later than that.
         """
         self.witness(min(ltime + 1, LAST_TIME))
         self.announce_join(now, urgent=True)

@@ -1,15 +1,14 @@
 """The steps that replace all keys of a cluster with a new one.
 
-After each step all members can decrypt each other's messages, whether they have taken it or not:
-the new key is used only when every member has it, and an old key is removed only when every
-member encrypts with the new one. A rotation that was interrupted is therefore completed by another
-one from the start, which removes the keys of the first as well.
+During each step all members can decrypt each other's messages: the new key is used only when every
+member has it, and an old key is removed only when every member encrypts with the new one. Another
+rotation therefore completes an interrupted one, and removes its keys as well.
 
-One member may be excluded: one that joined with old keys only, after all others had the new key
-and before they used it. When the step `use` fails, members must therefore use their previous key
-again, so that they can decrypt its messages, and the next rotation reaches it.
+A member may be excluded if it joins with old keys only, after all others have the new key and
+before they use it. When the step `use` fails, members must therefore use their previous key again,
+so that this member can decrypt their messages, and the next rotation reaches it.
 
-This module imports nothing of the project: a client command that must start quickly uses it.
+This module imports nothing of the project, because a client command that starts quickly uses it.
 """
 
 from collections.abc import Generator, Mapping

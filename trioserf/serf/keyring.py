@@ -30,7 +30,7 @@ class Keyring:
         ordered = ([] if primary is None else [primary]) + list(keys)
         if not ordered:
             raise KeyringError("A keyring needs at least one key")
-        self._keys = tuple(dict.fromkeys(map(_checked, ordered)))
+        self._keys = tuple(dict.fromkeys(map(_check_size, ordered)))
         self._version = 0
 
     @property
@@ -49,12 +49,12 @@ class Keyring:
         return self._version
 
     def install(self, key: bytes) -> None:
-        """Append a key; an installed key stays in its place.
+        """Append a key; an installed key keeps its place.
 
         Raises:
             KeyringError: its size is wrong.
         """
-        if _checked(key) not in self._keys:
+        if _check_size(key) not in self._keys:
             self._change((*self._keys, key))
 
     def use(self, key: bytes) -> None:
@@ -88,7 +88,7 @@ class Keyring:
         return f"<Keyring of {len(self._keys)} keys>"
 
 
-def _checked(key: bytes) -> bytes:
+def _check_size(key: bytes) -> bytes:
     if len(key) not in KEY_SIZES:
         raise KeyringError("key size must be 16, 24 or 32 bytes")  # Serf's words
     return key
@@ -106,13 +106,13 @@ def parse_key(text: str) -> bytes:
         KeyringError: it is not base64, or its size is wrong; the error does not quote it.
     """
     try:
-        key = _decoded(text)
+        key = _decode_base64(text)
     except ValueError:
         raise KeyringError("A key must be base64 text with padding") from None
-    return _checked(key)
+    return _check_size(key)
 
 
-def _decoded(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
@@ -135,22 +135,22 @@ def load_keyring(data: bytes) -> Keyring:
         raise KeyringError(f"Failed to decode keyring file: not a list; {expected}")
     if not keys:
         raise KeyringError("Keyring file contains no keys; expected at least one")
-    return Keyring([_listed(place, text) for place, text in enumerate(keys, start=1)])
+    return Keyring([_parse_listed_key(number, text) for number, text in enumerate(keys, start=1)])
 
 
-def _listed(place: int, text: object) -> bytes:
+def _parse_listed_key(number: int, text: object) -> bytes:
     if not isinstance(text, str):
-        raise KeyringError(f"Failed to decode keyring file: key {place} is not base64 text")
+        raise KeyringError(f"Failed to decode keyring file: key {number} is not base64 text")
     try:
-        key = _decoded(text)
+        key = _decode_base64(text)
     except ValueError:
         raise KeyringError(
-            f"Failed to decode key from keyring: key {place} is not base64 text with padding"
+            f"Failed to decode key from keyring: key {number} is not base64 text with padding"
         ) from None
     try:
-        return _checked(key)
+        return _check_size(key)
     except KeyringError as error:
-        raise KeyringError(f"Failed to restore keyring: key {place}: {error}") from None
+        raise KeyringError(f"Failed to restore keyring: key {number}: {error}") from None
 
 
 def dump_keyring(keyring: Keyring) -> bytes:

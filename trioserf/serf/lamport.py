@@ -6,11 +6,11 @@ of the message. Times are 64-bit numbers on the wire, and any host can send any 
 of time 2**63 moves every clock that witnesses it. No such message may cause members to drop the
 messages of others as old. Sending and receiving are protected in different ways:
 
-*Sending.* A clock always follows the highest time it receives, as in Serf. If it did not, members
+*Sending.* A clock always follows the highest received time, as in Serf. If it did not, members
 that did follow would drop its messages as old. After 2**64 - 1 comes 0, as in Go, and the whole
 cluster starts again from 0 (for the clock of intents see `Intents._wrap_clock`). Only a jump to
-the very last time is not followed: Go's clocks fall back to 0 by it, and the first message of a
-clock that did not jump raises them again.
+the very last time is not followed: it makes Go's clocks fall back to 0, and the first message of
+a clock that did not jump raises them again.
 
 *Receiving.* Two times of members that follow the protocol are never `FAR` apart, and a message
 slightly behind the clock is old. A time further away belongs to another *epoch*: before a jump
@@ -21,9 +21,8 @@ buffer, so that without such jumps nothing differs from Serf. After a clock has 
 times are used again. Duplicates are still detected while the old epoch holds their time; older
 ones are delivered again, which is better than to drop new messages.
 
-*Starting.* A node ignores messages from before its start. Replayed events of an epoch that it does
-not know are such, if the epoch lies behind its clock. Messages that are not replayed may belong to
-any epoch.
+*Starting.* A node ignores messages from before its start. These include replayed events of an
+unknown epoch behind its clock. Messages that are not replayed may belong to any epoch.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,8 +40,8 @@ MAX_EPOCHS: Final = 5
 def is_newer(ltime: int, known: int) -> bool:
     """Return whether an intent of this time supersedes one of a known time about the same member.
 
-    A later one does. An intent from the end of the range could never be superseded, so there, any
-    intent does whose time is not near.
+    A later intent does. No time is later than the end of the range, so an intent from there is
+    also superseded by any intent whose time is not near.
     """
     return ltime > known or (known > LAST_TIME - FAR and known - ltime > FAR)
 
@@ -173,7 +172,7 @@ class LamportWindow(Generic[E]):
             is_live: False for the replayed message of a push/pull.
         """
         self.witness(ltime)
-        place = ltime % self._length
+        index = ltime % self._length
         epoch = self._epoch_of(ltime)
         if epoch is None:
             if not is_live and ltime < self.min_time:
@@ -183,7 +182,7 @@ class LamportWindow(Generic[E]):
         elif epoch is not self._current and epoch is not self._others[0]:
             self._others.remove(epoch)
             self._others.insert(0, epoch)
-        slot = epoch.slots.get(place)
+        slot = epoch.slots.get(index)
         if ltime < epoch.min_time:
             return Rejection.BEFORE_START
         if ltime < epoch.clock.time - self._length:
@@ -191,7 +190,7 @@ class LamportWindow(Generic[E]):
         if slot is None or slot.ltime != ltime:
             if slot is not None:
                 self._used -= slot.size
-            slot = epoch.slots[place] = LamportSlot(ltime, self._new_entry())
+            slot = epoch.slots[index] = LamportSlot(ltime, self._new_entry())
         return slot
 
     def charge(self, slot: LamportSlot[E], size: int) -> bool:
@@ -216,9 +215,9 @@ class LamportWindow(Generic[E]):
         """Return the epoch that holds a time, or else a near one, or None."""
         near = [epoch for epoch in (self._current, *self._others) if epoch.is_near(ltime)]
         if len(near) > 1:
-            place = ltime % self._length
+            index = ltime % self._length
             for epoch in near:
-                slot = epoch.slots.get(place)
+                slot = epoch.slots.get(index)
                 if slot is not None and slot.ltime == ltime:
                     return epoch
         return near[0] if near else None

@@ -226,7 +226,7 @@ class MemberTable:
         """Erase the member that left or failed first if the table is full."""
         if len(self.records) < self._max_members:
             return
-        candidates = [next(iter(some.values())) for some in (self.left, self.failed) if some]
+        candidates = [next(iter(old.values())) for old in (self.left, self.failed) if old]
         if candidates:
             self.erase(min(candidates, key=lambda record: record.leave_time).member.name)
 
@@ -245,7 +245,7 @@ class MemberTable:
         _log.info("attempting reconnect to %s %s", record.member.name, record.member.address)
         return record.member
 
-    # --- inside ---
+    # --- internals ---
 
     def _set_status(self, record: MemberRecord, status: Status) -> None:
         old = record.member

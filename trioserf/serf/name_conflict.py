@@ -17,7 +17,7 @@ from trioserf.wire.serf_messages import ConflictResponse
 _log = logging.getLogger("trioserf.serf")
 
 NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
-"""The response of a Serf without a member of that name: a conflict response of nil."""
+"""The response of a Go agent without a member of that name: a conflict response of nil."""
 
 
 @attrs.define
@@ -26,8 +26,8 @@ class ConflictVote:
 
     Attributes:
         address: our own.
-        answers: members that responded.
-        matching: members that gave our address.
+        responses: members that responded.
+        matching: members that responded with our address.
     """
 
     address: Address
@@ -42,7 +42,7 @@ class ConflictVote:
 
     @property
     def won(self) -> bool:
-        """Whether we keep the name: more than half of the responses give our address.
+        """Whether we keep the name: more than half of the responses have our address.
 
         As in Serf, we lose if there is no response.
         """

@@ -227,10 +227,10 @@ class OutgoingQueries:
         kind = "acks" if response.flags & ResponseFlag.ACK else "responses"
         self._counters.counter(f"serf.query_{'duplicate_' if is_duplicate else ''}{kind}").add()
 
-    def on_member_leave(self, name: str) -> None:
+    def stop_waiting_for(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
         for query in list(self._running.values()):
-            query.on_member_leave(name)
+            query.stop_waiting_for(name)
             self._drop_if_finished(query)
 
     def cancel(self, query: RunningQuery) -> None:

@@ -1,4 +1,4 @@
-"""Push/pulls: exchanging clocks, intents and user events with another member."""
+"""Push/pulls: exchange clocks, intents and user events with another member."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -28,13 +28,13 @@ class PushPull:
         intents: Intents,
         user_events: UserEvents,
         queries: IncomingQueries,
-        outbox: GossipQueues,
+        gossip_queues: GossipQueues,
     ) -> None:
         self._table = table
         self._intents = intents
         self._user_events = user_events
         self._queries = queries
-        self._outbox = outbox
+        self._gossip_queues = gossip_queues
 
     def local_state(self) -> SerfPushPull:
         """Return our half of a push/pull."""
@@ -61,8 +61,8 @@ class PushPull:
             state: the remote half.
             join: whether the push/pull is part of a join.
             ignore_events: whether to ignore user events from before our join.
-            is_alive: whether the failure detector holds a member alive, after it has merged its
-                own part of the same push/pull.
+            is_alive: whether a member is alive for the failure detector, which has merged its own
+                part of the same push/pull before.
 
         Yields:
             Functions to call in order, each with the current time. One merges up to 512 rows of
@@ -99,12 +99,12 @@ class PushPull:
     def _merge_left(
         self, name: str, ltime: int, is_alive: Callable[[str], bool], now: float
     ) -> None:
-        """Apply an entry of LeftMembers, unless the member has probably come back since.
+        """Apply an entry of LeftMembers, unless the member has probably rejoined since.
 
-        The leave intent has the next time, so that an intent of `ltime` does not hide it. A
-        member that is alive for the failure detector has rejoined, and the remote member does
-        not know it yet; a leave intent would make it leaving until a later join. An unknown member
-        has rejoined when its first Alive message arrives.
+        The leave intent has the next time, so that it supersedes an intent of `ltime`. A member
+        that is alive for the failure detector has rejoined, unknown to the remote member; a leave
+        intent would make it leaving until a later join. An unknown member will have rejoined when
+        its first alive message arrives.
         """
         if name == self._table.name or (name in self._table.records and not is_alive(name)):
             self._intents.on_leave(Leave(min(ltime + 1, LAST_TIME), name), now)
@@ -119,7 +119,7 @@ class PushPull:
             self._intents.on_join(Join(ltime, name), now)
 
     def _merge_clocks(self, state: SerfPushPull) -> None:
-        """Witness the remote clocks; the time before, as no message bears the current one yet."""
+        """Witness the time before each remote clock: no message has the current time yet."""
         for clock, ltime in (
             (self._intents, state.ltime),
             (self._user_events.window, state.event_ltime),
@@ -131,15 +131,15 @@ class PushPull:
     def _rebroadcast_large(self, event: UserEvent, *, to_all: bool) -> bool:
         """Rebroadcast a replayed event that is too large for packets.
 
-        Push/pulls are the only way for such an event of a Serf. The replay of a join is mostly
-        old; in other push/pulls, the first few may be new to all members that use streams, so
-        they are sent to all, like our own.
+        Such an event of a Go agent spreads only by push/pull. The replay of a join is mostly old;
+        in other push/pulls, the first few may be new to all members that use streams, so they are
+        sent to all, like our own.
 
         Returns:
             Whether it was too large; a smaller one has been gossiped already.
         """
         raw = encode(event)
-        if self._outbox.fits(raw):
+        if self._gossip_queues.fits(raw):
             return False
-        self._outbox.rebroadcast("Event", raw, to_all=to_all)
+        self._gossip_queues.rebroadcast("Event", raw, to_all=to_all)
         return True

@@ -1,9 +1,9 @@
-"""Collecting the responses to a query of our own (see serf/README.md, § Queries).
+"""Collect the responses to a query of our own (see serf/README.md, § Queries).
 
-The requester knows the members that it expects: those alive at the start that match the filters.
-Serf's queries end at their deadline. Ours end as soon as they are complete: every expected member
-has responded, has acknowledged that no response will follow, or has left or failed. A Serf without
-a handler never says that no response will follow, so we wait for it until the deadline.
+The expected members are those that match the filters and are alive at the start. Serf's queries
+end at their deadline. Ours end as soon as they are complete: every expected member has responded,
+has acknowledged that no response will follow, or has left or failed. A Go agent without a handler
+does not acknowledge that, so we wait for it until the deadline.
 """
 
 from collections.abc import Callable, Iterable
@@ -127,7 +127,7 @@ class RunningQuery:
         """Count an ack or a response.
 
         Returns:
-            Whether it was a duplicate, as relays cause them, which is ignored.
+            Whether it was a duplicate, as relays cause; duplicates are ignored.
         """
         if self.finished or not self._admits(response.source):
             return False
@@ -148,7 +148,7 @@ class RunningQuery:
         self.finish_if_complete()
         return is_duplicate
 
-    def on_member_leave(self, name: str) -> None:
+    def stop_waiting_for(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
         if name in self._outstanding:
             self._outstanding.discard(name)

@@ -52,6 +52,13 @@ _DEDUPLICATED: Final = frozenset({USER_EVENT, QUERY})
 """Type bytes of user events and queries, whose duplicates have no effect."""
 
 
+def earlier(first: float | None, second: float | None) -> float | None:
+    """Return the earlier of two deadlines, each of which may be None."""
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
+
+
 def _is_never_alive(name: str) -> bool:  # noqa: ARG001 - stands for a failure detector
     return False
 
@@ -191,7 +198,7 @@ class Serf:
         )
 
     def stats(self) -> dict[str, int]:
-        """Return what `info` shows of this layer, under Serf's names, and the flaps."""
+        """Return the values of this layer in `info`, under Serf's names, and the flaps."""
         return {
             "members": len(self._table),
             "failed": len(self._table.failed),
@@ -220,7 +227,7 @@ class Serf:
         Its intents decide whether the event for users is a leave or a failure.
         """
         self._table.on_leave(name, now)
-        self._outgoing_queries.on_member_leave(name)
+        self._outgoing_queries.stop_waiting_for(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
         """Handle an update of a member."""
@@ -433,10 +440,7 @@ class Serf:
     @property
     def next_deadline(self) -> float | None:
         """The time at which `expire` has work to do, or None."""
-        intents, queries = self._intents.next_deadline, self._outgoing_queries.next_deadline
-        if intents is None or queries is None:
-            return queries if intents is None else intents
-        return min(intents, queries)
+        return earlier(self._intents.next_deadline, self._outgoing_queries.next_deadline)
 
     def expire(self, now: float) -> None:
         """Handle deadlines: end queries, erase leaving members."""

@@ -27,7 +27,7 @@ MAX_ERRORS: Final = 20
 _LTIME_MAX = 2**64 - 1
 _SHOWN = 60  # characters of a malformed line in an error
 _PRESENT = frozenset({"member-join", "member-update"})
-_NOT_ALIVE = frozenset({"member-leave", "member-failed", "member-reap"})
+_ABSENT = frozenset({"member-leave", "member-failed", "member-reap"})
 # Printable ASCII; colons only inside brackets.
 _ADDRESS = re.compile(r"(?:\[[!-Z^-~]+\]|[!-9;-Z^-~]+):([0-9]{1,5})")
 _LTIME = re.compile(r"[0-9]{1,20}")
@@ -72,7 +72,7 @@ EMPTY: Final = SnapshotContents({}, LamportTimes())
 
 
 def parse(data: bytes, *, rejoin: bool = False) -> SnapshotContents:
-    """Parse a snapshot, whatever its bytes are.
+    """Parse a snapshot of any bytes.
 
     Args:
         data: the whole file.
@@ -208,7 +208,7 @@ class SnapshotState:
             self._query_clock = max(self._query_clock, _recordable_time(event.ltime))
         elif event.kind in _PRESENT:
             return b"".join(map(self._record_alive, event.members))
-        elif event.kind in _NOT_ALIVE:
+        elif event.kind in _ABSENT:
             return b"".join(self._record_not_alive(member.name) for member in event.members)
         return b""
 
@@ -305,7 +305,7 @@ def _alive_line(name: str, address: str) -> bytes:
 
 
 def _is_recordable(member: Member) -> bool:
-    """Return whether a line can hold a member, and a start can use it."""
+    """Return whether a line can contain a member, and a start can use it."""
     name = member.name
     return bool(name and member.address.port) and not any(c in name for c in "\n\r\0")
 

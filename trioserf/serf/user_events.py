@@ -21,7 +21,7 @@ _Seen = dict[tuple[str, bytes], None]
 
 
 class UserEvents:
-    """Sending user events, and delivering each received one once.
+    """Sends user events, and delivers each received event once.
 
     Args:
         options: limits, and the length of the window.

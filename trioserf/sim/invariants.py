@@ -34,7 +34,7 @@ from trioserf.sim.faults import Faults
 from trioserf.sim.member import SimMember
 from trioserf.swim.broadcast_queue import retransmit_limit
 from trioserf.swim.config import Timing, push_pull_scale
-from trioserf.swim.failure_detector import MAX_RELAYS
+from trioserf.swim.failure_detector import MAX_INDIRECT_PINGS
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.suspicion import suspicion_timeout
 from trioserf.wire.swim_messages import ALIVE
@@ -294,7 +294,7 @@ class InvariantChecker:
             "membership": len(names),
             "suspicions": len(names),
             "probes": 1,
-            "relays": MAX_RELAYS,
+            "relays": MAX_INDIRECT_PINGS,
             "member table": len(names),
             "members": len(names),
             "health": self.timing.awareness_max_multiplier - 1,

@@ -4,10 +4,10 @@ Gossip has no acknowledgements. Each message is sent to random members a fixed n
 multiple of the logarithm of the cluster size, which reaches every member with high probability
 (SWIM §4.1). Messages with fewer transmissions go first.
 
-A queue is asked for every outgoing packet, mostly while empty, sometimes with ten thousand
-messages. So it keeps, for each number of transmissions, one sorted list of integers: the length
-and serial number of each message in one. A bisection finds the next message: the longest that
-fits, and of equally long ones the newest.
+Every outgoing packet reads a queue, which is mostly empty but may have ten thousand messages. So
+it keeps, for each number of transmissions, one sorted list of integers, each of which combines
+the length and the serial number of a message. A bisection finds the next message: the longest
+that fits, and of equally long ones the newest.
 """
 
 import math
@@ -161,8 +161,8 @@ class BroadcastQueue:
         """
         bound = (room + 1) << _SERIAL_BITS
         for keys in self._urgent if urgent else self._plain:
-            if keys and (place := bisect_left(keys, bound)):
-                key = keys.pop(place - 1)
+            if keys and (index := bisect_left(keys, bound)):
+                key = keys.pop(index - 1)
                 self._selected.append(key)
                 return self._waiting[key].data
         return None
@@ -265,18 +265,18 @@ class FairFiller:
 
     def fill(self, overhead: int, limit: int) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
-        waiting = [place for place, queue in enumerate(self._queues) if queue]
+        waiting = [index for index, queue in enumerate(self._queues) if queue]
         if not waiting:
             return []
         if len(waiting) == 1:
             return self._queues[waiting[0]].fill_packet(overhead, limit)
         messages: list[bytes] = []
-        for place in waiting:
-            while (data := self._queues[place].select(limit - overhead, urgent=True)) is not None:
+        for index in waiting:
+            while (data := self._queues[index].select(limit - overhead, urgent=True)) is not None:
                 messages.append(data)
                 limit -= len(data) + overhead
         self._fill_by_share(waiting, messages, overhead, limit)
-        done = [call for place in waiting for call in self._queues[place].finish_packet()]
+        done = [call for index in waiting for call in self._queues[index].finish_packet()]
         _run_all(done)
         return messages
 
@@ -285,17 +285,17 @@ class FairFiller:
     ) -> None:
         sent = self._sent
         floor = max(sent) - limit // len(self._queues)
-        for place in waiting:
-            sent[place] = max(sent[place], floor)
+        for index in waiting:
+            sent[index] = max(sent[index], floor)
         while waiting:
-            place = min(waiting, key=sent.__getitem__)
-            data = self._queues[place].select(limit - overhead, urgent=False)
+            index = min(waiting, key=sent.__getitem__)
+            data = self._queues[index].select(limit - overhead, urgent=False)
             if data is None:
-                waiting = [other for other in waiting if other != place]
+                waiting = [other for other in waiting if other != index]
                 continue
             messages.append(data)
             limit -= len(data) + overhead
-            sent[place] += len(data) + overhead
+            sent[index] += len(data) + overhead
 
 
 def _run_all(callbacks: Sequence[OnDone | None]) -> None:

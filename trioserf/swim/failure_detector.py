@@ -1,4 +1,4 @@
-"""The failure detector: pings, indirect pings, acks and nacks, without any waiting.
+"""The failure detector: pings, indirect pings, acks and nacks; it never waits.
 
 It keeps the pending sequence numbers: of our own probes, and of pings on behalf of other members.
 The caller decides when to probe and how long to wait (swim/README.md, § Probing).
@@ -24,7 +24,7 @@ _log = logging.getLogger("trioserf.memberlist")
 
 _NACKS_FROM_PROTOCOL: Final = 4
 _STREAM_PINGS_FROM_PROTOCOL: Final = 3
-MAX_RELAYS: Final = 4096
+MAX_INDIRECT_PINGS: Final = 4096
 """Indirect pings pending at once; further requests are ignored, because each takes memory."""
 _SEQUENCE_NUMBERS: Final = 1 << 32
 
@@ -59,7 +59,7 @@ class Probe:
 
     @property
     def may_use_stream(self) -> bool:
-        """Whether the member answers pings on TCP streams."""
+        """Whether the member acknowledges pings on TCP streams."""
         return self.record.versions.protocol_max >= _STREAM_PINGS_FROM_PROTOCOL
 
 
@@ -71,7 +71,7 @@ class _IndirectPing:
     requester: Address
     wants_nack: bool
     nack_at: float
-    answered: bool = False
+    acked: bool = False
 
 
 class FailureDetector:
@@ -101,7 +101,7 @@ class FailureDetector:
         self._coordinates = coordinates
         self._seq_no = rng.randrange(_SEQUENCE_NUMBERS)
         self._probes: dict[int, Probe] = {}
-        self._relays: dict[int, _IndirectPing] = {}
+        self._indirect_pings: dict[int, _IndirectPing] = {}
         self._nack_deadlines: list[tuple[float, int]] = []
 
     # --- our own probes ---
@@ -147,7 +147,7 @@ class FailureDetector:
             self._outbox.send(encode(request), peer.address)
 
     def conclude_probe(self, probe: Probe, now: float, *, tcp_acked: bool) -> None:
-        """Conclude a probe at its timeout: suspect the member unless it was acked, or by TCP."""
+        """Conclude a probe at its timeout: suspect the member unless an ack came, or by TCP."""
         if probe.acked:
             return
         self.drop_probe(probe)
@@ -196,14 +196,16 @@ class FailureDetector:
 
     def handle_indirect_ping(self, request: IndirectPing, source: Address, now: float) -> None:
         """Ping a member on behalf of another."""
-        if not request.port or len(self._relays) >= MAX_RELAYS:
+        if not request.port or len(self._indirect_pings) >= MAX_INDIRECT_PINGS:
             return
         requester = source
         if request.source_port and request.source_addr:
             requester = address_of(request.source_addr, request.source_port)
         seq_no = self._next_seq_no()
         nack_at = now + self._memberlist.timing.probe_timeout
-        self._relays[seq_no] = _IndirectPing(request.seq_no, requester, request.nack, nack_at)
+        self._indirect_pings[seq_no] = _IndirectPing(
+            request.seq_no, requester, request.nack, nack_at
+        )
         heappush(self._nack_deadlines, (nack_at, seq_no))
         self._outbox.send(
             self._ping(seq_no, request.node), address_of(request.target, request.port)
@@ -219,13 +221,13 @@ class FailureDetector:
                 self._coordinates.on_rtt(probe.record.name, ack.payload, now - probe.started)
             probe.on_ack()
             return
-        pending = self._relays.get(ack.seq_no)
-        if pending is not None and not pending.answered:
-            pending.answered = True
+        pending = self._indirect_pings.get(ack.seq_no)
+        if pending is not None and not pending.acked:
+            pending.acked = True
             self._outbox.send(encode(Ack(pending.seq_no)), pending.requester)
 
     def handle_nack(self, nack: Nack) -> None:
-        """Count a nack: the peer works, but the probed member did not answer it."""
+        """Count a nack: the peer works, but got no ack from the probed member."""
         probe = self._probes.get(nack.seq_no)
         if probe is not None:
             probe.nacks += 1
@@ -239,8 +241,8 @@ class FailureDetector:
 
     @property
     def pending_indirect_pings(self) -> int:
-        """Number of pings on behalf of others, at most `MAX_RELAYS`."""
-        return len(self._relays)
+        """Number of pings on behalf of others, at most `MAX_INDIRECT_PINGS`."""
+        return len(self._indirect_pings)
 
     @property
     def next_deadline(self) -> float | None:
@@ -251,9 +253,9 @@ class FailureDetector:
         """Send nacks for pings on behalf of others without an ack, and drop old ones."""
         while self._nack_deadlines and self._nack_deadlines[0][0] <= now:
             at, seq_no = heappop(self._nack_deadlines)
-            pending = self._relays[seq_no]
-            if pending.answered or at > pending.nack_at:
-                del self._relays[seq_no]
+            pending = self._indirect_pings[seq_no]
+            if pending.acked or at > pending.nack_at:
+                del self._indirect_pings[seq_no]
                 continue
             if pending.wants_nack:
                 self._outbox.send(encode(Nack(pending.seq_no)), pending.requester)

@@ -1,4 +1,4 @@
-"""The rule of precedence: which of two messages about a member is believed.
+"""The rule of precedence: which of two messages about a member is accepted.
 
 Messages arrive late, repeated, lost or in another order at each member. The members' tables
 converge because all of them apply the same rule, whatever the order of arrival:

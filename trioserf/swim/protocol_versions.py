@@ -10,7 +10,7 @@ _interned: dict[Versions, Versions] = {OUR_VERSIONS: OUR_VERSIONS, NO_VERSIONS: 
 
 
 class VersionMismatch(ValueError):
-    """A member speaks a version that another alive member does not understand."""
+    """A member uses a version that another alive member does not support."""
 
 
 def is_valid_range(versions: Versions) -> bool:
@@ -32,7 +32,7 @@ def intern_versions(versions: Versions) -> Versions:
 
 
 def verify_versions(remote: Iterable[NodeState], local: Iterable[NodeRecord]) -> None:
-    """Verify that members of two tables understand each other (wire/README.md, § Versions).
+    """Verify that the members of two tables are compatible (wire/README.md, § Versions).
 
     The current version of each alive or suspect member must lie in the ranges of all alive
     members. Dead and left members, and members without versions, are not considered.

@@ -2,7 +2,7 @@
 
 
 class WireError(ValueError):
-    """Invalid bytes from a peer; the text says what was found and what was expected.
+    """Invalid bytes from a peer; the text has the found and the expected value.
 
     `kind` is a short word for drop counts:
 

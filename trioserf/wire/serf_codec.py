@@ -116,7 +116,7 @@ def _decode_query(data: bytes) -> Query:
         optional_ip_address(get(b"Addr"), "query Addr"),
         unsigned(get(b"Port"), "query Port", U16),
         name(get(b"SourceNode"), "query SourceNode"),
-        tuple([octets(one, "query Filters") for one in filters]),
+        tuple([octets(data, "query Filters") for data in filters]),
         unsigned(get(b"Flags"), "query Flags", U32),
         unsigned(get(b"RelayFactor"), "query RelayFactor", U8),
         unsigned(get(b"Timeout"), "query Timeout", I64),

@@ -91,7 +91,7 @@ class NodeFilter:
 
 @attrs.frozen
 class TagFilter:
-    """Matches members with a tag in which the RE2 expression is found."""
+    """Matches members with a tag whose value contains a match of the RE2 expression."""
 
     tag: str
     expr: str

@@ -36,7 +36,7 @@ def decode_filter(data: bytes) -> NodeFilter | TagFilter:
     kind = data[0] if data else -1
     if kind == _NODES:
         names = read_list(data[1:], "node filter", MAX_NAMES)
-        return NodeFilter(tuple([text(one, "node filter") for one in names]))
+        return NodeFilter(tuple([text(name, "node filter") for name in names]))
     if kind == _TAG:
         get = unpack_fields(data[1:], "tag filter").get
         return TagFilter(text(get(b"Tag"), "filter Tag"), text(get(b"Expr"), "filter Expr"))
@@ -76,11 +76,11 @@ def decode_coordinate(payload: bytes) -> Coordinate:
     return coordinate
 
 
-def encode_filter(one: NodeFilter | TagFilter) -> bytes:
+def encode_filter(query_filter: NodeFilter | TagFilter) -> bytes:
     """Encode one filter of a query, including its type byte."""
-    if isinstance(one, NodeFilter):
-        return b"\x00" + pack(one.names)
-    return b"\x01" + pack({"Expr": one.expr, "Tag": one.tag})
+    if isinstance(query_filter, NodeFilter):
+        return b"\x00" + pack(query_filter.names)
+    return b"\x01" + pack({"Expr": query_filter.expr, "Tag": query_filter.tag})
 
 
 def encode_tags(tags: Mapping[str, str]) -> bytes:

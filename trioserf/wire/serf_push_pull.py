@@ -49,7 +49,7 @@ def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
     """Decode the state, including its type byte, with pauses for other work.
 
     Names longer than `MAX_NAME` are skipped, so that one invalid name does not prevent the
-    exchange with a member that holds it.
+    exchange.
 
     Yields:
         The number of rows decoded so far, about every thousand rows.
@@ -80,9 +80,9 @@ def read_push_pull(data: bytes) -> Generator[int, None, SerfPushPull]:
     events: list[BufferedEvents | None] = []
     total = paused = 0
     for slot in read_slices(rows(b"Events", b""), "push/pull Events", MAX_EVENTS):
-        one = _buffered_events(slot)
-        events.append(one)
-        total += 1 if one is None else 1 + len(one.events)
+        buffered = _buffered_events(slot)
+        events.append(buffered)
+        total += 1 if buffered is None else 1 + len(buffered.events)
         if total > MAX_EVENTS:
             raise WireError("limit", f"push/pull Events: more than {MAX_EVENTS}")
         if total >= paused + _STEP:

@@ -29,7 +29,7 @@ from trioserf.wire.stream_decoders import (
     PushPullDecoder,
     decoder_of,
 )
-from trioserf.wire.swim_codec import LABEL, node_state_fields, push_pull_header
+from trioserf.wire.swim_codec import ENCRYPT, LABEL, node_state_fields, push_pull_header
 from trioserf.wire.swim_messages import Message, PushPull
 
 MAX_EXPANDED: Final = 40 * 1024 * 1024
@@ -37,7 +37,7 @@ MAX_EXPANDED: Final = 40 * 1024 * 1024
 MAX_COMPRESSED: Final = 65_536
 """Longest message that we compress, in bytes: longer ones would block the event loop."""
 
-_ENCRYPT = 10
+
 _WORTH_COMPRESSING = 128
 _STEP = 16_384
 """Bytes of content decoded in one step."""
@@ -108,7 +108,7 @@ class StreamCodec:
         return StreamDecoder(self._sealer, self._label)
 
     def _seal(self, message: bytes) -> bytes:
-        head = bytes((_ENCRYPT,)) + _length.pack(len(message) + OVERHEAD)
+        head = bytes((ENCRYPT,)) + _length.pack(len(message) + OVERHEAD)
         return head + self._sealer.seal(message, head + self._label)
 
 
@@ -218,7 +218,7 @@ class StreamDecoder:
 
     def _open(self) -> Message | None:
         head = self._head
-        if head[0] != _ENCRYPT:
+        if head[0] != ENCRYPT:
             if self._sealer.enabled and self._sealer.verify_incoming:
                 raise WireError(
                     "plaintext-refused", "stream is not encrypted, but encryption is required"

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from msgpack import OutOfData, Unpacker, UnpackException
 
 from trioserf.wire.errors import WireError
-from trioserf.wire.msgpack import U32, Fields, fields_of, flag, unsigned
+from trioserf.wire.msgpack import MAX_FIELDS, MAX_LIST, U32, Fields, fields_of, flag, unsigned
 from trioserf.wire.packet import compressed_part
 from trioserf.wire.swim_codec import COMPRESS, DECODERS, PUSH_PULL, USER, decode_node_state
 from trioserf.wire.swim_messages import Message, NodeState, PushPull, UserMessage
@@ -21,8 +21,6 @@ MAX_NODES: Final = 1_048_576
 MAX_USER_STATE: Final = 20 * 1024 * 1024
 MAX_USER_MESSAGE: Final = 20 * 1024 * 1024
 
-_MAX_MAP = 256
-_MAX_LIST = 16
 _MAX_MAP_SIZE = 131_072
 """Maximum length of one map, in bytes; a row has at most some kilobytes."""
 _ROW_MEMORY = 640
@@ -73,8 +71,8 @@ class _Maps:
             max_buffer_size=limit,
             max_str_len=limit,
             max_bin_len=limit,
-            max_array_len=_MAX_LIST,
-            max_map_len=_MAX_MAP,
+            max_array_len=MAX_LIST,
+            max_map_len=MAX_FIELDS,
             max_ext_len=0,
         )
 
@@ -94,7 +92,7 @@ class _Maps:
             raise WireError("msgpack", f"{what}: not the expected MessagePack: {why}") from error
         return fields_of(value, what)
 
-    def take(self, count: int) -> bytes:
+    def read_bytes(self, count: int) -> bytes:
         """Remove and return up to `count` bytes after the last map."""
         data: bytes = self._unpacker.read_bytes(count)
         return data
@@ -151,8 +149,8 @@ class _Tail:
         self._pieces: list[bytes] = []
         self.held = 0
 
-    def take(self, maps: _Maps) -> bytes | None:
-        data = maps.take(self._left)
+    def read_from(self, maps: _Maps) -> bytes | None:
+        data = maps.read_bytes(self._left)
         if data:
             self._pieces.append(data)
         self.held += len(data)
@@ -178,7 +176,7 @@ class _UserMessageDecoder:
             self._tail = _Tail(
                 _length(header, b"UserMsgLen", MAX_USER_MESSAGE, "user message length")
             )
-        payload = self._tail.take(self._maps)
+        payload = self._tail.read_from(self._maps)
         return None if payload is None else UserMessage(payload)
 
 
@@ -221,13 +219,13 @@ class PushPullDecoder:
             if fields is None:
                 return None
             self._missing -= 1
-            self._take(fields)
-        user_state = self._tail.take(self._maps)
+            self._add_row(fields)
+        user_state = self._tail.read_from(self._maps)
         if user_state is None:
             return None
         return PushPull(self._is_join, tuple(self._nodes), user_state)
 
-    def _take(self, fields: Fields) -> None:
+    def _add_row(self, fields: Fields) -> None:
         try:
             node = decode_node_state(fields)
         except WireError as error:

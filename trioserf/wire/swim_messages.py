@@ -28,7 +28,7 @@ ALIVE, SUSPECT, DEAD, LEFT = State
 
 
 class Versions(NamedTuple):
-    """Protocol ranges that a member understands and versions that it speaks, each 0 to 255."""
+    """Protocol versions that a member supports (ranges) and uses, each 0 to 255."""
 
     protocol_min: int
     protocol_max: int
@@ -54,7 +54,7 @@ class Ping:
 
 @attrs.frozen
 class IndirectPing:
-    """A request to ping `node` at `target`:`port`, with a nack if it does not answer."""
+    """A request to ping `node` at `target`:`port`, with a nack if it sends no ack."""
 
     seq_no: int
     target: bytes
@@ -68,7 +68,7 @@ class IndirectPing:
 
 @attrs.frozen
 class Ack:
-    """The answer to a ping; the payload carries the sender's network coordinate."""
+    """The response to a ping; the payload contains the sender's network coordinate."""
 
     seq_no: int
     payload: bytes = b""
@@ -76,7 +76,7 @@ class Ack:
 
 @attrs.frozen
 class Nack:
-    """The answer to an indirect ping whose target has not answered."""
+    """The response to an indirect ping whose target has sent no ack."""
 
     seq_no: int
 

@@ -55,7 +55,7 @@ NUMBER: Final = Kind(int | None, None, parse_int)
 SWITCH: Final = Kind(bool, False)
 OFF: Final = Kind(bool, False, convert=lambda _: False)
 CHOICE: Final = Kind(bool | None, None)
-"""A boolean whose false counts, too."""
+"""A boolean whose false is a value, too."""
 
 
 class AgentOption(NamedTuple):
@@ -349,7 +349,7 @@ def overrides_from(values: Mapping[str, Any]) -> Overrides:
         for option in options:
             value = values[option.parameter]
             if option.key and (value or (option.kind is CHOICE and value is not None)):
-                _place(overrides, option.key, option.kind.convert(value))
+                _set_key(overrides, option.key, option.kind.convert(value))
     return overrides
 
 
@@ -365,25 +365,25 @@ def apply_settings(overrides: Overrides, settings: Iterable[str]) -> None:
             text = f"==> Error: Invalid setting: '{setting}' (expected KEY=VALUE)"
             raise CommandError(text, "bad_request")
         try:
-            _place(overrides, key, parse_value(text))
+            _set_key(overrides, key, parse_value(text))
         except KeyError as error:
             text = f"==> Error: Invalid setting: '{setting}' ({error.args[0]} has no keys)"
             raise CommandError(text, "bad_request") from error
 
 
-def _place(overrides: Overrides, key: str, value: Any) -> None:
+def _set_key(overrides: Overrides, key: str, value: Any) -> None:
     """Set a key, dots leading into objects.
 
     Raises:
         KeyError: a part of the key whose value is not an object.
     """
     *parents, name = key.split(".")
-    place = overrides
+    values = overrides
     for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
             raise KeyError(parent)
-    place[name] = value
+    values[name] = value
 
 
 def parse_value(text: str) -> Any:

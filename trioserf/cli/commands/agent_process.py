@@ -1,6 +1,6 @@
 """The process of an agent: banner, signals, exit codes (see agent/README.md, § Signals).
 
-Nothing of typer is imported here, so that it does not stay in the memory of an agent.
+Does not import typer, which would stay in the memory of the agent.
 """
 
 import logging

@@ -56,7 +56,7 @@ def rotate(out: Output, session: KeySession, key: str) -> None:
 def _restore_primary(out: Output, session: KeySession, former: str | None) -> None:
     """Use the former key again, so that members without the new one can decrypt messages.
 
-    That some members miss the step has been reported already.
+    Ignore an error: the caller reports that of the step.
     """
     if former is not None:
         with suppress(CommandError):
@@ -72,7 +72,7 @@ def _failed_members(session: KeySession) -> list[str]:
 
 
 def _run_step_on_all(out: Output, session: KeySession, step: Step) -> KeyReport:
-    """Run a step until all members have done it; return their keys after it."""
+    """Run a step until it succeeds on all members; return their keys after it."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with with_missing_members(session):
@@ -112,8 +112,8 @@ def _verify(step: Step, report: KeyReport) -> None:
     """Check the members' keys against the step.
 
     Raises:
-        CommandError: some members have not done it, although they reported success or joined
-            after it.
+        CommandError: some members miss the step: they joined after it, or reported success
+            wrongly.
     """
     if missing := count_missing(step, report):
         done = report.nodes - missing

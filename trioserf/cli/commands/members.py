@@ -102,7 +102,7 @@ def members_text(found: Iterable[MemberInfo], *, detailed: bool = False) -> str:
 
 
 def members_record(found: Iterable[MemberInfo]) -> dict[str, Any]:
-    """Return members in Serf's JSON; no members are null."""
+    """Return members in Serf's JSON, which has null for an empty list."""
     records = [
         {
             "name": member.name,

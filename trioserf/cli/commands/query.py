@@ -161,6 +161,6 @@ class Responses:
         self._out.record(self.record())
 
     def record(self) -> dict[str, Any]:
-        """Return everything as Serf's JSON, sorted by member; no acks are null."""
+        """Return the records in Serf's JSON, which has null for an empty list of acks."""
         responses = {name: to_text(self._payloads[name]) for name in sorted(self._payloads)}
         return {"Acks": self._acks or None, "Responses": responses}

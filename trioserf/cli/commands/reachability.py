@@ -97,7 +97,7 @@ class ReachabilityReport(NamedTuple):
     """The acknowledgements compared with the live members.
 
     Attributes:
-        ok: whether each live member has acknowledged, and no other.
+        ok: whether each live member, and no other member, has acknowledged.
         missing: live members that have not acknowledged.
         unexpected: members that have acknowledged, but are not alive in the agent's view.
         duplicates: names that have acknowledged more than once.

@@ -1,4 +1,4 @@
-"""What the Trio and the asyncio client share: everything but sockets and tasks.
+"""The common base of the Trio and the asyncio client, without sockets and tasks.
 
 One task reads the connection and passes each reply to the call that waits for it, so any number
 of tasks may share a client. The reader never waits for another task: a stream whose reader is
@@ -9,7 +9,6 @@ connection is slow.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -44,7 +43,7 @@ BUFFER = 1024
 QUERY_BUFFER = 65_536
 """Records kept for a query: an ack and a response of each member of a large cluster."""
 WRITE_TIMEOUT = 10.0
-"""Seconds after which an agent that does not accept a request is given up."""
+"""Seconds after which the connection to an agent that accepts no request is ended."""
 CHUNK = 65_536
 """Bytes per read."""
 
@@ -56,7 +55,7 @@ class Event(Protocol):
         """Wake all tasks that wait."""
 
     async def wait(self) -> object:
-        """Wait until it is set."""
+        """Wait until the event is set."""
 
 
 class _PendingReply:
@@ -124,12 +123,12 @@ class RecordBuffer:
 class Records(Generic[ResultT]):
     """The records of a stream, for one reader.
 
-    Either `async with` it, so that the stream starts with the block and is stopped at its end, and
-    `async for` inside; or `async for` at once, which starts it. A stream that is abandoned that
-    way is stopped when no reference to it is left and another record arrives.
+    `async with` starts the stream, and stops it at the end of the block. `async for` without it
+    also starts the stream; if the loop is then abandoned, the stream is stopped when another
+    record arrives and no reference to the stream is left.
 
-    The iteration raises ControlError when the stream is refused or fails, and when the connection
-    ends.
+    Iterating raises ControlError if the agent rejects the stream, or the stream or the connection
+    fails.
     """
 
     def __init__(
@@ -149,12 +148,7 @@ class Records(Generic[ResultT]):
         await self._start_once()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __aiter__(self) -> Self:
@@ -185,7 +179,7 @@ class AsyncClient(ABC):
 
     Every method raises ControlError: with the agent's code and message, or `disconnected` when
     the connection ends before the reply. Cancelling a call abandons its reply, not the request.
-    Time limits are the caller's (`trio.fail_after(5)`, `asyncio.timeout(5)`).
+    Callers set time limits themselves (`trio.fail_after(5)`, `asyncio.timeout(5)`).
 
     Args:
         new_event: makes an event of the loop.
@@ -261,8 +255,8 @@ class AsyncClient(ABC):
             types: event filters such as `member-join`, `user:deploy`, `query` (none: all).
             coalesce: deliver bursts of member events together, up to three seconds late.
             answers: whether this client responds to queries (`respond` or `decline`), so that
-                they wait for it. None: true if the types name queries or the client has responded
-                before; otherwise queries wait one second for it.
+                queries wait for it. None: true if the types name queries or the client has
+                responded before; otherwise queries wait one second for it.
         """
         return self._open(requests.stream(types, coalesce, answers), BUFFER)
 
@@ -404,17 +398,7 @@ def _stop_line(seq: int) -> bytes:
 
 
 def handshake_error(error: ControlError, address: str) -> ControlError:
-    """Return the error of a handshake that failed: an agent of Serf closes the connection."""
+    """Return the error of a failed handshake: an agent of Serf closes the connection."""
     if error.code != "disconnected":
         return error
     return ControlError("protocol", f"the server at {address} does not speak JSON lines")
-
-
-def unreachable(address: str, error: Exception | None = None) -> ControlError:
-    """Return the error of a connection that could not be made."""
-    if error is None:
-        return ControlError("unreachable", f"no agent answers at {address}")
-    if isinstance(error, OSError):
-        reason = (error.strerror or str(error)).lower()
-        return ControlError("unreachable", f"no agent at {address}: {reason}")
-    return ControlError("unreachable", str(error))

@@ -18,8 +18,8 @@ from trioserf.control.client.async_client import (
     WRITE_TIMEOUT,
     AsyncClient,
     handshake_error,
-    unreachable,
 )
+from trioserf.control.client.requests import unreachable
 from trioserf.control.errors import ControlError
 from trioserf.errors import AddressError
 
@@ -109,7 +109,5 @@ async def _dial(
                 return await asyncio.open_unix_connection(path)
             host, port = split_address(address)
             return await asyncio.open_connection(host or "127.0.0.1", port)
-    except TimeoutError:
-        raise unreachable(address) from None
     except (AddressError, OSError) as error:
         raise unreachable(address, error) from None

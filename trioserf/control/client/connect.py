@@ -1,6 +1,6 @@
-"""Opens blocking sessions, whichever protocol the agent speaks.
+"""Connects blocking sessions, over the protocol that the agent speaks.
 
-Imports nothing heavy: a command line starts in milliseconds.
+Imports little, so that a command line starts in milliseconds.
 """
 
 from trioserf.control.address import DEFAULT_ADDRESS

@@ -1,4 +1,4 @@
-"""A blocking client of the JSON lines, with nothing but the standard library."""
+"""A blocking client of the JSON lines; it needs the standard library only."""
 
 from collections import deque
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""What clients receive: plain named tuples, cheap to import and to make, and their readers.
+"""Records that clients receive, as named tuples (cheap to import and make), and their readers.
 
 Payloads are bytes, names are text. A name that is not UTF-8 carries its bytes as surrogate
 escapes. Readers take the objects of the JSON protocol; a missing field is a KeyError.
@@ -209,7 +209,7 @@ def event_of(record: Record) -> AgentEvent:
             source, deadline = record.get("from", ""), record.get("deadline", "")
             return QueryEvent(time, number, ltime, name, payload_of(record), source, deadline)
         case {"event": kind, "members": members}:
-            return MemberEvent(kind, time, tuple(member_of(one) for one in members))
+            return MemberEvent(kind, time, tuple(map(member_of, members)))
     raise ControlError("protocol", f"not an event: {record}")
 
 

@@ -35,7 +35,7 @@ Action = Literal["install", "use", "remove", "list"]
 
 
 class Request(NamedTuple, Generic[ResultT]):
-    """A request with one reply; `prompt`: the agent need not wait for other members."""
+    """A request with one reply; `prompt`: the agent replies without waiting for members."""
 
     command: str
     parameters: Object
@@ -57,12 +57,12 @@ class StreamRequest(NamedTuple, Generic[ResultT]):
 
 def handshake() -> Request[Record]:
     """Request the agent's `protocol`, `version` and `node`."""
-    return Request("handshake", {}, _whole, prompt=True)
+    return Request("handshake", {}, _read_all, prompt=True)
 
 
 def auth(key: str) -> Request[None]:
     """Authenticate this connection."""
-    return Request("auth", {"key": key}, _nothing, prompt=True)
+    return Request("auth", {"key": key}, _read_nothing, prompt=True)
 
 
 def members(name: str, status: str, tags: Mapping[str, str] | None) -> Request[list[MemberInfo]]:
@@ -75,7 +75,7 @@ def members(name: str, status: str, tags: Mapping[str, str] | None) -> Request[l
 def event(name: str, payload: bytes, coalesce: bool) -> Request[int]:
     """Send a user event."""
     parameters = with_payload({"name": name, "coalesce": coalesce}, payload)
-    return Request("event", parameters, _field("ltime"), prompt=True)
+    return Request("event", parameters, _read_field("ltime"), prompt=True)
 
 
 def query(
@@ -92,43 +92,43 @@ def query(
     """Send a query."""
     parameters = with_payload({"name": name, "ack": ack, "relay_factor": relay_factor}, payload)
     parameters |= {"nodes": list(nodes), "tags": dict(tags or {})}
-    parameters |= _given(timeout=timeout, first=first)
+    parameters |= _without_none(timeout=timeout, first=first)
     return StreamRequest("query", parameters, query_record_of, timeout or 0.0)
 
 
 def respond(id: int, payload: bytes) -> Request[None]:  # noqa: A002
     """Respond to a query."""
-    return Request("respond", with_payload({"id": id}, payload), _nothing)
+    return Request("respond", with_payload({"id": id}, payload), _read_nothing)
 
 
 def decline(id: int) -> Request[None]:  # noqa: A002
     """Report that no response to a query will follow."""
-    return Request("decline", {"id": id}, _nothing)
+    return Request("decline", {"id": id}, _read_nothing)
 
 
 def join(addresses: Sequence[str], replay: bool) -> Request[int]:
     """Join through these addresses."""
-    return Request("join", {"addresses": list(addresses), "replay": replay}, _field("joined"))
+    return Request("join", {"addresses": list(addresses), "replay": replay}, _read_field("joined"))
 
 
 def leave() -> Request[None]:
     """Leave the cluster."""
-    return Request("leave", {}, _nothing)
+    return Request("leave", {}, _read_nothing)
 
 
 def force_leave(name: str, prune: bool) -> Request[None]:
     """Declare a failed member as left."""
-    return Request("force-leave", {"name": name, "prune": prune}, _nothing)
+    return Request("force-leave", {"name": name, "prune": prune}, _read_nothing)
 
 
 def tags(set: Mapping[str, str] | None, delete: Iterable[str]) -> Request[dict[str, str]]:  # noqa: A002
     """Change the agent's tags."""
-    return Request("tags", {"set": dict(set or {}), "delete": list(delete)}, _field("tags"))
+    return Request("tags", {"set": dict(set or {}), "delete": list(delete)}, _read_field("tags"))
 
 
 def keys(action: Action, key: str | None) -> Request[KeyReport]:
     """Install, use, remove or list keys."""
-    return Request("keys", {"action": action, **_given(key=key)}, key_report_of)
+    return Request("keys", {"action": action, **_without_none(key=key)}, key_report_of)
 
 
 def info() -> Request[dict[str, dict[str, Any]]]:
@@ -138,19 +138,21 @@ def info() -> Request[dict[str, dict[str, Any]]]:
 
 def coordinate(node: str | None) -> Request[CoordinateInfo]:
     """Request a member's network coordinate."""
-    return Request("coordinate", _given(node=node), coordinate_of, prompt=True)
+    return Request("coordinate", _without_none(node=node), coordinate_of, prompt=True)
 
 
 def rtt(node: str, other: str | None) -> Request[float]:
     """Estimate the round-trip time between two members."""
-    return Request("rtt", {"node": node, **_given(other=other)}, _field("seconds"), prompt=True)
+    return Request(
+        "rtt", {"node": node, **_without_none(other=other)}, _read_field("seconds"), prompt=True
+    )
 
 
 def stream(
     types: Sequence[str], coalesce: bool, answers: bool | None
 ) -> StreamRequest[AgentEvent]:
     """Subscribe to events."""
-    parameters = {"types": list(types), "coalesce": coalesce, **_given(answers=answers)}
+    parameters = {"types": list(types), "coalesce": coalesce, **_without_none(answers=answers)}
     return StreamRequest("stream", parameters, event_of)
 
 
@@ -159,25 +161,25 @@ def monitor(level: str) -> StreamRequest[LogEntry | Dropped]:
     return StreamRequest("monitor", {"level": level}, log_entry_of)
 
 
-def _given(**parameters: object) -> Object:
+def _without_none(**parameters: object) -> Object:
     """Return the parameters that are not None."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _field(name: str) -> Callable[[Record], Any]:
+def _read_field(name: str) -> Callable[[Record], Any]:
     return lambda reply: reply[name]
 
 
-def _whole(reply: Record) -> Record:
+def _read_all(reply: Record) -> Record:
     return reply
 
 
-def _nothing(reply: Record) -> None:
+def _read_nothing(reply: Record) -> None:
     del reply
 
 
 def _read_members(reply: Record) -> list[MemberInfo]:
-    return [member_of(one) for one in reply["members"]]
+    return [member_of(member) for member in reply["members"]]
 
 
 def _read_groups(reply: Record) -> dict[str, dict[str, Any]]:
@@ -207,8 +209,8 @@ class LineReader:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._parts.append(line)
-            whole, self._parts = b"".join(self._parts), []
-            yield _decode(whole)
+            complete, self._parts = b"".join(self._parts), []
+            yield _decode(complete)
         self._parts.append(rest)
 
 
@@ -223,7 +225,7 @@ def _decode(line: bytes) -> Object:
 
 
 def result_of(reply: Object) -> Object:
-    """Return what a reply holds beside `seq` and `ok`.
+    """Return the fields of a reply, without `seq` and `ok`.
 
     Raises:
         ControlError: the reply is an error.
@@ -233,8 +235,19 @@ def result_of(reply: Object) -> Object:
     return {key: value for key, value in reply.items() if key not in ("seq", "ok")}
 
 
+def unreachable(address: str, error: Exception) -> ControlError:
+    """Convert the exception of a connection that could not be made."""
+    match error:
+        case TimeoutError():
+            return ControlError("unreachable", f"no agent answers at {address}")
+        case OSError():
+            reason = (error.strerror or str(error)).lower()
+            return ControlError("unreachable", f"no agent at {address}: {reason}")
+    return ControlError("unreachable", str(error))
+
+
 def error_from(reply: Record) -> ControlError:
-    """Convert the error of a reply; `details` holds what stands beside code and message."""
+    """Convert the error of a reply; `details` holds all fields but code and message."""
     error = dict(reply["error"])
     code, message = error.pop("code"), error.pop("message")
     details = {k: v for k, v in reply.items() if k not in ("seq", "ok", "error")}

@@ -32,7 +32,7 @@ _BODIES_BESIDE_ERRORS = frozenset(("join", "list-keys", "install-key", "use-key"
 _REPLY_BODIES = _BODIES_BESIDE_ERRORS | {"members-filtered", "stats", "get-coordinate"}
 """Commands whose reply has a body."""
 _BARE_ERRORS = frozenset(("Authentication required", "Handshake required", "Unsupported command"))
-"""Errors that are sent before the command is looked at: no body follows."""
+"""Errors of commands that were not run: no body follows."""
 _CODES = (
     ("Authentication required", "auth_required"),
     ("Invalid authentication token", "auth_failed"),
@@ -240,7 +240,7 @@ def _error_of(text: str, body: Body) -> ControlError:
     if "NumNodes" in body:
         return ControlError("key_failed", message, _key_record(body))
     if "Num" in body:
-        causes = [{"address": a, "reason": why} for a, why in _CAUSE.findall(text)]
+        causes = [{"address": at, "reason": reason} for at, reason in _CAUSE.findall(text)]
         return ControlError("join_failed", message, {"causes": causes})
     for part, code in _CODES:
         if part in text:
@@ -287,8 +287,8 @@ def _host(addr: bytes) -> str:
 
 
 def log_entry(record: Mapping[str, Any]) -> LogEntry:
-    """Read a record of the log; a line in another format than Serf's is all message."""
-    line = record.get("Log", f"{record.get('count')} lines were lost on the way")
+    """Read a record of the log; a line without Serf's format becomes the message."""
+    line = record.get("Log", f"{record.get('count')} lines were dropped")
     found = _LOG_LINE.fullmatch(line)
     return LogEntry(*found.groups()) if found else LogEntry("", "", "", line)
 
@@ -298,10 +298,10 @@ def _log_record(record: Body) -> Object:
 
 
 def event_record(record: Mapping[str, Any]) -> Object:
-    """Convert an event, as far as Serf reports it."""
+    """Convert an event; fields that Serf does not report are missing."""
     event: Object = {"event": record["Event"]}
     if "Members" in record:
-        event["members"] = [_member_record(one) for one in record["Members"] or ()]
+        event["members"] = [_member_record(member) for member in record["Members"] or ()]
         return event
     names = (("ID", "id"), ("LTime", "ltime"), ("Name", "name"))
     event |= {name: record[field] for field, name in names if field in record}
@@ -352,27 +352,27 @@ _TRANSLATIONS: Mapping[
 ] = {
     "members": (
         _members_request,
-        lambda body: {"members": [_member_record(one) for one in body["Members"] or ()]},
+        lambda body: {"members": [_member_record(member) for member in body["Members"] or ()]},
     ),
     "event": (_event_request, lambda _: {"ltime": None}),
     "respond": (
-        lambda given: ("respond", {"ID": given["id"], "Payload": payload_of(given)}),
+        lambda params: ("respond", {"ID": params["id"], "Payload": payload_of(params)}),
         lambda _: {},
     ),
     "join": (
-        lambda given: ("join", {"Existing": given["addresses"], "Replay": given["replay"]}),
+        lambda params: ("join", {"Existing": params["addresses"], "Replay": params["replay"]}),
         lambda body: {"joined": body["Num"]},
     ),
     "leave": (lambda _: ("leave", None), lambda _: {}),
     "force-leave": (
-        lambda given: ("force-leave", {"Node": given["name"], "Prune": given["prune"]}),
+        lambda params: ("force-leave", {"Node": params["name"], "Prune": params["prune"]}),
         lambda _: {},
     ),
     "tags": (
-        lambda given: ("tags", {"DeleteTags": given["delete"], "Tags": given["set"]}),
+        lambda params: ("tags", {"DeleteTags": params["delete"], "Tags": params["set"]}),
         lambda _: {"tags": None},
     ),
     "keys": (_key_request, _key_record),
     "info": (lambda _: ("stats", None), lambda body: body),
 }
-"""By command: how to make Serf's command and body, and how to convert the body of the reply."""
+"""For each command, functions that make Serf's command and body, and convert the reply's body."""

@@ -1,11 +1,10 @@
-"""The interface of blocking clients, and what those of both protocols share."""
+"""The interface of blocking clients, and the code common to both protocols."""
 
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from trioserf.control.address import split_address, unix_path
@@ -19,19 +18,19 @@ from trioserf.control.client.records import (
     MemberInfo,
     QueryRecord,
 )
-from trioserf.control.client.requests import Action, Object, Request, StreamRequest
+from trioserf.control.client.requests import Action, Object, Request, StreamRequest, unreachable
 from trioserf.control.errors import ControlError
 from trioserf.errors import AddressError
 
 ResultT = TypeVar("ResultT")
 
 PROMPT_TIMEOUT = 30.0
-"""Seconds without a byte from the agent after which a request that needs no other member fails."""
+"""Seconds without a byte from the agent after which a prompt request fails."""
 REMOTE_TIMEOUT = 300.0
-"""The same for requests that wait for other members."""
+"""The same for requests that wait for members."""
 _CHUNK = 262_144
 _BUFFER = 16_384
-"""Records kept of each open stream while the caller waits for something else."""
+"""Records kept of each open stream while the caller waits for another reply."""
 
 
 class SyncSocket:
@@ -50,20 +49,15 @@ class SyncSocket:
         self._timeout: float | None = timeout
         try:
             self._socket = _open_socket(address, timeout)
-        except AddressError as error:
-            raise ControlError("unreachable", str(error)) from None
-        except TimeoutError:
-            raise ControlError("unreachable", f"no agent answers at {address}") from None
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ControlError("unreachable", f"no agent at {address}: {reason}") from None
+        except (AddressError, OSError) as error:
+            raise unreachable(address, error) from None
 
     def set_timeout(self, timeout: float | None) -> None:
         """Set how long a read or a write may wait, in seconds (None: without limit)."""
         self._timeout = timeout
 
     def send(self, data: bytes) -> None:
-        """Write all of it.
+        """Write all bytes.
 
         Raises:
             ControlError: `timeout`, `disconnected`.
@@ -72,7 +66,9 @@ class SyncSocket:
             self._socket.settimeout(self._timeout)
             self._socket.sendall(data)
         except TimeoutError:
-            raise ControlError("timeout", f"the agent at {self.address} takes no input") from None
+            raise ControlError(
+                "timeout", f"the agent at {self.address} accepts no input"
+            ) from None
         except OSError as error:
             raise self._disconnected(error) from None
 
@@ -106,8 +102,8 @@ class AgentSession(ABC):
     """A blocking connection to an agent; made by `connect_any`.
 
     Every method raises ControlError: with the agent's code and message, or with `timeout`,
-    `disconnected` or `protocol`. Records come in generators: other requests may be made while one
-    is open, and `close()` ends it early. Not to be used from several threads at once.
+    `disconnected` or `protocol`. A generator yields the records of a stream: other requests may be
+    made while it is open, and its `close()` stops the stream. Use a session from one thread only.
     """
 
     def __init__(self, sock: SyncSocket) -> None:
@@ -249,16 +245,11 @@ class AgentSession(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, request: Request[ResultT], timeout: float | None = None) -> ResultT:
-        """Send a request; `timeout`: seconds, if not that of its kind."""
+        """Send a request; `timeout`: seconds, None for the request's own."""
         if timeout is None:
             timeout = PROMPT_TIMEOUT if request.prompt else REMOTE_TIMEOUT
         return request.read(self._ask(request.command, request.parameters, timeout))
@@ -268,7 +259,7 @@ class AgentSession(ABC):
         return _convert(request, self._open(request.command, request.parameters, request.limit))
 
     def _put(self, seq: object, record: Object) -> None:
-        """Queue a record for its stream; without one, drop it."""
+        """Queue a record for its stream; drop it if no such stream is open."""
         queue = self._streams.get(seq) if isinstance(seq, int) else None
         if queue is None or not isinstance(seq, int):
             return

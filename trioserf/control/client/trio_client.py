@@ -18,8 +18,8 @@ from trioserf.control.client.async_client import (
     WRITE_TIMEOUT,
     AsyncClient,
     handshake_error,
-    unreachable,
 )
+from trioserf.control.client.requests import unreachable
 from trioserf.control.errors import ControlError
 from trioserf.errors import AddressError
 from trioserf.exception_groups import unwrap_single_exception
@@ -110,6 +110,6 @@ async def _dial(address: str, deadline: float) -> trio.abc.Stream:
             host, port = split_address(address)
             return await trio.open_tcp_stream(host or "127.0.0.1", port)
     except trio.TooSlowError:
-        raise unreachable(address) from None
+        raise unreachable(address, TimeoutError()) from None
     except (AddressError, OSError) as error:
         raise unreachable(address, error) from None

@@ -47,8 +47,8 @@ class Command:
         params: its parameters.
         run: the handler.
         show: converts the handler's result.
-        prompt: whether the handler needs no other member. It then runs in the connection's own
-            task, in order; the others overlap.
+        prompt: whether the handler waits for no member. It then runs in the connection's own
+            task, in order; other handlers overlap.
         responds: whether the handler takes the client's `Responder` as `by`.
     """
 
@@ -135,7 +135,7 @@ def show_keys(result: KeyQueryResult) -> json_records.Record:
     """Convert the result of a key operation.
 
     Raises:
-        ControlError: `key_failed`, with the members' messages, unless it succeeded on all.
+        ControlError: `key_failed`, with the members' messages, unless all members succeeded.
     """
     record = json_records.keys(result)
     if result.failure is not None:
@@ -176,7 +176,7 @@ def event_filters(texts: Sequence[str]) -> list[EventFilter]:
     Raises:
         InvalidFilter: a filter that is not valid.
     """
-    return [one for text in texts or ("*",) for one in EventFilter.parse(text)]
+    return [part for text in texts or ("*",) for part in EventFilter.parse(text)]
 
 
 class _Coalesced:
@@ -207,7 +207,7 @@ class _Coalesced:
         return self._ready.popleft()
 
     async def _receive_or_coalesce(self) -> Event | Dropped | None:
-        """Wait for an event of the source; return it unless it is to be coalesced."""
+        """Wait for an event of the source; return it unless the coalescer keeps it."""
         try:
             event = await self._source.receive()
         except trio.EndOfChannel:
@@ -266,16 +266,16 @@ def _show_log(line: Any, wall: WallClock) -> json_records.Record:
     return json_records.log(line)
 
 
-def _nothing(result: Any) -> json_records.Record:
+def _show_nothing(result: Any) -> json_records.Record:
     del result
     return {}
 
 
-def _named(name: str) -> Callable[[Any], json_records.Record]:
+def _show_as(name: str) -> Callable[[Any], json_records.Record]:
     return lambda result: {name: result}
 
 
-def _level(value: object, path: str) -> str:
+def _check_level(value: object, path: str) -> str:
     """Accept a log level, in upper or lower case."""
     if not isinstance(value, str) or value.upper() not in LOG_LEVELS:
         raise params.bad_request(f"{path}: expected one of {', '.join(LOG_LEVELS)}")
@@ -299,27 +299,27 @@ COMMANDS: Mapping[str, Command] = {
             Param("tags", params.mapping, {}),
         ),
         members,
-        lambda found: {"members": [json_records.member(one) for one in found]},
+        lambda found: {"members": list(map(json_records.member, found))},
         prompt=True,
     ),
     "event": Command(
         Params(Param("name", params.text), *PAYLOAD, Param("coalesce", params.flag, False)),
         event,
-        _named("ltime"),
+        _show_as("ltime"),
         prompt=True,
     ),
-    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _nothing, responds=True),
-    "decline": Command(Params(Param("id", _U64)), decline, _nothing, responds=True),
+    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _show_nothing, responds=True),
+    "decline": Command(Params(Param("id", _U64)), decline, _show_nothing, responds=True),
     "join": Command(
-        Params(Param("addresses", params.some_texts), Param("replay", params.flag, False)),
+        Params(Param("addresses", params.nonempty_texts), Param("replay", params.flag, False)),
         join,
-        _named("joined"),
+        _show_as("joined"),
     ),
-    "leave": Command(Params(), leave, _nothing),
+    "leave": Command(Params(), leave, _show_nothing),
     "force-leave": Command(
         Params(Param("name", params.text), Param("prune", params.flag, False)),
         force_leave,
-        _nothing,
+        _show_nothing,
     ),
     "tags": Command(
         Params(Param("set", params.mapping, {}), Param("delete", params.texts, ())),
@@ -344,7 +344,7 @@ COMMANDS: Mapping[str, Command] = {
     "rtt": Command(
         Params(Param("node", params.text), Param("other", params.text, None)),
         rtt,
-        _named("seconds"),
+        _show_as("seconds"),
         prompt=True,
     ),
 }
@@ -360,7 +360,7 @@ STREAMS: Mapping[str, Stream] = {
         _show_event,
         responds=True,
     ),
-    "monitor": Stream(Params(Param("level", _level, "INFO")), monitor, _show_log),
+    "monitor": Stream(Params(Param("level", _check_level, "INFO")), monitor, _show_log),
     "query": Stream(
         Params(
             Param("name", params.text),

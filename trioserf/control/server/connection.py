@@ -23,6 +23,7 @@ from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
 from trioserf.node.event_hub import Responder
 from trioserf.node.timers import AutoResetEvent
+from trioserf.serf.member import Member
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -52,7 +53,7 @@ class Limits:
         auth: from the connect to the right key, if `rpc_auth` is set.
         message: from the first byte of a request to its last.
         write: a write without progress.
-        linger: reading on after an error that ends the connection, so that the error arrives.
+        linger: further reading after a last error, so that the client receives the error.
     """
 
     connections: int = 512
@@ -74,7 +75,7 @@ class ServerContext:
         wall: the time of day for records.
         limits: limits of each connection.
         spawn: starts a task that outlives the connection.
-        cache: encoded replies by name, with the `members_version` of each.
+        cache: encoded lists of members by encoding, with the `members_version` of each.
         accepted: counts connections.
         requested: counts commands.
     """
@@ -87,6 +88,15 @@ class ServerContext:
     cache: dict[str, tuple[int, bytes]] = attrs.field(factory=dict)
     accepted: AggregateSample = attrs.field(factory=AggregateSample)
     requested: AggregateSample = attrs.field(factory=AggregateSample)
+
+    def encode_members(self, name: str, encode: Callable[[tuple[Member, ...]], bytes]) -> bytes:
+        """Encode the list of members, if it has changed; `name` is that of the encoding."""
+        node = self.agent.node
+        version, encoded = self.cache.get(name, (-1, b""))
+        if version != node.members_version:
+            encoded = encode(node.members())
+            self.cache[name] = node.members_version, encoded
+        return encoded
 
     def key_matches(self, key: str) -> bool:
         """Return whether the key is the right one, in constant time."""
@@ -129,7 +139,7 @@ class StreamHandle:
 
 
 class Connection(ABC):
-    """The part that both framings share; each implements `feed`.
+    """The code common to both framings; each implements `feed`.
 
     Attributes:
         ending: no more is read; replies are still written.
@@ -140,10 +150,10 @@ class Connection(ABC):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        accepted: Callable[[], None] = lambda: None,
+        on_authenticated: Callable[[], None] = lambda: None,
     ) -> None:
         self.context = context
-        self._accepted = accepted
+        self._on_authenticated = on_authenticated
         self.agent = context.agent
         self.stream = stream
         self.streams: dict[Hashable, StreamHandle] = {}
@@ -188,9 +198,7 @@ class Connection(ABC):
                 _log.warning("Disconnected a client that %s", self._missed_deadline)
         finally:
             self.abort()
-            with trio.CancelScope() as immediately:
-                immediately.cancel()
-                await self.stream.aclose()
+            await trio.aclose_forcefully(self.stream)
 
     def abort(self) -> None:
         """Mark the connection as lost and stop its streams."""
@@ -212,7 +220,7 @@ class Connection(ABC):
             self.input_ended()
 
     def watch_input(self, *, partial: bool) -> None:
-        """Set the deadline of reading: none between two requests of an authenticated client."""
+        """Set the read deadline; an authenticated client has none between two requests."""
         if not self._first_request_complete or not self.authenticated:
             return
         if not partial:
@@ -227,7 +235,7 @@ class Connection(ABC):
         """Mark the client as authenticated."""
         if not self.authenticated:
             self.authenticated = True
-            self._accepted()
+            self._on_authenticated()
 
     @property
     def max_message(self) -> int:
@@ -240,7 +248,7 @@ class Connection(ABC):
 
     @property
     def _missed_deadline(self) -> str:
-        """Which deadline has passed, for the log."""
+        """The reason for the log: which deadline has passed."""
         if self._write_deadline <= self._read_deadline:
             return "does not read"
         return "does not complete its request" if self.authenticated else "sends no valid key"
@@ -303,7 +311,7 @@ class Connection(ABC):
             self._request_ended()
 
     async def start(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run a stream concurrently; return when it has reported that it started."""
+        """Run a stream concurrently; return when it has started."""
         await self._nursery.start(run, *args)
 
     async def leave(self, reply: Callable[[Exception | None], Awaitable[None]]) -> None:
@@ -333,7 +341,7 @@ class Connection(ABC):
             replied.set()
 
     async def _drain(self) -> None:
-        """Read on after an error that ends the connection, so that it reaches the client."""
+        """Continue reading after a last error: a close would discard the error (TCP reset)."""
         if isinstance(self.stream, trio.abc.HalfCloseableStream):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 with trio.move_on_after(self.context.limits.linger):

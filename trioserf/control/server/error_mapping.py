@@ -1,7 +1,6 @@
-"""Exceptions of requests as errors of the protocol."""
+"""Conversion of exceptions to errors of the JSON protocol."""
 
 import logging
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -52,12 +51,7 @@ class capture_error:  # noqa: N801 - used like a function
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
         self.error = error

@@ -1,4 +1,4 @@
-"""Errors in the words of Go's library, which Serf's users see through its RPC."""
+"""Error texts of Go's standard library, as Serf's RPC sends them."""
 
 import string
 
@@ -24,7 +24,7 @@ def go_join_error(address: str, reason: str) -> str:
 
     Args:
         address: `ip:port`, or the address as given if it could not be resolved.
-        reason: the reason, which may end in the operating system's.
+        reason: the reason; it may end in the operating system's text.
     """
     if reason.startswith("join address"):
         return f"Failed to resolve {address}: {reason.removeprefix(f'join address {address!r}: ')}"
@@ -42,7 +42,7 @@ def go_join_error(address: str, reason: str) -> str:
 
 
 def go_base64_error(text: str) -> str | None:
-    """Return the error for text that is not base64 with padding, with its byte; None if it is."""
+    """Return the error, with its byte, of text that is not padded base64; otherwise None."""
     position = count = 0
     size = len(text.encode("utf-8", "surrogateescape"))
     for position, char in enumerate(text):

@@ -108,9 +108,9 @@ class JsonLines(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        accepted: Callable[[], None] = lambda: None,
+        on_authenticated: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(context, stream, accepted)
+        super().__init__(context, stream, on_authenticated)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []
@@ -212,13 +212,10 @@ class JsonLines(Connection):
 
     def _encode_members(self) -> bytes:
         """Return the encoded reply to `members` without filters, after its seq."""
-        node = self.agent.node
-        version, body = self.context.cache.get("json members", (-1, b""))
-        if version != node.members_version:
-            version = node.members_version
-            body = _encode_reply(b"", COMMANDS["members"].show(node.members()))
-            self.context.cache["json members"] = version, body
-        return body
+        show = COMMANDS["members"].show
+        return self.context.encode_members(
+            "json", lambda members: _encode_reply(b"", show(members))
+        )
 
     async def _run_command(
         self, name: str, command: Command, prefix: bytes, values: dict[str, Any]
@@ -305,7 +302,7 @@ def _encode_reply(prefix: bytes, result: Mapping[str, Any]) -> bytes:
 
 
 def _encode_error(prefix: bytes, control_error: ControlError) -> bytes:
-    """Encode an error; other fields of the reply stand beside it."""
+    """Encode an error; its causes go into `error`, other details beside it."""
     error: dict[str, Any] = {"code": control_error.code, "message": control_error.message}
     details = dict(control_error.details)
     if "causes" in details:

@@ -27,15 +27,15 @@ def wall_text(instant: datetime) -> str:
     return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
 
 
-def member(one: Member) -> Record:
+def member(member: Member) -> Record:
     """Convert a member."""
-    versions = one.versions
+    versions = member.versions
     return {
-        "name": one.name,
-        "addr": one.address.host,
-        "port": one.address.port,
-        "tags": dict(one.tags),
-        "status": one.status_text,
+        "name": member.name,
+        "addr": member.address.host,
+        "port": member.address.port,
+        "tags": dict(member.tags),
+        "status": member.status_text,
         "protocol": {
             "min": versions.delegate_min,
             "max": versions.delegate_max,
@@ -50,7 +50,7 @@ def event(item: Event | Dropped, wall: datetime, now: float) -> Record:
         return {"event": "dropped", "count": item.count}
     record: Record = {"event": item.kind, "time": wall_text(wall)}
     if isinstance(item, MemberEvent):
-        record["members"] = [member(one) for one in item.members]
+        record["members"] = list(map(member, item.members))
     elif isinstance(item, UserEventReceived):
         record["ltime"] = item.ltime
         record["name"] = item.name
@@ -125,7 +125,7 @@ def coordinate(coordinate: Coordinate) -> Record:
 
 
 def groups(info: Mapping[str, Mapping[str, object]]) -> Record:
-    """Convert the groups of `serf info`; a value that JSON does not have becomes text."""
+    """Convert the groups of `serf info`; values of types that JSON lacks become text."""
     return {
         name: {
             key: value if isinstance(value, bool | int | float | str) else str(value)

@@ -38,7 +38,7 @@ _KEEPALIVE = (
     (getattr(socket, "TCP_KEEPINTVL", None), socket.IPPROTO_TCP, 15),
     (getattr(socket, "TCP_KEEPCNT", None), socket.IPPROTO_TCP, 4),
 )
-"""An idle client keeps its connection while its system answers; otherwise it ends in 2 minutes."""
+"""An idle connection stays open while the client's system responds; else it ends in 2 minutes."""
 
 
 class Server:
@@ -97,7 +97,7 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
 
 
 class _Admitted:
-    """A counted connection; unauthenticated until its key was right."""
+    """A counted connection; unauthenticated until its key matches."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -218,7 +218,7 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except BlockingIOError:
-            pass  # it listens, and is busy
+            pass  # a busy agent listens there
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 

@@ -2,6 +2,7 @@
 
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from trioserf.agent.agent import Agent
@@ -45,7 +46,7 @@ BODIES: Mapping[str, Mapping[str, Reader]] = {
 """Fields of the requests' bodies."""
 
 PROMPT = frozenset(("event", "stats", "get-coordinate"))
-"""Commands that need no other member: their replies may be sent together with others."""
+"""Commands that wait for no member: their replies may be sent together with others."""
 
 BODILESS = frozenset(("members", "leave", "list-keys", "stats"))
 """Commands without a body."""
@@ -59,10 +60,8 @@ async def event(agent: Agent, body: Body) -> bytes:
 
 async def force_leave(agent: Agent, body: Body) -> bytes:
     """Declare a member as left; as in Serf, an unknown member is not an error."""
-    try:
+    with suppress(NoSuchMember):
         await commands.force_leave(agent, body["Node"], body["Prune"])
-    except NoSuchMember:
-        return b""
     return b""
 
 
@@ -153,7 +152,7 @@ HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
     "get-coordinate": get_coordinate,
     **{command: _keys(action) for command, action in _KEY_ACTIONS.items()},
 }
-"""Handlers that take a body and return an encoded one (empty: none is due)."""
+"""Handlers that take a body and return the encoded body of the reply (empty: it has none)."""
 
 
 def error_text(error: Exception | None, control_error: ControlError) -> str:
@@ -173,7 +172,7 @@ def error_text(error: Exception | None, control_error: ControlError) -> str:
 
 
 def body_beside_error(command: str, control_error: ControlError) -> bytes:
-    """Return the body that some commands have even when they fail."""
+    """Return the body that follows the error of some commands."""
     if command == "join":
         return pack({"Num": 0})
     action = _KEY_ACTIONS.get(command)
@@ -187,7 +186,7 @@ def body_beside_error(command: str, control_error: ControlError) -> bytes:
 def event_record(event: Event) -> Body:
     """Convert an event to Serf's fields."""
     if isinstance(event, MemberEvent):
-        return {"Event": event.kind, "Members": [member_fields(one) for one in event.members]}
+        return {"Event": event.kind, "Members": list(map(member_fields, event.members))}
     if isinstance(event, UserEventReceived):
         return {
             "Coalesce": event.coalesce,

@@ -4,11 +4,11 @@ A request is a header {Command, Seq} and, for most commands, a body; a reply is 
 {Error, Seq} and, for some, a body (see control/README.md, § RPC). Error texts are Serf's: scripts
 and clients depend on them. As in Serf, input that Go's decoder rejects ends the connection, and
 requests of one connection run one after another: clients may depend on the order of replies. Only
-records of streams and queries come in between.
+records of streams and queries may stand between two replies.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -46,6 +46,7 @@ from trioserf.control.server.msgpack_handlers import (
 from trioserf.errors import InvalidFilter
 from trioserf.serf.events import Dropped
 from trioserf.serf.filters import EventFilter
+from trioserf.serf.member import Member
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -66,6 +67,10 @@ MAX_ITEMS = 4096
 _HEADER: Mapping[str, Reader] = {"Command": fields.text, "Seq": fields.U64}
 
 
+def _members_body(members: Iterable[Member]) -> bytes:
+    return pack({"Members": list(map(member_fields, members))})
+
+
 class MsgpackRpc(Connection):
     """A connection of Serf's RPC."""
 
@@ -73,9 +78,9 @@ class MsgpackRpc(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        accepted: Callable[[], None] = lambda: None,
+        on_authenticated: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(context, stream, accepted)
+        super().__init__(context, stream, on_authenticated)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             unicode_errors="surrogateescape",
@@ -189,7 +194,7 @@ class MsgpackRpc(Connection):
                 self._out += await self._run_handler(command, seq, body)
 
     async def _prepare_to_wait(self) -> None:
-        """Before a command that waits: send earlier replies and disable the read deadline."""
+        """Send earlier replies and disable the read deadline, before a command that waits."""
         self.watch_input(partial=False)
         await self._flush()
 
@@ -239,13 +244,7 @@ class MsgpackRpc(Connection):
             self._monitor[1].stop()
 
     def _encode_members(self) -> bytes:
-        node = self.agent.node
-        version, body = self.context.cache.get("rpc members", (-1, b""))
-        if version != node.members_version:
-            version = node.members_version
-            body = pack({"Members": [member_fields(one) for one in node.members()]})
-            self.context.cache["rpc members"] = version, body
-        return body
+        return self.context.encode_members("msgpack", _members_body)
 
     async def _handle_members_filtered(self, seq: int, body: Body) -> None:
         """Reply with matching members; an invalid expression ends the connection, as in Serf."""
@@ -258,7 +257,7 @@ class MsgpackRpc(Connection):
             _log.error("Failed to evaluate request: Failed to compile regex: %.200s", error)
             self._end()
         else:
-            self._out += header(seq) + pack({"Members": [member_fields(one) for one in found]})
+            self._out += header(seq) + _members_body(found)
 
     async def _start_stream(self, command: str, seq: int, body: Body) -> None:
         """Start a stream or the one monitor, or reply with an error."""

@@ -20,10 +20,10 @@ def bad_request(message: str) -> ControlError:
 
 
 def _expected(path: str, expected: str, value: object) -> ControlError:
-    return bad_request(f"{path}: expected {expected}, got {_kind(value)}")
+    return bad_request(f"{path}: expected {expected}, got {_json_type(value)}")
 
 
-def _kind(value: object) -> str:
+def _json_type(value: object) -> str:
     """Return the name of a value's type in JSON."""
     match value:
         case None:
@@ -59,7 +59,7 @@ def texts(value: object, path: str) -> list[str]:
     return [text(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
 
-def some_texts(value: object, path: str) -> list[str]:
+def nonempty_texts(value: object, path: str) -> list[str]:
     """Accept an array of at least one string."""
     found = texts(value, path)
     if not found:
@@ -142,7 +142,7 @@ def payload_text(value: object, path: str) -> bytes:
 
 
 def base64_bytes(value: object, path: str) -> bytes:
-    """Accept bytes in base64, with its padding and nothing else."""
+    """Accept bytes in padded base64, without line breaks."""
     if not isinstance(value, str):
         raise _expected(path, "a string in base64", value)
     try:
@@ -196,7 +196,7 @@ class Params:
             ControlError: `bad_request`, with the path of the wrong parameter.
         """
         values = self._defaults.copy()
-        given: set[str] = set()
+        targets: set[str] = set()
         for name, value in request.items():
             if name in ("command", "seq"):
                 continue
@@ -204,12 +204,12 @@ class Params:
             if known is None:
                 raise bad_request(f"{name}: unknown parameter{self._hint()}")
             target, check = known
-            if target in given:
+            if target in targets:
                 raise bad_request(f"{name}: give {target} or {target}_base64, not both")
-            given.add(target)
+            targets.add(target)
             values[target] = check(value, name)
         for name in self._required:
-            if name not in given:
+            if name not in targets:
                 raise bad_request(f"{name}: required, but missing")
         return values
 
