@@ -239,7 +239,6 @@ ALLOWED: Final = (
         "trioserf/README.md", r"faults and invariants|^\| fault \|", "faults of the simulator"
     ),
     Allowed("trioserf/cli/*.py", r"laggards|strangers", "keys of JSON output"),
-    Allowed("trioserf/cli/commands/*.py", r"laggards|strangers", "keys of JSON output"),
     Allowed("tests/interop/test_keys.py", r"laggards", "a key of JSON output"),
     Allowed("tests/cli/test_*.py", r"laggards|nobody listens", "a JSON key, an error of syslog"),
     Allowed("CONTRIBUTING.md", r"whose faults show nowhere", "faults of the simulator"),

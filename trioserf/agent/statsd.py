@@ -90,7 +90,7 @@ class MetricsSender:
         self._is_up = False
 
     def record(self, report: Report) -> None:
-        """Queue a report, or drop it while there is no connection."""
+        """Queue a report; drop it if the server is not connected."""
         if self._is_up:
             try:
                 self._send.send_nowait(report)

@@ -279,7 +279,7 @@ class SimCluster(Faults):
         """Return the services of this name in `srv_records`.
 
         Raises:
-            AddressError: there is no service of this name.
+            AddressError: the service does not exist.
         """
         await trio.lowlevel.checkpoint()
         if not self.srv_records.get(name):
