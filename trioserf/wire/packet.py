@@ -34,7 +34,8 @@ CRC_OVERHEAD: Final = 5
 _MAX_PARTS = 255
 _LZW = 0
 
-_PACKET_TYPES = frozenset((*DECODERS, COMPOUND, COMPRESS, CRC)) - {ERROR}
+_DECODERS = {kind: decoder for kind, decoder in DECODERS.items() if kind != ERROR}
+_PACKET_TYPES = frozenset((*_DECODERS, COMPOUND, COMPRESS, CRC))
 _checksum = struct.Struct(">I")
 _lengths = [struct.Struct(f">{count}H") for count in range(_MAX_PARTS + 1)]
 
@@ -177,14 +178,14 @@ class PacketCodec:
                 data = decompress_message(data, MAX_EXPANDED)
                 kind = data[0] if data else -1
             if kind != COMPOUND:
-                return [_decode(data)], None
+                return [decode(data, _DECODERS)], None
         except WireError as error:
             return [], error
         parts, first_error = split_compound(data)
         messages = []
         for part in parts:
             try:
-                messages.append(_decode(part))
+                messages.append(decode(part, _DECODERS))
             except WireError as error:
                 first_error = first_error or error
         return messages, first_error
@@ -235,12 +236,6 @@ class PacketCodec:
         if self.sealer.seals:
             data = self.sealer.seal(data, self._label)
         return self._header + data if self._header else data
-
-
-def _decode(data: bytes) -> Message:
-    if data and data[0] == ERROR:
-        raise WireError("unknown-type", "packet: an error message, which is sent by stream only")
-    return decode(data)
 
 
 def _refused(data: bytes, error: WireError) -> WireError:

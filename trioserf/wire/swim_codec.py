@@ -61,23 +61,6 @@ _MAX_CACHED: Final = 1400
 """Length of the longest encoded alive message that is cached, in bytes."""
 
 
-def decode(data: bytes) -> Message:
-    """Decode one message: any type except push/pull, compound, compress, encrypt and CRC.
-
-    Args:
-        data: type byte and body; bytes after the body are ignored, as in Go.
-
-    Raises:
-        WireError: `truncated`, `unknown-type`, `msgpack`, `field` or `limit`.
-    """
-    if not data:
-        raise WireError("truncated", "message: empty, expected a type byte")
-    decoder = DECODERS.get(data[0])
-    if decoder is None:
-        raise WireError("unknown-type", f"message: type {data[0]} is not expected")
-    return decoder(data)
-
-
 def encode(message: Message) -> bytes:
     """Encode one message as type byte and body, byte for byte as Go does.
 
@@ -215,7 +198,8 @@ def _versions(data: bytes) -> Versions | None:
     return Versions(*data[:6]) if len(data) >= 6 else None
 
 
-DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
+Decoders = Mapping[int, Callable[[bytes], Message]]
+DECODERS: Final[Decoders] = {
     PING: _decode_ping,
     INDIRECT_PING: _decode_indirect_ping,
     ACK: _decode_ack,
@@ -227,6 +211,24 @@ DECODERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     ERROR: _decode_error,
 }
 """Decoder of each type byte; its argument includes that byte."""
+
+
+def decode(data: bytes, decoders: Decoders = DECODERS) -> Message:
+    """Decode one message: any type except push/pull, compound, compress, encrypt and CRC.
+
+    Args:
+        data: type byte and body; bytes after the body are ignored, as in Go.
+        decoders: the expected types.
+
+    Raises:
+        WireError: `truncated`, `unknown-type`, `msgpack`, `field` or `limit`.
+    """
+    if not data:
+        raise WireError("truncated", "message: empty, expected a type byte")
+    decoder = decoders.get(data[0])
+    if decoder is None:
+        raise WireError("unknown-type", f"message: type {data[0]} is not expected")
+    return decoder(data)
 
 
 # --- encoding ---
