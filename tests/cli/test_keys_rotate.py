@@ -85,9 +85,9 @@ class Cluster:
     def query(self, name: str) -> Generator[QueryRecord, None, None]:
         assert name == "_serf_ping"
         silent = {one for one in self.keyrings if self.failure_of(one, "list") == ""} | self.silent
-        heard = [one for one in self.keyrings if one not in silent]
-        yield from map(QueryAck, heard)
-        yield QueryDone(len(heard), 0)
+        responding = [one for one in self.keyrings if one not in silent]
+        yield from map(QueryAck, responding)
+        yield QueryDone(len(responding), 0)
 
 
 def change(keyring: list[str], action: Action, key: str | None) -> str | None:

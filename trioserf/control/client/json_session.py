@@ -86,7 +86,7 @@ class JsonSession(AgentSession):
                     raise error_from(record)
                 yield record
         finally:
-            self._forget(seq)
+            self._close_stream(seq)
             if not done:
                 self._send_stop(seq)
 

@@ -181,7 +181,7 @@ class RpcSession(AgentSession):
                     self._route(self._header())
         finally:
             for seq in seqs:
-                self._forget(seq)
+                self._close_stream(seq)
                 if timeout is None:
                     self._send_stop(seq)
 

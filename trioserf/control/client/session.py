@@ -277,7 +277,7 @@ class AgentSession(ABC):
                 return {"event": "dropped", "count": self._dropped.pop(seq)}
         return None
 
-    def _forget(self, seq: int) -> None:
+    def _close_stream(self, seq: int) -> None:
         """Remove a stream and its records."""
         del self._streams[seq]
         self._dropped.pop(seq, None)
