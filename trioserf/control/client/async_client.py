@@ -31,10 +31,10 @@ from trioserf.control.client.requests import (
     StreamRequest,
     encode_line,
     error_from,
+    record_queue,
     result_of,
 )
 from trioserf.control.errors import ControlError
-from trioserf.dropping_queue import DroppingQueue
 
 ResultT = TypeVar("ResultT")
 
@@ -64,10 +64,6 @@ class _PendingReply:
         self.reply: Object = {}
 
 
-def _dropped(count: int) -> Object:
-    return {"event": "dropped", "count": count}
-
-
 class RecordBuffer:
     """Records of one stream, between the task that reads the connection and the stream's reader.
 
@@ -82,7 +78,7 @@ class RecordBuffer:
     ) -> None:
         self._new_event = new_event
         self._checkpoint = checkpoint
-        self._records = DroppingQueue[Object](size, _dropped)
+        self._records = record_queue(size)
         self._changed = new_event()
         self._error: ControlError | None = None
         self.finished = False

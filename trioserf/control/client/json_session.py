@@ -63,7 +63,7 @@ class JsonSession(AgentSession):
         self, command: str, parameters: Object, limit: float | None
     ) -> Generator[Object, None, None]:
         seq = self._seq + 1
-        self._streams[seq] = deque()
+        self._open_queue(seq)
         try:
             self._ask(command, parameters, PROMPT_TIMEOUT)
         except ControlError:
@@ -86,7 +86,7 @@ class JsonSession(AgentSession):
                     raise error_from(record)
                 yield record
         finally:
-            self._close_stream(seq)
+            del self._streams[seq]
             if not done:
                 self._send_stop(seq)
 

@@ -27,6 +27,7 @@ from trioserf.control.client.records import (
 )
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import with_payload
+from trioserf.dropping_queue import DroppingQueue
 
 ResultT = TypeVar("ResultT")
 Object = dict[str, Any]
@@ -233,6 +234,11 @@ def result_of(reply: Object) -> Object:
     if not reply["ok"]:
         raise error_from(reply)
     return {key: value for key, value in reply.items() if key not in ("seq", "ok")}
+
+
+def record_queue(size: int) -> DroppingQueue[Object]:
+    """Return a queue for the records of a stream; a record `dropped` counts those without room."""
+    return DroppingQueue(size, lambda count: {"event": "dropped", "count": count})
 
 
 def unreachable(address: str, error: Exception) -> ControlError:

@@ -6,7 +6,6 @@ the objects of the JSON protocol. (See control/README.md, § RPC.)
 
 import re
 import socket
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any, Literal, Self
@@ -163,7 +162,7 @@ class RpcSession(AgentSession):
     def open_stream(self, command: str, body: Body) -> int:
         """Start a stream of Serf's RPC; return its seq, for `records`."""
         self._exchange(command, body, PROMPT_TIMEOUT)
-        self._streams[self._seq] = deque()
+        self._open_queue(self._seq)
         return self._seq
 
     def records(self, *seqs: int, timeout: float | None = None) -> Generator[Body, None, None]:
@@ -181,7 +180,7 @@ class RpcSession(AgentSession):
                     self._route(self._header())
         finally:
             for seq in seqs:
-                self._close_stream(seq)
+                del self._streams[seq]
                 if timeout is None:
                     self._send_stop(seq)
 

@@ -2,7 +2,6 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Literal, Self, TypeVar
@@ -18,8 +17,16 @@ from trioserf.control.client.records import (
     MemberInfo,
     QueryRecord,
 )
-from trioserf.control.client.requests import Action, Object, Request, StreamRequest, unreachable
+from trioserf.control.client.requests import (
+    Action,
+    Object,
+    Request,
+    StreamRequest,
+    record_queue,
+    unreachable,
+)
 from trioserf.control.errors import ControlError
+from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import AddressError
 
 ResultT = TypeVar("ResultT")
@@ -109,8 +116,7 @@ class AgentSession(ABC):
     def __init__(self, sock: SyncSocket) -> None:
         self._socket = sock
         self._seq = 0
-        self._streams: dict[int, deque[Object]] = {}
-        self._dropped: dict[int, int] = {}
+        self._streams: dict[int, DroppingQueue[Object]] = {}
 
     @property
     @abstractmethod
@@ -258,29 +264,22 @@ class AgentSession(ABC):
         """Start a stream at once, before the caller reads its first record."""
         return _convert(request, self._open(request.command, request.parameters, request.limit))
 
+    def _open_queue(self, seq: int) -> None:
+        """Make the queue for the records of a stream."""
+        self._streams[seq] = record_queue(_BUFFER)
+
     def _put(self, seq: object, record: Object) -> None:
         """Queue a record for its stream; drop it if no such stream is open."""
         queue = self._streams.get(seq) if isinstance(seq, int) else None
-        if queue is None or not isinstance(seq, int):
-            return
-        if len(queue) < _BUFFER:
-            queue.append(record)
-        else:
-            self._dropped[seq] = self._dropped.get(seq, 0) + 1
+        if queue is not None:
+            queue.put(record)
 
     def _take(self, *seqs: int) -> Object | None:
-        """Return a queued record, or the number of dropped ones after them, or None."""
+        """Return a queued record, or the number of dropped ones, or None."""
         for seq in seqs:
             if self._streams[seq]:
-                return self._streams[seq].popleft()
-            if seq in self._dropped:
-                return {"event": "dropped", "count": self._dropped.pop(seq)}
+                return self._streams[seq].pop()
         return None
-
-    def _close_stream(self, seq: int) -> None:
-        """Remove a stream and its records."""
-        del self._streams[seq]
-        self._dropped.pop(seq, None)
 
 
 def _convert(
