@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-PROGRAMS = sorted(path.name for path in SCRIPTS.iterdir() if os.access(path, os.X_OK))
+PROGRAMS = sorted(
+    path.name for path in SCRIPTS.iterdir() if path.is_file() and os.access(path, os.X_OK)
+)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
