@@ -18,8 +18,9 @@ from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
 from trioserf.node import drop_counts, event_hub, key_handler, state_owner, stream_queue
 from trioserf.node.config import NodeConfig
-from trioserf.serf import filters, query_collector
+from trioserf.serf import filters, query_collector, query_filters
 from trioserf.settings import setting_of, settings_of
+from trioserf.swim import reply_limits
 from trioserf.swim.config import LAN, PROFILES, Timing
 from trioserf.wire import msgpack, packet, serf_codec, stream, stream_decoders, swim_messages
 
@@ -40,7 +41,23 @@ LIMITS_OF_ROWS: list[list[float]] = [
     [stream_queue.MAX_PER_MEMBER, stream_queue.MAX_BYTES],
     [NODE.serf.pending_queries, query_collector.MAX_RESPONSE_BYTES],
     [commands.STREAM_BUFFER, event_hub._MAX_BYTES],
-    [filters._PATTERN_MEMORY],
+    [filters.MAX_EXPRESSION, filters._PATTERN_MEMORY, query_filters.MAX_FILTERS],
+    [
+        1000 * one
+        for one in (
+            query_filters._BURST,
+            query_filters._TOTAL_BURST,
+            query_filters._RATE,
+            query_filters._TOTAL_RATE,
+        )
+    ],
+    [
+        reply_limits._BURST,
+        reply_limits._TOTAL_BURST,
+        reply_limits._RATE,
+        reply_limits._TOTAL_RATE,
+    ],
+    [reply_limits.MAX_PINGS],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
     [
         connection.Limits().connections,

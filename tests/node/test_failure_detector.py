@@ -10,6 +10,7 @@ from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_
 from trioserf.coordinate import ORIGIN
 from trioserf.swim.config import SwimOptions
 from trioserf.swim.failure_detector import MAX_INDIRECT_PINGS
+from trioserf.swim.reply_limits import MAX_PINGS
 from trioserf.wire.serf_payloads import decode_coordinate
 from trioserf.wire.swim_messages import Ack, Dead, IndirectPing, Message, Nack, Ping
 
@@ -197,11 +198,12 @@ async def test_indirect_ping_with_invalid_target_is_not_sent(autojump_clock: Moc
 
 async def test_pending_indirect_pings_are_bounded(autojump_clock: MockClock) -> None:
     async with node_under_test() as s:
-        requester, target = await requester_and_target(s)
+        requester, target = await s.add_members("requester", "target")
         target.acks_pings = False
+        target.received.clear()
         detector = s.node._state.detector
-        for start in range(0, MAX_INDIRECT_PINGS + 500, 20):
-            numbers = range(start, start + 20)
+        for start in range(0, MAX_INDIRECT_PINGS + 500, MAX_PINGS):
+            numbers = range(start, start + MAX_PINGS)
             requester.send(*(indirect_ping(target, number, nack=False) for number in numbers))
         await trio.sleep(0.1)
         assert len(detector._indirect_pings) == MAX_INDIRECT_PINGS

@@ -160,7 +160,7 @@ async def test_broadcasts_are_piggybacked_on_pings_and_acks(autojump_clock: Mock
     async with node_under_test(**QUIET, timing=timing, gossip_pause=1e6) as s:
         [peer] = await s.add_members("p")
         await s.node.user_event("x")
-        peer.send(Ping(1, "us"))
+        peer.send(Ping(1, "us", source_node="p"))
         await trio.sleep(4 * LATENCY)
         assert len(events([peer])) >= 1
         beside = peer.received_of(UserMessage)[-1].same_packet

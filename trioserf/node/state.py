@@ -35,6 +35,7 @@ from trioserf.swim.failure_detector import FailureDetector
 from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
+from trioserf.swim.reply_limits import MAX_PINGS, ReplyLimits
 from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
@@ -148,8 +149,15 @@ class ClusterState:
         self.coordinates = PeerCoordinates(
             config.name, rng, enabled=not config.disable_coordinates, counters=self.counters
         )
+        self._replies = ReplyLimits(self._member_address, options.allowed)
+        self._refuted: tuple[Address, float] | None = None
         self.detector = FailureDetector(
-            membership, address, outbox=self.outbox, coordinates=self.coordinates, rng=rng
+            membership,
+            address,
+            outbox=self.outbox,
+            coordinates=self.coordinates,
+            replies=self._replies,
+            rng=rng,
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
@@ -176,6 +184,8 @@ class ClusterState:
             if self._admits is not None and not self._is_admitted(source, now):
                 continue
             messages, error = decode(data)
+            if len(messages) > MAX_PINGS:
+                messages = self._without_excess_pings(messages, source, now)
             for message in messages:
                 self._handle(message, source, now)
             if error is not None:
@@ -192,10 +202,25 @@ class ClusterState:
         self.drops.add(error, source, now)
         return False
 
+    def _without_excess_pings(
+        self, messages: list[Message], source: Address, now: float
+    ) -> list[Message]:
+        """Drop pings over the limit of a packet, each of which would send at least one packet."""
+        pings = [one for one in messages if isinstance(one, Ping | IndirectPing)]
+        if len(pings) <= MAX_PINGS:
+            return messages
+        text = f"{len(pings)} pings in one packet, expected at most {MAX_PINGS}"
+        self.drops.add(WireError("budget", text), source, now)
+        return [one for one in messages if not isinstance(one, Ping | IndirectPing)]
+
+    def _member_address(self, name: str) -> Address | None:
+        record = self.membership.records.get(name)
+        return None if record is None else record.address
+
     def _handle(self, message: Message, source: Address, now: float) -> None:
         match message:
             case Ping():
-                self.detector.handle_ping(message, source)
+                self.detector.handle_ping(message, source, now)
             case Ack():
                 self.detector.handle_ack(message, now)
             case UserMessage():
@@ -205,7 +230,7 @@ class ClusterState:
             case Suspect():
                 self.membership.suspect(message, now)
                 if message.node == self.config.name:
-                    self._resend_refutation(message, source)
+                    self._resend_refutation(message, source, now)
             case Dead():
                 self.membership.dead(message, now)
             case IndirectPing():
@@ -213,22 +238,33 @@ class ClusterState:
             case Nack():
                 self.detector.handle_nack(message)
 
-    def _resend_refutation(self, suspect: Suspect, source: Address) -> None:
+    def _resend_refutation(self, suspect: Suspect, source: Address, now: float) -> None:
         """Send our Alive message to a member that suspects us in an old incarnation.
 
         This member has missed our refutation, which is no longer gossiped. Acks do not end its
-        suspicion; only the refutation does.
+        suspicion; only the refutation does. One packet gets one refutation, however many
+        suspicions it contains.
         """
         local = self.membership.local
-        if suspect.incarnation < local.incarnation and not self.membership.leaving:
-            self.outbox.send_unfilled([encode(local.to_alive())], source, crc=False)
+        if suspect.incarnation >= local.incarnation or self.membership.leaving:
+            return
+        if self._refuted == (source, now):
+            return
+        self._refuted = source, now
+        alive = encode(local.to_alive())
+        if self._replies.allows(suspect.source, source, len(alive), now):
+            self.outbox.send_unfilled([alive], source, crc=False)
 
     def handle_user_message(self, payload: bytes, source: Address, now: float) -> None:
         """Handle a message of Serf's layer."""
         try:
-            self.serf.handle(payload, now)
+            self.serf.handle(payload, now, source.host)
         except WireError as error:
             self.drops.add(error, source, now)
+        if self.serf.drops:
+            for dropped in self.serf.drops:
+                self.drops.add(dropped, source, now)
+            self.serf.drops.clear()
 
     # --- exchanges of states ---
 

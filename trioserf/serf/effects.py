@@ -5,6 +5,7 @@ import attrs
 from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.serf.events import Event
+from trioserf.wire.errors import WireError
 
 
 @attrs.frozen
@@ -50,6 +51,7 @@ class Effects:
         direct_messages: messages to single members.
         large_broadcasts: broadcasts too large for a packet.
         shutdown_orders: reasons for the node to shut down.
+        drops: reasons for which a part of a message was not handled.
         flaps: how many members have rejoined soon after they failed.
         counters: counters for metrics.
     """
@@ -58,5 +60,6 @@ class Effects:
     direct_messages: list[DirectMessage] = attrs.Factory(list)
     large_broadcasts: list[LargeBroadcast] = attrs.Factory(list)
     shutdown_orders: list[Order] = attrs.Factory(list)
+    drops: list[WireError] = attrs.Factory(list)
     flaps: int = 0
     counters: Counters = attrs.Factory(Counters)

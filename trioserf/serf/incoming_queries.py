@@ -1,8 +1,8 @@
 """Received queries: filter, acknowledge, deliver, respond once (see serf/README.md, § Queries).
 
-A response goes to the requester in one packet. A response too large for a packet goes on a stream,
-but only to the address of a member: the address in a query can be forged, and must not make us
-connect to other hosts. If requested, some members relay the packet as well, in case ours is lost.
+A response goes to the requester in one packet. If requested, some members relay it as well, in
+case ours is lost. A response too large for a packet goes on a stream. Streams and relays are for
+the addresses of members only, because the address in a query can be forged.
 """
 
 import logging
@@ -16,7 +16,6 @@ from trioserf.errors import InvalidFilter, NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects
 from trioserf.serf.events import QueryReceived
-from trioserf.serf.filters import tag_matches
 from trioserf.serf.internal_queries import (
     CONFLICT,
     KEY_QUERIES,
@@ -30,20 +29,20 @@ from trioserf.serf.internal_queries import (
 from trioserf.serf.lamport import LamportWindow, Rejection
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
+from trioserf.serf.query_filters import QueryFilters
+from trioserf.swim.reply_limits import ReplyLimits
+from trioserf.wire.errors import WireError
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     ConflictResponse,
     KeyResponse,
-    NodeFilter,
     Query,
     QueryFlag,
     QueryResponse,
     Relay,
     ResponseFlag,
     Status,
-    TagFilter,
 )
-from trioserf.wire.serf_payloads import decode_filter
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -51,18 +50,6 @@ _ID_SIZE = 100
 """Bytes of memory for one query id."""
 _MIN_RELAY_PROTOCOL = 5
 """The first protocol version whose members relay responses."""
-
-
-def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> bool:
-    """Return whether a member passes the filters of a query.
-
-    Raises:
-        InvalidFilter: an expression is malformed.
-    """
-    return all(
-        member.name in f.names if isinstance(f, NodeFilter) else tag_matches(f, member.tags)
-        for f in filters
-    )
 
 
 def parse_address(addr: bytes, port: int) -> Address | None:
@@ -97,6 +84,7 @@ class IncomingQueries:
         deliver_own_response: receives our responses to our own queries, and the current time.
         has_responder: whether a handler or subscription may respond to a query.
         keys: handles key queries.
+        replies: limits what is sent to addresses that are not members'.
 
     Attributes:
         window: the Lamport clock of queries, and the ids seen recently.
@@ -113,6 +101,7 @@ class IncomingQueries:
         deliver_own_response: Callable[[QueryResponse, float], None],
         has_responder: Callable[[QueryReceived], bool],
         keys: KeyHandler,
+        replies: ReplyLimits,
     ) -> None:
         self.window: LamportWindow[set[int]] = LamportWindow(
             options.query_buffer, set, budget=options.query_buffer_bytes
@@ -125,13 +114,21 @@ class IncomingQueries:
         self._deliver_own_response = deliver_own_response
         self._has_responder = has_responder
         self._keys = keys
+        self._replies = replies
+        self._filters = QueryFilters()
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
 
     # --- receiving ---
 
-    def receive(self, query: Query, now: float, *, ours: bool = False) -> bool:
+    def receive(self, query: Query, now: float, *, source: str = "", ours: bool = False) -> bool:
         """Handle a query of another member, or our own (`ours`).
+
+        Args:
+            query: the query.
+            now: the current time.
+            source: the host that sent it to us.
+            ours: whether it is our own.
 
         Returns:
             Whether to rebroadcast it.
@@ -143,7 +140,7 @@ class IncomingQueries:
         counters.counter("serf.queries").add()
         counters.increment_label(f"serf.queries.{query.name}")
         rebroadcast = not query.flags & QueryFlag.NO_BROADCAST
-        if not self._matches_us(query):
+        if not self._matches_us(query, source, now):
             return rebroadcast
         to = None if ours else parse_address(query.addr, query.port)
         if to is None and not ours:
@@ -183,14 +180,17 @@ class IncomingQueries:
         slot.entry.add(query.id)
         return True
 
-    def _matches_us(self, query: Query) -> bool:
+    def _matches_us(self, query: Query, source: str, now: float) -> bool:
         local = self._table.get(self._table.name)
-        try:
-            filters = tuple(map(decode_filter, query.filters))
-            return local is not None and matches_filters(local, filters)
-        except (ValueError, InvalidFilter) as error:
-            _log.warning("cannot filter query %s: %s", query.name, error)
+        if local is None:
             return False
+        try:
+            return self._filters.match(query.filters, local, source, now)
+        except WireError as error:
+            self._effects.drops.append(error)
+        except InvalidFilter as error:
+            _log.warning("cannot filter query %s: %s", query.name, error)
+        return False
 
     def _deliver(self, pending: _Pending, query: Query, now: float) -> None:
         self._last_id += 1
@@ -259,37 +259,39 @@ class IncomingQueries:
         if pending.to is None:
             self._deliver_own_response(response, now)
         else:
-            self._send(pending, pending.to, encode(response))
+            self._send(pending, pending.to, encode(response), now)
 
     def _send_response(self, pending: _Pending, payload: bytes, now: float) -> None:
         response = self._response(pending, payload)
         data = encode(response)
         limit = self._options.query_response_size_limit
         if len(data) > limit:
-            if pending.to is None or self._is_member(pending.to, pending.requester):
+            if pending.to is None or self._replies.is_member(pending.requester, pending.to):
                 limit = max(limit, self._options.answer_cap)
             if len(data) > limit:
                 raise TooLarge(f"response exceeds limit of {limit} bytes")
         if pending.to is None:
             self._deliver_own_response(response, now)
         else:
-            self._send(pending, pending.to, data)
+            self._send(pending, pending.to, data, now)
 
     def _response(self, pending: _Pending, payload: bytes) -> QueryResponse:
         return QueryResponse(pending.ltime, pending.query_id, self._table.name, 0, payload)
 
-    def _is_member(self, address: Address, name: str) -> bool:
-        member = self._table.get(name)
-        return member is not None and member.address == address
-
-    def _send(self, pending: _Pending, to: Address, data: bytes) -> None:
+    def _send(self, pending: _Pending, to: Address, data: bytes, now: float) -> None:
         limit = self._options.query_response_size_limit
         if len(data) > limit:
             self._effects.direct_messages.append(
                 DirectMessage(to, pending.requester, data, stream=True)
             )
             return
+        if not self._replies.allows(pending.requester, to, len(data), now):
+            error = WireError("budget", f"too many responses to {to}, which is not a member's")
+            self._effects.drops.append(error)
+            return
         self._effects.direct_messages.append(DirectMessage(to, pending.requester, data))
+        if not self._replies.is_member(pending.requester, to):
+            return
         # With so few members, relays would hardly be additional paths; Serf has the same rule.
         if not 0 < pending.relay_factor < len(self._table):
             return

@@ -10,14 +10,15 @@ import attrs
 
 from trioserf.address import Address, packed
 from trioserf.counters import Counters
-from trioserf.errors import InvalidQuery, TooLarge
+from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
 from trioserf.serf.config import SerfOptions
-from trioserf.serf.filters import compiled
-from trioserf.serf.incoming_queries import matches_filters
+from trioserf.serf.filters import compiled, tag_matches
 from trioserf.serf.internal_queries import PING, check_name
 from trioserf.serf.lamport import LamportClock
+from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.serf.query_filters import MAX_FILTERS
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
@@ -98,12 +99,28 @@ class QueryParams:
         """Return the filters of the query.
 
         Raises:
-            InvalidFilter: an expression is malformed.
+            InvalidFilter: an expression is malformed, or there are too many.
         """
+        if len(self.tags) >= MAX_FILTERS:
+            raise InvalidFilter(
+                f"{len(self.tags)} tags in one query, expected at most {MAX_FILTERS - 1}"
+            )
         for expr in self.tags.values():
             compiled(expr)
         by_name = (NodeFilter(self.nodes),) if self.nodes else ()
         return (*by_name, *(TagFilter(tag, expr) for tag, expr in self.tags.items()))
+
+
+def matches_filters(member: Member, filters: tuple[NodeFilter | TagFilter, ...]) -> bool:
+    """Return whether a member passes the filters of a query of our own.
+
+    Raises:
+        InvalidFilter: an expression is malformed.
+    """
+    return all(
+        member.name in f.names if isinstance(f, NodeFilter) else tag_matches(f, member.tags)
+        for f in filters
+    )
 
 
 class OutgoingQueries:

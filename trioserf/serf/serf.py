@@ -33,6 +33,8 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
 from trioserf.swim.config import LAN, SwimOptions, Timing
+from trioserf.swim.reply_limits import ReplyLimits
+from trioserf.wire.errors import WireError
 from trioserf.wire.serf_codec import QUERY, USER_EVENT, decode
 from trioserf.wire.serf_messages import (
     Join,
@@ -80,6 +82,7 @@ class Serf:
 
     Attributes:
         events: events for users.
+        drops: reasons for which parts of messages were not handled.
         direct_messages: messages to single members, in packets or on streams.
         large_broadcasts: broadcasts too large for a packet.
         shutdown_orders: reasons for the node to shut down.
@@ -108,6 +111,7 @@ class Serf:
         self._effects = effects = Effects(counters=counters)
         self._received_sizes = counters.values("serf.msgs.received")
         self.events: list[Event] = effects.events
+        self.drops = effects.drops
         self.direct_messages: list[DirectMessage] = effects.direct_messages
         self.large_broadcasts: list[LargeBroadcast] = effects.large_broadcasts
         self.shutdown_orders: list[Order] = effects.shutdown_orders
@@ -126,6 +130,7 @@ class Serf:
             queue.sizes = counters.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], options=options)
         self._user_events = UserEvents(options=options, effects=effects)
+        self._replies = ReplyLimits(self._member_address, swim.allowed)
         self._incoming_queries = IncomingQueries(
             table,
             options=options,
@@ -134,6 +139,7 @@ class Serf:
             deliver_own_response=self._handle_response,
             has_responder=has_responder,
             keys=keys,
+            replies=self._replies,
         )
         self._push_pull = PushPull(
             table, self._intents, self._user_events, self._incoming_queries, self._gossip_queues
@@ -255,7 +261,7 @@ class Serf:
 
     # --- messages ---
 
-    def handle(self, raw: bytes, now: float) -> None:
+    def handle(self, raw: bytes, now: float, source: str = "") -> None:
         """Handle a message of the Serf layer from a packet or a stream.
 
         Most gossip is duplicates of user events and queries, which are dropped undecoded.
@@ -263,6 +269,7 @@ class Serf:
         Args:
             raw: the encoded message.
             now: the current time.
+            source: the host that sent it to us.
 
         Raises:
             WireError: it is malformed.
@@ -271,13 +278,13 @@ class Serf:
         if self._gossip_queues.is_duplicate(raw):
             return
         message = decode(raw)
-        kind = self._dispatch(message, now)
+        kind = self._dispatch(message, now, source)
         if raw[0] in _DEDUPLICATED:
             self._gossip_queues.mark_seen(raw)
         if kind is not None:
             self._gossip_queues.rebroadcast(kind, raw)
 
-    def _dispatch(self, message: SerfMessage, now: float) -> Kind | None:
+    def _dispatch(self, message: SerfMessage, now: float, source: str) -> Kind | None:
         """Handle a message; return the queue in which to rebroadcast it, or None."""
         match message:
             case UserEvent():
@@ -288,7 +295,8 @@ class Serf:
                 self._handle_response(message, now)
             case Query():
                 _log.debug("messageQueryType: %s", message.name)
-                return "Query" if self._incoming_queries.receive(message, now) else None
+                is_new = self._incoming_queries.receive(message, now, source=source)
+                return "Query" if is_new else None
             case Join():
                 _log.debug("messageJoinType: %s", message.node)
                 return "Intent" if self._intents.on_join(message, now) else None
@@ -296,7 +304,7 @@ class Serf:
                 _log.debug("messageLeaveType: %s", message.node)
                 return "Intent" if self._intents.on_leave(message, now) else None
             case Relay():
-                self._relay(message)
+                self._relay(message, now)
             case _:
                 _log.debug(
                     "Ignored a %s, which is not sent as a user message", type(message).__name__
@@ -306,12 +314,21 @@ class Serf:
     def _handle_response(self, response: QueryResponse, now: float) -> None:
         self._outgoing_queries.handle_response(response, now)
 
-    def _relay(self, message: Relay) -> None:
+    def _relay(self, message: Relay, now: float) -> None:
         """Forward a response of another member to its requester in one packet."""
         to = parse_address(message.addr, message.port)
-        if to is not None:
-            _log.debug("Relaying response to addr: %s", to)
-            self.direct_messages.append(DirectMessage(to, message.name, message.inner))
+        if to is None:
+            return
+        if not self._replies.allows(message.name, to, len(message.inner), now):
+            text = f"too many responses to relay to {to}, which is not a member's"
+            self.drops.append(WireError("budget", text))
+            return
+        _log.debug("Relaying response to addr: %s", to)
+        self.direct_messages.append(DirectMessage(to, message.name, message.inner))
+
+    def _member_address(self, name: str) -> Address | None:
+        member = self._table.get(name)
+        return None if member is None else member.address
 
     # --- push/pull ---
 

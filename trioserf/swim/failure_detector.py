@@ -17,6 +17,7 @@ from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
+from trioserf.swim.reply_limits import ReplyLimits
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import LEFT, SUSPECT, Ack, Dead, IndirectPing, Nack, Ping, Suspect
 
@@ -82,6 +83,7 @@ class FailureDetector:
         address: our advertised address.
         outbox: takes packets to send.
         coordinates: network coordinates.
+        replies: limits what is sent to addresses that are not members'.
         rng: source of the first sequence number.
     """
 
@@ -92,6 +94,7 @@ class FailureDetector:
         *,
         outbox: PacketOutbox,
         coordinates: PeerCoordinates,
+        replies: ReplyLimits,
         rng: random.Random,
     ) -> None:
         self._memberlist = memberlist
@@ -99,6 +102,7 @@ class FailureDetector:
         self._source = packed(address.host), address.port
         self._outbox = outbox
         self._coordinates = coordinates
+        self._replies = replies
         self._seq_no = rng.randrange(_SEQUENCE_NUMBERS)
         self._probes: dict[int, Probe] = {}
         self._indirect_pings: dict[int, _IndirectPing] = {}
@@ -172,7 +176,7 @@ class FailureDetector:
 
     # --- received messages ---
 
-    def handle_ping(self, ping: Ping, source: Address) -> None:
+    def handle_ping(self, ping: Ping, source: Address, now: float) -> None:
         """Acknowledge a ping for our name; report to a dead or left sender that it is dead.
 
         A member that restarts with its old incarnation is still dead to members that recorded its
@@ -185,7 +189,13 @@ class FailureDetector:
         to = source
         if ping.source_port and ping.source_addr:
             to = address_of(ping.source_addr, ping.source_port)
-        self._outbox.send(self._coordinates.ack(ping.seq_no), to)
+        ack = self._coordinates.ack(ping.seq_no)
+        if not self._replies.is_member(ping.source_node, to):
+            # Its host gets no broadcasts, which members would miss then.
+            if to == source or self._replies.allows("", to, len(ack), now):
+                self._outbox.send_unfilled([ack], to, crc=False)
+            return
+        self._outbox.send(ack, to)
         memberlist = self._memberlist
         if not memberlist.options.buddy:
             return
@@ -202,14 +212,19 @@ class FailureDetector:
         if request.source_port and request.source_addr:
             requester = address_of(request.source_addr, request.source_port)
         seq_no = self._next_seq_no()
+        ping = self._ping(seq_no, request.node)
+        target = address_of(request.target, request.port)
+        if not (
+            self._replies.allows(request.node, target, len(ping), now)
+            and self._replies.allows(request.source_node, requester, len(ping), now)
+        ):
+            return
         nack_at = now + self._memberlist.timing.probe_timeout
         self._indirect_pings[seq_no] = _IndirectPing(
             request.seq_no, requester, request.nack, nack_at
         )
         heappush(self._nack_deadlines, (nack_at, seq_no))
-        self._outbox.send(
-            self._ping(seq_no, request.node), address_of(request.target, request.port)
-        )
+        self._outbox.send(ping, target)
 
     def handle_ack(self, ack: Ack, now: float) -> None:
         """End our own probe with this sequence number, or forward the ack to the requester."""

@@ -17,6 +17,7 @@ class WireError(ValueError):
     - `version`: an unknown version of encryption;
     - `decrypt`: no installed key decrypts it;
     - `plaintext-refused`: plaintext where encryption is required;
+    - `budget`: it needs more work than its sender may cause;
     - `encrypted`: encryption where no keys are configured.
     """
 

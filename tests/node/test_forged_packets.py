@@ -1,0 +1,161 @@
+"""What packets of hosts that are not members can cause: work, and packets to other hosts."""
+
+import random
+
+import pytest
+
+from trioserf.address import Address, packed
+from trioserf.node.config import NodeConfig
+from trioserf.node.state import ClusterState
+from trioserf.wire.packet import compress_message, make_compound
+from trioserf.wire.serf_codec import encode as encode_serf
+from trioserf.wire.serf_messages import Query, QueryFlag, Relay, SerfMessage, TagFilter
+from trioserf.wire.serf_payloads import encode_filter
+from trioserf.wire.swim_codec import encode
+from trioserf.wire.swim_messages import Alive, IndirectPing, Message, Ping, Suspect, UserMessage
+
+US = Address("10.0.0.1", 7946)
+MEMBER = Address("10.0.0.2", 7946)
+UNKNOWN = Address("10.0.0.3", 7946)
+BYSTANDER = Address("10.0.0.4", 7946)
+
+
+def state(**options: object) -> ClusterState:
+    """Return a state with one other member, `m`, and without queued broadcasts."""
+    config = NodeConfig(name="us", tags={"role": "a" * 400}, **options)  # type: ignore[arg-type]
+    subject = ClusterState(config, US, rng=random.Random(1), has_responder=lambda _: False)
+    subject.start(0.0, None)
+    receive(subject, Alive(1, "m", packed(MEMBER.host), MEMBER.port), source=MEMBER)
+    while subject.filler:
+        subject.gossip(0.0)
+    subject.outbox.packets.clear()
+    subject.serf.events.clear()
+    return subject
+
+
+def receive(
+    subject: ClusterState, *messages: Message, source: Address = UNKNOWN, now: float = 1.0
+) -> dict[Address, int]:
+    """Handle one packet of these messages; return the bytes sent to each address."""
+    data = compress_message(make_compound([encode(one) for one in messages]))
+    subject.handle_packets([(data, source)], now)
+    assert subject.pop_stream_messages() == []
+    sent: dict[Address, int] = {}
+    for packet, to in subject.outbox.packets:
+        sent[to] = sent.get(to, 0) + len(packet)
+    subject.outbox.packets.clear()
+    return sent
+
+
+def user(message: SerfMessage) -> UserMessage:
+    return UserMessage(encode_serf(message))
+
+
+def query(number: int, to: Address, name: str, *expressions: str, relay: int = 0) -> UserMessage:
+    filters = tuple(encode_filter(TagFilter("role", expr)) for expr in expressions)
+    flags = int(QueryFlag.ACK)
+    return user(
+        Query(
+            number, number, packed(to.host), to.port, name, filters, flags, relay, 10**10, "q", b""
+        )
+    )
+
+
+def test_packet_with_many_pings_is_not_answered() -> None:
+    subject = state()
+    assert receive(subject, *[Ping(1, "us")] * 4)
+    assert receive(subject, *[Ping(1, "us")] * 5) == {}
+    assert subject.drops.by_kind["budget"] == 1
+
+
+def test_messages_beside_excess_pings_are_handled() -> None:
+    subject = state()
+    receive(subject, *[Ping(1, "us")] * 5, Alive(1, "n", b"\x0a\0\0\x09", 7946))
+    assert "n" in subject.membership.records
+
+
+def test_ping_of_unknown_host_takes_no_broadcasts() -> None:
+    subject = state()
+    subject.serf.user_event("e", b"p" * 300)
+    assert 0 < receive(subject, Ping(1, "us"))[UNKNOWN] < 200
+    known = Ping(1, "us", packed(MEMBER.host), MEMBER.port, "m")
+    assert receive(subject, known, source=MEMBER)[MEMBER] > 300
+
+
+def test_pings_for_acks_to_a_bystander_are_limited() -> None:
+    subject = state()
+    ping = Ping(1, "us", packed(BYSTANDER.host), BYSTANDER.port, "x")
+    sent = sum(receive(subject, ping).get(BYSTANDER, 0) for _ in range(200))
+    assert 0 < sent <= 2048
+
+
+def test_indirect_pings_of_a_bystander_are_limited() -> None:
+    subject = state()
+    request = IndirectPing(1, packed(BYSTANDER.host), BYSTANDER.port, "x")
+    sent = sum(receive(subject, request).get(BYSTANDER, 0) for _ in range(200))
+    assert 0 < sent <= 3000
+    assert subject.detector.pending_indirect_pings < 50
+
+
+def test_packet_of_suspicions_gets_one_refutation() -> None:
+    subject = state()
+    subject.membership.local.incarnation = 1000
+    suspicions = [Suspect(number, "us", "x") for number in range(200)]
+    [(to, size)] = receive(subject, *suspicions).items()
+    assert (to, size < 700) == (UNKNOWN, True)
+
+
+def test_responses_to_a_forged_address_are_limited() -> None:
+    subject = state()
+    sent = receive(subject, *(query(number, BYSTANDER, "x") for number in range(1, 200)))
+    assert 0 < sent[BYSTANDER] <= 3000
+    assert subject.drops.by_kind["budget"] > 100
+
+
+def test_responses_to_a_member_are_not_limited() -> None:
+    subject = state()
+    sent = receive(subject, *(query(number, MEMBER, "m") for number in range(1, 200)))
+    assert sent[MEMBER] > 5000
+
+
+def test_response_to_a_forged_address_is_not_relayed() -> None:
+    subject = state()
+    members = (Alive(1, f"n{i}", bytes((10, 1, 0, i)), 7946) for i in range(1, 9))
+    receive(subject, *members)
+    assert set(receive(subject, query(1, BYSTANDER, "m", relay=5))) == {BYSTANDER}
+    assert len(receive(subject, query(2, MEMBER, "m", relay=5))) > 3
+
+
+def test_relayed_messages_to_a_bystander_are_limited() -> None:
+    subject = state()
+    to_bystander = user(Relay(packed(BYSTANDER.host), BYSTANDER.port, "m", b"r" * 1000))
+    assert receive(subject, *[to_bystander] * 60)[BYSTANDER] <= 3000
+    to_member = user(Relay(packed(MEMBER.host), MEMBER.port, "m", b"r" * 1000))
+    assert receive(subject, *[to_member] * 60)[MEMBER] > 60_000
+
+
+@pytest.mark.parametrize("message", [
+    Ping(1, "us", packed(BYSTANDER.host), BYSTANDER.port, "x"),
+    IndirectPing(1, packed(BYSTANDER.host), BYSTANDER.port, "x"),
+    query(1, BYSTANDER, "x"),
+    user(Relay(packed(BYSTANDER.host), BYSTANDER.port, "x", b"r")),
+])  # fmt: skip
+def test_address_outside_allowed_networks_gets_nothing(message: Message) -> None:
+    subject = state(allowed_networks=("10.0.0.0/30",))
+    assert receive(subject, message) == {}
+
+
+def test_query_over_budget_is_rebroadcast_and_counted() -> None:
+    subject = state()
+    receive(subject, query(1, MEMBER, "m", r"\PL" * 300))
+    assert subject.drops.by_kind["budget"] == 1
+    assert len(subject.serf.queues["Query"]) == 1
+    assert subject.serf.events == []
+
+
+def test_packet_of_expensive_queries_is_within_budget() -> None:
+    subject = state()
+    queries = (query(n, MEMBER, "m", "((a?){30}){30}" + "x" * n) for n in range(1, 200))
+    receive(subject, *queries)
+    assert subject.drops.by_kind["budget"] > 150
+    assert receive(subject, query(999, MEMBER, "m", "^a"), source=MEMBER)
