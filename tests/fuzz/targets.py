@@ -205,7 +205,7 @@ class StateDriver:
         if kind == PACKET:
             state.handle_packets([(data, self.peer)], self.now)
         elif kind == USER:
-            state.handle_user_message(data, self.peer, self.now)
+            state.handle_user_message(data, self.peer, self.now, sealed=False)
         elif kind == EXCHANGE:
             self.exchange(data)
         elif kind == TIME:

@@ -16,7 +16,7 @@ from tests.node.helpers import (
     open_nodes,
 )
 from tests.wire.helpers import take
-from trioserf.errors import ConfigError
+from trioserf.errors import ConfigError, InvalidQuery
 from trioserf.node.node import Node
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.keyring import Keyring
@@ -162,6 +162,10 @@ async def test_key_query_changes_keys_added_later(autojump_clock: MockClock) -> 
             await node.configure_encryption(
                 Keyring([A]), verify_incoming=False, verify_outgoing=False
             )
+        with pytest.raises(InvalidQuery, match="set verify_outgoing first"):
+            await nodes["a"].keys("list")
+        for node in nodes.values():
+            await node.configure_encryption(verify_incoming=False)
         assert (await nodes["a"].keys("install", B)).failure is None
         assert (await nodes["b"].keys("use", B)).failure is None
         assert (await nodes["a"].keys("remove", A)).failure is None

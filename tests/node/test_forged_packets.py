@@ -5,17 +5,31 @@ import random
 import pytest
 
 from trioserf.address import Address, packed
+from trioserf.errors import InvalidQuery
 from trioserf.node.config import NodeConfig
 from trioserf.node.state import ClusterState
-from trioserf.wire.packet import compress_message, make_compound
+from trioserf.serf.key_queries import key_query
+from trioserf.serf.keyring import Keyring
+from trioserf.serf.query_collector import QueryResult
+from trioserf.wire.packet import PacketCodec, compress_message, make_compound
 from trioserf.wire.serf_codec import encode as encode_serf
-from trioserf.wire.serf_messages import Query, QueryFlag, Relay, SerfMessage, TagFilter
+from trioserf.wire.serf_messages import (
+    KeyRequest,
+    KeyResponse,
+    Query,
+    QueryFlag,
+    QueryResponse,
+    Relay,
+    SerfMessage,
+    TagFilter,
+)
 from trioserf.wire.serf_payloads import encode_filter
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import Alive, IndirectPing, Message, Ping, Suspect, UserMessage
 
 US = Address("10.0.0.1", 7946)
 MEMBER = Address("10.0.0.2", 7946)
+A, B = bytes(32), b"b" * 32
 UNKNOWN = Address("10.0.0.3", 7946)
 BYSTANDER = Address("10.0.0.4", 7946)
 
@@ -47,16 +61,44 @@ def receive(
     return sent
 
 
+def sealed(subject: ClusterState, message: Message) -> dict[Address, bytes]:
+    """Handle one encrypted packet with this message; return the packets sent."""
+    [data] = PacketCodec(keyring=Keyring([A])).pack([encode(message)], crc=False)
+    subject.handle_packets([(data, MEMBER)], 1.0)
+    subject.pop_stream_messages()
+    sent = {to: packet for packet, to in subject.outbox.packets}
+    subject.outbox.packets.clear()
+    return sent
+
+
 def user(message: SerfMessage) -> UserMessage:
     return UserMessage(encode_serf(message))
 
 
-def query(number: int, to: Address, name: str, *expressions: str, relay: int = 0) -> UserMessage:
+def query(
+    number: int,
+    to: Address,
+    requester: str,
+    *expressions: str,
+    relay: int = 0,
+    name: str = "q",
+    payload: bytes = b"",
+) -> UserMessage:
     filters = tuple(encode_filter(TagFilter("role", expr)) for expr in expressions)
     flags = int(QueryFlag.ACK)
     return user(
         Query(
-            number, number, packed(to.host), to.port, name, filters, flags, relay, 10**10, "q", b""
+            ltime=number,
+            id=number,
+            addr=packed(to.host),
+            port=to.port,
+            source_node=requester,
+            filters=filters,
+            flags=flags,
+            relay_factor=relay,
+            timeout=10**10,
+            name=name,
+            payload=payload,
         )
     )
 
@@ -159,3 +201,63 @@ def test_packet_of_expensive_queries_is_within_budget() -> None:
     receive(subject, *queries)
     assert subject.drops.by_kind["budget"] > 150
     assert receive(subject, query(999, MEMBER, "m", "^a"), source=MEMBER)
+
+
+# --- keys ---
+
+
+def install(number: int = 1, relay: int = 0) -> UserMessage:
+    payload = encode_serf(KeyRequest(B))
+    return query(number, MEMBER, "m", name="_serf_install-key", payload=payload, relay=relay)
+
+
+@pytest.mark.parametrize("outgoing", [False, True])
+def test_plaintext_key_query_is_refused_once_there_are_keys(outgoing: bool) -> None:
+    keyring = Keyring([A])
+    subject = state(keyring=keyring, verify_incoming=False, verify_outgoing=outgoing)
+    listing = query(2, MEMBER, "m", name="_serf_list-keys")
+    assert receive(subject, install(), listing, source=MEMBER) == {}
+    assert keyring.keys == (A,)
+    assert len(subject.serf.queues["Query"]) == 0
+    assert subject.drops.by_kind["plaintext-refused"] == 2
+
+
+def test_encrypted_key_query_is_refused_while_we_send_plaintext() -> None:
+    keyring = Keyring([A])
+    subject = state(keyring=keyring, verify_incoming=False, verify_outgoing=False)
+    assert sealed(subject, install()) == {}
+    assert keyring.keys == (A,)
+    assert len(subject.serf.queues["Query"]) == 0
+
+
+def test_encrypted_key_query_is_answered_encrypted_and_not_relayed() -> None:
+    keyring = Keyring([A])
+    subject = state(keyring=keyring, verify_incoming=False)
+    for number in range(1, 9):
+        sealed(subject, Alive(1, f"n{number}", bytes((10, 1, 0, number)), 7946))
+    sent = sealed(subject, query(1, MEMBER, "m", name="_serf_list-keys", relay=5))
+    assert set(sent) == {MEMBER}
+    assert sent[MEMBER][0] == 1
+    assert len(subject.serf.queues["Query"]) == 1
+
+
+def test_without_keys_plaintext_key_query_is_answered() -> None:
+    assert MEMBER in receive(state(), install())
+
+
+def test_plaintext_response_to_our_key_query_is_refused() -> None:
+    subject = state(keyring=Keyring([A]), verify_incoming=False)
+    results: list[QueryResult] = []
+    running = subject.serf.ask(key_query("list", b""), results.append, 1.0)
+    response = user(QueryResponse(*running.key, "m", 0, encode_serf(KeyResponse(True))))
+    receive(subject, response)
+    assert subject.drops.by_kind["plaintext-refused"] == 1
+    before = len(results)
+    sealed(subject, response)
+    assert len(results) > before
+
+
+def test_our_key_query_is_refused_while_we_send_plaintext() -> None:
+    subject = state(keyring=Keyring([A]), verify_incoming=False, verify_outgoing=False)
+    with pytest.raises(InvalidQuery, match="set verify_outgoing first"):
+        subject.serf.ask(key_query("list", b""), lambda _: None, 1.0)

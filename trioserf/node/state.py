@@ -142,6 +142,7 @@ class ClusterState:
             swim=options,
             has_responder=has_responder,
             keys=keys,
+            may_carry_keys=self._may_carry_keys,
             counters=self.counters,
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
@@ -213,6 +214,10 @@ class ClusterState:
         self.drops.add(WireError("budget", text), source, now)
         return [one for one in messages if not isinstance(one, Ping | IndirectPing)]
 
+    def _may_carry_keys(self, sealed: bool) -> bool:
+        """Return whether messages about keys may be sent, and handled if they arrived so."""
+        return not self.sealer.enabled or (sealed and self.sealer.seals)
+
     def _member_address(self, name: str) -> Address | None:
         record = self.membership.records.get(name)
         return None if record is None else record.address
@@ -224,7 +229,8 @@ class ClusterState:
             case Ack():
                 self.detector.handle_ack(message, now)
             case UserMessage():
-                self.handle_user_message(message.payload, source, now)
+                sealed = self.outbox.codec.was_sealed
+                self.handle_user_message(message.payload, source, now, sealed=sealed)
             case Alive():
                 self.membership.alive(message, now)
             case Suspect():
@@ -255,10 +261,12 @@ class ClusterState:
         if self._replies.allows(suspect.source, source, len(alive), now):
             self.outbox.send_unfilled([alive], source, crc=False)
 
-    def handle_user_message(self, payload: bytes, source: Address, now: float) -> None:
-        """Handle a message of Serf's layer."""
+    def handle_user_message(
+        self, payload: bytes, source: Address, now: float, *, sealed: bool
+    ) -> None:
+        """Handle a message of Serf's layer; `sealed` means that it arrived encrypted."""
         try:
-            self.serf.handle(payload, now, source.host)
+            self.serf.handle(payload, now, source.host, sealed=sealed)
         except WireError as error:
             self.drops.add(error, source, now)
         if self.serf.drops:

@@ -30,6 +30,7 @@ class OpenStream:
         last_active: when bytes were last received.
         held: bytes of memory that it holds.
         was_large: whether it ever held `LARGE` bytes.
+        was_sealed: whether its message was encrypted.
         scope: cancelled to close the stream.
         error: why it was closed.
     """
@@ -38,6 +39,7 @@ class OpenStream:
     last_active: float
     held: int = 0
     was_large: bool = False
+    was_sealed: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     error: WireError | None = None
 

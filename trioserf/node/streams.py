@@ -233,8 +233,11 @@ class Streams:
             case PushPull():
                 await self._handle_push_pull(stream, message, tracked)
             case UserMessage(payload):
+                sealed = tracked.was_sealed
                 await self._owner.ask(
-                    lambda state, now: state.handle_user_message(payload, source, now)
+                    lambda state, now: state.handle_user_message(
+                        payload, source, now, sealed=sealed
+                    )
                 )
             case Ping(seq_no, node):
                 if node == state.config.name:
@@ -301,6 +304,7 @@ class Streams:
                     message = decoder.work()
                 self.open_streams.set_held(tracked, decoder.held)
             if message is not None:
+                tracked.was_sealed = decoder.was_sealed
                 if decoder.first_error is not None:
                     await self._count(decoder.first_error, tracked.peer)
                 return message

@@ -24,6 +24,7 @@ from trioserf.serf.internal_queries import (
     DeferredResponse,
     KeyHandler,
     handle_key_query,
+    plaintext_refused,
     truncate_keys,
 )
 from trioserf.serf.lamport import LamportWindow, Rejection
@@ -84,6 +85,7 @@ class IncomingQueries:
         deliver_own_response: receives our responses to our own queries, and the current time.
         has_responder: whether a handler or subscription may respond to a query.
         keys: handles key queries.
+        may_carry_keys: whether key queries that arrived encrypted, or not, are handled.
         replies: limits what is sent to addresses that are not members'.
 
     Attributes:
@@ -101,6 +103,7 @@ class IncomingQueries:
         deliver_own_response: Callable[[QueryResponse, float], None],
         has_responder: Callable[[QueryReceived], bool],
         keys: KeyHandler,
+        may_carry_keys: Callable[[bool], bool],
         replies: ReplyLimits,
     ) -> None:
         self.window: LamportWindow[set[int]] = LamportWindow(
@@ -114,6 +117,7 @@ class IncomingQueries:
         self._deliver_own_response = deliver_own_response
         self._has_responder = has_responder
         self._keys = keys
+        self._may_carry_keys = may_carry_keys
         self._replies = replies
         self._filters = QueryFilters()
         self._pending: dict[int, _Pending] = {}
@@ -121,18 +125,30 @@ class IncomingQueries:
 
     # --- receiving ---
 
-    def receive(self, query: Query, now: float, *, source: str = "", ours: bool = False) -> bool:
+    def receive(
+        self,
+        query: Query,
+        now: float,
+        *,
+        source: str = "",
+        sealed: bool = False,
+        ours: bool = False,
+    ) -> bool:
         """Handle a query of another member, or our own (`ours`).
 
         Args:
             query: the query.
             now: the current time.
             source: the host that sent it to us.
+            sealed: whether it arrived encrypted.
             ours: whether it is our own.
 
         Returns:
             Whether to rebroadcast it.
         """
+        if query.name in KEY_QUERIES and not self._may_carry_keys(sealed or ours):
+            self._effects.drops.append(plaintext_refused())
+            return False
         if not self._is_new(query):
             return False
         self.latest_time = max(self.latest_time, query.ltime)
@@ -151,7 +167,8 @@ class IncomingQueries:
             query.id,
             to,
             query.source_node,
-            query.relay_factor,
+            # A relaying member may send it in plaintext.
+            0 if query.name in KEY_QUERIES else query.relay_factor,
             bool(query.flags & QueryFlag.ACK),
             now + query.timeout / 1e9,
         )

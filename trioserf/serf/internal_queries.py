@@ -10,6 +10,7 @@ from typing import Final, Literal
 import attrs
 
 from trioserf.errors import InvalidQuery
+from trioserf.wire.errors import WireError
 from trioserf.wire.serf_codec import decode
 from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 
@@ -69,6 +70,11 @@ def no_keyring(action: KeyAction, key: bytes) -> KeyResponse:  # noqa: ARG001 - 
     if action == "list":
         return KeyResponse(False, "Keyring is empty (encryption not enabled)")
     return KeyResponse(False, "No keyring to modify (encryption not enabled)")
+
+
+def plaintext_refused() -> WireError:
+    """Return the error for a message about keys that others could have read or written."""
+    return WireError("plaintext-refused", "messages about keys must be encrypted")
 
 
 def handle_key_query(

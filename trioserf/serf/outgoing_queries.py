@@ -13,7 +13,7 @@ from trioserf.counters import Counters
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.filters import compiled, tag_matches
-from trioserf.serf.internal_queries import PING, check_name
+from trioserf.serf.internal_queries import KEY_QUERIES, PING, check_name
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
@@ -225,6 +225,11 @@ class OutgoingQueries:
     def _expected(self, filters: tuple[NodeFilter | TagFilter, ...]) -> Iterable[str]:
         alive = self._table.alive()
         return [member.name for member in alive if not filters or matches_filters(member, filters)]
+
+    def is_about_keys(self, response: QueryResponse) -> bool:
+        """Return whether a response belongs to a key query of our own."""
+        query = self._running.get((response.ltime, response.id))
+        return query is not None and query.name in KEY_QUERIES
 
     def handle_response(self, response: QueryResponse, now: float) -> None:
         """Pass a response to its query."""

@@ -15,13 +15,14 @@ from typing import Final
 
 from trioserf.address import Address
 from trioserf.counters import Counters
+from trioserf.errors import InvalidQuery
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.gossip_queues import GossipQueues, Kind
 from trioserf.serf.incoming_queries import IncomingQueries, parse_address
 from trioserf.serf.intents import Intents
-from trioserf.serf.internal_queries import KeyHandler, no_keyring
+from trioserf.serf.internal_queries import KEY_QUERIES, KeyHandler, no_keyring, plaintext_refused
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
@@ -78,6 +79,8 @@ class Serf:
         has_responder: whether a handler or subscription may respond to a query; if not, the
             requester is notified at once.
         keys: handles key queries.
+        may_carry_keys: whether key queries and their responses are sent, and handled if they
+            arrived encrypted or not.
         counters: counters for metrics.
 
     Attributes:
@@ -101,6 +104,7 @@ class Serf:
         swim: SwimOptions | None = None,
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
+        may_carry_keys: Callable[[bool], bool] = lambda _: True,
         counters: Counters | None = None,
     ) -> None:
         self.name = name
@@ -131,6 +135,7 @@ class Serf:
         self._intents = Intents(table, self.queues["Intent"], options=options)
         self._user_events = UserEvents(options=options, effects=effects)
         self._replies = ReplyLimits(self._member_address, swim.allowed)
+        self._may_carry_keys = may_carry_keys
         self._incoming_queries = IncomingQueries(
             table,
             options=options,
@@ -139,6 +144,7 @@ class Serf:
             deliver_own_response=self._handle_response,
             has_responder=has_responder,
             keys=keys,
+            may_carry_keys=may_carry_keys,
             replies=self._replies,
         )
         self._push_pull = PushPull(
@@ -261,7 +267,7 @@ class Serf:
 
     # --- messages ---
 
-    def handle(self, raw: bytes, now: float, source: str = "") -> None:
+    def handle(self, raw: bytes, now: float, source: str = "", *, sealed: bool = False) -> None:
         """Handle a message of the Serf layer from a packet or a stream.
 
         Most gossip is duplicates of user events and queries, which are dropped undecoded.
@@ -270,6 +276,7 @@ class Serf:
             raw: the encoded message.
             now: the current time.
             source: the host that sent it to us.
+            sealed: whether it arrived encrypted.
 
         Raises:
             WireError: it is malformed.
@@ -278,13 +285,15 @@ class Serf:
         if self._gossip_queues.is_duplicate(raw):
             return
         message = decode(raw)
-        kind = self._dispatch(message, now, source)
+        kind = self._dispatch(message, now, source, sealed=sealed)
         if raw[0] in _DEDUPLICATED:
             self._gossip_queues.mark_seen(raw)
         if kind is not None:
             self._gossip_queues.rebroadcast(kind, raw)
 
-    def _dispatch(self, message: SerfMessage, now: float, source: str) -> Kind | None:
+    def _dispatch(
+        self, message: SerfMessage, now: float, source: str, *, sealed: bool
+    ) -> Kind | None:
         """Handle a message; return the queue in which to rebroadcast it, or None."""
         match message:
             case UserEvent():
@@ -292,10 +301,14 @@ class Serf:
                 return "Event" if self._user_events.receive(message) else None
             case QueryResponse():
                 _log.debug("messageQueryResponseType: %s", message.source)
+                if not self._may_carry_keys(sealed) and self._outgoing_queries.is_about_keys(
+                    message
+                ):
+                    raise plaintext_refused()
                 self._handle_response(message, now)
             case Query():
                 _log.debug("messageQueryType: %s", message.name)
-                is_new = self._incoming_queries.receive(message, now, source=source)
+                is_new = self._incoming_queries.receive(message, now, source=source, sealed=sealed)
                 return "Query" if is_new else None
             case Join():
                 _log.debug("messageJoinType: %s", message.node)
@@ -416,9 +429,15 @@ class Serf:
 
         Raises:
             InvalidFilter: an expression is malformed.
-            InvalidQuery: too many queries of our own are running.
+            InvalidQuery: too many queries of our own are running, or it is about keys, and gossip
+                is not encrypted although there are keys.
             TooLarge: the encoded query exceeds its limit.
         """
+        if params.name in KEY_QUERIES and not self._may_carry_keys(True):
+            raise InvalidQuery(
+                "keys can be listed and changed only while gossip is encrypted; set"
+                " verify_outgoing first"
+            )
         query, message, data = self._outgoing_queries.start(params, self.address, deliver, now)
         self._incoming_queries.receive(message, now, ours=True)
         self._outgoing_queries.finish_if_complete(query)

@@ -116,6 +116,7 @@ class PacketCodec:
 
     Attributes:
         sealer: the keys and the two switches, which may be changed there.
+        was_sealed: whether the last decoded packet was encrypted with one of the keys.
 
     Raises:
         ValueError: the label is too long.
@@ -134,6 +135,7 @@ class PacketCodec:
         self.sealer = Sealer(
             keyring, nonce, verify_incoming=verify_incoming, verify_outgoing=verify_outgoing
         )
+        self.was_sealed = False
         self._label = label
         self._header = label_header(label)
         self._size = size
@@ -194,9 +196,11 @@ class PacketCodec:
         if self._label or data.startswith(b"\xf4"):
             data = strip_label(data, self._label)
         sealer = self.sealer
+        self.was_sealed = False
         if sealer.enabled:
             try:
                 data = sealer.open(data, self._label)
+                self.was_sealed = True
             except WireError as error:
                 if sealer.verify_incoming:
                     raise _refused(data, error) from error

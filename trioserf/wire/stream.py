@@ -121,10 +121,12 @@ class StreamDecoder:
 
     Attributes:
         first_error: the error of the first skipped row, or None.
+        was_sealed: whether the stream is encrypted with one of the keys.
     """
 
     def __init__(self, sealer: Sealer, label: bytes) -> None:
         self.first_error: WireError | None = None
+        self.was_sealed = False
         self._sealer = sealer
         self._label = label
         self._head = bytearray()
@@ -241,6 +243,7 @@ class StreamDecoder:
             return None
         with memoryview(head) as view, view[5:end] as sealed:
             plain = self._sealer.open(sealed, bytes(head[:5]) + self._label)
+        self.was_sealed = True
         self._envelope = "encrypted stream"
         return self._begin(plain)
 
