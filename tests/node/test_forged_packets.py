@@ -8,12 +8,14 @@ from trioserf.address import Address, packed
 from trioserf.errors import InvalidQuery
 from trioserf.node.config import NodeConfig
 from trioserf.node.state import ClusterState
+from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.key_queries import key_query
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.query_collector import QueryResult
 from trioserf.wire.packet import PacketCodec, compress_message, make_compound
 from trioserf.wire.serf_codec import encode as encode_serf
 from trioserf.wire.serf_messages import (
+    ConflictResponse,
     KeyRequest,
     KeyResponse,
     Query,
@@ -25,7 +27,16 @@ from trioserf.wire.serf_messages import (
 )
 from trioserf.wire.serf_payloads import encode_filter
 from trioserf.wire.swim_codec import encode
-from trioserf.wire.swim_messages import Alive, IndirectPing, Message, Ping, Suspect, UserMessage
+from trioserf.wire.swim_messages import (
+    OUR_VERSIONS,
+    Ack,
+    Alive,
+    IndirectPing,
+    Message,
+    Ping,
+    Suspect,
+    UserMessage,
+)
 
 US = Address("10.0.0.1", 7946)
 MEMBER = Address("10.0.0.2", 7946)
@@ -261,3 +272,55 @@ def test_our_key_query_is_refused_while_we_send_plaintext() -> None:
     subject = state(keyring=Keyring([A]), verify_incoming=False, verify_outgoing=False)
     with pytest.raises(InvalidQuery, match="set verify_outgoing first"):
         subject.serf.ask(key_query("list", b""), lambda _: None, 1.0)
+
+
+# --- name conflicts ---
+
+
+def test_forged_claim_of_our_name_does_not_end_a_lone_node() -> None:
+    subject = state()
+    receive(subject, Alive(99, "us", packed(BYSTANDER.host), 7946))
+    subject.expire(100.0)
+    assert subject.serf.shutdown_orders == []
+
+
+def vote(subject: ClusterState, *names: str) -> None:
+    """Make these members respond that our name belongs to another host."""
+    [running] = subject.serf._outgoing_queries._running.values()
+    theirs = ConflictResponse("us", packed(BYSTANDER.host), 7946, {}, 1, *OUR_VERSIONS)
+    for name in names:
+        response = QueryResponse(*running.key, name, 0, encode_serf(theirs))
+        receive(subject, user(response))
+    subject.expire(100.0)
+
+
+def test_forged_members_do_not_vote() -> None:
+    subject = state()
+    names = [f"forged {number}" for number in range(8)]
+    for number, name in enumerate(names):
+        receive(subject, Alive(1, name, bytes((10, 2, 0, number)), 7946))
+    receive(subject, Alive(99, "us", packed(BYSTANDER.host), 7946))
+    vote(subject, *names)
+    assert subject.serf.shutdown_orders == []
+
+
+@pytest.mark.parametrize("how", ["probe", "push/pull"])
+def test_member_that_answered_us_votes(how: str) -> None:
+    subject = state()
+    if how == "probe":
+        probe = subject.detector.start_probe(1.0, lambda: None)
+        assert probe is not None
+        receive(subject, Ack(probe.seq_no), source=MEMBER)
+    else:
+        subject.membership.exchange_succeeded(MEMBER)
+    receive(subject, Alive(99, "us", packed(BYSTANDER.host), 7946))
+    vote(subject, "m")
+    assert subject.serf.shutdown_orders == [NameConflictLost(0, 1)]
+
+
+def test_member_at_another_address_must_answer_again() -> None:
+    subject = state()
+    record = subject.membership.records["m"]
+    record.is_reached = True
+    record.set_address(packed(BYSTANDER.host), 7946)
+    assert not record.is_reached

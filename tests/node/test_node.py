@@ -176,6 +176,8 @@ async def respond_to_conflict(peer: ScriptedPeer, conflict_response: ConflictRes
 async def name_conflict(s: NodeUnderTest, of_us: int) -> None:
     """Make another member claim our name, and three members vote."""
     peers = await s.add_members("a", "b", "c")
+    for peer in peers:
+        s.node.memberlist.records[peer.name].is_reached = True
     responses = conflict_responses(OURS, 3, of_us=of_us)
     for peer, response in zip(peers, responses, strict=True):
         s.nursery.start_soon(respond_to_conflict, peer, response)

@@ -60,6 +60,7 @@ def serf(
     options: SerfOptions | None = None,
     has_responder: Callable[[QueryReceived], bool] = lambda _: True,
     keys: KeyHandler = no_keyring,
+    may_vote: Callable[[str], bool] = lambda _: True,
 ) -> Serf:
     """Return the Serf layer of `name` in a cluster with the others, without pending effects."""
     state = Serf(
@@ -70,6 +71,7 @@ def serf(
         swim=SwimOptions(largest_broadcast=1400),
         has_responder=has_responder,
         keys=keys,
+        may_vote=may_vote,
     )
     for member in (name, *others):
         join(state, member)

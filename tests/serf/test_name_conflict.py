@@ -24,11 +24,13 @@ def record(address: Address, name: str = "a") -> ConflictResponse:
 
 
 @pytest.mark.parametrize(
-    ("matching", "responses", "won"),
-    [(0, 0, False), (1, 1, True), (0, 1, False), (1, 2, False), (2, 2, True), (2, 3, True)],
+    ("matching", "responses", "lost"),
+    [(0, 0, False), (1, 1, False), (0, 1, True), (1, 2, True), (2, 2, False), (2, 3, False)],
 )
-def test_majority_is_more_than_half(matching: int, responses: int, won: bool) -> None:
-    assert ConflictVote(OTHER, responses, matching).won == won
+def test_vote_is_lost_without_more_than_half_of_responses(
+    matching: int, responses: int, lost: bool
+) -> None:
+    assert ConflictVote(OTHER, responses, matching).lost == lost
 
 
 @given(st.lists(st.sampled_from(["ours", "other port", "other host", "unknown"])))
@@ -103,9 +105,9 @@ def in_conflict() -> tuple[Serf, int, int]:
     ("payload", "order"),
     [
         (NO_MEMBER_RESPONSE, NameConflictLost(0, 1)),
-        (b"\x06torn", NameConflictLost(0, 0)),
-        (b"", NameConflictLost(0, 0)),
-        (encode(KeyRequest(b"")), NameConflictLost(0, 0)),
+        (b"\x06torn", None),
+        (b"", None),
+        (encode(KeyRequest(b"")), None),
         (encode(record(OTHER)), NameConflictLost(0, 1)),
         (encode(record(address_of("a"))), None),
     ],
@@ -116,18 +118,30 @@ def test_vote_counts_valid_responses_only(payload: bytes, order: NameConflictLos
     assert state.shutdown_orders == ([] if order is None else [order])
 
 
-def test_shutdown_is_ordered_without_responses() -> None:
+def test_name_is_kept_without_responses(caplog: pytest.LogCaptureFixture) -> None:
     state, _, _ = in_conflict()
-    assert state.shutdown_orders == []
     state.expire(3.2)
-    assert state.shutdown_orders == [NameConflictLost(0, 0)]
+    assert state.shutdown_orders == []
+    assert "no member that we have reached votes in the name conflict" in caplog.text
 
 
-def test_second_conflict_starts_second_vote() -> None:
+def test_members_without_vote_do_not_count() -> None:
+    state = serf("a", "b", may_vote=lambda name: name != "b")
+    state.member_conflicted("a", OTHER, 0.0)
+    (query,) = state._outgoing_queries._running.values()
+    response = QueryResponse(query.ltime, query.id, "b", 0, encode(record(OTHER)))
+    state.handle(encode(response), 1.0)
+    state.expire(3.2)
+    assert state.shutdown_orders == []
+
+
+def test_second_conflict_starts_second_vote_after_a_pause() -> None:
     state, ltime, number = in_conflict()
     state.handle(encode(QueryResponse(ltime, number, "b", 0, encode(record(OTHER)))), 1.0)
-    state.member_conflicted("a", OTHER, 2.0)
-    assert state.next_deadline == pytest.approx(5.2)
+    state.member_conflicted("a", OTHER, 9.9)
+    assert state.next_deadline is None
+    state.member_conflicted("a", OTHER, 10.0)
+    assert state.next_deadline == pytest.approx(13.2)
 
 
 def test_disabled_resolution_starts_no_vote(caplog: pytest.LogCaptureFixture) -> None:

@@ -202,7 +202,7 @@ class TestAwareness:
             scores.append(table.awareness.score)
         assert scores == [1, 1, 3, 6, 6, 7]
         for _ in range(9):
-            table.probe_succeeded()
+            table.probe_succeeded(record)
         assert table.awareness.score == 0
 
     def test_health_score_scales_timeouts(self) -> None:

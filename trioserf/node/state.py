@@ -143,6 +143,7 @@ class ClusterState:
             has_responder=has_responder,
             keys=keys,
             may_carry_keys=self._may_carry_keys,
+            may_vote=self._may_vote,
             counters=self.counters,
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
@@ -213,6 +214,11 @@ class ClusterState:
         text = f"{len(pings)} pings in one packet, expected at most {MAX_PINGS}"
         self.drops.add(WireError("budget", text), source, now)
         return [one for one in messages if not isinstance(one, Ping | IndirectPing)]
+
+    def _may_vote(self, name: str) -> bool:
+        """Return whether a member counts in a name conflict: forged members never answer us."""
+        record = self.membership.records.get(name)
+        return record is not None and record.is_reached
 
     def _may_carry_keys(self, sealed: bool) -> bool:
         """Return whether messages about keys may be sent, and handled if they arrived so."""

@@ -122,6 +122,7 @@ class Streams:
                     "unknown-type", f"expected a push/pull, got {type(theirs).__name__}"
                 )
             await self._merge(theirs, tracked, ignore_events=ignore_events)
+        await owner.ask(lambda state, _: state.membership.exchange_succeeded(to))
         self._exchanges.append((trio.current_time() - started) * 1000)
 
     async def send_messages(self) -> None:

@@ -1,6 +1,7 @@
 """Name conflicts: a vote on the owner of a name (see serf/README.md, § Name conflicts)."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,8 @@ from trioserf.wire.serf_messages import ConflictResponse
 
 _log = logging.getLogger("trioserf.serf")
 
+_VOTE_INTERVAL: Final = 10.0
+"""Least seconds between the beginnings of two votes: any host can claim our name."""
 NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
 """The response of a Go agent without a member of that name: a conflict response of nil."""
 
@@ -41,12 +44,9 @@ class ConflictVote:
             self.matching += normalise(response.addr) == packed(self.address.host)
 
     @property
-    def won(self) -> bool:
-        """Whether we keep the name: more than half of the responses have our address.
-
-        As in Serf, we lose if there is no response.
-        """
-        return self.matching >= self.responses // 2 + 1
+    def lost(self) -> bool:
+        """Whether we lose the name: there are responses, and at most half have our address."""
+        return self.responses > 0 and self.matching < self.responses // 2 + 1
 
 
 class NameConflicts:
@@ -56,6 +56,7 @@ class NameConflicts:
         name: our own name.
         enabled: whether there are votes.
         ask: starts a query (see `Serf.ask`).
+        may_vote: whether the response of a member counts.
         effects: receives `NameConflictLost`.
     """
 
@@ -65,13 +66,16 @@ class NameConflicts:
         *,
         enabled: bool,
         ask: Callable[[QueryParams, Callable[[QueryResult], None], float], object],
+        may_vote: Callable[[str], bool],
         effects: Effects,
     ) -> None:
         self._name = name
         self._enabled = enabled
         self._ask = ask
+        self._may_vote = may_vote
         self._effects = effects
         self._vote: ConflictVote | None = None
+        self._next_vote = -math.inf
 
     def log(self, name: str, known: Address | None, other: Address) -> None:
         """Log that the name of another member is claimed by a second address."""
@@ -80,8 +84,9 @@ class NameConflicts:
 
     def resolve(self, ours: Address, other: Address, now: float) -> None:
         """Handle a node at `other` that claims our name."""
-        if self._vote is not None:
+        if self._vote is not None or now < self._next_vote:
             return
+        self._next_vote = now + _VOTE_INTERVAL
         _log.error(
             "Node name conflicts with another node at %s. Names must be unique!"
             " (Resolution enabled: %s)",
@@ -101,7 +106,8 @@ class NameConflicts:
         if self._vote is None:
             return
         if isinstance(result, QueryAnswer):
-            self._count(self._vote, result)
+            if self._may_vote(result.source):
+                self._count(self._vote, result)
         elif isinstance(result, QueryDone):
             self._decide(self._vote)
             self._vote = None
@@ -121,10 +127,12 @@ class NameConflicts:
             _log.error("Invalid conflict query response type: %s", type(response).__name__)
 
     def _decide(self, vote: ConflictVote) -> None:
-        if vote.won:
-            text = "majority in name conflict resolution [%d / %d]"
-            _log.info(text, vote.matching, vote.responses)
-        else:
+        if vote.lost:
             text = "minority in name conflict resolution, quitting [%d / %d]"
             _log.warning(text, vote.matching, vote.responses)
             self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.responses))
+        elif vote.responses:
+            text = "majority in name conflict resolution [%d / %d]"
+            _log.info(text, vote.matching, vote.responses)
+        else:
+            _log.warning("no member that we have reached votes in the name conflict; going on")

@@ -81,6 +81,7 @@ class Serf:
         keys: handles key queries.
         may_carry_keys: whether key queries and their responses are sent, and handled if they
             arrived encrypted or not.
+        may_vote: whether the response of a member counts in a name conflict.
         counters: counters for metrics.
 
     Attributes:
@@ -105,6 +106,7 @@ class Serf:
         has_responder: Callable[[QueryReceived], bool] = lambda _: True,
         keys: KeyHandler = no_keyring,
         may_carry_keys: Callable[[bool], bool] = lambda _: True,
+        may_vote: Callable[[str], bool] = lambda _: True,
         counters: Counters | None = None,
     ) -> None:
         self.name = name
@@ -162,6 +164,7 @@ class Serf:
             name,
             enabled=not options.disable_name_resolution,
             ask=self.ask,
+            may_vote=may_vote,
             effects=effects,
         )
 

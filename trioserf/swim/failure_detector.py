@@ -160,7 +160,7 @@ class FailureDetector:
                 "%r answers on a stream, but not to packets; check that UDP gets through",
                 probe.record.name,
             )
-            self._memberlist.probe_succeeded()
+            self._memberlist.probe_succeeded(probe.record)
         else:
             self._memberlist.probe_failed(
                 probe.record, probe.incarnation, probe.expected_nacks, probe.nacks, now
@@ -231,7 +231,7 @@ class FailureDetector:
         probe = self._probes.pop(ack.seq_no, None)
         if probe is not None:
             probe.acked = True
-            self._memberlist.probe_succeeded()
+            self._memberlist.probe_succeeded(probe.record)
             if now - probe.started <= self._memberlist.timing.probe_timeout:
                 self._coordinates.on_rtt(probe.record.name, ack.payload, now - probe.started)
             probe.on_ack()

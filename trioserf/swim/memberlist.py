@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from trioserf.address import address_of, normalise
+from trioserf.address import Address, address_of, normalise
 from trioserf.counters import Counters
 from trioserf.swim import events
 from trioserf.swim.admission import AdmissionPolicy
@@ -248,9 +248,16 @@ class Memberlist:
 
     # --- our own probes and timers ---
 
-    def probe_succeeded(self) -> None:
-        """Improve our health score after an acknowledged probe."""
+    def probe_succeeded(self, record: NodeRecord) -> None:
+        """Improve our health score after an acknowledged probe of a member."""
+        record.is_reached = True
         self.awareness.apply_delta(-1)
+
+    def exchange_succeeded(self, address: Address) -> None:
+        """Note that the member at this address has answered our push/pull."""
+        for record in self.records.values():
+            if record.address == address:
+                record.is_reached = True
 
     def probe_failed(
         self, record: NodeRecord, incarnation: int, expected_nacks: int, nacks: int, now: float

@@ -22,6 +22,7 @@ class NodeRecord:
         incarnation: the last accepted incarnation, unsigned 32 bits.
         state: alive, suspect, dead or left.
         state_change: the instant of the last change of `state`, in seconds.
+        is_reached: whether it has answered a probe or a push/pull from here at this address.
     """
 
     name: str
@@ -32,6 +33,7 @@ class NodeRecord:
     incarnation: int
     state: State
     state_change: float
+    is_reached: bool = attrs.field(default=False, init=False)
     _address: Address | None = attrs.field(default=None, init=False, repr=False)
 
     @property
@@ -51,6 +53,7 @@ class NodeRecord:
         self.addr = addr
         self.port = port
         self._address = None
+        self.is_reached = False
 
     def to_alive(self) -> Alive:
         """Return the alive message that announces this member."""
