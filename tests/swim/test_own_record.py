@@ -4,7 +4,6 @@ import pytest
 
 from tests.swim.helpers import ELSEWHERE, META, OTHER, PEER, US, FakeMemberlist, alive, node_state
 from trioserf.swim.config import SwimOptions
-from trioserf.swim.memberlist import MAX_INCARNATION
 from trioserf.wire.swim_messages import (
     MAX_META,
     OUR_VERSIONS,
@@ -90,15 +89,31 @@ def test_refutation_precedes_older_broadcasts(caplog: pytest.LogCaptureFixture) 
     assert "'peer'" in caplog.text
 
 
-@pytest.mark.parametrize("own", [1, MAX_INCARNATION - 1, MAX_INCARNATION])
-def test_incarnation_stops_at_maximum(own: int) -> None:
+@pytest.mark.parametrize(
+    ("own", "received", "refuted"),
+    [
+        (1, 2**31, 2**31 + 1),
+        (1, 2**31 + 1, None),  # half the range: as far behind as ahead
+        (1, 2**32 - 1, None),
+        (2**32 - 3, 2**32 - 2, 2**32 - 1),
+        (2**32 - 3, 2**32 - 1, 1),
+        (2**32 - 1, 2**32 - 1, 1),
+        (2**32 - 1, 4, 5),
+    ],
+)
+def test_every_incarnation_is_refuted_or_old(own: int, received: int, refuted: int | None) -> None:
     table = FakeMemberlist()
     table.local.incarnation = own
-    table.dead(Dead(MAX_INCARNATION, US, PEER), 1.0)
-    assert table.drain_broadcasts() == [alive(US, MAX_INCARNATION)]
-    table.update_meta(b"new", 2.0)
-    assert table.drain_broadcasts() == [alive(US, MAX_INCARNATION, meta=b"new")]
+    table.dead(Dead(received, US, US), 1.0)
+    assert table.drain_broadcasts() == ([] if refuted is None else [alive(US, refuted)])
     assert table.local.state is ALIVE
+
+
+def test_new_metadata_after_the_last_incarnation_is_announced_in_the_first() -> None:
+    table = FakeMemberlist()
+    table.local.incarnation = 2**32 - 1
+    table.update_meta(b"new", 2.0)
+    assert table.drain_broadcasts() == [alive(US, 1, meta=b"new")]
 
 
 class TestMetadata:

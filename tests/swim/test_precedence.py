@@ -115,6 +115,20 @@ def test_message_about_known_member_follows_precedence(
     assert (table.next_suspicion_deadline is not None) == (state is SUSPECT)
 
 
+@pytest.mark.parametrize("kind", MESSAGES)
+@pytest.mark.parametrize("ahead", [2**31, 2**32 - 1 - KNOWN, 2**32 - 1])
+def test_incarnation_half_the_range_ahead_is_older(kind: str, ahead: int) -> None:
+    table = FakeMemberlist().with_member(PEER, ALIVE, KNOWN)
+    deliver(table, MESSAGES[kind]((KNOWN + ahead) % 2**32))
+    assert (table.drain_broadcasts(), table.drain_events()) == ([], [])
+
+
+def test_incarnation_after_the_last_is_newer() -> None:
+    table = FakeMemberlist().with_member(PEER, DEAD, 2**32 - 1)
+    table.alive(alive(PEER, 1), 1.0)
+    assert table.records[PEER].state is ALIVE
+
+
 @pytest.mark.parametrize("kind", ["suspect", "dead", "left"])
 def test_suspect_or_dead_message_about_unknown_member_is_ignored(kind: str) -> None:
     table = FakeMemberlist()

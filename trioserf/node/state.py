@@ -35,6 +35,7 @@ from trioserf.swim.failure_detector import FailureDetector
 from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
+from trioserf.swim.precedence import is_at_least
 from trioserf.swim.reply_limits import MAX_PINGS, ReplyLimits
 from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
@@ -258,7 +259,7 @@ class ClusterState:
         suspicions it contains.
         """
         local = self.membership.local
-        if suspect.incarnation >= local.incarnation or self.membership.leaving:
+        if self.membership.leaving or is_at_least(suspect.incarnation, local.incarnation):
             return
         if self._refuted == (source, now):
             return

@@ -10,7 +10,6 @@ Our own record is never suspect. After we leave, we ignore all messages about ou
 import logging
 import random
 from collections.abc import Callable, Iterable
-from typing import Final
 
 import attrs
 
@@ -23,7 +22,12 @@ from trioserf.swim.broadcast_queue import BroadcastQueue, OnDone
 from trioserf.swim.config import SwimOptions, Timing
 from trioserf.swim.members import Members
 from trioserf.swim.node_record import NodeRecord
-from trioserf.swim.precedence import is_name_free, supersedes
+from trioserf.swim.precedence import (
+    is_at_least,
+    is_name_free,
+    next_incarnation,
+    supersedes,
+)
 from trioserf.swim.protocol_versions import intern_versions, is_valid_range
 from trioserf.swim.suspicion import Suspicions
 from trioserf.wire.swim_codec import encode
@@ -41,9 +45,6 @@ from trioserf.wire.swim_messages import (
 )
 
 log = logging.getLogger("trioserf.memberlist")
-
-MAX_INCARNATION: Final = 2**32 - 1
-"""At this incarnation we can no longer refute (swim/README.md, § Refuting)."""
 
 
 class Memberlist:
@@ -148,7 +149,7 @@ class Memberlist:
         _check_meta(meta)
         if not self.leaving:
             local = self.local
-            incarnation = min(local.incarnation + 1, MAX_INCARNATION)
+            incarnation = next_incarnation(local.incarnation)
             message = attrs.evolve(local.to_alive(), incarnation=incarnation, meta=meta)
             self._mark_alive(local, message, local.addr, now, on_done)
         elif on_done is not None:
@@ -191,7 +192,7 @@ class Memberlist:
         elif is_local:
             received = (message.incarnation, message.meta, message.versions)
             known = (record.incarnation, record.meta, record.versions)
-            if message.incarnation >= record.incarnation and received != known:
+            if is_at_least(message.incarnation, record.incarnation) and received != known:
                 self._refute(message.incarnation, "announced with other data")
         elif supersedes(record, ALIVE, message.incarnation):
             self._mark_alive(record, message, addr, now)
@@ -206,7 +207,7 @@ class Memberlist:
                 self._refute(message.incarnation, f"suspected by {message.source!r}")
             else:
                 self._mark_suspect(record, message, now)
-        elif message.incarnation >= record.incarnation:
+        elif is_at_least(message.incarnation, record.incarnation):
             suspicion = self._suspicions.get(record.name)
             if suspicion is not None and self._suspicions.confirm(suspicion, message.source):
                 self._broadcast(record, message)
@@ -324,7 +325,7 @@ class Memberlist:
 
     def _refute(self, incarnation: int, reason: str) -> None:
         local = self.local
-        local.incarnation = min(max(local.incarnation, incarnation) + 1, MAX_INCARNATION)
+        local.incarnation = next_incarnation(incarnation)
         log.warning(
             "we are %s in incarnation %d; refuting in incarnation %d",
             reason,

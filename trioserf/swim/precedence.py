@@ -10,21 +10,43 @@ converge because all of them apply the same rule, whatever the order of arrival:
   the same suspicion is a confirmation.
 - A Dead message whose source is the member itself means that it **left**.
 - A dead or left member returns only with an alive message in a higher incarnation.
+- Incarnations are compared as **serial numbers** (RFC 1982): a 32-bit number is higher than
+  another one if it is at most 2^31 − 1 steps ahead. So each forged incarnation is an old one,
+  or can be refuted.
 - An alive message from another address is a **name conflict**, unless the name is free: its
   member has left, or has been dead for longer than `dead_node_reclaim_time`.
 
 The tables, and the rules for our own record, are in swim/README.md, § Rules of precedence.
 """
 
+from typing import Final
+
 from trioserf.swim.node_record import NodeRecord
 from trioserf.wire.swim_messages import ALIVE, DEAD, LEFT, State
+
+_MASK: Final = 2**32 - 1
+_HALF: Final = 2**31
+
+
+def is_at_least(incarnation: int, known: int) -> bool:
+    """Return whether an incarnation equals a known one or is higher, as serial numbers are."""
+    return (incarnation - known) & _MASK < _HALF
+
+
+def next_incarnation(incarnation: int) -> int:
+    """Return the next incarnation, 1 after 2^32 − 1: others ignore incarnation 0."""
+    return (incarnation + 1) & _MASK or 1
 
 
 def supersedes(record: NodeRecord, state: State, incarnation: int) -> bool:
     """Return whether a message with this state and incarnation replaces what a record holds."""
     if state is ALIVE:
-        return incarnation > record.incarnation
-    return incarnation >= record.incarnation and record.state < state and record.state < DEAD
+        return incarnation != record.incarnation and is_at_least(incarnation, record.incarnation)
+    return (
+        record.state < state
+        and record.state < DEAD
+        and is_at_least(incarnation, record.incarnation)
+    )
 
 
 def is_name_free(record: NodeRecord, reclaim_time: float, now: float) -> bool:
