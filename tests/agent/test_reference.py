@@ -16,7 +16,14 @@ from tests.agent.helpers import ROOT
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
-from trioserf.node import drop_counts, event_hub, key_handler, state_owner, stream_queue
+from trioserf.node import (
+    drop_counts,
+    event_hub,
+    key_handler,
+    seen_nonces,
+    state_owner,
+    stream_queue,
+)
 from trioserf.node.config import NodeConfig
 from trioserf.serf import filters, query_collector, query_filters
 from trioserf.settings import setting_of, settings_of
@@ -58,6 +65,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         reply_limits._TOTAL_RATE,
     ],
     [reply_limits.MAX_PINGS],
+    [2 * seen_nonces.MAX],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
     [
         connection.Limits().connections,

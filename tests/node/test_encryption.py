@@ -263,3 +263,16 @@ async def _reply(s: NodeUnderTest, peer: ScriptedPeer, data: bytes) -> bytes | N
     while message is None and decoder.is_busy:
         message = decoder.work()
     return None if message is None or type(message).__name__ == "ErrorMessage" else answer
+
+
+async def test_encrypted_stream_is_handled_once(autojump_clock: MockClock) -> None:
+    off = {"verify_incoming": False, "verify_outgoing": False}
+    async with node_under_test(keyring=Keyring([A]), **off) as s:
+        codec = StreamCodec(keyring=Keyring([A]))
+        data = codec.encode(encode(Ping(7, "us")))
+        peer = s.peer("p")
+        for replayed in (0, 1, 2):
+            await peer.exchange(data)
+            assert s.node.dropped().get("replayed", 0) == replayed
+        await peer.exchange(codec.encode(encode(Ping(7, "us"))))
+        assert s.node.dropped()["replayed"] == 2

@@ -7,11 +7,13 @@ import pytest
 from trioserf.address import Address, packed
 from trioserf.errors import InvalidQuery
 from trioserf.node.config import NodeConfig
+from trioserf.node.seen_nonces import SeenNonces
 from trioserf.node.state import ClusterState
 from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.key_queries import key_query
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.query_collector import QueryResult
+from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec, compress_message, make_compound
 from trioserf.wire.serf_codec import encode as encode_serf
 from trioserf.wire.serf_messages import (
@@ -324,3 +326,44 @@ def test_member_at_another_address_must_answer_again() -> None:
     record.is_reached = True
     record.set_address(packed(BYSTANDER.host), 7946)
     assert not record.is_reached
+
+
+def replayed(subject: ClusterState, data: bytes, now: float) -> bool:
+    """Handle a packet; return whether it is dropped as one that has arrived before."""
+    before = subject.drops.by_kind["replayed"]
+    subject.handle_packets([(data, UNKNOWN)], now)
+    was_answered = bool(subject.outbox.packets)
+    subject.outbox.packets.clear()
+    was_replayed = subject.drops.by_kind["replayed"] > before
+    assert was_answered is not was_replayed
+    return was_replayed
+
+
+def sealed_ping(number: int) -> bytes:
+    codec = PacketCodec(keyring=Keyring([A]))
+    [data] = codec.pack([encode(Ping(number, "us"))], crc=False)
+    return data
+
+
+def test_encrypted_packet_is_handled_once_within_minutes() -> None:
+    subject = state(keyring=Keyring([A]), verify_incoming=False)
+    pings = [sealed_ping(number) for number in range(3)]
+    assert [replayed(subject, data, 1.0) for data in pings] == [False] * 3
+    assert [replayed(subject, data, 149.0) for data in pings] == [True] * 3
+    assert not replayed(subject, sealed_ping(0), 151.5)  # the same message, encrypted again
+    assert replayed(subject, pings[0], 300.0)
+
+
+def test_remembered_nonces_are_bounded() -> None:
+    nonces = SeenNonces()
+    for number in range(100_000):
+        nonces.add(number.to_bytes(12, "big"), 1.0)
+    assert len(nonces) <= 32_768
+    with pytest.raises(WireError, match="arrived before"):
+        nonces.add((99_999).to_bytes(12, "big"), 1.0)
+
+
+def test_plaintext_packets_are_not_compared() -> None:
+    subject = state()
+    data = encode(Ping(1, "us"))
+    assert [replayed(subject, data, 1.0) for _ in range(2)] == [False, False]

@@ -15,6 +15,7 @@ from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, swim_options
 from trioserf.node.drop_counts import DropCounts
 from trioserf.node.push_pull_merge import merge_steps, read_state
+from trioserf.node.seen_nonces import SeenNonces
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
@@ -92,6 +93,7 @@ class ClusterState:
         coordinates: network coordinates.
         counters: counters for metrics.
         drops: counts of malformed and rejected messages.
+        nonces: the nonces of received messages.
         sealer: encrypts and decrypts all gossip.
         tags: our own tags.
     """
@@ -109,6 +111,7 @@ class ClusterState:
         self.config = config
         self.address = address
         self.drops = DropCounts()
+        self.nonces = SeenNonces()
         self.tags = dict(config.tags)
         self._rng = rng
         self._admits = config.admits
@@ -179,7 +182,8 @@ class ClusterState:
 
     def handle_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
         """Handle packets of any bytes from the network."""
-        decode = self.outbox.codec.decode
+        codec = self.outbox.codec
+        decode = codec.decode
         count = self._received_bytes.add
         for data, (host, port) in packets:
             count(len(data))
@@ -187,6 +191,12 @@ class ClusterState:
             if self._admits is not None and not self._is_admitted(source, now):
                 continue
             messages, error = decode(data)
+            if codec.nonce:
+                try:
+                    self.nonces.add(codec.nonce, now)
+                except WireError as replayed:
+                    self.drops.add(replayed, source, now)
+                    continue
             if len(messages) > MAX_PINGS:
                 messages = self._without_excess_pings(messages, source, now)
             for message in messages:
@@ -236,7 +246,7 @@ class ClusterState:
             case Ack():
                 self.detector.handle_ack(message, now)
             case UserMessage():
-                sealed = self.outbox.codec.was_sealed
+                sealed = bool(self.outbox.codec.nonce)
                 self.handle_user_message(message.payload, source, now, sealed=sealed)
             case Alive():
                 self.membership.alive(message, now)

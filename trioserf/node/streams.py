@@ -16,6 +16,7 @@ from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
 from trioserf.node.push_pull_merge import MergeStep, StepwiseReader, merge_steps
+from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
@@ -305,10 +306,16 @@ class Streams:
                     message = decoder.work()
                 self.open_streams.set_held(tracked, decoder.held)
             if message is not None:
-                tracked.was_sealed = decoder.was_sealed
+                if decoder.nonce:
+                    tracked.was_sealed = True
+                    await self._owner.ask(partial(_add_nonce, decoder.nonce))
                 if decoder.first_error is not None:
                     await self._count(decoder.first_error, tracked.peer)
                 return message
+
+
+def _add_nonce(nonce: bytes, state: ClusterState, now: float) -> None:
+    state.nonces.add(nonce, now)
 
 
 def _run_step(step: MergeStep, _state: object, now: float) -> None:

@@ -18,6 +18,7 @@ class WireError(ValueError):
     - `decrypt`: no installed key decrypts it;
     - `plaintext-refused`: plaintext where encryption is required;
     - `budget`: it needs more work than its sender may cause;
+    - `replayed`: an encrypted message that has arrived before;
     - `encrypted`: encryption where no keys are configured.
     """
 

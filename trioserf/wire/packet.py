@@ -13,7 +13,7 @@ from typing import Final
 from zlib import crc32
 
 from trioserf.wire import lzw
-from trioserf.wire.encryption import OVERHEAD, Keys, Sealer
+from trioserf.wire.encryption import NONCE_SIZE, OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, strip_label
 from trioserf.wire.msgpack import U8, Fields, octets, pack, unpack_fields, unsigned
@@ -116,7 +116,7 @@ class PacketCodec:
 
     Attributes:
         sealer: the keys and the two switches, which may be changed there.
-        was_sealed: whether the last decoded packet was encrypted with one of the keys.
+        nonce: the nonce of the last decoded packet; empty if it was not encrypted.
 
     Raises:
         ValueError: the label is too long.
@@ -135,7 +135,7 @@ class PacketCodec:
         self.sealer = Sealer(
             keyring, nonce, verify_incoming=verify_incoming, verify_outgoing=verify_outgoing
         )
-        self.was_sealed = False
+        self.nonce = b""
         self._label = label
         self._header = label_header(label)
         self._size = size
@@ -196,11 +196,12 @@ class PacketCodec:
         if self._label or data.startswith(b"\xf4"):
             data = strip_label(data, self._label)
         sealer = self.sealer
-        self.was_sealed = False
+        self.nonce = b""
         if sealer.enabled:
             try:
+                nonce = data[1 : 1 + NONCE_SIZE]
                 data = sealer.open(data, self._label)
-                self.was_sealed = True
+                self.nonce = nonce
             except WireError as error:
                 if sealer.verify_incoming:
                     raise _refused(data, error) from error

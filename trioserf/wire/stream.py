@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from trioserf.wire.encryption import OVERHEAD, Keys, Sealer
+from trioserf.wire.encryption import NONCE_SIZE, OVERHEAD, Keys, Sealer
 from trioserf.wire.errors import WireError
 from trioserf.wire.label import label_header, mismatch
 from trioserf.wire.lzw import Expansion
@@ -121,12 +121,12 @@ class StreamDecoder:
 
     Attributes:
         first_error: the error of the first skipped row, or None.
-        was_sealed: whether the stream is encrypted with one of the keys.
+        nonce: the nonce of the encryption; empty if the stream is not encrypted.
     """
 
     def __init__(self, sealer: Sealer, label: bytes) -> None:
         self.first_error: WireError | None = None
-        self.was_sealed = False
+        self.nonce = b""
         self._sealer = sealer
         self._label = label
         self._head = bytearray()
@@ -243,7 +243,7 @@ class StreamDecoder:
             return None
         with memoryview(head) as view, view[5:end] as sealed:
             plain = self._sealer.open(sealed, bytes(head[:5]) + self._label)
-        self.was_sealed = True
+            self.nonce = bytes(sealed[1 : 1 + NONCE_SIZE])
         self._envelope = "encrypted stream"
         return self._begin(plain)
 
