@@ -13,6 +13,7 @@ import pytest
 
 from tests.interop.agents import (
     SERF,
+    STARTED_WITHIN,
     TRIOSERF,
     Cluster,
     Process,
@@ -197,8 +198,8 @@ def test_agent_with_a_duplicate_name_ends(four: Cluster) -> None:
     go = Process([SERF], "py-b", 31, join)
     ours = Process(TRIOSERF, "go-b", 32, join)
     try:
-        assert ours.wait(30) == 1
-        assert go.wait(30) == 0  # not an error for Serf
+        assert ours.wait(STARTED_WITHIN) == 1
+        assert go.wait(STARTED_WITHIN) == 0  # not an error for Serf
         for intruder in (go, ours):
             minority = r"\[WARN\] serf: minority in name conflict resolution, quitting \[0 / \d\]"
             assert re.search(minority, intruder.log_text())
