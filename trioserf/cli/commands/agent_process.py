@@ -6,7 +6,7 @@ Does not import typer, which would stay in the memory of the agent.
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final
 
@@ -16,12 +16,14 @@ from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
 from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
+from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.node import Phase
 from trioserf.node.memory import freeze_startup_memory
+from trioserf.node.timers import AutoResetEvent
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
@@ -108,32 +110,49 @@ def _prefix_lines(text: str) -> str:
 
 async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs) -> int:
     out.line_best_effort("==> Starting Serf agent...")
+    life = _Life(out, config, sources)
     with trio.open_signal_receiver(*_HANDLED) as signals:
-        async with open_agent(config, logs) as agent:
-            out.line_best_effort("==> Starting Serf agent RPC...")
-            async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
-            ) as control:
-                out.line_best_effort("==> Serf agent running!")
-                for label, value in _banner(agent, control):
-                    out.line_best_effort(f"{label:>31}: {value}")
-                    if label == "Bind addr" and config.advertise:
-                        # Serf does not align this one.
-                        out.line_best_effort(f"    Advertise addr: '{agent.node.address}'")
-                await _start_join(out, agent)
-                out.line_best_effort()
-                out.line_best_effort("==> Log data will now stream in as it occurs:")
-                out.line_best_effort()
-                freeze_startup_memory()
-                logs.release()
-                code = await _Shutdown(out, agent, sources).wait(signals)
-            _log.info("requesting serf shutdown")
-            if agent.node.phase is Phase.ALIVE:
-                _serf_log.warning("Shutdown without a Leave")
-        _log.info("shutdown complete")
-    if agent.failure:
-        raise CommandError(_prefix_lines(agent.failure), "failed")
-    return code
+        early_signals.repeat()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(life.listen, signals, nursery)
+            nursery.start_soon(life.reload)
+            nursery.start_soon(life.dump_metrics)
+            with life.scope:
+                async with open_agent(config, logs) as agent:
+                    await _run_opened(out, agent, logs, life)
+                _log.info("shutdown complete")
+            nursery.cancel_scope.cancel()
+    if life.agent is not None and life.agent.failure:
+        raise CommandError(_prefix_lines(life.agent.failure), "failed")
+    return life.code
+
+
+async def _run_opened(out: Output, agent: Agent, logs: Logs, life: "_Life") -> None:
+    """Open the control port, join and run until the end."""
+    out.line_best_effort("==> Starting Serf agent RPC...")
+    config = agent.config
+
+    async def start() -> None:
+        await _start_join(out, agent)
+        out.line_best_effort()
+        out.line_best_effort("==> Log data will now stream in as it occurs:")
+        out.line_best_effort()
+        freeze_startup_memory()
+        logs.release()
+
+    async with open_control(
+        agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
+    ) as control:
+        out.line_best_effort("==> Serf agent running!")
+        for label, value in _banner(agent, control):
+            out.line_best_effort(f"{label:>31}: {value}")
+            if label == "Bind addr" and config.advertise:
+                # Serf does not align this one.
+                out.line_best_effort(f"    Advertise addr: '{agent.node.address}'")
+        await life.run(agent, start)
+    _log.info("requesting serf shutdown")
+    if agent.node.phase is Phase.ALIVE:
+        _serf_log.warning("Shutdown without a Leave")
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
@@ -165,36 +184,49 @@ async def _start_join(out: Output, agent: Agent) -> None:
     out.line_best_effort(f"    Join completed. Synced with {joined} initial agents")
 
 
-class _Shutdown:
-    """Waits for the end of an agent; a signal may cause it."""
+class _Life:
+    """An agent from its start to its end, and the signals that change it.
 
-    def __init__(self, out: Output, agent: Agent, sources: Sources) -> None:
+    Attributes:
+        agent: the agent, when it is open.
+        code: the exit code.
+        scope: what the end cancels: first the start, then `run`.
+    """
+
+    def __init__(self, out: Output, config: AgentConfig, sources: Sources) -> None:
+        self.agent: Agent | None = None
+        self.code = 0
+        self.scope = trio.CancelScope()
         self._out = out
-        self._agent = agent
+        self._config = config
         self._sources = sources
-        self._code = 0
+        self._starting = trio.CancelScope()
         self._leaving = False
-        self._scope = trio.CancelScope()
+        self._started = trio.Event()
+        self._hangup = AutoResetEvent()
+        self._user_signal = AutoResetEvent()
 
-    async def wait(self, signals: AsyncIterator[int]) -> int:
-        """Wait for the end; return the exit code."""
-        with self._scope:
+    async def run(self, agent: Agent, start: Callable[[], Awaitable[None]]) -> None:
+        """Complete the start, and wait for the end.
+
+        Args:
+            agent: the agent.
+            start: the rest of the start, which a leave cancels.
+        """
+        with trio.CancelScope() as self.scope:
+            self.agent = agent
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, signals, nursery)
-                await self._agent.shutdown.wait()
-                self._end(1 if self._agent.failure else 0)
-        return self._code
+                nursery.start_soon(self._start, start)
+                await agent.shutdown.wait()
+                self._end(1 if agent.failure else 0)
 
-    def _end(self, code: int) -> None:
-        self._code = code
-        self._scope.cancel()
-
-    async def _listen(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+    async def listen(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        """Handle signals until cancelled; a slow reload or leave does not delay the next one."""
         async for number in signals:
             if number == signal.SIGHUP:
-                await self._reload()
+                self._hangup()
             elif number == signal.SIGUSR1:
-                _dump_metrics(self._agent)
+                self._user_signal()
             else:
                 self._out.line_best_effort(f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
                 if self._leaving or not self._graceful(number):
@@ -202,27 +234,56 @@ class _Shutdown:
                     return
                 self._leaving = True
                 self._out.line_best_effort("==> Gracefully shutting down agent...")
+                self._starting.cancel()
                 nursery.start_soon(self._leave)
 
+    async def reload(self) -> None:
+        """Read the configuration again after each SIGHUP, until cancelled."""
+        await self._started.wait()
+        while True:
+            await self._hangup.wait()
+            await self._reload()
+
+    async def dump_metrics(self) -> None:
+        """Write the metrics after each SIGUSR1, until cancelled."""
+        await self._started.wait()
+        while True:
+            await self._user_signal.wait()
+            assert self.agent is not None
+            _dump_metrics(self.agent)
+
+    async def _start(self, start: Callable[[], Awaitable[None]]) -> None:
+        with self._starting:
+            await start()
+            self._started.set()
+
+    def _end(self, code: int) -> None:
+        self.code = code
+        self.scope.cancel()
+
     def _graceful(self, number: int) -> bool:
-        config = self._agent.config
+        config = self._config if self.agent is None else self.agent.config
         if number == signal.SIGINT:
             return not config.skip_leave_on_interrupt
         return config.leave_on_terminate
 
     async def _leave(self) -> None:
+        if self.agent is None:
+            self._end(0)
+            return
         with trio.move_on_after(GRACE) as deadline:
-            await self._agent.leave()
+            await self.agent.leave()
         if deadline.cancelled_caught:
             _log.error("the leave took longer than %g s", GRACE)
         self._end(1 if deadline.cancelled_caught else 0)
 
     async def _reload(self) -> None:
+        assert self.agent is not None
         self._out.line_best_effort("==> Caught signal: hangup")
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
         try:
-            await self._agent.reload(self._sources.load())
+            await self.agent.reload(self._sources.load())
         except TrioserfError as error:
             _log.error("the configuration stays as it was: %s", error)
             self._out.line_best_effort("==> Failed to reload configs")
