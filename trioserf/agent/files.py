@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-import trio
+from trioserf.net.threads import run_in_thread
 
 PRIVATE = 0o600
 SHARED = 0o644
@@ -112,18 +112,20 @@ class Files(Protocol):
 class DiskFiles:
     """The real file system, in threads: a slow disk must not delay acks.
 
+    Without a thread an operation raises an OSError, too.
+
     A cancelled task still waits for an operation that has begun; otherwise that operation could
     run after the next one.
     """
 
     async def read(self, path: Path) -> bytes | None:
         """Return the content of a file; None if it does not exist."""
-        return await trio.to_thread.run_sync(read_file, path)
+        return await run_in_thread(lambda: read_file(path))
 
     async def append(self, path: Path, data: bytes, *, sync: bool = False) -> None:
         """Append to a file that exists; with `sync`, wait until the data is on the disk."""
-        await trio.to_thread.run_sync(lambda: append_file(path, data, sync=sync))
+        await run_in_thread(lambda: append_file(path, data, sync=sync))
 
     async def replace(self, path: Path, data: bytes, *, suffix: str, mode: int) -> None:
         """Replace a file atomically through a temporary file with this suffix."""
-        await trio.to_thread.run_sync(lambda: replace_file(path, data, suffix=suffix, mode=mode))
+        await run_in_thread(lambda: replace_file(path, data, suffix=suffix, mode=mode))
