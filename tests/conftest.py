@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no thread start, as at a limit of the system."""
+    """Make the start of each thread fail, as at a limit of the system."""
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -3,19 +3,23 @@
 Does not import typer, which would stay in the memory of the agent.
 """
 
+import io
 import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, Final
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Final, TextIO, cast
 
+import attrs
 import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
-from trioserf.agent.logs import Logs, disable_caller_info, open_logs
+from trioserf.agent.logs import LogLine, Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
+from trioserf.agent.stream_writer import StreamWriter, open_writer
 from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.server.listener import Server, open_control
@@ -28,6 +32,8 @@ from trioserf.node.timers import AutoResetEvent
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
 
+_BANNER: Final = 0.1
+"""Seconds that the log waits for the reader of the banner; the agent waits, too."""
 GRACE: Final = 3.0
 """Time limit of a graceful leave, in seconds."""
 _NAMES: Final = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminated"}
@@ -63,15 +69,50 @@ def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int
     errors: list[BaseException] = []
     code = FAILED
     disable_caller_info()
-    with open_logs(config.log_level) as logs:
+    with _streams(out) as streams, open_logs(config.log_level, streams.log) as logs:
         try:
             with _syslog(config, logs):
-                code = trio.run(_serve, out, config, sources, logs)
+                code = trio.run(_serve, streams, config, sources, logs)
         except* TrioserfError as group:
             errors += leaf_exceptions(group)
     if errors:
         raise CommandError("\n".join(map(_error_text, errors)), "failed")
     return code
+
+
+@attrs.frozen
+class _Streams:
+    """The standard streams of a running agent, which does not wait for their readers."""
+
+    stdout: StreamWriter
+    log: TextIO
+
+    @property
+    def out(self) -> Output:
+        return Output(cast("BinaryIO", self.stdout))
+
+
+@contextmanager
+def _streams(out: Output) -> Iterator[_Streams]:
+    """Write to the standard streams in threads during the block (raises CommandError)."""
+    with ExitStack() as stack:
+        try:
+            stdout = stack.enter_context(open_writer(out.stream.fileno(), _lost_output))
+            stderr = stack.enter_context(open_writer(sys.stderr.fileno(), _lost_lines))
+        except OSError as error:
+            raise CommandError(f"==> Cannot start: {error.strerror}") from error
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        log = io.TextIOWrapper(stderr, encoding, errors, write_through=True)  # type: ignore[type-var]
+        yield _Streams(stdout, log)
+
+
+def _lost_lines(count: int) -> bytes:
+    text = f"{count} lines of the log were lost: standard error was not read in time"
+    return f"{LogLine(datetime.now(UTC), 'WARN', 'agent', text).text}\n".encode()
+
+
+def _lost_output(count: int) -> bytes:
+    return b"==> %d lines were lost: standard output was not read in time\n" % count
 
 
 def _report_interface(out: Output, config: AgentConfig) -> None:
@@ -108,9 +149,9 @@ def _prefix_lines(text: str) -> str:
     return "\n".join(f"==> {line}" for line in text.splitlines())
 
 
-async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs) -> int:
-    out.line_best_effort("==> Starting Serf agent...")
-    life = _Life(out, config, sources)
+async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs: Logs) -> int:
+    streams.out.line_best_effort("==> Starting Serf agent...")
+    life = _Life(streams, config, sources)
     with trio.open_signal_receiver(*_HANDLED) as signals:
         early_signals.repeat()
         async with trio.open_nursery() as nursery:
@@ -119,7 +160,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
             nursery.start_soon(life.dump_metrics)
             with life.scope:
                 async with open_agent(config, logs) as agent:
-                    await _run_opened(out, agent, logs, life)
+                    await _run_opened(streams, agent, logs, life)
                 _log.info("shutdown complete")
             nursery.cancel_scope.cancel()
     if life.agent is not None and life.agent.failure:
@@ -127,8 +168,9 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
     return life.code
 
 
-async def _run_opened(out: Output, agent: Agent, logs: Logs, life: "_Life") -> None:
+async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life") -> None:
     """Open the control port, join and run until the end."""
+    out = streams.out
     out.line_best_effort("==> Starting Serf agent RPC...")
     config = agent.config
 
@@ -138,6 +180,8 @@ async def _run_opened(out: Output, agent: Agent, logs: Logs, life: "_Life") -> N
         out.line_best_effort("==> Log data will now stream in as it occurs:")
         out.line_best_effort()
         freeze_startup_memory()
+        # The log follows the banner, if that is read.
+        streams.stdout.wait(_BANNER)
         logs.release()
 
     async with open_control(
@@ -193,11 +237,12 @@ class _Life:
         scope: what the end cancels: first the start, then `run`.
     """
 
-    def __init__(self, out: Output, config: AgentConfig, sources: Sources) -> None:
+    def __init__(self, streams: _Streams, config: AgentConfig, sources: Sources) -> None:
         self.agent: Agent | None = None
         self.code = 0
         self.scope = trio.CancelScope()
-        self._out = out
+        self._out = streams.out
+        self._log_stream = streams.log
         self._config = config
         self._sources = sources
         self._starting = trio.CancelScope()
@@ -250,7 +295,7 @@ class _Life:
         while True:
             await self._user_signal.wait()
             assert self.agent is not None
-            _dump_metrics(self.agent)
+            self._log_stream.write(self.agent.metrics.text())
 
     async def _start(self, start: Callable[[], Awaitable[None]]) -> None:
         with self._starting:
@@ -289,10 +334,3 @@ class _Life:
             self._out.line_best_effort("==> Failed to reload configs")
         else:
             _log.info("Configuration reloaded")
-
-
-def _dump_metrics(agent: Agent) -> None:
-    """Write the metrics of the last minute to stderr, if it can be written."""
-    with suppress(OSError):
-        sys.stderr.write(agent.metrics.text())
-        sys.stderr.flush()
