@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, BinaryIO, Final, TextIO, cast
 
 import attrs
@@ -25,6 +26,7 @@ from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
+from trioserf.net.threads import run_in_thread
 from trioserf.node import Phase
 from trioserf.node.memory import freeze_startup_memory
 from trioserf.node.timers import AutoResetEvent
@@ -327,9 +329,15 @@ class _Life:
         self._out.line_best_effort("==> Caught signal: hangup")
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
+        warnings: list[str] = []
         try:
-            await self.agent.reload(self._sources.load())
-        except TrioserfError as error:
+            # In a thread, because files may be slow, or pipes.
+            load = partial(self._sources.load, warnings.append)
+            config = await run_in_thread(load, abandon=True)
+            for text in warnings:
+                _log.warning("%s", text)
+            await self.agent.reload(config)
+        except (TrioserfError, OSError) as error:
             _log.error("the configuration stays as it was: %s", error)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
