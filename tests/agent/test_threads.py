@@ -27,6 +27,23 @@ main()
 """An agent whose threads fail while a file exists: root has no limit of processes."""
 
 
+def test_command_line_is_parsed_without_a_second_process() -> None:
+    code = """
+import os
+def fork():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = fork
+from trioserf.cli.main import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "agent", "--bind=127.0.0.1:x"],
+        capture_output=True, timeout=60, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"expected a port" in done.stdout
+
+
 def test_agent_without_threads_goes_on(tmp_path: Path) -> None:
     flag, ran, snapshot = tmp_path / "flag", tmp_path / "ran", tmp_path / "snapshot"
     log = tmp_path / "log"
@@ -58,7 +75,7 @@ def test_agent_without_threads_goes_on(tmp_path: Path) -> None:
                 "Error invoking script",
                 f"snapshot {snapshot}: cannot be written: no thread can be started",
                 "'localhost': no thread can be started, retrying in 1s",
-                "the keys cannot be read: no thread can be started",
+                "the configuration stays as it was: no thread can be started",
             )
             until(lambda: is_logged(*expected), 60, log.read_text)
             flag.unlink()

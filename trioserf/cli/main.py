@@ -134,7 +134,12 @@ def _run_agent(argv: Sequence[str]) -> int:
     child parses, this process imports the agent (see cli/README.md, § Cost of typer).
     """
     reading, writing = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # a limit of processes: the modules stay, but the agent may run
+        os.close(reading)
+        os.close(writing)
+        return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)
     if child == 0:
         os.close(reading)
         return run(argv, sys.stdout.buffer, sys.stderr.buffer, partial(_send_settings, writing))

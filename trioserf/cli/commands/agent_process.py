@@ -338,7 +338,8 @@ class _Life:
                 _log.warning("%s", text)
             await self.agent.reload(config)
         except (TrioserfError, OSError) as error:
-            _log.error("the configuration stays as it was: %s", error)
+            reason = error.strerror if isinstance(error, OSError) else error
+            _log.error("the configuration stays as it was: %s", reason)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
             _log.info("Configuration reloaded")
