@@ -4,11 +4,13 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Generator
 
 import pytest
 import trio
 from hypothesis import settings
+from trio._core._thread_cache import THREAD_CACHE
 
 from trioserf.sim.time_limit import real_time_limit
 
@@ -45,6 +47,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("CI"):
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing)
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the start of each thread fail, as at a limit of the system."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(THREAD_CACHE, "_idle_workers", {})
+    monkeypatch.setattr(threading.Thread, "start", start)
 
 
 @pytest.hookimpl(wrapper=True)

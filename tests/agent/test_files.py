@@ -36,6 +36,36 @@ def test_append_needs_existing_file(tmp_path: Path, sync: bool) -> None:
     assert path.read_bytes() == b"abc"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "/dev/null", "/dev/zero"])
+def test_other_kinds_of_files_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "path"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(kind)
+    before = path.stat().st_mode
+    for use in (
+        read_file,
+        lambda path: append_file(path, b"a"),
+        lambda path: replace_file(path, b""),
+    ):
+        with pytest.raises(OSError, match="not a regular file"):
+            use(path)
+    assert path.stat().st_mode == before
+
+
+def test_pipe_is_read_if_allowed(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"some")
+    os.close(writing)
+    assert read_file(Path(f"/dev/fd/{reading}"), pipe=True) == b"some"
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe")
+    assert read_file(tmp_path / "pipe", pipe=True) == b""
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(Path("/dev/zero"), pipe=True)
+
+
 def test_replace_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, b"one")

@@ -1,6 +1,8 @@
 """The page for Prometheus: its content, and valid and malformed requests."""
 
 import contextlib
+import socket
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -20,7 +22,10 @@ REPORT = Report(
         "serf-agent.serf.events.dep loy": sample(1),
         'serf-agent.serf.events."': sample(1),
     },
-    {"serf-agent.memberlist.probeNode": [1.5, 2.5], "serf-agent.agent.invoke.echo_1": [3]},
+    {
+        "serf-agent.memberlist.probeNode": [1.5, 2.5],
+        "serf-agent.agent.invoke./opt/notify.sh --key=secret": [3],
+    },
 )
 
 
@@ -45,8 +50,8 @@ def test_page_sums_up_reports() -> None:
         ("trioserf_serf_events_by_name_total", '"'): 2,
         ("trioserf_memberlist_probeNode_count", ""): 4,
         ("trioserf_memberlist_probeNode_sum", ""): 8,
-        ("trioserf_agent_invoke_milliseconds_count", "echo_1"): 2,
-        ("trioserf_agent_invoke_milliseconds_sum", "echo_1"): 6,
+        ("trioserf_agent_invoke_milliseconds_count", "notify.sh"): 2,
+        ("trioserf_agent_invoke_milliseconds_sum", "notify.sh"): 6,
     }
 
 
@@ -72,8 +77,6 @@ async def request(port: int, data: bytes) -> bytes:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -84,47 +87,105 @@ async def test_valid_and_malformed_requests_are_answered() -> None:
     port = free_port()
     async with open_page(f"127.0.0.1:{port}") as page:
         page.record(REPORT)
-        answer = await request(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await request(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"text/plain; version=0.0.4" in head
         assert body == page.text()
         answer = await request(port, b"HEAD /metrics HTTP/1.0\r\n\r\n")
         assert (answer[:12], answer[-4:]) == (b"HTTP/1.1 200", b"\r\n\r\n")
-        answer = await request(port, b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await request(port, b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 404 ")
-        answer = await request(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        answer = await request(
+            port, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+        )
         assert answer.startswith(b"HTTP/1.1 405 ")
         assert b"\r\nAllow: GET, HEAD\r\n" in answer
         assert await request(port, b"\xff\x00\r\n\r\n") == b""
         assert await request(port, b"GET " + b"x" * 100_000) == b""
         # The server still works.
-        answer = await request(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await request(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.endswith(page.text())
 
 
-async def test_connections_over_limit_are_closed() -> None:
+@pytest.mark.parametrize(
+    ("script", "label"),
+    [
+        ("notify", "notify"),
+        ("/usr/bin/notify.sh --key=secret", "notify.sh"),
+        ("KEY=secret PATH=/bin:/opt  ./notify-2 x", "notify-2"),
+        ("curl -H 'Authorization: secret' http://host", "curl"),
+        ("KEY='a secret' notify", "script"),
+        ("KEY=$(cat secret) notify", "script"),
+        ("(echo secret)", "script"),
+        ("secret;notify", "script"),
+        ("", "script"),
+    ],
+)
+def test_label_of_a_script_is_its_program(script: str, label: str) -> None:
+    page = PrometheusPage()
+    page.record(Report({}, "", {}, {f"serf-agent.agent.invoke.{script}": [3]}))
+    assert ("trioserf_agent_invoke_milliseconds_sum", label) in values(page.text())
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("10.1.2.3:9100", 200),
+        ("[::1]:9100", 200),
+        ("LocalHost:1", 200),
+        ("evil.example", 421),
+        ("evil.example:9100", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost:port", 421),
+        ("", 421),
+    ],
+)
+async def test_requests_for_other_hosts_are_refused(host: str, status: int) -> None:
     port = free_port()
+    async with open_page(f"127.0.0.1:{port}") as page:
+        page.record(REPORT)
+        answer = await request(port, f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert (body == page.text()) == (status == 200)
+        assert (b"use an IP address, localhost" in body) == (status == 421)
+
+
+async def test_name_of_the_machine_is_served() -> None:
+    port = free_port()
+    name = socket.gethostname().encode()
     async with open_page(f"127.0.0.1:{port}"):
-        held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(16)]
-        with trio.fail_after(20):
-            while True:  # until all of them were accepted
-                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-                    with trio.move_on_after(0.2) as waited:
-                        with contextlib.suppress(trio.BrokenResourceError):
-                            assert await stream.receive_some() == b""
-                    if not waited.cancelled_caught:
-                        break
-        for stream in held:
-            await stream.aclose()
-        with trio.fail_after(20):
-            answer = b""
-            while not answer:
-                try:
-                    answer = await request(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                except trio.BrokenResourceError:
-                    answer = b""
+        answer = await request(port, b"GET / HTTP/1.1\r\nHost: %s:1\r\n\r\n" % name)
         assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_silent_connections_do_not_block_others() -> None:
+    port = free_port()
+    async with open_page(f"127.0.0.1:{port}"), AsyncExitStack() as stack:
+        held = [
+            await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            for _ in range(40)
+        ]
+        await held[-1].send_all(b"GET / HTT")
+        answer = await request(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        await held[-1].send_all(b"P/1.0\r\n\r\n")
+        with trio.fail_after(20):
+            assert (await held[-1].receive_some(12)) == b"HTTP/1.1 200"
+            assert not await held[0].receive_some()
+
+
+async def test_silent_connection_is_closed_soon() -> None:
+    port = free_port()
+    async with (
+        open_page(f"127.0.0.1:{port}"),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        with trio.fail_after(9):  # a request may take 10 s
+            assert not await stream.receive_some()
 
 
 async def test_unusable_metrics_address_is_reported() -> None:

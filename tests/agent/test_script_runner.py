@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from trioserf.address import Address
 from trioserf.agent.handlers import Handler
@@ -49,6 +50,15 @@ async def test_end_of_long_output_is_kept() -> None:
     assert len(result.output) == OUTPUT_KEPT
     assert result.output.endswith(b"end")
     assert result.lost == 20_003 - OUTPUT_KEPT
+
+
+async def test_script_without_a_thread_is_tried_again(
+    no_threads: None, autojump_clock: trio.testing.MockClock
+) -> None:
+    began = trio.current_time()
+    result = await ShellRunner()("exec true", ENV, b"")
+    assert (result.status, result.failure) == (None, "no thread can be started")
+    assert trio.current_time() - began == 3.5
 
 
 async def test_unread_input_is_not_a_failure() -> None:

@@ -51,6 +51,7 @@ class MemoryFiles:
     log: list[tuple[str, float, bytes]] = attrs.Factory(list)
     error: int | None = None
     delay: float = 0.0
+    blocked: bool = False
 
     async def read(self, path: Path) -> bytes | None:
         return self.content.get(path)
@@ -68,6 +69,8 @@ class MemoryFiles:
     async def replace(self, path: Path, data: bytes, *, suffix: str, mode: int) -> None:
         assert (suffix, mode) == (".compact", 0o644)
         await self._take_time()
+        if self.blocked:
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
         if self.error is not None:
             raise OSError(self.error, "No space left on device")
         self.content[path] = data
@@ -310,6 +313,65 @@ async def test_leave_waits_for_write_in_progress(
 
 
 # --- errors ---
+
+
+async def test_blocked_compaction_leaves_appends(
+    start_writer: StartWriter,
+    files: MemoryFiles,
+    autojump_clock: Virtual,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "trioserf.agent")
+    files.blocked = True
+    node = start_writer(SnapshotContents({}, LamportTimes(), size=1_000_000))
+    await trio.sleep(1)
+    assert files.content[PATH] == line("self")
+    node.publish(joined("a"))
+    await trio.sleep(100)
+    assert files.content[PATH] == line("self") + line("a")
+    files.blocked = False
+    node.publish(user(7))
+    await trio.sleep(40)
+    assert [kind for kind, _, _ in files.log] == ["append"] * 3 + ["replace"]
+    assert await node.end() == line("self") + line("a") + b"event-clock: 7\n"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"snapshot {PATH}: cannot be compacted: Is a directory; it grows, and compaction is tried"
+        " again every 30 s",
+        f"snapshot {PATH}: compacted again",
+    ]
+
+
+@pytest.mark.parametrize("torn", [b"alive: b 10.0", b"what\n"])
+async def test_damaged_file_that_cannot_be_replaced_is_appended_to(
+    start_writer: StartWriter, files: MemoryFiles, autojump_clock: Virtual, torn: bytes
+) -> None:
+    files.content[PATH] = line("a") + torn
+    files.blocked = True
+    node = start_writer(await load_snapshot(PATH, files, rejoin=True))
+    await trio.sleep(1)
+    node.publish(joined("c"))
+    content = await node.end()
+    assert content == line("a") + torn + b"\n" + line("a") + line("self") + line("c")
+    assert set(parse(content).alive) == {"a", "self", "c"}
+
+
+async def test_file_that_was_removed_and_cannot_be_created_is_retried(
+    start_writer: StartWriter,
+    files: MemoryFiles,
+    autojump_clock: Virtual,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = start_writer()
+    await trio.sleep(1)
+    del files.content[PATH]
+    files.blocked = True
+    node.publish(joined("a"))
+    await trio.sleep(20)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    files.blocked = False
+    await trio.sleep(20)
+    assert files.content[PATH] == line("self") + line("a")
+    await node.end()
 
 
 async def test_full_disk_is_retried(

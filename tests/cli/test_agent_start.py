@@ -1,9 +1,11 @@
 """Starts that fail: one clear line and exit code 1."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ pytestmark = pytest.mark.interop
 HOST = "127.17.9.1"
 
 
-def start(*options: str) -> tuple[int, str]:
+def start(*options: str, pass_fds: Sequence[int] = ()) -> tuple[int, str]:
     done = subprocess.run(
         [*TRIOSERF, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", *options],
         capture_output=True, timeout=30, check=False, cwd=ROOT,
+        pass_fds=pass_fds,
     )  # fmt: skip
     assert b"Traceback" not in done.stderr
     return done.returncode, done.stdout.decode()
@@ -56,6 +59,38 @@ def test_name_is_validated_if_configured() -> None:
     code, output = start("--node=not_valid", "--validate-node-names")
     assert code == 1
     assert "node_name: 'not_valid' is not valid, expected letters, digits, dashes" in output
+
+
+@pytest.mark.parametrize("device", ["", "/dev/zero"])
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("snapshot", "{}: not a regular file; expected a file that can be read"),
+        ("keyring-file", "Failed to read keyring file: read {}: not a regular file"),
+        ("tags-file", "tags_file {}: cannot be read: not a regular file"),
+        ("config-file", "{}: cannot be read: not a regular file"),
+    ],
+)
+def test_pipes_and_devices_are_refused(
+    tmp_path: Path, option: str, text: str, device: str
+) -> None:
+    path = device or str(tmp_path / "pipe")
+    if not device:
+        os.mkfifo(path)
+        if option == "config-file":
+            text = "{}: line 1 column 1: Expecting value; expected a JSON object"
+    code, output = start(f"--{option}={path}")
+    assert code == 1
+    assert text.format(path) in output.splitlines()[-1]
+
+
+def test_configuration_may_come_from_a_pipe() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b'{"log_level": "loud"}')
+    os.close(writing)
+    code, output = start(f"--config-file=/dev/fd/{reading}", pass_fds=(reading,))
+    os.close(reading)
+    assert (code, "Invalid log level: LOUD" in output) == (1, True)
 
 
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="

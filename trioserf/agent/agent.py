@@ -26,7 +26,8 @@ from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_memb
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
 from trioserf.net.resolver import SystemResolver
-from trioserf.node import Node, open_node
+from trioserf.net.threads import limited_lookups, run_in_thread
+from trioserf.node import Node, NodeConfig, open_node
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
 _log = logging.getLogger("trioserf.agent")
@@ -114,7 +115,7 @@ class Agent:
         if self.config.tags_file:
             path = Path(self.config.tags_file)
             try:
-                await trio.to_thread.run_sync(tags_file.save, path, tags)
+                await run_in_thread(partial(tags_file.save, path, tags))
             except OSError as error:
                 why = error.strerror or str(error)
                 raise ConfigError(
@@ -152,7 +153,10 @@ class Agent:
     async def _reload_encryption(self, config: AgentConfig) -> None:
         node, keyring = self.node, None
         if node.keyring is None:
-            keyring = await trio.to_thread.run_sync(start_keyring, config)
+            try:
+                keyring = await run_in_thread(partial(start_keyring, config))
+            except OSError as error:
+                raise ConfigError(f"the keys cannot be read: {error.strerror}") from error
         elif not config.encrypt_key and not config.keyring_file:
             raise ConfigError(
                 "encrypt_key: missing; an agent with a key must be restarted to stop encrypting"
@@ -209,7 +213,7 @@ async def open_agent(
     senders = _metrics_senders(config)
     files = files or DiskFiles()
     rng = rng or random.Random()
-    complete_config = node_config(config)
+    complete_config = await _complete(config)
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
@@ -218,6 +222,7 @@ async def open_agent(
     keyring_file = KeyringFile(files, config.keyring_file)
     sinks: list[Sink] = [*senders]
     async with AsyncExitStack() as stack:
+        stack.enter_context(limited_lookups())
         if config.metrics_addr:
             with require_extra("metrics_addr", "prometheus"):
                 from trioserf.agent.prometheus import open_page
@@ -248,6 +253,19 @@ async def open_agent(
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))
         yield agent
+
+
+async def _complete(config: AgentConfig) -> NodeConfig:
+    """Return the node's configuration; a cancelled caller does not wait for look-ups.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        AddressError: an address cannot be found.
+    """
+    try:
+        return await run_in_thread(partial(node_config, config), abandon=True)
+    except OSError as error:
+        raise ConfigError(f"the configuration cannot be read: {error.strerror}") from error
 
 
 def _metrics_senders(config: AgentConfig) -> list[MetricsSender]:

@@ -6,8 +6,10 @@ merge, and other values are replaced. The declarations of `AgentConfig` and of t
 classes that it contains say which keys there are; a key stands in one of them only.
 """
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from trioserf.agent.config_converter import (
     kind_name,
     structurer,
 )
+from trioserf.agent.files import read_file
 from trioserf.agent.logs import LEVELS
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.errors import ConfigError
@@ -248,7 +251,11 @@ class Sources:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
+        # A pipe such as `--config-file <(command)`.
+        data = read_file(path, pipe=True)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        values = json.loads(data)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:

@@ -1,29 +1,39 @@
 """Files that survive a crash: a reader finds the old content or the new one, never a part.
 
-The plain functions block until the disk is done. Tasks use `Files`, which tests replace.
+The plain functions block until the disk is done. Tasks use `Files`, which tests replace. Only
+regular files are used: to open or read a pipe or a device may take for ever.
 """
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
-import trio
+from trioserf.net.threads import run_in_thread
 
 PRIVATE = 0o600
 SHARED = 0o644
 
 
-def read_file(path: Path) -> bytes | None:
+def read_file(path: Path, *, pipe: bool = False) -> bytes | None:
     """Return the content of a file; None if it does not exist.
 
+    Args:
+        path: the file.
+        pipe: read a pipe, too. One without a writer is empty.
+
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is not a regular file.
     """
     try:
-        return path.read_bytes()
+        descriptor = _open(path, os.O_RDONLY, pipe=pipe)
     except FileNotFoundError:
         return None
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        return file.read()
 
 
 def append_file(path: Path, data: bytes, *, sync: bool = False) -> None:
@@ -36,9 +46,9 @@ def append_file(path: Path, data: bytes, *, sync: bool = False) -> None:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is not a regular file.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    descriptor = _open(path, os.O_WRONLY | os.O_APPEND)
     with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a path would create it
         _write(file.fileno(), data)
         if sync:
@@ -58,9 +68,11 @@ def replace_file(path: Path, data: bytes, *, suffix: str = ".tmp", mode: int = P
         mode: permissions of the new file, before the process's umask.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or `path` is not a regular file.
     """
     target = path.resolve()
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(target.stat().st_mode)
     temporary = target.with_name(target.name + suffix)
     temporary.unlink(missing_ok=True)
     # O_EXCL: no other process may own the file or hold it open when keys are written to it.
@@ -78,6 +90,29 @@ def replace_file(path: Path, data: bytes, *, suffix: str = ".tmp", mode: int = P
             temporary.unlink()
         raise
     _sync_directory(target.parent)
+
+
+def _open(path: Path, flags: int, *, pipe: bool = False) -> int:
+    """Open a file that exists and is regular, without waiting for anything.
+
+    The first check avoids effects that opening a device may have; the second one is for a path
+    that changes in between.
+    """
+    _require_regular(path.stat().st_mode, pipe=pipe)
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _require_regular(os.fstat(descriptor).st_mode, pipe=pipe)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(mode: int, *, pipe: bool = False) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode) and not (pipe and stat.S_ISFIFO(mode)):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -112,18 +147,20 @@ class Files(Protocol):
 class DiskFiles:
     """The real file system, in threads: a slow disk must not delay acks.
 
+    Without a thread an operation raises an OSError, too.
+
     A cancelled task still waits for an operation that has begun; otherwise that operation could
     run after the next one.
     """
 
     async def read(self, path: Path) -> bytes | None:
         """Return the content of a file; None if it does not exist."""
-        return await trio.to_thread.run_sync(read_file, path)
+        return await run_in_thread(lambda: read_file(path))
 
     async def append(self, path: Path, data: bytes, *, sync: bool = False) -> None:
         """Append to a file that exists; with `sync`, wait until the data is on the disk."""
-        await trio.to_thread.run_sync(lambda: append_file(path, data, sync=sync))
+        await run_in_thread(lambda: append_file(path, data, sync=sync))
 
     async def replace(self, path: Path, data: bytes, *, suffix: str, mode: int) -> None:
         """Replace a file atomically through a temporary file with this suffix."""
-        await trio.to_thread.run_sync(lambda: replace_file(path, data, suffix=suffix, mode=mode))
+        await run_in_thread(lambda: replace_file(path, data, suffix=suffix, mode=mode))

@@ -3,11 +3,13 @@
 prometheus_client formats the page, h11 parses the requests: `pip install 'trioserf[prometheus]'`.
 """
 
+import ipaddress
 import logging
 import re
+import socket
 from collections.abc import AsyncIterator, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Final
 
 import h11
@@ -15,6 +17,7 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
+from trioserf.address import parse_host_port
 from trioserf.agent.metrics import Report
 from trioserf.agent.statsd import split_address
 from trioserf.counters import AggregateSample
@@ -22,10 +25,12 @@ from trioserf.errors import AddressError
 
 _log = logging.getLogger("trioserf.agent")
 
-_MAX_REQUESTS: Final = 16
-"""Requests at a time; further connections are closed."""
+_MAX_CONNECTIONS: Final = 16
+"""Connections at a time; a further one closes the oldest."""
+_HEAD_TIMEOUT: Final = 2.0
+"""Seconds until a request must be complete."""
 _REQUEST_TIMEOUT: Final = 10.0
-"""Seconds that a request may take."""
+"""Seconds that a request and its response may take."""
 _MAX_NAMES: Final = 1024
 """Counters, and samples, that are kept apart; other members choose names of events."""
 _LABELLED: Final = {
@@ -36,6 +41,8 @@ _LABELLED: Final = {
 }
 """Families with a label, which is the rest of the name."""
 _PREFIX: Final = "serf-agent."
+_PROGRAM: Final = re.compile(r"\s*(?:\w+=[\w./:@%+,-]*\s+)*([\w./+-]+)(?=\s|$)", re.ASCII)
+"""The program of a simple command, after assignments of variables."""
 
 
 class PrometheusPage:
@@ -90,8 +97,17 @@ def _family(name: str) -> tuple[str, str, str]:
     """Return the family of a name, and its label and value, empty if there are none."""
     for prefix, (family, label) in _LABELLED.items():
         if name.startswith(prefix):
-            return f"trioserf_{family.removeprefix('trioserf_')}", label, name[len(prefix) :]
+            value = name[len(prefix) :]
+            if label == "script":
+                value = _program(value)
+            return f"trioserf_{family.removeprefix('trioserf_')}", label, value
     return "trioserf_" + re.sub("[^a-zA-Z0-9_]", "_", name), "", ""
+
+
+def _program(script: str) -> str:
+    """Return the base name of a script's program: its arguments may be secret."""
+    found = _PROGRAM.match(script)
+    return found[1].rpartition("/")[2] if found else "script"
 
 
 @asynccontextmanager
@@ -104,66 +120,103 @@ async def open_page(address: str) -> AsyncIterator[PrometheusPage]:
     """
     host, port = split_address(address, "metrics_addr")
     page = PrometheusPage()
-    limiter = trio.Semaphore(_MAX_REQUESTS)
+    server = _Server(page, {"localhost", host.lower(), socket.gethostname().lower()})
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         reason = error.strerror or error
         raise AddressError(f"metrics_addr: cannot listen on {address}: {reason}") from error
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, partial(_serve, page, limiter), listeners)
+        nursery.start_soon(trio.serve_listeners, server.serve, listeners)
         try:
             yield page
         finally:
             nursery.cancel_scope.cancel()
 
 
-async def _serve(page: PrometheusPage, limiter: trio.Semaphore, stream: trio.SocketStream) -> None:
-    """Answer one request."""
-    try:
-        limiter.acquire_nowait()
-    except trio.WouldBlock:
-        await trio.aclose_forcefully(stream)
-        return
-    try:
-        with trio.move_on_after(_REQUEST_TIMEOUT), suppress(trio.BrokenResourceError):
-            async with stream:
-                await _answer(page, stream)
-    finally:
-        limiter.release()
+class _Server:
+    """Answers requests, one a connection.
 
+    Args:
+        page: the page.
+        names: names of this host in requests, besides its addresses.
+    """
 
-async def _answer(page: PrometheusPage, stream: trio.SocketStream) -> None:
-    connection = h11.Connection(h11.SERVER)
-    try:
-        request = await _request(connection, stream)
-    except h11.RemoteProtocolError as error:
-        _log.debug("request for metrics is not valid: %s", error)
-        return
-    if request is None:
-        return
-    status, body = 200, b""
-    if request.target.partition(b"?")[0] not in (b"/", b"/metrics"):
-        status, body = 404, b"there is only /metrics\n"
-    elif request.method not in (b"GET", b"HEAD"):
-        status, body = 405, b"only GET and HEAD are served\n"
-    else:
-        body = page.text()
-    headers = [
-        ("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),
-        ("Content-Length", str(len(body))),
-        ("Connection", "close"),
-    ]
-    if status == 405:
-        headers.append(("Allow", "GET, HEAD"))
-    data = connection.send(h11.Response(status_code=status, headers=headers)) or b""
-    if request.method != b"HEAD":
-        data += connection.send(h11.Data(data=body)) or b""
-    await stream.send_all(data)
-    # Wait for the end of the request, so that closing with unread data does not reset it.
-    await stream.send_eof()
-    while await stream.receive_some(4096):
-        pass
+    def __init__(self, page: PrometheusPage, names: AbstractSet[str]) -> None:
+        self._page = page
+        self._names = names
+        self._open: dict[trio.CancelScope, None] = {}
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Answer one request."""
+        if len(self._open) >= _MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
+        with trio.move_on_after(_REQUEST_TIMEOUT) as scope, suppress(trio.BrokenResourceError):
+            self._open[scope] = None
+            try:
+                async with stream:
+                    await self._answer(stream)
+            finally:
+                self._open.pop(scope, None)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        connection = h11.Connection(h11.SERVER)
+        request = None
+        try:
+            with trio.move_on_after(_HEAD_TIMEOUT):
+                request = await _request(connection, stream)
+        except h11.RemoteProtocolError as error:
+            _log.debug("request for metrics is not valid: %s", error)
+        if request is None:
+            return
+        status, text = self._error(request)
+        body = text.encode() if text else self._page.text()
+        headers = [
+            ("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+        ]
+        if status == 405:
+            headers.append(("Allow", "GET, HEAD"))
+        data = connection.send(h11.Response(status_code=status, headers=headers)) or b""
+        if request.method != b"HEAD":
+            data += connection.send(h11.Data(data=body)) or b""
+        await stream.send_all(data)
+        # Wait for the end of the request, so that closing with unread data does not reset it.
+        await stream.send_eof()
+        while await stream.receive_some(4096):
+            pass
+
+    def _error(self, request: Any) -> tuple[int, str]:
+        """Return the status of the response, and the text if it is an error."""
+        hosts = [value.decode("latin-1") for name, value in request.headers if name == b"host"]
+        if not all(map(self._is_own, hosts)):
+            # A web page whose name was made to resolve to this host (DNS rebinding).
+            return 421, (
+                "use an IP address, localhost, or the name of this host; set metrics_addr to use"
+                " another name\n"
+            )
+        if request.target.partition(b"?")[0] not in (b"/", b"/metrics"):
+            return 404, "there is only /metrics\n"
+        if request.method not in (b"GET", b"HEAD"):
+            return 405, "only GET and HEAD are served\n"
+        return 200, ""
+
+    def _is_own(self, text: str) -> bool:
+        """Return whether a Host header, with or without a port, names this host."""
+        try:
+            host, _ = parse_host_port(text)
+        except ValueError:
+            return False
+        if host.lower() in self._names:
+            return True
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True
 
 
 async def _request(connection: Any, stream: trio.SocketStream) -> Any:

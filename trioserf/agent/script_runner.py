@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from trioserf.net.threads import thread_errors
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 
@@ -21,6 +22,8 @@ GRACE: Final = 1.0
 """Seconds between SIGTERM and SIGKILL."""
 _DRAIN: Final = 1.0
 """Seconds to wait for output of background processes after a script has ended."""
+_START_DELAYS: Final = (0.5, 1.0, 2.0)
+"""Seconds before a script is started again that got no thread or no process (EAGAIN)."""
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -104,14 +107,7 @@ class ShellRunner:
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
         """Run a script to its end; if cancelled, end its process group."""
         try:
-            process = await trio.lowlevel.open_process(
-                ["/bin/sh", "-c", script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(env),
-                start_new_session=True,
-            )
+            process = await _start(script, env)
         except OSError as error:
             too_long = error.errno == errno.E2BIG
             reason = "event and tags are too long" if too_long else error.strerror or str(error)
@@ -131,6 +127,31 @@ class ShellRunner:
             await _close(process)
         status = process.returncode
         return Result(status, bytes(output.kept), output.lost, _failure(status))
+
+
+async def _start(script: str, env: Mapping[str, str]) -> trio.Process:
+    """Start a script; try again for a few seconds without a thread or process for it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    delays = iter(_START_DELAYS)
+    while True:
+        try:
+            with thread_errors():
+                return await trio.lowlevel.open_process(
+                    ["/bin/sh", "-c", script],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=dict(env),
+                    start_new_session=True,
+                )
+        except BlockingIOError:
+            delay = next(delays, None)
+            if delay is None:
+                raise
+        await trio.sleep(delay)
 
 
 def _failure(status: int | None) -> str:

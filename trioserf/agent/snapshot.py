@@ -120,6 +120,7 @@ class SnapshotWriter:
         # The file differs from the state in memory: replace it, do not append.
         self._rewrite = not contents.clean
         self._retry_at: float | None = None
+        self._replace_at: float | None = None
         self._wake = AutoResetEvent()
         self._ended = trio.Event()
         self._lock = trio.Lock()
@@ -205,10 +206,11 @@ class SnapshotWriter:
     async def _write(self, *, sync: bool = False) -> None:
         """Write everything that is pending; after an error, schedule a retry."""
         try:
-            if not (self._rewrite or self._compaction_due()):
-                await self._append(sync=sync)
             if self._rewrite or self._compaction_due():
                 await self._replace()
+            await self._append(sync=sync)
+            if self._rewrite:
+                await self._replace(required=True)
         except OSError as error:
             if self._retry_at is None:
                 _log.error(
@@ -242,14 +244,42 @@ class SnapshotWriter:
             self._size += len(data)
             self._appends.append((trio.current_time() - began) * 1000)
 
-    async def _replace(self) -> None:
+    async def _replace(self, *, required: bool = False) -> None:
+        """Replace the file by the state in memory.
+
+        Raises:
+            OSError: the disk is full, or the replacement is `required` and cannot be written. If
+                it is not required, lines are left to append instead, and `PATH.compact` is tried
+                again later.
+        """
+        now = trio.current_time()
+        if not self._rewrite and self._replace_at is not None and now < self._replace_at:
+            return
         data = self._state.compacted()
+        lines = b"\n" + data if self._rewrite else bytes(self._pending)
         self._pending.clear()
         self._rewrite = False
-        began = trio.current_time()
-        await self._files.replace(self._path, data, suffix=_COMPACT_SUFFIX, mode=SHARED)
-        self._size = len(data)
-        self._compactions.append((trio.current_time() - began) * 1000)
+        try:
+            await self._files.replace(self._path, data, suffix=_COMPACT_SUFFIX, mode=SHARED)
+        except OSError as error:
+            if required or error.errno in _NO_ROOM:
+                raise
+            if self._replace_at is None:
+                _log.error(
+                    "snapshot %s: cannot be compacted: %s; it grows, and compaction is tried again"
+                    " every %g s",
+                    self._path,
+                    _reason(error),
+                    RETRY_INTERVAL,
+                )
+            self._replace_at = trio.current_time() + RETRY_INTERVAL
+            self._pending[:0] = lines
+        else:
+            if self._replace_at is not None:
+                _log.info("snapshot %s: compacted again", self._path)
+            self._replace_at = None
+            self._size = len(data)
+            self._compactions.append((trio.current_time() - now) * 1000)
 
 
 def _reason(error: OSError) -> str:

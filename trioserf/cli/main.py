@@ -8,8 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO, NoReturn
+
+from trioserf.cli import early_signals
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
 INTERRUPTED = 128 + signal.SIGINT
@@ -23,6 +26,7 @@ def main() -> NoReturn:
 
     An interrupted process ends by the signal, not by an exit code: shells check for that.
     """
+    early_signals.block()
     try:
         _open_closed_streams()
         _end(_run_process(sys.argv[1:]))
@@ -65,14 +69,18 @@ def _run_process(argv: Sequence[str]) -> int:
     from trioserf.cli.output import FAILED, Output, OutputError, ReaderClosedError
 
     invocation = split(argv)
+    completes = os.environ.get(_COMPLETE) == "complete_bash"
+    other = completes or invocation.help or invocation.version or invocation.misplaced
+    is_agent = invocation.command == "agent" and not other
+    if is_agent:
+        early_signals.note()
+    early_signals.unblock()
     try:
-        if os.environ.get(_COMPLETE) == "complete_bash":
+        if completes:
             from trioserf.cli.completion import join_bash_words
 
             join_bash_words(os.environ)
-        elif invocation.command == "agent" and not (
-            invocation.help or invocation.version or invocation.misplaced
-        ):
+        elif is_agent:
             return _run_agent(argv)
         return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)
     except ReaderClosedError:
@@ -126,7 +134,12 @@ def _run_agent(argv: Sequence[str]) -> int:
     child parses, this process imports the agent (see cli/README.md, § Cost of typer).
     """
     reading, writing = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # a limit of processes: the modules stay, but the agent may run
+        os.close(reading)
+        os.close(writing)
+        return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)
     if child == 0:
         os.close(reading)
         return run(argv, sys.stdout.buffer, sys.stderr.buffer, partial(_send_settings, writing))
@@ -143,7 +156,7 @@ def _run_agent(argv: Sequence[str]) -> int:
 
 
 def _send_settings(pipe: int, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
-    """Write the settings of an agent to a pipe."""
-    with open(pipe, "w") as file:
+    """Write the settings of an agent to a pipe, unless a signal has ended the agent."""
+    with suppress(BrokenPipeError), open(pipe, "w") as file:
         json.dump([list(paths), overrides], file)
     return 0

@@ -3,29 +3,39 @@
 Does not import typer, which would stay in the memory of the agent.
 """
 
+import io
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, BinaryIO, Final, TextIO, cast
 
+import attrs
 import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
-from trioserf.agent.logs import Logs, disable_caller_info, open_logs
+from trioserf.agent.logs import LogLine, Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
+from trioserf.agent.stream_writer import StreamWriter, open_writer
+from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
+from trioserf.net.threads import run_in_thread
 from trioserf.node import Phase
 from trioserf.node.memory import freeze_startup_memory
+from trioserf.node.timers import AutoResetEvent
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
 
+_BANNER: Final = 0.1
+"""Seconds that the log waits for the reader of the banner; the agent waits, too."""
 GRACE: Final = 3.0
 """Time limit of a graceful leave, in seconds."""
 _NAMES: Final = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminated"}
@@ -61,15 +71,50 @@ def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int
     errors: list[BaseException] = []
     code = FAILED
     disable_caller_info()
-    with open_logs(config.log_level) as logs:
+    with _streams(out) as streams, open_logs(config.log_level, streams.log) as logs:
         try:
             with _syslog(config, logs):
-                code = trio.run(_serve, out, config, sources, logs)
+                code = trio.run(_serve, streams, config, sources, logs)
         except* TrioserfError as group:
             errors += leaf_exceptions(group)
     if errors:
         raise CommandError("\n".join(map(_error_text, errors)), "failed")
     return code
+
+
+@attrs.frozen
+class _Streams:
+    """The standard streams of a running agent, which does not wait for their readers."""
+
+    stdout: StreamWriter
+    log: TextIO
+
+    @property
+    def out(self) -> Output:
+        return Output(cast("BinaryIO", self.stdout))
+
+
+@contextmanager
+def _streams(out: Output) -> Iterator[_Streams]:
+    """Write to the standard streams in threads during the block (raises CommandError)."""
+    with ExitStack() as stack:
+        try:
+            stdout = stack.enter_context(open_writer(out.stream.fileno(), _lost_output))
+            stderr = stack.enter_context(open_writer(sys.stderr.fileno(), _lost_lines))
+        except OSError as error:
+            raise CommandError(f"==> Cannot start: {error.strerror}") from error
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        log = io.TextIOWrapper(stderr, encoding, errors, write_through=True)  # type: ignore[type-var]
+        yield _Streams(stdout, log)
+
+
+def _lost_lines(count: int) -> bytes:
+    text = f"{count} lines of the log were lost: standard error was not read in time"
+    return f"{LogLine(datetime.now(UTC), 'WARN', 'agent', text).text}\n".encode()
+
+
+def _lost_output(count: int) -> bytes:
+    return b"==> %d lines were lost: standard output was not read in time\n" % count
 
 
 def _report_interface(out: Output, config: AgentConfig) -> None:
@@ -106,34 +151,54 @@ def _prefix_lines(text: str) -> str:
     return "\n".join(f"==> {line}" for line in text.splitlines())
 
 
-async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs) -> int:
-    out.line_best_effort("==> Starting Serf agent...")
+async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs: Logs) -> int:
+    streams.out.line_best_effort("==> Starting Serf agent...")
+    life = _Life(streams, config, sources)
     with trio.open_signal_receiver(*_HANDLED) as signals:
-        async with open_agent(config, logs) as agent:
-            out.line_best_effort("==> Starting Serf agent RPC...")
-            async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
-            ) as control:
-                out.line_best_effort("==> Serf agent running!")
-                for label, value in _banner(agent, control):
-                    out.line_best_effort(f"{label:>31}: {value}")
-                    if label == "Bind addr" and config.advertise:
-                        # Serf does not align this one.
-                        out.line_best_effort(f"    Advertise addr: '{agent.node.address}'")
-                await _start_join(out, agent)
-                out.line_best_effort()
-                out.line_best_effort("==> Log data will now stream in as it occurs:")
-                out.line_best_effort()
-                freeze_startup_memory()
-                logs.release()
-                code = await _Shutdown(out, agent, sources).wait(signals)
-            _log.info("requesting serf shutdown")
-            if agent.node.phase is Phase.ALIVE:
-                _serf_log.warning("Shutdown without a Leave")
-        _log.info("shutdown complete")
-    if agent.failure:
-        raise CommandError(_prefix_lines(agent.failure), "failed")
-    return code
+        early_signals.repeat()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(life.listen, signals, nursery)
+            nursery.start_soon(life.reload)
+            nursery.start_soon(life.dump_metrics)
+            with life.scope:
+                async with open_agent(config, logs) as agent:
+                    await _run_opened(streams, agent, logs, life)
+                _log.info("shutdown complete")
+            nursery.cancel_scope.cancel()
+    if life.agent is not None and life.agent.failure:
+        raise CommandError(_prefix_lines(life.agent.failure), "failed")
+    return life.code
+
+
+async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life") -> None:
+    """Open the control port, join and run until the end."""
+    out = streams.out
+    out.line_best_effort("==> Starting Serf agent RPC...")
+    config = agent.config
+
+    async def start() -> None:
+        await _start_join(out, agent)
+        out.line_best_effort()
+        out.line_best_effort("==> Log data will now stream in as it occurs:")
+        out.line_best_effort()
+        freeze_startup_memory()
+        # The log follows the banner, if that is read.
+        streams.stdout.wait(_BANNER)
+        logs.release()
+
+    async with open_control(
+        agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
+    ) as control:
+        out.line_best_effort("==> Serf agent running!")
+        for label, value in _banner(agent, control):
+            out.line_best_effort(f"{label:>31}: {value}")
+            if label == "Bind addr" and config.advertise:
+                # Serf does not align this one.
+                out.line_best_effort(f"    Advertise addr: '{agent.node.address}'")
+        await life.run(agent, start)
+    _log.info("requesting serf shutdown")
+    if agent.node.phase is Phase.ALIVE:
+        _serf_log.warning("Shutdown without a Leave")
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
@@ -165,36 +230,50 @@ async def _start_join(out: Output, agent: Agent) -> None:
     out.line_best_effort(f"    Join completed. Synced with {joined} initial agents")
 
 
-class _Shutdown:
-    """Waits for the end of an agent; a signal may cause it."""
+class _Life:
+    """An agent from its start to its end, and the signals that change it.
 
-    def __init__(self, out: Output, agent: Agent, sources: Sources) -> None:
-        self._out = out
-        self._agent = agent
+    Attributes:
+        agent: the agent, when it is open.
+        code: the exit code.
+        scope: what the end cancels: first the start, then `run`.
+    """
+
+    def __init__(self, streams: _Streams, config: AgentConfig, sources: Sources) -> None:
+        self.agent: Agent | None = None
+        self.code = 0
+        self.scope = trio.CancelScope()
+        self._out = streams.out
+        self._log_stream = streams.log
+        self._config = config
         self._sources = sources
-        self._code = 0
+        self._starting = trio.CancelScope()
         self._leaving = False
-        self._scope = trio.CancelScope()
+        self._started = trio.Event()
+        self._hangup = AutoResetEvent()
+        self._user_signal = AutoResetEvent()
 
-    async def wait(self, signals: AsyncIterator[int]) -> int:
-        """Wait for the end; return the exit code."""
-        with self._scope:
+    async def run(self, agent: Agent, start: Callable[[], Awaitable[None]]) -> None:
+        """Complete the start, and wait for the end.
+
+        Args:
+            agent: the agent.
+            start: the rest of the start, which a leave cancels.
+        """
+        with trio.CancelScope() as self.scope:
+            self.agent = agent
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, signals, nursery)
-                await self._agent.shutdown.wait()
-                self._end(1 if self._agent.failure else 0)
-        return self._code
+                nursery.start_soon(self._start, start)
+                await agent.shutdown.wait()
+                self._end(1 if agent.failure else 0)
 
-    def _end(self, code: int) -> None:
-        self._code = code
-        self._scope.cancel()
-
-    async def _listen(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+    async def listen(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        """Handle signals until cancelled; a slow reload or leave does not delay the next one."""
         async for number in signals:
             if number == signal.SIGHUP:
-                await self._reload()
+                self._hangup()
             elif number == signal.SIGUSR1:
-                _dump_metrics(self._agent)
+                self._user_signal()
             else:
                 self._out.line_best_effort(f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
                 if self._leaving or not self._graceful(number):
@@ -202,36 +281,65 @@ class _Shutdown:
                     return
                 self._leaving = True
                 self._out.line_best_effort("==> Gracefully shutting down agent...")
+                self._starting.cancel()
                 nursery.start_soon(self._leave)
 
+    async def reload(self) -> None:
+        """Read the configuration again after each SIGHUP, until cancelled."""
+        await self._started.wait()
+        while True:
+            await self._hangup.wait()
+            await self._reload()
+
+    async def dump_metrics(self) -> None:
+        """Write the metrics after each SIGUSR1, until cancelled."""
+        await self._started.wait()
+        while True:
+            await self._user_signal.wait()
+            assert self.agent is not None
+            self._log_stream.write(self.agent.metrics.text())
+
+    async def _start(self, start: Callable[[], Awaitable[None]]) -> None:
+        with self._starting:
+            await start()
+            self._started.set()
+
+    def _end(self, code: int) -> None:
+        self.code = code
+        self.scope.cancel()
+
     def _graceful(self, number: int) -> bool:
-        config = self._agent.config
+        config = self._config if self.agent is None else self.agent.config
         if number == signal.SIGINT:
             return not config.skip_leave_on_interrupt
         return config.leave_on_terminate
 
     async def _leave(self) -> None:
+        if self.agent is None:
+            self._end(0)
+            return
         with trio.move_on_after(GRACE) as deadline:
-            await self._agent.leave()
+            await self.agent.leave()
         if deadline.cancelled_caught:
             _log.error("the leave took longer than %g s", GRACE)
         self._end(1 if deadline.cancelled_caught else 0)
 
     async def _reload(self) -> None:
+        assert self.agent is not None
         self._out.line_best_effort("==> Caught signal: hangup")
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
+        warnings: list[str] = []
         try:
-            await self._agent.reload(self._sources.load())
-        except TrioserfError as error:
-            _log.error("the configuration stays as it was: %s", error)
+            # In a thread, because files may be slow, or pipes.
+            load = partial(self._sources.load, warnings.append)
+            config = await run_in_thread(load, abandon=True)
+            for text in warnings:
+                _log.warning("%s", text)
+            await self.agent.reload(config)
+        except (TrioserfError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            _log.error("the configuration stays as it was: %s", reason)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
             _log.info("Configuration reloaded")
-
-
-def _dump_metrics(agent: Agent) -> None:
-    """Write the metrics of the last minute to stderr, if it can be written."""
-    with suppress(OSError):
-        sys.stderr.write(agent.metrics.text())
-        sys.stderr.flush()
