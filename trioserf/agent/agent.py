@@ -27,6 +27,7 @@ from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
 from trioserf.net.resolver import SystemResolver
 from trioserf.node import Node, open_node
+from trioserf.printable import short_name
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
 _log = logging.getLogger("trioserf.agent")
@@ -289,7 +290,9 @@ async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) ->
     for start in range(0, len(others), _REJOIN_BATCH):
         batch = others[start : start + _REJOIN_BATCH]
         for name, address in batch:
-            _serf_log.info("Attempting re-join to previously known node: %s: %s", name, address)
+            _serf_log.info(
+                "Attempting re-join to previously known node: %s: %s", short_name(name), address
+            )
         try:
             await node.join([f"{name}/{address}" for name, address in batch])
         except JoinFailed as error:
