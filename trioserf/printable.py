@@ -9,6 +9,8 @@ from typing import Final
 
 LOGGED_NAME: Final = 64
 """Characters of a name in a log line."""
+_LOGGED_BYTES: Final = 96
+_CUT: Final = "…"
 _CONTROLS: Final = re.compile(
     "[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\udc80-\udc9f]"
 )
@@ -31,8 +33,18 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def short_name(name: str) -> str:
-    """Cut a name to 64 characters, the last one `…`, for a log line."""
-    return name if len(name) <= LOGGED_NAME else f"{name[: LOGGED_NAME - 1]}…"
+    """Cut a name to 64 characters and 96 bytes, with `…` at its end, for a log line.
+
+    Escapes count as the log shows them. A name that is short enough is unchanged.
+    """
+    if len(name) <= LOGGED_NAME and name.isascii() and name.isprintable():
+        return name
+    shown = printable(name)
+    data = shown[: LOGGED_NAME + 1].encode("utf-8", "backslashreplace")
+    if len(shown) <= LOGGED_NAME and len(data) <= _LOGGED_BYTES:
+        return name
+    data = shown[: LOGGED_NAME - 1].encode("utf-8", "backslashreplace")
+    return data[: _LOGGED_BYTES - len(_CUT.encode())].decode("utf-8", "ignore") + _CUT
 
 
 def _escape(control: str) -> str:

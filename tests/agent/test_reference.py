@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 
 from tests.agent.helpers import ROOT
+from trioserf import printable
+from trioserf.agent import log_limits
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
@@ -58,6 +60,8 @@ LIMITS_OF_ROWS: list[list[float]] = [
         reply_limits._TOTAL_RATE,
     ],
     [reply_limits.MAX_PINGS],
+    [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
+    [printable.LOGGED_NAME, printable._LOGGED_BYTES],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
     [
         connection.Limits().connections,

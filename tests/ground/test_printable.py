@@ -54,3 +54,14 @@ def test_kept_controls_remain() -> None:
 def test_long_names_are_cut() -> None:
     assert short_name("n" * LOGGED_NAME) == "n" * LOGGED_NAME
     assert short_name("n" * 1024) == "n" * (LOGGED_NAME - 1) + "…"
+    assert short_name("\x1b" * 16) == "\x1b" * 16
+    assert short_name("\x1b" * 17) == ("\\x1b" * 16)[: LOGGED_NAME - 1] + "…"
+    assert short_name("🙂" * 24) == "🙂" * 24
+    assert short_name("🙂" * 25) == "🙂" * 23 + "…"
+
+
+@given(st.text())
+def test_cut_names_are_short_in_a_log(name: str) -> None:
+    shown = printable(short_name(name))
+    assert len(shown) <= LOGGED_NAME
+    assert len(shown.encode("utf-8", "backslashreplace")) <= 96

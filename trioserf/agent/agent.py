@@ -234,6 +234,7 @@ async def open_agent(
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(logs.limits.run)
         metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
         stack.enter_context(node.watch(metrics.record))
         for sender in senders:

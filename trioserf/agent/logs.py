@@ -17,6 +17,7 @@ from typing import Final, TextIO
 import attrs
 import trio
 
+from trioserf.agent.log_limits import LogLimits
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.printable import printable
 from trioserf.serf.events import Dropped
@@ -110,10 +111,15 @@ class Logs(logging.Handler):
     Args:
         level: least level of lines that are written, one of LEVELS.
         stream: the stream to write to.
+
+    Attributes:
+        limits: leaves out lines that other hosts cause too often.
     """
 
     def __init__(self, level: str, stream: TextIO) -> None:
         super().__init__()
+        self.limits = LogLimits()
+        self.addFilter(self.limits)
         self._level = LEVELS[level]
         self._stream = stream
         self._held: list[LogLine] | None = []
@@ -218,6 +224,7 @@ def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Log
     try:
         yield logs
     finally:
+        logs.limits.report()
         logs.release()
         logs.end()
         logger.removeHandler(logs)

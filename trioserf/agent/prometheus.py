@@ -20,7 +20,7 @@ from trioserf.agent.statsd import split_address
 from trioserf.counters import AggregateSample
 from trioserf.errors import AddressError
 
-_log = logging.getLogger("trioserf.agent")
+_log = logging.getLogger("trioserf.agent.metrics")
 
 _MAX_REQUESTS: Final = 16
 """Requests at a time; further connections are closed."""
