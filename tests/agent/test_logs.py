@@ -1,10 +1,10 @@
-"""The stream of the log: errors of writing."""
+"""The log: escaped text, and errors of writing."""
 
 import errno
 import io
 import logging
 
-from trioserf.agent.logs import open_logs
+from trioserf.agent.logs import LogLine, open_logs
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -35,3 +35,27 @@ def test_log_continues_after_full_disk() -> None:
         ]
         with logs.subscribe("INFO") as lines:
             assert len(lines._lines) == 3  # all are kept
+
+
+def test_control_characters_in_a_line_are_escaped() -> None:
+    stream = io.StringIO()
+    with open_logs("INFO", stream) as logs, logs.subscribe("INFO") as lines:
+        logs.release()
+        _log.info("EventMemberJoin: %s", "\x1b[2J\n\x9b\u202e\u2028")
+        assert stream.getvalue().endswith(": \\x1b[2J\\n\\x9b\\u202e\\u2028\n")
+        line = lines._lines.pop()
+        assert isinstance(line, LogLine)
+        assert line.text + "\n" == stream.getvalue()
+
+
+def test_text_in_an_exception_does_not_look_like_a_line() -> None:
+    stream = io.StringIO()
+    with open_logs("INFO", stream) as logs:
+        logs.release()
+        forged = "\x1b[2J\n2026/11/29 08:00:00 [INFO] agent: forged"
+        _log.error("failed", exc_info=ValueError(forged))
+    first, *others = stream.getvalue().splitlines()
+    assert first.endswith("[ERR] agent: failed")
+    assert len(others) == 2
+    assert all(line.startswith("\t") and line.isascii() for line in others)
+    assert "\x1b" not in stream.getvalue()

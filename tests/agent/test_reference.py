@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 
 from tests.agent.helpers import ROOT
+from trioserf import printable
+from trioserf.agent import log_limits, prometheus, stream_writer
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
@@ -66,7 +68,11 @@ LIMITS_OF_ROWS: list[list[float]] = [
     ],
     [reply_limits.MAX_PINGS],
     [2 * seen_nonces.MAX],
+    [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
+    [printable.LOGGED_NAME, printable._LOGGED_BYTES],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
+    [stream_writer.MAX_WAITING],
+    [prometheus._MAX_CONNECTIONS, prometheus._HEAD_TIMEOUT, prometheus._REQUEST_TIMEOUT],
     [
         connection.Limits().connections,
         connection.Limits().unauthenticated,

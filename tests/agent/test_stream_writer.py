@@ -81,6 +81,7 @@ def test_end_does_not_wait_for_a_reader_for_ever(monkeypatch: pytest.MonkeyPatch
             writer.write(LINE)
         os.write(writing, LINE)  # to /dev/null
         assert read(reading, size) == b"y" * size
+        assert writer.wait(WITHIN)  # its thread must not write to the next file of this number
 
 
 def test_descriptor_that_does_not_block_is_waited_for() -> None:

@@ -91,11 +91,16 @@ def help_text(name: str = "") -> str:
     return found.get_help(SerfContext(found, parent=context, info_name=name))
 
 
+class _Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
 class OutputBuffer:
     """An `Output` whose text can be read."""
 
-    def __init__(self, **settings: Any) -> None:
-        self._written = io.BytesIO()
+    def __init__(self, *, terminal: bool = False, **settings: Any) -> None:
+        self._written = _Terminal() if terminal else io.BytesIO()
         self.out = Output(self._written, **settings)
 
     @property

@@ -13,6 +13,8 @@ from tests.interop.agents import ROOT, TRIOSERF, agent, net, until
 
 pytestmark = pytest.mark.interop
 HERE = f"{net(7)}.81"
+UNSAFE_TAGS = ["-tag=z$(touch x)=1", "-tag=z;x=1", "-tag=z\x1b[2J=1", "-tag=-z=1"]
+"""Tags whose keys a shell or a terminal would interpret: they are not completed."""
 
 
 def complete(*words: str, current: int | None = None, **env: str) -> list[str]:
@@ -91,7 +93,7 @@ def test_other_shells_complete_values(shell: str, offered: str) -> None:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with agent(HERE, "complete-me", "-tag=zone=a", program=TRIOSERF) as rpc:
+    with agent(HERE, "complete-me", "-tag=zone=a", *UNSAFE_TAGS, program=TRIOSERF) as rpc:
         until(
             lambda: (
                 subprocess.run(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.cli.helpers import OutputBuffer
 from trioserf.cli.commands.info import info_text
 from trioserf.cli.commands.members import members_record, members_text
+from trioserf.cli.commands.monitor import show
 from trioserf.cli.commands.query import Responses
 from trioserf.cli.commands.reachability import compare_acks
 from trioserf.cli.connect import connection_error, parse_tags
@@ -86,6 +87,15 @@ def test_responses_lose_one_newline_and_keep_their_bytes() -> None:
     ]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_controls_in_responses_are_escaped_on_terminals_only(terminal: bool) -> None:
+    buffer = OutputBuffer(terminal=terminal)
+    responses = Responses(buffer.out, acks_requested=False)
+    responses.handle(QueryAnswer("a\nAck from 'b'", b"\x1b[1mx\n\ty\xc2\x9b\n"))
+    payload = "\\x1b[1mx\n\ty\\x9b\n" if terminal else "\x1b[1mx\n\ty\x9b\n"
+    assert buffer.text == "Response from 'a\\nAck from 'b'': " + payload
+
+
 def test_responses_in_json_are_written_at_the_end() -> None:
     buffer = OutputBuffer(json=True)
     responses = Responses(buffer.out, acks_requested=True)
@@ -140,6 +150,37 @@ def test_names_with_two_acks_are_reported() -> None:
 def test_success_needs_one_ack_of_each_live_member(live: set[str], acks: list[str]) -> None:
     report = compare_acks(live, acks)
     assert report.ok == (len(acks) == len(live) and len(set(acks)) == len(acks))
+
+
+def test_controls_in_text_of_members_are_escaped() -> None:
+    member = MemberInfo("a\n\x1b", "10.0.0.1", 7946, {"k\t": "\u202e"}, "alive", 2, 5, 5)
+    assert members_text([member]) == r"a\n\x1b  10.0.0.1:7946  alive  k\t=\u202e"
+    assert info_text({"tags": {"k\n": "\x9b"}}) == "tags:\n\tk\\n = \\x9b"
+    assert failures_text({"a\n": "no\x7f"}) == r"failed:  a\n  no\x7f"
+    assert compare_acks(["a\x1b"], []).lines[1] == "\ta\\x1b"
+    assert compare_acks([], ["a\x1b"]).lines[1] == "\ta\\x1b"
+    assert compare_acks(["a"], ["a\n", "a\n"]).lines[0] == r"Duplicate response from 'a\n'"
+
+
+def test_controls_in_errors_are_escaped() -> None:
+    buffer = OutputBuffer()
+    buffer.out.error(CommandError("1 error:\n\t* \x1b[2J\x9b"))
+    assert buffer.text == "1 error:\n\t* \\x1b[2J\\x9b\n"
+
+
+def test_controls_in_json_are_escaped() -> None:
+    buffer = OutputBuffer(json=True)
+    value = {"a\x7f": "\x1b\x80\x9f\u2028\u202e\u2069\n"}
+    buffer.out.record(value, indent=None)
+    assert buffer.text == (r'{"a\u007f":"\u001b\u0080\u009f\u2028\u202e\u2069\n"}' + "\n")
+    assert json.loads(buffer.text) == value
+
+
+def test_lines_of_the_log_do_not_look_like_several() -> None:
+    buffer = OutputBuffer()
+    lead = "2026/11/29 08:00:00 [WARN] agent: "
+    show(buffer.out, {"Log": lead + "\x1b1 error:\n\t* x\n\n, y\n" + lead})
+    assert buffer.text == lead + "\\x1b1 error:\n\t* x\n\n\t, y\n\t" + lead + "\n"
 
 
 def test_keys_have_the_number_of_members() -> None:

@@ -28,6 +28,7 @@ from trioserf.errors import ConfigError, JoinFailed
 from trioserf.net.resolver import SystemResolver
 from trioserf.net.threads import limited_lookups, run_in_thread
 from trioserf.node import Node, NodeConfig, open_node
+from trioserf.printable import short_name
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
 _log = logging.getLogger("trioserf.agent")
@@ -238,6 +239,7 @@ async def open_agent(
         node = await stack.enter_async_context(opening)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(logs.limits.run)
         metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
         stack.enter_context(node.watch(metrics.record))
         for sender in senders:
@@ -307,7 +309,9 @@ async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) ->
     for start in range(0, len(others), _REJOIN_BATCH):
         batch = others[start : start + _REJOIN_BATCH]
         for name, address in batch:
-            _serf_log.info("Attempting re-join to previously known node: %s: %s", name, address)
+            _serf_log.info(
+                "Attempting re-join to previously known node: %s: %s", short_name(name), address
+            )
         try:
             await node.join([f"{name}/{address}" for name, address in batch])
         except JoinFailed as error:

@@ -28,6 +28,7 @@ from trioserf.agent.script_runner import (
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
 from trioserf.node.event_hub import Responder, Subscription
+from trioserf.printable import short_name
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
 from trioserf.serf.filters import EventFilter
@@ -262,7 +263,7 @@ class Handlers:
                 self._dispatch(coalesced)
 
     def _dispatch(self, event: Event) -> None:
-        name = "" if not hasattr(event, "name") else f": {event.name}"
+        name = "" if not hasattr(event, "name") else f": {short_name(event.name)}"
         kind = "user-event" if event.kind == "user" else event.kind
         _log.info("Received event: %s%s", kind, name)
         workers = [worker for worker in self._workers if worker.handler.matches(event)]
@@ -336,7 +337,7 @@ class Handlers:
         try:
             await self._node.respond(query.id, output, self._responder)
         except (NoSuchQuery, TooLarge, Leaving) as error:
-            _log.warning("Failed to respond to query '%s': %s", query.name, error)
+            _log.warning("Failed to respond to query '%s': %s", short_name(query.name), error)
             await self._decline_if_last(pending)
         else:
             pending.has_response = True
@@ -349,7 +350,9 @@ class Handlers:
         try:
             await self._node.decline(pending.query.id, self._responder)
         except (NoSuchQuery, Leaving) as error:
-            _log.debug("query '%s' needs no response any more: %s", pending.query.name, error)
+            _log.debug(
+                "query '%s' needs no response any more: %s", short_name(pending.query.name), error
+            )
 
 
 async def _warn_if_slow(script: str) -> None:

@@ -6,7 +6,6 @@ for a subscriber: lines without room are dropped, counted and announced.
 """
 
 import logging
-import re
 import sys
 import time
 from collections import deque
@@ -18,7 +17,9 @@ from typing import Final, TextIO
 import attrs
 import trio
 
+from trioserf.agent.log_limits import LogLimits
 from trioserf.dropping_queue import DroppingQueue
+from trioserf.printable import printable
 from trioserf.serf.events import Dropped
 
 REMEMBERED: Final = 512
@@ -33,12 +34,6 @@ LEVELS: Final = {
 }
 _ROOT: Final = "trioserf"
 _NAMES: Final = {level: name for name, level in LEVELS.items()}
-_CONTROLS: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that could end a line or control a terminal; other members choose logged names."""
-
-
-def _escaped(control: re.Match[str]) -> str:
-    return control[0].encode("unicode_escape").decode("ascii")
 
 
 def level_name(level: int) -> str:
@@ -116,10 +111,15 @@ class Logs(logging.Handler):
     Args:
         level: least level of lines that are written, one of LEVELS.
         stream: the stream to write to.
+
+    Attributes:
+        limits: leaves out lines that other hosts cause too often.
     """
 
     def __init__(self, level: str, stream: TextIO) -> None:
         super().__init__()
+        self.limits = LogLimits()
+        self.addFilter(self.limits)
         self._level = LEVELS[level]
         self._stream = stream
         self._held: list[LogLine] | None = []
@@ -135,11 +135,11 @@ class Logs(logging.Handler):
         """Handle a record of `logging`."""
         created = datetime.fromtimestamp(record.created, UTC)
         source = record.name.removeprefix(f"{_ROOT}.")
-        message = record.getMessage()
-        if not message.isprintable():
-            message = _CONTROLS.sub(_escaped, message)
+        message = printable(record.getMessage())
         if record.exc_info:
-            message += "\n" + logging.Formatter().formatException(record.exc_info)
+            # Indented, so that no text in an exception looks like a line of its own.
+            trace = logging.Formatter().formatException(record.exc_info)
+            message += "\n\t" + printable(trace, "\n").replace("\n", "\n\t")
         line = LogLine(created, level_name(record.levelno), source, message)
         self._remembered.append(line)
         for subscription in self._subscriptions:
@@ -224,6 +224,7 @@ def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Log
     try:
         yield logs
     finally:
+        logs.limits.report()
         logs.release()
         logs.end()
         logger.removeHandler(logs)

@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from trioserf.counters import AggregateSample, Counters
+from trioserf.printable import printable
 from trioserf.serf.events import Event, MemberEvent
 
 COLLECT_EVERY: Final = 1.0
@@ -229,7 +230,7 @@ def standard_deviation(count: AggregateSample) -> float:
 
 
 def _metric_name(name: str) -> str:
-    return name.replace(" ", "_")
+    return printable(name).replace(" ", "_")
 
 
 def _resident() -> float:

@@ -23,7 +23,7 @@ from trioserf.agent.statsd import split_address
 from trioserf.counters import AggregateSample
 from trioserf.errors import AddressError
 
-_log = logging.getLogger("trioserf.agent")
+_log = logging.getLogger("trioserf.agent.metrics")
 
 _MAX_CONNECTIONS: Final = 16
 """Connections at a time; a further one closes the oldest."""

@@ -18,6 +18,8 @@ EVENT_FILTERS = (
     *("user", "query"),
 )
 _BASH_WORD_BREAKS = ("=", ":")
+_PLAIN = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
+"""Words that no shell interprets; a dash in front would make an option."""
 
 
 def complete_from(*values: str) -> Callable[[], list[str]]:
@@ -52,7 +54,10 @@ def interface_names() -> list[str]:
 
 
 def _ask(ctx: typer.Context, request: Callable[[Any], Iterable[str]]) -> list[str]:
-    """Ask the agent that the command line names; return nothing if it does not respond."""
+    """Ask the agent that the command line names; return nothing if it does not respond.
+
+    Words that a shell would interpret are left out: other members choose them.
+    """
     from trioserf.control.client.rpc_session import RpcSession
 
     address = ctx.params.get("rpc_addr") or DEFAULT_ADDRESS
@@ -62,7 +67,7 @@ def _ask(ctx: typer.Context, request: Callable[[Any], Iterable[str]]) -> list[st
         _time_limit(TIMEOUT),
         RpcSession.connect(address, auth, timeout=TIMEOUT) as session,
     ):
-        return list(request(session))
+        return [word for word in request(session) if _PLAIN.fullmatch(word)]
     return []
 
 

@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trioserf.printable import printable
+
 PARSE_ERROR = "parse error"
 OUT_OF_RANGE = "value out of range"
 
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _INT64 = 2**63
-_JSON_ESCAPE = re.compile(r"\\.|[<>&\u2028\u2029\udc80-\udcff]")
+_JSON_ESCAPE = re.compile(r"\\.|[<>&\x7f-\x9f\u2028-\u202e\u2066-\u2069\udc80-\udcff]")
 _JSON_SHORT = {"\\b": "\\u0008", "\\f": "\\u000c"}
 _QUOTE_SHORT = {
     "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
@@ -102,6 +104,8 @@ def go_syntax(value: Any, *, inner: bool = False) -> str:
 def go_json(value: Any, *, indent: int | None = 2) -> str:
     """Encode JSON as Go does: `<`, `>` and `&` escaped, invalid UTF-8 as U+FFFD.
 
+    Unlike Go, escape all characters that `printable` escapes.
+
     Objects keep their order. `indent=None` puts everything on one line.
     """
     separators = (",", ":") if indent is None else (",", ": ")
@@ -136,11 +140,11 @@ def to_bytes(text: str) -> bytes:
 
 
 def columns(rows: Iterable[Sequence[str]], gap: str = "  ") -> str:
-    """Align rows in columns, each as wide as its widest cell (in characters), as Serf does.
+    """Align rows of printable cells in columns, each as wide as its widest cell, as Serf does.
 
     The last cell of a row is not padded, and white space around the whole text is removed.
     """
-    table = list(rows)
+    table = [[printable(cell) for cell in row] for row in rows]
     widths: list[int] = []
     for row in table:
         for column, cell in enumerate(row):

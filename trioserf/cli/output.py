@@ -6,9 +6,12 @@ from typing import Any, BinaryIO
 
 from trioserf.cli.go_format import go_json, to_bytes
 from trioserf.control.errors import ControlError
+from trioserf.printable import printable
 
 FAILED = 1
 """Exit code of every failure."""
+_LAYOUT = "\n\t"
+"""Control characters of the formats themselves."""
 
 
 class CommandError(Exception):
@@ -56,10 +59,16 @@ class Output:
         self.stream = stream
         self.json = json
 
-    def line(self, text: str = "") -> None:
-        """Write a line of text, unless the format is JSON."""
+    def line(self, text: str = "", payload: str = "") -> None:
+        """Write a line of text and a payload, unless the format is JSON.
+
+        Control characters are escaped, except newlines and tabs: escape these in names and other
+        text of members (`printable`). The payload is unchanged unless the stream is a terminal.
+        """
         if not self.json:
-            self.write(to_bytes(text) + b"\n")
+            if payload and self.stream.isatty():
+                payload = printable(payload, _LAYOUT)
+            self.write(to_bytes(printable(text, _LAYOUT) + payload) + b"\n")
 
     def line_best_effort(self, text: str = "") -> None:
         """Write a line if possible: an agent continues without a reader."""

@@ -7,6 +7,7 @@ import trio
 
 from trioserf.node.join import Joiner
 from trioserf.node.state_owner import StateOwner
+from trioserf.printable import short_name
 from trioserf.swim.config import push_pull_scale
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -29,7 +30,9 @@ async def push_pull(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
             if error is None:
                 errors.pop(peer.name, None)
             elif errors.get(peer.name) != error:
-                _log.error("push/pull with %r (%s) failed: %s", peer.name, peer.address, error)
+                _log.error(
+                    "push/pull with %r (%s) failed: %s", short_name(peer.name), peer.address, error
+                )
                 errors = {name: errors[name] for name in errors if name in membership.records}
                 errors[peer.name] = error
         await trio.sleep_until(due)

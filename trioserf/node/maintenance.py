@@ -10,6 +10,7 @@ import trio
 
 from trioserf.node.join import Joiner
 from trioserf.node.state_owner import StateOwner
+from trioserf.printable import short_name
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -23,7 +24,7 @@ async def reconnect(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
         if member is not None:
             error = await joiner.try_push_pull(member.address)
             if error is not None:
-                _log.debug("no reconnect to %r: %s", member.name, error)
+                _log.debug("no reconnect to %r: %s", short_name(member.name), error)
         await trio.sleep(interval)
 
 

@@ -9,6 +9,7 @@ import trio
 from trioserf.errors import Leaving
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
+from trioserf.printable import short_name
 from trioserf.swim.failure_detector import Probe
 from trioserf.wire.swim_messages import Ack
 
@@ -94,6 +95,6 @@ async def tcp_ping(owner: StateOwner, streams: Streams, probe: Probe) -> bool:
     try:
         response = await streams.exchange(probe.address, streams.codec.encode(ping))
     except (OSError, ValueError, trio.BrokenResourceError) as error:
-        _log.debug("no answer of %r on a stream: %s", probe.record.name, error)
+        _log.debug("no answer of %r on a stream: %s", short_name(probe.record.name), error)
         return False
     return isinstance(response, Ack) and response.seq_no == probe.seq_no

@@ -20,6 +20,7 @@ from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
+from trioserf.printable import short_name
 from trioserf.serf.effects import DirectMessage
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec
@@ -148,12 +149,12 @@ class Streams:
             elif lost := queue.failed(direct):
                 self._count_lost(lost, direct.node, error)
             else:
-                _log.debug("no stream to %r yet: %s", direct.node, error)
+                _log.debug("no stream to %r yet: %s", short_name(direct.node), error)
 
     def _count_lost(self, count: int, node: str, error: str) -> None:
         self._owner.dropped["streams"] += count
         what = "a message" if count == 1 else f"{count} messages"
-        _log.warning("could not send %s to %r: %s", what, node, error)
+        _log.warning("could not send %s to %r: %s", what, short_name(node), error)
 
     async def _send_message(self, direct: DirectMessage, timeout: float) -> str | None:
         """Send one message; return the error as text, or None."""
@@ -245,7 +246,7 @@ class Streams:
                 if node == state.config.name:
                     await self._send(stream, self.codec.encode(encode(Ack(seq_no))))
                 else:
-                    _log.warning("stream ping for %r, from %s", node, source)
+                    _log.warning("stream ping for %r, from %s", short_name(node), source)
             case _:
                 _log.debug("a %s on a stream from %s", type(message).__name__, source)
 

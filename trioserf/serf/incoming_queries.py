@@ -13,6 +13,7 @@ import attrs
 
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import InvalidFilter, NoSuchQuery, TooLarge
+from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects
 from trioserf.serf.events import QueryReceived
@@ -160,7 +161,11 @@ class IncomingQueries:
             return rebroadcast
         to = None if ours else parse_address(query.addr, query.port)
         if to is None and not ours:
-            _log.debug("query %s of %s has no usable address", query.name, query.source_node)
+            _log.debug(
+                "query %s of %s has no usable address",
+                short_name(query.name),
+                short_name(query.source_node),
+            )
             return False
         pending = _Pending(
             query.ltime,
@@ -184,7 +189,7 @@ class IncomingQueries:
             if slot is not Rejection.BEFORE_START:
                 _log.warning(
                     "received old query %s from time %d (current: %d)",
-                    query.name,
+                    short_name(query.name),
                     query.ltime,
                     self.window.clock.time,
                 )
@@ -192,7 +197,9 @@ class IncomingQueries:
         if query.id in slot.entry:
             return False
         if not self.window.charge(slot, _ID_SIZE):
-            _log.warning("too many queries of time %d, dropping %s", query.ltime, query.name)
+            _log.warning(
+                "too many queries of time %d, dropping %s", query.ltime, short_name(query.name)
+            )
             return False
         slot.entry.add(query.id)
         return True
@@ -206,7 +213,7 @@ class IncomingQueries:
         except WireError as error:
             self._effects.drops.append(error)
         except InvalidFilter as error:
-            _log.warning("cannot filter query %s: %s", query.name, error)
+            _log.warning("cannot filter query %s: %s", short_name(query.name), error)
         return False
 
     def _deliver(self, pending: _Pending, query: Query, now: float) -> None:
@@ -354,7 +361,7 @@ class IncomingQueries:
         if action is not None:
             return handle_key_query(action, query.payload, self._keys)
         if query.name != PING:
-            _log.warning("Unhandled internal query '%s'", query.name)
+            _log.warning("Unhandled internal query '%s'", short_name(query.name))
         return None
 
     def _respond_internally(
@@ -385,7 +392,7 @@ class IncomingQueries:
         """Return our record of a member, unless it is about ourselves."""
         if name == self._table.name:
             return None
-        _log.debug("Got conflict resolution query for '%s'", name)
+        _log.debug("Got conflict resolution query for '%s'", short_name(name))
         member = self._table.get(name)
         if member is None:
             return None

@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address
+from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.events import MemberEvent, MemberEventKind
@@ -242,7 +243,9 @@ class MemberTable:
             _log.debug("forgoing reconnect for random throttling")
             return None
         record = self._rng.choice(list(self.failed.values()))
-        _log.info("attempting reconnect to %s %s", record.member.name, record.member.address)
+        _log.info(
+            "attempting reconnect to %s %s", short_name(record.member.name), record.member.address
+        )
         return record.member
 
     # --- internals ---
@@ -273,7 +276,7 @@ class MemberTable:
     def _emit(self, kind: MemberEventKind, member: Member, text: str) -> None:
         self._effects.events.append(MemberEvent(kind, (member,)))
         if _log.isEnabledFor(logging.INFO):
-            _log.info(text, *(member.name, member.address.host)[: text.count("%s")])
+            _log.info(text, *(short_name(member.name), member.address.host)[: text.count("%s")])
 
 
 def _overdue(records: Iterable[MemberRecord], before: float) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, normalise, packed
+from trioserf.printable import short_name
 from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
 from trioserf.serf.outgoing_queries import QueryParams
@@ -80,7 +81,12 @@ class NameConflicts:
     def log(self, name: str, known: Address | None, other: Address) -> None:
         """Log that the name of another member is claimed by a second address."""
         claimed_by = "an unknown address" if known is None else known
-        _log.warning("Name conflict for '%s' both %s and %s are claiming", name, claimed_by, other)
+        _log.warning(
+            "Name conflict for '%s' both %s and %s are claiming",
+            short_name(name),
+            claimed_by,
+            other,
+        )
 
     def resolve(self, ours: Address, other: Address, now: float) -> None:
         """Handle a node at `other` that claims our name."""

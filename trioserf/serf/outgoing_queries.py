@@ -11,6 +11,7 @@ import attrs
 from trioserf.address import Address, packed
 from trioserf.counters import Counters
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
+from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.filters import compiled, tag_matches
 from trioserf.serf.internal_queries import KEY_QUERIES, PING, check_name
@@ -239,7 +240,7 @@ class OutgoingQueries:
                 "reply for non-running query (LTime: %d, ID: %d, From: %s)",
                 response.ltime,
                 response.id,
-                response.source,
+                short_name(response.source),
             )
             return
         self._count(response, is_duplicate=query.handle_response(response))

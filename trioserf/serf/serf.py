@@ -16,6 +16,7 @@ from typing import Final
 from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.errors import InvalidQuery
+from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
 from trioserf.serf.events import Event, QueryReceived
@@ -300,24 +301,24 @@ class Serf:
         """Handle a message; return the queue in which to rebroadcast it, or None."""
         match message:
             case UserEvent():
-                _log.debug("messageUserEventType: %s", message.name)
+                _log.debug("messageUserEventType: %s", short_name(message.name))
                 return "Event" if self._user_events.receive(message) else None
             case QueryResponse():
-                _log.debug("messageQueryResponseType: %s", message.source)
+                _log.debug("messageQueryResponseType: %s", short_name(message.source))
                 if not self._may_carry_keys(sealed) and self._outgoing_queries.is_about_keys(
                     message
                 ):
                     raise plaintext_refused()
                 self._handle_response(message, now)
             case Query():
-                _log.debug("messageQueryType: %s", message.name)
+                _log.debug("messageQueryType: %s", short_name(message.name))
                 is_new = self._incoming_queries.receive(message, now, source=source, sealed=sealed)
                 return "Query" if is_new else None
             case Join():
-                _log.debug("messageJoinType: %s", message.node)
+                _log.debug("messageJoinType: %s", short_name(message.node))
                 return "Intent" if self._intents.on_join(message, now) else None
             case Leave():
-                _log.debug("messageLeaveType: %s", message.node)
+                _log.debug("messageLeaveType: %s", short_name(message.node))
                 return "Intent" if self._intents.on_leave(message, now) else None
             case Relay():
                 self._relay(message, now)

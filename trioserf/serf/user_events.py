@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 
 from trioserf.errors import TooLarge
+from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.events import UserEventReceived
@@ -78,7 +79,7 @@ class UserEvents:
             if slot is not Rejection.BEFORE_START:
                 _log.warning(
                     "received old event %s from time %d (current: %d)",
-                    message.name,
+                    short_name(message.name),
                     message.ltime,
                     self.window.clock.time,
                 )
@@ -88,7 +89,9 @@ class UserEvents:
             return False
         size = _EVENT_SIZE + len(message.name) + len(message.payload)
         if not self.window.charge(slot, size):
-            _log.warning("too many events of time %d, dropping %s", message.ltime, message.name)
+            _log.warning(
+                "too many events of time %d, dropping %s", message.ltime, short_name(message.name)
+            )
             return False
         slot.entry[event] = None
         self.latest_time = max(self.latest_time, message.ltime)

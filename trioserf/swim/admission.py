@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection
 
 from trioserf.address import address_of
+from trioserf.printable import short_name
 from trioserf.swim.config import SwimOptions
 from trioserf.swim.events import Refused
 from trioserf.wire.swim_messages import Alive
@@ -49,5 +50,7 @@ class AdmissionPolicy:
         if message.node not in self._logged and len(self._logged) < _MAX_LOGGED:
             self._logged.add(message.node)
             address = address_of(addr, message.port)
-            log.warning("refusing the member %r at %s: %s", message.node, address, reason)
+            log.warning(
+                "refusing the member %r at %s: %s", short_name(message.node), address, reason
+            )
         return Refused(message.node, addr, message.port, reason)

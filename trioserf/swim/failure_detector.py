@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, address_of, packed
+from trioserf.printable import short_name
 from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
@@ -158,7 +159,7 @@ class FailureDetector:
         if tcp_acked:
             _log.warning(
                 "%r answers on a stream, but not to packets; check that UDP gets through",
-                probe.record.name,
+                short_name(probe.record.name),
             )
             self._memberlist.probe_succeeded(probe.record)
         else:
@@ -184,7 +185,9 @@ class FailureDetector:
         its next push/pull, as a suspect does (Lifeguard §IV-C).
         """
         if ping.node and ping.node != self._name:
-            _log.warning("ping for %r, but this is %r; from %s", ping.node, self._name, source)
+            _log.warning(
+                "ping for %r, but this is %r; from %s", short_name(ping.node), self._name, source
+            )
             return
         to = source
         if ping.source_port and ping.source_addr:

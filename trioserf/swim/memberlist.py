@@ -15,6 +15,7 @@ import attrs
 
 from trioserf.address import Address, address_of, normalise
 from trioserf.counters import Counters
+from trioserf.printable import short_name
 from trioserf.swim import events
 from trioserf.swim.admission import AdmissionPolicy
 from trioserf.swim.awareness import Awareness
@@ -204,7 +205,7 @@ class Memberlist:
             return
         if supersedes(record, SUSPECT, message.incarnation):
             if record.name == self.name:
-                self._refute(message.incarnation, f"suspected by {message.source!r}")
+                self._refute(message.incarnation, f"suspected by {short_name(message.source)!r}")
             else:
                 self._mark_suspect(record, message, now)
         elif is_at_least(message.incarnation, record.incarnation):
@@ -218,7 +219,7 @@ class Memberlist:
         if record is None or not supersedes(record, DEAD, message.incarnation):
             return
         if record.name == self.name:
-            self._refute(message.incarnation, f"declared dead by {message.source!r}")
+            self._refute(message.incarnation, f"declared dead by {short_name(message.source)!r}")
         else:
             self._mark_dead(record, message, now)
 
@@ -275,7 +276,9 @@ class Memberlist:
         """
         self.awareness.apply_delta(max(0, expected_nacks - nacks) if expected_nacks else 1)
         if supersedes(record, SUSPECT, incarnation):
-            log.info("%r (%s) does not answer; suspecting it", record.name, record.address)
+            log.info(
+                "%r (%s) does not answer; suspecting it", short_name(record.name), record.address
+            )
         self.suspect(Suspect(incarnation, record.name, self.name), now)
 
     def expire_suspicions(self, now: float) -> None:
@@ -284,7 +287,7 @@ class Memberlist:
             record = self.records[suspicion.node]  # suspect: every change cancels the suspicion
             log.info(
                 "%r did not refute in time; declaring it dead (%d confirmations)",
-                record.name,
+                short_name(record.name),
                 suspicion.confirmations,
             )
             if suspicion.lacks_confirmations:
@@ -309,7 +312,7 @@ class Memberlist:
             return
         log.warning(
             "two members claim the name %r: %s, which holds it, and %s",
-            record.name,
+            short_name(record.name),
             record.address,
             address_of(addr, message.port),
         )
@@ -349,7 +352,7 @@ class Memberlist:
         if was_suspect:
             suspicion = self._suspicions.get(record.name)
             if suspicion is not None and suspicion.was_confirmed_by(self.name):
-                log.info("%r has refuted the suspicion", record.name)
+                log.info("%r has refuted the suspicion", short_name(record.name))
             self._suspicions.cancel(record.name)
         self._broadcast(record, message, urgent=was_suspect, on_done=on_done)
         record.incarnation = message.incarnation

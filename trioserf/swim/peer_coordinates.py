@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from trioserf.coordinate import ORIGIN, Coordinate, CoordinateClient, distance
 from trioserf.counters import Counters
+from trioserf.printable import short_name
 from trioserf.wire import swim_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.serf_payloads import decode_coordinate, encode_coordinate
@@ -55,7 +56,7 @@ class PeerCoordinates:
             moved = self._client.update(name, other, rtt)
         except (WireError, ValueError) as error:
             self._rejected.add()
-            _log.debug("coordinate of %r: %s", name, error)
+            _log.debug("coordinate of %r: %s", short_name(name), error)
             return
         self._adjustments.append(distance(before, moved) * 1000)
         self._peers[name] = other

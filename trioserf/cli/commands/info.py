@@ -11,6 +11,7 @@ from trioserf.cli.go_format import sorted_keys
 from trioserf.cli.options import Format, RpcAddr, RpcAuth
 from trioserf.cli.output import Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
+from trioserf.printable import printable
 
 app = new_app()
 
@@ -38,6 +39,7 @@ def info_text(groups: Mapping[str, Mapping[str, Any]]) -> str:
     """Format groups and their values, both sorted by name."""
     lines = []
     for group in sorted(groups):
-        lines.append(f"{group}:")
-        lines += [f"\t{key} = {value}" for key, value in sorted(groups[group].items())]
+        lines.append(f"{printable(group)}:")
+        pairs = sorted(groups[group].items())
+        lines += [f"\t{printable(key)} = {printable(str(value))}" for key, value in pairs]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from trioserf.cli.key_operations import (
 from trioserf.cli.output import CommandError, Output
 from trioserf.control.client.records import KeyReport
 from trioserf.control.errors import ControlError
+from trioserf.printable import printable
 from trioserf.serf.key_rotation import Change, Step, count_missing, primary_of, rotation
 
 ATTEMPTS = 3
@@ -33,7 +34,8 @@ def rotate(out: Output, session: KeySession, key: str) -> None:
         before = run_key_operation(out, session, "list")
     absent = _failed_members(session)
     if absent:
-        out.line(f"==> Failed, and without the new key when they return: {', '.join(absent)}")
+        names = printable(", ".join(absent))
+        out.line(f"==> Failed, and without the new key when they return: {names}")
     steps = rotation(key, before)
     step = next(steps)
     while True:
@@ -101,7 +103,7 @@ def _check_new_failures(
     """
     if failed := [name for name in _failed_members(session) if name not in absent]:
         error = CommandError(
-            f"Members have failed since the rotation began: {', '.join(failed)}",
+            f"Members have failed since the rotation began: {printable(', '.join(failed))}",
             "key_failed",
             {"laggards": dict.fromkeys(failed, FAILED)},
         )

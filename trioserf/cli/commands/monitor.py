@@ -1,6 +1,7 @@
 """`monitor`: follow the agent's log."""
 
 import os
+import re
 import select
 import signal
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from trioserf.control.client.rpc_session import log_entry
 from trioserf.control.errors import ControlError
 
 STDOUT = 1
+_NEXT_LINE = re.compile(r"\n(?![\t\n]|$)")
 
 app = new_app()
 
@@ -98,7 +100,8 @@ def show(out: Output, record: Mapping[str, Any]) -> None:
         out.line("\n".join(("Event Info:", *fields)))
         return
     entry = log_entry(record)
-    out.line(entry.text if entry.time else entry.message)
+    # Further lines of a message begin with a tab, so that no text looks like a line of its own.
+    out.line(_NEXT_LINE.sub("\n\t", entry.text if entry.time else entry.message))
     out.record(log_record(entry), indent=None)
 
 

@@ -21,6 +21,7 @@ from trioserf.cli.output import (
 )
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone, QueryRecord
+from trioserf.printable import printable
 
 app = new_app()
 
@@ -144,12 +145,12 @@ class Responses:
         match record:
             case QueryAck(source):
                 self._acks.append(source)
-                self._out.line(f"Ack from '{source}'")
+                self._out.line(f"Ack from '{printable(source)}'")
             case QueryAnswer(source, payload):
                 self._count += 1
                 self._payloads[source] = payload
                 text = to_text(payload).removesuffix("\n")
-                self._out.line(f"Response from '{source}': {text}")
+                self._out.line(f"Response from '{printable(source)}': ", text)
             case QueryDone():
                 pass
 

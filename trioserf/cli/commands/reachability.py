@@ -12,6 +12,7 @@ from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import FAILED, Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import QueryAck
+from trioserf.printable import printable
 
 HINTS = (
     "Gossip packets may be lost on the way. Things to check:",
@@ -66,7 +67,7 @@ def reachability(
                         acks.append(record.source)
                         last = monotonic()
                         if verbose:
-                            out.line(f"\tAck from '{record.source}'")
+                            out.line(f"\tAck from '{printable(record.source)}'")
             except KeyboardInterrupt:
                 out.line("Test interrupted")
                 raise typer.Exit(FAILED) from None
@@ -123,16 +124,16 @@ def compare_acks(live: Iterable[str], acks: Iterable[str]) -> ReachabilityReport
             duplicates.append(name)
         received.add(name)
     missing, unexpected = sorted(expected - received), sorted(received - expected)
-    lines = [f"Duplicate response from '{name}'" for name in duplicates]
+    lines = [f"Duplicate response from '{printable(name)}'" for name in duplicates]
     if duplicates:
         lines.append("Two members must have the same name: every name has to be unique.")
     elif count > len(expected):
         lines.append("Received more acks than live nodes! Acks from non-live nodes:")
-        lines += [f"\t{name}" for name in unexpected]
+        lines += [f"\t{printable(name)}" for name in unexpected]
         lines += ["Live nodes may be mistaken for failed ones.", "", *HINTS]
     elif count < len(expected):
         lines.append("Received less acks than live nodes! Missing acks from:")
-        lines += [f"\t{name}" for name in missing]
+        lines += [f"\t{printable(name)}" for name in missing]
         lines += HINTS
     else:
         lines.append("Successfully contacted all live nodes")

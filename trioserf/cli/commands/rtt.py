@@ -12,6 +12,7 @@ from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import CommandError, Output, UsageError, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
+from trioserf.printable import printable
 
 app = new_app()
 
@@ -53,5 +54,6 @@ def rtt(
                     text = f"Could not find a coordinate for node {quote(name)}"
                 raise CommandError(text, error.code) from error
     seconds = coordinates[0].distance(coordinates[1])
-    out.line(f"Estimated {names[0]} <-> {names[1]} rtt: {seconds * 1000:.3f} ms")
+    first, second = map(printable, names)
+    out.line(f"Estimated {first} <-> {second} rtt: {seconds * 1000:.3f} ms")
     out.record({"node": names[0], "other": names[1], "seconds": seconds})
