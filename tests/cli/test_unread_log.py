@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -86,3 +87,41 @@ def test_agent_without_readers_ends(number: signal.Signals) -> None:
         process.send_signal(signal.SIGHUP)
         process.send_signal(number)
         assert process.wait(20) == (0 if number == signal.SIGINT else 1)
+
+
+CRASH = """
+import logging
+from trioserf.cli.commands import agent_process
+from trioserf.cli.main import main
+async def crash(*_):
+    for _ in range(5000):
+        logging.getLogger("trioserf.agent").error("x" * 400)
+    raise RuntimeError("a bug")
+agent_process._start_join = crash
+main()
+"""
+
+
+def crashing(stderr: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", CRASH, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0"],
+        stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_traceback_of_a_crash_follows_the_log() -> None:
+    with crashing(subprocess.PIPE) as process:
+        _, text = process.communicate(timeout=60)
+    lines = text.splitlines()
+    first = next(n for n, line in enumerate(lines) if b"Traceback" in line)
+    assert all(b"agent: " in line or b"serf: " in line for line in lines[:first])
+    assert any(b"RuntimeError: a bug" in line for line in lines[first:])
+    assert process.returncode == 1
+
+
+def test_crash_without_a_reader_ends() -> None:
+    reading, writing = os.pipe()
+    with crashing(writing) as process:
+        os.close(writing)
+        assert process.wait(60) == 1
+    os.close(reading)

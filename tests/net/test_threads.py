@@ -39,6 +39,13 @@ async def test_lookup_without_a_thread_fails(no_threads: None) -> None:
         await SystemResolver().addresses("localhost")
 
 
+async def test_names_of_addresses_are_looked_up() -> None:
+    with limited_lookups():
+        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        found = await trio.socket.getnameinfo(("127.0.0.1", 7946), flags)
+    assert found == ("127.0.0.1", "7946")
+
+
 async def test_lookups_without_an_answer_leave_threads_for_other_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
