@@ -1,6 +1,7 @@
 """Scripts in real shells: environment, input, output, exit."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,13 @@ import trio
 
 from trioserf.address import Address
 from trioserf.agent.handlers import Handler
-from trioserf.agent.script_runner import OUTPUT_KEPT, ShellRunner, environment, standard_input
+from trioserf.agent.script_runner import (
+    OUTPUT_KEPT,
+    Result,
+    ShellRunner,
+    environment,
+    standard_input,
+)
 from trioserf.errors import ConfigError
 from trioserf.serf.events import MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
@@ -56,6 +63,27 @@ async def test_unread_input_is_not_a_failure() -> None:
     assert result.status == 0
 
 
+async def test_text_reaches_script_as_utf8() -> None:
+    env = ENV | {"NAME": "中\udcff"}
+    result = await ShellRunner()('printf "ü:%s" "$NAME"', env, b"")
+    assert result.output == "ü:中".encode() + b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("script", "value", "failure"),
+    [
+        ("echo run", "a\0b", "exec: environment variable contains NUL"),
+        ("echo run", "x" * 1_000_000, "event and tags are too long"),
+        ("echo \0", "", "embedded null byte"),
+    ],
+)
+async def test_script_that_cannot_be_started_is_failure(
+    script: str, value: str, failure: str
+) -> None:
+    result = await ShellRunner()(script, ENV | {"SERF_USER_EVENT": value}, b"")
+    assert result == Result(None, failure=failure)
+
+
 async def test_cancellation_ends_all_processes_of_script(tmp_path: Path) -> None:
     fifo = tmp_path / "alive"
     os.mkfifo(fifo)
@@ -83,7 +111,7 @@ def test_handler_is_split_at_first_equals_sign() -> None:
     assert [str(chosen) for chosen in Handler.parse("./run.sh").filters] == ["*"]
 
 
-@pytest.mark.parametrize("text", ["foo=./run.sh", "user=", "X=1 ./run.sh"])
+@pytest.mark.parametrize("text", ["foo=./run.sh", "user=", "X=1 ./run.sh", "user=a\0b", "\ud800"])
 def test_handler_that_is_not_valid_is_rejected(text: str) -> None:
-    with pytest.raises(ConfigError, match="Invalid event script"):
+    with pytest.raises(ConfigError, match=f"^Invalid event script: {re.escape(repr(text))}: "):
         Handler.parse(text)

@@ -121,6 +121,14 @@ def test_events_and_queries_of_both_agents_make_equal_calls(
         assert int(query.env["SERF_QUERY_LTIME"]) > 0
 
 
+def test_name_with_nul_is_failed_run_of_both_agents(four: Cluster, recorders: Recorders) -> None:
+    trio.run(lambda: send_at_once(four.running["py-c"], ["a\0b"], coalesce=False))
+    for name in OBSERVED:
+        log = four.running[name].log_text
+        until(lambda log=log: "environment variable contains NUL" in log(), what=log)  # type: ignore[misc]
+        assert not recorders[name].of("user", "a") + recorders[name].of("user", "ab")
+
+
 async def send_at_once(agent: Process, names: list[str], *, coalesce: bool) -> list[int]:
     """Send events over one connection; return their Lamport times."""
     async with trioserf.connect(agent.rpc) as client:

@@ -9,7 +9,6 @@ requester does not wait for a response.
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, Self
@@ -23,6 +22,7 @@ from trioserf.agent.script_runner import (
     ScriptRunner,
     ShellRunner,
     environment,
+    own_environment,
     standard_input,
 )
 from trioserf.counters import Counters
@@ -87,7 +87,7 @@ class Handler:
         """Parse `[FILTER=]SCRIPT`; the filter ends at the first `=`.
 
         Raises:
-            ConfigError: an unknown event, or an empty script.
+            ConfigError: an unknown event, an empty script, or text that is not UTF-8 without NUL.
         """
         events, equals, script = text.partition("=")
         if not equals:
@@ -98,6 +98,12 @@ class Handler:
             raise ConfigError(f"Invalid event script: {text!r}: {error}") from None
         if not script.strip():
             raise ConfigError(f"Invalid event script: {text!r}: expected [FILTER=]SCRIPT")
+        if "\0" in text:
+            raise ConfigError(f"Invalid event script: {text!r}: expected text without NUL")
+        try:
+            text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"Invalid event script: {text!r}: {error.reason}") from None
         return cls(tuple(filters), script)
 
     def matches(self, event: Event) -> bool:
@@ -148,7 +154,7 @@ class Handlers:
         node: the source of events.
         options: their limits.
         runner: runs the scripts.
-        environ: the agent's environment.
+        environ: the agent's environment; default: that of this process.
         counters: the run times of scripts, for metrics.
     """
 
@@ -159,7 +165,7 @@ class Handlers:
         options: HandlerOptions,
         *,
         runner: ScriptRunner | None = None,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._node = node
@@ -167,7 +173,7 @@ class Handlers:
         self._limiter = trio.CapacityLimiter(options.limit)
         self._depth = options.queue
         self._runner = runner or ShellRunner()
-        self._environ = environ
+        self._environ = own_environment() if environ is None else environ
         self._counters = counters or Counters()
         self._workers = [_Worker(handler, self._depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
@@ -49,6 +49,14 @@ class ScriptRunner(Protocol):
         ...
 
 
+def own_environment() -> dict[str, str]:
+    """Return the environment of this process, decoded as UTF-8 whatever the locale is."""
+    return {
+        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for key, value in os.environb.items()
+    }
+
+
 def environment(
     event: Event, name: str, tags: Mapping[str, str], base: Mapping[str, str]
 ) -> dict[str, str]:
@@ -75,15 +83,14 @@ def environment(
             env["SERF_QUERY_LTIME"] = str(event.ltime)
         case MemberEvent():
             pass
-    # Values from other members may contain NUL, which an environment cannot.
-    return {key: value.replace("\0", "") for key, value in env.items()}
+    return env
 
 
 def standard_input(event: Event) -> bytes:
     """Return a script's input: a line for each member, or the payload with a newline."""
     if isinstance(event, MemberEvent):
         text = "".join(map(_member_line, event.members))
-        return text.encode("utf-8", "surrogateescape")
+        return _encode(text)
     payload = event.payload
     return payload if not payload or payload.endswith(b"\n") else payload + b"\n"
 
@@ -98,24 +105,37 @@ def _clean(text: str) -> str:
     return text.replace("\t", "\\t").replace("\n", "\\n")
 
 
+def _encode(text: str) -> bytes:
+    """Encode text for a script as UTF-8, as in Serf; Python would use the locale."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _encode_all(env: Mapping[str, str]) -> Any:
+    """Encode an environment; Trio declares text, but passes bytes on to `subprocess.Popen`."""
+    return {_encode(key): _encode(value) for key, value in env.items()}
+
+
 class ShellRunner:
     """Runs scripts with `/bin/sh -c`, each in its own process group."""
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
-        """Run a script to its end; if cancelled, end its process group."""
+        """Run a script to its end; if cancelled, end its process group.
+
+        A script that cannot be started is a failure of this run only.
+        """
+        if any("\0" in value for value in env.values()):  # other members choose names
+            return Result(None, failure="exec: environment variable contains NUL")
         try:
             process = await trio.lowlevel.open_process(
-                ["/bin/sh", "-c", script],
+                [b"/bin/sh", b"-c", _encode(script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=dict(env),
+                env=_encode_all(env),
                 start_new_session=True,
             )
-        except OSError as error:
-            too_long = error.errno == errno.E2BIG
-            reason = "event and tags are too long" if too_long else error.strerror or str(error)
-            return Result(None, failure=reason)
+        except (OSError, ValueError) as error:
+            return Result(None, failure=_start_failure(error))
         output = _Output()
         try:
             async with trio.open_nursery() as nursery:
@@ -131,6 +151,13 @@ class ShellRunner:
             await _close(process)
         status = process.returncode
         return Result(status, bytes(output.kept), output.lost, _failure(status))
+
+
+def _start_failure(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    too_long = error.errno == errno.E2BIG
+    return "event and tags are too long" if too_long else error.strerror or str(error)
 
 
 def _failure(status: int | None) -> str:

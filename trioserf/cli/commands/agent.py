@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -11,7 +12,7 @@ from trioserf.agent.durations import parse_duration
 from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import EVENT_FILTERS, complete_from, interface_names
 from trioserf.cli.connect import parse_tags
-from trioserf.cli.go_format import parse_int, quote
+from trioserf.cli.go_format import parse_int, quote, to_text
 from trioserf.cli.options import LOG_LEVELS
 from trioserf.cli.output import CommandError, Output
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -47,9 +48,15 @@ def _tags(pairs: list[str]) -> dict[str, str]:
         raise CommandError(f"==> {error.text}", error.code) from error
 
 
+def _utf8(texts: list[str]) -> list[str]:
+    """Decode arguments as UTF-8 whatever the locale is, as in a configuration file."""
+    return [to_text(os.fsencode(text)) for text in texts]
+
+
 TEXT: Final = Kind()
 DURATION: Final = Kind(convert=_check_duration)
 LIST: Final = Kind(list[str] | None, None)
+SCRIPTS: Final = Kind(list[str] | None, None, convert=_utf8)
 TAGS: Final = Kind(list[str] | None, None, convert=_tags)
 NUMBER: Final = Kind(int | None, None, parse_int)
 SWITCH: Final = Kind(bool, False)
@@ -231,7 +238,7 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "Run a script on events: SCRIPT, member-join=SCRIPT, user:deploy=SCRIPT,"
             " query:load=SCRIPT. Repeatable.",
             "[FILTER=]SCRIPT",
-            LIST,
+            SCRIPTS,
             complete_from(*(f"{name}=" for name in EVENT_FILTERS)),
         ),
     ),
