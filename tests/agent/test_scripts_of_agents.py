@@ -1,12 +1,15 @@
 """Scripts of real agents: what they get, with which rights they run, and how they are bounded."""
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
 
 from tests.interop.agents import STARTED_WITHIN, TRIOSERF, Process, until
+from trioserf.control.client.json_session import JsonSession
+from trioserf.control.client.records import QueryAck, QueryAnswer
 from trioserf.control.client.rpc_session import RpcSession
 
 pytestmark = pytest.mark.interop
@@ -20,6 +23,8 @@ def running(*options: str, env: Mapping[str, str] | None = None) -> Iterator[Pro
     try:
         until(lambda: "Log data will" in agent.log_text(), STARTED_WITHIN, agent.log_text)
         yield agent
+        agent.signal(signal.SIGTERM)  # ends its scripts, too
+        assert agent.wait() == 1
     finally:
         agent.end()
 
@@ -49,3 +54,33 @@ def test_scripts_get_utf8_in_every_locale(locale: dict[str, str]) -> None:
         await_log(agent, "exec: environment variable contains NUL")
         session.event("x", b"", coalesce=False)
         await_log(agent, "303274:x:303244")
+
+
+def test_hung_scripts_do_not_silence_queries() -> None:
+    handlers = {"user:one": "sleep 60", "user:two": "sleep 61", "user:three": "sleep 62",
+                "query:load": "echo 0.42", "query:slow": "sleep 63"}  # fmt: skip
+    options = [f"-event-handler={events}={script}" for events, script in handlers.items()]
+    with (
+        running(*options, "--set=handler_limit=2") as agent,
+        JsonSession.connect(agent.rpc) as session,
+    ):
+
+        def stats() -> Mapping[str, object]:
+            return session.info()["handler_stats"]
+
+        for name in ("one", "two"):
+            session.event(name, b"", coalesce=False)
+        until(lambda: stats()["running"] == 2)
+        session.event("three", b"", coalesce=False)
+        until(lambda: stats()["waiting"] == 1)
+        assert stats()["user:three=sleep 62 queue"] == 1
+        responses = [
+            record.payload
+            for record in session.query("load", timeout=20)
+            if isinstance(record, QueryAnswer)
+        ]
+        assert responses == [b"0.42\n"]
+        assert [type(record) for record in session.query("slow", timeout=0.5)][:-1] == [QueryAck]
+        await_log(agent, "s, at the deadline of the query")
+        until(lambda: stats()["running"] == 2)
+        assert stats()["query:slow=sleep 63 failures"] == 1

@@ -80,9 +80,11 @@ class Agent:
             "tags": dict(self.node.tags),
             "event_handlers": dict(self._handlers.configured()),
         }
-        handler_stats = {
+        by_handler = self._handlers.stats()
+        handler_stats: dict[str, object] = dict(self._handlers.totals()) if by_handler else {}
+        handler_stats |= {
             f"{handler} {key}": value
-            for handler, stats in self._handlers.stats().items()
+            for handler, stats in by_handler.items()
             for key, value in stats.items()
         }
         status = self.node.encryption_status()

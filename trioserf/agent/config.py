@@ -52,13 +52,18 @@ class MdnsConfig:
 class HandlerOptions:
     """Limits of event handlers."""
 
-    timeout: float | None = setting(
-        None,
-        "kill a script and all its processes after this time",
+    # Serf has no limit; a script that hangs would keep its place for ever.
+    timeout: float = setting(
+        3600.0,
+        "end a script and all its processes after this time; `0s`: never",
         key="handler_timeout",
-        shown="none",
     )
-    limit: int = setting(16, "scripts that run at a time", key="handler_limit", least=1)
+    limit: int = setting(
+        16,
+        "scripts that run at a time on events, and as many on queries",
+        key="handler_limit",
+        least=1,
+    )
     # A join with replay delivers the events of 512 Lamport times.
     queue: int = setting(
         1024,

@@ -241,6 +241,13 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             SCRIPTS,
             complete_from(*(f"{name}=" for name in EVENT_FILTERS)),
         ),
+        AgentOption(
+            "--handler-timeout",
+            "handler_timeout",
+            "End a script that runs for longer; 0s: never. Default 1h.",
+            "DURATION",
+            DURATION,
+        ),
     ),
     "Control": (
         AgentOption(
