@@ -1,13 +1,15 @@
 """Scripts of real agents: what they get, with which rights they run, and how they are bounded."""
 
 import os
+import pwd
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
 
-from tests.interop.agents import STARTED_WITHIN, TRIOSERF, Process, until
+from tests.interop.agents import ROOT, STARTED_WITHIN, TRIOSERF, Process, until
 from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.records import QueryAck, QueryAnswer
 from trioserf.control.client.rpc_session import RpcSession
@@ -84,3 +86,39 @@ def test_hung_scripts_do_not_silence_queries() -> None:
         await_log(agent, "s, at the deadline of the query")
         until(lambda: stats()["running"] == 2)
         assert stats()["query:slow=sleep 63 failures"] == 1
+
+
+def test_scripts_run_as_another_user_without_keys() -> None:
+    own = pwd.getpwuid(os.geteuid())
+    user = own if own.pw_uid else pwd.getpwnam("daemon")
+    groups = os.getgroups() if own.pw_uid else os.getgrouplist(user.pw_name, user.pw_gid)
+    script = (
+        """printf '%s|' "$(id -u)" "$(id -g)" "$(id -G)" "$HOME" "$USER" "$LOGNAME" """
+        """"${SERF_RPC_AUTH-none}" "$SERF_RPC_ADDR" "$SERF_EVENT" """
+    )
+    env = {"SERF_RPC_AUTH": "secret", "SERF_RPC_ADDR": "here"}
+    options = (
+        "-log-level=debug",
+        f"--handler-user={user.pw_name}",
+        f"-event-handler=user={script}",
+    )
+    with running(*options, env=env) as agent, RpcSession.connect(agent.rpc) as session:
+        session.event("go", b"", coalesce=False)
+        await_log(agent, "|user|")
+        [line] = [line for line in agent.log_text().splitlines() if "|user|" in line]
+        uid, gid, shown, *others, _ = line.partition("output: ")[2].split("|")
+        assert (int(uid), int(gid)) == (user.pw_uid, user.pw_gid)
+        assert set(map(int, shown.split())) == {user.pw_gid, *groups}
+        assert others == [user.pw_dir, user.pw_name, user.pw_name, "none", "here", "user"]
+        assert "Scripts do not get SERF_RPC_AUTH (see handler_env_pass)" in agent.log_text()
+
+
+def test_agent_with_unknown_user_of_scripts_does_not_start() -> None:
+    done = subprocess.run(
+        [*TRIOSERF, "agent", "-bind=127.0.0.1:0", "--handler-user=no-such-user"],
+        capture_output=True, timeout=STARTED_WITHIN, check=False, cwd=ROOT,
+    )  # fmt: skip
+    expected = (
+        "==> handler_user: this host has no user 'no-such-user'; expected the name of a user"
+    )
+    assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (1, expected)

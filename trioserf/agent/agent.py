@@ -22,6 +22,8 @@ from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.optional_dependencies import require_extra
+from trioserf.agent.script_rights import ScriptUser, own_environment, script_environment
+from trioserf.agent.script_runner import ShellRunner
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
@@ -212,6 +214,7 @@ async def open_agent(
     files = files or DiskFiles()
     rng = rng or random.Random()
     complete_config = node_config(config)
+    user = ScriptUser.find(config.handlers.user) if config.handlers.user else None
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
@@ -245,7 +248,16 @@ async def open_agent(
             writer = SnapshotWriter(path, contents, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
-        handlers = Handlers(parsed, node, config.handlers, counters=node.counters)
+        handlers = Handlers(
+            parsed,
+            node,
+            config.handlers,
+            runner=ShellRunner(user),
+            environ=script_environment(
+                own_environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
+            ),
+            counters=node.counters,
+        )
         agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))

@@ -26,7 +26,7 @@ from trioserf.agent.logs import LEVELS
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.errors import ConfigError
 from trioserf.node.config import NodeConfig
-from trioserf.settings import build, setting
+from trioserf.settings import build, key_of, setting
 from trioserf.swim.config import PROFILES
 
 _log = logging.getLogger("trioserf.agent")
@@ -36,6 +36,7 @@ SETUP_FAILED: Final = "Failed to setup the Serf agent"
 _LEAST: Final = {"retry_interval": 1.0, "broadcast_timeout": 1.0}
 """Durations that Serf raises to a least value, with a warning."""
 _PROFILE: Final = "lan"
+HANDLER_ENVIRONMENTS: Final = ("inherit", "clean")
 _COMMAND_LINE: Final = "command line"
 
 
@@ -48,9 +49,15 @@ class MdnsConfig:
     disable_ipv6: bool = False
 
 
+def _check_handler_env(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
+    if value not in HANDLER_ENVIRONMENTS:
+        expected = " or ".join(HANDLER_ENVIRONMENTS)
+        raise ValueError(f"{key_of(field)}: expected {expected}, not {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class HandlerOptions:
-    """Limits of event handlers."""
+    """Limits and rights of event handlers."""
 
     # Serf has no limit; a script that hangs would keep its place for ever.
     timeout: float = setting(
@@ -70,6 +77,24 @@ class HandlerOptions:
         "events that wait for one script; further ones are dropped and counted",
         key="handler_queue",
         least=1,
+    )
+    user: str = setting(
+        "",
+        "user that scripts run as, with its groups; the agent must be root or this user",
+        key="handler_user",
+        shown="the agent's",
+    )
+    env: str = setting(
+        "inherit",
+        "`inherit`: scripts get the agent's environment without its keys; `clean`: only `PATH`,"
+        " `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `LANG`, `LANGUAGE` and `LC_…`",
+        key="handler_env",
+        check=_check_handler_env,
+    )
+    env_pass: Texts = setting(
+        attrs.Factory(list),
+        "further variables that scripts get, such as `SERF_RPC_AUTH`",
+        key="handler_env_pass",
     )
 
 

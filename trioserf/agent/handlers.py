@@ -18,12 +18,12 @@ import attrs
 import trio
 
 from trioserf.agent.config import HandlerOptions
+from trioserf.agent.script_rights import own_environment
 from trioserf.agent.script_runner import (
     Result,
     ScriptRunner,
     ShellRunner,
     environment,
-    own_environment,
     standard_input,
 )
 from trioserf.counters import Counters
@@ -166,7 +166,7 @@ class Handlers:
         node: the source of events.
         options: their limits.
         runner: runs the scripts.
-        environ: the agent's environment; default: that of this process.
+        environ: the environment that all scripts get; default: that of this process.
         counters: the run times of scripts, for metrics.
     """
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
+from trioserf.agent.script_rights import ScriptUser
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 
@@ -49,14 +50,6 @@ class ScriptRunner(Protocol):
         ...
 
 
-def own_environment() -> dict[str, str]:
-    """Return the environment of this process, decoded as UTF-8 whatever the locale is."""
-    return {
-        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
-        for key, value in os.environb.items()
-    }
-
-
 def environment(
     event: Event, name: str, tags: Mapping[str, str], base: Mapping[str, str]
 ) -> dict[str, str]:
@@ -66,7 +59,7 @@ def environment(
         event: the event that the script handles.
         name: this node's name.
         tags: this node's tags.
-        base: the agent's own environment.
+        base: the part of the agent's environment that scripts get.
     """
     env = dict(base)
     env["SERF_EVENT"] = event.kind
@@ -116,7 +109,14 @@ def _encode_all(env: Mapping[str, str]) -> Any:
 
 
 class ShellRunner:
-    """Runs scripts with `/bin/sh -c`, each in its own process group."""
+    """Runs scripts with `/bin/sh -c`, each in its own process group.
+
+    Args:
+        user: the user that scripts run as; default: the agent's.
+    """
+
+    def __init__(self, user: ScriptUser | None = None) -> None:
+        self._user = user or ScriptUser("", "")
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
         """Run a script to its end; if cancelled, end its process group.
@@ -133,6 +133,9 @@ class ShellRunner:
                 stderr=subprocess.STDOUT,
                 env=_encode_all(env),
                 start_new_session=True,
+                user=self._user.uid,
+                group=self._user.gid,
+                extra_groups=self._user.groups,
             )
         except (OSError, ValueError) as error:
             return Result(None, failure=_start_failure(error))

@@ -248,6 +248,17 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "DURATION",
             DURATION,
         ),
+        AgentOption(
+            "--handler-user", "handler_user", "Run scripts as this user. Needs root.", "NAME"
+        ),
+        AgentOption(
+            "--handler-env",
+            "handler_env",
+            "Environment of scripts: inherit (the default), the agent's without its keys; or"
+            " clean.",
+            "NAME",
+            completion=complete_from("inherit", "clean"),
+        ),
     ),
     "Control": (
         AgentOption(
