@@ -1,7 +1,9 @@
 """Scripts in real shells: environment, input, output, exit."""
 
 import os
+import pwd
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,52 @@ async def test_script_that_cannot_be_started_is_failure(
 ) -> None:
     result = await ShellRunner()(script, ENV | {"SERF_USER_EVENT": value}, b"")
     assert result == Result(None, failure=failure)
+
+
+@pytest.mark.parametrize(
+    ("script", "output", "left"),
+    [
+        ("sleep 300 & echo hi", b"hi\n", "they were ended"),
+        ("(trap '' TERM; sleep 300) & echo hi", b"hi\n", "they were ended"),
+        ("(sleep 0.2; echo late) & echo hi", b"hi\nlate\n", ""),
+        ("sleep 2 >/dev/null 2>&1 & echo hi", b"hi\n", ""),
+        (
+            "setsid sleep 4 & echo hi",
+            b"hi\n",
+            "they run on in another session or as another user, and cannot write any more",
+        ),
+    ],
+)
+async def test_processes_that_hold_output_are_ended_after_script(
+    script: str, output: bytes, left: str
+) -> None:
+    with trio.fail_after(20):
+        result = await ShellRunner()(script, ENV, b"")
+    assert (result.output, result.left, result.failure) == (output, left, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it still runs
+async def test_script_that_cannot_be_ended_does_not_delay_agent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fifo, other = tmp_path / "pid", pwd.getpwnam("daemon").pw_uid
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    script = f"echo $$ >{fifo}; exec sleep 300"
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ShellRunner(), script, ENV, b"")
+            with trio.fail_after(20):
+                await trio.lowlevel.wait_readable(reading)
+            pid = int(os.read(reading, 100))
+            os.setresuid(other, other, 0)
+            nursery.cancel_scope.cancel()
+    finally:
+        os.setresuid(0, 0, 0)
+        os.close(reading)
+    os.kill(pid, signal.SIGKILL)
+    assert f"Process {pid} of a script cannot be ended, and runs on" in caplog.messages
 
 
 async def test_cancellation_ends_all_processes_of_script(tmp_path: Path) -> None:

@@ -203,6 +203,20 @@ def test_event_of_each_command_line_runs_handlers_of_both_agents(
         assert call.stdin.decode() == f"{version}\n"
 
 
+def test_background_process_without_output_runs_on(tmp_path: Path) -> None:
+    with cluster(126) as mixed:
+        for name in OBSERVED:
+            background = (
+                f"(until [ -e {tmp_path}/go ]; do sleep 0.1; done; echo >{tmp_path}/{name})"
+            )
+            handler = f"-event-handler=user:go={background} >/dev/null 2>&1 & echo over"
+            agent = mixed.start(name, handler, "-log-level=debug")
+            assert agent.ask("event", "-coalesce=false", "go")[0] == 0
+            until(lambda agent=agent: "script output: over" in agent.log_text())  # type: ignore[misc]
+        (tmp_path / "go").touch()
+        until(lambda: all((tmp_path / name).exists() for name in OBSERVED))
+
+
 def test_pruned_member_is_reported_as_reaped_only(four: Cluster, recorders: Recorders) -> None:
     """The forced leave before the reaping makes no call of its own."""
     host = four.host("go-c")

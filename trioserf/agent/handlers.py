@@ -366,6 +366,8 @@ class Handlers:
                 failure += f": {last.splitlines()[-1]}"
             if result.lost:
                 _log.warning("Script %r generated %d bytes too much output", script, result.lost)
+            if result.left:
+                _log.warning("Script '%s' left processes with its output: %s", script, result.left)
             _log.debug("Event %r script output: %s", event.kind, text)
         if failure:
             worker.failures += 1

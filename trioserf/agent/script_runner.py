@@ -1,6 +1,7 @@
 """Run one script for one event: its environment, its input and its output."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -16,12 +17,14 @@ from trioserf.agent.script_rights import ScriptUser
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 
+_log = logging.getLogger("trioserf.agent")
+
 OUTPUT_KEPT: Final = 8 * 1024
 """Bytes of output that are kept, the last ones."""
 GRACE: Final = 1.0
 """Seconds between SIGTERM and SIGKILL."""
 _DRAIN: Final = 1.0
-"""Seconds to wait for output of background processes after a script has ended."""
+"""Seconds that processes of a script may hold its output after its end."""
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -33,6 +36,7 @@ class Result:
         status: the exit code; negative for a signal, None if the script could not be started.
         output: the last 8 KiB of stdout and stderr.
         lost: bytes of output before that.
+        left: what became of processes that still held the output; empty if there was none.
         failure: the reason for a failure; empty for a success.
     """
 
@@ -40,6 +44,7 @@ class Result:
     output: bytes = b""
     lost: int = 0
     failure: str = ""
+    left: str = ""
 
 
 class ScriptRunner(Protocol):
@@ -139,21 +144,23 @@ class ShellRunner:
             )
         except (OSError, ValueError) as error:
             return Result(None, failure=_start_failure(error))
-        output = _Output()
+        output, left = _Output(), ""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_feed, process, stdin)
                 nursery.start_soon(output.read, process)
                 try:
                     await process.wait()
+                    with trio.move_on_after(_DRAIN):
+                        await output.closed.wait()
                 finally:
-                    await _end(process)
+                    left = await _end(process, output)
                     output.stop_draining()
-                nursery.cancel_scope.deadline = trio.current_time() + _DRAIN
+                nursery.cancel_scope.cancel()
         finally:
             await _close(process)
         status = process.returncode
-        return Result(status, bytes(output.kept), output.lost, _failure(status))
+        return Result(status, bytes(output.kept), output.lost, _failure(status), left)
 
 
 def _start_failure(error: OSError | ValueError) -> str:
@@ -180,9 +187,16 @@ async def _feed(process: trio.Process, stdin: bytes) -> None:
 
 
 class _Output:
-    """Reads a script's output and keeps the end of it."""
+    """Reads a script's output and keeps the end of it.
+
+    Attributes:
+        kept: the last bytes.
+        lost: the number of bytes before.
+        closed: set when no process can write any more.
+    """
 
     def __init__(self) -> None:
+        self.closed = trio.Event()
         self.kept = bytearray()
         self.lost = 0
         # A script may write while it handles SIGTERM, and must not die of a closed pipe.
@@ -198,21 +212,33 @@ class _Output:
                 if over > 0:
                     del self.kept[:over]
                     self.lost += over
+            self.closed.set()
 
     def stop_draining(self) -> None:
         """Stop shielding the reader, so that a cancelled caller need not wait for more output."""
         self._scope.shield = False
 
 
-async def _end(process: trio.Process) -> None:
-    """End a process that still runs, and its process group."""
-    if process.returncode is None:
-        with trio.CancelScope(shield=True):
-            _kill_group(process, signal.SIGTERM)
-            with trio.move_on_after(GRACE):
-                await process.wait()
-            _kill_group(process, signal.SIGKILL)
+async def _end(process: trio.Process, output: _Output) -> str:
+    """End a process group whose leader still runs, or whose processes hold the output.
+
+    Return what became of processes that outlived the leader, for the log.
+    """
+    has_ended = process.returncode is not None
+    if has_ended and output.closed.is_set():
+        return ""
+    if not _kill_group(process, signal.SIGTERM) and has_ended:
+        return "they run on in another session or as another user, and cannot write any more"
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(GRACE):
             await process.wait()
+            await output.closed.wait()
+        _kill_group(process, signal.SIGKILL)
+        with trio.move_on_after(GRACE):
+            await process.wait()
+    if process.returncode is None:
+        _log.error("Process %d of a script cannot be ended, and runs on", process.pid)
+    return "they were ended"
 
 
 async def _close(process: trio.Process) -> None:
@@ -222,6 +248,10 @@ async def _close(process: trio.Process) -> None:
                 await trio.aclose_forcefully(stream)
 
 
-def _kill_group(process: trio.Process, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
+def _kill_group(process: trio.Process, number: signal.Signals) -> bool:
+    """Send a signal to a process group; return False if it has no processes that get it."""
+    try:
         os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # `sudo` runs as another user
+        return False
+    return True
