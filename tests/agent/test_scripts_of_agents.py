@@ -122,3 +122,27 @@ def test_agent_with_unknown_user_of_scripts_does_not_start() -> None:
         "==> handler_user: this host has no user 'no-such-user'; expected the name of a user"
     )
     assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (1, expected)
+
+
+def test_excesses_of_scripts_are_logged_once_and_queries_go_on() -> None:
+    handlers = {
+        "user:daemon": "sleep 300 &",
+        "user:flood": "head -c 99000000 /dev/zero",
+        "user:greedy": "dd if=/dev/zero of=/dev/null bs=200M count=1",
+        "query:load": "echo 0.42",
+    }
+    options = [f"-event-handler={events}={script}" for events, script in handlers.items()]
+    with (
+        running(*options, "--set=handler_max_memory=100000000") as agent,
+        JsonSession.connect(agent.rpc) as session,
+    ):
+        expected = {
+            "daemon": "Script 'sleep 300 &' left processes with its output: they were ended",
+            "flood": "Script 'head -c 99000000 /dev/zero' generated 98991808 bytes too much",
+            "greedy": "Error invoking script 'dd if=/dev/zero of=/dev/null bs=200M count=1': exit",
+        }
+        for name, text in expected.items():
+            session.event(name, b"", coalesce=False)
+            await_log(agent, text)
+        assert QueryAnswer("a", b"0.42\n") in session.query("load", timeout=20)
+        assert [agent.log_text().count(text) for text in expected.values()] == [1, 1, 1]

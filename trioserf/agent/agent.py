@@ -22,7 +22,12 @@ from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.optional_dependencies import require_extra
-from trioserf.agent.script_rights import ScriptUser, own_environment, script_environment
+from trioserf.agent.script_rights import (
+    ScriptUser,
+    limiting_command,
+    own_environment,
+    script_environment,
+)
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
@@ -215,6 +220,7 @@ async def open_agent(
     rng = rng or random.Random()
     complete_config = node_config(config)
     user = ScriptUser.find(config.handlers.user) if config.handlers.user else None
+    runner = ShellRunner(user, limiting_command(config.handlers, user))
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
@@ -252,7 +258,7 @@ async def open_agent(
             parsed,
             node,
             config.handlers,
-            runner=ShellRunner(user),
+            runner=runner,
             environ=script_environment(
                 own_environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
             ),

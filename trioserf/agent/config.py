@@ -37,6 +37,8 @@ _LEAST: Final = {"retry_interval": 1.0, "broadcast_timeout": 1.0}
 """Durations that Serf raises to a least value, with a warning."""
 _PROFILE: Final = "lan"
 HANDLER_ENVIRONMENTS: Final = ("inherit", "clean")
+_LEAST_MEMORY: Final = 16 * 1024 * 1024
+"""Bytes with which a shell and small programs run."""
 _COMMAND_LINE: Final = "command line"
 
 
@@ -53,6 +55,13 @@ def _check_handler_env(_: object, field: "attrs.Attribute[Any]", value: str) -> 
     if value not in HANDLER_ENVIRONMENTS:
         expected = " or ".join(HANDLER_ENVIRONMENTS)
         raise ValueError(f"{key_of(field)}: expected {expected}, not {value!r}")
+
+
+def _check_memory(_: object, field: "attrs.Attribute[Any]", value: int) -> None:
+    if value and value < _LEAST_MEMORY:
+        raise ValueError(
+            f"{key_of(field)}: expected 0 or {_LEAST_MEMORY} bytes or more, not {value}"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -95,6 +104,19 @@ class HandlerOptions:
         attrs.Factory(list),
         "further variables that scripts get, such as `SERF_RPC_AUTH`",
         key="handler_env_pass",
+    )
+    max_processes: int = setting(
+        0,
+        "processes and threads of the user that scripts run as, all together, beyond which scripts"
+        " cannot start more; 0: no limit. Not for root",
+        key="handler_max_processes",
+        least=0,
+    )
+    max_memory: int = setting(
+        0,
+        "bytes of address space of each process of a script, 16 MiB or more; 0: no limit",
+        key="handler_max_memory",
+        check=_check_memory,
     )
 
 

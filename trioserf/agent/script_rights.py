@@ -1,9 +1,10 @@
-"""With which rights scripts run: their user and their environment (see SECURITY.md, § Trust)."""
+"""With which rights scripts run: user, environment and limits (see SECURITY.md, § Trust)."""
 
 import logging
 import os
 import pwd
 import re
+import resource
 from collections.abc import Collection, Mapping
 from typing import Final, Self
 
@@ -61,6 +62,42 @@ class ScriptUser:
                 " expected an agent that runs as root or as this user"
             )
         return cls(name, home)
+
+
+def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
+    """Return a shell command that sets the limits of a script and runs it as its `$0`.
+
+    The limits cannot be set between fork and exec: that is unsafe in a process with threads. With
+    limits of the agent's own that are lower, those stay.
+
+    Returns:
+        The command; empty if there are no limits.
+
+    Raises:
+        ConfigError: the number of processes is limited, but scripts run as root.
+    """
+    commands = []
+    if options.max_processes:
+        uid = os.geteuid() if user is None or user.uid is None else user.uid
+        if uid == 0:
+            raise ConfigError(
+                "handler_max_processes: the system does not limit root; expected a handler_user"
+            )
+        number = _lowered(options.max_processes, resource.RLIMIT_NPROC)
+        # The option is -u in bash and -p in dash.
+        commands.append(
+            f"if (ulimit -u {number}) 2>/dev/null; then ulimit -u {number};"
+            f" else ulimit -p {number}; fi"
+        )
+    if options.max_memory:
+        commands.append(f"ulimit -v {_lowered(options.max_memory, resource.RLIMIT_AS) // 1024}")
+    return " && ".join([*commands, 'exec /bin/sh -c "$0"']) if commands else ""
+
+
+def _lowered(value: int, kind: int) -> int:
+    """Return a limit, or the agent's own hard limit if that is lower."""
+    _, hard = resource.getrlimit(kind)
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def own_environment() -> dict[str, str]:

@@ -118,10 +118,12 @@ class ShellRunner:
 
     Args:
         user: the user that scripts run as; default: the agent's.
+        command: a shell command that runs the script as its `$0`; default: none.
     """
 
-    def __init__(self, user: ScriptUser | None = None) -> None:
+    def __init__(self, user: ScriptUser | None = None, command: str = "") -> None:
         self._user = user or ScriptUser("", "")
+        self._command = ["/bin/sh", "-c", *([command] if command else [])]
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
         """Run a script to its end; if cancelled, end its process group.
@@ -132,7 +134,7 @@ class ShellRunner:
             return Result(None, failure="exec: environment variable contains NUL")
         try:
             process = await trio.lowlevel.open_process(
-                [b"/bin/sh", b"-c", _encode(script)],
+                [_encode(word) for word in (*self._command, script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
