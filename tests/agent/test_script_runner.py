@@ -3,11 +3,16 @@
 import os
 import pwd
 import re
+import resource
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trioserf.address import Address
 from trioserf.agent.handlers import Handler
@@ -84,6 +89,49 @@ async def test_script_that_cannot_be_started_is_failure(
 ) -> None:
     result = await ShellRunner()(script, ENV | {"SERF_USER_EVENT": value}, b"")
     assert result == Result(None, failure=failure)
+
+
+@contextmanager
+def limit_of_agent(kind: int) -> Iterator[None]:
+    """Lower a limit of this process to 1 while the block runs, as a user that it applies to."""
+    soft, hard = resource.getrlimit(kind)
+    is_root, other = os.geteuid() == 0, pwd.getpwnam("daemon").pw_uid
+    if is_root:
+        os.setresuid(other, other, 0)
+    resource.setrlimit(kind, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+        if is_root:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("has_idle_thread", [False, True])
+@pytest.mark.parametrize("kind", [resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC])
+async def test_script_beyond_limit_of_agent_is_failure(kind: int, has_idle_thread: bool) -> None:
+    blocked = threading.Event()
+
+    async def block_thread() -> None:
+        await trio.to_thread.run_sync(lambda: blocked.wait(60))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(0 if has_idle_thread else threading.active_count()):
+            nursery.start_soon(block_thread)
+        await wait_all_tasks_blocked()
+        try:
+            if has_idle_thread:
+                await ShellRunner()("echo run", ENV, b"")
+            with limit_of_agent(kind):
+                result = await ShellRunner()("echo run", ENV, b"")
+        finally:
+            blocked.set()
+    reasons = ["Too many open files"]
+    if kind == resource.RLIMIT_NPROC:
+        reasons = ["can't start new thread", "Resource temporarily unavailable"]
+    assert result.status is None
+    assert result.failure in reasons
+    assert (await ShellRunner()("echo run", ENV, b"")).output == b"run\n"
 
 
 @pytest.mark.parametrize(

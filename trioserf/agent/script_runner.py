@@ -144,7 +144,7 @@ class ShellRunner:
                 group=self._user.gid,
                 extra_groups=self._user.groups,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last one: no more threads
             return Result(None, failure=_start_failure(error))
         output, left = _Output(), ""
         try:
@@ -165,7 +165,7 @@ class ShellRunner:
         return Result(status, bytes(output.kept), output.lost, _failure(status), left)
 
 
-def _start_failure(error: OSError | ValueError) -> str:
+def _start_failure(error: OSError | ValueError | RuntimeError) -> str:
     if not isinstance(error, OSError):
         return str(error)
     too_long = error.errno == errno.E2BIG
