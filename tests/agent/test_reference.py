@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 
 from tests.agent.helpers import ROOT
-from trioserf.agent.config import AgentConfig
+from trioserf.agent import script_runner
+from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
 from trioserf.node import drop_counts, event_hub, key_handler, state_owner, stream_queue
@@ -29,6 +30,7 @@ LIMITS = ROOT / "SECURITY.md"
 CHANNELS = ROOT / "trioserf" / "node" / "README.md"
 UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "bytes": 1, "s": 1}
 NODE = NodeConfig(name="a")
+HANDLERS = HandlerOptions()
 LIMITS_OF_ROWS: list[list[float]] = [
     [packet.MAX_EXPANDED, packet.MAX_EXPANDED],
     [stream_decoders.MAX_SEALED, stream.MAX_EXPANDED],
@@ -58,6 +60,13 @@ LIMITS_OF_ROWS: list[list[float]] = [
         reply_limits._TOTAL_RATE,
     ],
     [reply_limits.MAX_PINGS],
+    [
+        HANDLERS.limit,
+        HANDLERS.limit,
+        HANDLERS.timeout,
+        HANDLERS.queue,
+        script_runner.OUTPUT_KEPT,
+    ],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
     [
         connection.Limits().connections,

@@ -2,10 +2,12 @@
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -35,23 +37,25 @@ def await_log(agent: Process, text: str) -> None:
     until(lambda: text in agent.log_text(), what=agent.log_text)
 
 
-@pytest.mark.parametrize(
-    "locale",
-    [
-        {"LC_ALL": "C.UTF-8"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-)
-def test_scripts_get_utf8_in_every_locale(locale: dict[str, str]) -> None:
-    script = """printf 'ü:%s:%s' "$SERF_USER_EVENT" "$OWN" | od -An -c | tr -d ' \\\\'"""
-    options = ("-log-level=debug", f"-event-handler=user={script}")
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX", "en_US.ISO-8859-1"])
+def test_scripts_get_utf8_in_every_locale(locale: str, tmp_path: Path) -> None:
+    if shutil.which("localedef"):  # few systems have this locale, and use C instead of it
+        words = ["-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")]
+        subprocess.run(["localedef", *words], capture_output=True, check=False)
+    env = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OWN": "ä"}
+    if "ISO" in locale:
+        env["LOCPATH"] = str(tmp_path)
+    script = (
+        """printf 'ü:%s:%s' "$SERF_USER_EVENT" "$OWN$SERF_TAG_X" """
+        """| LC_ALL=C od -An -c | tr -d ' \\\\'"""
+    )
+    options = ("-log-level=debug", "-tag=x=Ä", f"-event-handler=user={script}")
     with (
-        running(*options, env=locale | {"OWN": "ä"}) as agent,
+        running(*options, env=env) as agent,
         RpcSession.connect(agent.rpc) as session,
     ):
         session.event("中", b"", coalesce=False)
-        await_log(agent, "303274:344270255:303244")
+        await_log(agent, "303274:344270255:303244303204")
         session.event("n\0", b"", coalesce=False)
         await_log(agent, "exec: environment variable contains NUL")
         session.event("x", b"", coalesce=False)

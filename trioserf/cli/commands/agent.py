@@ -43,20 +43,24 @@ def _check_duration(text: str) -> str:
 
 def _tags(pairs: list[str]) -> dict[str, str]:
     try:
-        return parse_tags(pairs)
+        return parse_tags(list(map(_utf8, pairs)))
     except CommandError as error:
         raise CommandError(f"==> {error.text}", error.code) from error
 
 
-def _utf8(texts: list[str]) -> list[str]:
-    """Decode arguments as UTF-8 whatever the locale is, as in a configuration file."""
-    return [to_text(os.fsencode(text)) for text in texts]
+def _utf8(text: str) -> str:
+    """Decode an argument as UTF-8 whatever the locale is, as in a configuration file.
+
+    Paths must stay as they are: the locale encodes them again.
+    """
+    return to_text(os.fsencode(text))
 
 
 TEXT: Final = Kind()
+NAME: Final = Kind(convert=_utf8)
 DURATION: Final = Kind(convert=_check_duration)
 LIST: Final = Kind(list[str] | None, None)
-SCRIPTS: Final = Kind(list[str] | None, None, convert=_utf8)
+SCRIPTS: Final = Kind(list[str] | None, None, convert=lambda texts: list(map(_utf8, texts)))
 TAGS: Final = Kind(list[str] | None, None, convert=_tags)
 NUMBER: Final = Kind(int | None, None, parse_int)
 SWITCH: Final = Kind(bool, False)
@@ -92,7 +96,9 @@ class AgentOption(NamedTuple):
 
 OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
     "Membership": (
-        AgentOption("-node", "node_name", "Name of this member. Default: the host name.", "NAME"),
+        AgentOption(
+            "-node", "node_name", "Name of this member. Default: the host name.", "NAME", NAME
+        ),
         AgentOption("-tag", "tags", "A tag of this member. Repeatable.", "KEY=VALUE", TAGS),
         AgentOption(
             "-tags-file", "tags_file", "Keep the tags in this file (excludes -tag).", "PATH"
@@ -121,6 +127,7 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "label",
             "Separate clusters: messages with another label, or none, are dropped.",
             "TEXT",
+            NAME,
         ),
         AgentOption(
             "--allowed-network",
@@ -355,7 +362,7 @@ def agent(ctx: typer.Context, **values: Any) -> None:
     overrides = overrides_from(values)
     if role := values["role"]:
         out.line_best_effort("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
-        overrides.setdefault("tags", {}).setdefault("role", role)
+        overrides.setdefault("tags", {}).setdefault("role", _utf8(role))
     apply_settings(overrides, values["set"] or ())
     code = ctx.find_root().obj.start_agent(values["config_file"] or (), overrides)
     raise typer.Exit(code)
