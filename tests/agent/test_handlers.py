@@ -107,9 +107,9 @@ class FakeNode:
         self.hub.publish(UserEventReceived(self._number, name, b"", coalesce=False))
         await wait_all_tasks_blocked()
 
-    async def query(self, name: str) -> int:
+    async def query(self, name: str, deadline: float = 1e9) -> int:
         self._number += 1
-        self.hub.publish(QueryReceived(self._number, 1, 1, name, b"", "x", 1e9))
+        self.hub.publish(QueryReceived(self._number, 1, 1, name, b"", "x", deadline))
         await wait_all_tasks_blocked()
         return self._number
 
@@ -124,7 +124,7 @@ class HandlersUnderTest:
 
 @asynccontextmanager
 async def open_handlers(
-    *texts: str, timeout: float | None = None, limit: int = 16, queue: int = 256
+    *texts: str, timeout: float = 0.0, limit: int = 16, queue: int = 256
 ) -> AsyncIterator[HandlersUnderTest]:
     node, runner = FakeNode(), FakeScriptRunner()
     options = HandlerOptions(timeout=timeout, limit=limit, queue=queue)
@@ -227,6 +227,57 @@ async def test_script_over_timeout_is_killed_and_next_event_runs(
         }
         assert caplog.messages.count("Error invoking script 'sleep:9': killed after 5 s") == 2
         assert caplog.messages.count("Script 'sleep:9' slow, execution exceeding 1s") == 2
+
+
+def test_script_has_an_hour_by_default() -> None:
+    assert HandlerOptions().timeout == HOUR
+
+
+async def test_hung_handlers_do_not_silence_queries(autojump_clock: MockClock) -> None:
+    hung = [f"user:go=sleep:{HOUR} exit:{n}" for n in range(16)]
+    async with open_handlers(*hung, "user:late=say:late", "query=say:yes", timeout=HOUR / 2) as t:
+        await t.node.event("go")
+        await t.node.event("late")
+        assert t.handlers.totals() == {"running": 16, "waiting": 1}
+        late = t.handlers.stats()["user:late=say:late"]
+        assert (late["runs"], late["running"], late["queue"]) == (0, False, 1)
+        number = await t.node.query("load")
+        assert t.node.answers == [(number, b"yes")]
+        await trio.sleep(HOUR / 2 + 1)
+        assert t.runner.of("say:late") == ["late"]
+        assert t.handlers.totals() == {"running": 0, "waiting": 0}
+
+
+async def test_script_of_query_ends_at_its_deadline(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_handlers("query=sleep:99 say:late", timeout=50) as t:
+        number = await t.node.query("load", trio.current_time() + 5)
+        await trio.sleep(5)
+        await wait_all_tasks_blocked()
+        assert t.runner.running == []
+        assert (t.node.answers, t.node.declines) == ([], [number])
+        assert (
+            "Error invoking script 'sleep:99 say:late': killed after 5 s, at the deadline of the"
+            " query" in caplog.messages
+        )
+
+
+async def test_query_that_waits_past_its_deadline_is_dropped(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_handlers("*=sleep:10", "query=sleep:9 say:yes", limit=1) as t:
+        now = trio.current_time()
+        await t.node.event("go")
+        queued = await t.node.query("queued", now + 5)
+        waiting = await t.node.query("waiting", now + 8)
+        await trio.sleep(11)
+        own, query = t.handlers.stats().values()
+        assert t.runner.of("sleep:10") == ["go"]
+        assert (own["runs"], own["dropped"]) == (1, 2)
+        assert (query["runs"], query["dropped"]) == (2, 0)
+        assert t.node.declines == [queued, waiting]
+        assert "handler 'sleep:10' is too slow: 1 events dropped so far" in caplog.messages
 
 
 async def test_last_line_of_failed_script_is_logged(

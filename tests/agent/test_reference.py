@@ -14,8 +14,8 @@ import attrs
 
 from tests.agent.helpers import ROOT
 from trioserf import printable
-from trioserf.agent import log_limits, prometheus, stream_writer
-from trioserf.agent.config import AgentConfig
+from trioserf.agent import log_limits, prometheus, script_runner, stream_writer
+from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import commands, connection
 from trioserf.node import (
@@ -38,6 +38,7 @@ LIMITS = ROOT / "SECURITY.md"
 CHANNELS = ROOT / "trioserf" / "node" / "README.md"
 UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "bytes": 1, "s": 1}
 NODE = NodeConfig(name="a")
+HANDLERS = HandlerOptions()
 LIMITS_OF_ROWS: list[list[float]] = [
     [packet.MAX_EXPANDED, packet.MAX_EXPANDED],
     [stream_decoders.MAX_SEALED, stream.MAX_EXPANDED],
@@ -70,6 +71,13 @@ LIMITS_OF_ROWS: list[list[float]] = [
     [2 * seen_nonces.MAX],
     [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
     [printable.LOGGED_NAME, printable._LOGGED_BYTES],
+    [
+        HANDLERS.limit,
+        HANDLERS.limit,
+        HANDLERS.timeout,
+        HANDLERS.queue,
+        script_runner.OUTPUT_KEPT,
+    ],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
     [stream_writer.MAX_WAITING],
     [prometheus._MAX_CONNECTIONS, prometheus._HEAD_TIMEOUT, prometheus._REQUEST_TIMEOUT],

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, AnyStr
@@ -178,6 +178,7 @@ class Process:
         options: Sequence[str],
         bind: str = "",
         namespace: str = "",
+        env: Mapping[str, str] | None = None,
     ):
         self.name = name
         self.host = f"{NET}.{number}"
@@ -188,7 +189,7 @@ class Process:
         self._process = subprocess.Popen(
             [*self._within, *program, "agent", f"-bind={self.bind}", f"-rpc-addr={self.rpc}",
              f"-node={name}", *options],
-            stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
+            stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT, env=env,
         )  # fmt: skip
 
     @property

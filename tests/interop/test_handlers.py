@@ -121,6 +121,14 @@ def test_events_and_queries_of_both_agents_make_equal_calls(
         assert int(query.env["SERF_QUERY_LTIME"]) > 0
 
 
+def test_name_with_nul_is_failed_run_of_both_agents(four: Cluster, recorders: Recorders) -> None:
+    trio.run(lambda: send_at_once(four.running["py-c"], ["a\0b"], coalesce=False))
+    for name in OBSERVED:
+        log = four.running[name].log_text
+        until(lambda log=log: "environment variable contains NUL" in log(), what=log)  # type: ignore[misc]
+        assert not recorders[name].of("user", "a") + recorders[name].of("user", "ab")
+
+
 async def send_at_once(agent: Process, names: list[str], *, coalesce: bool) -> list[int]:
     """Send events over one connection; return their Lamport times."""
     async with trioserf.connect(agent.rpc) as client:
@@ -193,6 +201,20 @@ def test_event_of_each_command_line_runs_handlers_of_both_agents(
         assert text.decode() == f"Event 'deploy-{version}' dispatched! Coalescing enabled: true\n"
         call = same_call(recorders, "user", f"deploy-{version}")
         assert call.stdin.decode() == f"{version}\n"
+
+
+def test_background_process_without_output_runs_on(tmp_path: Path) -> None:
+    with cluster(126) as mixed:
+        for name in OBSERVED:
+            background = (
+                f"(until [ -e {tmp_path}/go ]; do sleep 0.1; done; echo >{tmp_path}/{name})"
+            )
+            handler = f"-event-handler=user:go={background} >/dev/null 2>&1 & echo over"
+            agent = mixed.start(name, handler, "-log-level=debug")
+            assert agent.ask("event", "-coalesce=false", "go")[0] == 0
+            until(lambda agent=agent: "script output: over" in agent.log_text())  # type: ignore[misc]
+        (tmp_path / "go").touch()
+        until(lambda: all((tmp_path / name).exists() for name in OBSERVED))
 
 
 def test_pruned_member_is_reported_as_reaped_only(four: Cluster, recorders: Recorders) -> None:

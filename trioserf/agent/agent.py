@@ -22,6 +22,13 @@ from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.optional_dependencies import require_extra
+from trioserf.agent.script_rights import (
+    ScriptUser,
+    limiting_command,
+    own_environment,
+    script_environment,
+)
+from trioserf.agent.script_runner import ShellRunner
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed
@@ -82,9 +89,11 @@ class Agent:
             "tags": dict(self.node.tags),
             "event_handlers": dict(self._handlers.configured()),
         }
-        handler_stats = {
+        by_handler = self._handlers.stats()
+        handler_stats: dict[str, object] = dict(self._handlers.totals()) if by_handler else {}
+        handler_stats |= {
             f"{handler} {key}": value
-            for handler, stats in self._handlers.stats().items()
+            for handler, stats in by_handler.items()
             for key, value in stats.items()
         }
         status = self.node.encryption_status()
@@ -215,6 +224,8 @@ async def open_agent(
     files = files or DiskFiles()
     rng = rng or random.Random()
     complete_config = await _complete(config)
+    user = ScriptUser.find(config.handlers.user) if config.handlers.user else None
+    runner = ShellRunner(user, limiting_command(config.handlers, user))
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
@@ -250,7 +261,16 @@ async def open_agent(
             writer = SnapshotWriter(path, contents, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
-        handlers = Handlers(parsed, node, config.handlers, counters=node.counters)
+        handlers = Handlers(
+            parsed,
+            node,
+            config.handlers,
+            runner=runner,
+            environ=script_environment(
+                own_environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
+            ),
+            counters=node.counters,
+        )
         agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))

@@ -29,7 +29,7 @@ from trioserf.agent.logs import LEVELS
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.errors import ConfigError
 from trioserf.node.config import NodeConfig
-from trioserf.settings import build, setting
+from trioserf.settings import build, key_of, setting
 from trioserf.swim.config import PROFILES
 
 _log = logging.getLogger("trioserf.agent")
@@ -39,6 +39,9 @@ SETUP_FAILED: Final = "Failed to setup the Serf agent"
 _LEAST: Final = {"retry_interval": 1.0, "broadcast_timeout": 1.0}
 """Durations that Serf raises to a least value, with a warning."""
 _PROFILE: Final = "lan"
+HANDLER_ENVIRONMENTS: Final = ("inherit", "clean")
+_LEAST_MEMORY: Final = 16 * 1024 * 1024
+"""Bytes with which a shell and small programs run."""
 _COMMAND_LINE: Final = "command line"
 
 
@@ -51,23 +54,72 @@ class MdnsConfig:
     disable_ipv6: bool = False
 
 
+def _check_handler_env(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
+    if value not in HANDLER_ENVIRONMENTS:
+        expected = " or ".join(HANDLER_ENVIRONMENTS)
+        raise ValueError(f"{key_of(field)}: expected {expected}, not {value!r}")
+
+
+def _check_memory(_: object, field: "attrs.Attribute[Any]", value: int) -> None:
+    if value and value < _LEAST_MEMORY:
+        raise ValueError(
+            f"{key_of(field)}: expected 0 or {_LEAST_MEMORY} bytes or more, not {value}"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class HandlerOptions:
-    """Limits of event handlers."""
+    """Limits and rights of event handlers."""
 
-    timeout: float | None = setting(
-        None,
-        "kill a script and all its processes after this time",
+    # Serf has no limit; a script that hangs would keep its place for ever.
+    timeout: float = setting(
+        3600.0,
+        "end a script and all its processes after this time; `0s`: never",
         key="handler_timeout",
-        shown="none",
     )
-    limit: int = setting(16, "scripts that run at a time", key="handler_limit", least=1)
+    limit: int = setting(
+        16,
+        "scripts that run at a time on events, and as many on queries",
+        key="handler_limit",
+        least=1,
+    )
     # A join with replay delivers the events of 512 Lamport times.
     queue: int = setting(
         1024,
         "events that wait for one script; further ones are dropped and counted",
         key="handler_queue",
         least=1,
+    )
+    user: str = setting(
+        "",
+        "user that scripts run as, with its groups; the agent must be root or this user",
+        key="handler_user",
+        shown="the agent's",
+    )
+    env: str = setting(
+        "inherit",
+        "`inherit`: scripts get the agent's environment without its keys; `clean`: only `PATH`,"
+        " `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `LANG`, `LANGUAGE` and `LC_…`",
+        key="handler_env",
+        check=_check_handler_env,
+    )
+    env_pass: Texts = setting(
+        attrs.Factory(list),
+        "further variables that scripts get, such as `SERF_RPC_AUTH`",
+        key="handler_env_pass",
+    )
+    max_processes: int = setting(
+        0,
+        "processes and threads of the user that scripts run as, all together, beyond which scripts"
+        " cannot start more; 0: no limit. Not for root",
+        key="handler_max_processes",
+        least=0,
+    )
+    max_memory: int = setting(
+        0,
+        "bytes of address space of each process of a script, 16 MiB or more; 0: no limit",
+        key="handler_max_memory",
+        check=_check_memory,
     )
 
 

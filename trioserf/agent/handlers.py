@@ -1,15 +1,15 @@
 """Event handlers: scripts that run on events (see agent/README.md, § Event handlers).
 
 Each handler has a worker with a bounded queue: its events keep their order, and a slow script
-delays only its own events. One limit applies to all running scripts. Member and user events are
-coalesced first, as in Serf's agent; queries are not. The output of a script is the response to a
-query. When all scripts of a query have ended without output, the query is declined, so that the
-requester does not wait for a response.
+delays only its own events. One limit applies to all scripts that run on events, and one to those
+that run on queries, so that queries do not wait for events of other handlers. Member and user
+events are coalesced first, as in Serf's agent; queries are not. The output of a script is the
+response to a query; at the query's deadline the script is ended. When all scripts of a query have
+ended without output, the query is declined, so that the requester does not wait for a response.
 """
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, Self
@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from trioserf.agent.config import HandlerOptions
+from trioserf.agent.script_rights import own_environment
 from trioserf.agent.script_runner import (
     Result,
     ScriptRunner,
@@ -88,7 +89,7 @@ class Handler:
         """Parse `[FILTER=]SCRIPT`; the filter ends at the first `=`.
 
         Raises:
-            ConfigError: an unknown event, or an empty script.
+            ConfigError: an unknown event, an empty script, or text that is not UTF-8 without NUL.
         """
         events, equals, script = text.partition("=")
         if not equals:
@@ -99,6 +100,12 @@ class Handler:
             raise ConfigError(f"Invalid event script: {text!r}: {error}") from None
         if not script.strip():
             raise ConfigError(f"Invalid event script: {text!r}: expected [FILTER=]SCRIPT")
+        if "\0" in text:
+            raise ConfigError(f"Invalid event script: {text!r}: expected text without NUL")
+        try:
+            text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"Invalid event script: {text!r}: {error.reason}") from None
         return cls(tuple(filters), script)
 
     def matches(self, event: Event) -> bool:
@@ -127,8 +134,19 @@ class _Worker:
         self.failures = 0
         self.dropped = 0
         self.running = False
+        self.waiting = False
         self.last_duration = 0.0
         self.send, self.receive = trio.open_memory_channel[_Job](depth)
+
+    def drop(self) -> None:
+        """Count an event for which the script does not run."""
+        self.dropped += 1
+        if self.dropped % _DROPS_BETWEEN_WARNINGS == 1:
+            _log.warning(
+                "handler %r is too slow: %d events dropped so far",
+                self.handler.script,
+                self.dropped,
+            )
 
     def stats(self) -> dict[str, object]:
         return {
@@ -137,7 +155,7 @@ class _Worker:
             "dropped": self.dropped,
             "running": self.running,
             "last_duration": round(self.last_duration, 3),
-            "queue": self.receive.statistics().current_buffer_used,
+            "queue": self.receive.statistics().current_buffer_used + self.waiting,
         }
 
 
@@ -149,7 +167,7 @@ class Handlers:
         node: the source of events.
         options: their limits.
         runner: runs the scripts.
-        environ: the agent's environment.
+        environ: the environment that all scripts get; default: that of this process.
         counters: the run times of scripts, for metrics.
     """
 
@@ -160,15 +178,16 @@ class Handlers:
         options: HandlerOptions,
         *,
         runner: ScriptRunner | None = None,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._node = node
         self._timeout = options.timeout or math.inf
-        self._limiter = trio.CapacityLimiter(options.limit)
+        self._event_limiter = trio.CapacityLimiter(options.limit)
+        self._query_limiter = trio.CapacityLimiter(options.limit)
         self._depth = options.queue
         self._runner = runner or ShellRunner()
-        self._environ = environ
+        self._environ = own_environment() if environ is None else environ
         self._counters = counters or Counters()
         self._workers = [_Worker(handler, self._depth) for handler in handlers]
         self._nursery: trio.Nursery | None = None
@@ -188,6 +207,14 @@ class Handlers:
         return {
             f"{','.join(map(str, worker.handler.filters))}={worker.handler.script}": worker.stats()
             for worker in self._workers
+        }
+
+    def totals(self) -> dict[str, int]:
+        """Return how many scripts run, and how many wait because too many others do."""
+        limiters = (self._event_limiter, self._query_limiter)
+        return {
+            "running": sum(one.borrowed_tokens for one in limiters),
+            "waiting": sum(one.statistics().tasks_waiting for one in limiters),
         }
 
     def replace(self, handlers: Sequence[Handler]) -> None:
@@ -272,13 +299,7 @@ class Handlers:
             try:
                 worker.send.send_nowait((event, query))
             except trio.WouldBlock:
-                worker.dropped += 1
-                if worker.dropped % _DROPS_BETWEEN_WARNINGS == 1:
-                    _log.warning(
-                        "handler %r is too slow: %d events dropped so far",
-                        worker.handler.script,
-                        worker.dropped,
-                    )
+                worker.drop()
                 if query is not None and self._nursery is not None:
                     self._nursery.start_soon(self._decline_if_last, query)
 
@@ -286,8 +307,7 @@ class Handlers:
 
     async def _work(self, worker: _Worker) -> None:
         async for event, query in worker.receive:
-            async with self._limiter:
-                result = await self._run(worker, event)
+            result = await self._run_in_turn(worker, event)
             if query is None:
                 continue
             if result is not None and result.status == 0 and result.output:
@@ -295,8 +315,27 @@ class Handlers:
             else:
                 await self._decline_if_last(query)
 
-    async def _run(self, worker: _Worker, event: Event) -> Result | None:
-        """Run a script; return None if it did not end in time."""
+    async def _run_in_turn(self, worker: _Worker, event: Event) -> Result | None:
+        """Wait until few enough scripts run, and run this one; return None if it is too late."""
+        deadline, limiter = math.inf, self._event_limiter
+        if isinstance(event, QueryReceived):
+            deadline, limiter = event.deadline, self._query_limiter
+        worker.waiting = True
+        try:
+            with trio.move_on_at(deadline) as waiting:
+                await limiter.acquire()
+        finally:
+            worker.waiting = False
+        if waiting.cancelled_caught:
+            worker.drop()
+            return None
+        try:
+            return await self._run(worker, event, deadline)
+        finally:
+            limiter.release()
+
+    async def _run(self, worker: _Worker, event: Event, deadline: float) -> Result | None:
+        """Run a script; return None if it did not end by the deadline, or within the timeout."""
         script = worker.handler.script
         env = environment(event, self._node.name, self._node.tags, self._environ)
         worker.runs += 1
@@ -304,7 +343,7 @@ class Handlers:
         began = trio.current_time()
         result: Result | None = None
         try:
-            with trio.move_on_after(self._timeout) as deadline:
+            with trio.move_on_at(min(began + self._timeout, deadline)) as time_limit:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_warn_if_slow, script)
                     result = await self._runner(script, env, standard_input(event))
@@ -314,9 +353,11 @@ class Handlers:
             worker.last_duration = trio.current_time() - began
             self._counters.values(f"agent.invoke.{script}").append(worker.last_duration * 1000)
         if result is None:
-            failure = (
-                f"killed after {self._timeout:g} s" if deadline.cancelled_caught else "not run"
-            )
+            failure = "not run"
+            if time_limit.cancelled_caught:
+                failure = f"killed after {time_limit.deadline - began:.3g} s"
+                if time_limit.deadline == deadline:
+                    failure += ", at the deadline of the query"
         else:
             failure = result.failure
             text = result.output.decode("utf-8", "backslashreplace")
@@ -326,6 +367,8 @@ class Handlers:
                 failure += f": {last.splitlines()[-1]}"
             if result.lost:
                 _log.warning("Script %r generated %d bytes too much output", script, result.lost)
+            if result.left:
+                _log.warning("Script '%s' left processes with its output: %s", script, result.left)
             _log.debug("Event %r script output: %s", event.kind, text)
         if failure:
             worker.failures += 1

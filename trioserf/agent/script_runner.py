@@ -1,27 +1,31 @@
 """Run one script for one event: its environment, its input and its output."""
 
 import errno
+import logging
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
+from trioserf.agent.script_rights import ScriptUser
 from trioserf.net.threads import thread_errors
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
+
+_log = logging.getLogger("trioserf.agent")
 
 OUTPUT_KEPT: Final = 8 * 1024
 """Bytes of output that are kept, the last ones."""
 GRACE: Final = 1.0
 """Seconds between SIGTERM and SIGKILL."""
 _DRAIN: Final = 1.0
-"""Seconds to wait for output of background processes after a script has ended."""
+"""Seconds that processes of a script may hold its output after its end."""
 _START_DELAYS: Final = (0.5, 1.0, 2.0)
 """Seconds before a script is started again that got no thread or no process (EAGAIN)."""
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]")
@@ -35,6 +39,7 @@ class Result:
         status: the exit code; negative for a signal, None if the script could not be started.
         output: the last 8 KiB of stdout and stderr.
         lost: bytes of output before that.
+        left: what became of processes that still held the output; empty if there was none.
         failure: the reason for a failure; empty for a success.
     """
 
@@ -42,6 +47,7 @@ class Result:
     output: bytes = b""
     lost: int = 0
     failure: str = ""
+    left: str = ""
 
 
 class ScriptRunner(Protocol):
@@ -61,7 +67,7 @@ def environment(
         event: the event that the script handles.
         name: this node's name.
         tags: this node's tags.
-        base: the agent's own environment.
+        base: the part of the agent's environment that scripts get.
     """
     env = dict(base)
     env["SERF_EVENT"] = event.kind
@@ -78,15 +84,14 @@ def environment(
             env["SERF_QUERY_LTIME"] = str(event.ltime)
         case MemberEvent():
             pass
-    # Values from other members may contain NUL, which an environment cannot.
-    return {key: value.replace("\0", "") for key, value in env.items()}
+    return env
 
 
 def standard_input(event: Event) -> bytes:
     """Return a script's input: a line for each member, or the payload with a newline."""
     if isinstance(event, MemberEvent):
         text = "".join(map(_member_line, event.members))
-        return text.encode("utf-8", "surrogateescape")
+        return _encode(text)
     payload = event.payload
     return payload if not payload or payload.endswith(b"\n") else payload + b"\n"
 
@@ -101,57 +106,91 @@ def _clean(text: str) -> str:
     return text.replace("\t", "\\t").replace("\n", "\\n")
 
 
+def _encode(text: str) -> bytes:
+    """Encode text for a script as UTF-8, as in Serf; Python would use the locale."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _encode_all(env: Mapping[str, str]) -> Any:
+    """Encode an environment; Trio declares text, but passes bytes on to `subprocess.Popen`."""
+    return {_encode(key): _encode(value) for key, value in env.items()}
+
+
 class ShellRunner:
-    """Runs scripts with `/bin/sh -c`, each in its own process group."""
+    """Runs scripts with `/bin/sh -c`, each in its own process group.
+
+    Args:
+        user: the user that scripts run as; default: the agent's.
+        command: a shell command that runs the script as its `$0`; default: none.
+    """
+
+    def __init__(self, user: ScriptUser | None = None, command: str = "") -> None:
+        self._user = user or ScriptUser("", "")
+        self._command = ["/bin/sh", "-c", *([command] if command else [])]
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
-        """Run a script to its end; if cancelled, end its process group."""
+        """Run a script to its end; if cancelled, end its process group.
+
+        A script that cannot be started is a failure of this run only.
+        """
+        if any("\0" in value for value in env.values()):  # other members choose names
+            return Result(None, failure="exec: environment variable contains NUL")
         try:
-            process = await _start(script, env)
-        except OSError as error:
-            too_long = error.errno == errno.E2BIG
-            reason = "event and tags are too long" if too_long else error.strerror or str(error)
-            return Result(None, failure=reason)
-        output = _Output()
+            process = await self._start(script, env)
+        except (OSError, ValueError) as error:
+            return Result(None, failure=_start_failure(error))
+        output, left = _Output(), ""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_feed, process, stdin)
                 nursery.start_soon(output.read, process)
                 try:
                     await process.wait()
+                    with trio.move_on_after(_DRAIN):
+                        await output.closed.wait()
                 finally:
-                    await _end(process)
+                    left = await _end(process, output)
                     output.stop_draining()
-                nursery.cancel_scope.deadline = trio.current_time() + _DRAIN
+                nursery.cancel_scope.cancel()
         finally:
             await _close(process)
         status = process.returncode
-        return Result(status, bytes(output.kept), output.lost, _failure(status))
+        return Result(status, bytes(output.kept), output.lost, _failure(status), left)
+
+    async def _start(self, script: str, env: Mapping[str, str]) -> trio.Process:
+        """Start a script; try again for a few seconds without a thread or process for it.
+
+        Raises:
+            OSError: it cannot be started.
+            ValueError: it cannot be passed to the system.
+        """
+        delays = iter(_START_DELAYS)
+        while True:
+            try:
+                with thread_errors():
+                    return await trio.lowlevel.open_process(
+                        [_encode(word) for word in (*self._command, script)],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        env=_encode_all(env),
+                        start_new_session=True,
+                        user=self._user.uid,
+                        group=self._user.gid,
+                        extra_groups=self._user.groups,
+                    )
+            except BlockingIOError:
+                delay = next(delays, None)
+                if delay is None:
+                    raise
+            await trio.sleep(delay)
 
 
-async def _start(script: str, env: Mapping[str, str]) -> trio.Process:
-    """Start a script; try again for a few seconds without a thread or process for it.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    delays = iter(_START_DELAYS)
-    while True:
-        try:
-            with thread_errors():
-                return await trio.lowlevel.open_process(
-                    ["/bin/sh", "-c", script],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=dict(env),
-                    start_new_session=True,
-                )
-        except BlockingIOError:
-            delay = next(delays, None)
-            if delay is None:
-                raise
-        await trio.sleep(delay)
+def _start_failure(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    too_long = error.errno == errno.E2BIG
+    return "event and tags are too long" if too_long else error.strerror or str(error)
 
 
 def _failure(status: int | None) -> str:
@@ -171,9 +210,16 @@ async def _feed(process: trio.Process, stdin: bytes) -> None:
 
 
 class _Output:
-    """Reads a script's output and keeps the end of it."""
+    """Reads a script's output and keeps the end of it.
+
+    Attributes:
+        kept: the last bytes.
+        lost: the number of bytes before.
+        closed: set when no process can write any more.
+    """
 
     def __init__(self) -> None:
+        self.closed = trio.Event()
         self.kept = bytearray()
         self.lost = 0
         # A script may write while it handles SIGTERM, and must not die of a closed pipe.
@@ -189,21 +235,33 @@ class _Output:
                 if over > 0:
                     del self.kept[:over]
                     self.lost += over
+            self.closed.set()
 
     def stop_draining(self) -> None:
         """Stop shielding the reader, so that a cancelled caller need not wait for more output."""
         self._scope.shield = False
 
 
-async def _end(process: trio.Process) -> None:
-    """End a process that still runs, and its process group."""
-    if process.returncode is None:
-        with trio.CancelScope(shield=True):
-            _kill_group(process, signal.SIGTERM)
-            with trio.move_on_after(GRACE):
-                await process.wait()
-            _kill_group(process, signal.SIGKILL)
+async def _end(process: trio.Process, output: _Output) -> str:
+    """End a process group whose leader still runs, or whose processes hold the output.
+
+    Return what became of processes that outlived the leader, for the log.
+    """
+    has_ended = process.returncode is not None
+    if has_ended and output.closed.is_set():
+        return ""
+    if not _kill_group(process, signal.SIGTERM) and has_ended:
+        return "they run on in another session or as another user, and cannot write any more"
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(GRACE):
             await process.wait()
+            await output.closed.wait()
+        _kill_group(process, signal.SIGKILL)
+        with trio.move_on_after(GRACE):
+            await process.wait()
+    if process.returncode is None:
+        _log.error("Process %d of a script cannot be ended, and runs on", process.pid)
+    return "they were ended"
 
 
 async def _close(process: trio.Process) -> None:
@@ -213,6 +271,10 @@ async def _close(process: trio.Process) -> None:
                 await trio.aclose_forcefully(stream)
 
 
-def _kill_group(process: trio.Process, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
+def _kill_group(process: trio.Process, number: signal.Signals) -> bool:
+    """Send a signal to a process group; return False if it has no processes that get it."""
+    try:
         os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # `sudo` runs as another user
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -11,7 +12,7 @@ from trioserf.agent.durations import parse_duration
 from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import EVENT_FILTERS, complete_from, interface_names
 from trioserf.cli.connect import parse_tags
-from trioserf.cli.go_format import parse_int, quote
+from trioserf.cli.go_format import parse_int, quote, to_text
 from trioserf.cli.options import LOG_LEVELS
 from trioserf.cli.output import CommandError, Output
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -42,14 +43,24 @@ def _check_duration(text: str) -> str:
 
 def _tags(pairs: list[str]) -> dict[str, str]:
     try:
-        return parse_tags(pairs)
+        return parse_tags(list(map(_utf8, pairs)))
     except CommandError as error:
         raise CommandError(f"==> {error.text}", error.code) from error
 
 
+def _utf8(text: str) -> str:
+    """Decode an argument as UTF-8 whatever the locale is, as in a configuration file.
+
+    Paths must stay as they are: the locale encodes them again.
+    """
+    return to_text(os.fsencode(text))
+
+
 TEXT: Final = Kind()
+NAME: Final = Kind(convert=_utf8)
 DURATION: Final = Kind(convert=_check_duration)
 LIST: Final = Kind(list[str] | None, None)
+SCRIPTS: Final = Kind(list[str] | None, None, convert=lambda texts: list(map(_utf8, texts)))
 TAGS: Final = Kind(list[str] | None, None, convert=_tags)
 NUMBER: Final = Kind(int | None, None, parse_int)
 SWITCH: Final = Kind(bool, False)
@@ -85,7 +96,9 @@ class AgentOption(NamedTuple):
 
 OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
     "Membership": (
-        AgentOption("-node", "node_name", "Name of this member. Default: the host name.", "NAME"),
+        AgentOption(
+            "-node", "node_name", "Name of this member. Default: the host name.", "NAME", NAME
+        ),
         AgentOption("-tag", "tags", "A tag of this member. Repeatable.", "KEY=VALUE", TAGS),
         AgentOption(
             "-tags-file", "tags_file", "Keep the tags in this file (excludes -tag).", "PATH"
@@ -114,6 +127,7 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "label",
             "Separate clusters: messages with another label, or none, are dropped.",
             "TEXT",
+            NAME,
         ),
         AgentOption(
             "--allowed-network",
@@ -231,8 +245,26 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "Run a script on events: SCRIPT, member-join=SCRIPT, user:deploy=SCRIPT,"
             " query:load=SCRIPT. Repeatable.",
             "[FILTER=]SCRIPT",
-            LIST,
+            SCRIPTS,
             complete_from(*(f"{name}=" for name in EVENT_FILTERS)),
+        ),
+        AgentOption(
+            "--handler-timeout",
+            "handler_timeout",
+            "End a script that runs for longer; 0s: never. Default 1h.",
+            "DURATION",
+            DURATION,
+        ),
+        AgentOption(
+            "--handler-user", "handler_user", "Run scripts as this user. Needs root.", "NAME"
+        ),
+        AgentOption(
+            "--handler-env",
+            "handler_env",
+            "Environment of scripts: inherit (the default), the agent's without its keys; or"
+            " clean.",
+            "NAME",
+            completion=complete_from("inherit", "clean"),
         ),
     ),
     "Control": (
@@ -330,7 +362,7 @@ def agent(ctx: typer.Context, **values: Any) -> None:
     overrides = overrides_from(values)
     if role := values["role"]:
         out.line_best_effort("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
-        overrides.setdefault("tags", {}).setdefault("role", role)
+        overrides.setdefault("tags", {}).setdefault("role", _utf8(role))
     apply_settings(overrides, values["set"] or ())
     code = ctx.find_root().obj.start_agent(values["config_file"] or (), overrides)
     raise typer.Exit(code)

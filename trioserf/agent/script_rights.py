@@ -1,0 +1,139 @@
+"""With which rights scripts run: user, environment and limits (see SECURITY.md, § Trust)."""
+
+import logging
+import os
+import pwd
+import re
+import resource
+from collections.abc import Collection, Mapping
+from typing import Final, Self
+
+import attrs
+
+from trioserf.agent.config import HandlerOptions
+from trioserf.errors import ConfigError
+
+_log = logging.getLogger("trioserf.agent")
+
+_BASIC: Final = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LOGNAME|PATH|SHELL|TZ|USER")
+"""Variables in a clean environment."""
+_SECRET: Final = re.compile(r"(?:TRIO)?SERF_\w*(?:AUTH|ENCRYPT|KEY|PASSWORD|SECRET|TOKEN)\w*")
+"""Variables that carry keys of the agent and of its clients, such as SERF_RPC_AUTH."""
+
+
+@attrs.frozen
+class ScriptUser:
+    """The user that scripts run as.
+
+    Attributes:
+        name: its name.
+        home: its home directory.
+        uid: its id; None if the agent runs as this user already.
+        gid: its group; None as `uid`.
+        groups: all its groups; None as `uid`.
+    """
+
+    name: str
+    home: str
+    uid: int | None = None
+    gid: int | None = None
+    groups: list[int] | None = None
+
+    @classmethod
+    def find(cls, name: str) -> Self:
+        """Return the user with this name.
+
+        Raises:
+            ConfigError: there is none, or the agent may not run scripts as this user.
+        """
+        try:
+            entry = pwd.getpwnam(name)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"handler_user: this host has no user {name!r}; expected the name of a user"
+            ) from None
+        home, uid = _text(os.fsencode(entry.pw_dir)), os.geteuid()
+        if uid == 0:
+            groups = os.getgrouplist(name, entry.pw_gid)
+            return cls(name, home, entry.pw_uid, entry.pw_gid, groups)
+        if uid != entry.pw_uid:
+            raise ConfigError(
+                f"handler_user: the agent runs as user {uid} and cannot run scripts as {name!r};"
+                " expected an agent that runs as root or as this user"
+            )
+        return cls(name, home)
+
+
+def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
+    """Return a shell command that sets the limits of a script and runs it as its `$0`.
+
+    The limits cannot be set between fork and exec: that is unsafe in a process with threads. With
+    limits of the agent's own that are lower, those stay.
+
+    Returns:
+        The command; empty if there are no limits.
+
+    Raises:
+        ConfigError: the number of processes is limited, but scripts run as root.
+    """
+    commands = []
+    if options.max_processes:
+        uid = os.geteuid() if user is None or user.uid is None else user.uid
+        if uid == 0:
+            raise ConfigError(
+                "handler_max_processes: the system does not limit root; expected a handler_user"
+            )
+        number = _lowered(options.max_processes, resource.RLIMIT_NPROC)
+        # The option is -u in bash and -p in dash.
+        commands.append(
+            f"if (ulimit -u {number}) 2>/dev/null; then ulimit -u {number};"
+            f" else ulimit -p {number}; fi"
+        )
+    if options.max_memory:
+        commands.append(f"ulimit -v {_lowered(options.max_memory, resource.RLIMIT_AS) // 1024}")
+    return " && ".join([*commands, 'exec /bin/sh -c "$0"']) if commands else ""
+
+
+def _lowered(value: int, kind: int) -> int:
+    """Return a limit, or the agent's own hard limit if that is lower."""
+    _, hard = resource.getrlimit(kind)
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
+def own_environment() -> dict[str, str]:
+    """Return the environment of this process, decoded as UTF-8 whatever the locale is."""
+    return {_text(key): _text(value) for key, value in os.environb.items()}
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def script_environment(
+    own: Mapping[str, str],
+    options: HandlerOptions,
+    user: ScriptUser | None,
+    secrets: Collection[str],
+) -> dict[str, str]:
+    """Return the part of the agent's environment that scripts get.
+
+    Args:
+        own: the agent's environment.
+        options: `env` and `env_pass` choose the variables.
+        user: the user that scripts run as, if not the agent's.
+        secrets: keys of the agent; variables with one of these values are removed.
+    """
+    env = {name: value for name, value in own.items() if name in options.env_pass}
+    hidden = []
+    for name, value in own.items():
+        if name in env or (options.env == "clean" and not _BASIC.fullmatch(name)):
+            continue
+        if _SECRET.fullmatch(name) or (value and value in secrets):
+            hidden.append(name)
+        else:
+            env[name] = value
+    if hidden:
+        _log.info("Scripts do not get %s (see handler_env_pass)", ", ".join(sorted(hidden)))
+    if user is not None:
+        env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+    return env
