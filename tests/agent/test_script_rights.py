@@ -17,22 +17,21 @@ from trioserf.errors import ConfigError
 OWN = {
     "PATH": "/bin:/usr/bin", "HOME": "/root", "LC_TIME": "C", "TZ": "UTC", "SSH_AUTH_SOCK": "/s",
     "SERF_RPC_ADDR": "x", "SERF_RPC_AUTH": "k1", "TRIOSERF_ENCRYPT": "k2", "MINE": "k3",
+    "OPTIONS": "-encrypt=0123456789abcdef", "OTHER": "xk3",
 }  # fmt: skip
 USER = ScriptUser("www", "/srv")
 
 
 def chosen(user: ScriptUser | None = None, **options: object) -> dict[str, str]:
-    return script_environment(OWN, HandlerOptions(**options), user, ("", "k3"))  # type: ignore[arg-type]
+    return script_environment(OWN, HandlerOptions(**options), user, ("", "k3", "0123456789abcdef"))  # type: ignore[arg-type]
 
 
 def test_inherited_environment_has_no_keys(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    hidden = {"SERF_RPC_AUTH", "TRIOSERF_ENCRYPT", "MINE"}
+    hidden = {"SERF_RPC_AUTH", "TRIOSERF_ENCRYPT", "MINE", "OPTIONS"}
     assert chosen() == {name: value for name, value in OWN.items() if name not in hidden}
     [text] = caplog.messages
-    assert (
-        text == "Scripts do not get MINE, SERF_RPC_AUTH, TRIOSERF_ENCRYPT (see handler_env_pass)"
-    )
+    assert text == f"Scripts do not get {', '.join(sorted(hidden))} (see handler_env_pass)"
 
 
 def test_clean_environment_has_basic_variables_only() -> None:

@@ -19,6 +19,8 @@ _BASIC: Final = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LOGNAME|PATH|SHELL|TZ|USE
 """Variables in a clean environment."""
 _SECRET: Final = re.compile(r"(?:TRIO)?SERF_\w*(?:AUTH|ENCRYPT|KEY|PASSWORD|SECRET|TOKEN)\w*")
 """Variables that carry keys of the agent and of its clients, such as SERF_RPC_AUTH."""
+_LONG: Final = 8
+"""Characters of a secret that is searched for inside of values."""
 
 
 @attrs.frozen
@@ -109,6 +111,11 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def _contains(value: str, secret: str) -> bool:
+    """Return whether a value contains a secret; a short one may be part of any text."""
+    return bool(secret) and (value == secret or (len(secret) >= _LONG and secret in value))
+
+
 def script_environment(
     own: Mapping[str, str],
     options: HandlerOptions,
@@ -121,14 +128,14 @@ def script_environment(
         own: the agent's environment.
         options: `env` and `env_pass` choose the variables.
         user: the user that scripts run as, if not the agent's.
-        secrets: keys of the agent; variables with one of these values are removed.
+        secrets: keys of the agent; variables with one of them in their values are removed.
     """
     env = {name: value for name, value in own.items() if name in options.env_pass}
     hidden = []
     for name, value in own.items():
         if name in env or (options.env == "clean" and not _BASIC.fullmatch(name)):
             continue
-        if _SECRET.fullmatch(name) or (value and value in secrets):
+        if _SECRET.fullmatch(name) or any(_contains(value, secret) for secret in secrets):
             hidden.append(name)
         else:
             env[name] = value
