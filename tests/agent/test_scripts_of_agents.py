@@ -87,9 +87,7 @@ def test_hung_scripts_do_not_silence_queries() -> None:
         ]
         assert responses == [b"0.42\n"]
         assert [type(record) for record in session.query("slow", timeout=0.5)][:-1] == [QueryAck]
-        await_log(agent, "s, at the deadline of the query")
-        until(lambda: stats()["running"] == 2)
-        assert stats()["query:slow=sleep 63 failures"] == 1
+        assert stats()["running"] == 3
 
 
 def test_scripts_run_as_another_user_without_keys() -> None:

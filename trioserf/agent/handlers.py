@@ -4,8 +4,8 @@ Each handler has a worker with a bounded queue: its events keep their order, and
 delays only its own events. One limit applies to all scripts that run on events, and one to those
 that run on queries, so that queries do not wait for events of other handlers. Member and user
 events are coalesced first, as in Serf's agent; queries are not. The output of a script is the
-response to a query; at the query's deadline the script is ended. When all scripts of a query have
-ended without output, the query is declined, so that the requester does not wait for a response.
+response to a query. When all scripts of a query have ended without output, the query is declined,
+so that the requester does not wait for a response.
 """
 
 import logging
@@ -190,6 +190,7 @@ class Handlers:
         self._environ = own_environment() if environ is None else environ
         self._counters = counters or Counters()
         self._workers = [_Worker(handler, self._depth) for handler in handlers]
+        self._running = 0
         self._nursery: trio.Nursery | None = None
         self._responder = Responder(has_responded=True)
         self._events: Subscription | None = None
@@ -213,7 +214,7 @@ class Handlers:
         """Return how many scripts run, and how many wait because too many others do."""
         limiters = (self._event_limiter, self._query_limiter)
         return {
-            "running": sum(one.borrowed_tokens for one in limiters),
+            "running": self._running,
             "waiting": sum(one.statistics().tasks_waiting for one in limiters),
         }
 
@@ -316,48 +317,50 @@ class Handlers:
                 await self._decline_if_last(query)
 
     async def _run_in_turn(self, worker: _Worker, event: Event) -> Result | None:
-        """Wait until few enough scripts run, and run this one; return None if it is too late."""
+        """Wait until few enough scripts run, and run this one.
+
+        A query's script has a place until the query's deadline only, and needs none afterwards:
+        its response is too late then, but its effects may still be wanted.
+        """
         deadline, limiter = math.inf, self._event_limiter
         if isinstance(event, QueryReceived):
             deadline, limiter = event.deadline, self._query_limiter
+        place = object()
         worker.waiting = True
         try:
             with trio.move_on_at(deadline) as waiting:
-                await limiter.acquire()
+                await limiter.acquire_on_behalf_of(place)
         finally:
             worker.waiting = False
-        if waiting.cancelled_caught:
-            worker.drop()
-            return None
-        try:
-            return await self._run(worker, event, deadline)
-        finally:
-            limiter.release()
+        async with trio.open_nursery() as nursery:
+            if not waiting.cancelled_caught:
+                nursery.start_soon(_release_at, deadline, limiter, place)
+            result = await self._run(worker, event)
+            nursery.cancel_scope.cancel()
+        return result
 
-    async def _run(self, worker: _Worker, event: Event, deadline: float) -> Result | None:
-        """Run a script; return None if it did not end by the deadline, or within the timeout."""
+    async def _run(self, worker: _Worker, event: Event) -> Result | None:
+        """Run a script; return None if it did not end within the timeout."""
         script = worker.handler.script
         env = environment(event, self._node.name, self._node.tags, self._environ)
         worker.runs += 1
         worker.running = True
+        self._running += 1
         began = trio.current_time()
         result: Result | None = None
         try:
-            with trio.move_on_at(min(began + self._timeout, deadline)) as time_limit:
+            with trio.move_on_after(self._timeout):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_warn_if_slow, script)
                     result = await self._runner(script, env, standard_input(event))
                     nursery.cancel_scope.cancel()
         finally:
             worker.running = False
+            self._running -= 1
             worker.last_duration = trio.current_time() - began
             self._counters.values(f"agent.invoke.{script}").append(worker.last_duration * 1000)
         if result is None:
-            failure = "not run"
-            if time_limit.cancelled_caught:
-                failure = f"killed after {time_limit.deadline - began:.3g} s"
-                if time_limit.deadline == deadline:
-                    failure += ", at the deadline of the query"
+            failure = f"killed after {self._timeout:g} s"
         else:
             failure = result.failure
             text = result.output.decode("utf-8", "backslashreplace")
@@ -396,6 +399,14 @@ class Handlers:
             _log.debug(
                 "query '%s' needs no response any more: %s", short_name(pending.query.name), error
             )
+
+
+async def _release_at(deadline: float, limiter: trio.CapacityLimiter, place: object) -> None:
+    """Release a place at this instant, or when cancelled."""
+    try:
+        await trio.sleep_until(deadline)
+    finally:
+        limiter.release_on_behalf_of(place)
 
 
 async def _warn_if_slow(script: str) -> None:
