@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, AnyStr
@@ -178,9 +178,11 @@ class Process:
         options: Sequence[str],
         bind: str = "",
         namespace: str = "",
+        host: str = "",
+        environment: Mapping[str, str] | None = None,
     ):
         self.name = name
-        self.host = f"{NET}.{number}"
+        self.host = host or f"{NET}.{number}"
         self.rpc = f"{self.host}:7373"
         self._within = ("ip", "netns", "exec", namespace) if namespace else ()
         self.bind = bind or f"{self.host}:7946"
@@ -188,7 +190,7 @@ class Process:
         self._process = subprocess.Popen(
             [*self._within, *program, "agent", f"-bind={self.bind}", f"-rpc-addr={self.rpc}",
              f"-node={name}", *options],
-            stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT,
+            stdout=self.log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment,
         )  # fmt: skip
 
     @property
@@ -200,6 +202,10 @@ class Process:
 
     def wait(self, seconds: float = 20.0) -> int:
         return self._process.wait(seconds)
+
+    def exit_code(self) -> int | None:
+        """Return the exit code; None if the process is running."""
+        return self._process.poll()
 
     def end(self) -> None:
         self._process.kill()
