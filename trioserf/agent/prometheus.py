@@ -15,6 +15,7 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
+from trioserf.agent.listeners import PatientListener
 from trioserf.agent.metrics import Report
 from trioserf.agent.statsd import split_address
 from trioserf.counters import AggregateSample
@@ -111,7 +112,8 @@ async def open_page(address: str) -> AsyncIterator[PrometheusPage]:
         reason = error.strerror or error
         raise AddressError(f"metrics_addr: cannot listen on {address}: {reason}") from error
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, partial(_serve, page, limiter), listeners)
+        patient = [PatientListener(one, _log) for one in listeners]
+        nursery.start_soon(trio.serve_listeners, partial(_serve, page, limiter), patient)
         try:
             yield page
         finally:
