@@ -216,6 +216,9 @@ class Chaos:
         self._is_over = threading.Event()
         self._threads = ThreadPoolExecutor(256)
         self._tasks: list[Future[None]] = []
+        if "clock" in self._kinds:
+            # libfaketime leaves two files there for each process: 8 KB for each run of a handler.
+            _mount_memory(Path("/dev/shm"), "1g")
         self._agents = {name: self._agent(name, folder) for name in names}
 
     def now(self) -> float:
@@ -280,8 +283,7 @@ class Chaos:
         environment = dict(os.environ)
         disk = folder / f"{name}.disk"
         disk.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(disk)]
-        subprocess.run(mount, check=True)
+        _mount_memory(disk, DISK_SIZE)
         agent = Agent(name, self.router.address(name), folder, disk, environment)
         if "clock" in self._kinds and agent.is_ours:
             agent.clock.write_text("+0\n")
@@ -593,6 +595,12 @@ _DISTURB: Final[Mapping[str, Callable[[Chaos, Step], None]]] = {
 def descriptors(pid: int) -> int:
     """Return the number of open descriptors of a process."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _mount_memory(folder: Path, size: str) -> None:
+    """Mount a disk of this size, in memory, in the caller's namespace of mounts."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
 
 
 def _faketime() -> str:
