@@ -3,7 +3,10 @@
 import errno
 import io
 import logging
+import subprocess
+import sys
 
+from tests.interop.agents import ROOT
 from trioserf.agent.logs import open_logs
 
 _log = logging.getLogger("trioserf.agent")
@@ -35,3 +38,22 @@ def test_log_continues_after_full_disk() -> None:
         ]
         with logs.subscribe("INFO") as lines:
             assert len(lines._lines) == 3  # all are kept
+
+
+def test_control_characters_are_escaped_without_an_import() -> None:
+    """An import fails without free descriptors, and would end the agent."""
+    program = (
+        "import logging, sys\n"
+        "from trioserf.agent.logs import open_logs\n"
+        "before = set(sys.modules)\n"
+        "with open_logs('INFO', sys.stdout) as logs:\n"
+        "    logs.release()\n"
+        "    logging.getLogger('trioserf').info('a\\nb\\0\\x1b\\x85\\u2028\\t')\n"
+        "assert not set(sys.modules) - before, set(sys.modules) - before\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.endswith("a\\nb\\x00\\x1b\\x85\\u2028\\t\n")

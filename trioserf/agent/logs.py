@@ -38,7 +38,8 @@ _CONTROLS: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _escaped(control: re.Match[str]) -> str:
-    return control[0].encode("unicode_escape").decode("ascii")
+    # The codec `unicode_escape` would be imported now, which fails without free descriptors.
+    return repr(control[0])[1:-1]
 
 
 def level_name(level: int) -> str:
