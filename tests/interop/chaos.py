@@ -246,7 +246,7 @@ class Chaos:
                 self._tasks.append(self._threads.submit(self._send_queries, agent))
             self._log(f"{len(self._agents)} agents have started")
             begin = self.now()
-            lanes = [self._threads.submit(self._disturb, begin, lane) for lane in steps]
+            lanes = [self._threads.submit(self._disturb, begin, lane, seconds) for lane in steps]
             for lane in lanes:
                 lane.result()
             self._is_over.wait(max(0.0, begin + seconds - self.now()))
@@ -499,9 +499,12 @@ class Chaos:
 
     # --- disturbances ---
 
-    def _disturb(self, begin: float, steps: Sequence[Step]) -> None:
+    def _disturb(self, begin: float, steps: Sequence[Step], seconds: float) -> None:
+        """Make the disturbances of a lane; drop the last ones if restarts took too long."""
         for step in steps:
             if self._is_over.wait(max(0.0, begin + step.at - self.now())):
+                return
+            if self.now() > begin + seconds:
                 return
             began = self.now()
             amount = f", {step.amount}" if step.amount else ""

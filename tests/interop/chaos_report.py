@@ -10,8 +10,9 @@ from typing import Final
 
 import attrs
 
-SETTLED: Final = 2.0
-"""Seconds after a join until events must arrive: those sent before may be ignored as older."""
+SETTLED: Final = 5.0
+"""Seconds after a join until events must arrive: a new member ignores events with earlier Lamport
+times than its join, and a sender may not yet have received the latest time."""
 ARRIVED_WITHIN: Final = 70.0
 """Seconds until an event must have arrived: what gossip misses, a push/pull (30 s) brings."""
 GOSSIPED_WITHIN: Final = 2.0
@@ -456,9 +457,10 @@ def summary(runs: Sequence[Run]) -> Summary:
 def _was_gossiped(journal: Journal, sent: Sent) -> bool:
     """Return whether the sender of an event survived it long enough.
 
-    If it was cut off, only a push/pull after that brings its event to the others.
+    If its packets did not get through, only a push/pull brings its event to the others.
     """
-    cut = journal.disturbed((sent.agent,), ("cut", "stop"), sent.at, sent.at + GOSSIPED_WITHIN)
+    kinds = "cut", "stop", "loss"
+    cut = journal.disturbed((sent.agent,), kinds, sent.at, sent.at + GOSSIPED_WITHIN)
     needed = max([sent.at + GOSSIPED_WITHIN, *(one.ended + ARRIVED_WITHIN for one in cut)])
     return any(run.began <= sent.at and run.ended >= needed for run in journal.runs_of(sent.agent))
 

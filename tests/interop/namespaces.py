@@ -148,7 +148,7 @@ class Router:
         self._change_rules("delete", name)
 
     def disturb(self, percent: int) -> None:
-        """Lose some of all packets, and delay them: by 20 to 80 ms, or in a link of 100 kbit/s."""
+        """Lose some of all packets, and delay them: by 20 to 80 ms, or in a link of 200 kbit/s."""
         for name in self._numbers:
             if self.delay == "netem":
                 self._qdisc("add", name, *_NETEM, "loss", f"{percent}%")
@@ -190,7 +190,7 @@ class Router:
 
 
 _NETEM: Final = ("netem", "delay", "50ms", "30ms")
-_NARROW: Final = ("tbf", "rate", "100kbit", "burst", "2kb", "latency", "300ms")
+_NARROW: Final = ("tbf", "rate", "200kbit", "burst", "2kb", "latency", "300ms")
 _NFT_TABLE: Final = (
     "table ip chaos {\n chain forward {\n type filter hook forward priority 0;\n }\n}"
 )
