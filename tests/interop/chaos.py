@@ -22,8 +22,8 @@ import attrs
 
 from tests.interop.agents import SERF, STARTED_WITHIN, TRIOSERF, Process, until
 from tests.interop.chaos_report import (
-    ARRIVED_WITHIN,
     QUERY_TIMEOUT,
+    SPREAD_WITHIN,
     TRIOSERF_PREFIX,
     Asked,
     Disturbance,
@@ -386,7 +386,7 @@ class Chaos:
             self.journal.troubles.append(f"the cluster did not heal: {views}")
         self._log(f"all members are alive after {self.now():.1f} s")
         with suppress(AssertionError):  # lost events are reported
-            until(self._all_arrived, ARRIVED_WITHIN)
+            until(self._all_arrived, SPREAD_WITHIN)
 
     def _all_arrived(self) -> bool:
         self._read_handled()

@@ -15,6 +15,8 @@ SETTLED: Final = 5.0
 times than its join, and a sender may not yet have received the latest time."""
 ARRIVED_WITHIN: Final = 70.0
 """Seconds until an event must have arrived: what gossip misses, a push/pull (30 s) brings."""
+SPREAD_WITHIN: Final = 180.0
+"""The same after a disturbance: of few members that have it, push/pulls must choose one."""
 GOSSIPED_WITHIN: Final = 2.0
 """Seconds that a sender must survive, so that its event counts as sent."""
 SNAPSHOT_DELAY: Final = 1.5
@@ -346,11 +348,15 @@ def find_lost(journal: Journal) -> list[Missing]:
         if not _was_gossiped(journal, sent):
             continue
         for run, names in received:
-            if sent.event in names or not run.covers(sent.at - SETTLED, sent.at + ARRIVED_WITHIN):
+            if sent.event in names or not run.covers(sent.at - SETTLED, sent.at):
                 continue
             end = sent.at + GOSSIPED_WITHIN
             during = journal.disturbed((run.agent, sent.agent), REACHING, sent.at, end)
-            lost.append(_missing(f"{sent.event} of {sent.agent}", run.agent, sent.at, during))
+            needed = max(
+                [sent.at + ARRIVED_WITHIN, *(one.ended + SPREAD_WITHIN for one in during)]
+            )
+            if run.ended >= needed:
+                lost.append(_missing(f"{sent.event} of {sent.agent}", run.agent, sent.at, during))
     return lost
 
 
