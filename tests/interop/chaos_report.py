@@ -22,7 +22,7 @@ GOSSIPED_WITHIN: Final = 2.0
 SNAPSHOT_DELAY: Final = 1.5
 """Seconds of events that a snapshot may lack: it is written every half second."""
 SNAPSHOT_RETRY: Final = 35.0
-"""Seconds until a snapshot is written again after its disk was full; trioserf retries after 30."""
+"""Seconds until a snapshot is written again after an error; trioserf retries after 30."""
 FAILED_WITHIN: Final = 45.0
 """Seconds after a disturbance of a member in which others may declare it failed."""
 QUERY_TIMEOUT: Final = 5.0
@@ -186,7 +186,7 @@ class Report:
     Attributes:
         uncertain: events whose sender ended before others could certainly receive them.
         late_replays: replayed events that the snapshot could not have: received just before
-            the end, or while the disk was full.
+            the end, or while the disk was full or there were no descriptors.
         problems: why the exit code is 1.
     """
 
@@ -375,7 +375,8 @@ def find_replayed(journal: Journal) -> tuple[list[Missing], int]:
                     continue
                 before, earlier = last[name]
                 begin = before - SNAPSHOT_RETRY
-                full = journal.disturbed((agent,), ("disk",), begin, earlier.ended)
+                kinds = "disk", "descriptors"
+                full = journal.disturbed((agent,), kinds, begin, earlier.ended)
                 if earlier.ended - before < SNAPSHOT_DELAY or full:
                     late += 1
                 else:

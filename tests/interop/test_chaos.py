@@ -152,7 +152,12 @@ def test_event_that_was_delivered_before_and_after_a_restart_is_a_problem() -> N
 
 
 @pytest.mark.parametrize(
-    ("ended", "disturbances"), [(101.5, []), (110, [Disturbance("disk", "py-a", 50, 70)])]
+    ("ended", "disturbances"),
+    [
+        (101.5, []),
+        (110, [Disturbance("disk", "py-a", 50, 70)]),
+        (110, [Disturbance("descriptors", "py-a", 90, 95)]),
+    ],
 )
 def test_replay_is_not_a_problem_if_the_snapshot_could_not_have_the_event(
     ended: float, disturbances: list[Disturbance]
