@@ -50,4 +50,5 @@ def short_name(name: str) -> str:
 def _escape(control: str) -> str:
     if control >= "\udc80":
         return f"\\x{ord(control) - 0xDC00:02x}"
-    return control.encode("unicode_escape").decode("ascii")
+    # The codec `unicode_escape` would be imported here, which fails without free descriptors.
+    return repr(control)[1:-1]

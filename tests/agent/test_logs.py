@@ -3,7 +3,10 @@
 import errno
 import io
 import logging
+import subprocess
+import sys
 
+from tests.agent.helpers import ROOT
 from trioserf.agent.logs import LogLine, open_logs
 
 _log = logging.getLogger("trioserf.agent")
@@ -59,3 +62,22 @@ def test_text_in_an_exception_does_not_look_like_a_line() -> None:
     assert len(others) == 2
     assert all(line.startswith("\t") and line.isascii() for line in others)
     assert "\x1b" not in stream.getvalue()
+
+
+def test_control_characters_are_escaped_without_an_import() -> None:
+    """An import fails without free descriptors, and would end the agent."""
+    program = (
+        "import logging, sys\n"
+        "from trioserf.agent.logs import open_logs\n"
+        "before = set(sys.modules)\n"
+        "with open_logs('INFO', sys.stdout) as logs:\n"
+        "    logs.release()\n"
+        "    logging.getLogger('trioserf').info('a\\nb\\0\\x1b\\x85\\u2028\\t')\n"
+        "assert not set(sys.modules) - before, set(sys.modules) - before\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.endswith("a\\nb\\x00\\x1b\\x85\\u2028\\t\n")

@@ -179,9 +179,10 @@ class Process:
         bind: str = "",
         namespace: str = "",
         env: Mapping[str, str] | None = None,
+        host: str = "",
     ):
         self.name = name
-        self.host = f"{NET}.{number}"
+        self.host = host or f"{NET}.{number}"
         self.rpc = f"{self.host}:7373"
         self._within = ("ip", "netns", "exec", namespace) if namespace else ()
         self.bind = bind or f"{self.host}:7946"
@@ -201,6 +202,10 @@ class Process:
 
     def wait(self, seconds: float = 20.0) -> int:
         return self._process.wait(seconds)
+
+    def exit_code(self) -> int | None:
+        """Return the exit code; None if the process is running."""
+        return self._process.poll()
 
     def end(self) -> None:
         self._process.kill()

@@ -6,7 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -39,6 +39,13 @@ def run_trioserf(*words: str) -> tuple[int, str]:
         [*TRIOSERF, *words], capture_output=True, cwd=ROOT, timeout=120, check=False
     )
     return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def fill(file: Path) -> None:
+    """Fill the disk of a file with it."""
+    with file.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
 
 
 class Load:

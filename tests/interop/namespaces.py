@@ -1,10 +1,12 @@
-"""Two network namespaces with a link between them, as two hosts."""
+"""Network namespaces as hosts: two with a link between them, or several around a router."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
 
 import attrs
 import pytest
@@ -79,6 +81,121 @@ def restore(one: Host, two: Host) -> None:
         _ip("-n", host.name, "neigh", "delete", other.v4, "dev", "v0")
 
 
+class Router:
+    """Hosts that reach each other only through this namespace, which can disturb their traffic.
+
+    The caller's namespaces of network and mounts must be its own, and end with it: nothing is
+    removed. Traffic between the hosts and the caller itself is neither cut nor lost.
+
+    Attributes:
+        loss: the program that drops packets at random: `netem`, `nft`, or nothing if this
+            machine has neither.
+        delay: what delays packets: `netem`, or `tbf` (a narrow link), or nothing.
+    """
+
+    def __init__(self, names: Sequence[str], net: str = "10.78") -> None:
+        """Make a host for each name; `net`: the first two numbers of their addresses.
+
+        Raises:
+            NoNamespaces: with the reason.
+        """
+        self._numbers = {name: number for number, name in enumerate(names, 1)}
+        self._net = net
+        _ip("link", "set", "lo", "up")
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        namespaces = Path("/run/netns")
+        namespaces.mkdir(exist_ok=True)
+        _run("mount", "-t", "tmpfs", "tmpfs", str(namespaces))
+        for name, number in self._numbers.items():
+            gateway = f"{net}.{number}.1"
+            _ip("netns", "add", name)
+            _ip(
+                "link",
+                "add",
+                self._link(name),
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "v0",
+                "netns",
+                name,
+            )
+            _ip("addr", "add", f"{gateway}/24", "dev", self._link(name))
+            _ip("link", "set", self._link(name), "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "link", "set", "v0", "up")
+            _ip("-n", name, "addr", "add", f"{self.address(name)}/24", "dev", "v0")
+            _ip("-n", name, "route", "add", "default", "via", gateway)
+        netem, tbf = self._try_delay(_NETEM), self._try_delay(_NARROW)
+        self.loss = "netem" if netem else "nft" if _succeeds("nft", _NFT_TABLE) else ""
+        self.delay = "netem" if netem else "tbf" if tbf else ""
+
+    def address(self, name: str) -> str:
+        """Return the address of a host."""
+        return f"{self._net}.{self._numbers[name]}.2"
+
+    def add_address(self, address: str) -> None:
+        """Add an address of the caller's own, which all hosts can reach."""
+        _ip("addr", "add", f"{address}/32", "dev", "lo")
+
+    def cut(self, name: str) -> None:
+        """Drop all packets between a host and the others without an error."""
+        self._change_rules("add", name)
+
+    def restore(self, name: str) -> None:
+        """Undo `cut`."""
+        self._change_rules("delete", name)
+
+    def disturb(self, percent: int) -> None:
+        """Lose some of all packets, and delay them: by 20 to 80 ms, or in a link of 200 kbit/s."""
+        for name in self._numbers:
+            if self.delay == "netem":
+                self._qdisc("add", name, *_NETEM, "loss", f"{percent}%")
+            elif self.delay == "tbf":
+                self._qdisc("add", name, *_NARROW)
+        if self.loss == "nft":
+            rule = f"numgen random mod 100 < {percent} drop"
+            _run("nft", f"add rule ip chaos forward {rule}")
+
+    def calm(self) -> None:
+        """Undo `disturb`."""
+        if self.delay:
+            for name in self._numbers:
+                self._qdisc("delete", name)
+        if self.loss == "nft":
+            _run("nft", "flush chain ip chaos forward")
+
+    def _link(self, name: str) -> str:
+        return f"host{self._numbers[name]}"
+
+    def _change_rules(self, action: str, name: str) -> None:
+        host = self.address(name)
+        _ip("rule", action, "from", host, "blackhole")
+        for other in self._numbers.keys() - {name}:
+            _ip("rule", action, "to", host, "iif", self._link(other), "blackhole")
+
+    def _qdisc(self, action: str, name: str, *kind: str) -> None:
+        _run("tc", "qdisc", action, "dev", self._link(name), "root", *kind)
+
+    def _try_delay(self, kind: Sequence[str]) -> bool:
+        """Return whether this kernel has a queueing discipline."""
+        name = next(iter(self._numbers))
+        try:
+            self._qdisc("add", name, *kind)
+        except NoNamespaces:
+            return False
+        self._qdisc("delete", name)
+        return True
+
+
+_NETEM: Final = ("netem", "delay", "50ms", "30ms")
+_NARROW: Final = ("tbf", "rate", "200kbit", "burst", "2kb", "latency", "300ms")
+_NFT_TABLE: Final = (
+    "table ip chaos {\n chain forward {\n type filter hook forward priority 0;\n }\n}"
+)
+
+
 def _set_up(host: Host) -> None:
     for words in (
         ["link", "set", "lo", "up"],
@@ -91,6 +208,21 @@ def _set_up(host: Host) -> None:
 
 
 def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, check=False, timeout=30)
+    _run("ip", *words)
+
+
+def _run(*words: str) -> None:
+    try:
+        done = subprocess.run(words, capture_output=True, check=False, timeout=30)
+    except FileNotFoundError as error:
+        raise NoNamespaces(f"{words[0]} is not installed") from error
     if done.returncode:
-        raise NoNamespaces(f"ip {' '.join(words)}: {done.stderr.decode().strip()}")
+        raise NoNamespaces(f"{' '.join(words)}: {done.stderr.decode().strip()}")
+
+
+def _succeeds(*words: str) -> bool:
+    try:
+        _run(*words)
+    except NoNamespaces:
+        return False
+    return True

@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
-from tests.interop.helpers import Recorder
+from tests.interop.helpers import Recorder, fill
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.serf.snapshot import parse
 
@@ -67,12 +67,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Pa
 
             until(is_reported, LOGGED_WITHIN, agent.log_text)
         yield agent, snapshot
-
-
-def fill(file: Path) -> None:
-    with file.open("wb", buffering=0) as filler, suppress(OSError):
-        while True:
-            filler.write(bytes(4096))
 
 
 def test_agent_continues_with_a_full_disk(full: tuple[Process, Path]) -> None:

@@ -1,5 +1,7 @@
 """Filters of events and of members; the tables were checked against Serf."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,18 @@ from trioserf.serf.events import (
     QueryReceived,
     UserEventReceived,
 )
-from trioserf.serf.filters import EventFilter, anchored, compiled, matches, tag_matches
+from trioserf.serf.filters import EventFilter, _library, anchored, compiled, matches, tag_matches
 from trioserf.wire.serf_messages import TagFilter
+
+
+def test_library_that_cannot_be_loaded_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled.cache_clear()
+    _library.cache_clear()
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "re2", None)
+        with pytest.raises(InvalidFilter, match=r"'web' cannot be compiled: .*re2"):
+            compiled("web")
+    assert matches(compiled("web"), "cobweb")
 
 
 def user(name: str) -> UserEventReceived:

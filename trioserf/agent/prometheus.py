@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
 from trioserf.address import parse_host_port
+from trioserf.agent.listeners import PatientListener
 from trioserf.agent.metrics import Report
 from trioserf.agent.statsd import split_address
 from trioserf.counters import AggregateSample
@@ -127,7 +128,8 @@ async def open_page(address: str) -> AsyncIterator[PrometheusPage]:
         reason = error.strerror or error
         raise AddressError(f"metrics_addr: cannot listen on {address}: {reason}") from error
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, server.serve, listeners)
+        patient = [PatientListener(one, _log) for one in listeners]
+        nursery.start_soon(trio.serve_listeners, server.serve, patient)
         try:
             yield page
         finally:

@@ -22,9 +22,9 @@ _MAX_DATAGRAM: Final = 65_536
 _BACKLOG: Final = 128
 _ATTEMPTS: Final = 50
 """Ports to try until one is free for both UDP and TCP."""
-_RETRY_DELAY: Final = 0.1
+ACCEPT_RETRY_DELAY: Final = 0.1
 """Seconds before the next accept when no more files can be opened."""
-_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED: Final = "::ffff:"
 
 
@@ -178,14 +178,17 @@ class SocketTransport:
 
     async def accept(self) -> tuple[HalfCloseableStream, SocketAddress]:
         """Wait for an incoming stream; return it with its peer's address."""
+        is_logged = False
         while True:
             try:
                 tcp, source = await self._tcp.accept()
             except OSError as error:
                 self._count(error)
-                if error.errno in _OUT_OF_FILES:
-                    _log.warning("cannot accept streams: %s", error.strerror)
-                    await trio.sleep(_RETRY_DELAY)
+                if error.errno in OUT_OF_FILES:
+                    if not is_logged:
+                        _log.warning("cannot accept streams: %s", error.strerror)
+                        is_logged = True
+                    await trio.sleep(ACCEPT_RETRY_DELAY)
                 continue
             return trio.SocketStream(tcp), self._unmapped(source)
 

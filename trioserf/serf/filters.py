@@ -130,12 +130,16 @@ def compiled(expr: str) -> Pattern:
     """Compile an expression in Go's syntax.
 
     Raises:
-        InvalidFilter: it is malformed, not UTF-8, too long, or needs too much memory.
+        InvalidFilter: it is malformed, not UTF-8, too long, or needs too much memory; or the
+            library cannot be loaded now, for lack of descriptors.
     """
     reason = _defect(expr)
     if reason is not None:
         raise InvalidFilter(f"{_shown(expr)} is not a valid regular expression: {reason}")
-    re2, options = _library()
+    try:
+        re2, options = _library()
+    except (ImportError, OSError) as error:
+        raise InvalidFilter(f"{_shown(expr)} cannot be compiled: {error}") from error
     try:
         pattern: Pattern = re2.compile(expr, options)
     except re2.error as error:

@@ -18,6 +18,7 @@ import trio
 
 from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
+from trioserf.agent.listeners import PatientListener
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.connection import CHUNK, Limits, ServerContext
 from trioserf.control.server.error_mapping import capture_error
@@ -158,7 +159,8 @@ async def open_control(
         server = Server(context, nursery)
         server.addresses = bound
         if listeners:
-            nursery.start_soon(trio.serve_listeners, server.handle, listeners)
+            patient = [PatientListener(one, _log) for one in listeners]
+            nursery.start_soon(trio.serve_listeners, server.handle, patient)
         try:
             yield server
         finally:
