@@ -86,10 +86,11 @@ METAS: Final = (
     b"r" * 513,
     b"\0" * 512,
 )
+CHEAP: Final = ("", ".*", "^web$", "web", "[", "(a|b|c|d|é)*\\z", "\udcff", "a" * 1025)
+"""Expressions for our own queries, which have no budget."""
 EXPRESSIONS: Final = (
-    "", ".*", "^web$", "web", "[", "(a?){999}", "((a?){30}){30}", r"(?i)\PL\PL\PL\PL", "x*" * 300,
-    "(" * 400 + ")" * 400, "(a|b|c|d|é)*\\z", "\udcff", "(?s).{1000}", r"\C", "(?P<n>a)", "\0",
-    "a" * 1024, "a" * 1025, "(?i)" + r"\pL" * 100,
+    *CHEAP, "(a?){999}", "((a?){30}){30}", r"(?i)\PL\PL\PL\PL", "x*" * 300, "(?s).{1000}", r"\C",
+    "(" * 400 + ")" * 400, "(?P<n>a)", "\0", "a" * 1024, "(?i)" + r"\pL" * 100,
 )  # fmt: skip
 EVENTS: Final = ("deploy", "", "ignored", "e" * 300, "\0", "a\nb", "\udcff", "crash")
 QUERIES: Final = (
@@ -102,6 +103,8 @@ MANY: Final = (0, 1, 2, 16, 17, 65, 1000, 10_000)
 """Lengths of lists in a message."""
 ROWS: Final = (0, 1, 1, 2, 2, 3, 3, 17, 17, 100, 600)
 """Rows of a push/pull."""
+MAX_MESSAGE: Final = 500_000
+"""Bytes of the lists in a message, so that much memory for it is a find."""
 FLOATS: Final = (
     0.0, -0.0, 1e-5, 1.5, 10.0, -1.0, 1e18, 1e308, 5e-324, math.inf, -math.inf, math.nan,
 )  # fmt: skip
@@ -166,6 +169,11 @@ class Choices:
             return bytes((127, number % 4, self.index % 256, number % 8))
         return ADDRESSES[number % len(ADDRESSES)]
 
+    def names(self) -> tuple[str, ...]:
+        """Return a name many times, as far as it fits a large message."""
+        name = self.name()
+        return (name,) * min(self.of(MANY), MAX_MESSAGE // (len(name) + 1))
+
     def octets(self) -> bytes:
         return bytes((self.byte(),)) * self.of(SIZES)
 
@@ -179,7 +187,7 @@ def alive(c: Choices) -> Alive:
 
 def node_state(c: Choices) -> NodeState:
     state = c.of((State.ALIVE, *State))
-    name = LARGE_NAME if c.byte() == 255 else c.name()
+    name = LARGE_NAME if c.byte() == 255 and c.index == 0 else c.name()
     one = alive(c)
     return NodeState(name, one.addr, one.port, one.meta, one.incarnation, state, one.versions)
 
@@ -269,7 +277,7 @@ def _filters(c: Choices) -> tuple[bytes, ...]:
         return (one,)
     count = c.of(MANY)
     if kind < 224:
-        return (one,) * count
+        return (one,) * min(count, MAX_MESSAGE // (len(one) + 1))
     different = (TagFilter("role", c.of(EXPRESSIONS) + str(number)) for number in range(count))
     return tuple(map(serf_payloads.encode_filter, different))
 
@@ -277,8 +285,7 @@ def _filters(c: Choices) -> tuple[bytes, ...]:
 def _filter(c: Choices) -> bytes:
     match c.byte() % 4:
         case 0:
-            names = (c.name(),) * c.of(MANY)
-            return serf_payloads.encode_filter(NodeFilter(names))
+            return serf_payloads.encode_filter(NodeFilter(c.names()))
         case 1:
             return c.octets()
     tag = c.of(("role", "", "a", "\0"))
@@ -303,8 +310,8 @@ def _response_payload(c: Choices) -> bytes:
             member = ConflictResponse("us", addr, port, tags, status, *OUR_VERSIONS)
             return serf_codec.encode(member)
         case 2:
-            keys = (c.name(),) * c.of(MANY)
-            return serf_codec.encode(KeyResponse(c.byte() % 2 == 1, c.name(), keys, c.name()))
+            keys = KeyResponse(c.byte() % 2 == 1, c.name(), c.names(), c.name())
+            return serf_codec.encode(keys)
     return serf_message(c)
 
 
@@ -318,15 +325,19 @@ def push_pull_state(c: Choices) -> SerfPushPull:
     ltime, event_ltime, query_ltime = c.ltime(), c.ltime(), c.ltime()
     count = c.of(ROWS)
     rows = [c.again(index) for index in range(count)]
+    if len(rows[0].again(0).name() if rows else "") > 1000:
+        rows = rows[:17]
     ltimes = {one.name(): one.ltime() for one in rows}
     left = [one.name() for one in rows] if c.byte() % 2 else []
     slots: list[BufferedEvents | None] = []
+    left_bytes = MAX_MESSAGE
     for index in range(c.of((0, 0, 1, 1, 3, 64, 513))):
         one = c.again(index)
-        events = ((one.of(EVENTS), one.octets()),) * one.of((1, 1, 1, 0, 2, 16, 17, 500))
+        name, payload, count = one.of(EVENTS), one.octets(), one.of((1, 1, 1, 0, 2, 16, 17, 500))
+        count = min(count, max(0, left_bytes) // (len(payload) + 100))
+        left_bytes -= count * (len(payload) + 100)
+        events = ((name, payload),) * count
         slots.append(BufferedEvents(one.ltime(), events) if index % 8 < 7 else None)
-        if index * sum(len(payload) for _, payload in events) > 1_000_000:
-            break
     return SerfPushPull(ltime, ltimes, tuple(left), event_ltime, tuple(slots), query_ltime)
 
 
