@@ -374,7 +374,11 @@ _OPERATIONS: Final[Sequence[Callable[[SequenceDriver, Choices], None]]] = (
 
 
 def seeds() -> Iterator[bytes]:
-    """Return inputs: each operation alone after a join, in several configurations."""
+    """Return inputs: each operation after a join, in several configurations; many messages."""
+    # 255 new members, then as many queries of a member, for acks with 255 relays.
+    alive = bytes((1, 0, 0, 0, 0, 0, 0, 15, 0, 0, 129, 160, 129))
+    queries = bytes((5, 0, 0, 0, 0, 0, 0, 15, 0, 168, 1, 128, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1))
+    yield records.join(bytes((0, 0)), alive, queries, queries)
     rng = random.Random(1)
     join = bytes((0, 5))
     for flags in (0, 1, 3, 8, 9, 11, 75):

@@ -31,6 +31,9 @@ from trioserf.wire.swim_messages import Ack, Alive, Message, PushPull, UserMessa
 NOON: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PLAIN: Final = StreamCodec(keyring=None, compress=False)
 
+MAX_SENT: Final = 2048
+"""Packets that a node sends for one operation."""
+
 PACKET, USER, EXCHANGE, TIME, RESPOND, TURN = range(6)
 
 
@@ -185,6 +188,7 @@ class StateDriver:
         serf_state = state.serf
         state.pop_stream_messages()
         state.pop_large_broadcasts()
+        assert len(state.outbox.packets) <= MAX_SENT
         for sent, to in state.outbox.packets:
             assert len(sent) <= 65_507
             assert 0 <= to.port < 65_536
