@@ -5,17 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz.targets import (
-    EXCHANGE,
-    INSTANCE,
-    PACKET,
-    SERVICE,
-    TARGETS,
-    TIME,
-    TURN,
-    USER,
-    step,
-)
+from tests.fuzz import requests, sequence
+from tests.fuzz.state_driver import EXCHANGE, PACKET, TIME, TURN, USER
+from tests.fuzz.targets import INSTANCE, SERVICE, TARGETS, step
 from tests.wire.helpers import load
 from trioserf.agent.mdns import encode_question
 
@@ -58,7 +50,9 @@ def seeds() -> Mapping[str, list[bytes]]:
         "stream": list(_streams()),
         "messages": [bytes.fromhex(one["wire"]) for one in load("serf")["messages"]],
         "state": list(_states()),
+        "sequence": list(sequence.seeds()),
         "control": list(_controls()),
+        "requests": list(requests.seeds()),
         "mdns": list(_mdns()),
         "snapshot": [_SNAPSHOT, _SNAPSHOT.replace(b"leave\n", b"")],
     }

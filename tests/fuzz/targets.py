@@ -4,35 +4,27 @@
 target states its guarantees. A `WireError` is a valid outcome; any other exception is a finding.
 """
 
-import json
-import random
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Final
 
-import msgpack
 import trio
 import trio.testing
 
 from tests.control.helpers import FakeAgent, wall
-from tests.wire import helpers
+from tests.fuzz import records
+from tests.fuzz.costs import operation
+from tests.fuzz.requests import conversation
+from tests.fuzz.sequence import sequence
+from tests.fuzz.state_driver import StateDriver, feed, nonce
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, parse_answer, service_name
-from trioserf.control.server import json_records
 from trioserf.control.server.connection import Limits, ServerContext
-from trioserf.control.server.json_lines import encode as encode_json
 from trioserf.control.server.listener import Server
-from trioserf.control.server.msgpack_fields import pack as pack_rpc
-from trioserf.control.server.msgpack_handlers import event_record
-from trioserf.errors import TrioserfError
-from trioserf.node.config import NodeConfig
-from trioserf.node.state import ClusterState
-from trioserf.serf.config import SerfOptions
-from trioserf.serf.events import Event
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.snapshot import SnapshotState, parse
+from trioserf.sim.virtual_time import repeatable
 from trioserf.wire import serf_codec, serf_payloads, swim_codec
 from trioserf.wire.encryption import Sealer
 from trioserf.wire.errors import WireError
@@ -43,11 +35,6 @@ from trioserf.wire.swim_messages import Ack, Alive, Message, PushPull, UserMessa
 
 KEYS: Final = Keyring([bytes(range(16)), bytes(32)])
 LABEL: Final = b"blue"
-NOON: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)
-
-
-def nonce(size: int) -> bytes:
-    return bytes(size)
 
 
 # ------------------------------------------------------------------------------------------- wire
@@ -125,14 +112,6 @@ def stream(data: bytes) -> None:
         check_message(message)
 
 
-def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
-    """Decode a stream; return None if it ends inside its message."""
-    decoder = codec.decoder()
-    message, _ = helpers.feed(decoder, data, size)
-    assert message is not None or decoder.end().kind == "truncated"
-    return message
-
-
 def messages(data: bytes) -> None:
     """Any bytes decode to a Serf message, filter, tags or coordinate, or raise `WireError`."""
     with suppress(WireError):
@@ -163,9 +142,6 @@ def step(kind: int, data: bytes) -> bytes:
     return struct.pack(">BH", kind, len(data)) + data
 
 
-PACKET, USER, EXCHANGE, TIME, RESPOND, TURN = range(6)
-
-
 def state(data: bytes) -> None:
     """A node's state survives all messages, within its bounds.
 
@@ -176,113 +152,6 @@ def state(data: bytes) -> None:
     for kind, body in steps(data):
         driver.do(kind % 6, body)
     driver.finish()
-
-
-class StateDriver:
-    """Passes input to the state of a node and checks its output, without tasks and network."""
-
-    def __init__(self, limits: SerfOptions | None = None) -> None:
-        self.now = 1000.0
-        config = NodeConfig(name="us", tags={"role": "web"}, serf=limits or SerfOptions())
-        self.state = ClusterState(
-            config,
-            Address("127.0.0.1", 7946),
-            rng=random.Random(1),
-            has_responder=lambda query: query.name != "ignored",
-        )
-        self.peer = Address("127.0.0.2", 7946)
-        self.codec = StreamCodec(keyring=None, compress=False)
-        self.snapshot = SnapshotState()
-        self.pending: list[int] = []
-        self.state.start(self.now, None)
-        hello = Alive(
-            1, "peer", bytes((127, 0, 0, 2)), 7946, serf_payloads.encode_tags({"a": "b"})
-        )
-        self.do(PACKET, swim_codec.encode(hello))
-
-    def do(self, kind: int, data: bytes) -> None:
-        state = self.state
-        if kind == PACKET:
-            state.handle_packets([(data, self.peer)], self.now)
-        elif kind == USER:
-            state.handle_user_message(data, self.peer, self.now, sealed=False)
-        elif kind == EXCHANGE:
-            self.exchange(data)
-        elif kind == TIME:
-            self.now += min(int.from_bytes(data[:4], "big") / 1000, 100_000.0)
-            self.pass_time()
-        elif kind == RESPOND and self.pending:
-            with suppress(TrioserfError):
-                state.serf.respond(self.pending.pop(), data, self.now)
-        elif kind == TURN:
-            self.run_loops(data)
-        self.check_effects()
-
-    def exchange(self, data: bytes) -> None:
-        """Merge a push/pull; a node would log that it is rejected."""
-        with suppress(ValueError):
-            remote = feed(self.codec, data)
-            if isinstance(remote, PushPull):
-                self.state.merge(remote, self.now, ignore_events=bool(len(data) % 2))
-
-    def pass_time(self) -> None:
-        state = self.state
-        state.expire(self.now)
-        state.expire_suspicions(self.now)
-        state.reap(self.now)
-        state.serf.check_queues()
-        assert state.next_deadline is None or state.next_deadline > self.now
-        assert state.next_suspicion is None or state.next_suspicion > self.now
-
-    def run_loops(self, data: bytes) -> None:
-        """Do what the loops of a node do: gossip, probe; and send a user event."""
-        state, now = self.state, self.now
-        state.gossip(now)
-        probe = state.detector.start_probe(now, lambda: None)
-        if probe is not None:
-            state.detector.send_indirect_pings(probe)
-            if len(data) % 2:
-                ack = swim_codec.encode(Ack(probe.seq_no, data))
-                state.handle_packets([(ack, self.peer)], now)
-            state.detector.conclude_probe(probe, now, tcp_acked=False)
-        with suppress(TrioserfError):
-            state.serf.user_event("ours", data[:100])
-
-    def check_effects(self) -> None:
-        state = self.state
-        serf_state = state.serf
-        state.pop_stream_messages()
-        for sent, to in state.outbox.packets:
-            assert len(sent) <= 65_507
-            assert 0 <= to.port < 65_536
-        state.outbox.packets.clear()
-        for event in serf_state.events:
-            self.check_event(event)
-        serf_state.events.clear()
-        serf_state.shutdown_orders.clear()
-
-    def check_event(self, event: Event) -> None:
-        """Encode an event for clients of both framings, and record it in the snapshot."""
-        json.loads(encode_json(json_records.event(event, NOON, self.now)))
-        msgpack.unpackb(pack_rpc(event_record(event)), unicode_errors="surrogateescape")
-        self.snapshot.record(event)
-        if event.kind == "query":
-            self.pending.append(event.id)
-
-    def finish(self) -> None:
-        """Check the bounds, and that the whole state can be encoded."""
-        state, options = self.state, self.state.config.serf
-        self.do(TURN, b"")
-        local = state.local_state(join=False)
-        assert feed(self.codec, self.codec.encode_push_pull(local)) == local
-        serf_codec.decode(local.user_state)
-        for one in state.serf.members():
-            encode_json(json_records.member(one))
-        assert all(isinstance(value, int | str | float | bool) for value in state.stats().values())
-        assert not parse(self.snapshot.compacted()).errors
-        for kind, queue in state.serf.queues.items():
-            assert len(queue) <= 2 * options.max_queue_depth, kind
-        assert len(state.drops.by_peer) <= 1025
 
 
 # ---------------------------------------------------------------------------------------- control
@@ -296,7 +165,29 @@ def control(data: bytes) -> None:
     if len(data) < 3:
         return
     size, locked, data = data[0] or 65_536, data[1] % 4 == 1, data[2:]
-    trio.run(_converse, size, locked, data, clock=trio.testing.MockClock(autojump_threshold=0))
+    _run_server(size, locked, data)
+
+
+def requests(data: bytes) -> None:
+    """Any requests with any values are answered or end the connection; no resource leaks."""
+    _run_server(*conversation(data))
+
+
+def _run_server(size: int, locked: bool, data: bytes) -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    with repeatable(1):
+        trio.run(_converse, size, locked, data, clock=clock, instruments=[_Steps()])
+
+
+class _Steps(trio.abc.Instrument):
+    """Measures each step of a task, during which the others wait."""
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._step = operation("step of a task")
+        self._step.__enter__()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._step.__exit__(None, None, None)
 
 
 async def _converse(size: int, locked: bool, data: bytes) -> None:
@@ -359,7 +250,18 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "stream": stream,
     "messages": messages,
     "state": state,
+    "sequence": sequence,
     "control": control,
+    "requests": requests,
     "mdns": mdns,
     "snapshot": snapshot,
 }
+
+STRUCTURED: Final = frozenset({"sequence", "requests"})
+"""Targets whose inputs are records."""
+LONGEST: Final = {
+    "state": 4096,
+    "control": 2048,
+    **dict.fromkeys(STRUCTURED, records.MAX_INPUT),
+}
+"""Bytes of an input; 1,024 for the others."""

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import EXCHANGE, PACKET, USER, StateDriver, steps
+from tests.fuzz.state_driver import EXCHANGE, PACKET, USER, StateDriver
+from tests.fuzz.targets import steps
+from trioserf.node.config import NodeConfig
 from trioserf.serf.config import SerfOptions
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.packet import make_compound
@@ -105,7 +107,7 @@ def test_memory_is_bounded_under_flood_of_all_messages(caplog: pytest.LogCapture
         event_buffer_bytes=64 * 1024,
         query_buffer_bytes=64 * 1024,
     )
-    driver = StateDriver(limits)
+    driver = StateDriver(NodeConfig(name="us", serf=limits))
 
     def flood(start: int) -> None:
         for number in range(start, start + 1000):

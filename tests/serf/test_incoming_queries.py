@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +26,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.lamport import LAST_TIME
+from trioserf.serf.member import Member
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer
 from trioserf.serf.serf import Serf
@@ -362,6 +366,51 @@ def test_relays_are_alive_and_support_relaying() -> None:
     state.events.clear()
     ask(state, raw=query(relay_factor=3))
     assert relayed(state) == ["d"]
+
+
+def large_cluster(members: int) -> Serf:
+    state = serf("a", "b")
+    for number in range(members):
+        join(state, f"m{number}")
+    state.events.clear()
+    return state
+
+
+def test_relays_are_limited() -> None:
+    state = large_cluster(300)
+
+    def ask_often(now: float) -> int:
+        for number in range(250):
+            state.handle(query(ltime=int(now) + 1, id=number, relay_factor=255), now)
+        direct = [node for node, message in sent(state)]
+        assert direct.count("b") == 250
+        return len(direct) - 250
+
+    assert 0 < ask_often(1.0) <= 512
+    assert state.drops[0].kind == "budget"
+    assert 0 < ask_often(2.0) <= 512
+
+
+def test_relays_are_chosen_without_a_scan_of_the_table() -> None:
+    read = 0
+
+    class Counted(tuple[Member, ...]):
+        def __getitem__(self, index: Any) -> Any:
+            nonlocal read
+            read += 1
+            return super().__getitem__(index)
+
+        def __iter__(self) -> Iterator[Member]:
+            for member in super().__iter__():
+                nonlocal read
+                read += 1
+                yield member
+
+    state = large_cluster(3000)
+    state._table._snapshot = Counted(state._table.snapshot())
+    ask(state, raw=query(relay_factor=5))
+    assert len(relayed(state)) == 5
+    assert read <= 20
 
 
 def test_response_too_large_for_packet_is_not_relayed() -> None:

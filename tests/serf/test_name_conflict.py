@@ -11,6 +11,7 @@ from trioserf.address import Address, packed
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.name_conflict import NO_MEMBER_RESPONSE, ConflictVote
+from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.serf import Serf
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import ConflictResponse, KeyRequest, QueryResponse
@@ -149,6 +150,27 @@ def test_disabled_resolution_starts_no_vote(caplog: pytest.LogCaptureFixture) ->
     state.member_conflicted("a", OTHER, 0.0)
     assert "(Resolution enabled: false)" in caplog.text
     assert state.next_deadline is None
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (SerfOptions(running_queries=1), "1 queries are running already"),
+        (SerfOptions(query_size_limit=64), "query exceeds limit of 64 bytes"),
+    ],
+)
+def test_claim_of_our_name_over_own_limits_starts_no_vote(
+    options: SerfOptions, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = serf("a", "b", options=options)
+    if options.running_queries == 1:
+        running = state.ask(QueryParams(name="load"), lambda _: None, 0.0)
+    state.member_conflicted("a", OTHER, 0.0)
+    assert f"Failed to start name resolution query: {text}" in caplog.text
+    if options.running_queries == 1:
+        state.cancel(running)
+        state.member_conflicted("a", OTHER, 10.0)
+        assert state.next_deadline == pytest.approx(13.2)
 
 
 def test_vote_emits_no_events() -> None:

@@ -8,12 +8,14 @@ the addresses of members only, because the address in a query can be forged.
 import logging
 import random
 from collections.abc import Callable
+from itertools import islice
 
 import attrs
 
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import InvalidFilter, NoSuchQuery, TooLarge
 from trioserf.printable import short_name
+from trioserf.rate_limit import TokenBucket
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects
 from trioserf.serf.events import QueryReceived
@@ -52,6 +54,10 @@ _ID_SIZE = 100
 """Bytes of memory for one query id."""
 _MIN_RELAY_PROTOCOL = 5
 """The first protocol version whose members relay responses."""
+_RELAY_RATE, _RELAY_BURST = 512, 512
+"""Relayed copies a second, and at once: each query may request 255 copies of two packets."""
+_DRAWS, _MIN_DRAWS = 4, 16
+"""Members drawn for each relay, and at least for each response: no query may cost a scan."""
 
 
 def parse_address(addr: bytes, port: int) -> Address | None:
@@ -121,6 +127,7 @@ class IncomingQueries:
         self._may_carry_keys = may_carry_keys
         self._replies = replies
         self._filters = QueryFilters()
+        self._relay_limit = TokenBucket(_RELAY_RATE, _RELAY_BURST)
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
 
@@ -319,6 +326,10 @@ class IncomingQueries:
         # With so few members, relays would hardly be additional paths; Serf has the same rule.
         if not 0 < pending.relay_factor < len(self._table):
             return
+        if not self._relay_limit.take(pending.relay_factor, now):
+            error = WireError("budget", f"too many relays of responses to {to}")
+            self._effects.drops.append(error)
+            return
         relay = Relay(packed(to.host), to.port, pending.requester, data)
         wrapped = encode(relay)
         if len(wrapped) > limit:
@@ -330,13 +341,17 @@ class IncomingQueries:
             )
 
     def _relays(self, pending: _Pending) -> list[Member]:
-        candidates = [
+        """Choose random members that can relay; perhaps too few if many members cannot."""
+        members, factor = self._table.snapshot(), pending.relay_factor
+        drawn = self._rng.sample(members, min(max(_DRAWS * factor, _MIN_DRAWS), len(members)))
+        candidates = (
             member
-            for member in self._table.alive()
-            if member.versions.protocol_max >= _MIN_RELAY_PROTOCOL
+            for member in drawn
+            if member.status is Status.ALIVE
+            and member.versions.protocol_max >= _MIN_RELAY_PROTOCOL
             and member.name not in {self._table.name, pending.requester}
-        ]
-        return self._rng.sample(candidates, min(pending.relay_factor, len(candidates)))
+        )
+        return list(islice(candidates, factor))
 
     # --- internal queries ---
 

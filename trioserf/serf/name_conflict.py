@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, normalise, packed
+from trioserf.errors import InvalidQuery, TooLarge
 from trioserf.printable import short_name
 from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
@@ -102,11 +103,13 @@ class NameConflicts:
         if self._enabled:
             self._vote = ConflictVote(ours)
             payload = self._name.encode("utf-8", "surrogateescape")
-            self._ask(
-                QueryParams(name=CONFLICT, payload=payload, internal=True),
-                self._handle_result,
-                now,
-            )
+            params = QueryParams(name=CONFLICT, payload=payload, internal=True)
+            try:
+                self._ask(params, self._handle_result, now)
+            except (InvalidQuery, TooLarge) as error:
+                # Any host can claim our name while our own limits forbid another query.
+                self._vote = None
+                _log.error("Failed to start name resolution query: %s", error)
 
     def _handle_result(self, result: QueryResult) -> None:
         if self._vote is None:
