@@ -26,9 +26,15 @@ import trio
 import trio.testing
 
 from tests.interop.agents import SERF
+from tests.node.helpers import open_nodes
 from trioserf.address import Address
 from trioserf.agent.agent import Agent
+from trioserf.agent.config import AgentConfig, HandlerOptions
+from trioserf.agent.files import DiskFiles
+from trioserf.agent.handlers import Handlers
+from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import LEVELS, LogLine, Logs
+from trioserf.agent.metrics import Metrics
 from trioserf.control.client import records
 from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
@@ -460,6 +466,49 @@ async def serving(
     async with trio.open_nursery() as nursery:
         yield ServerUnderTest(
             agent, Server(ServerContext(agent, auth, wall, limits or Limits()), nursery), nursery
+        )
+        nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class AgentUnderTest:
+    """A served agent, and the other member of its cluster."""
+
+    agent: Agent
+    other: Node
+    server: Server
+    nursery: trio.Nursery
+
+    def _connect(self) -> Pipe:
+        client_end, server_end = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
+
+    def json(self) -> JsonClient:
+        return JsonClient(self._connect())
+
+    async def rpc(self) -> RpcClient:
+        client = RpcClient(self._connect())
+        await client.handshake()
+        return client
+
+
+@asynccontextmanager
+async def real_agent() -> AsyncIterator[AgentUnderTest]:
+    """Serve the agent of node-a, which has node-b in its cluster."""
+    async with open_nodes("node-a", "node-b") as nodes, trio.open_nursery() as nursery:
+        node = nodes["node-a"]
+        agent = Agent(
+            AgentConfig(node=NodeConfig(name="node-a")),
+            node,
+            Logs("ERR", io.StringIO()),
+            Handlers([], node, HandlerOptions()),
+            None,
+            Metrics(node),
+            KeyringFile(DiskFiles(), ""),
+        )
+        yield AgentUnderTest(
+            agent, nodes["node-b"], Server(ServerContext(agent), nursery), nursery
         )
         nursery.cancel_scope.cancel()
 
