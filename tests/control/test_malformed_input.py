@@ -1,5 +1,6 @@
 """Clients that send malformed input, stall, hold resources or disconnect; in virtual time."""
 
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, serving
+from trioserf.address import Address
 from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
+from trioserf.serf.member import Member
+from trioserf.wire.serf_messages import Status
 
 
 async def close_time(client: JsonClient) -> float:
@@ -188,6 +192,47 @@ async def test_unread_replies_delay_only_requests_of_same_connection(
         assert (await other.ask(command="info"))["ok"]
         await trio.sleep(31)
         assert served.server.connections == 1
+
+
+@pytest.mark.parametrize("framing", ["json", "msgpack"])
+async def test_other_tasks_run_between_requests_that_arrive_together(framing: str) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with serving() as served:
+        client, rpc = served.connect(), await served.rpc()
+        served.nursery.start_soon(count_turns)
+        if framing == "json":
+            await client.send(b"\n".join([b'{"command": "info"}'] * 500))
+            for _ in range(500):
+                assert (await client.receive())["ok"]
+        else:
+            request = {"Command": "event", "Seq": 1}, {"Name": "x"}
+            await rpc.send(*request * 500)
+            for _ in range(500):
+                assert (await rpc.receive())["Error"] == ""
+        assert turns >= 499
+
+
+async def test_unread_replies_to_requests_that_arrive_together_are_bounded(
+    autojump_clock: object,
+) -> None:
+    async with serving() as served:
+        for number in range(1000):
+            served.agent.node.put(Member(f"n{number}", Address("10.0.0.1", 1), {}, Status.ALIVE))
+        stalled = RpcClient(served.narrow_pipe())
+        await stalled.handshake()
+        tracemalloc.start()
+        await stalled.send(*({"Command": "members", "Seq": seq} for seq in range(1000)))
+        await trio.testing.wait_all_tasks_blocked()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5_000_000
 
 
 async def test_number_of_requests_in_flight_is_limited(autojump_clock: object) -> None:

@@ -120,6 +120,7 @@ class JsonLines(Connection):
         """Handle every complete line."""
         lines = data.split(b"\n")
         rest = lines.pop()
+        handled = False
         for line in lines:
             if self._parts:
                 self._parts.append(line)
@@ -130,6 +131,9 @@ class JsonLines(Connection):
                 await self._reject_long_line()
                 return False
             if line and not line.isspace():
+                if handled:
+                    await trio.lowlevel.checkpoint()  # other tasks run between two requests
+                handled = True
                 await self._handle_line(line)
                 if self.ending:
                     return False

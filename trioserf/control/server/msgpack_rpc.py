@@ -17,6 +17,7 @@ import trio
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
 from trioserf.control.server.connection import (
+    CHUNK,
     END,
     MAX_MESSAGE,
     MAX_STREAMS,
@@ -115,8 +116,14 @@ class MsgpackRpc(Connection):
         try:
             self._unpacker.feed(data)
             self._fed += len(data)
+            message = self._unpacker.unpack()
             while not self.ending:
-                await self._handle_message(self._unpacker.unpack())
+                await self._handle_message(message)
+                if len(self._out) > CHUNK:
+                    await self._flush()
+                message = self._unpacker.unpack()
+                if self._pending is None:
+                    await trio.lowlevel.checkpoint()  # other tasks run between two requests
         except msgpack.OutOfData:
             if self._fed - self._unpacker.tell() > self.max_message:
                 _log.error("a request of an unauthenticated client is too long")
