@@ -39,7 +39,8 @@ from trioserf.control.client import records
 from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
-from trioserf.control.server.connection import Limits, ServerContext
+from trioserf.control.server.admission import Limits
+from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.listener import Server, open_control
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, serving
 from trioserf.address import Address
-from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
+from trioserf.control.server.admission import Limits
+from trioserf.control.server.connection import MAX_IN_FLIGHT
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
 
@@ -119,32 +120,56 @@ async def test_message_of_unauthenticated_client_is_limited_to_16_kib() -> None:
 async def test_unauthenticated_clients_do_not_block_authenticated_ones(
     autojump_clock: object,
 ) -> None:
-    limits = Limits(connections=10, unauthenticated=3)
+    limits = Limits(connections=10, kept_for_unix=0, unauthenticated=3)
     async with serving("sesame", limits) as served:
         authenticated = []
         for _ in range(5):
             authenticated.append(served.connect())
             assert (await authenticated[-1].ask(command="auth", key="sesame"))["ok"]
-        unauthenticated = [served.connect() for _ in range(3)]
-        await trio.testing.wait_all_tasks_blocked()
-        assert await close_time(served.connect()) == 0
-        assert served.server.refused == 1
-        for client in authenticated:
+        unauthenticated = []
+        for _ in range(3):
+            unauthenticated.append(served.connect())
+            assert not (await unauthenticated[-1].ask(command="members"))["ok"]
+        late = served.connect()
+        assert (await late.ask(command="auth", key="sesame"))["ok"]
+        assert await close_time(unauthenticated[0]) == 0
+        for client in (*authenticated, late):
             assert (await client.ask(command="members"))["ok"]
-        assert await close_time(unauthenticated[0]) == 20
-        again = served.connect()
-        assert (await again.ask(command="auth", key="sesame"))["ok"]
+        assert served.server.unauthenticated == 2
+        assert served.server.refused == 0
+        assert await close_time(unauthenticated[1]) == 20
 
 
-async def test_number_of_connections_is_limited() -> None:
-    async with serving(limits=Limits(connections=2)) as served:
-        clients = [served.connect(), served.connect()]
-        for client in clients:
-            assert (await client.ask(command="handshake"))["ok"]
-        assert await served.connect().receive() is None
-        await clients[0].stream.aclose()
+async def test_busy_connections_make_no_room() -> None:
+    async with serving(limits=Limits(connections=4, kept_for_unix=0)) as served:
+        clients = [served.connect() for _ in range(3)]
+        served.agent.node.delay = 1e9
+        await clients[0].send({"command": "stream"})
+        await clients[1].send({"command": "join", "addresses": ["x"]})
+        await clients[2].send({"command": "query", "name": "x"})
+        rpc = await served.rpc()
+        assert (await rpc.ask("monitor", body={"LogLevel": "INFO"}))["Error"] == ""
         await trio.testing.wait_all_tasks_blocked()
+        assert await served.connect().receive() is None
+        assert served.server.refused == 1
+        assert (await rpc.ask("stop", 8, {"Stop": 7}))["Error"] == ""
         assert (await served.connect().ask(command="handshake"))["ok"]
+        assert await rpc.receive() is None
+
+
+async def test_silent_then_idle_connections_make_room() -> None:
+    async with serving(limits=Limits(connections=3, kept_for_unix=0)) as served:
+        clients = [served.connect() for _ in range(3)]
+        for number in (0, 2):
+            assert (await clients[number].ask(command="handshake"))["ok"]
+        for closed, used in ((1, 0), (2, 0), (3, 4)):
+            clients.append(served.connect())
+            assert (await clients[-1].ask(command="handshake"))["ok"]
+            with trio.fail_after(5):
+                assert await clients[closed].receive() is None
+            assert (await clients[used].ask(command="handshake"))["ok"]
+        assert served.server.connections == 3
+        assert served.server.refused == 0
 
 
 async def test_client_that_never_reads_is_disconnected(autojump_clock: object) -> None:

@@ -5,13 +5,14 @@ once for all clients until it changes.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import trio
 
 from trioserf.control.errors import ControlError
 from trioserf.control.server import params
+from trioserf.control.server.admission import Place
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS, Command, Stream
 from trioserf.control.server.connection import (
     CHUNK,
@@ -108,9 +109,9 @@ class JsonLines(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        on_authenticated: Callable[[], None] = lambda: None,
+        place: Place,
     ) -> None:
-        super().__init__(context, stream, on_authenticated)
+        super().__init__(context, stream, place)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []

@@ -19,7 +19,8 @@ import trio
 from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
-from trioserf.control.server.connection import CHUNK, Limits, ServerContext
+from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
+from trioserf.control.server.connection import CHUNK, ServerContext
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
@@ -42,40 +43,63 @@ _KEEPALIVE = (
 
 
 class Server:
-    """Serves the connections to one agent; counts them and refuses those over the limits."""
+    """Serves the connections to one agent; closes idle ones or refuses new ones over the limits.
+
+    Attributes:
+        addresses: where it listens.
+        refused: the number of refused connections.
+    """
 
     def __init__(self, context: ServerContext, nursery: trio.Nursery) -> None:
         self.context = context
         self.addresses: list[str] = []
-        self.connections = 0
-        self.unauthenticated = 0
         self.refused = 0
+        self._places = PlaceTable(context.limits, needs_key=bool(context.auth))
         self._nursery = nursery
+        self._log = LimitedLog(_log)
         context.spawn = self._spawn
+
+    @property
+    def connections(self) -> int:
+        """The number of connections."""
+        return len(self._places)
+
+    @property
+    def unauthenticated(self) -> int:
+        """The number of unauthenticated ones, if `rpc_auth` is set."""
+        return self._places.unauthenticated
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
 
-    async def handle(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection from its first byte to its end; never raises."""
+    async def handle(self, stream: trio.abc.Stream, source: str | None = None) -> None:
+        """Serve one connection from its first byte to its end; never raises.
+
+        Args:
+            stream: the connection.
+            source: where it comes from; default: what `source_of` returns.
+        """
         self.context.accepted.add()
-        limits = self.context.limits
-        full = bool(self.context.auth) and self.unauthenticated >= limits.unauthenticated
-        if full or self.connections >= limits.connections:
-            self.refused += 1
-            _log.warning("Refused a client: too many are connected (%d)", self.connections)
-            await trio.aclose_forcefully(stream)
-            return
-        _keep_alive(stream)
-        admitted = _Admitted(self)
+        source = source or source_of(stream)
         try:
-            with capture_error("connection"):
-                await self._serve(stream, admitted)
+            with trio.CancelScope() as scope:
+                place = self._places.admit(source, scope.cancel)
+                if place is None:
+                    self.refused += 1
+                    self._log.warning("Refused a client at %s: all connections are busy", source)
+                else:
+                    _keep_alive(stream)
+                    try:
+                        with capture_error("connection"):
+                            await self._serve(stream, place)
+                    finally:
+                        place.release()
+            if scope.cancelled_caught:
+                self._log.warning("Disconnected an idle client at %s for another one", source)
         finally:
-            admitted.release()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, admitted: "_Admitted") -> None:
+    async def _serve(self, stream: trio.abc.Stream, place: Place) -> None:
         """Wait for the first byte, then serve the connection in its framing."""
         limits = self.context.limits
         deadline = trio.current_time() + (limits.auth if self.context.auth else limits.first)
@@ -84,7 +108,7 @@ class Server:
             first = bytes(await stream.receive_some(CHUNK))
         if first:
             kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.context, stream, admitted.mark_authenticated).serve(first, deadline)
+            await kind(self.context, stream, place).serve(first, deadline)
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
@@ -94,24 +118,6 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
             if name is not None:
                 with suppress(OSError):  # the client may have disconnected already
                     stream.socket.setsockopt(level, name, value)
-
-
-class _Admitted:
-    """A counted connection; unauthenticated until its key matches."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._unauthenticated = bool(server.context.auth)
-        server.connections += 1
-        server.unauthenticated += self._unauthenticated
-
-    def mark_authenticated(self) -> None:
-        self._server.unauthenticated -= self._unauthenticated
-        self._unauthenticated = False
-
-    def release(self) -> None:
-        self.mark_authenticated()
-        self._server.connections -= 1
 
 
 @asynccontextmanager

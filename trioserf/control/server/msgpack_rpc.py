@@ -16,6 +16,7 @@ import trio
 
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
+from trioserf.control.server.admission import Place
 from trioserf.control.server.connection import (
     CHUNK,
     END,
@@ -79,9 +80,9 @@ class MsgpackRpc(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        on_authenticated: Callable[[], None] = lambda: None,
+        place: Place,
     ) -> None:
-        super().__init__(context, stream, on_authenticated)
+        super().__init__(context, stream, place)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             unicode_errors="surrogateescape",
@@ -234,6 +235,10 @@ class MsgpackRpc(Connection):
         if self._monitor is not None and self._monitor[0] == seq:
             self._monitor[1].stop()
             self._monitor = None
+
+    def is_busy(self) -> bool:
+        """Return whether a request, a stream or the monitor is in progress."""
+        return super().is_busy() or self._monitor is not None
 
     def abort(self) -> None:
         """Mark the connection as lost and stop its streams and the monitor."""
