@@ -71,6 +71,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         connection.MAX_UNAUTHENTICATED_MESSAGE,
         admission.Limits().auth,
     ],
+    [admission.KEY_TRIES, admission.KEY_RATE, admission.Limits().wrong_key],
 ]
 """The numbers of each row of the table of limits, in its order."""
 BOUNDS_OF_CHANNELS: list[list[float]] = [

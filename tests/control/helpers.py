@@ -39,7 +39,7 @@ from trioserf.control.client import records
 from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
-from trioserf.control.server.admission import Limits
+from trioserf.control.server.admission import LOOPBACK, Limits
 from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.listener import Server, open_control
 from trioserf.coordinate import Coordinate
@@ -430,10 +430,10 @@ class ServerUnderTest:
     server: Server
     nursery: trio.Nursery
 
-    def pipe(self) -> Pipe:
+    def pipe(self, source: str = LOOPBACK) -> Pipe:
         """Connect; return the client's end."""
         client_end, server_end = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.server.handle, server_end)
+        self.nursery.start_soon(self.server.handle, server_end, source)
         return client_end
 
     def narrow_pipe(self) -> Pipe:

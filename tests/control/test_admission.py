@@ -10,8 +10,10 @@ import trio
 from tests.control.helpers import FakeAgent, handshakes
 from trioserf.control.address import split_address
 from trioserf.control.server.admission import (
+    KEY_TRIES,
     LOOPBACK,
     UNIX,
+    KeyTries,
     LimitedLog,
     Limits,
     Place,
@@ -195,6 +197,18 @@ def test_source_is_an_address_or_a_network(peer: str, source: str) -> None:
     stream = trio.SocketStream.__new__(trio.SocketStream)
     stream.socket = FakeSocket(peer)  # type: ignore[assignment]
     assert source_of(stream) == source
+
+
+async def test_wrong_keys_of_few_sources_are_remembered(autojump_clock: object) -> None:
+    tries = KeyTries()
+    for number in range(5000):
+        for _ in range(KEY_TRIES):
+            tries.reject(str(number), "wrong key")
+        assert not tries.are_left(str(number))
+    assert tries.are_left("0")
+    assert len(tries._sources) == 1024
+    await trio.sleep(1)
+    assert tries.are_left("4999")
 
 
 async def test_log_lines_about_clients_are_limited(

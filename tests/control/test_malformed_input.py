@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, serving
 from trioserf.address import Address
-from trioserf.control.server.admission import Limits
+from trioserf.control.server.admission import KEY_TRIES, Limits
 from trioserf.control.server.connection import MAX_IN_FLIGHT
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
@@ -84,7 +84,7 @@ async def test_unauthenticated_client_is_closed_after_20_seconds(autojump_clock:
             reply = await client.ask(command="members", seq=guess)
             assert reply["error"]["code"] == "auth_required"
             assert reply["seq"] == guess
-            await trio.sleep(1)
+            assert trio.current_time() == guess + 1
         assert await close_time(client) == 20
         authenticated = served.connect()
         assert await authenticated.ask(command="auth", key="sesame", seq=1) == {
@@ -93,6 +93,38 @@ async def test_unauthenticated_client_is_closed_after_20_seconds(autojump_clock:
         }
         await trio.sleep(1000)
         assert (await authenticated.ask(command="members"))["ok"]
+
+
+@pytest.mark.parametrize("framing", ["json", "msgpack"])
+async def test_wrong_keys_are_answered_late_limited_and_logged(
+    framing: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("sesame") as served:
+
+        async def rejected(key: str, source: str) -> bool:
+            """Send a key on a connection of its own."""
+            pipe = served.pipe(source)
+            if framing == "json":
+                return not (await JsonClient(pipe).ask(command="auth", key=key))["ok"]
+            client = RpcClient(pipe)
+            await client.handshake()
+            reply = await client.ask("auth", body={"AuthKey": key})
+            assert reply["Error"] in ("", "Invalid authentication token")
+            return bool(reply["Error"])
+
+        async def guess(key: str) -> None:
+            assert await rejected(key, "10.0.0.1")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(KEY_TRIES):
+                nursery.start_soon(guess, str(number))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not await rejected("sesame", "10.0.0.2")
+            assert trio.current_time() == 0
+            nursery.start_soon(guess, "sesame")
+        assert trio.current_time() == 1
+        assert not await rejected("sesame", "10.0.0.1")
+        assert caplog.messages == ["Rejected a key from 10.0.0.1: wrong key"] * 5
 
 
 async def test_message_of_unauthenticated_client_is_limited_to_16_kib() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trioserf.control
 from trioserf.control.errors import CODES
-from trioserf.control.server.admission import Limits
+from trioserf.control.server.admission import KEY_RATE, KEY_TRIES, Limits
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS
 from trioserf.control.server.connection import (
     MAX_IN_FLIGHT,
@@ -86,6 +86,7 @@ def test_limits_table_equals_the_declared_limits() -> None:
         [limits.unauthenticated, limits.source_unauthenticated],
         [limits.first],
         [limits.auth],
+        [KEY_TRIES, KEY_RATE, limits.wrong_key],
         [limits.message],
         [limits.write],
         [MAX_IN_FLIGHT],

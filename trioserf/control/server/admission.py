@@ -21,6 +21,14 @@ UNIX: Final = "unix"
 LOOPBACK: Final = "loopback"
 """The source of all other connections from this machine."""
 
+KEY_TRIES: Final = 10
+"""Wrong keys of one source at once."""
+KEY_RATE: Final = 1.0
+"""Further ones per second."""
+_MAX_SOURCES: Final = 1024
+"""Sources whose wrong keys are counted; the one whose first wrong key is oldest is dropped."""
+
+_log = logging.getLogger("trioserf.agent.ipc")
 _ALL, _TCP, _KEYLESS = "all", "TCP", "unauthenticated"
 
 
@@ -40,6 +48,7 @@ class Limits:
         auth: from the connect to the right key, if `rpc_auth` is set.
         message: from the first byte of a request to its last.
         write: a write without progress.
+        wrong_key: from a wrong key to the reply.
         linger: further reading after a last error, so that the client receives the error.
     """
 
@@ -53,6 +62,7 @@ class Limits:
     auth: float = 20.0
     message: float = 60.0
     write: float = 30.0
+    wrong_key: float = 1.0
     linger: float = 2.0
 
 
@@ -183,6 +193,28 @@ class PlaceTable:
             self._sizes[group] -= 1
             if not self._sizes[group]:
                 del self._sizes[group]
+
+
+class KeyTries:
+    """The tries of each source: `KEY_TRIES` wrong keys, and `KEY_RATE` more every second."""
+
+    def __init__(self) -> None:
+        self._log = LimitedLog(_log)
+        self._sources: dict[str, TokenBucket] = {}
+
+    def are_left(self, source: str) -> bool:
+        """Return whether a key of this source may be compared."""
+        tries = self._sources.get(source)
+        return tries is None or tries.has(1, trio.current_time())
+
+    def reject(self, source: str, reason: str) -> None:
+        """Count a rejected key, and log it."""
+        if source not in self._sources:
+            if len(self._sources) >= _MAX_SOURCES:
+                del self._sources[next(iter(self._sources))]
+            self._sources[source] = TokenBucket(KEY_RATE, KEY_TRIES)
+        self._sources[source].take(1, trio.current_time())
+        self._log.warning("Rejected a key from %s: %s", source, reason)
 
 
 class LimitedLog:

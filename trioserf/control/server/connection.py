@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from trioserf.agent.agent import Agent
-from trioserf.control.server.admission import Limits, Place
+from trioserf.control.server.admission import KeyTries, Limits, Place
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
@@ -56,6 +56,7 @@ class ServerContext:
         cache: encoded lists of members by encoding, with the `members_version` of each.
         accepted: counts connections.
         requested: counts commands.
+        key_tries: counts wrong keys.
     """
 
     agent: Agent
@@ -66,6 +67,7 @@ class ServerContext:
     cache: dict[str, tuple[int, bytes]] = attrs.field(factory=dict)
     accepted: AggregateSample = attrs.field(factory=AggregateSample)
     requested: AggregateSample = attrs.field(factory=AggregateSample)
+    key_tries: KeyTries = attrs.field(factory=KeyTries)
 
     def encode_members(self, name: str, encode: Callable[[tuple[Member, ...]], bytes]) -> bytes:
         """Encode the list of members, if it has changed; `name` is that of the encoding."""
@@ -223,6 +225,23 @@ class Connection(ABC):
         elif self._read_deadline == float("inf"):
             self._read_deadline = trio.current_time() + self.context.limits.message
             self._set_deadline()
+
+    async def check_key(self, key: str) -> str:
+        """Return why a key is rejected, after a second; empty if it is right.
+
+        Once its source has no tries left, a key is rejected whether or not it is right.
+        """
+        context, source = self.context, self.place.source
+        if not context.auth:
+            return "" if context.key_matches(key) else "wrong key"
+        reason = "too many wrong keys from this address; try again in some seconds"
+        if context.key_tries.are_left(source):
+            if context.key_matches(key):
+                return ""
+            reason = "wrong key"
+        context.key_tries.reject(source, reason)
+        await trio.sleep(context.limits.wrong_key)
+        return reason
 
     def authenticate(self) -> None:
         """Mark the client as authenticated."""

@@ -189,7 +189,8 @@ class JsonLines(Connection):
         elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(
                 _encode_reply(
-                    prefix, self._handle_connection_command(name, parameters.read(request))
+                    prefix,
+                    await self._handle_connection_command(name, parameters.read(request)),
                 )
             )
         else:
@@ -199,15 +200,17 @@ class JsonLines(Connection):
     def _with_responder(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "by": self.responder} if command.responds else values
 
-    def _handle_connection_command(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    async def _handle_connection_command(
+        self, name: str, values: dict[str, Any]
+    ) -> dict[str, Any]:
         if name == "handshake":
             from trioserf import __version__
 
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.context.auth and not self.context.key_matches(values["key"]):
-                raise ControlError("auth_failed", "wrong key")
+            if self.context.auth and (reason := await self.check_key(values["key"])):
+                raise ControlError("auth_failed", reason)
             self.authenticate()
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)

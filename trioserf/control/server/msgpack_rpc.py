@@ -177,7 +177,7 @@ class MsgpackRpc(Connection):
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
-                matches = self.context.key_matches(body["AuthKey"])
+                matches = not await self.check_key(body["AuthKey"])
                 if matches:
                     self.authenticate()
                 self._out += header(seq, "" if matches else "Invalid authentication token")
