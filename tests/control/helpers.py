@@ -521,7 +521,7 @@ async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[st
         await agent.shutdown.wait()
 
 
-async def handshakes(stream: trio.SocketStream) -> bool:
+async def handshakes(stream: trio.abc.Stream) -> bool:
     """Return whether a server accepts the handshake of the JSON lines on this stream."""
     reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
     return bool(reply["ok"])

@@ -184,7 +184,7 @@ class Connection(ABC):
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
                     await self._read(first)
-                await self._drain()
+                await drain(self.stream, self.context.limits.linger)
             if self._scope.cancelled_caught:
                 _log.warning("Disconnected a client that %s", self._missed_deadline)
         finally:
@@ -365,11 +365,14 @@ class Connection(ABC):
         finally:
             replied.set()
 
-    async def _drain(self) -> None:
-        """Continue reading after a last error: a close would discard the error (TCP reset)."""
-        if isinstance(self.stream, trio.abc.HalfCloseableStream):
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                with trio.move_on_after(self.context.limits.linger):
-                    await self.stream.send_eof()
-                    while await self.stream.receive_some(CHUNK):
-                        pass
+
+async def drain(stream: trio.abc.Stream, seconds: float) -> None:
+    """Continue reading after a last error: a close would discard the error (TCP reset)."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(seconds):
+                await stream.send_eof()
+                while await stream.receive_some(CHUNK):
+                    pass

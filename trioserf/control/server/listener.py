@@ -12,7 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,18 +20,23 @@ from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
-from trioserf.control.server.connection import CHUNK, ServerContext
+from trioserf.control.server.connection import CHUNK, ServerContext, drain
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
+from trioserf.control.tls import TLS, TlsFiles, split_tls
 from trioserf.counters import Counters
-from trioserf.errors import AddressError
+from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
+
+if TYPE_CHECKING:
+    import ssl
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
 _JSON_STARTS = b"{ \t\r\n"
+_TLS_HANDSHAKE = b"\x16\x03"
 _BACKLOG = 128
 _KEEPALIVE = (
     (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
@@ -48,10 +53,17 @@ class Server:
     Attributes:
         addresses: where it listens.
         refused: the number of refused connections.
+        tls: the certificates for new connections over TLS.
     """
 
-    def __init__(self, context: ServerContext, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        context: ServerContext,
+        nursery: trio.Nursery,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
         self.context = context
+        self.tls = tls
         self.addresses: list[str] = []
         self.refused = 0
         self._places = PlaceTable(context.limits, needs_key=bool(context.auth))
@@ -69,15 +81,34 @@ class Server:
         """The number of unauthenticated ones, if `rpc_auth` is set."""
         return self._places.unauthenticated
 
+    async def reload_tls(self, files: TlsFiles) -> None:
+        """Use new certificates for new connections.
+
+        Raises:
+            ConfigError: a file cannot be used; the old ones stay.
+        """
+        if self.tls is not None:
+            self.tls = await trio.to_thread.run_sync(files.load)
+
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
 
-    async def handle(self, stream: trio.abc.Stream, source: str | None = None) -> None:
+    async def handle_tls(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over TLS (see `handle`)."""
+        await self.handle(stream, tls=self.tls)
+
+    async def handle(
+        self,
+        stream: trio.abc.Stream,
+        source: str | None = None,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
         """Serve one connection from its first byte to its end; never raises.
 
         Args:
             stream: the connection.
             source: where it comes from; default: what `source_of` returns.
+            tls: the certificates, if the connection begins with a handshake of TLS.
         """
         self.context.accepted.add()
         source = source or source_of(stream)
@@ -91,7 +122,7 @@ class Server:
                     _keep_alive(stream)
                     try:
                         with capture_error("connection"):
-                            await self._serve(stream, place)
+                            await self._serve(stream, place, tls)
                     finally:
                         place.release()
             if scope.cancelled_caught:
@@ -99,16 +130,39 @@ class Server:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, place: Place) -> None:
+    async def _serve(
+        self, transport: trio.abc.Stream, place: Place, tls: "ssl.SSLContext | None"
+    ) -> None:
         """Wait for the first byte, then serve the connection in its framing."""
         limits = self.context.limits
         deadline = trio.current_time() + (limits.auth if self.context.auth else limits.first)
         first = b""
+        stream: trio.abc.Stream | None = transport
         with trio.move_on_at(deadline), suppress(trio.BrokenResourceError):
-            first = bytes(await stream.receive_some(CHUNK))
-        if first:
-            kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.context, stream, place).serve(first, deadline)
+            if tls is not None:
+                stream = await self._start_tls(transport, place, tls)
+            if stream is not None:
+                first = bytes(await stream.receive_some(CHUNK))
+        if stream is None or not first:
+            return
+        if first.startswith(_TLS_HANDSHAKE) and tls is None:
+            text = "A client at %s speaks TLS, but connects to an address without tls://"
+            self._log.warning(text, place.source)
+        kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
+        await kind(self.context, stream, place).serve(first, deadline)
+
+    async def _start_tls(
+        self, transport: trio.abc.Stream, place: Place, context: "ssl.SSLContext"
+    ) -> trio.abc.Stream | None:
+        """Do the handshake; return None if it failed."""
+        from trioserf.control.server.tls import HandshakeError, start_tls
+
+        try:
+            return await start_tls(transport, context)
+        except HandshakeError as error:
+            self._log.warning("No TLS with a client at %s: %s", place.source, error)
+            await drain(transport, self.context.limits.linger)
+            return None
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
@@ -127,6 +181,7 @@ async def open_control(
     *,
     auth: str = "",
     limits: Limits | None = None,
+    tls: TlsFiles | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
 ) -> AsyncIterator[Server]:
@@ -134,15 +189,17 @@ async def open_control(
 
     Args:
         agent: the agent that clients control. Its `shutdown` is set after a `leave`.
-        addresses: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`. Port 0
-            selects a free port; `Server.addresses` has the result.
+        addresses: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
+            `unix:PATH`. Port 0 selects a free port; `Server.addresses` has the result.
         auth: the key that clients must send first; empty for none.
         limits: limits of each connection.
+        tls: the certificate for addresses that begin with `tls://`.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
+        ConfigError: a file of `tls` cannot be used, or an address needs `tls`.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
     if counters is not None:
@@ -150,21 +207,32 @@ async def open_control(
         context.requested = counters.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
         stack.enter_context(unwrap_single_exception())
-        listeners: list[trio.SocketListener] = []
+        certificates = await trio.to_thread.run_sync(tls.load) if tls is not None else None
+        listeners: dict[bool, list[trio.SocketListener]] = {False: [], True: []}
         bound: list[str] = []
         for address in addresses:
-            opened = await _open(address)
+            is_tls, host = split_tls(address)
+            if is_tls and certificates is None:
+                raise ConfigError(f"control address {address}: needs rpc_tls_cert")
+            opened = await _open(host)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             if (path := unix_path(address)) is not None:
                 stack.callback(_remove_own(Path(path)))
-            listeners += opened
-            bound += [_format_address(listener.socket.getsockname()) for listener in opened]
+            listeners[is_tls] += opened
+            bound += [
+                TLS * is_tls + _format_address(listener.socket.getsockname())
+                for listener in opened
+            ]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        server = Server(context, nursery)
+        server = Server(context, nursery, certificates)
         server.addresses = bound
-        if listeners:
-            nursery.start_soon(trio.serve_listeners, server.handle, listeners)
+        for handler, opened in (
+            (server.handle, listeners[False]),
+            (server.handle_tls, listeners[True]),
+        ):
+            if opened:
+                nursery.start_soon(trio.serve_listeners, handler, opened)
         try:
             yield server
         finally:
