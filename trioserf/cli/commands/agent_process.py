@@ -17,7 +17,8 @@ from trioserf.agent.config import AgentConfig, Sources
 from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import FAILED, CommandError, Output
-from trioserf.control.server.listener import Server, open_control
+from trioserf.control.server.listener import Server, load_tls, open_control
+from trioserf.control.tls import TlsFiles
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.node import Phase
@@ -112,7 +113,11 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
         async with open_agent(config, logs) as agent:
             out.line_best_effort("==> Starting Serf agent RPC...")
             async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
+                agent,
+                config.rpc_addr,
+                auth=config.rpc_auth,
+                tls=_tls_files(config),
+                counters=agent.node.counters,
             ) as control:
                 out.line_best_effort("==> Serf agent running!")
                 for label, value in _banner(agent, control):
@@ -126,7 +131,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
                 out.line_best_effort()
                 freeze_startup_memory()
                 logs.release()
-                code = await _Shutdown(out, agent, sources).wait(signals)
+                code = await _Shutdown(out, agent, control, sources).wait(signals)
             _log.info("requesting serf shutdown")
             if agent.node.phase is Phase.ALIVE:
                 _serf_log.warning("Shutdown without a Leave")
@@ -134,6 +139,11 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
     if agent.failure:
         raise CommandError(_prefix_lines(agent.failure), "failed")
     return code
+
+
+def _tls_files(config: AgentConfig) -> TlsFiles | None:
+    files = TlsFiles(config.rpc_tls_cert, config.rpc_tls_key, config.rpc_tls_client_ca)
+    return files if files.cert else None
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
@@ -168,9 +178,10 @@ async def _start_join(out: Output, agent: Agent) -> None:
 class _Shutdown:
     """Waits for the end of an agent; a signal may cause it."""
 
-    def __init__(self, out: Output, agent: Agent, sources: Sources) -> None:
+    def __init__(self, out: Output, agent: Agent, control: Server, sources: Sources) -> None:
         self._out = out
         self._agent = agent
+        self._control = control
         self._sources = sources
         self._code = 0
         self._leaving = False
@@ -222,11 +233,15 @@ class _Shutdown:
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
         try:
-            await self._agent.reload(self._sources.load())
+            config = self._sources.load()
+            files = _tls_files(config) if self._control.tls is not None else None
+            certificates = await load_tls(files)
+            await self._agent.reload(config)
         except TrioserfError as error:
             _log.error("the configuration stays as it was: %s", error)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
+            self._control.tls = certificates or self._control.tls
             _log.info("Configuration reloaded")
 
 
