@@ -17,7 +17,7 @@ from trioserf import printable
 from trioserf.agent import log_limits, prometheus, script_runner, stream_writer
 from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.cli.commands.agent import OPTIONS
-from trioserf.control.server import commands, connection
+from trioserf.control.server import admission, commands, connection
 from trioserf.node import (
     drop_counts,
     event_hub,
@@ -82,11 +82,18 @@ LIMITS_OF_ROWS: list[list[float]] = [
     [stream_writer.MAX_WAITING],
     [prometheus._MAX_CONNECTIONS, prometheus._HEAD_TIMEOUT, prometheus._REQUEST_TIMEOUT],
     [
-        connection.Limits().connections,
-        connection.Limits().unauthenticated,
-        connection.MAX_UNAUTHENTICATED_MESSAGE,
-        connection.Limits().auth,
+        admission.Limits().connections,
+        admission.Limits().kept_for_unix,
+        admission.Limits().source,
+        admission.Limits().loopback,
     ],
+    [
+        admission.Limits().unauthenticated,
+        admission.Limits().source_unauthenticated,
+        connection.MAX_UNAUTHENTICATED_MESSAGE,
+        admission.Limits().auth,
+    ],
+    [admission.KEY_TRIES, admission.KEY_RATE, admission.Limits().wrong_key],
 ]
 """The numbers of each row of the table of limits, in its order."""
 BOUNDS_OF_CHANNELS: list[list[float]] = [

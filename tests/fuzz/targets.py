@@ -20,7 +20,8 @@ from tests.fuzz.sequence import sequence
 from tests.fuzz.state_driver import StateDriver, feed, nonce
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, parse_answer, service_name
-from trioserf.control.server.connection import Limits, ServerContext
+from trioserf.control.server.admission import Limits
+from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.listener import Server
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.snapshot import SnapshotState, parse

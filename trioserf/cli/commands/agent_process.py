@@ -23,7 +23,8 @@ from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.agent.stream_writer import StreamWriter, open_writer
 from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
-from trioserf.control.server.listener import Server, open_control
+from trioserf.control.server.listener import Server, load_tls, open_control
+from trioserf.control.tls import TlsFiles
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.net.threads import run_in_thread
@@ -187,7 +188,11 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
         logs.release()
 
     async with open_control(
-        agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
+        agent,
+        config.rpc_addr,
+        auth=config.rpc_auth,
+        tls=_tls_files(config),
+        counters=agent.node.counters,
     ) as control:
         out.line_best_effort("==> Serf agent running!")
         for label, value in _banner(agent, control):
@@ -195,10 +200,15 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
             if label == "Bind addr" and config.advertise:
                 # Serf does not align this one.
                 out.line_best_effort(f"    Advertise addr: '{agent.node.address}'")
-        await life.run(agent, start)
+        await life.run(agent, control, start)
     _log.info("requesting serf shutdown")
     if agent.node.phase is Phase.ALIVE:
         _serf_log.warning("Shutdown without a Leave")
+
+
+def _tls_files(config: AgentConfig) -> TlsFiles | None:
+    files = TlsFiles(config.rpc_tls_cert, config.rpc_tls_key, config.rpc_tls_client_ca)
+    return files if files.cert else None
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
@@ -249,19 +259,23 @@ class _Life:
         self._sources = sources
         self._starting = trio.CancelScope()
         self._leaving = False
+        self._control: Server | None = None
         self._started = trio.Event()
         self._hangup = AutoResetEvent()
         self._user_signal = AutoResetEvent()
 
-    async def run(self, agent: Agent, start: Callable[[], Awaitable[None]]) -> None:
+    async def run(
+        self, agent: Agent, control: Server, start: Callable[[], Awaitable[None]]
+    ) -> None:
         """Complete the start, and wait for the end.
 
         Args:
             agent: the agent.
+            control: its control port.
             start: the rest of the start, which a leave cancels.
         """
         with trio.CancelScope() as self.scope:
-            self.agent = agent
+            self.agent, self._control = agent, control
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._start, start)
                 await agent.shutdown.wait()
@@ -325,7 +339,9 @@ class _Life:
         self._end(1 if deadline.cancelled_caught else 0)
 
     async def _reload(self) -> None:
-        assert self.agent is not None
+        agent, control = self.agent, self._control
+        assert agent is not None
+        assert control is not None
         self._out.line_best_effort("==> Caught signal: hangup")
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
@@ -336,10 +352,13 @@ class _Life:
             config = await run_in_thread(load, abandon=True)
             for text in warnings:
                 _log.warning("%s", text)
-            await self.agent.reload(config)
+            files = _tls_files(config) if control.tls is not None else None
+            certificates = await load_tls(files)
+            await agent.reload(config)
         except (TrioserfError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             _log.error("the configuration stays as it was: %s", reason)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
+            control.tls = certificates or control.tls
             _log.info("Configuration reloaded")

@@ -5,13 +5,14 @@ once for all clients until it changes.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import trio
 
 from trioserf.control.errors import ControlError
 from trioserf.control.server import params
+from trioserf.control.server.admission import Place
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS, Command, Stream
 from trioserf.control.server.connection import (
     CHUNK,
@@ -108,9 +109,9 @@ class JsonLines(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        on_authenticated: Callable[[], None] = lambda: None,
+        place: Place,
     ) -> None:
-        super().__init__(context, stream, on_authenticated)
+        super().__init__(context, stream, place)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []
@@ -120,6 +121,7 @@ class JsonLines(Connection):
         """Handle every complete line."""
         lines = data.split(b"\n")
         rest = lines.pop()
+        handled = False
         for line in lines:
             if self._parts:
                 self._parts.append(line)
@@ -130,6 +132,9 @@ class JsonLines(Connection):
                 await self._reject_long_line()
                 return False
             if line and not line.isspace():
+                if handled:
+                    await trio.lowlevel.checkpoint()  # other tasks run between two requests
+                handled = True
                 await self._handle_line(line)
                 if self.ending:
                     return False
@@ -184,7 +189,8 @@ class JsonLines(Connection):
         elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(
                 _encode_reply(
-                    prefix, self._handle_connection_command(name, parameters.read(request))
+                    prefix,
+                    await self._handle_connection_command(name, parameters.read(request)),
                 )
             )
         else:
@@ -194,15 +200,17 @@ class JsonLines(Connection):
     def _with_responder(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "by": self.responder} if command.responds else values
 
-    def _handle_connection_command(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    async def _handle_connection_command(
+        self, name: str, values: dict[str, Any]
+    ) -> dict[str, Any]:
         if name == "handshake":
             from trioserf import __version__
 
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.context.auth and not self.context.key_matches(values["key"]):
-                raise ControlError("auth_failed", "wrong key")
+            if self.context.auth and (reason := await self.check_key(values["key"])):
+                raise ControlError("auth_failed", reason)
             self.authenticate()
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)

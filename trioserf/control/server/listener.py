@@ -12,7 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,18 +20,25 @@ from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.agent.listeners import PatientListener
 from trioserf.control.address import split_address, unix_path
-from trioserf.control.server.connection import CHUNK, Limits, ServerContext
+from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
+from trioserf.control.server.connection import CHUNK, ServerContext, drain
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
+from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.counters import Counters
-from trioserf.errors import AddressError
+from trioserf.defaults import TLS
+from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
+
+if TYPE_CHECKING:
+    import ssl
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
 _JSON_STARTS = b"{ \t\r\n"
+_TLS_HANDSHAKE = b"\x16\x03"
 _BACKLOG = 128
 _KEEPALIVE = (
     (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
@@ -43,49 +50,112 @@ _KEEPALIVE = (
 
 
 class Server:
-    """Serves the connections to one agent; counts them and refuses those over the limits."""
+    """Serves the connections to one agent; closes idle ones or refuses new ones over the limits.
 
-    def __init__(self, context: ServerContext, nursery: trio.Nursery) -> None:
+    Attributes:
+        addresses: where it listens.
+        refused: the number of refused connections.
+        tls: the certificates for new connections over TLS; may be replaced by others.
+    """
+
+    def __init__(
+        self,
+        context: ServerContext,
+        nursery: trio.Nursery,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
         self.context = context
+        self.tls = tls
         self.addresses: list[str] = []
-        self.connections = 0
-        self.unauthenticated = 0
         self.refused = 0
+        self._places = PlaceTable(context.limits, needs_key=bool(context.auth))
         self._nursery = nursery
+        self._log = LimitedLog(_log)
         context.spawn = self._spawn
+
+    @property
+    def connections(self) -> int:
+        """The number of connections."""
+        return len(self._places)
+
+    @property
+    def unauthenticated(self) -> int:
+        """The number of unauthenticated ones, if `rpc_auth` is set."""
+        return self._places.unauthenticated
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
 
-    async def handle(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection from its first byte to its end; never raises."""
+    async def handle_tls(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over TLS (see `handle`)."""
+        await self.handle(stream, tls=self.tls)
+
+    async def handle(
+        self,
+        stream: trio.abc.Stream,
+        source: str | None = None,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
+        """Serve one connection from its first byte to its end; never raises.
+
+        Args:
+            stream: the connection.
+            source: where it comes from; default: what `source_of` returns.
+            tls: the certificates, if the connection begins with a handshake of TLS.
+        """
         self.context.accepted.add()
-        limits = self.context.limits
-        full = bool(self.context.auth) and self.unauthenticated >= limits.unauthenticated
-        if full or self.connections >= limits.connections:
-            self.refused += 1
-            _log.warning("Refused a client: too many are connected (%d)", self.connections)
-            await trio.aclose_forcefully(stream)
-            return
-        _keep_alive(stream)
-        admitted = _Admitted(self)
+        source = source or source_of(stream)
         try:
-            with capture_error("connection"):
-                await self._serve(stream, admitted)
+            with trio.CancelScope() as scope:
+                place = self._places.admit(source, scope.cancel)
+                if place is None:
+                    self.refused += 1
+                    self._log.warning("Refused a client at %s: all connections are busy", source)
+                else:
+                    _keep_alive(stream)
+                    try:
+                        with capture_error("connection"):
+                            await self._serve(stream, place, tls)
+                    finally:
+                        place.release()
+            if scope.cancelled_caught:
+                self._log.warning("Disconnected an idle client at %s for another one", source)
         finally:
-            admitted.release()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, admitted: "_Admitted") -> None:
+    async def _serve(
+        self, transport: trio.abc.Stream, place: Place, tls: "ssl.SSLContext | None"
+    ) -> None:
         """Wait for the first byte, then serve the connection in its framing."""
         limits = self.context.limits
         deadline = trio.current_time() + (limits.auth if self.context.auth else limits.first)
         first = b""
+        stream: trio.abc.Stream | None = transport
         with trio.move_on_at(deadline), suppress(trio.BrokenResourceError):
-            first = bytes(await stream.receive_some(CHUNK))
-        if first:
-            kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.context, stream, admitted.mark_authenticated).serve(first, deadline)
+            if tls is not None:
+                stream = await self._start_tls(transport, place, tls)
+            if stream is not None:
+                first = bytes(await stream.receive_some(CHUNK))
+        if stream is None or not first:
+            return
+        if first.startswith(_TLS_HANDSHAKE) and tls is None:
+            text = "A client at %s speaks TLS, but connects to an address without tls://"
+            self._log.warning(text, place.source)
+        kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
+        await kind(self.context, stream, place).serve(first, deadline)
+
+    async def _start_tls(
+        self, transport: trio.abc.Stream, place: Place, context: "ssl.SSLContext"
+    ) -> trio.abc.Stream | None:
+        """Do the handshake; return None if it failed."""
+        from trioserf.control.server.tls import HandshakeError, start_tls
+
+        try:
+            return await start_tls(transport, context)
+        except HandshakeError as error:
+            self._log.warning("No TLS with a client at %s: %s", place.source, error)
+            await drain(transport, self.context.limits.linger)
+            return None
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
@@ -97,24 +167,6 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
                     stream.socket.setsockopt(level, name, value)
 
 
-class _Admitted:
-    """A counted connection; unauthenticated until its key matches."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._unauthenticated = bool(server.context.auth)
-        server.connections += 1
-        server.unauthenticated += self._unauthenticated
-
-    def mark_authenticated(self) -> None:
-        self._server.unauthenticated -= self._unauthenticated
-        self._unauthenticated = False
-
-    def release(self) -> None:
-        self.mark_authenticated()
-        self._server.connections -= 1
-
-
 @asynccontextmanager
 async def open_control(
     agent: Agent,
@@ -122,6 +174,7 @@ async def open_control(
     *,
     auth: str = "",
     limits: Limits | None = None,
+    tls: TlsFiles | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
 ) -> AsyncIterator[Server]:
@@ -129,15 +182,17 @@ async def open_control(
 
     Args:
         agent: the agent that clients control. Its `shutdown` is set after a `leave`.
-        addresses: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`. Port 0
-            selects a free port; `Server.addresses` has the result.
+        addresses: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
+            `unix:PATH`. Port 0 selects a free port; `Server.addresses` has the result.
         auth: the key that clients must send first; empty for none.
         limits: limits of each connection.
+        tls: the certificate for addresses that begin with `tls://`.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
+        ConfigError: a file of `tls` cannot be used, or an address needs `tls`.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
     if counters is not None:
@@ -145,26 +200,50 @@ async def open_control(
         context.requested = counters.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
         stack.enter_context(unwrap_single_exception())
-        listeners: list[trio.SocketListener] = []
+        certificates = await load_tls(tls)
+        listeners: dict[bool, list[trio.SocketListener]] = {False: [], True: []}
         bound: list[str] = []
         for address in addresses:
-            opened = await _open(address)
+            is_tls, host = split_tls(address)
+            if is_tls and certificates is None:
+                raise ConfigError(f"control address {address}: needs rpc_tls_cert")
+            if is_tls and unix_path(host) is not None:
+                raise AddressError(
+                    f"control address {address}: expected {TLS}host:port, or {host}"
+                )
+            opened = await _open(host)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             if (path := unix_path(address)) is not None:
                 stack.callback(_remove_own(Path(path)))
-            listeners += opened
-            bound += [_format_address(listener.socket.getsockname()) for listener in opened]
+            listeners[is_tls] += opened
+            bound += [
+                TLS * is_tls + _format_address(listener.socket.getsockname())
+                for listener in opened
+            ]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        server = Server(context, nursery)
+        server = Server(context, nursery, certificates)
         server.addresses = bound
-        if listeners:
-            patient = [PatientListener(one, _log) for one in listeners]
-            nursery.start_soon(trio.serve_listeners, server.handle, patient)
+        for handler, opened in (
+            (server.handle, listeners[False]),
+            (server.handle_tls, listeners[True]),
+        ):
+            if opened:
+                patient = [PatientListener(one, _log) for one in opened]
+                nursery.start_soon(trio.serve_listeners, handler, patient)
         try:
             yield server
         finally:
             nursery.cancel_scope.cancel()
+
+
+async def load_tls(files: TlsFiles | None) -> "ssl.SSLContext | None":
+    """Read the files of certificates; None without them.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    return None if files is None else await trio.to_thread.run_sync(files.load)
 
 
 def _format_address(name: Any) -> str:
