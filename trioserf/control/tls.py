@@ -60,7 +60,7 @@ class TlsFiles(NamedTuple):
         """
         import ssl
 
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.options |= ssl.OP_NO_RENEGOTIATION
         _load_pair(context, self.cert, self.key, ("rpc_tls_cert", "rpc_tls_key"))
         if self.client_ca:
