@@ -6,11 +6,10 @@ seconds, the connection is closed. Requests of a connection overlap, up to a lim
 (See control/README.md, § Limits.)
 """
 
-import hmac
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +17,10 @@ import attrs
 import trio
 
 from trioserf.agent.agent import Agent
+from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.commands import Command, Stream
 from trioserf.control.server.json_records import WallClock, utc_now
+from trioserf.control.server.permissions import Requirement
 from trioserf.counters import AggregateSample
 from trioserf.errors import TrioserfError
 from trioserf.node.event_hub import Responder
@@ -78,6 +80,7 @@ class ServerContext:
         cache: encoded lists of members by encoding, with the `members_version` of each.
         accepted: counts connections.
         requested: counts commands.
+        access: admits clients.
     """
 
     agent: Agent
@@ -88,6 +91,9 @@ class ServerContext:
     cache: dict[str, tuple[int, bytes]] = attrs.field(factory=dict)
     accepted: AggregateSample = attrs.field(factory=AggregateSample)
     requested: AggregateSample = attrs.field(factory=AggregateSample)
+    access: AccessControl = attrs.field(
+        default=attrs.Factory(lambda self: AccessControl(self.auth), takes_self=True)
+    )
 
     def encode_members(self, name: str, encode: Callable[[tuple[Member, ...]], bytes]) -> bytes:
         """Encode the list of members, if it has changed; `name` is that of the encoding."""
@@ -97,14 +103,6 @@ class ServerContext:
             encoded = encode(node.members())
             self.cache[name] = node.members_version, encoded
         return encoded
-
-    def key_matches(self, key: str) -> bool:
-        """Return whether the key is the right one, in constant time."""
-        return hmac.compare_digest(_key_bytes(key), _key_bytes(self.auth))
-
-
-def _key_bytes(key: str) -> bytes:
-    return key.encode("utf-8", "surrogatepass")
 
 
 class StreamHandle:
@@ -151,14 +149,16 @@ class Connection(ABC):
         context: ServerContext,
         stream: trio.abc.Stream,
         on_authenticated: Callable[[], None] = lambda: None,
+        client: Client | None = None,
     ) -> None:
         self.context = context
+        self.client = client or context.access.identify(stream)
         self._on_authenticated = on_authenticated
         self.agent = context.agent
         self.stream = stream
         self.streams: dict[Hashable, StreamHandle] = {}
         self.responder = Responder()
-        self.authenticated = not context.auth
+        self.authenticated = self.client.authenticated
         self.ending = False
         self.closed = False
         self._scope = trio.CancelScope()
@@ -231,11 +231,28 @@ class Connection(ABC):
             self._read_deadline = trio.current_time() + self.context.limits.message
             self._set_deadline()
 
-    def authenticate(self) -> None:
-        """Mark the client as authenticated."""
-        if not self.authenticated:
+    async def authenticate(self, key: str) -> bool:
+        """Return whether the key is valid; if so, mark the client as authenticated."""
+        matches = await self.context.access.authenticate(self.client, key)
+        if matches and not self.authenticated:
             self.authenticated = True
             self._on_authenticated()
+        return matches
+
+    def authorize(self, command: Command | Stream, values: Mapping[str, Any]) -> None:
+        """Check that the client may run a command with these parameters.
+
+        Raises:
+            ControlError: `forbidden`; a scope is missing.
+            NoSuchQuery: the query that would be responded to is unknown.
+        """
+        held = self.client.permissions
+        if held.has_whole(command.scope):
+            return
+        name = None
+        if command.named_by is not None and (held.has(command.scope) or "name" in values):
+            name = command.named_by(self.agent, values)
+        self.client.require(Requirement(command.scope, name))
 
     @property
     def max_message(self) -> int:

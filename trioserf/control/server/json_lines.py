@@ -12,6 +12,7 @@ import trio
 
 from trioserf.control.errors import ControlError
 from trioserf.control.server import params
+from trioserf.control.server.access import Client
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS, Command, Stream
 from trioserf.control.server.connection import (
     CHUNK,
@@ -23,6 +24,7 @@ from trioserf.control.server.connection import (
 )
 from trioserf.control.server.error_mapping import capture_error, to_control_error
 from trioserf.control.server.params import bad_request
+from trioserf.control.server.permissions import Requirement
 
 PROTOCOL = 1
 """The version in the reply to `handshake`."""
@@ -109,8 +111,9 @@ class JsonLines(Connection):
         context: ServerContext,
         stream: trio.abc.Stream,
         on_authenticated: Callable[[], None] = lambda: None,
+        client: Client | None = None,
     ) -> None:
-        super().__init__(context, stream, on_authenticated)
+        super().__init__(context, stream, on_authenticated, client)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []
@@ -168,7 +171,9 @@ class JsonLines(Connection):
             raise ControlError("auth_required", "the first command must be auth, with the key")
         command = COMMANDS.get(name)
         if command is not None:
-            values = self._with_responder(command, command.params.read(request))
+            values = command.params.read(request)
+            self.authorize(command, values)
+            values = self._with_responder(command, values)
             if name == "members" and not (values["name"] or values["status"] or values["tags"]):
                 await self._put(prefix + self._encode_members())
             elif command.prompt:
@@ -179,12 +184,14 @@ class JsonLines(Connection):
             else:
                 await self.run_concurrently(self._run_command, name, command, prefix, values)
         elif (stream := STREAMS.get(name)) is not None:
-            values = self._with_responder(stream, stream.params.read(request))
+            values = stream.params.read(request)
+            self.authorize(stream, values)
+            values = self._with_responder(stream, values)
             await self._start_stream(name, stream, prefix, values)
         elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(
                 _encode_reply(
-                    prefix, self._handle_connection_command(name, parameters.read(request))
+                    prefix, await self._handle_connection_command(name, parameters.read(request))
                 )
             )
         else:
@@ -192,18 +199,30 @@ class JsonLines(Connection):
         self.mark_first_request()
 
     def _with_responder(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
-        return {**values, "by": self.responder} if command.responds else values
+        """Add the client's `Responder`; a client that may not respond only watches.
 
-    def _handle_connection_command(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        Raises:
+            ControlError: `forbidden`; it declares that it responds.
+        """
+        if not command.responds:
+            return values
+        if "answers" in values and not self.client.permissions.has("respond"):
+            if values["answers"]:
+                self.client.require(Requirement("respond"))
+            values = {**values, "answers": False}
+        return {**values, "by": self.responder}
+
+    async def _handle_connection_command(
+        self, name: str, values: dict[str, Any]
+    ) -> dict[str, Any]:
         if name == "handshake":
             from trioserf import __version__
 
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.context.auth and not self.context.key_matches(values["key"]):
+            if self.context.access.has_keys and not await self.authenticate(values["key"]):
                 raise ControlError("auth_failed", "wrong key")
-            self.authenticate()
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
         if handle is not None:

@@ -19,6 +19,7 @@ import trio
 from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
+from trioserf.control.server.access import Client
 from trioserf.control.server.connection import CHUNK, Limits, ServerContext
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
@@ -60,31 +61,34 @@ class Server:
         """Serve one connection from its first byte to its end; never raises."""
         self.context.accepted.add()
         limits = self.context.limits
-        full = bool(self.context.auth) and self.unauthenticated >= limits.unauthenticated
+        client = self.context.access.identify(stream)
+        full = not client.authenticated and self.unauthenticated >= limits.unauthenticated
         if full or self.connections >= limits.connections:
             self.refused += 1
             _log.warning("Refused a client: too many are connected (%d)", self.connections)
             await trio.aclose_forcefully(stream)
             return
         _keep_alive(stream)
-        admitted = _Admitted(self)
+        admitted = _Admitted(self, client)
         try:
             with capture_error("connection"):
-                await self._serve(stream, admitted)
+                await self._serve(stream, client, admitted)
         finally:
             admitted.release()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, admitted: "_Admitted") -> None:
+    async def _serve(self, stream: trio.abc.Stream, client: Client, admitted: "_Admitted") -> None:
         """Wait for the first byte, then serve the connection in its framing."""
         limits = self.context.limits
-        deadline = trio.current_time() + (limits.auth if self.context.auth else limits.first)
+        deadline = trio.current_time() + (limits.first if client.authenticated else limits.auth)
         first = b""
         with trio.move_on_at(deadline), suppress(trio.BrokenResourceError):
             first = bytes(await stream.receive_some(CHUNK))
         if first:
             kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.context, stream, admitted.mark_authenticated).serve(first, deadline)
+            await kind(self.context, stream, admitted.mark_authenticated, client).serve(
+                first, deadline
+            )
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
@@ -99,9 +103,9 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
 class _Admitted:
     """A counted connection; unauthenticated until its key matches."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, client: Client) -> None:
         self._server = server
-        self._unauthenticated = bool(server.context.auth)
+        self._unauthenticated = not client.authenticated
         server.connections += 1
         server.unauthenticated += self._unauthenticated
 

@@ -16,6 +16,7 @@ import trio
 
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
+from trioserf.control.server.access import Client
 from trioserf.control.server.connection import (
     END,
     MAX_MESSAGE,
@@ -36,11 +37,13 @@ from trioserf.control.server.msgpack_fields import (
 from trioserf.control.server.msgpack_handlers import (
     BODIES,
     BODILESS,
+    COMMANDS_OF,
     HANDLERS,
     PROMPT,
     body_beside_error,
     error_text,
     event_record,
+    json_values,
     query_record,
 )
 from trioserf.errors import InvalidFilter
@@ -71,6 +74,13 @@ def _members_body(members: Iterable[Member]) -> bytes:
     return pack({"Members": list(map(member_fields, members))})
 
 
+def _encode_error(seq: int, command: str, captured: capture_error) -> bytes:
+    """Encode the reply to a command that failed."""
+    assert captured.control_error is not None
+    text = error_text(captured.error, captured.control_error)
+    return header(seq, text) + body_beside_error(command, captured.control_error)
+
+
 class MsgpackRpc(Connection):
     """A connection of Serf's RPC."""
 
@@ -79,8 +89,9 @@ class MsgpackRpc(Connection):
         context: ServerContext,
         stream: trio.abc.Stream,
         on_authenticated: Callable[[], None] = lambda: None,
+        client: Client | None = None,
     ) -> None:
-        super().__init__(context, stream, on_authenticated)
+        super().__init__(context, stream, on_authenticated, client)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             unicode_errors="surrogateescape",
@@ -165,13 +176,17 @@ class MsgpackRpc(Connection):
     async def _run_command(self, command: str, seq: int, body: Body) -> None:
         """Run a command; first send earlier replies if it waits for other members."""
         self.mark_first_request()
+        if (declared := COMMANDS_OF.get(command)) is not None:
+            with capture_error(command) as captured:
+                self.authorize(declared, json_values(command, body))
+            if captured.control_error is not None:
+                self._out += _encode_error(seq, command, captured)
+                return
         match command:
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
-                matches = self.context.key_matches(body["AuthKey"])
-                if matches:
-                    self.authenticate()
+                matches = await self.authenticate(body["AuthKey"])
                 self._out += header(seq, "" if matches else "Invalid authentication token")
             case "stop":
                 self._stop_stream(body["Stop"])
@@ -208,9 +223,7 @@ class MsgpackRpc(Connection):
                 reply = await HANDLERS[command](self.agent, body)
         if captured.control_error is None:
             return header(seq) + reply
-        return header(seq, error_text(captured.error, captured.control_error)) + body_beside_error(
-            command, captured.control_error
-        )
+        return _encode_error(seq, command, captured)
 
     def _handshake(self, version: int) -> str:
         if version != 1:
@@ -290,7 +303,9 @@ class MsgpackRpc(Connection):
         handle = self.streams[seq] = StreamHandle()
         filters = EventFilter.parse(filter_text)
         node = self.agent.node
-        with node.subscribe(*filters, answers=self.responder, buffer=EVENT_BUFFER) as events:
+        may_respond = self.client.permissions.has("respond")
+        answers = self.responder if may_respond else False
+        with node.subscribe(*filters, answers=answers, buffer=EVENT_BUFFER) as events:
             await self._send_records(seq, handle, events.receive, event_record, task_status)
         if self.streams.get(seq) is handle:
             del self.streams[seq]
