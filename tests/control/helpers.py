@@ -1,6 +1,7 @@
 """An agent without a network, servers and clients for it, recorded exchanges, real Serf agents."""
 
 import binascii
+import hashlib
 import io
 import json
 import logging
@@ -37,6 +38,7 @@ from trioserf.control.server.access import AccessControl, Client
 from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.listener import Server, open_control
 from trioserf.control.server.permissions import NONE, Permissions
+from trioserf.control.server.tokens import Token, TokenHash, dump
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (
     InvalidQuery,
@@ -471,6 +473,24 @@ class FixedAccess(AccessControl):
         client = super().identify(stream)
         client.admit("fixed", "this client", self._permissions)
         return client
+
+
+def write_tokens(path: Path, **scopes: str) -> dict[str, str]:
+    """Write a file of tokens with cheap hashes; return the tokens by name.
+
+    Args:
+        path: the file.
+        scopes: the scopes of each token, separated by spaces.
+    """
+    texts = {name: f"{name}.{KEY}" for name in scopes}
+    entries = []
+    for name, text in texts.items():
+        digest = hashlib.scrypt(text.encode(), salt=b"salt", n=2, r=1, p=1, dklen=32)
+        cheap = TokenHash(2, 1, 1, b"salt", digest)
+        entries.append(Token(name, cheap, Permissions.parse(scopes[name].split())))
+    path.write_bytes(dump(entries))
+    path.chmod(0o600)
+    return texts
 
 
 @asynccontextmanager

@@ -151,6 +151,11 @@ class AgentConfig:
     statsite_addr: str = setting("", "send metrics to a statsite server, `host:port`", serf=True)
     statsd_addr: str = setting("", "send metrics to a statsd server, `host:port`", serf=True)
 
+    rpc_tokens: str = setting(
+        "",
+        "JSON file of [tokens](../control/README.md#tokens) that clients may send instead of"
+        " `rpc_auth`, each with its scopes; read again on SIGHUP",
+    )
     syslog_path: str = setting(
         "",
         "socket of the syslog daemon",

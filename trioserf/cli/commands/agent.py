@@ -243,6 +243,12 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "HOST:PORT",
         ),
         AgentOption("--rpc-auth", "rpc_auth", "Key that clients must present.", "KEY"),
+        AgentOption(
+            "--rpc-tokens",
+            "rpc_tokens",
+            "File of tokens, each with scopes, that clients may present instead (see token).",
+            "PATH",
+        ),
     ),
     "Files": (
         AgentOption(

@@ -112,7 +112,11 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
         async with open_agent(config, logs) as agent:
             out.line_best_effort("==> Starting Serf agent RPC...")
             async with open_control(
-                agent, config.rpc_addr, auth=config.rpc_auth, counters=agent.node.counters
+                agent,
+                config.rpc_addr,
+                auth=config.rpc_auth,
+                tokens=config.rpc_tokens,
+                counters=agent.node.counters,
             ) as control:
                 out.line_best_effort("==> Serf agent running!")
                 for label, value in _banner(agent, control):
@@ -126,7 +130,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
                 out.line_best_effort()
                 freeze_startup_memory()
                 logs.release()
-                code = await _Shutdown(out, agent, sources).wait(signals)
+                code = await _Shutdown(out, agent, sources, control).wait(signals)
             _log.info("requesting serf shutdown")
             if agent.node.phase is Phase.ALIVE:
                 _serf_log.warning("Shutdown without a Leave")
@@ -168,7 +172,8 @@ async def _start_join(out: Output, agent: Agent) -> None:
 class _Shutdown:
     """Waits for the end of an agent; a signal may cause it."""
 
-    def __init__(self, out: Output, agent: Agent, sources: Sources) -> None:
+    def __init__(self, out: Output, agent: Agent, sources: Sources, control: Server) -> None:
+        self._control = control
         self._out = out
         self._agent = agent
         self._sources = sources
@@ -228,6 +233,7 @@ class _Shutdown:
             self._out.line_best_effort("==> Failed to reload configs")
         else:
             _log.info("Configuration reloaded")
+        await self._control.reload()
 
 
 def _dump_metrics(agent: Agent) -> None:

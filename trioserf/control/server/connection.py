@@ -153,6 +153,8 @@ class Connection(ABC):
     ) -> None:
         self.context = context
         self.client = client or context.access.identify(stream)
+        self.client.on_revoked = self._revoke
+        self._revoked = False
         self._on_authenticated = on_authenticated
         self.agent = context.agent
         self.stream = stream
@@ -194,11 +196,20 @@ class Connection(ABC):
                 async with trio.open_nursery() as self._nursery:
                     await self._read(first)
                 await self._drain()
-            if self._scope.cancelled_caught:
+            if self._revoked:
+                _log.warning("Disconnected %s: removed or changed", self.client.who)
+            elif self._scope.cancelled_caught:
                 _log.warning("Disconnected a client that %s", self._missed_deadline)
         finally:
+            self.context.access.forget(self.client)
             self.abort()
             await trio.aclose_forcefully(self.stream)
+
+    def _revoke(self) -> None:
+        """End the connection, because the client's token was removed or changed."""
+        self._revoked = True
+        self.abort()
+        self._scope.cancel()
 
     def abort(self) -> None:
         """Mark the connection as lost and stop its streams."""

@@ -19,14 +19,14 @@ import trio
 from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
-from trioserf.control.server.access import Client
+from trioserf.control.server.access import AccessControl, Client
 from trioserf.control.server.connection import CHUNK, Limits, ServerContext
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
 from trioserf.counters import Counters
-from trioserf.errors import AddressError
+from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
 
 _log = logging.getLogger("trioserf.agent.ipc")
@@ -56,6 +56,13 @@ class Server:
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
+
+    async def reload(self) -> None:
+        """Read the file of tokens again; if it cannot be used, log that and keep the old ones."""
+        try:
+            await self.context.access.reload()
+        except ConfigError as error:
+            _log.error("the tokens stay as they were: %s", error)
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one connection from its first byte to its end; never raises."""
@@ -124,6 +131,7 @@ async def open_control(
     addresses: Sequence[str],
     *,
     auth: str = "",
+    tokens: str = "",
     limits: Limits | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
@@ -135,14 +143,18 @@ async def open_control(
         addresses: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`. Port 0
             selects a free port; `Server.addresses` has the result.
         auth: the key that clients must send first; empty for none.
+        tokens: file of tokens, of which clients must send one or the key; empty for none.
         limits: limits of each connection.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
+        ConfigError: the file of tokens cannot be used.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
+    context.access = AccessControl(auth, Path(tokens) if tokens else None)
+    await context.access.reload()
     if counters is not None:
         context.accepted = counters.counter("agent.ipc.accept")
         context.requested = counters.counter("agent.ipc.command")
