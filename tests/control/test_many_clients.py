@@ -222,6 +222,7 @@ def test_rpc_auth_key_may_be_any_text() -> None:
     assert access.key_matches("schlüssel")
     for guess in ("", "schl", "schlüssel ", "schlussel", "\ud800"):
         assert not access.key_matches(guess)
+    assert not AccessControl().key_matches("")
 
 
 async def test_logged_client_input_is_truncated(

@@ -256,8 +256,8 @@ async def test_reload_disconnects_clients_of_removed_and_changed_tokens(
         await served.server.reload()
         assert await removed.receive() is None
         assert await changed.receive() is None
-        assert "Disconnected token:removed: removed or changed" in caplog.text
-        assert "Disconnected token:changed: removed or changed" in caplog.text
+        assert "Disconnected token:removed: its token was removed" in caplog.text
+        assert "Disconnected token:changed: its token was removed" in caplog.text
         await served.agent.node.user_event("deploy")
         for client in (kept, owner):
             assert (await client.receive())["event"] == "user"
@@ -266,6 +266,16 @@ async def test_reload_disconnects_clients_of_removed_and_changed_tokens(
         assert refused["error"]["code"] == "auth_failed"
         assert (await again.ask(command="auth", key=sent["changed"]))["ok"]
         assert (await again.ask(command="members"))["error"]["code"] == "forbidden"
+
+
+async def test_stream_of_removed_token_ends_although_client_has_sent_another(path: Path) -> None:
+    sent = write_tokens(path, first="read", second="event")
+    async with serving_tokens(path) as served:
+        client = await open_stream(served, sent["first"])
+        assert (await client.ask(command="auth", key=sent["second"]))["ok"]
+        write_tokens(path, second="event")
+        await served.server.reload()
+        assert await client.receive() is None
 
 
 def break_file(path: Path) -> None:

@@ -156,6 +156,12 @@ class AgentConfig:
         "JSON file of [tokens](../control/README.md#tokens) that clients may send instead of"
         " `rpc_auth`, each with its scopes; read again on SIGHUP",
     )
+    rpc_allow: Texts = setting(
+        attrs.Factory(list),
+        "[users](../control/README.md#users-of-a-unix-socket) that may use `unix:PATH` without a"
+        " key: `uid:0`, `user:NAME`, `gid:0`, `group:ops=read,event:deploy-*`",
+        shown="all that can open it",
+    )
     syslog_path: str = setting(
         "",
         "socket of the syslog daemon",

@@ -249,6 +249,14 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "File of tokens, each with scopes, that clients may present instead (see token).",
             "PATH",
         ),
+        AgentOption(
+            "--rpc-allow",
+            "rpc_allow",
+            "Accept this user of a Unix socket without a key: uid:0, user:NAME, gid:0,"
+            " group:ops=read,event:deploy-*. Repeatable.",
+            "RULE",
+            LIST,
+        ),
     ),
     "Files": (
         AgentOption(

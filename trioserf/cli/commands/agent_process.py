@@ -116,6 +116,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
                 config.rpc_addr,
                 auth=config.rpc_auth,
                 tokens=config.rpc_tokens,
+                allow=config.rpc_allow,
                 counters=agent.node.counters,
             ) as control:
                 out.line_best_effort("==> Serf agent running!")

@@ -35,6 +35,7 @@ _BARE_ERRORS = frozenset(("Authentication required", "Handshake required", "Unsu
 _FORBIDDEN = "lacks the scope"
 """Part of our agent's errors about permissions; the body of the reply follows, too."""
 _CODES = (
+    ("is not allowed here; rpc_allow has", "forbidden"),
     ("Authentication required", "auth_required"),
     ("Invalid authentication token", "auth_failed"),
     ("Invalid event filter", "invalid_filter"),

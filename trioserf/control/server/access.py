@@ -16,7 +16,8 @@ import trio
 
 from trioserf.address import format_host_port
 from trioserf.control.errors import ControlError
-from trioserf.control.server import tokens
+from trioserf.control.server import peers, tokens
+from trioserf.control.server.peers import Peer, PeerRules, PeerSocket
 from trioserf.control.server.permissions import ALL, NONE, Permissions, Requirement
 from trioserf.control.server.tokens import Token
 
@@ -29,13 +30,14 @@ class Client:
     """The other end of a connection.
 
     Attributes:
-        address: its address: `host:port`, or `unix` for a Unix socket.
-        who: what it is known by: `token:NAME`, `rpc_auth`, or else its address.
+        address: its address: `host:port`, or `unix`.
+        who: what it is known by: `token:NAME`, `rpc_auth`, `uid:NUMBER`, or else its address.
         title: the same in an error.
         authenticated: whether it may send commands.
         permissions: its scopes.
-        token: the token that it has sent, if any.
-        on_revoked: called when this token is removed or changed.
+        refusal: why its user is not admitted, for errors; empty if users do not matter.
+        tokens: the tokens that it has sent; streams of earlier ones may be open.
+        on_revoked: called when one of them is removed or changed.
     """
 
     address: str = ""
@@ -43,14 +45,13 @@ class Client:
     title: str = "this client"
     authenticated: bool = False
     permissions: Permissions = NONE
-    token: Token | None = None
+    refusal: str = ""
+    tokens: set[Token] = attrs.field(factory=set)
     on_revoked: Callable[[], None] = lambda: None
 
-    def admit(
-        self, who: str, title: str, permissions: Permissions, token: Token | None = None
-    ) -> None:
+    def admit(self, who: str, title: str, permissions: Permissions) -> None:
         """Authenticate the client; this replaces earlier permissions."""
-        self.who, self.title, self.permissions, self.token = who, title, permissions, token
+        self.who, self.title, self.permissions = who, title, permissions
         self.authenticated = True
 
     def require(self, required: Requirement) -> None:
@@ -72,11 +73,21 @@ class AccessControl:
     Args:
         auth: the key of all scopes, `rpc_auth`; empty for none.
         token_file: the file of tokens; None for none. `reload` reads it.
+        rules: the users of Unix sockets that need no key; None if users do not matter.
+        peer_of: returns the process at the other end of a Unix socket; may raise OSError.
     """
 
-    def __init__(self, auth: str = "", token_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        auth: str = "",
+        token_file: Path | None = None,
+        rules: PeerRules | None = None,
+        peer_of: Callable[[PeerSocket], Peer] = peers.peer_of,
+    ) -> None:
         self._auth = auth
         self._token_file = token_file
+        self._rules = rules
+        self._peer_of = peer_of
         self._tokens: dict[str, Token] = {}
         self._clients: set[Client] = set()
         """Clients that have sent a token."""
@@ -102,8 +113,8 @@ class AccessControl:
         self._verified = {
             digest: token for digest, token in self._verified.items() if self._is_current(token)
         }
-        for client in [one for one in self._clients if one.token is not None]:
-            if client.token is not None and not self._is_current(client.token):
+        for client in list(self._clients):
+            if not all(map(self._is_current, client.tokens)):
                 client.permissions = NONE
                 client.on_revoked()
 
@@ -111,20 +122,55 @@ class AccessControl:
         """Return the client at the other end of a new connection; admit it if it needs no key."""
         client = Client(_address(stream))
         client.who = client.address
-        if not self.has_keys:
-            client.admit(client.address, client.title, ALL)
+        rules = None
+        if isinstance(stream, trio.SocketStream) and stream.socket.family == socket.AF_UNIX:
+            rules = self._rules
+            self._identify_user(client, stream.socket)
+        if rules is None and not self.has_keys:
+            client.admit(client.who, client.title, ALL)
         return client
 
+    def _identify_user(self, client: Client, sock: PeerSocket) -> None:
+        """Find the user of a Unix socket; admit it if a rule does."""
+        try:
+            peer = self._peer_of(sock) if peers.is_supported() else None
+        except OSError:  # it has disconnected
+            peer = None
+        user = "an unknown user"
+        if peer is not None:
+            client.who, user = f"uid:{peer.uid}", f"uid {peer.uid}"
+        if self._rules is None:
+            return
+        permissions = None if peer is None else self._rules.permissions_of(peer)
+        if permissions is None:
+            client.refusal = f"{user} is not allowed here; rpc_allow has {self._rules}"
+        else:
+            client.admit(client.who, user, permissions)
+
+    def refusal(self, client: Client) -> ControlError:
+        """Return the error of a client that is not authenticated and sends another command."""
+        if not self.has_keys:
+            return ControlError("forbidden", client.refusal)
+        hint = f" ({client.refusal})" if client.refusal else ""
+        return ControlError("auth_required", f"the first command must be auth, with the key{hint}")
+
     async def authenticate(self, client: Client, key: str) -> bool:
-        """Return whether a key or token is valid; if so, admit the client."""
-        if self.key_matches(key):
-            client.admit("rpc_auth", client.title, ALL)
+        """Return whether a key or token is valid; if so, admit the client.
+
+        Where there are no keys, the empty one is valid, as in Serf; it admits no client.
+        """
+        if not self.has_keys:
             await trio.lowlevel.checkpoint()
+            return client.authenticated and not key
+        if self.key_matches(key):
+            await trio.lowlevel.checkpoint()
+            client.admit("rpc_auth", client.title, ALL)
             return True
         token = await self._find_token(key)
         if token is None:
             return False
-        client.admit(f"token:{token.name}", "this token", token.permissions, token)
+        client.admit(f"token:{token.name}", "this token", token.permissions)
+        client.tokens.add(token)
         self._clients.add(client)
         return True
 
@@ -133,10 +179,9 @@ class AccessControl:
         self._clients.discard(client)
 
     def key_matches(self, key: str) -> bool:
-        """Return whether the key is `rpc_auth` (empty if there are no keys), in constant time."""
-        if not self._auth and self.has_keys:
-            return False
-        return hmac.compare_digest(_key_bytes(key), _key_bytes(self._auth))
+        """Return whether the key is `rpc_auth`, in constant time; no key is if that is empty."""
+        matches = hmac.compare_digest(_key_bytes(key), _key_bytes(self._auth))
+        return matches and bool(self._auth)
 
     async def _find_token(self, key: str) -> Token | None:
         """Return the entry of a token; None if it is not valid."""

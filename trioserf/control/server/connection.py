@@ -197,7 +197,7 @@ class Connection(ABC):
                     await self._read(first)
                 await self._drain()
             if self._revoked:
-                _log.warning("Disconnected %s: removed or changed", self.client.who)
+                _log.warning("Disconnected %s: its token was removed or changed", self.client.who)
             elif self._scope.cancelled_caught:
                 _log.warning("Disconnected a client that %s", self._missed_deadline)
         finally:

@@ -168,7 +168,7 @@ class JsonLines(Connection):
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":
             self.mark_first_request()
-            raise ControlError("auth_required", "the first command must be auth, with the key")
+            raise self.context.access.refusal(self.client)
         command = COMMANDS.get(name)
         if command is not None:
             values = command.params.read(request)
@@ -221,8 +221,11 @@ class JsonLines(Connection):
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.context.access.has_keys and not await self.authenticate(values["key"]):
+            access = self.context.access
+            if access.has_keys and not await self.authenticate(values["key"]):
                 raise ControlError("auth_failed", "wrong key")
+            if not self.authenticated:
+                raise access.refusal(self.client)
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
         if handle is not None:

@@ -25,6 +25,7 @@ from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
+from trioserf.control.server.peers import PeerRules
 from trioserf.counters import Counters
 from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
@@ -33,6 +34,8 @@ _log = logging.getLogger("trioserf.agent.ipc")
 
 _JSON_STARTS = b"{ \t\r\n"
 _BACKLOG = 128
+_PRIVATE = 0o600
+"""The mode of a Unix socket, unless rules admit other users than the agent's and root."""
 _KEEPALIVE = (
     (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
     (getattr(socket, "TCP_KEEPIDLE", None), socket.IPPROTO_TCP, 60),
@@ -132,6 +135,7 @@ async def open_control(
     *,
     auth: str = "",
     tokens: str = "",
+    allow: Sequence[str] = (),
     limits: Limits | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
@@ -144,17 +148,22 @@ async def open_control(
             selects a free port; `Server.addresses` has the result.
         auth: the key that clients must send first; empty for none.
         tokens: file of tokens, of which clients must send one or the key; empty for none.
+        allow: users of Unix sockets that need no key (see control/README.md, § Users of a Unix
+            socket); empty for all that can open them.
         limits: limits of each connection.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
-        ConfigError: the file of tokens cannot be used.
+        ConfigError: the file of tokens or a rule cannot be used.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
-    context.access = AccessControl(auth, Path(tokens) if tokens else None)
+    rules = await trio.to_thread.run_sync(PeerRules.parse, allow) if allow else None
+    context.access = AccessControl(auth, Path(tokens) if tokens else None, rules)
     await context.access.reload()
+    if rules is not None:
+        _check_rules_apply(addresses, has_keys=context.access.has_keys)
     if counters is not None:
         context.accepted = counters.counter("agent.ipc.accept")
         context.requested = counters.counter("agent.ipc.command")
@@ -163,7 +172,7 @@ async def open_control(
         listeners: list[trio.SocketListener] = []
         bound: list[str] = []
         for address in addresses:
-            opened = await _open(address)
+            opened = await _open(address, rules)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             if (path := unix_path(address)) is not None:
@@ -187,9 +196,29 @@ def _format_address(name: Any) -> str:
     return f"unix:{os.fsdecode(name)}"
 
 
-async def _open(address: str) -> list[trio.SocketListener]:
+def _check_rules_apply(addresses: Sequence[str], *, has_keys: bool) -> None:
+    """Check that `rpc_allow` decides something, and that no other address is open to all users.
+
+    Raises:
+        ConfigError: it does not, or one is.
+    """
+    ports = [address for address in addresses if unix_path(address) is None]
+    if len(ports) == len(addresses):
+        raise ConfigError(
+            "rpc_allow: is about Unix sockets, but rpc_addr has none; expected an address such as"
+            " unix:/run/trioserf.sock"
+        )
+    if ports and not has_keys:
+        raise ConfigError(
+            f"rpc_allow: restricts Unix sockets only, and every user can connect to {ports[0]};"
+            " remove this address from rpc_addr, or set rpc_auth or rpc_tokens"
+        )
+
+
+async def _open(address: str, rules: PeerRules | None) -> list[trio.SocketListener]:
     if (path := unix_path(address)) is not None:
-        return [_open_unix(Path(path))]
+        mode, group = rules.socket_mode(os.geteuid()) if rules else (_PRIVATE, None)
+        return [_open_unix(Path(path), mode, group)]
     host, port = split_address(address)
     try:
         return await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
@@ -203,8 +232,8 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _open_unix(path: Path) -> trio.SocketListener:
-    """Listen on a path with mode 0600; replace the socket of an agent that has ended."""
+def _open_unix(path: Path, mode: int, group: int | None) -> trio.SocketListener:
+    """Listen on a path; replace the socket of an agent that has ended."""
     where = f"control address unix:{path}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode comes from the mask, so that other users cannot connect even for a moment.
@@ -212,14 +241,35 @@ def _open_unix(path: Path) -> trio.SocketListener:
     try:
         _remove_stale(path)
         sock.bind(str(path))
+        if group is not None:
+            _set_group(path, group)
+        if mode != _PRIVATE:
+            path.chmod(mode)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
-    except OSError as error:
+    except (OSError, AddressError) as error:
         sock.close()
-        raise AddressError(f"{where}: {_reason(error)}") from error
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        raise AddressError(f"{where}: {reason}") from error
     finally:
         os.umask(mask)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _set_group(path: Path, group: int) -> None:
+    """Set the group of a new socket; remove it if that fails.
+
+    Raises:
+        AddressError: the agent may not do that.
+    """
+    try:
+        os.chown(path, -1, group, follow_symlinks=False)
+    except OSError as error:
+        path.unlink()
+        raise AddressError(
+            f"its group cannot be set to gid {group} for rpc_allow: {error.strerror}; expected an"
+            " agent that is root or a member of this group"
+        ) from error
 
 
 def _remove_stale(path: Path) -> None:

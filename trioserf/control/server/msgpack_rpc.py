@@ -161,7 +161,9 @@ class MsgpackRpc(Connection):
             self._out += header(seq, "Handshake required")
             self._end()
         elif not self.authenticated and command not in ("handshake", "auth"):
-            self._out += header(seq, "Authentication required")
+            refusal = self.context.access.refusal(self.client)
+            required = refusal.code == "auth_required"
+            self._out += header(seq, "Authentication required" if required else refusal.message)
             if command in BODIES:
                 self._pending, self._skip_body = (command, seq), True
         elif command in BODIES:
