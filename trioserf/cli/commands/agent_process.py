@@ -4,6 +4,7 @@ Does not import typer, which would stay in the memory of the agent.
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from trioserf.agent.config import AgentConfig, Sources
 from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import FAILED, CommandError, Output
+from trioserf.control.address import unix_path
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
@@ -119,6 +121,8 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
                 allow=config.rpc_allow,
                 counters=agent.node.counters,
             ) as control:
+                if warning := open_handlers_warning(config, os.geteuid()):
+                    _log.warning("%s", warning)
                 out.line_best_effort("==> Serf agent running!")
                 for label, value in _banner(agent, control):
                     out.line_best_effort(f"{label:>31}: {value}")
@@ -139,6 +143,23 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
     if agent.failure:
         raise CommandError(_prefix_lines(agent.failure), "failed")
     return code
+
+
+def open_handlers_warning(config: AgentConfig, uid: int) -> str:
+    """Return a warning if every local user can run handlers as root; otherwise nothing.
+
+    Args:
+        config: the configuration.
+        uid: the user of this process.
+    """
+    ports = [address for address in config.rpc_addr if unix_path(address) is None]
+    has_key = config.rpc_auth or config.rpc_tokens
+    if uid != 0 or not config.event_handlers or not ports or has_key:
+        return ""
+    return (
+        f"every user who can connect to {ports[0]} can run the event handlers as root; set"
+        " rpc_addr = unix:/run/trioserf.sock, or rpc_auth or rpc_tokens"
+    )
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
