@@ -15,7 +15,7 @@ import attrs
 from tests.agent.helpers import ROOT
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS
-from trioserf.control.server import commands, connection
+from trioserf.control.server import audit, commands, connection
 from trioserf.node import drop_counts, event_hub, key_handler, state_owner, stream_queue
 from trioserf.node.config import NodeConfig
 from trioserf.serf import filters, query_collector, query_filters
@@ -65,6 +65,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         connection.MAX_UNAUTHENTICATED_MESSAGE,
         connection.Limits().auth,
     ],
+    [audit.MAX_LINES, audit.MAX_BYTES],
 ]
 """The numbers of each row of the table of limits, in its order."""
 BOUNDS_OF_CHANNELS: list[list[float]] = [

@@ -35,6 +35,7 @@ from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.audit import AuditLog
 from trioserf.control.server.connection import Limits, ServerContext
 from trioserf.control.server.listener import Server, open_control
 from trioserf.control.server.permissions import NONE, Permissions
@@ -499,11 +500,13 @@ async def serving(
     limits: Limits | None = None,
     agent: FakeAgent | None = None,
     access: AccessControl | None = None,
+    audit: AuditLog | None = None,
 ) -> AsyncIterator[ServerUnderTest]:
     """Serve a fake agent."""
     agent = agent or FakeAgent()
     async with trio.open_nursery() as nursery:
         context = ServerContext(agent, auth, wall, limits or Limits())
+        context.audit = audit
         if access is not None:
             context.access = access
         yield ServerUnderTest(agent, Server(context, nursery), nursery)

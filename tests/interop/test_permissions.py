@@ -1,9 +1,13 @@
 """Serf's command line with tokens: a scope each, refusals, and a reload of the file."""
 
+import json
+import os
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +44,8 @@ class Locked:
             self.add(f"no-{scope}", *(one for one in SCOPES if one != scope))
             self.add(f"only-{scope}", scope)
         self.add("deploy", "event:deploy-*", "query:load", "members:web-*")
-        options = ("-log-level=debug", f"--rpc-tokens={path}")
+        self.audit = path.with_name("audit.log")
+        options = ("-log-level=debug", f"--rpc-tokens={path}", f"--audit-log={self.audit}")
         self.agent = Process(TRIOSERF, "py-locked", 233, options)
 
     def add(self, name: str, *scopes: str) -> None:
@@ -52,6 +57,16 @@ class Locked:
     def serf(self, token: str, *words: str) -> tuple[int, str]:
         command, *rest = words
         return self.agent.ask(command, f"-rpc-auth={self.tokens[token]}", *rest)
+
+    def audited(self, **fields: object) -> list[dict[str, Any]]:
+        """Wait for lines of the audit log with these fields."""
+
+        def found() -> list[dict[str, Any]]:
+            lines = map(json.loads, self.audit.read_text().splitlines())
+            return [line for line in lines if fields.items() <= line.items()]
+
+        until(lambda: bool(found()), what=self.audit.read_text)
+        return found()
 
     def reload(self, expected: str) -> None:
         count = self.agent.log_text().count(expected)
@@ -120,6 +135,66 @@ def test_token_with_patterns_is_restricted_to_names(locked: Locked) -> None:
         code, text = locked.serf("deploy", *words)
         assert code == 1
         assert f"this token lacks the scope {scope}; {has}" in text
+
+
+def test_changes_and_refusals_are_in_the_audit_log(locked: Locked) -> None:
+    locked.serf("deploy", "event", "deploy-audit", "s3cret-payload")
+    (line,) = locked.audited(name="deploy-audit")
+    assert line["from"].startswith("127.")
+    del line["time"], line["from"]
+    assert line == {
+        "who": "token:deploy",
+        "command": "event",
+        "name": "deploy-audit",
+        "payload_bytes": len("s3cret-payload"),
+        "coalesce": True,
+        "outcome": "ok",
+    }
+    locked.serf("only-read", "keys", "-install", KEY)
+    refused = locked.audited(command="keys", outcome="forbidden", who="token:only-read")
+    assert refused[0]["action"] == "install"
+    locked.agent.ask("members", "-rpc-auth=only-read.guess")
+    assert locked.audited(command="auth", outcome="auth_failed")[0]["count"] >= 1
+    text = locked.audit.read_text()
+    for secret in ("s3cret-payload", KEY, "only-read.guess", *locked.tokens.values()):
+        assert secret not in text
+
+
+def test_audit_log_may_be_rotated(locked: Locked) -> None:
+    locked.serf("only-event", "event", "before")
+    locked.audited(name="before")
+    locked.audit.rename(locked.audit.with_name("audit.log.1"))
+    locked.reload("Configuration reloaded")
+    locked.serf("only-event", "event", "after")
+    until(locked.audit.exists)
+    assert [line["name"] for line in locked.audited(command="event")] == ["after"]
+    assert stat.S_IMODE(locked.audit.stat().st_mode) == 0o600
+
+
+def test_agent_admits_users_of_its_unix_socket(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/control.sock"
+    me = os.geteuid()
+    rules = (f"--rpc-allow=uid:{me}=read,event:deploy-*", f"--set=rpc_addr={address}")
+    agent = Process(TRIOSERF, "py-users", 234, rules)
+
+    def ask(*words: str) -> tuple[int, str]:
+        command, *rest = words
+        done = subprocess.run(
+            [*TRIOSERF, command, f"-rpc-addr={address}", *rest], capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+    try:
+        until(lambda: ask("members")[0] == 0, STARTED_WITHIN, agent.log_text)
+        assert ask("event", "deploy-web")[0] == 0
+        code, text = ask("leave")
+        has = "it has: read, event:deploy-*"
+        assert (code, text) == (1, f"Error leaving: uid {me} lacks the scope members; {has}\n")
+        _, text = ask("event", "--format=json", "restart")
+        assert json.loads(text)["error"]["code"] == "forbidden"
+    finally:
+        agent.end()
 
 
 def test_reload_adds_and_removes_tokens(locked: Locked) -> None:

@@ -162,6 +162,12 @@ class AgentConfig:
         " key: `uid:0`, `user:NAME`, `gid:0`, `group:ops=read,event:deploy-*`",
         shown="all that can open it",
     )
+    audit_log: str = setting(
+        "",
+        "file for the [audit log](../control/README.md#audit-log), `-` for stderr: a line for each"
+        " change by a client, and for refusals",
+        shown="none",
+    )
     syslog_path: str = setting(
         "",
         "socket of the syslog daemon",

@@ -257,6 +257,12 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "RULE",
             LIST,
         ),
+        AgentOption(
+            "--audit-log",
+            "audit_log",
+            "Write each change by a client to this file; - for stderr.",
+            "PATH",
+        ),
     ),
     "Files": (
         AgentOption(

@@ -19,6 +19,7 @@ from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.address import unix_path
+from trioserf.control.server.audit import open_audit
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
@@ -113,14 +114,19 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
     with trio.open_signal_receiver(*_HANDLED) as signals:
         async with open_agent(config, logs) as agent:
             out.line_best_effort("==> Starting Serf agent RPC...")
-            async with open_control(
-                agent,
-                config.rpc_addr,
-                auth=config.rpc_auth,
-                tokens=config.rpc_tokens,
-                allow=config.rpc_allow,
-                counters=agent.node.counters,
-            ) as control:
+            counters = agent.node.counters
+            async with (
+                open_audit(config.audit_log, counters=counters) as audit,
+                open_control(
+                    agent,
+                    config.rpc_addr,
+                    auth=config.rpc_auth,
+                    tokens=config.rpc_tokens,
+                    allow=config.rpc_allow,
+                    counters=counters,
+                    audit=audit,
+                ) as control,
+            ):
                 if warning := open_handlers_warning(config, os.geteuid()):
                     _log.warning("%s", warning)
                 out.line_best_effort("==> Serf agent running!")

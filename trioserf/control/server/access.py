@@ -31,6 +31,7 @@ class Client:
 
     Attributes:
         address: its address: `host:port`, or `unix`.
+        source: its host or user; equal refusals are counted by it.
         who: what it is known by: `token:NAME`, `rpc_auth`, `uid:NUMBER`, or else its address.
         title: the same in an error.
         authenticated: whether it may send commands.
@@ -41,6 +42,7 @@ class Client:
     """
 
     address: str = ""
+    source: str = ""
     who: str = ""
     title: str = "this client"
     authenticated: bool = False
@@ -120,8 +122,8 @@ class AccessControl:
 
     def identify(self, stream: trio.abc.Stream) -> Client:
         """Return the client at the other end of a new connection; admit it if it needs no key."""
-        client = Client(_address(stream))
-        client.who = client.address
+        address, source = _address(stream)
+        client = Client(address, source, who=address)
         rules = None
         if isinstance(stream, trio.SocketStream) and stream.socket.family == socket.AF_UNIX:
             rules = self._rules
@@ -138,7 +140,8 @@ class AccessControl:
             peer = None
         user = "an unknown user"
         if peer is not None:
-            client.who, user = f"uid:{peer.uid}", f"uid {peer.uid}"
+            client.who = client.source = f"uid:{peer.uid}"
+            user = f"uid {peer.uid}"
         if self._rules is None:
             return
         permissions = None if peer is None else self._rules.permissions_of(peer)
@@ -205,14 +208,14 @@ def _key_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _address(stream: trio.abc.Stream) -> str:
-    """Return the address of the other end; empty if it has disconnected."""
+def _address(stream: trio.abc.Stream) -> tuple[str, str]:
+    """Return address and host of the other end; empty if it has disconnected."""
     if not isinstance(stream, trio.SocketStream):
-        return ""
+        return "", ""
     if stream.socket.family == socket.AF_UNIX:
-        return "unix"
+        return "unix", "unix"
     try:
         name: Any = stream.socket.getpeername()
     except OSError:
-        return ""
-    return format_host_port(name[0], name[1])
+        return "", ""
+    return format_host_port(name[0], name[1]), name[0]

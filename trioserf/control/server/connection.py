@@ -9,20 +9,23 @@ seconds, the connection is closed. Requests of a connection overlap, up to a lim
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Hashable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 import trio
 
 from trioserf.agent.agent import Agent
+from trioserf.control.errors import ControlError
 from trioserf.control.server.access import AccessControl, Client
-from trioserf.control.server.commands import Command, Stream
+from trioserf.control.server.audit import AuditLog, describe
+from trioserf.control.server.commands import COMMANDS, Command, Stream
+from trioserf.control.server.error_mapping import error_code
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.permissions import Requirement
 from trioserf.counters import AggregateSample
-from trioserf.errors import TrioserfError
+from trioserf.errors import NoSuchQuery, TrioserfError
 from trioserf.node.event_hub import Responder
 from trioserf.node.timers import AutoResetEvent
 from trioserf.serf.member import Member
@@ -81,6 +84,7 @@ class ServerContext:
         accepted: counts connections.
         requested: counts commands.
         access: admits clients.
+        audit: the audit log, if there is one.
     """
 
     agent: Agent
@@ -94,6 +98,7 @@ class ServerContext:
     access: AccessControl = attrs.field(
         default=attrs.Factory(lambda self: AccessControl(self.auth), takes_self=True)
     )
+    audit: AuditLog | None = None
 
     def encode_members(self, name: str, encode: Callable[[tuple[Member, ...]], bytes]) -> bytes:
         """Encode the list of members, if it has changed; `name` is that of the encoding."""
@@ -248,10 +253,24 @@ class Connection(ABC):
         if matches and not self.authenticated:
             self.authenticated = True
             self._on_authenticated()
+        if not matches and self.context.audit is not None:
+            self.context.audit.refuse(self.client.source, "auth", "auth_failed")
         return matches
 
-    def authorize(self, command: Command | Stream, values: Mapping[str, Any]) -> None:
+    def refusal(self, name: str) -> ControlError:
+        """Return the error of a command that needs authentication."""
+        error = self.context.access.refusal(self.client)
+        if error.code == "forbidden" and self.context.audit is not None:
+            self.context.audit.refuse(self.client.source, name, error.code)
+        return error
+
+    def authorize(self, name: str, command: Command | Stream, values: Mapping[str, Any]) -> None:
         """Check that the client may run a command with these parameters.
+
+        Args:
+            name: the command's name in JSON.
+            command: the command.
+            values: its parameters, named as in JSON.
 
         Raises:
             ControlError: `forbidden`; a scope is missing.
@@ -260,10 +279,54 @@ class Connection(ABC):
         held = self.client.permissions
         if held.has_whole(command.scope):
             return
-        name = None
+        target = None
         if command.named_by is not None and (held.has(command.scope) or "name" in values):
-            name = command.named_by(self.agent, values)
-        self.client.require(Requirement(command.scope, name))
+            target = command.named_by(self.agent, values)
+        self.require(name, values, Requirement(command.scope, target))
+
+    def require(self, name: str, values: Mapping[str, Any], required: Requirement) -> None:
+        """Check one requirement of a command.
+
+        Raises:
+            ControlError: `forbidden`; a scope is missing.
+        """
+        try:
+            self.client.require(required)
+        except ControlError as error:
+            if self.context.audit is not None:
+                client = self.client
+                what = describe(values)
+                self.context.audit.record(client.who, client.address, name, what, error.code)
+            raise
+
+    @contextmanager
+    def auditing(
+        self, name: str, command: Command | Stream, values: Mapping[str, Any]
+    ) -> Iterator[None]:
+        """Write the outcome of the block to the audit log, unless the command only reads.
+
+        Args:
+            name: the command's name in JSON.
+            command: the command.
+            values: its parameters, named as in JSON.
+        """
+        audit = self.context.audit
+        if audit is None or command.scope == "read":
+            yield
+            return
+        who, address, what = self.client.who, self.client.address, describe(values)
+        if command.scope == "respond" and command.named_by is not None:
+            with suppress(NoSuchQuery):
+                what |= describe({"query": command.named_by(self.agent, values)})
+        outcome = "cancelled"
+        try:
+            yield
+            outcome = "ok"
+        except Exception as error:
+            outcome = error_code(error)
+            raise
+        finally:
+            audit.record(who, address, name, what, outcome)
 
     @property
     def max_message(self) -> int:
@@ -349,7 +412,8 @@ class Connection(ABC):
 
         async def leave_and_stop() -> None:
             try:
-                await self.agent.leave()
+                with self.auditing("leave", COMMANDS["leave"], {}):
+                    await self.agent.leave()
             except TrioserfError as error:
                 failed.append(error)
             left.set()

@@ -6,6 +6,7 @@ once for all clients until it changes.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import trio
@@ -168,16 +169,17 @@ class JsonLines(Connection):
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":
             self.mark_first_request()
-            raise self.context.access.refusal(self.client)
+            raise self.refusal(name)
         command = COMMANDS.get(name)
         if command is not None:
             values = command.params.read(request)
-            self.authorize(command, values)
-            values = self._with_responder(command, values)
+            self.authorize(name, command, values)
+            values = self._with_responder(name, command, values)
             if name == "members" and not (values["name"] or values["status"] or values["tags"]):
                 await self._put(prefix + self._encode_members())
             elif command.prompt:
-                result = await command.run(self.agent, **values)
+                with self.auditing(name, command, values):
+                    result = await command.run(self.agent, **values)
                 await self._put(_encode_reply(prefix, command.show(result)))
             elif name == "leave":
                 await self.run_concurrently(self._leave, prefix)
@@ -185,8 +187,8 @@ class JsonLines(Connection):
                 await self.run_concurrently(self._run_command, name, command, prefix, values)
         elif (stream := STREAMS.get(name)) is not None:
             values = stream.params.read(request)
-            self.authorize(stream, values)
-            values = self._with_responder(stream, values)
+            self.authorize(name, stream, values)
+            values = self._with_responder(name, stream, values)
             await self._start_stream(name, stream, prefix, values)
         elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(
@@ -198,7 +200,9 @@ class JsonLines(Connection):
             raise ControlError("unknown_command", f"unknown command '{name}'")
         self.mark_first_request()
 
-    def _with_responder(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
+    def _with_responder(
+        self, name: str, command: Command | Stream, values: dict[str, Any]
+    ) -> dict[str, Any]:
         """Add the client's `Responder`; a client that may not respond only watches.
 
         Raises:
@@ -208,7 +212,7 @@ class JsonLines(Connection):
             return values
         if "answers" in values and not self.client.permissions.has("respond"):
             if values["answers"]:
-                self.client.require(Requirement("respond"))
+                self.require(name, values, Requirement("respond"))
             values = {**values, "answers": False}
         return {**values, "by": self.responder}
 
@@ -225,7 +229,7 @@ class JsonLines(Connection):
             if access.has_keys and not await self.authenticate(values["key"]):
                 raise ControlError("auth_failed", "wrong key")
             if not self.authenticated:
-                raise access.refusal(self.client)
+                raise self.refusal(name)
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
         if handle is not None:
@@ -243,7 +247,7 @@ class JsonLines(Connection):
         self, name: str, command: Command, prefix: bytes, values: dict[str, Any]
     ) -> None:
         """Run a command that waits for other members."""
-        with capture_error(name) as captured:
+        with capture_error(name) as captured, self.auditing(name, command, values):
             reply = _encode_reply(prefix, command.show(await command.run(self.agent, **values)))
         await self.send(
             reply
@@ -287,7 +291,11 @@ class JsonLines(Connection):
         started = False
         try:
             with capture_error(name) as captured:
-                async with stream.open(self.agent, **values) as receive:
+                async with AsyncExitStack() as stack:
+                    with self.auditing(name, stream, values):
+                        receive = await stack.enter_async_context(
+                            stream.open(self.agent, **values)
+                        )
                     await self.send(_encode_reply(prefix, {}))
                     started = True
                     task_status.started()

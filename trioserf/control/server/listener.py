@@ -20,6 +20,7 @@ from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.audit import AuditLog
 from trioserf.control.server.connection import CHUNK, Limits, ServerContext
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
@@ -139,6 +140,7 @@ async def open_control(
     limits: Limits | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
+    audit: AuditLog | None = None,
 ) -> AsyncIterator[Server]:
     """Serve clients of an agent on `addresses` while the block runs.
 
@@ -153,6 +155,7 @@ async def open_control(
         limits: limits of each connection.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
+        audit: the audit log, if there is one.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
@@ -161,6 +164,7 @@ async def open_control(
     context = ServerContext(agent, auth, wall, limits or Limits())
     rules = await trio.to_thread.run_sync(PeerRules.parse, allow) if allow else None
     context.access = AccessControl(auth, Path(tokens) if tokens else None, rules)
+    context.audit = audit
     await context.access.reload()
     if rules is not None:
         _check_rules_apply(addresses, has_keys=context.access.has_keys)

@@ -196,6 +196,11 @@ _PARAMETERS: Mapping[str, str] = {
 """Fields of bodies whose parameter in JSON has another name than the field in lower case."""
 
 
+def json_name(command: str) -> str:
+    """Return the name of a command in JSON."""
+    return _JSON_NAMES.get(command, command)
+
+
 def json_values(command: str, body: Body) -> dict[str, Any]:
     """Return the fields of a body as parameters of the JSON command."""
     values = {_PARAMETERS.get(name, name.lower()): value for name, value in body.items()}

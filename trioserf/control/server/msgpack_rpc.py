@@ -9,6 +9,7 @@ records of streams and queries may stand between two replies.
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
 import msgpack
@@ -43,6 +44,7 @@ from trioserf.control.server.msgpack_handlers import (
     body_beside_error,
     error_text,
     event_record,
+    json_name,
     json_values,
     query_record,
 )
@@ -161,7 +163,7 @@ class MsgpackRpc(Connection):
             self._out += header(seq, "Handshake required")
             self._end()
         elif not self.authenticated and command not in ("handshake", "auth"):
-            refusal = self.context.access.refusal(self.client)
+            refusal = self.refusal(json_name(command))
             required = refusal.code == "auth_required"
             self._out += header(seq, "Authentication required" if required else refusal.message)
             if command in BODIES:
@@ -180,7 +182,7 @@ class MsgpackRpc(Connection):
         self.mark_first_request()
         if (declared := COMMANDS_OF.get(command)) is not None:
             with capture_error(command) as captured:
-                self.authorize(declared, json_values(command, body))
+                self.authorize(json_name(command), declared, json_values(command, body))
             if captured.control_error is not None:
                 self._out += _encode_error(seq, command, captured)
                 return
@@ -218,7 +220,7 @@ class MsgpackRpc(Connection):
     async def _run_handler(self, command: str, seq: int, body: Body) -> bytes:
         """Run a command and encode its reply."""
         reply = b""
-        with capture_error(command) as captured:
+        with capture_error(command) as captured, self._auditing(command, body):
             if command == "respond":
                 await commands.respond(self.agent, body["ID"], body["Payload"], self.responder)
             else:
@@ -226,6 +228,10 @@ class MsgpackRpc(Connection):
         if captured.control_error is None:
             return header(seq) + reply
         return _encode_error(seq, command, captured)
+
+    def _auditing(self, command: str, body: Body) -> AbstractContextManager[None]:
+        values = json_values(command, body)
+        return self.auditing(json_name(command), COMMANDS_OF[command], values)
 
     def _handshake(self, version: int) -> str:
         if version != 1:
@@ -349,17 +355,20 @@ class MsgpackRpc(Connection):
         started = False
         try:
             with capture_error("query") as captured:
-                async with commands.query(
-                    self.agent,
-                    body["Name"],
-                    body["Payload"],
-                    nodes=body["FilterNodes"],
-                    tags=body["FilterTags"],
-                    timeout=max(body["Timeout"], 1) / 1e9 if body["Timeout"] else None,
-                    ack=body["RequestAck"],
-                    relay_factor=body["RelayFactor"],
-                    first=None,
-                ) as receive:
+                async with AsyncExitStack() as stack:
+                    with self._auditing("query", body):
+                        opening = commands.query(
+                            self.agent,
+                            body["Name"],
+                            body["Payload"],
+                            nodes=body["FilterNodes"],
+                            tags=body["FilterTags"],
+                            timeout=max(body["Timeout"], 1) / 1e9 if body["Timeout"] else None,
+                            ack=body["RequestAck"],
+                            relay_factor=body["RelayFactor"],
+                            first=None,
+                        )
+                        receive = await stack.enter_async_context(opening)
                     start = header(seq)
                     await self.send(start)
                     started = True
