@@ -1,6 +1,7 @@
 """The audit log: a line for each change and each refusal, and a disk that is slow or full."""
 
 import json
+import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from trioserf.control.server import audit
 from trioserf.control.server.access import AccessControl
 from trioserf.control.server.audit import AuditLog, append, describe, open_audit
 from trioserf.control.server.commands import COMMANDS, STREAMS
+from trioserf.control.server.peers import Peer, PeerRules, PeerSocket
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError
 
@@ -411,6 +413,23 @@ async def test_wrong_keys_are_counted_for_both_framings(tmp_path: Path) -> None:
         await client.ask(command="members")
     (line,) = without_time(disk)
     assert line == {"from": "", "command": "auth", "outcome": "auth_failed", "count": 6}
+
+
+async def test_users_that_are_not_allowed_are_counted() -> None:
+    def fake_peer(sock: PeerSocket) -> Peer:
+        return Peer(9, frozenset())
+
+    control = AccessControl(rules=PeerRules.parse(["uid:5"]), peer_of=fake_peer)
+    disk = Disk()
+    async with serving_audited(disk, control) as served:
+        ours, theirs = map(trio.SocketStream, trio.socket.socketpair(socket.AF_UNIX))
+        async with ours:
+            served.nursery.start_soon(served.server.handle, theirs)
+            client = JsonClient(trio.StapledStream(ours, ours))
+            for command in ("members", "x" * 10_000, "auth"):
+                await client.ask(command=command, key="x")
+    (line,) = without_time(disk)
+    assert line == {"from": "uid:9", "command": "connect", "outcome": "forbidden", "count": 3}
 
 
 async def test_command_of_a_client_that_disconnects_is_written(autojump_clock: object) -> None:

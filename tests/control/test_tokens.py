@@ -1,6 +1,7 @@
 """Tokens: their file, and clients that send one, in both framings."""
 
 import json
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -114,6 +115,12 @@ def test_file_that_others_can_use_is_rejected(path: Path, mode: int, is_valid: b
     else:
         with pytest.raises(ConfigError, match=f"mode {mode:04o}; expected 0600, or 0640"):
             load(path)
+
+
+def test_file_that_is_not_regular_is_rejected(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="expected a regular file"):
+        load(path)
 
 
 async def test_missing_file_ends_the_start(path: Path) -> None:

@@ -257,11 +257,11 @@ class Connection(ABC):
             self.context.audit.refuse(self.client.source, "auth", "auth_failed")
         return matches
 
-    def refusal(self, name: str) -> ControlError:
+    def refusal(self) -> ControlError:
         """Return the error of a command that needs authentication."""
         error = self.context.access.refusal(self.client)
         if error.code == "forbidden" and self.context.audit is not None:
-            self.context.audit.refuse(self.client.source, name, error.code)
+            self.context.audit.refuse(self.client.source, "connect", error.code)
         return error
 
     def authorize(self, name: str, command: Command | Stream, values: Mapping[str, Any]) -> None:

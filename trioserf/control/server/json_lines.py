@@ -169,7 +169,7 @@ class JsonLines(Connection):
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":
             self.mark_first_request()
-            raise self.refusal(name)
+            raise self.refusal()
         command = COMMANDS.get(name)
         if command is not None:
             values = command.params.read(request)
@@ -229,7 +229,7 @@ class JsonLines(Connection):
             if access.has_keys and not await self.authenticate(values["key"]):
                 raise ControlError("auth_failed", "wrong key")
             if not self.authenticated:
-                raise self.refusal(name)
+                raise self.refusal()
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
         if handle is not None:

@@ -163,7 +163,7 @@ class MsgpackRpc(Connection):
             self._out += header(seq, "Handshake required")
             self._end()
         elif not self.authenticated and command not in ("handshake", "auth"):
-            refusal = self.refusal(json_name(command))
+            refusal = self.refusal()
             required = refusal.code == "auth_required"
             self._out += header(seq, "Authentication required" if required else refusal.message)
             if command in BODIES:
@@ -180,7 +180,8 @@ class MsgpackRpc(Connection):
     async def _run_command(self, command: str, seq: int, body: Body) -> None:
         """Run a command; first send earlier replies if it waits for other members."""
         self.mark_first_request()
-        if (declared := COMMANDS_OF.get(command)) is not None:
+        declared = COMMANDS_OF.get(command)
+        if declared is not None and not self.client.permissions.has_whole(declared.scope):
             with capture_error(command) as captured:
                 self.authorize(json_name(command), declared, json_values(command, body))
             if captured.control_error is not None:

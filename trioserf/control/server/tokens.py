@@ -166,7 +166,9 @@ def load(path: Path, *, check_mode: bool = True) -> dict[str, Token]:
             hash.
     """
     try:
-        with path.open("rb") as file:
+        # A FIFO must not block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
             errors = list(_mode_errors(os.fstat(file.fileno()))) if check_mode else []
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
