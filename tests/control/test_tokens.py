@@ -23,7 +23,7 @@ from tests.control.helpers import (
 from trioserf.control.server import access, tokens
 from trioserf.control.server.access import AccessControl
 from trioserf.control.server.listener import open_control
-from trioserf.control.server.permissions import ALL, Permissions
+from trioserf.control.server.permissions import ALL, SCOPES, Permissions
 from trioserf.control.server.tokens import TokenHash, dump, load, new_token
 from trioserf.errors import ConfigError
 
@@ -164,6 +164,36 @@ async def test_rpc_client_sends_token_as_its_key(path: Path) -> None:
         assert (await client.ask("event", body={"Name": "deploy-web"}))["Error"] == ""
         refused = await client.ask("members")
         assert refused["Error"] == "this token lacks the scope read; it has: event:deploy-*"
+
+
+REQUESTS: tuple[tuple[str, dict[str, Any], str, Any], ...] = (
+    ("read", {"command": "members"}, "members", None),
+    ("event", {"command": "event", "name": "x"}, "event", {"Name": "x"}),
+    ("query", {"command": "query", "name": "x"}, "query", {"Name": "x"}),
+    ("respond", {"command": "respond", "id": 1}, "respond", {"ID": 1}),
+    ("tags", {"command": "tags"}, "tags", {"Tags": {}}),
+    ("members", {"command": "leave"}, "leave", None),
+    ("keys", {"command": "keys", "action": "list"}, "list-keys", None),
+)
+"""A request of each scope, as JSON and in RPC."""
+
+
+async def test_each_scope_is_refused_to_a_token_without_it(path: Path) -> None:
+    assert [scope for scope, *_ in REQUESTS] == list(SCOPES)
+    sent = write_tokens(
+        path, **{scope: " ".join(one for one in SCOPES if one != scope) for scope in SCOPES}
+    )
+    async with serving_tokens(path) as served:
+        client = served.connect()
+        for scope, request, command, body in REQUESTS:
+            assert (await client.ask(command="auth", key=sent[scope]))["ok"]
+            error = (await client.ask(**request))["error"]
+            assert error["code"] == "forbidden"
+            expected = f"this token lacks the scope {scope}"
+            assert error["message"].startswith(expected)
+            rpc = await served.rpc()
+            assert (await rpc.ask("auth", body={"AuthKey": sent[scope]}))["Error"] == ""
+            assert (await rpc.ask(command, body=body))["Error"] == error["message"]
 
 
 async def test_rpc_auth_is_a_token_of_all_scopes(path: Path) -> None:
