@@ -15,7 +15,7 @@ import attrs
 from tests.agent.helpers import ROOT
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS
-from trioserf.control.server import audit, commands, connection
+from trioserf.control.server import admission, audit, commands, connection
 from trioserf.node import drop_counts, event_hub, key_handler, state_owner, stream_queue
 from trioserf.node.config import NodeConfig
 from trioserf.serf import filters, query_collector, query_filters
@@ -60,11 +60,18 @@ LIMITS_OF_ROWS: list[list[float]] = [
     [reply_limits.MAX_PINGS],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
     [
-        connection.Limits().connections,
-        connection.Limits().unauthenticated,
-        connection.MAX_UNAUTHENTICATED_MESSAGE,
-        connection.Limits().auth,
+        admission.Limits().connections,
+        admission.Limits().kept_for_unix,
+        admission.Limits().source,
+        admission.Limits().loopback,
     ],
+    [
+        admission.Limits().unauthenticated,
+        admission.Limits().source_unauthenticated,
+        connection.MAX_UNAUTHENTICATED_MESSAGE,
+        admission.Limits().auth,
+    ],
+    [admission.KEY_TRIES, admission.KEY_RATE, admission.Limits().wrong_key],
     [audit.MAX_LINES, audit.MAX_BYTES],
 ]
 """The numbers of each row of the table of limits, in its order."""

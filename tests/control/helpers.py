@@ -27,16 +27,23 @@ import trio
 import trio.testing
 
 from tests.interop.agents import SERF
+from tests.node.helpers import open_nodes
 from trioserf.address import Address
 from trioserf.agent.agent import Agent
+from trioserf.agent.config import AgentConfig, HandlerOptions
+from trioserf.agent.files import DiskFiles
+from trioserf.agent.handlers import Handlers
+from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import LEVELS, LogLine, Logs
+from trioserf.agent.metrics import Metrics
 from trioserf.control.client import records
 from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.admission import LOOPBACK, Limits
 from trioserf.control.server.audit import AuditLog
-from trioserf.control.server.connection import Limits, ServerContext
+from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.listener import Server, open_control
 from trioserf.control.server.permissions import NONE, Permissions
 from trioserf.control.server.tokens import Token, TokenHash, dump
@@ -435,10 +442,10 @@ class ServerUnderTest:
     server: Server
     nursery: trio.Nursery
 
-    def pipe(self) -> Pipe:
+    def pipe(self, source: str = LOOPBACK) -> Pipe:
         """Connect; return the client's end."""
         client_end, server_end = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.server.handle, server_end)
+        self.nursery.start_soon(self.server.handle, server_end, source)
         return client_end
 
     def narrow_pipe(self) -> Pipe:
@@ -513,6 +520,49 @@ async def serving(
         nursery.cancel_scope.cancel()
 
 
+@attrs.frozen
+class AgentUnderTest:
+    """A served agent, and the other member of its cluster."""
+
+    agent: Agent
+    other: Node
+    server: Server
+    nursery: trio.Nursery
+
+    def _connect(self) -> Pipe:
+        client_end, server_end = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.handle, server_end)
+        return client_end
+
+    def json(self) -> JsonClient:
+        return JsonClient(self._connect())
+
+    async def rpc(self) -> RpcClient:
+        client = RpcClient(self._connect())
+        await client.handshake()
+        return client
+
+
+@asynccontextmanager
+async def real_agent() -> AsyncIterator[AgentUnderTest]:
+    """Serve the agent of node-a, which has node-b in its cluster."""
+    async with open_nodes("node-a", "node-b") as nodes, trio.open_nursery() as nursery:
+        node = nodes["node-a"]
+        agent = Agent(
+            AgentConfig(node=NodeConfig(name="node-a")),
+            node,
+            Logs("ERR", io.StringIO()),
+            Handlers([], node, HandlerOptions()),
+            None,
+            Metrics(node),
+            KeyringFile(DiskFiles(), ""),
+        )
+        yield AgentUnderTest(
+            agent, nodes["node-b"], Server(ServerContext(agent), nursery), nursery
+        )
+        nursery.cancel_scope.cancel()
+
+
 async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[str]) -> None:
     """Serve a fake agent on a real socket until its shutdown; report the address."""
     async with open_control(agent, ["127.0.0.1:0"]) as server:
@@ -520,7 +570,7 @@ async def serve_until_shutdown(agent: FakeAgent, task_status: trio.TaskStatus[st
         await agent.shutdown.wait()
 
 
-async def handshakes(stream: trio.SocketStream) -> bool:
+async def handshakes(stream: trio.abc.Stream) -> bool:
     """Return whether a server accepts the handshake of the JSON lines on this stream."""
     reply = await JsonClient(trio.StapledStream(stream, stream)).ask(command="handshake")
     return bool(reply["ok"])

@@ -1,5 +1,6 @@
 """Clients that send malformed input, stall, hold resources or disconnect; in virtual time."""
 
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, serving
-from trioserf.control.server.connection import MAX_IN_FLIGHT, Limits
+from trioserf.address import Address
+from trioserf.control.server.admission import KEY_TRIES, Limits
+from trioserf.control.server.connection import MAX_IN_FLIGHT
+from trioserf.serf.member import Member
+from trioserf.wire.serf_messages import Status
 
 
 async def close_time(client: JsonClient) -> float:
@@ -79,7 +84,7 @@ async def test_unauthenticated_client_is_closed_after_20_seconds(autojump_clock:
             reply = await client.ask(command="members", seq=guess)
             assert reply["error"]["code"] == "auth_required"
             assert reply["seq"] == guess
-            await trio.sleep(1)
+            assert trio.current_time() == guess + 1
         assert await close_time(client) == 20
         authenticated = served.connect()
         assert await authenticated.ask(command="auth", key="sesame", seq=1) == {
@@ -88,6 +93,38 @@ async def test_unauthenticated_client_is_closed_after_20_seconds(autojump_clock:
         }
         await trio.sleep(1000)
         assert (await authenticated.ask(command="members"))["ok"]
+
+
+@pytest.mark.parametrize("framing", ["json", "msgpack"])
+async def test_wrong_keys_are_answered_late_limited_and_logged(
+    framing: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("sesame") as served:
+
+        async def rejected(key: str, source: str) -> bool:
+            """Send a key on a connection of its own."""
+            pipe = served.pipe(source)
+            if framing == "json":
+                return not (await JsonClient(pipe).ask(command="auth", key=key))["ok"]
+            client = RpcClient(pipe)
+            await client.handshake()
+            reply = await client.ask("auth", body={"AuthKey": key})
+            assert reply["Error"] in ("", "Invalid authentication token")
+            return bool(reply["Error"])
+
+        async def guess(key: str) -> None:
+            assert await rejected(key, "10.0.0.1")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(KEY_TRIES):
+                nursery.start_soon(guess, str(number))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not await rejected("sesame", "10.0.0.2")
+            assert trio.current_time() == 0
+            nursery.start_soon(guess, "sesame")
+        assert trio.current_time() == 1
+        assert not await rejected("sesame", "10.0.0.1")
+        assert caplog.messages == ["Rejected a key from 10.0.0.1: wrong key"] * 5
 
 
 async def test_message_of_unauthenticated_client_is_limited_to_16_kib() -> None:
@@ -115,32 +152,56 @@ async def test_message_of_unauthenticated_client_is_limited_to_16_kib() -> None:
 async def test_unauthenticated_clients_do_not_block_authenticated_ones(
     autojump_clock: object,
 ) -> None:
-    limits = Limits(connections=10, unauthenticated=3)
+    limits = Limits(connections=10, kept_for_unix=0, unauthenticated=3)
     async with serving("sesame", limits) as served:
         authenticated = []
         for _ in range(5):
             authenticated.append(served.connect())
             assert (await authenticated[-1].ask(command="auth", key="sesame"))["ok"]
-        unauthenticated = [served.connect() for _ in range(3)]
-        await trio.testing.wait_all_tasks_blocked()
-        assert await close_time(served.connect()) == 0
-        assert served.server.refused == 1
-        for client in authenticated:
+        unauthenticated = []
+        for _ in range(3):
+            unauthenticated.append(served.connect())
+            assert not (await unauthenticated[-1].ask(command="members"))["ok"]
+        late = served.connect()
+        assert (await late.ask(command="auth", key="sesame"))["ok"]
+        assert await close_time(unauthenticated[0]) == 0
+        for client in (*authenticated, late):
             assert (await client.ask(command="members"))["ok"]
-        assert await close_time(unauthenticated[0]) == 20
-        again = served.connect()
-        assert (await again.ask(command="auth", key="sesame"))["ok"]
+        assert served.server.unauthenticated == 2
+        assert served.server.refused == 0
+        assert await close_time(unauthenticated[1]) == 20
 
 
-async def test_number_of_connections_is_limited() -> None:
-    async with serving(limits=Limits(connections=2)) as served:
-        clients = [served.connect(), served.connect()]
-        for client in clients:
-            assert (await client.ask(command="handshake"))["ok"]
-        assert await served.connect().receive() is None
-        await clients[0].stream.aclose()
+async def test_busy_connections_make_no_room() -> None:
+    async with serving(limits=Limits(connections=4, kept_for_unix=0)) as served:
+        clients = [served.connect() for _ in range(3)]
+        served.agent.node.delay = 1e9
+        await clients[0].send({"command": "stream"})
+        await clients[1].send({"command": "join", "addresses": ["x"]})
+        await clients[2].send({"command": "query", "name": "x"})
+        rpc = await served.rpc()
+        assert (await rpc.ask("monitor", body={"LogLevel": "INFO"}))["Error"] == ""
         await trio.testing.wait_all_tasks_blocked()
+        assert await served.connect().receive() is None
+        assert served.server.refused == 1
+        assert (await rpc.ask("stop", 8, {"Stop": 7}))["Error"] == ""
         assert (await served.connect().ask(command="handshake"))["ok"]
+        assert await rpc.receive() is None
+
+
+async def test_silent_then_idle_connections_make_room() -> None:
+    async with serving(limits=Limits(connections=3, kept_for_unix=0)) as served:
+        clients = [served.connect() for _ in range(3)]
+        for number in (0, 2):
+            assert (await clients[number].ask(command="handshake"))["ok"]
+        for closed, used in ((1, 0), (2, 0), (3, 4)):
+            clients.append(served.connect())
+            assert (await clients[-1].ask(command="handshake"))["ok"]
+            with trio.fail_after(5):
+                assert await clients[closed].receive() is None
+            assert (await clients[used].ask(command="handshake"))["ok"]
+        assert served.server.connections == 3
+        assert served.server.refused == 0
 
 
 async def test_client_that_never_reads_is_disconnected(autojump_clock: object) -> None:
@@ -188,6 +249,47 @@ async def test_unread_replies_delay_only_requests_of_same_connection(
         assert (await other.ask(command="info"))["ok"]
         await trio.sleep(31)
         assert served.server.connections == 1
+
+
+@pytest.mark.parametrize("framing", ["json", "msgpack"])
+async def test_other_tasks_run_between_requests_that_arrive_together(framing: str) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with serving() as served:
+        client, rpc = served.connect(), await served.rpc()
+        served.nursery.start_soon(count_turns)
+        if framing == "json":
+            await client.send(b"\n".join([b'{"command": "info"}'] * 500))
+            for _ in range(500):
+                assert (await client.receive())["ok"]
+        else:
+            request = {"Command": "event", "Seq": 1}, {"Name": "x"}
+            await rpc.send(*request * 500)
+            for _ in range(500):
+                assert (await rpc.receive())["Error"] == ""
+        assert turns >= 499
+
+
+async def test_unread_replies_to_requests_that_arrive_together_are_bounded(
+    autojump_clock: object,
+) -> None:
+    async with serving() as served:
+        for number in range(1000):
+            served.agent.node.put(Member(f"n{number}", Address("10.0.0.1", 1), {}, Status.ALIVE))
+        stalled = RpcClient(served.narrow_pipe())
+        await stalled.handshake()
+        tracemalloc.start()
+        await stalled.send(*({"Command": "members", "Seq": seq} for seq in range(1000)))
+        await trio.testing.wait_all_tasks_blocked()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5_000_000
 
 
 async def test_number_of_requests_in_flight_is_limited(autojump_clock: object) -> None:

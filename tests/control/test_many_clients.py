@@ -16,7 +16,7 @@ import trio.testing
 from tests.control.helpers import FakeAgent, JsonClient, RpcClient, handshakes, serving
 from trioserf.control.address import split_address
 from trioserf.control.server.access import AccessControl
-from trioserf.control.server.connection import Limits
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import Server, open_control
 
 HOST = "127.15.0.4:0"
@@ -142,10 +142,11 @@ async def test_slow_clients_are_disconnected_and_delay_no_other_client() -> None
 
 
 async def test_full_server_accepts_again_after_a_disconnect() -> None:
-    async with open_at(FakeAgent(), Limits(connections=3)) as server:
+    async with open_at(FakeAgent(), Limits(connections=3, kept_for_unix=0)) as server:
         clients = [await dial(server) for _ in range(3)]
         for client in clients:
-            assert await handshakes(client)
+            lines = JsonClient(trio.StapledStream(client, client))
+            assert (await lines.ask(command="stream"))["ok"]
         with trio.fail_after(5):
             late = await dial(server)
             assert await late.receive_some(1) == b""

@@ -97,7 +97,7 @@ async def test_request_before_handshake_ends_the_connection(command: str, body: 
         assert await client.receive() is None
 
 
-async def test_auth_is_required_if_rpc_auth_is_set() -> None:
+async def test_auth_is_required_if_rpc_auth_is_set(autojump_clock: object) -> None:
     async with serving(auth="sesame") as served:
         client = await served.rpc()
         required = {"Error": "Authentication required", "Seq": 7}

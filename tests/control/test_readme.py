@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trioserf.control
 from trioserf.control.errors import CODES
+from trioserf.control.server.admission import KEY_RATE, KEY_TRIES, Limits
 from trioserf.control.server.commands import (
     COMMANDS,
     CONNECTION_PARAMS,
@@ -19,7 +20,6 @@ from trioserf.control.server.connection import (
     MAX_MESSAGE,
     MAX_STREAMS,
     MAX_UNAUTHENTICATED_MESSAGE,
-    Limits,
 )
 from trioserf.control.server.msgpack_handlers import BODIES, BODILESS, COMMANDS_OF
 from trioserf.control.server.params import Params
@@ -97,9 +97,12 @@ def test_limits_table_equals_the_declared_limits() -> None:
     numbers = [list(map(int, re.findall(r"\d+", cells[1]))) for cells in rows("Limits")]
     assert numbers == [
         [MAX_MESSAGE >> 20, MAX_UNAUTHENTICATED_MESSAGE >> 10],
-        [limits.connections, limits.unauthenticated],
+        [limits.connections, limits.kept_for_unix],
+        [limits.loopback, limits.source],
+        [limits.unauthenticated, limits.source_unauthenticated],
         [limits.first],
         [limits.auth],
+        [KEY_TRIES, KEY_RATE, limits.wrong_key],
         [limits.message],
         [limits.write],
         [MAX_IN_FLIGHT],

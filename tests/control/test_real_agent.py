@@ -1,70 +1,10 @@
 """The control socket of a real agent and node in a simulated cluster of two, in virtual time."""
 
-import io
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import attrs
 import pytest
-import trio
-import trio.testing
 
-from tests.control.helpers import KEY, JsonClient, Pipe, RpcClient
-from tests.node.helpers import open_nodes
-from trioserf.agent.agent import Agent
-from trioserf.agent.config import AgentConfig, HandlerOptions
-from trioserf.agent.files import DiskFiles
-from trioserf.agent.handlers import Handlers
-from trioserf.agent.keyring_file import KeyringFile
-from trioserf.agent.logs import Logs
-from trioserf.agent.metrics import Metrics
-from trioserf.control.server.connection import ServerContext
-from trioserf.control.server.listener import Server
-from trioserf.node import Node, NodeConfig
-
-
-@attrs.frozen
-class AgentUnderTest:
-    """A served agent, and the other member of its cluster."""
-
-    agent: Agent
-    other: Node
-    server: Server
-    nursery: trio.Nursery
-
-    def _connect(self) -> Pipe:
-        client_end, server_end = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.server.handle, server_end)
-        return client_end
-
-    def json(self) -> JsonClient:
-        return JsonClient(self._connect())
-
-    async def rpc(self) -> RpcClient:
-        client = RpcClient(self._connect())
-        await client.handshake()
-        return client
-
-
-@asynccontextmanager
-async def real_agent() -> AsyncIterator[AgentUnderTest]:
-    """Serve the agent of node-a, which has node-b in its cluster."""
-    async with open_nodes("node-a", "node-b") as nodes, trio.open_nursery() as nursery:
-        node = nodes["node-a"]
-        agent = Agent(
-            AgentConfig(node=NodeConfig(name="node-a")),
-            node,
-            Logs("ERR", io.StringIO()),
-            Handlers([], node, HandlerOptions()),
-            None,
-            Metrics(node),
-            KeyringFile(DiskFiles(), ""),
-        )
-        yield AgentUnderTest(
-            agent, nodes["node-b"], Server(ServerContext(agent), nursery), nursery
-        )
-        nursery.cancel_scope.cancel()
+from tests.control.helpers import KEY, real_agent
 
 
 async def test_members_info_and_coordinates_are_those_of_the_node(autojump_clock: object) -> None:

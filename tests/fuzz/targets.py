@@ -21,7 +21,8 @@ from tests.wire import helpers
 from trioserf.address import Address
 from trioserf.agent.mdns import Instance, MdnsError, parse_answer, service_name
 from trioserf.control.server import json_records
-from trioserf.control.server.connection import Limits, ServerContext
+from trioserf.control.server.admission import Limits
+from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.json_lines import encode as encode_json
 from trioserf.control.server.listener import Server
 from trioserf.control.server.msgpack_fields import pack as pack_rpc

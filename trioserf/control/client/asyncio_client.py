@@ -8,7 +8,8 @@ Example:
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl  # asyncio imports it
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -21,14 +22,31 @@ from trioserf.control.client.async_client import (
 )
 from trioserf.control.client.requests import unreachable
 from trioserf.control.errors import ControlError
-from trioserf.errors import AddressError
+from trioserf.control.tls import (
+    ClientTls,
+    Tls,
+    client_tls,
+    lost_connection,
+    split_tls,
+    tls_error,
+)
+from trioserf.errors import AddressError, ConfigError
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds for the end of a TLS connection, which the agent need not confirm."""
 
 
 class AgentClient(AsyncClient):
     """An open connection to an agent; made by `connect`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_lost: Callable[[BaseException | None], ControlError],
+    ) -> None:
         super().__init__(asyncio.Event, partial(asyncio.sleep, 0))
+        self._on_lost = on_lost
         self._input = reader
         self._output = writer
 
@@ -60,7 +78,7 @@ class AgentClient(AsyncClient):
             while data := await self._input.read(CHUNK):
                 self._feed(data)
         except OSError as error:
-            end = ControlError("disconnected", f"the connection broke: {error}")
+            end = self._on_lost(error)
         except ControlError as error:
             end = error
         finally:
@@ -69,7 +87,11 @@ class AgentClient(AsyncClient):
 
 @asynccontextmanager
 async def connect(
-    address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
+    address: str = DEFAULT_ADDRESS,
+    auth: str | None = None,
+    *,
+    timeout: float = 10.0,
+    tls: Tls | None = None,
 ) -> AsyncIterator[AgentClient]:
     """Connect to a trioserf agent while the block runs; arguments and errors as the Trio client's.
 
@@ -77,8 +99,8 @@ async def connect(
         ControlError: `unreachable`, `timeout`, `auth_required`, `auth_failed` or `protocol`.
     """
     deadline = asyncio.get_running_loop().time() + timeout
-    reader, writer = await _dial(address, deadline)
-    client = AgentClient(reader, writer)
+    reader, writer, on_lost = await _dial(address, tls, deadline)
+    client = AgentClient(reader, writer, on_lost)
     reading = asyncio.create_task(client.read())
     try:
         try:
@@ -100,14 +122,33 @@ async def connect(
 
 
 async def _dial(
-    address: str, deadline: float
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    address: str, tls: Tls | None, deadline: float
+) -> tuple[
+    asyncio.StreamReader, asyncio.StreamWriter, Callable[[BaseException | None], ControlError]
+]:
+    """Connect; return the streams, and a function that converts the exception that ends them."""
     path = unix_path(address)
+    handshake: ClientTls | None = None
     try:
         async with asyncio.timeout_at(deadline):
+            handshake = await asyncio.to_thread(client_tls, address, tls)
+            on_lost = partial(lost_connection, address=address, tls=handshake)
             if path is not None:
-                return await asyncio.open_unix_connection(path)
-            host, port = split_address(address)
-            return await asyncio.open_connection(host or "127.0.0.1", port)
-    except (AddressError, OSError) as error:
+                return *await asyncio.open_unix_connection(path), on_lost
+            host, port = split_address(split_tls(address)[1])
+            if handshake is None:
+                return *await asyncio.open_connection(host or "127.0.0.1", port), on_lost
+            streams = await asyncio.open_connection(
+                host or "127.0.0.1",
+                port,
+                ssl=handshake.context,
+                server_hostname=handshake.server_name,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT,
+            )
+            return *streams, on_lost
+    except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
+        if handshake is None:
+            raise unreachable(address, error) from None
+        raise tls_error(error, address, handshake) from None
+    except (AddressError, ConfigError, OSError) as error:
         raise unreachable(address, error) from None

@@ -7,12 +7,17 @@ from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.requests import Action
 from trioserf.control.client.session import AgentSession
 from trioserf.control.errors import ControlError
+from trioserf.control.tls import Tls
 
-__all__ = ["Action", "AgentSession", "connect_any"]
+__all__ = ["Action", "AgentSession", "Tls", "connect_any"]
 
 
 def connect_any(
-    address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
+    address: str = DEFAULT_ADDRESS,
+    auth: str | None = None,
+    *,
+    timeout: float = 10.0,
+    tls: Tls | None = None,
 ) -> AgentSession:
     """Connect to the agent at `address`, over JSON lines if it speaks them, else Serf's RPC.
 
@@ -20,9 +25,10 @@ def connect_any(
     then speaks msgpack.
 
     Args:
-        address: `host:port`, a bare host (port 7373) or `unix:PATH`.
+        address: `host:port`, a bare host (port 7373), the same after `tls://`, or `unix:PATH`.
         auth: the agent's key, if it requires one.
         timeout: seconds for the connection and for each step of the handshake.
+        tls: the options of TLS, for an address that begins with `tls://`.
 
     Raises:
         ControlError: `unreachable`; `auth_required` and `auth_failed`; `protocol` when the other
@@ -31,10 +37,10 @@ def connect_any(
     from trioserf.control.client.json_session import JsonSession
 
     try:
-        return JsonSession.connect(address, auth, timeout=timeout)
+        return JsonSession.connect(address, auth, timeout=timeout, tls=tls)
     except ControlError as error:
         if error.code not in ("disconnected", "protocol"):
             raise
     from trioserf.control.client.rpc_session import RpcSession
 
-    return RpcSession.connect(address, auth, timeout=timeout)
+    return RpcSession.connect(address, auth, timeout=timeout, tls=tls)

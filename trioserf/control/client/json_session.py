@@ -21,6 +21,7 @@ from trioserf.control.client.session import (
     SyncSocket,
 )
 from trioserf.control.errors import ControlError
+from trioserf.control.tls import Tls
 
 
 class JsonSession(AgentSession):
@@ -35,7 +36,12 @@ class JsonSession(AgentSession):
 
     @classmethod
     def connect(
-        cls, address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
+        cls,
+        address: str = DEFAULT_ADDRESS,
+        auth: str | None = None,
+        *,
+        timeout: float = 10.0,
+        tls: Tls | None = None,
     ) -> Self:
         """Connect and authenticate; arguments and errors as `connect_any`.
 
@@ -43,7 +49,7 @@ class JsonSession(AgentSession):
             ControlError: also `disconnected` or `protocol` when the other side speaks no JSON.
         """
         with ExitStack() as unfinished:
-            session = cls(SyncSocket(address, timeout))
+            session = cls(SyncSocket(address, timeout, tls))
             unfinished.callback(session.close)
             if auth:
                 session._call(requests.auth(auth), timeout)

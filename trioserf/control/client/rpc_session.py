@@ -23,6 +23,7 @@ from trioserf.control.client.session import (
 )
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import payload_of, with_payload
+from trioserf.control.tls import Tls
 
 Body = dict[str, Any]
 
@@ -63,11 +64,16 @@ class RpcSession(AgentSession):
 
     @classmethod
     def connect(
-        cls, address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
+        cls,
+        address: str = DEFAULT_ADDRESS,
+        auth: str | None = None,
+        *,
+        timeout: float = 10.0,
+        tls: Tls | None = None,
     ) -> Self:
         """Connect and authenticate; arguments and errors as `connect_any`."""
         with ExitStack() as unfinished:
-            session = cls(SyncSocket(address, timeout))
+            session = cls(SyncSocket(address, timeout, tls))
             unfinished.callback(session.close)
             try:
                 session._exchange("handshake", {"Version": 1}, timeout)

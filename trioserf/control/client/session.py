@@ -26,8 +26,16 @@ from trioserf.control.client.requests import (
     unreachable,
 )
 from trioserf.control.errors import ControlError
+from trioserf.control.tls import (
+    ClientTls,
+    Tls,
+    certificate_error,
+    client_tls,
+    split_tls,
+    tls_error,
+)
 from trioserf.dropping_queue import DroppingQueue
-from trioserf.errors import AddressError
+from trioserf.errors import AddressError, ConfigError
 
 ResultT = TypeVar("ResultT")
 
@@ -44,20 +52,25 @@ class SyncSocket:
     """A connected socket that raises ControlErrors.
 
     Args:
-        address: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`.
+        address: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
+            `unix:PATH`.
         timeout: seconds to connect; also the first timeout of reads and writes.
+        tls: the options of TLS, for an address that begins with `tls://`.
 
     Raises:
         ControlError: `unreachable`.
     """
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, tls: Tls | None = None) -> None:
         self.address = address
         self._timeout: float | None = timeout
         try:
+            self._tls = client_tls(address, tls)
             self._socket = _open_socket(address, timeout)
-        except (AddressError, OSError) as error:
+        except (AddressError, ConfigError, OSError) as error:
             raise unreachable(address, error) from None
+        if self._tls is not None:
+            self._socket = _start_tls(self._socket, address, self._tls)
 
     def set_timeout(self, timeout: float | None) -> None:
         """Set how long a read or a write may wait, in seconds (None: without limit)."""
@@ -97,6 +110,8 @@ class SyncSocket:
         return data
 
     def _disconnected(self, error: OSError | None) -> ControlError:
+        if found := certificate_error(error, self.address, self._tls):
+            return found
         reason = f": {(error.strerror or str(error)).lower()}" if error else ""
         return ControlError("disconnected", f"the agent closed the connection{reason}")
 
@@ -290,10 +305,21 @@ def _convert(
             yield request.read(record)
 
 
+def _start_tls(sock: socket.socket, address: str, tls: ClientTls) -> socket.socket:
+    try:
+        return tls.context.wrap_socket(sock, server_hostname=tls.server_name)
+    except TimeoutError as error:
+        sock.close()
+        raise unreachable(address, error) from None
+    except OSError as error:
+        sock.close()
+        raise tls_error(error, address, tls) from None
+
+
 def _open_socket(address: str, timeout: float) -> socket.socket:
     path = unix_path(address)
     if path is None:
-        host, port = split_address(address)
+        host, port = split_address(split_tls(address)[1])
         # As bytes: with text, Python imports its tables of international names.
         name: Any = host or "127.0.0.1"
         if host.isascii():

@@ -7,8 +7,9 @@ Example:
             print(record)
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import trio
 
@@ -21,15 +22,29 @@ from trioserf.control.client.async_client import (
 )
 from trioserf.control.client.requests import unreachable
 from trioserf.control.errors import ControlError
-from trioserf.errors import AddressError
+from trioserf.control.tls import (
+    ClientTls,
+    Tls,
+    client_tls,
+    lost_connection,
+    split_tls,
+    tls_error,
+)
+from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
 
 
 class AgentClient(AsyncClient):
     """An open connection to an agent; made by `connect`."""
 
-    def __init__(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        nursery: trio.Nursery,
+        on_lost: Callable[[BaseException | None], ControlError],
+    ) -> None:
         super().__init__(trio.Event, trio.lowlevel.checkpoint)
+        self._on_lost = on_lost
         self._stream = stream
         self._nursery = nursery
         self._lock = trio.StrictFIFOLock()
@@ -62,7 +77,7 @@ class AgentClient(AsyncClient):
             while data := bytes(await self._stream.receive_some(CHUNK)):
                 self._feed(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            end = ControlError("disconnected", f"the connection broke: {error}")
+            end = self._on_lost(error.__cause__ or error)
         except ControlError as error:
             end = error
         self._end(end)
@@ -70,24 +85,30 @@ class AgentClient(AsyncClient):
 
 @asynccontextmanager
 async def connect(
-    address: str = DEFAULT_ADDRESS, auth: str | None = None, *, timeout: float = 10.0
+    address: str = DEFAULT_ADDRESS,
+    auth: str | None = None,
+    *,
+    timeout: float = 10.0,
+    tls: Tls | None = None,
 ) -> AsyncIterator[AgentClient]:
     """Connect to a trioserf agent while the block runs.
 
     Args:
-        address: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`.
+        address: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
+            `unix:PATH`.
         auth: the agent's key, if it requires one.
         timeout: seconds for the connection and the handshake.
+        tls: the options of TLS, for an address that begins with `tls://`.
 
     Raises:
         ControlError: `unreachable`, `timeout`, `auth_required`, `auth_failed`, or `protocol` when
             the other side does not speak JSON lines (HashiCorp's agents do not).
     """
     deadline = trio.current_time() + timeout
-    stream = await _dial(address, deadline)
+    stream, on_lost = await _dial(address, tls, deadline)
     with unwrap_single_exception():
         async with stream, trio.open_nursery() as nursery:
-            client = AgentClient(stream, nursery)
+            client = AgentClient(stream, nursery, on_lost)
             nursery.start_soon(client.read)
             try:
                 with trio.fail_at(deadline):
@@ -101,15 +122,43 @@ async def connect(
             nursery.cancel_scope.cancel()
 
 
-async def _dial(address: str, deadline: float) -> trio.abc.Stream:
-    path = unix_path(address)
+async def _dial(
+    address: str, tls: Tls | None, deadline: float
+) -> tuple[trio.abc.Stream, Callable[[BaseException | None], ControlError]]:
+    """Connect; return the stream, and a function that converts the exception that ends it."""
     try:
         with trio.fail_at(deadline):
-            if path is not None:
-                return await trio.open_unix_socket(path)
-            host, port = split_address(address)
-            return await trio.open_tcp_stream(host or "127.0.0.1", port)
+            handshake = await trio.to_thread.run_sync(client_tls, address, tls)
+            stream = await _open_stream(split_tls(address)[1])
+            if handshake is not None:
+                stream = await _start_tls(stream, address, handshake)
     except trio.TooSlowError:
         raise unreachable(address, TimeoutError()) from None
-    except (AddressError, OSError) as error:
+    except (AddressError, ConfigError, OSError) as error:
         raise unreachable(address, error) from None
+    return stream, partial(lost_connection, address=address, tls=handshake)
+
+
+async def _open_stream(address: str) -> trio.abc.Stream:
+    path = unix_path(address)
+    if path is not None:
+        return await trio.open_unix_socket(path)
+    host, port = split_address(address)
+    return await trio.open_tcp_stream(host or "127.0.0.1", port)
+
+
+async def _start_tls(
+    transport: trio.abc.Stream, address: str, tls: ClientTls
+) -> trio.SSLStream[trio.abc.Stream]:
+    stream = trio.SSLStream(
+        transport, tls.context, server_hostname=tls.server_name, https_compatible=True
+    )
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(transport)
+        raise tls_error(error.__cause__, address, tls) from None
+    except trio.Cancelled:
+        await trio.aclose_forcefully(transport)
+        raise
+    return stream

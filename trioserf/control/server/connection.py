@@ -19,6 +19,7 @@ import trio
 from trioserf.agent.agent import Agent
 from trioserf.control.errors import ControlError
 from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.admission import UNIX, KeyTries, Limits, Place
 from trioserf.control.server.audit import AuditLog, describe
 from trioserf.control.server.commands import COMMANDS, Command, Stream
 from trioserf.control.server.error_mapping import error_code
@@ -47,29 +48,6 @@ END: Any = object()
 """Returned by a stream after its last item."""
 
 
-@attrs.frozen
-class Limits:
-    """Limits of connections; times in seconds.
-
-    Attributes:
-        connections: open connections.
-        unauthenticated: how many of them may be unauthenticated, if `rpc_auth` is set.
-        first: from the connect to a complete first request.
-        auth: from the connect to the right key, if `rpc_auth` is set.
-        message: from the first byte of a request to its last.
-        write: a write without progress.
-        linger: further reading after a last error, so that the client receives the error.
-    """
-
-    connections: int = 512
-    unauthenticated: int = 64
-    first: float = 60.0
-    auth: float = 20.0
-    message: float = 60.0
-    write: float = 30.0
-    linger: float = 2.0
-
-
 @attrs.define
 class ServerContext:
     """Shared by all connections of a server.
@@ -83,6 +61,7 @@ class ServerContext:
         cache: encoded lists of members by encoding, with the `members_version` of each.
         accepted: counts connections.
         requested: counts commands.
+        key_tries: counts wrong keys.
         access: admits clients.
         audit: the audit log, if there is one.
     """
@@ -95,6 +74,7 @@ class ServerContext:
     cache: dict[str, tuple[int, bytes]] = attrs.field(factory=dict)
     accepted: AggregateSample = attrs.field(factory=AggregateSample)
     requested: AggregateSample = attrs.field(factory=AggregateSample)
+    key_tries: KeyTries = attrs.field(factory=KeyTries)
     access: AccessControl = attrs.field(
         default=attrs.Factory(lambda self: AccessControl(self.auth), takes_self=True)
     )
@@ -153,14 +133,15 @@ class Connection(ABC):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        on_authenticated: Callable[[], None] = lambda: None,
+        place: Place,
         client: Client | None = None,
     ) -> None:
         self.context = context
+        self.place = place
+        place.is_busy = self.is_busy
         self.client = client or context.access.identify(stream)
         self.client.on_revoked = self._revoke
         self._revoked = False
-        self._on_authenticated = on_authenticated
         self.agent = context.agent
         self.stream = stream
         self.streams: dict[Hashable, StreamHandle] = {}
@@ -173,6 +154,7 @@ class Connection(ABC):
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._read_deadline = self._write_deadline = float("inf")
         self._first_request_complete = False
+        self._handling = False
         self._in_flight = 0
         self._request_ended = AutoResetEvent()
         self._nursery: trio.Nursery
@@ -180,6 +162,15 @@ class Connection(ABC):
     @abstractmethod
     async def feed(self, data: bytes) -> bool:
         """Handle bytes from the client; return whether a request is incomplete."""
+
+    def is_busy(self) -> bool:
+        """Return whether a request or a stream is in progress."""
+        return bool(self._handling or self._in_flight or self.streams)
+
+    def _mark_used(self) -> None:
+        """Record that a request has ended; those without the key do not count."""
+        if self._first_request_complete and self.authenticated:
+            self.place.mark_used()
 
     def input_ended(self) -> None:
         """Stop all streams that have no end: the client has closed its sending side."""
@@ -200,7 +191,7 @@ class Connection(ABC):
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
                     await self._read(first)
-                await self._drain()
+                await drain(self.stream, self.context.limits.linger)
             if self._revoked:
                 _log.warning("Disconnected %s: its token was removed or changed", self.client.who)
             elif self._scope.cancelled_caught:
@@ -225,7 +216,11 @@ class Connection(ABC):
     async def _read(self, data: bytes | bytearray) -> None:
         try:
             while data and not self.ending:
-                self.watch_input(partial=await self.feed(bytes(data)))
+                self._handling = True
+                partial = await self.feed(bytes(data))
+                self._handling = False
+                self.watch_input(partial=partial)
+                self._mark_used()
                 if not self.ending:
                     data = await self.stream.receive_some(CHUNK)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -247,15 +242,28 @@ class Connection(ABC):
             self._read_deadline = trio.current_time() + self.context.limits.message
             self._set_deadline()
 
-    async def authenticate(self, key: str) -> bool:
-        """Return whether the key is valid; if so, mark the client as authenticated."""
-        matches = await self.context.access.authenticate(self.client, key)
-        if matches and not self.authenticated:
-            self.authenticated = True
-            self._on_authenticated()
-        if not matches and self.context.audit is not None:
-            self.context.audit.refuse(self.client.source, "auth", "auth_failed")
-        return matches
+    async def authenticate(self, key: str) -> str:
+        """Return why a key is rejected, after a second; if it is valid, admit the client.
+
+        Once its source has no tries left, a key is rejected whether or not it is valid.
+        """
+        context = self.context
+        # Each user of a Unix socket has tries of its own.
+        source = self.client.source if self.place.source == UNIX else self.place.source
+        reason = "too many wrong keys from this address; try again in some seconds"
+        if not context.access.has_keys or context.key_tries.are_left(source):
+            if await context.access.authenticate(self.client, key):
+                if not self.authenticated:
+                    self.authenticated = True
+                    self.place.mark_authenticated()
+                return ""
+            reason = "wrong key"
+        if context.audit is not None:
+            context.audit.refuse(self.client.source, "auth", "auth_failed")
+        if context.access.has_keys:
+            context.key_tries.reject(source, reason)
+            await trio.sleep(context.limits.wrong_key)
+        return reason
 
     def refusal(self) -> ControlError:
         """Return the error of a command that needs authentication."""
@@ -399,11 +407,24 @@ class Connection(ABC):
             await run(*args)
         finally:
             self._in_flight -= 1
+            self._mark_used()
             self._request_ended()
 
     async def start(self, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a stream concurrently; return when it has started."""
-        await self._nursery.start(run, *args)
+        await self._nursery.start(self._run_stream_to_its_end, run, args)
+
+    async def _run_stream_to_its_end(
+        self,
+        run: Callable[..., Awaitable[None]],
+        args: tuple[Any, ...],
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        try:
+            await run(*args, task_status=task_status)
+        finally:
+            self._mark_used()
 
     async def leave(self, reply: Callable[[Exception | None], Awaitable[None]]) -> None:
         """Leave the cluster, reply, then stop the agent, even if the client disconnects."""
@@ -432,11 +453,14 @@ class Connection(ABC):
         finally:
             replied.set()
 
-    async def _drain(self) -> None:
-        """Continue reading after a last error: a close would discard the error (TCP reset)."""
-        if isinstance(self.stream, trio.abc.HalfCloseableStream):
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                with trio.move_on_after(self.context.limits.linger):
-                    await self.stream.send_eof()
-                    while await self.stream.receive_some(CHUNK):
-                        pass
+
+async def drain(stream: trio.abc.Stream, seconds: float) -> None:
+    """Continue reading after a last error: a close would discard the error (TCP reset)."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(seconds):
+                await stream.send_eof()
+                while await stream.receive_some(CHUNK):
+                    pass

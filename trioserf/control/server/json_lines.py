@@ -5,7 +5,7 @@ once for all clients until it changes.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ import trio
 from trioserf.control.errors import ControlError
 from trioserf.control.server import params
 from trioserf.control.server.access import Client
+from trioserf.control.server.admission import Place
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS, Command, Stream
 from trioserf.control.server.connection import (
     CHUNK,
@@ -111,10 +112,10 @@ class JsonLines(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        on_authenticated: Callable[[], None] = lambda: None,
+        place: Place,
         client: Client | None = None,
     ) -> None:
-        super().__init__(context, stream, on_authenticated, client)
+        super().__init__(context, stream, place, client)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []
@@ -124,6 +125,7 @@ class JsonLines(Connection):
         """Handle every complete line."""
         lines = data.split(b"\n")
         rest = lines.pop()
+        handled = False
         for line in lines:
             if self._parts:
                 self._parts.append(line)
@@ -134,6 +136,9 @@ class JsonLines(Connection):
                 await self._reject_long_line()
                 return False
             if line and not line.isspace():
+                if handled:
+                    await trio.lowlevel.checkpoint()  # other tasks run between two requests
+                handled = True
                 await self._handle_line(line)
                 if self.ending:
                     return False
@@ -193,7 +198,8 @@ class JsonLines(Connection):
         elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(
                 _encode_reply(
-                    prefix, await self._handle_connection_command(name, parameters.read(request))
+                    prefix,
+                    await self._handle_connection_command(name, parameters.read(request)),
                 )
             )
         else:
@@ -226,8 +232,8 @@ class JsonLines(Connection):
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
             access = self.context.access
-            if access.has_keys and not await self.authenticate(values["key"]):
-                raise ControlError("auth_failed", "wrong key")
+            if access.has_keys and (reason := await self.authenticate(values["key"])):
+                raise ControlError("auth_failed", reason)
             if not self.authenticated:
                 raise self.refusal()
             return {}

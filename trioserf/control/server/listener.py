@@ -12,7 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,20 +20,26 @@ from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
 from trioserf.control.server.audit import AuditLog
-from trioserf.control.server.connection import CHUNK, Limits, ServerContext
+from trioserf.control.server.connection import CHUNK, ServerContext, drain
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
 from trioserf.control.server.peers import PeerRules
+from trioserf.control.tls import TLS, TlsFiles, split_tls
 from trioserf.counters import Counters
 from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
 
+if TYPE_CHECKING:
+    import ssl
+
 _log = logging.getLogger("trioserf.agent.ipc")
 
 _JSON_STARTS = b"{ \t\r\n"
+_TLS_HANDSHAKE = b"\x16\x03"
 _BACKLOG = 128
 _PRIVATE = 0o600
 """The mode of a Unix socket, unless rules admit other users than the agent's and root."""
@@ -47,16 +53,47 @@ _KEEPALIVE = (
 
 
 class Server:
-    """Serves the connections to one agent; counts them and refuses those over the limits."""
+    """Serves the connections to one agent; closes idle ones or refuses new ones over the limits.
 
-    def __init__(self, context: ServerContext, nursery: trio.Nursery) -> None:
+    Attributes:
+        addresses: where it listens.
+        refused: the number of refused connections.
+        tls: the certificates for new connections over TLS.
+    """
+
+    def __init__(
+        self,
+        context: ServerContext,
+        nursery: trio.Nursery,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
         self.context = context
+        self.tls = tls
         self.addresses: list[str] = []
-        self.connections = 0
-        self.unauthenticated = 0
         self.refused = 0
+        self._places = PlaceTable(context.limits, needs_key=context.access.has_keys)
         self._nursery = nursery
+        self._log = LimitedLog(_log)
         context.spawn = self._spawn
+
+    @property
+    def connections(self) -> int:
+        """The number of connections."""
+        return len(self._places)
+
+    @property
+    def unauthenticated(self) -> int:
+        """The number of unauthenticated ones, if `rpc_auth` is set."""
+        return self._places.unauthenticated
+
+    async def reload_tls(self, files: TlsFiles) -> None:
+        """Use new certificates for new connections.
+
+        Raises:
+            ConfigError: a file cannot be used; the old ones stay.
+        """
+        if self.tls is not None:
+            self.tls = await trio.to_thread.run_sync(files.load)
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
@@ -68,38 +105,81 @@ class Server:
         except ConfigError as error:
             _log.error("the tokens stay as they were: %s", error)
 
-    async def handle(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection from its first byte to its end; never raises."""
+    async def handle_tls(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over TLS (see `handle`)."""
+        await self.handle(stream, tls=self.tls)
+
+    async def handle(
+        self,
+        stream: trio.abc.Stream,
+        source: str | None = None,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
+        """Serve one connection from its first byte to its end; never raises.
+
+        Args:
+            stream: the connection.
+            source: where it comes from; default: what `source_of` returns.
+            tls: the certificates, if the connection begins with a handshake of TLS.
+        """
         self.context.accepted.add()
-        limits = self.context.limits
+        source = source or source_of(stream)
         client = self.context.access.identify(stream)
-        full = not client.authenticated and self.unauthenticated >= limits.unauthenticated
-        if full or self.connections >= limits.connections:
-            self.refused += 1
-            _log.warning("Refused a client: too many are connected (%d)", self.connections)
-            await trio.aclose_forcefully(stream)
-            return
-        _keep_alive(stream)
-        admitted = _Admitted(self, client)
         try:
-            with capture_error("connection"):
-                await self._serve(stream, client, admitted)
+            with trio.CancelScope() as scope:
+                place = self._places.admit(source, scope.cancel)
+                if place is None:
+                    self.refused += 1
+                    self._log.warning("Refused a client at %s: all connections are busy", source)
+                else:
+                    _keep_alive(stream)
+                    try:
+                        with capture_error("connection"):
+                            await self._serve(stream, place, client, tls)
+                    finally:
+                        place.release()
+            if scope.cancelled_caught:
+                self._log.warning("Disconnected an idle client at %s for another one", source)
         finally:
-            admitted.release()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, client: Client, admitted: "_Admitted") -> None:
+    async def _serve(
+        self,
+        transport: trio.abc.Stream,
+        place: Place,
+        client: Client,
+        tls: "ssl.SSLContext | None",
+    ) -> None:
         """Wait for the first byte, then serve the connection in its framing."""
         limits = self.context.limits
         deadline = trio.current_time() + (limits.first if client.authenticated else limits.auth)
         first = b""
+        stream: trio.abc.Stream | None = transport
         with trio.move_on_at(deadline), suppress(trio.BrokenResourceError):
-            first = bytes(await stream.receive_some(CHUNK))
-        if first:
-            kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-            await kind(self.context, stream, admitted.mark_authenticated, client).serve(
-                first, deadline
-            )
+            if tls is not None:
+                stream = await self._start_tls(transport, place, tls)
+            if stream is not None:
+                first = bytes(await stream.receive_some(CHUNK))
+        if stream is None or not first:
+            return
+        if first.startswith(_TLS_HANDSHAKE) and tls is None:
+            text = "A client at %s speaks TLS, but connects to an address without tls://"
+            self._log.warning(text, place.source)
+        kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
+        await kind(self.context, stream, place, client).serve(first, deadline)
+
+    async def _start_tls(
+        self, transport: trio.abc.Stream, place: Place, context: "ssl.SSLContext"
+    ) -> trio.abc.Stream | None:
+        """Do the handshake; return None if it failed."""
+        from trioserf.control.server.tls import HandshakeError, start_tls
+
+        try:
+            return await start_tls(transport, context)
+        except HandshakeError as error:
+            self._log.warning("No TLS with a client at %s: %s", place.source, error)
+            await drain(transport, self.context.limits.linger)
+            return None
 
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
@@ -111,24 +191,6 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
                     stream.socket.setsockopt(level, name, value)
 
 
-class _Admitted:
-    """A counted connection; unauthenticated until its key matches."""
-
-    def __init__(self, server: Server, client: Client) -> None:
-        self._server = server
-        self._unauthenticated = not client.authenticated
-        server.connections += 1
-        server.unauthenticated += self._unauthenticated
-
-    def mark_authenticated(self) -> None:
-        self._server.unauthenticated -= self._unauthenticated
-        self._unauthenticated = False
-
-    def release(self) -> None:
-        self.mark_authenticated()
-        self._server.connections -= 1
-
-
 @asynccontextmanager
 async def open_control(
     agent: Agent,
@@ -138,6 +200,7 @@ async def open_control(
     tokens: str = "",
     allow: Sequence[str] = (),
     limits: Limits | None = None,
+    tls: TlsFiles | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
     audit: AuditLog | None = None,
@@ -146,20 +209,22 @@ async def open_control(
 
     Args:
         agent: the agent that clients control. Its `shutdown` is set after a `leave`.
-        addresses: `host:port`, `[v6]:port`, a bare host (port 7373) or `unix:PATH`. Port 0
-            selects a free port; `Server.addresses` has the result.
+        addresses: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
+            `unix:PATH`. Port 0 selects a free port; `Server.addresses` has the result.
         auth: the key that clients must send first; empty for none.
         tokens: file of tokens, of which clients must send one or the key; empty for none.
         allow: users of Unix sockets that need no key (see control/README.md, § Users of a Unix
             socket); empty for all that can open them.
         limits: limits of each connection.
+        tls: the certificate for addresses that begin with `tls://`.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
         audit: the audit log, if there is one.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
-        ConfigError: the file of tokens or a rule cannot be used.
+        ConfigError: a file of `tls` or of tokens, or a rule cannot be used, or an address needs
+            `tls`.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
     rules = await trio.to_thread.run_sync(PeerRules.parse, allow) if allow else None
@@ -167,27 +232,40 @@ async def open_control(
     context.audit = audit
     await context.access.reload()
     if rules is not None:
-        _check_rules_apply(addresses, has_keys=context.access.has_keys)
+        with_certificates = tls is not None and bool(tls.client_ca)
+        keyed = context.access.has_keys
+        _check_rules_apply(addresses, has_keys=keyed, has_certificates=with_certificates)
     if counters is not None:
         context.accepted = counters.counter("agent.ipc.accept")
         context.requested = counters.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
         stack.enter_context(unwrap_single_exception())
-        listeners: list[trio.SocketListener] = []
+        certificates = await trio.to_thread.run_sync(tls.load) if tls is not None else None
+        listeners: dict[bool, list[trio.SocketListener]] = {False: [], True: []}
         bound: list[str] = []
         for address in addresses:
-            opened = await _open(address, rules)
+            is_tls, host = split_tls(address)
+            if is_tls and certificates is None:
+                raise ConfigError(f"control address {address}: needs rpc_tls_cert")
+            opened = await _open(host, rules)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             if (path := unix_path(address)) is not None:
                 stack.callback(_remove_own(Path(path)))
-            listeners += opened
-            bound += [_format_address(listener.socket.getsockname()) for listener in opened]
+            listeners[is_tls] += opened
+            bound += [
+                TLS * is_tls + _format_address(listener.socket.getsockname())
+                for listener in opened
+            ]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        server = Server(context, nursery)
+        server = Server(context, nursery, certificates)
         server.addresses = bound
-        if listeners:
-            nursery.start_soon(trio.serve_listeners, server.handle, listeners)
+        for handler, opened in (
+            (server.handle, listeners[False]),
+            (server.handle_tls, listeners[True]),
+        ):
+            if opened:
+                nursery.start_soon(trio.serve_listeners, handler, opened)
         try:
             yield server
         finally:
@@ -200,7 +278,9 @@ def _format_address(name: Any) -> str:
     return f"unix:{os.fsdecode(name)}"
 
 
-def _check_rules_apply(addresses: Sequence[str], *, has_keys: bool) -> None:
+def _check_rules_apply(
+    addresses: Sequence[str], *, has_keys: bool, has_certificates: bool
+) -> None:
     """Check that `rpc_allow` decides something, and that no other address is open to all users.
 
     Raises:
@@ -212,6 +292,7 @@ def _check_rules_apply(addresses: Sequence[str], *, has_keys: bool) -> None:
             "rpc_allow: is about Unix sockets, but rpc_addr has none; expected an address such as"
             " unix:/run/trioserf.sock"
         )
+    ports = [port for port in ports if not (has_certificates and split_tls(port)[0])]
     if ports and not has_keys:
         raise ConfigError(
             f"rpc_allow: restricts Unix sockets only, and every user can connect to {ports[0]};"

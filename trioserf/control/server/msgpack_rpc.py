@@ -18,7 +18,9 @@ import trio
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
 from trioserf.control.server.access import Client
+from trioserf.control.server.admission import Place
 from trioserf.control.server.connection import (
+    CHUNK,
     END,
     MAX_MESSAGE,
     MAX_STREAMS,
@@ -90,10 +92,10 @@ class MsgpackRpc(Connection):
         self,
         context: ServerContext,
         stream: trio.abc.Stream,
-        on_authenticated: Callable[[], None] = lambda: None,
+        place: Place,
         client: Client | None = None,
     ) -> None:
-        super().__init__(context, stream, on_authenticated, client)
+        super().__init__(context, stream, place, client)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             unicode_errors="surrogateescape",
@@ -128,8 +130,14 @@ class MsgpackRpc(Connection):
         try:
             self._unpacker.feed(data)
             self._fed += len(data)
+            message = self._unpacker.unpack()
             while not self.ending:
-                await self._handle_message(self._unpacker.unpack())
+                await self._handle_message(message)
+                if len(self._out) > CHUNK:
+                    await self._flush()
+                message = self._unpacker.unpack()
+                if self._pending is None:
+                    await trio.lowlevel.checkpoint()  # other tasks run between two requests
         except msgpack.OutOfData:
             if self._fed - self._unpacker.tell() > self.max_message:
                 _log.error("a request of an unauthenticated client is too long")
@@ -191,7 +199,7 @@ class MsgpackRpc(Connection):
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
-                matches = await self.authenticate(body["AuthKey"])
+                matches = not await self.authenticate(body["AuthKey"])
                 self._out += header(seq, "" if matches else "Invalid authentication token")
             case "stop":
                 self._stop_stream(body["Stop"])
@@ -249,6 +257,10 @@ class MsgpackRpc(Connection):
         if self._monitor is not None and self._monitor[0] == seq:
             self._monitor[1].stop()
             self._monitor = None
+
+    def is_busy(self) -> bool:
+        """Return whether a request, a stream or the monitor is in progress."""
+        return super().is_busy() or self._monitor is not None
 
     def abort(self) -> None:
         """Mark the connection as lost and stop its streams and the monitor."""

@@ -1,7 +1,6 @@
 """Parameters of commands: types, defaults and errors."""
 
 import binascii
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,13 +30,19 @@ def _json_type(value: object) -> str:
         case bool():
             return "a boolean"
         case int() | float():
-            return f"{value!r}"
+            return _digits(value)
         case str():
             return "a string"
         case list():
             return "an array"
         case _:
             return "an object"
+
+
+def _digits(value: float) -> str:
+    """Format a number; a long one is cut off."""
+    digits = repr(value)
+    return digits if len(digits) <= 40 else f"{digits[:40]}... ({len(digits)} characters)"
 
 
 def text(value: object, path: str) -> str:
@@ -85,7 +90,7 @@ def seconds(value: object, path: str) -> float:
     """Accept a number of seconds above zero, up to a year."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _expected(path, "a number of seconds", value)
-    if not (math.isfinite(value) and 0 < value <= 31_536_000):
+    if not 0 < value <= 31_536_000:  # neither NaN nor infinity
         raise _expected(path, "seconds above 0 and up to 31536000", value)
     return float(value)
 
@@ -97,7 +102,7 @@ def integer(low: int, high: int) -> Check:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _expected(path, f"a whole number from {low} to {high}", value)
         if not low <= value <= high:
-            raise bad_request(f"{path}: expected {low} to {high}, got {value}")
+            raise bad_request(f"{path}: expected {low} to {high}, got {_digits(value)}")
         return value
 
     return check
@@ -183,6 +188,11 @@ class Params:
             for param in params
             if param.default is not REQUIRED
         }
+
+    @property
+    def required_names(self) -> tuple[str, ...]:
+        """The names of the parameters without a default."""
+        return self._required
 
     @property
     def names(self) -> tuple[str, ...]:
