@@ -14,7 +14,7 @@ from tests.interop.agents import ROOT, TRIOSERF, net, read_to
 
 HEAVY = frozenset(
     (
-        *("pydantic", "pydantic_core", "rich", "click", "pygments"),
+        *("pydantic", "pydantic_core", "rich", "click", "pygments", "ssl"),
         *("trio", "attr", "attrs", "cattrs", "cryptography", "re2", "asyncio", "argparse"),
     )
 )

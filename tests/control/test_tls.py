@@ -1,22 +1,20 @@
 """TLS on the control port: every client, both framings, and errors that name what mends them."""
 
 import asyncio
-import datetime
-import ipaddress
 import random
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+import struct
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.control.certificates import Authority, new_authority, private_bytes
 from tests.control.helpers import FakeAgent, JsonClient, handshakes
 from trioserf.control.address import split_address
 from trioserf.control.client import asyncio_client, trio_client
@@ -26,78 +24,9 @@ from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.client.session import AgentSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
-from trioserf.control.server.listener import Server, open_control
+from trioserf.control.server.listener import Server, load_tls, open_control
 from trioserf.control.tls import Tls, TlsFiles
-from trioserf.errors import ConfigError
-
-Key = ec.EllipticCurvePrivateKey
-
-
-@attrs.frozen
-class Authority:
-    """A CA that writes certificates into a directory."""
-
-    directory: Path
-    name: str
-    key: Key
-    certificate: x509.Certificate
-
-    @property
-    def file(self) -> str:
-        return str(self.directory / f"{self.name}.pem")
-
-    def issue(self, name: str, *hosts: str) -> TlsFiles:
-        """Write a certificate for hosts, and its key; return the paths."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = [
-            x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
-            for host in hosts
-        ]
-        certificate = _sign(name, key, self.name, self.key, names, is_ca=False)
-        cert = self.directory / f"{name}.pem"
-        cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        private = self.directory / f"{name}.key"
-        private.write_bytes(_private_bytes(key, serialization.NoEncryption()))
-        return TlsFiles(str(cert), str(private))
-
-
-def _private_bytes(key: Key, encryption: serialization.KeySerializationEncryption) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-    )
-
-
-def _sign(
-    name: str,
-    key: Key,
-    issuer: str,
-    issuer_key: Key,
-    names: Sequence[x509.GeneralName],
-    *,
-    is_ca: bool,
-) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def new_authority(directory: Path, name: str = "ca") -> Authority:
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _sign(name, key, name, key, [], is_ca=True)
-    authority = Authority(directory, name, key, certificate)
-    Path(authority.file).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return authority
+from trioserf.errors import AddressError, ConfigError
 
 
 @pytest.fixture
@@ -252,7 +181,7 @@ async def test_files_of_a_client_are_checked(client: str, ca: Authority) -> None
     empty.touch()
     locked = ca.directory / "locked"
     locked.write_bytes(
-        _private_bytes(
+        private_bytes(
             ec.generate_private_key(ec.SECP256R1()), serialization.BestAvailableEncryption(b"x")
         )
     )
@@ -287,9 +216,9 @@ async def test_new_certificate_is_used_and_a_bad_one_is_not(ca: Authority) -> No
             old._replace(client_ca=new.key),
         ):
             with pytest.raises(ConfigError, match="rpc_tls_"):
-                await server.reload_tls(bad)
+                await load_tls(bad)
         assert await ask("json", address, Tls(ca.file)) == ["node-a"]
-        await server.reload_tls(new)
+        server.tls = await load_tls(new)
         assert await ask("json", address, Tls(other.file)) == ["node-a"]
         await error_of("json", address, Tls(ca.file))
         assert await handshakes(stream)
@@ -329,7 +258,9 @@ async def test_handshaken_but_silent_connections_make_room(ca: Authority) -> Non
             await trio.aclose_forcefully(stream)
 
 
-async def test_random_bytes_end_a_connection_and_no_other(ca: Authority) -> None:
+async def test_random_bytes_end_a_connection_and_no_other(
+    ca: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
     rng = random.Random(1)
     async with open_at(ca.issue("agent", "127.0.0.1")) as server:
         (address,) = server.addresses
@@ -341,7 +272,21 @@ async def test_random_bytes_end_a_connection_and_no_other(ca: Authority) -> None
                 with trio.fail_after(5), suppress(trio.BrokenResourceError):
                     while await stream.receive_some(1000):
                         pass
+        for sent in (b"", b"\x16"):
+            stream = await trio.open_tcp_stream(*tcp)
+            await stream.send_all(sent)
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
         assert await ask("json", address, Tls(ca.file)) == ["node-a"]
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize("address", ["tls://unix:/tmp/x", "tls://127.0.0.1:0"])
+async def test_address_of_tls_needs_host_and_certificate(address: str, ca: Authority) -> None:
+    files = ca.issue("agent") if "unix" in address else None
+    with pytest.raises((AddressError, ConfigError), match=f"control address {address}: "):
+        async with open_at(files, address):
+            pass
 
 
 async def test_large_replies_and_errors_arrive_over_tls(ca: Authority) -> None:

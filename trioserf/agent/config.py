@@ -23,7 +23,7 @@ from trioserf.agent.config_converter import (
     structurer,
 )
 from trioserf.agent.logs import LEVELS
-from trioserf.defaults import CONTROL_ADDRESS
+from trioserf.defaults import CONTROL_ADDRESS, TLS
 from trioserf.errors import ConfigError
 from trioserf.node.config import NodeConfig
 from trioserf.settings import build, setting
@@ -109,10 +109,19 @@ class AgentConfig:
     profile: str = setting(_PROFILE, "timings for a `lan`, a `wan` or `local`", serf=True)
     rpc_addr: Addresses = setting(
         Addresses((CONTROL_ADDRESS,)),
-        "where clients connect: `host:port`, `unix:PATH`, or a list of these",
+        "where clients connect: `host:port`, `tls://host:port`, `unix:PATH`, or a list of these",
         serf=True,
     )
     rpc_auth: str = setting("", "key that clients must send", serf=True, secret=True)
+    rpc_tls_cert: str = setting(
+        "",
+        "certificate for clients at `tls://` addresses, PEM with intermediate ones; see"
+        " [TLS](../control/README.md#tls)",
+    )
+    rpc_tls_key: str = setting("", "its private key", shown="in `rpc_tls_cert`")
+    rpc_tls_client_ca: str = setting(
+        "", "CA that signed the clients' certificates, which they then must have", shown="none"
+    )
     event_handlers: Texts = setting(
         attrs.Factory(list), "`[FILTER=]SCRIPT`, see [below](#event-handlers)", serf=True
     )
@@ -300,5 +309,16 @@ def _value_errors(settings: dict[str, Any]) -> Iterable[str]:
         yield f"Unknown profile: {profile}; expected {', '.join(PROFILES)}"
     if settings.get("tags_file") and (settings.get("tags") or settings.get("role")):
         yield f"{SETUP_FAILED}: Tags config not allowed while using tag files"
+    yield from _tls_errors(settings)
     if settings.get("encrypt_key") and settings.get("keyring_file"):
         yield f"{SETUP_FAILED}: Encryption key not allowed while using a keyring"
+
+
+def _tls_errors(settings: dict[str, Any]) -> Iterable[str]:
+    """Check that there are certificates if, and only if, an address needs them."""
+    given = [key for key in settings if key.startswith("rpc_tls_") and settings[key]]
+    is_tls = any(address.startswith(TLS) for address in settings.get("rpc_addr", ()))
+    if is_tls and "rpc_tls_cert" not in given:
+        yield f"rpc_tls_cert: required, because an address in rpc_addr begins with {TLS}"
+    elif given and not is_tls:
+        yield f"{given[0]}: no address in rpc_addr begins with {TLS}; expected {TLS}host:port"

@@ -16,6 +16,7 @@ import typer.core
 import typer.main
 
 from trioserf.cli.go_flags import Flag, FlagError, Invocation, parse, split
+from trioserf.cli.options import with_tls
 from trioserf.cli.output import FAILED, CommandError, Output, UsageError
 
 PROGRAM: Final = "trioserf"
@@ -276,9 +277,18 @@ def _wants_json(words: Sequence[str]) -> bool:
     return "-format\0json" in text
 
 
+class _OneCommand(typer.Typer):
+    """An application for one command, which gets the options of TLS if it needs them."""
+
+    def command(self, *args: Any, **settings: Any) -> Callable[[Any], Any]:
+        """Register a function as the command; return it."""
+        register = super().command(*args, **settings)
+        return lambda function: register(with_tls(function))
+
+
 def new_app() -> typer.Typer:
     """Return an empty application, for one command."""
-    return typer.Typer(
+    return _OneCommand(
         options_metavar="[options]",
         add_completion=False,
         rich_markup_mode=None,

@@ -10,6 +10,7 @@ import typer
 
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
+from trioserf.control.tls import Tls
 
 TIMEOUT = 1.0
 """Seconds that an agent may take; after that, nothing is completed."""
@@ -57,10 +58,11 @@ def _ask(ctx: typer.Context, request: Callable[[Any], Iterable[str]]) -> list[st
 
     address = ctx.params.get("rpc_addr") or DEFAULT_ADDRESS
     auth = ctx.params.get("rpc_auth") or None
+    tls = Tls(*(ctx.params.get(f"tls_{field}") or "" for field in Tls._fields))
     with (
         suppress(ControlError, TimeoutError, LookupError),
         _time_limit(TIMEOUT),
-        RpcSession.connect(address, auth, timeout=TIMEOUT) as session,
+        RpcSession.connect(address, auth, timeout=TIMEOUT, tls=tls) as session,
     ):
         return list(request(session))
     return []

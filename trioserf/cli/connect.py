@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from trioserf.cli.output import CommandError
+from trioserf.control.address import unix_path
 from trioserf.control.errors import ControlError
+from trioserf.control.tls import AgentAddress, Tls, split_tls
 
 if TYPE_CHECKING:
     from trioserf.control.client.connect import AgentSession
@@ -26,7 +28,7 @@ def connect(address: str, auth: str) -> "RpcSession":
     from trioserf.control.client.rpc_session import RpcSession
 
     try:
-        return RpcSession.connect(address, auth or None)
+        return RpcSession.connect(address, auth or None, tls=tls_of(address))
     except ControlError as error:
         raise connection_error(address, error) from error
 
@@ -40,9 +42,14 @@ def connect_any(address: str, auth: str) -> "AgentSession":
     from trioserf.control.client import connect as client
 
     try:
-        return client.connect_any(address, auth or None)
+        return client.connect_any(address, auth or None, tls=tls_of(address))
     except ControlError as error:
         raise connection_error(address, error) from error
+
+
+def tls_of(address: str) -> Tls | None:
+    """Return the options of TLS that an address has, if any."""
+    return address.tls if isinstance(address, AgentAddress) else None
 
 
 def connection_error(address: str, error: ControlError) -> CommandError:
@@ -50,7 +57,8 @@ def connection_error(address: str, error: ControlError) -> CommandError:
     lead, _, why = error.message.rpartition(": ")
     reason = error.message
     if error.code == "unreachable" and lead == f"no agent at {address}":
-        kind, at = ("unix", address[5:]) if address.startswith("unix:") else ("tcp", address)
+        unix = unix_path(address)
+        kind, at = ("tcp", split_tls(address)[1]) if unix is None else ("unix", unix)
         reason = f"dial {kind} {at}: connect: {why}"
     return CommandError(f"Error connecting to Serf agent: {reason}", error.code)
 

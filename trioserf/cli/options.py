@@ -1,11 +1,15 @@
 """Options that several commands have."""
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
 from trioserf.cli.completion import complete_from
 from trioserf.control.address import DEFAULT_ADDRESS
+from trioserf.control.tls import AgentAddress, Tls
 
 FORMATS = complete_from("text", "json")
 LOG_LEVELS = complete_from("trace", "debug", "info", "warn", "err")
@@ -25,8 +29,8 @@ RpcAddr = Annotated[
         "-rpc-addr",
         metavar="HOST:PORT",
         envvar="SERF_RPC_ADDR",
-        help=f"Address of the agent: host:port or unix:PATH. Default: $SERF_RPC_ADDR, or else"
-        f" {DEFAULT_ADDRESS}.",
+        help="Address of the agent: host:port, tls://host:port or unix:PATH. Default:"
+        f" $SERF_RPC_ADDR, or else {DEFAULT_ADDRESS}.",
     ),
 ]
 RpcAuth = Annotated[
@@ -38,3 +42,42 @@ RpcAuth = Annotated[
         help="The agent's RPC key. Default: $SERF_RPC_AUTH.",
     ),
 ]
+
+_TLS_HELP = {
+    "ca": "CA that signed the certificate of a tls:// agent, PEM. Default: {}, or the system's.",
+    "cert": "Client certificate for a tls:// agent, PEM. Default: {}.",
+    "key": "Its private key. Default: {}, or in the same file.",
+    "server_name": "Name in the agent's certificate. Default: {}, or the host of the address.",
+}
+"""The options of TLS, by the field of `Tls`."""
+
+
+def with_tls(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of TLS to a command that connects to an agent; its address has them."""
+    signature = inspect.signature(command)
+    address = signature.parameters.get("rpc_addr")
+    if address is None or address.annotation != RpcAddr:
+        return command
+    added = [_tls_parameter(f"tls_{field}", text) for field, text in _TLS_HELP.items()]
+
+    @wraps(command)
+    def run(*, rpc_addr: str, **values: Any) -> None:
+        options = Tls(*(values.pop(parameter.name) for parameter in added))
+        command(rpc_addr=AgentAddress(rpc_addr, options), **values)
+
+    parameters = [*signature.parameters.values(), *added]
+    run.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return run
+
+
+def _tls_parameter(name: str, text: str) -> inspect.Parameter:
+    variable = f"SERF_{name.upper()}"
+    declared = typer.Option(
+        f"--{name.replace('_', '-')}",
+        metavar="NAME" if name.endswith("name") else "PATH",
+        envvar=variable,
+        help=text.format(f"${variable}"),
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default="", annotation=Annotated[str, declared]
+    )

@@ -4,12 +4,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.errors import ControlError
+from trioserf.defaults import TLS
 from trioserf.errors import ConfigError
 
 if TYPE_CHECKING:
     import ssl
-
-TLS = "tls://"
 
 
 class Tls(NamedTuple):
@@ -26,6 +25,18 @@ class Tls(NamedTuple):
     cert: str = ""
     key: str = ""
     server_name: str = ""
+
+
+class AgentAddress(str):
+    """The address of an agent, with the options of TLS for it."""
+
+    tls: Tls
+
+    def __new__(cls, address: str, tls: Tls) -> "AgentAddress":
+        """Return the address with options."""
+        found = super().__new__(cls, address)
+        found.tls = tls
+        return found
 
 
 class TlsFiles(NamedTuple):

@@ -341,7 +341,8 @@ def agent(ctx: typer.Context, **values: Any) -> None:
 
     An agent is one member of a cluster; it runs until it is interrupted. Options override files,
     and later files override earlier ones. SIGINT leaves the cluster gracefully; SIGHUP reloads
-    log level, handlers, tags, the first key, the verify switches and the tokens of clients.
+    log level, handlers, tags, certificates, the first key, the verify switches and the tokens of
+    clients.
 
     An event handler receives the event in SERF_EVENT and other variables, and members or payload
     on standard input; the output of a query's handler is the response.

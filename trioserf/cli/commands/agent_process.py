@@ -20,7 +20,8 @@ from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.address import unix_path
 from trioserf.control.server.audit import open_audit
-from trioserf.control.server.listener import Server, open_control
+from trioserf.control.server.listener import Server, load_tls, open_control
+from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.node import Phase
@@ -123,6 +124,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
                     auth=config.rpc_auth,
                     tokens=config.rpc_tokens,
                     allow=config.rpc_allow,
+                    tls=_tls_files(config),
                     counters=counters,
                     audit=audit,
                 ) as control,
@@ -141,7 +143,7 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
                 out.line_best_effort()
                 freeze_startup_memory()
                 logs.release()
-                code = await _Shutdown(out, agent, sources, control).wait(signals)
+                code = await _Shutdown(out, agent, control, sources).wait(signals)
             _log.info("requesting serf shutdown")
             if agent.node.phase is Phase.ALIVE:
                 _serf_log.warning("Shutdown without a Leave")
@@ -151,6 +153,11 @@ async def _serve(out: Output, config: AgentConfig, sources: Sources, logs: Logs)
     return code
 
 
+def _tls_files(config: AgentConfig) -> TlsFiles | None:
+    files = TlsFiles(config.rpc_tls_cert, config.rpc_tls_key, config.rpc_tls_client_ca)
+    return files if files.cert else None
+
+
 def open_handlers_warning(config: AgentConfig, uid: int) -> str:
     """Return a warning if every local user can run handlers as root; otherwise nothing.
 
@@ -158,7 +165,12 @@ def open_handlers_warning(config: AgentConfig, uid: int) -> str:
         config: the configuration.
         uid: the user of this process.
     """
-    ports = [address for address in config.rpc_addr if unix_path(address) is None]
+    has_certificates = bool(config.rpc_tls_client_ca)
+    ports = [
+        address
+        for address in config.rpc_addr
+        if unix_path(address) is None and not (has_certificates and split_tls(address)[0])
+    ]
     has_key = config.rpc_auth or config.rpc_tokens
     if uid != 0 or not config.event_handlers or not ports or has_key:
         return ""
@@ -200,10 +212,10 @@ async def _start_join(out: Output, agent: Agent) -> None:
 class _Shutdown:
     """Waits for the end of an agent; a signal may cause it."""
 
-    def __init__(self, out: Output, agent: Agent, sources: Sources, control: Server) -> None:
-        self._control = control
+    def __init__(self, out: Output, agent: Agent, control: Server, sources: Sources) -> None:
         self._out = out
         self._agent = agent
+        self._control = control
         self._sources = sources
         self._code = 0
         self._leaving = False
@@ -255,11 +267,15 @@ class _Shutdown:
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
         try:
-            await self._agent.reload(self._sources.load())
+            config = self._sources.load()
+            files = _tls_files(config) if self._control.tls is not None else None
+            certificates = await load_tls(files)
+            await self._agent.reload(config)
         except TrioserfError as error:
             _log.error("the configuration stays as it was: %s", error)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
+            self._control.tls = certificates or self._control.tls
             _log.info("Configuration reloaded")
         await self._control.reload()
 

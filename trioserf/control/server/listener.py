@@ -28,8 +28,9 @@ from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
 from trioserf.control.server.peers import PeerRules
-from trioserf.control.tls import TLS, TlsFiles, split_tls
+from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.counters import Counters
+from trioserf.defaults import TLS
 from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
 
@@ -58,7 +59,7 @@ class Server:
     Attributes:
         addresses: where it listens.
         refused: the number of refused connections.
-        tls: the certificates for new connections over TLS.
+        tls: the certificates for new connections over TLS; may be replaced by others.
     """
 
     def __init__(
@@ -85,15 +86,6 @@ class Server:
     def unauthenticated(self) -> int:
         """The number of unauthenticated ones, if `rpc_auth` is set."""
         return self._places.unauthenticated
-
-    async def reload_tls(self, files: TlsFiles) -> None:
-        """Use new certificates for new connections.
-
-        Raises:
-            ConfigError: a file cannot be used; the old ones stay.
-        """
-        if self.tls is not None:
-            self.tls = await trio.to_thread.run_sync(files.load)
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
@@ -240,13 +232,17 @@ async def open_control(
         context.requested = counters.counter("agent.ipc.command")
     async with AsyncExitStack() as stack:
         stack.enter_context(unwrap_single_exception())
-        certificates = await trio.to_thread.run_sync(tls.load) if tls is not None else None
+        certificates = await load_tls(tls)
         listeners: dict[bool, list[trio.SocketListener]] = {False: [], True: []}
         bound: list[str] = []
         for address in addresses:
             is_tls, host = split_tls(address)
             if is_tls and certificates is None:
                 raise ConfigError(f"control address {address}: needs rpc_tls_cert")
+            if is_tls and unix_path(host) is not None:
+                raise AddressError(
+                    f"control address {address}: expected {TLS}host:port, or {host}"
+                )
             opened = await _open(host, rules)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
@@ -270,6 +266,15 @@ async def open_control(
             yield server
         finally:
             nursery.cancel_scope.cancel()
+
+
+async def load_tls(files: TlsFiles | None) -> "ssl.SSLContext | None":
+    """Read the files of certificates; None without them.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    return None if files is None else await trio.to_thread.run_sync(files.load)
 
 
 def _format_address(name: Any) -> str:

@@ -49,8 +49,13 @@ async def start_tls(
         trio.BrokenResourceError: the client has disconnected.
     """
     if isinstance(transport, trio.SocketStream):
-        first = await transport.socket.recv(1, socket.MSG_PEEK)
-        if first and first != HANDSHAKE:
+        try:
+            first = await transport.socket.recv(1, socket.MSG_PEEK)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        if not first:
+            raise trio.BrokenResourceError("the client has disconnected")
+        if first != HANDSHAKE:
             await transport.send_all(plaintext_error(bytes(await transport.receive_some(CHUNK))))
             raise HandshakeError("it does not speak TLS")
     wrapper = _Context(context)
@@ -73,9 +78,11 @@ async def start_tls(
 def plaintext_error(data: bytes) -> bytes:
     """Return an error for a client that does not speak TLS, in its framing."""
     if data[:1] == b"{":
-        record: dict[str, Any] = {"ok": False, "error": {"code": "bad_request", "message": NO_TLS}}
+        record: dict[str, Any] = {}
         with suppress(ControlError):
-            record["seq"] = decode(data.partition(b"\n")[0]).get("seq")
+            request = decode(data.partition(b"\n")[0])
+            record |= {name: request[name] for name in ("seq",) if name in request}
+        record |= {"ok": False, "error": {"code": "bad_request", "message": NO_TLS}}
         return encode(record) + b"\n"
     with suppress(msgpack.UnpackException, ValueError, TypeError, KeyError):
         unpacker = msgpack.Unpacker()
