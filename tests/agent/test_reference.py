@@ -17,7 +17,7 @@ from trioserf import printable
 from trioserf.agent import log_limits, prometheus, script_runner, stream_writer
 from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.cli.commands.agent import OPTIONS
-from trioserf.control.server import admission, commands, connection
+from trioserf.control.server import admission, audit, commands, connection
 from trioserf.node import (
     drop_counts,
     event_hub,
@@ -27,7 +27,7 @@ from trioserf.node import (
     stream_queue,
 )
 from trioserf.node.config import NodeConfig
-from trioserf.serf import filters, query_collector, query_filters
+from trioserf.serf import filters, incoming_queries, query_collector, query_filters
 from trioserf.settings import setting_of, settings_of
 from trioserf.swim import reply_limits
 from trioserf.swim.config import LAN, PROFILES, Timing
@@ -67,6 +67,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         reply_limits._RATE,
         reply_limits._TOTAL_RATE,
     ],
+    [incoming_queries._RELAY_BURST, incoming_queries._RELAY_RATE],
     [reply_limits.MAX_PINGS],
     [2 * seen_nonces.MAX],
     [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
@@ -94,6 +95,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         admission.Limits().auth,
     ],
     [admission.KEY_TRIES, admission.KEY_RATE, admission.Limits().wrong_key],
+    [audit.MAX_LINES, audit.MAX_BYTES],
 ]
 """The numbers of each row of the table of limits, in its order."""
 BOUNDS_OF_CHANNELS: list[list[float]] = [

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import ROOT, SERF, TRIOSERF, read_to
+from trioserf.agent.config import AgentConfig
+from trioserf.agent.config_converter import Addresses
+from trioserf.cli.commands.agent_process import open_handlers_warning
 
 pytestmark = pytest.mark.interop
 HOST = "127.17.9.1"
@@ -255,6 +258,43 @@ def test_banner_shows_addresses_of_all_listeners() -> None:
     assert f"\n                      Bind addr: '{HOST}:" in banner
     assert "\n    Advertise addr: '8.8.4.4:7946'\n" in banner
     assert "[WARN] serf: advertising the public address 8.8.4.4:7946" in log
+
+
+OPEN = ("127.0.0.1:7373",)
+HANDLERS = ["user=true"]
+UNIX = ("unix:/run/trioserf.sock",)
+
+
+@pytest.mark.parametrize(
+    ("config", "uid", "is_open"),
+    [
+        (AgentConfig(event_handlers=HANDLERS), 0, True),
+        (AgentConfig(event_handlers=HANDLERS, rpc_addr=Addresses(UNIX + OPEN)), 0, True),
+        (AgentConfig(event_handlers=HANDLERS, rpc_addr=Addresses(UNIX)), 0, False),
+        (AgentConfig(event_handlers=HANDLERS, rpc_auth="x"), 0, False),
+        (AgentConfig(event_handlers=HANDLERS, rpc_tokens="x"), 0, False),
+        (AgentConfig(event_handlers=HANDLERS), 1000, False),
+        (AgentConfig(), 0, False),
+    ],
+)
+def test_handlers_of_root_behind_an_open_port_are_a_warning(
+    config: AgentConfig, uid: int, is_open: bool
+) -> None:
+    warning = open_handlers_warning(config, uid)
+    assert bool(warning) is is_open
+    if is_open:
+        assert "127.0.0.1:7373" in warning
+        assert "rpc_addr = unix:/run/trioserf.sock, or rpc_auth" in warning
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the warning is about root")
+def test_warning_about_open_port_is_one_line_of_the_log(tmp_path: Path) -> None:
+    handler = "--event-handler=query:load=true"
+    _, _, log = run_and_end(handler)
+    assert log.count("can run the event handlers as root") == 1
+    assert f"[WARN] agent: every user who can connect to {HOST}:0 can run" in log
+    _, _, log = run_and_end(handler, f"--rpc-addr=unix:{tmp_path}/control.sock")
+    assert "event handlers as root" not in log
 
 
 def test_end_without_a_leave_is_logged() -> None:

@@ -50,6 +50,7 @@ LINES = [
     "leave",
     "force-leave x",
     "tags -set a=b",
+    "token list --file x",
     "keys -list",
     "info",
     "monitor",

@@ -1,6 +1,7 @@
 """An agent without a network, servers and clients for it, recorded exchanges, real Serf agents."""
 
 import binascii
+import hashlib
 import io
 import json
 import logging
@@ -39,9 +40,13 @@ from trioserf.control.client import records
 from trioserf.control.client.async_client import AsyncClient
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
+from trioserf.control.server.access import AccessControl, Client
 from trioserf.control.server.admission import LOOPBACK, Limits
+from trioserf.control.server.audit import AuditLog
 from trioserf.control.server.connection import ServerContext
 from trioserf.control.server.listener import Server, open_control
+from trioserf.control.server.permissions import NONE, Permissions
+from trioserf.control.server.tokens import Token, TokenHash, dump
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (
     InvalidQuery,
@@ -121,6 +126,7 @@ class FakeNode(Node):
         self.installed_keys: list[str] | None = None
         self.queries: list[dict[str, object]] = []
         self.pending: dict[int, Callable[[bytes | None], None]] = {}
+        self.names: dict[int, str] = {}
         self.left = False
         self._members: dict[str, Member] = {}
         self._version = 0
@@ -208,6 +214,7 @@ class FakeNode(Node):
         number, limit = self._ids, 15.0 if timeout is None else timeout
         send, receive = trio.open_memory_channel[bytes | None](1)
         self.pending[number] = send.send_nowait
+        self.names[number] = name
         deadline = trio.current_time() + limit
         event = QueryReceived(number, self._ltime, number, name, payload, self.name, deadline)
         has_responder = self._hub.has_responder(event)
@@ -257,6 +264,11 @@ class FakeNode(Node):
         if len(payload) > 65536:
             raise TooLarge("response exceeds limit of 65536 bytes")
         send(payload)
+
+    def query_name(self, id: int) -> str:  # noqa: A002
+        if id not in self.pending:
+            raise NoSuchQuery(f"no query {id} is pending")
+        return self.names[id]
 
     async def decline(self, id: int, by: Responder | None = None) -> None:  # noqa: A002
         self._pop_pending(id)(None)
@@ -458,16 +470,53 @@ class ServerUnderTest:
         return client
 
 
+class FixedAccess(AccessControl):
+    """Admits every client with the same scopes."""
+
+    def __init__(self, *scopes: str) -> None:
+        super().__init__()
+        self._permissions = Permissions.parse(scopes) if scopes else NONE
+
+    def identify(self, stream: trio.abc.Stream) -> Client:
+        client = super().identify(stream)
+        client.admit("fixed", "this client", self._permissions)
+        return client
+
+
+def write_tokens(path: Path, **scopes: str) -> dict[str, str]:
+    """Write a file of tokens with cheap hashes; return the tokens by name.
+
+    Args:
+        path: the file.
+        scopes: the scopes of each token, separated by spaces.
+    """
+    texts = {name: f"{name}.{KEY}" for name in scopes}
+    entries = []
+    for name, text in texts.items():
+        digest = hashlib.scrypt(text.encode(), salt=b"salt", n=2, r=1, p=1, dklen=32)
+        cheap = TokenHash(2, 1, 1, b"salt", digest)
+        entries.append(Token(name, cheap, Permissions.parse(scopes[name].split())))
+    path.write_bytes(dump(entries))
+    path.chmod(0o600)
+    return texts
+
+
 @asynccontextmanager
 async def serving(
-    auth: str = "", limits: Limits | None = None, agent: FakeAgent | None = None
+    auth: str = "",
+    limits: Limits | None = None,
+    agent: FakeAgent | None = None,
+    access: AccessControl | None = None,
+    audit: AuditLog | None = None,
 ) -> AsyncIterator[ServerUnderTest]:
     """Serve a fake agent."""
     agent = agent or FakeAgent()
     async with trio.open_nursery() as nursery:
-        yield ServerUnderTest(
-            agent, Server(ServerContext(agent, auth, wall, limits or Limits()), nursery), nursery
-        )
+        context = ServerContext(agent, auth, wall, limits or Limits())
+        context.audit = audit
+        if access is not None:
+            context.access = access
+        yield ServerUnderTest(agent, Server(context, nursery), nursery)
         nursery.cancel_scope.cancel()
 
 

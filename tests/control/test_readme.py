@@ -8,15 +8,22 @@ from pathlib import Path
 import trioserf.control
 from trioserf.control.errors import CODES
 from trioserf.control.server.admission import KEY_RATE, KEY_TRIES, Limits
-from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS
+from trioserf.control.server.commands import (
+    COMMANDS,
+    CONNECTION_PARAMS,
+    STREAMS,
+    Command,
+    Stream,
+)
 from trioserf.control.server.connection import (
     MAX_IN_FLIGHT,
     MAX_MESSAGE,
     MAX_STREAMS,
     MAX_UNAUTHENTICATED_MESSAGE,
 )
-from trioserf.control.server.msgpack_handlers import BODIES, BODILESS
+from trioserf.control.server.msgpack_handlers import BODIES, BODILESS, COMMANDS_OF
 from trioserf.control.server.params import Params
+from trioserf.control.server.permissions import SCOPES
 
 README = (Path(trioserf.control.__file__).parent / "README.md").read_text()
 PARAMETER = re.compile(r"(\*\*)?`(\w+)(?:\[\]|\{\})?`(?:\*\*)?(?:=([^\s,]+))?")
@@ -62,6 +69,15 @@ def test_command_table_equals_the_declared_commands() -> None:
 def test_error_table_equals_the_declared_codes() -> None:
     table = [code for cells in rows("Errors") for code in re.findall(r"`(\w+)`", cells[0])]
     assert table == list(CODES)
+
+
+def test_scope_table_equals_the_declared_scopes() -> None:
+    json_commands: dict[str, Command | Stream] = {**COMMANDS, **STREAMS}
+    table = [[re.findall(r"`([\w-]+)`", cell) for cell in cells[:3]] for cells in rows("Scopes")]
+    assert [scope for (scope,), _, _ in table] == list(SCOPES)
+    for column, commands in ((1, json_commands), (2, COMMANDS_OF)):
+        listed = {name: cells[0][0] for cells in table for name in cells[column]}
+        assert listed == {name: command.scope for name, command in commands.items()}
 
 
 def test_rpc_table_equals_the_declared_bodies() -> None:

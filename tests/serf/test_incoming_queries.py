@@ -198,6 +198,15 @@ def test_response_is_sent_to_requester_once() -> None:
         state.decline(event.id, 115.0)
 
 
+def test_name_of_query_is_known_until_it_is_answered() -> None:
+    state = serf("a", "b")
+    event = ask(state, 100.0)
+    assert state.query_name(event.id) == event.name
+    state.respond(event.id, b"42", 115.0)
+    with pytest.raises(NoSuchQuery):
+        state.query_name(event.id)
+
+
 def test_response_after_deadline_is_rejected() -> None:
     state = serf("a", "b")
     event = ask(state, 100.0)

@@ -215,6 +215,23 @@ class AgentConfig:
     statsite_addr: str = setting("", "send metrics to a statsite server, `host:port`", serf=True)
     statsd_addr: str = setting("", "send metrics to a statsd server, `host:port`", serf=True)
 
+    rpc_tokens: str = setting(
+        "",
+        "JSON file of [tokens](../control/README.md#tokens) that clients may send instead of"
+        " `rpc_auth`, each with its scopes; read again on SIGHUP",
+    )
+    rpc_allow: Texts = setting(
+        attrs.Factory(list),
+        "[users](../control/README.md#users-of-a-unix-socket) that may use `unix:PATH` without a"
+        " key: `uid:0`, `user:NAME`, `gid:0`, `group:ops=read,event:deploy-*`",
+        shown="all that can open it",
+    )
+    audit_log: str = setting(
+        "",
+        "file for the [audit log](../control/README.md#audit-log), `-` for stderr: a line for each"
+        " change by a client, and for refusals",
+        shown="none",
+    )
     syslog_path: str = setting(
         "",
         "socket of the syslog daemon",

@@ -55,7 +55,14 @@ def append_file(path: Path, data: bytes, *, sync: bool = False) -> None:
             os.fsync(descriptor)
 
 
-def replace_file(path: Path, data: bytes, *, suffix: str = ".tmp", mode: int = PRIVATE) -> None:
+def replace_file(
+    path: Path,
+    data: bytes,
+    *,
+    suffix: str = ".tmp",
+    mode: int = PRIVATE,
+    like: os.stat_result | None = None,
+) -> None:
     """Replace the content of a file atomically, or leave the file unchanged.
 
     Write the content to a temporary file in the same directory, sync it to the disk and rename
@@ -66,9 +73,11 @@ def replace_file(path: Path, data: bytes, *, suffix: str = ".tmp", mode: int = P
         data: the whole content.
         suffix: added to the name for the temporary file. One that a crash left is removed.
         mode: permissions of the new file, before the process's umask.
+        like: owner and permissions of the new file instead.
 
     Raises:
-        OSError: the file cannot be written, or `path` is not a regular file.
+        OSError: the file cannot be written, its owner cannot be set, or `path` is not a regular
+            file.
     """
     target = path.resolve()
     with contextlib.suppress(FileNotFoundError):
@@ -80,6 +89,9 @@ def replace_file(path: Path, data: bytes, *, suffix: str = ".tmp", mode: int = P
     descriptor = os.open(temporary, flags, mode)
     try:
         try:
+            if like is not None:
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             _write(descriptor, data)
             os.fsync(descriptor)
         finally:

@@ -23,7 +23,7 @@ PROGRAM: Final = "trioserf"
 NO_COMMAND: Final = 127
 """Exit code without a command, or with an unknown one."""
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Agent": ("agent", "leave", "tags"),
+    "Agent": ("agent", "leave", "tags", "token"),
     "Cluster": ("members", "join", "force-leave"),
     "Events and queries": ("event", "query", "stream"),
     "Encryption keys": ("keygen", "keys"),

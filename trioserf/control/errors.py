@@ -10,6 +10,7 @@ CODES = (
     "unknown_command",
     "auth_required",
     "auth_failed",
+    "forbidden",
     "line_too_long",
     "too_large",
     "invalid_filter",

@@ -122,6 +122,17 @@ class Node:
         """Return a member's last known network coordinate, or our own; None if unknown."""
         return self._state.coordinates.get(name)
 
+    def query_name(self, id: int) -> str:  # noqa: A002 - the field's name
+        """Return the name of a received query that may still get a response.
+
+        Args:
+            id: `QueryReceived.id`.
+
+        Raises:
+            NoSuchQuery: unknown, or answered already.
+        """
+        return self._state.serf.query_name(id)
+
     def clocks(self) -> tuple[int, int, int]:
         """Return the next times of the Lamport clocks: of members, user events and queries."""
         serf = self._state.serf

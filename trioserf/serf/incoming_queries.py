@@ -71,6 +71,7 @@ def parse_address(addr: bytes, port: int) -> Address | None:
 class _Pending:
     """A query that may still get a response; `to` is None for a query of our own."""
 
+    name: str
     ltime: int
     query_id: int
     to: Address | None
@@ -175,6 +176,7 @@ class IncomingQueries:
             )
             return False
         pending = _Pending(
+            query.name,
             query.ltime,
             query.id,
             to,
@@ -267,6 +269,17 @@ class IncomingQueries:
             NoSuchQuery: the query is unknown, answered, or past its deadline.
         """
         self._acknowledge(self._find(number, now), now, is_final=True)
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a query that may still get a response.
+
+        Raises:
+            NoSuchQuery: the query is unknown or answered.
+        """
+        pending = self._pending.get(number)
+        if pending is None:
+            raise NoSuchQuery("No pending queries matching ID")
+        return pending.name
 
     def _find(self, number: int, now: float) -> _Pending:
         pending = self._pending.get(number)

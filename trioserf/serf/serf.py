@@ -453,6 +453,14 @@ class Serf:
         """End a query of our own early; this delivers `QueryDone`, unless it has finished."""
         self._outgoing_queries.cancel(query)
 
+    def query_name(self, number: int) -> str:
+        """Return the name of a received query that may still get a response.
+
+        Raises:
+            NoSuchQuery: the query is unknown or answered.
+        """
+        return self._incoming_queries.name_of(number)
+
     def respond(self, number: int, payload: bytes, now: float) -> None:
         """Respond to a query, once.
 

@@ -275,6 +275,26 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "HOST:PORT",
         ),
         AgentOption("--rpc-auth", "rpc_auth", "Key that clients must present.", "KEY"),
+        AgentOption(
+            "--rpc-tokens",
+            "rpc_tokens",
+            "File of tokens, each with scopes, that clients may present instead (see token).",
+            "PATH",
+        ),
+        AgentOption(
+            "--rpc-allow",
+            "rpc_allow",
+            "Accept this user of a Unix socket without a key: uid:0, user:NAME, gid:0,"
+            " group:ops=read,event:deploy-*. Repeatable.",
+            "RULE",
+            LIST,
+        ),
+        AgentOption(
+            "--audit-log",
+            "audit_log",
+            "Write each change by a client to this file; - for stderr.",
+            "PATH",
+        ),
     ),
     "Files": (
         AgentOption(
@@ -353,7 +373,8 @@ def agent(ctx: typer.Context, **values: Any) -> None:
 
     An agent is one member of a cluster; it runs until it is interrupted. Options override files,
     and later files override earlier ones. SIGINT leaves the cluster gracefully; SIGHUP reloads
-    log level, handlers, tags, certificates, the first key and the verify switches.
+    log level, handlers, tags, certificates, the first key, the verify switches and the tokens of
+    clients.
 
     An event handler receives the event in SERF_EVENT and other variables, and members or payload
     on standard input; the output of a query's handler is the response.

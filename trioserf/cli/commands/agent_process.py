@@ -5,6 +5,7 @@ Does not import typer, which would stay in the memory of the agent.
 
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -23,8 +24,10 @@ from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.agent.stream_writer import StreamWriter, open_writer
 from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
+from trioserf.control.address import unix_path
+from trioserf.control.server.audit import open_audit
 from trioserf.control.server.listener import Server, load_tls, open_control
-from trioserf.control.tls import TlsFiles
+from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.net.threads import run_in_thread
@@ -175,7 +178,7 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
     """Open the control port, join and run until the end."""
     out = streams.out
     out.line_best_effort("==> Starting Serf agent RPC...")
-    config = agent.config
+    config, counters = agent.config, agent.node.counters
 
     async def start() -> None:
         await _start_join(out, agent)
@@ -187,13 +190,21 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
         streams.stdout.wait(_BANNER)
         logs.release()
 
-    async with open_control(
-        agent,
-        config.rpc_addr,
-        auth=config.rpc_auth,
-        tls=_tls_files(config),
-        counters=agent.node.counters,
-    ) as control:
+    async with (
+        open_audit(config.audit_log, counters=counters) as audit,
+        open_control(
+            agent,
+            config.rpc_addr,
+            auth=config.rpc_auth,
+            tokens=config.rpc_tokens,
+            allow=config.rpc_allow,
+            tls=_tls_files(config),
+            counters=counters,
+            audit=audit,
+        ) as control,
+    ):
+        if warning := open_handlers_warning(config, os.geteuid()):
+            _log.warning("%s", warning)
         out.line_best_effort("==> Serf agent running!")
         for label, value in _banner(agent, control):
             out.line_best_effort(f"{label:>31}: {value}")
@@ -209,6 +220,28 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
 def _tls_files(config: AgentConfig) -> TlsFiles | None:
     files = TlsFiles(config.rpc_tls_cert, config.rpc_tls_key, config.rpc_tls_client_ca)
     return files if files.cert else None
+
+
+def open_handlers_warning(config: AgentConfig, uid: int) -> str:
+    """Return a warning if every local user can run handlers as root; otherwise nothing.
+
+    Args:
+        config: the configuration.
+        uid: the user of this process.
+    """
+    has_certificates = bool(config.rpc_tls_client_ca)
+    ports = [
+        address
+        for address in config.rpc_addr
+        if unix_path(address) is None and not (has_certificates and split_tls(address)[0])
+    ]
+    has_key = config.rpc_auth or config.rpc_tokens
+    if uid != 0 or not config.event_handlers or not ports or has_key:
+        return ""
+    return (
+        f"every user who can connect to {ports[0]} can run the event handlers as root; set"
+        " rpc_addr = unix:/run/trioserf.sock, or rpc_auth or rpc_tokens"
+    )
 
 
 def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
@@ -362,3 +395,4 @@ class _Life:
         else:
             control.tls = certificates or control.tls
             _log.info("Configuration reloaded")
+        await control.reload()

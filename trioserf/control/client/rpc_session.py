@@ -33,7 +33,10 @@ _REPLY_BODIES = _BODIES_BESIDE_ERRORS | {"members-filtered", "stats", "get-coord
 """Commands whose reply has a body."""
 _BARE_ERRORS = frozenset(("Authentication required", "Handshake required", "Unsupported command"))
 """Errors of commands that were not run: no body follows."""
+_FORBIDDEN = "lacks the scope"
+"""Part of our agent's errors about permissions; the body of the reply follows, too."""
 _CODES = (
+    ("is not allowed here; rpc_allow has", "forbidden"),
     ("Authentication required", "auth_required"),
     ("Invalid authentication token", "auth_failed"),
     ("Invalid event filter", "invalid_filter"),
@@ -155,7 +158,8 @@ class RpcSession(AgentSession):
         while (header := self._header())["Seq"] != seq:
             self._route(header)
         error = header["Error"]
-        bodies = _BODIES_BESIDE_ERRORS if error else _REPLY_BODIES
+        is_short = error and _FORBIDDEN not in error
+        bodies = _BODIES_BESIDE_ERRORS if is_short else _REPLY_BODIES
         reply = self._map() if command in bodies and error not in _BARE_ERRORS else {}
         if error:
             raise _error_of(error, reply)
@@ -242,6 +246,8 @@ def _pack(value: Body) -> bytes:
 def _error_of(text: str, body: Body) -> ControlError:
     """Convert an error of Serf's RPC."""
     message = text.strip()
+    if _FORBIDDEN in text:
+        return ControlError("forbidden", message)
     if "NumNodes" in body:
         return ControlError("key_failed", message, _key_record(body))
     if "Num" in body:

@@ -37,6 +37,8 @@ LOG_LEVELS = tuple(LEVELS)
 Items = AbstractAsyncContextManager["Receive"]
 Receive = Callable[[], Awaitable[Any]]
 """Waits for the next item; raises StopAsyncIteration or trio.EndOfChannel at the end."""
+NamedBy = Callable[[Agent, Mapping[str, Any]], str]
+"""Takes the agent and a request's parameters; returns a name (may raise TrioserfError)."""
 
 
 @attrs.frozen
@@ -47,6 +49,9 @@ class Command:
         params: its parameters.
         run: the handler.
         show: converts the handler's result.
+        scope: the scope that a client needs (see `permissions`).
+        named_by: returns the name that patterns of the scope are compared with; None if the
+            request has none.
         prompt: whether the handler waits for no member. It then runs in the connection's own
             task, in order; other handlers overlap.
         responds: whether the handler takes the client's `Responder` as `by`.
@@ -55,6 +60,8 @@ class Command:
     params: Params
     run: Callable[..., Awaitable[Any]]
     show: Callable[[Any], json_records.Record]
+    scope: str
+    named_by: NamedBy | None = None
     prompt: bool = False
     responds: bool = False
 
@@ -67,6 +74,8 @@ class Stream:
         params: its parameters.
         open: opens the stream.
         show: converts an item; takes the wall clock too.
+        scope: see `Command`, as is `named_by`.
+        named_by: see there.
         finite: whether it ends on its own, as queries do; the others end with the client's input.
         responds: whether `open` takes the client's `Responder` as `by`.
     """
@@ -74,6 +83,8 @@ class Stream:
     params: Params
     open: Callable[..., Items]
     show: Callable[[Any, WallClock], json_records.Record]
+    scope: str
+    named_by: NamedBy | None = None
     finite: bool = False
     responds: bool = False
 
@@ -266,6 +277,18 @@ def _show_log(line: Any, wall: WallClock) -> json_records.Record:
     return json_records.log(line)
 
 
+def _by_name(agent: Agent, values: Mapping[str, Any]) -> str:
+    """Return the name of the event, query or member."""
+    del agent
+    name: str = values["name"]
+    return name
+
+
+def _by_query(agent: Agent, values: Mapping[str, Any]) -> str:
+    """Return the name of the query that is responded to (raises NoSuchQuery)."""
+    return agent.node.query_name(values["id"])
+
+
 def _show_nothing(result: Any) -> json_records.Record:
     del result
     return {}
@@ -300,31 +323,47 @@ COMMANDS: Mapping[str, Command] = {
         ),
         members,
         lambda found: {"members": list(map(json_records.member, found))},
+        "read",
         prompt=True,
     ),
     "event": Command(
         Params(Param("name", params.text), *PAYLOAD, Param("coalesce", params.flag, False)),
         event,
         _show_as("ltime"),
+        "event",
+        _by_name,
         prompt=True,
     ),
-    "respond": Command(Params(Param("id", _U64), *PAYLOAD), respond, _show_nothing, responds=True),
-    "decline": Command(Params(Param("id", _U64)), decline, _show_nothing, responds=True),
+    "respond": Command(
+        Params(Param("id", _U64), *PAYLOAD),
+        respond,
+        _show_nothing,
+        "respond",
+        _by_query,
+        responds=True,
+    ),
+    "decline": Command(
+        Params(Param("id", _U64)), decline, _show_nothing, "respond", _by_query, responds=True
+    ),
     "join": Command(
         Params(Param("addresses", params.nonempty_texts), Param("replay", params.flag, False)),
         join,
         _show_as("joined"),
+        "members",
     ),
-    "leave": Command(Params(), leave, _show_nothing),
+    "leave": Command(Params(), leave, _show_nothing, "members"),
     "force-leave": Command(
         Params(Param("name", params.text), Param("prune", params.flag, False)),
         force_leave,
         _show_nothing,
+        "members",
+        _by_name,
     ),
     "tags": Command(
         Params(Param("set", params.mapping, {}), Param("delete", params.texts, ())),
         tags,
         lambda new: {"tags": dict(new)},
+        "tags",
     ),
     "keys": Command(
         Params(
@@ -333,18 +372,21 @@ COMMANDS: Mapping[str, Command] = {
         ),
         keys,
         show_keys,
+        "keys",
     ),
-    "info": Command(Params(), info, json_records.groups, prompt=True),
+    "info": Command(Params(), info, json_records.groups, "read", prompt=True),
     "coordinate": Command(
         Params(Param("node", params.text, None)),
         coordinate,
         lambda found: {"coordinate": json_records.coordinate(found)},
+        "read",
         prompt=True,
     ),
     "rtt": Command(
         Params(Param("node", params.text), Param("other", params.text, None)),
         rtt,
         _show_as("seconds"),
+        "read",
         prompt=True,
     ),
 }
@@ -358,9 +400,10 @@ STREAMS: Mapping[str, Stream] = {
         ),
         stream,
         _show_event,
+        "read",
         responds=True,
     ),
-    "monitor": Stream(Params(Param("level", _check_level, "INFO")), monitor, _show_log),
+    "monitor": Stream(Params(Param("level", _check_level, "INFO")), monitor, _show_log, "read"),
     "query": Stream(
         Params(
             Param("name", params.text),
@@ -374,6 +417,8 @@ STREAMS: Mapping[str, Stream] = {
         ),
         query,
         show_query,
+        "query",
+        _by_name,
         finite=True,
     ),
 }

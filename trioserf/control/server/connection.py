@@ -6,22 +6,27 @@ seconds, the connection is closed. Requests of a connection overlap, up to a lim
 (See control/README.md, § Limits.)
 """
 
-import hmac
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Hashable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 import trio
 
 from trioserf.agent.agent import Agent
-from trioserf.control.server.admission import KeyTries, Limits, Place
+from trioserf.control.errors import ControlError
+from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.admission import UNIX, KeyTries, Limits, Place
+from trioserf.control.server.audit import AuditLog, describe
+from trioserf.control.server.commands import COMMANDS, Command, Stream
+from trioserf.control.server.error_mapping import error_code
 from trioserf.control.server.json_records import WallClock, utc_now
+from trioserf.control.server.permissions import Requirement
 from trioserf.counters import AggregateSample
-from trioserf.errors import TrioserfError
+from trioserf.errors import NoSuchQuery, TrioserfError
 from trioserf.node.event_hub import Responder
 from trioserf.node.timers import AutoResetEvent
 from trioserf.serf.member import Member
@@ -57,6 +62,8 @@ class ServerContext:
         accepted: counts connections.
         requested: counts commands.
         key_tries: counts wrong keys.
+        access: admits clients.
+        audit: the audit log, if there is one.
     """
 
     agent: Agent
@@ -68,6 +75,10 @@ class ServerContext:
     accepted: AggregateSample = attrs.field(factory=AggregateSample)
     requested: AggregateSample = attrs.field(factory=AggregateSample)
     key_tries: KeyTries = attrs.field(factory=KeyTries)
+    access: AccessControl = attrs.field(
+        default=attrs.Factory(lambda self: AccessControl(self.auth), takes_self=True)
+    )
+    audit: AuditLog | None = None
 
     def encode_members(self, name: str, encode: Callable[[tuple[Member, ...]], bytes]) -> bytes:
         """Encode the list of members, if it has changed; `name` is that of the encoding."""
@@ -77,14 +88,6 @@ class ServerContext:
             encoded = encode(node.members())
             self.cache[name] = node.members_version, encoded
         return encoded
-
-    def key_matches(self, key: str) -> bool:
-        """Return whether the key is the right one, in constant time."""
-        return hmac.compare_digest(_key_bytes(key), _key_bytes(self.auth))
-
-
-def _key_bytes(key: str) -> bytes:
-    return key.encode("utf-8", "surrogatepass")
 
 
 class StreamHandle:
@@ -131,15 +134,19 @@ class Connection(ABC):
         context: ServerContext,
         stream: trio.abc.Stream,
         place: Place,
+        client: Client | None = None,
     ) -> None:
         self.context = context
         self.place = place
         place.is_busy = self.is_busy
+        self.client = client or context.access.identify(stream)
+        self.client.on_revoked = self._revoke
+        self._revoked = False
         self.agent = context.agent
         self.stream = stream
         self.streams: dict[Hashable, StreamHandle] = {}
         self.responder = Responder()
-        self.authenticated = not context.auth
+        self.authenticated = self.client.authenticated
         self.ending = False
         self.closed = False
         self._scope = trio.CancelScope()
@@ -185,11 +192,20 @@ class Connection(ABC):
                 async with trio.open_nursery() as self._nursery:
                     await self._read(first)
                 await drain(self.stream, self.context.limits.linger)
-            if self._scope.cancelled_caught:
+            if self._revoked:
+                _log.warning("Disconnected %s: its token was removed or changed", self.client.who)
+            elif self._scope.cancelled_caught:
                 _log.warning("Disconnected a client that %s", self._missed_deadline)
         finally:
+            self.context.access.forget(self.client)
             self.abort()
             await trio.aclose_forcefully(self.stream)
+
+    def _revoke(self) -> None:
+        """End the connection, because the client's token was removed or changed."""
+        self._revoked = True
+        self.abort()
+        self._scope.cancel()
 
     def abort(self) -> None:
         """Mark the connection as lost and stop its streams."""
@@ -226,28 +242,99 @@ class Connection(ABC):
             self._read_deadline = trio.current_time() + self.context.limits.message
             self._set_deadline()
 
-    async def check_key(self, key: str) -> str:
-        """Return why a key is rejected, after a second; empty if it is right.
+    async def authenticate(self, key: str) -> str:
+        """Return why a key is rejected, after a second; if it is valid, admit the client.
 
-        Once its source has no tries left, a key is rejected whether or not it is right.
+        Once its source has no tries left, a key is rejected whether or not it is valid.
         """
-        context, source = self.context, self.place.source
-        if not context.auth:
-            return "" if context.key_matches(key) else "wrong key"
+        context = self.context
+        # Each user of a Unix socket has tries of its own.
+        source = self.client.source if self.place.source == UNIX else self.place.source
         reason = "too many wrong keys from this address; try again in some seconds"
-        if context.key_tries.are_left(source):
-            if context.key_matches(key):
+        if not context.access.has_keys or context.key_tries.are_left(source):
+            if await context.access.authenticate(self.client, key):
+                if not self.authenticated:
+                    self.authenticated = True
+                    self.place.mark_authenticated()
                 return ""
             reason = "wrong key"
-        context.key_tries.reject(source, reason)
-        await trio.sleep(context.limits.wrong_key)
+        if context.audit is not None:
+            context.audit.refuse(self.client.source, "auth", "auth_failed")
+        if context.access.has_keys:
+            context.key_tries.reject(source, reason)
+            await trio.sleep(context.limits.wrong_key)
         return reason
 
-    def authenticate(self) -> None:
-        """Mark the client as authenticated."""
-        if not self.authenticated:
-            self.authenticated = True
-            self.place.mark_authenticated()
+    def refusal(self) -> ControlError:
+        """Return the error of a command that needs authentication."""
+        error = self.context.access.refusal(self.client)
+        if error.code == "forbidden" and self.context.audit is not None:
+            self.context.audit.refuse(self.client.source, "connect", error.code)
+        return error
+
+    def authorize(self, name: str, command: Command | Stream, values: Mapping[str, Any]) -> None:
+        """Check that the client may run a command with these parameters.
+
+        Args:
+            name: the command's name in JSON.
+            command: the command.
+            values: its parameters, named as in JSON.
+
+        Raises:
+            ControlError: `forbidden`; a scope is missing.
+            NoSuchQuery: the query that would be responded to is unknown.
+        """
+        held = self.client.permissions
+        if held.has_whole(command.scope):
+            return
+        target = None
+        if command.named_by is not None and (held.has(command.scope) or "name" in values):
+            target = command.named_by(self.agent, values)
+        self.require(name, values, Requirement(command.scope, target))
+
+    def require(self, name: str, values: Mapping[str, Any], required: Requirement) -> None:
+        """Check one requirement of a command.
+
+        Raises:
+            ControlError: `forbidden`; a scope is missing.
+        """
+        try:
+            self.client.require(required)
+        except ControlError as error:
+            if self.context.audit is not None:
+                client = self.client
+                what = describe(values)
+                self.context.audit.record(client.who, client.address, name, what, error.code)
+            raise
+
+    @contextmanager
+    def auditing(
+        self, name: str, command: Command | Stream, values: Mapping[str, Any]
+    ) -> Iterator[None]:
+        """Write the outcome of the block to the audit log, unless the command only reads.
+
+        Args:
+            name: the command's name in JSON.
+            command: the command.
+            values: its parameters, named as in JSON.
+        """
+        audit = self.context.audit
+        if audit is None or command.scope == "read":
+            yield
+            return
+        who, address, what = self.client.who, self.client.address, describe(values)
+        if command.scope == "respond" and command.named_by is not None:
+            with suppress(NoSuchQuery):
+                what |= describe({"query": command.named_by(self.agent, values)})
+        outcome = "cancelled"
+        try:
+            yield
+            outcome = "ok"
+        except Exception as error:
+            outcome = error_code(error)
+            raise
+        finally:
+            audit.record(who, address, name, what, outcome)
 
     @property
     def max_message(self) -> int:
@@ -346,7 +433,8 @@ class Connection(ABC):
 
         async def leave_and_stop() -> None:
             try:
-                await self.agent.leave()
+                with self.auditing("leave", COMMANDS["leave"], {}):
+                    await self.agent.leave()
             except TrioserfError as error:
                 failed.append(error)
             left.set()

@@ -59,6 +59,14 @@ class capture_error:  # noqa: N801 - used like a function
         return True
 
 
+def error_code(error: Exception) -> str:
+    """Return the code of an exception of a handler."""
+    cause = single_exception(error)
+    if isinstance(cause, ControlError):
+        return cause.code
+    return next((code for kind, code in _CODES if isinstance(cause, kind)), "internal")
+
+
 def to_control_error(error: Exception, command: str) -> ControlError:
     """Convert an exception of a handler; an unexpected one is logged and becomes `internal`."""
     cause = single_exception(error)

@@ -6,12 +6,14 @@ once for all clients until it changes.
 
 import json
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import trio
 
 from trioserf.control.errors import ControlError
 from trioserf.control.server import params
+from trioserf.control.server.access import Client
 from trioserf.control.server.admission import Place
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS, Command, Stream
 from trioserf.control.server.connection import (
@@ -24,6 +26,7 @@ from trioserf.control.server.connection import (
 )
 from trioserf.control.server.error_mapping import capture_error, to_control_error
 from trioserf.control.server.params import bad_request
+from trioserf.control.server.permissions import Requirement
 
 PROTOCOL = 1
 """The version in the reply to `handshake`."""
@@ -110,8 +113,9 @@ class JsonLines(Connection):
         context: ServerContext,
         stream: trio.abc.Stream,
         place: Place,
+        client: Client | None = None,
     ) -> None:
-        super().__init__(context, stream, place)
+        super().__init__(context, stream, place, client)
         self._parts: list[bytes] = []
         self._length = 0
         self._out: list[bytes] = []
@@ -170,21 +174,26 @@ class JsonLines(Connection):
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":
             self.mark_first_request()
-            raise ControlError("auth_required", "the first command must be auth, with the key")
+            raise self.refusal()
         command = COMMANDS.get(name)
         if command is not None:
-            values = self._with_responder(command, command.params.read(request))
+            values = command.params.read(request)
+            self.authorize(name, command, values)
+            values = self._with_responder(name, command, values)
             if name == "members" and not (values["name"] or values["status"] or values["tags"]):
                 await self._put(prefix + self._encode_members())
             elif command.prompt:
-                result = await command.run(self.agent, **values)
+                with self.auditing(name, command, values):
+                    result = await command.run(self.agent, **values)
                 await self._put(_encode_reply(prefix, command.show(result)))
             elif name == "leave":
                 await self.run_concurrently(self._leave, prefix)
             else:
                 await self.run_concurrently(self._run_command, name, command, prefix, values)
         elif (stream := STREAMS.get(name)) is not None:
-            values = self._with_responder(stream, stream.params.read(request))
+            values = stream.params.read(request)
+            self.authorize(name, stream, values)
+            values = self._with_responder(name, stream, values)
             await self._start_stream(name, stream, prefix, values)
         elif (parameters := CONNECTION_PARAMS.get(name)) is not None:
             await self._put(
@@ -197,8 +206,21 @@ class JsonLines(Connection):
             raise ControlError("unknown_command", f"unknown command '{name}'")
         self.mark_first_request()
 
-    def _with_responder(self, command: Command | Stream, values: dict[str, Any]) -> dict[str, Any]:
-        return {**values, "by": self.responder} if command.responds else values
+    def _with_responder(
+        self, name: str, command: Command | Stream, values: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Add the client's `Responder`; a client that may not respond only watches.
+
+        Raises:
+            ControlError: `forbidden`; it declares that it responds.
+        """
+        if not command.responds:
+            return values
+        if "answers" in values and not self.client.permissions.has("respond"):
+            if values["answers"]:
+                self.require(name, values, Requirement("respond"))
+            values = {**values, "answers": False}
+        return {**values, "by": self.responder}
 
     async def _handle_connection_command(
         self, name: str, values: dict[str, Any]
@@ -209,9 +231,11 @@ class JsonLines(Connection):
             node = self.agent.node.name
             return {"protocol": PROTOCOL, "version": __version__, "node": node}
         if name == "auth":
-            if self.context.auth and (reason := await self.check_key(values["key"])):
+            access = self.context.access
+            if access.has_keys and (reason := await self.authenticate(values["key"])):
                 raise ControlError("auth_failed", reason)
-            self.authenticate()
+            if not self.authenticated:
+                raise self.refusal()
             return {}
         handle = self.streams.pop(b'{"seq":%b,' % encode_seq(values["stop"]), None)
         if handle is not None:
@@ -229,7 +253,7 @@ class JsonLines(Connection):
         self, name: str, command: Command, prefix: bytes, values: dict[str, Any]
     ) -> None:
         """Run a command that waits for other members."""
-        with capture_error(name) as captured:
+        with capture_error(name) as captured, self.auditing(name, command, values):
             reply = _encode_reply(prefix, command.show(await command.run(self.agent, **values)))
         await self.send(
             reply
@@ -273,7 +297,11 @@ class JsonLines(Connection):
         started = False
         try:
             with capture_error(name) as captured:
-                async with stream.open(self.agent, **values) as receive:
+                async with AsyncExitStack() as stack:
+                    with self.auditing(name, stream, values):
+                        receive = await stack.enter_async_context(
+                            stream.open(self.agent, **values)
+                        )
                     await self.send(_encode_reply(prefix, {}))
                     started = True
                     task_status.started()

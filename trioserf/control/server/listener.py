@@ -20,12 +20,15 @@ from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.agent.listeners import PatientListener
 from trioserf.control.address import split_address, unix_path
+from trioserf.control.server.access import AccessControl, Client
 from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
+from trioserf.control.server.audit import AuditLog
 from trioserf.control.server.connection import CHUNK, ServerContext, drain
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
+from trioserf.control.server.peers import PeerRules
 from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.counters import Counters
 from trioserf.defaults import TLS
@@ -40,6 +43,8 @@ _log = logging.getLogger("trioserf.agent.ipc")
 _JSON_STARTS = b"{ \t\r\n"
 _TLS_HANDSHAKE = b"\x16\x03"
 _BACKLOG = 128
+_PRIVATE = 0o600
+"""The mode of a Unix socket, unless rules admit other users than the agent's and root."""
 _KEEPALIVE = (
     (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
     (getattr(socket, "TCP_KEEPIDLE", None), socket.IPPROTO_TCP, 60),
@@ -68,7 +73,7 @@ class Server:
         self.tls = tls
         self.addresses: list[str] = []
         self.refused = 0
-        self._places = PlaceTable(context.limits, needs_key=bool(context.auth))
+        self._places = PlaceTable(context.limits, needs_key=context.access.has_keys)
         self._nursery = nursery
         self._log = LimitedLog(_log)
         context.spawn = self._spawn
@@ -85,6 +90,13 @@ class Server:
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
+
+    async def reload(self) -> None:
+        """Read the file of tokens again; if it cannot be used, log that and keep the old ones."""
+        try:
+            await self.context.access.reload()
+        except ConfigError as error:
+            _log.error("the tokens stay as they were: %s", error)
 
     async def handle_tls(self, stream: trio.abc.Stream) -> None:
         """Serve one connection over TLS (see `handle`)."""
@@ -105,6 +117,7 @@ class Server:
         """
         self.context.accepted.add()
         source = source or source_of(stream)
+        client = self.context.access.identify(stream)
         try:
             with trio.CancelScope() as scope:
                 place = self._places.admit(source, scope.cancel)
@@ -115,7 +128,7 @@ class Server:
                     _keep_alive(stream)
                     try:
                         with capture_error("connection"):
-                            await self._serve(stream, place, tls)
+                            await self._serve(stream, place, client, tls)
                     finally:
                         place.release()
             if scope.cancelled_caught:
@@ -124,11 +137,15 @@ class Server:
             await trio.aclose_forcefully(stream)
 
     async def _serve(
-        self, transport: trio.abc.Stream, place: Place, tls: "ssl.SSLContext | None"
+        self,
+        transport: trio.abc.Stream,
+        place: Place,
+        client: Client,
+        tls: "ssl.SSLContext | None",
     ) -> None:
         """Wait for the first byte, then serve the connection in its framing."""
         limits = self.context.limits
-        deadline = trio.current_time() + (limits.auth if self.context.auth else limits.first)
+        deadline = trio.current_time() + (limits.first if client.authenticated else limits.auth)
         first = b""
         stream: trio.abc.Stream | None = transport
         with trio.move_on_at(deadline), suppress(trio.BrokenResourceError):
@@ -142,7 +159,7 @@ class Server:
             text = "A client at %s speaks TLS, but connects to an address without tls://"
             self._log.warning(text, place.source)
         kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
-        await kind(self.context, stream, place).serve(first, deadline)
+        await kind(self.context, stream, place, client).serve(first, deadline)
 
     async def _start_tls(
         self, transport: trio.abc.Stream, place: Place, context: "ssl.SSLContext"
@@ -173,10 +190,13 @@ async def open_control(
     addresses: Sequence[str],
     *,
     auth: str = "",
+    tokens: str = "",
+    allow: Sequence[str] = (),
     limits: Limits | None = None,
     tls: TlsFiles | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
+    audit: AuditLog | None = None,
 ) -> AsyncIterator[Server]:
     """Serve clients of an agent on `addresses` while the block runs.
 
@@ -185,16 +205,29 @@ async def open_control(
         addresses: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
             `unix:PATH`. Port 0 selects a free port; `Server.addresses` has the result.
         auth: the key that clients must send first; empty for none.
+        tokens: file of tokens, of which clients must send one or the key; empty for none.
+        allow: users of Unix sockets that need no key (see control/README.md, § Users of a Unix
+            socket); empty for all that can open them.
         limits: limits of each connection.
         tls: the certificate for addresses that begin with `tls://`.
         wall: the time of day for records.
         counters: count connections and commands for metrics.
+        audit: the audit log, if there is one.
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
-        ConfigError: a file of `tls` cannot be used, or an address needs `tls`.
+        ConfigError: a file of `tls` or of tokens, or a rule cannot be used, or an address needs
+            `tls`.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
+    rules = await trio.to_thread.run_sync(PeerRules.parse, allow) if allow else None
+    context.access = AccessControl(auth, Path(tokens) if tokens else None, rules)
+    context.audit = audit
+    await context.access.reload()
+    if rules is not None:
+        with_certificates = tls is not None and bool(tls.client_ca)
+        keyed = context.access.has_keys
+        _check_rules_apply(addresses, has_keys=keyed, has_certificates=with_certificates)
     if counters is not None:
         context.accepted = counters.counter("agent.ipc.accept")
         context.requested = counters.counter("agent.ipc.command")
@@ -211,7 +244,7 @@ async def open_control(
                 raise AddressError(
                     f"control address {address}: expected {TLS}host:port, or {host}"
                 )
-            opened = await _open(host)
+            opened = await _open(host, rules)
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             if (path := unix_path(address)) is not None:
@@ -252,9 +285,32 @@ def _format_address(name: Any) -> str:
     return f"unix:{os.fsdecode(name)}"
 
 
-async def _open(address: str) -> list[trio.SocketListener]:
+def _check_rules_apply(
+    addresses: Sequence[str], *, has_keys: bool, has_certificates: bool
+) -> None:
+    """Check that `rpc_allow` decides something, and that no other address is open to all users.
+
+    Raises:
+        ConfigError: it does not, or one is.
+    """
+    ports = [address for address in addresses if unix_path(address) is None]
+    if len(ports) == len(addresses):
+        raise ConfigError(
+            "rpc_allow: is about Unix sockets, but rpc_addr has none; expected an address such as"
+            " unix:/run/trioserf.sock"
+        )
+    ports = [port for port in ports if not (has_certificates and split_tls(port)[0])]
+    if ports and not has_keys:
+        raise ConfigError(
+            f"rpc_allow: restricts Unix sockets only, and every user can connect to {ports[0]};"
+            " remove this address from rpc_addr, or set rpc_auth or rpc_tokens"
+        )
+
+
+async def _open(address: str, rules: PeerRules | None) -> list[trio.SocketListener]:
     if (path := unix_path(address)) is not None:
-        return [_open_unix(Path(path))]
+        mode, group = rules.socket_mode(os.geteuid()) if rules else (_PRIVATE, None)
+        return [_open_unix(Path(path), mode, group)]
     host, port = split_address(address)
     try:
         return await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
@@ -268,8 +324,8 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _open_unix(path: Path) -> trio.SocketListener:
-    """Listen on a path with mode 0600; replace the socket of an agent that has ended."""
+def _open_unix(path: Path, mode: int, group: int | None) -> trio.SocketListener:
+    """Listen on a path; replace the socket of an agent that has ended."""
     where = f"control address unix:{path}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode comes from the mask, so that other users cannot connect even for a moment.
@@ -277,14 +333,35 @@ def _open_unix(path: Path) -> trio.SocketListener:
     try:
         _remove_stale(path)
         sock.bind(str(path))
+        if group is not None:
+            _set_group(path, group)
+        if mode != _PRIVATE:
+            path.chmod(mode)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
-    except OSError as error:
+    except (OSError, AddressError) as error:
         sock.close()
-        raise AddressError(f"{where}: {_reason(error)}") from error
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        raise AddressError(f"{where}: {reason}") from error
     finally:
         os.umask(mask)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _set_group(path: Path, group: int) -> None:
+    """Set the group of a new socket; remove it if that fails.
+
+    Raises:
+        AddressError: the agent may not do that.
+    """
+    try:
+        os.chown(path, -1, group, follow_symlinks=False)
+    except OSError as error:
+        path.unlink()
+        raise AddressError(
+            f"its group cannot be set to gid {group} for rpc_allow: {error.strerror}; expected an"
+            " agent that is root or a member of this group"
+        ) from error
 
 
 def _remove_stale(path: Path) -> None:

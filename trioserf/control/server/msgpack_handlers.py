@@ -12,6 +12,7 @@ from trioserf.control.server import msgpack_fields as fields
 from trioserf.control.server import params as checks
 from trioserf.control.server.go_errors import go_base64_error, go_join_error
 from trioserf.control.server.msgpack_fields import Body, Reader, member_fields, pack
+from trioserf.coordinate import Coordinate
 from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.internal_queries import KeyAction
@@ -93,13 +94,17 @@ async def stats(agent: Agent, body: Body) -> bytes:
 async def get_coordinate(agent: Agent, body: Body) -> bytes:
     """Return a member's coordinate; zeros and no vector if it is unknown."""
     coordinate = agent.node.coordinate(body["Node"]) if body["Node"] else None
+    return pack(_coordinate_body(coordinate))
+
+
+def _coordinate_body(coordinate: Coordinate | None) -> Body:
     found = {
         "Adjustment": coordinate.adjustment if coordinate else 0.0,
         "Error": coordinate.error if coordinate else 0.0,
         "Height": coordinate.height if coordinate else 0.0,
         "Vec": list(coordinate.vec) if coordinate else None,
     }
-    return pack({"Coord": found, "Ok": coordinate is not None})
+    return {"Coord": found, "Ok": coordinate is not None}
 
 
 def key_bytes(text: str) -> bytes:
@@ -143,6 +148,13 @@ _KEY_ACTIONS: Mapping[str, KeyAction] = {
 }
 _NO_RESPONSES = {"keys": {}, "messages": {}, "errors": 0, "nodes": 0, "responses": 0}
 
+_FORBIDDEN_BODIES: Mapping[str, Body] = {
+    "members": {"Members": []},
+    "members-filtered": {"Members": []},
+    "stats": {},
+    "get-coordinate": _coordinate_body(None),
+}
+
 HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
     "event": event,
     "force-leave": force_leave,
@@ -153,6 +165,46 @@ HANDLERS: Mapping[str, Callable[[Agent, Body], Awaitable[bytes]]] = {
     **{command: _keys(action) for command, action in _KEY_ACTIONS.items()},
 }
 """Handlers that take a body and return the encoded body of the reply (empty: it has none)."""
+
+
+_JSON_NAMES: Mapping[str, str] = {
+    "members-filtered": "members",
+    "stats": "info",
+    "get-coordinate": "coordinate",
+    **dict.fromkeys(_KEY_ACTIONS, "keys"),
+}
+"""Names of JSON commands that differ."""
+_DECLARED: Mapping[str, commands.Command | commands.Stream] = {
+    **commands.COMMANDS,
+    **commands.STREAMS,
+}
+COMMANDS_OF: Mapping[str, commands.Command | commands.Stream] = {
+    name: _DECLARED[_JSON_NAMES.get(name, name)]
+    for name in (*BODIES, *BODILESS)
+    if name not in commands.CONNECTION_PARAMS
+}
+"""The JSON command with the scope of each command; `handshake`, `auth` and `stop` need none."""
+
+_PARAMETERS: Mapping[str, str] = {
+    "Node": "name",
+    "Existing": "addresses",
+    "Tags": "set",
+    "DeleteTags": "delete",
+    "FilterNodes": "nodes",
+    "FilterTags": "tags",
+}
+"""Fields of bodies whose parameter in JSON has another name than the field in lower case."""
+
+
+def json_name(command: str) -> str:
+    """Return the name of a command in JSON."""
+    return _JSON_NAMES.get(command, command)
+
+
+def json_values(command: str, body: Body) -> dict[str, Any]:
+    """Return the fields of a body as parameters of the JSON command."""
+    values = {_PARAMETERS.get(name, name.lower()): value for name, value in body.items()}
+    return {**values, "action": _KEY_ACTIONS[command]} if command in _KEY_ACTIONS else values
 
 
 def error_text(error: Exception | None, control_error: ControlError) -> str:
@@ -172,9 +224,14 @@ def error_text(error: Exception | None, control_error: ControlError) -> str:
 
 
 def body_beside_error(command: str, control_error: ControlError) -> bytes:
-    """Return the body that follows the error of some commands."""
+    """Return the body that follows the error of some commands.
+
+    Go's client waits for the body of every reply that may have one, unless the key is missing.
+    """
     if command == "join":
         return pack({"Num": 0})
+    if control_error.code == "forbidden" and command in _FORBIDDEN_BODIES:
+        return pack(_FORBIDDEN_BODIES[command])
     action = _KEY_ACTIONS.get(command)
     if action is None:
         return b""

@@ -9,6 +9,7 @@ records of streams and queries may stand between two replies.
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
 import msgpack
@@ -16,6 +17,7 @@ import trio
 
 from trioserf.control.server import commands
 from trioserf.control.server import msgpack_fields as fields
+from trioserf.control.server.access import Client
 from trioserf.control.server.admission import Place
 from trioserf.control.server.connection import (
     CHUNK,
@@ -38,11 +40,14 @@ from trioserf.control.server.msgpack_fields import (
 from trioserf.control.server.msgpack_handlers import (
     BODIES,
     BODILESS,
+    COMMANDS_OF,
     HANDLERS,
     PROMPT,
     body_beside_error,
     error_text,
     event_record,
+    json_name,
+    json_values,
     query_record,
 )
 from trioserf.errors import InvalidFilter
@@ -73,6 +78,13 @@ def _members_body(members: Iterable[Member]) -> bytes:
     return pack({"Members": list(map(member_fields, members))})
 
 
+def _encode_error(seq: int, command: str, captured: capture_error) -> bytes:
+    """Encode the reply to a command that failed."""
+    assert captured.control_error is not None
+    text = error_text(captured.error, captured.control_error)
+    return header(seq, text) + body_beside_error(command, captured.control_error)
+
+
 class MsgpackRpc(Connection):
     """A connection of Serf's RPC."""
 
@@ -81,8 +93,9 @@ class MsgpackRpc(Connection):
         context: ServerContext,
         stream: trio.abc.Stream,
         place: Place,
+        client: Client | None = None,
     ) -> None:
-        super().__init__(context, stream, place)
+        super().__init__(context, stream, place, client)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             unicode_errors="surrogateescape",
@@ -158,7 +171,9 @@ class MsgpackRpc(Connection):
             self._out += header(seq, "Handshake required")
             self._end()
         elif not self.authenticated and command not in ("handshake", "auth"):
-            self._out += header(seq, "Authentication required")
+            refusal = self.refusal()
+            required = refusal.code == "auth_required"
+            self._out += header(seq, "Authentication required" if required else refusal.message)
             if command in BODIES:
                 self._pending, self._skip_body = (command, seq), True
         elif command in BODIES:
@@ -173,13 +188,18 @@ class MsgpackRpc(Connection):
     async def _run_command(self, command: str, seq: int, body: Body) -> None:
         """Run a command; first send earlier replies if it waits for other members."""
         self.mark_first_request()
+        declared = COMMANDS_OF.get(command)
+        if declared is not None and not self.client.permissions.has_whole(declared.scope):
+            with capture_error(command) as captured:
+                self.authorize(json_name(command), declared, json_values(command, body))
+            if captured.control_error is not None:
+                self._out += _encode_error(seq, command, captured)
+                return
         match command:
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
-                matches = not await self.check_key(body["AuthKey"])
-                if matches:
-                    self.authenticate()
+                matches = not await self.authenticate(body["AuthKey"])
                 self._out += header(seq, "" if matches else "Invalid authentication token")
             case "stop":
                 self._stop_stream(body["Stop"])
@@ -209,16 +229,18 @@ class MsgpackRpc(Connection):
     async def _run_handler(self, command: str, seq: int, body: Body) -> bytes:
         """Run a command and encode its reply."""
         reply = b""
-        with capture_error(command) as captured:
+        with capture_error(command) as captured, self._auditing(command, body):
             if command == "respond":
                 await commands.respond(self.agent, body["ID"], body["Payload"], self.responder)
             else:
                 reply = await HANDLERS[command](self.agent, body)
         if captured.control_error is None:
             return header(seq) + reply
-        return header(seq, error_text(captured.error, captured.control_error)) + body_beside_error(
-            command, captured.control_error
-        )
+        return _encode_error(seq, command, captured)
+
+    def _auditing(self, command: str, body: Body) -> AbstractContextManager[None]:
+        values = json_values(command, body)
+        return self.auditing(json_name(command), COMMANDS_OF[command], values)
 
     def _handshake(self, version: int) -> str:
         if version != 1:
@@ -302,7 +324,9 @@ class MsgpackRpc(Connection):
         handle = self.streams[seq] = StreamHandle()
         filters = EventFilter.parse(filter_text)
         node = self.agent.node
-        with node.subscribe(*filters, answers=self.responder, buffer=EVENT_BUFFER) as events:
+        may_respond = self.client.permissions.has("respond")
+        answers = self.responder if may_respond else False
+        with node.subscribe(*filters, answers=answers, buffer=EVENT_BUFFER) as events:
             await self._send_records(seq, handle, events.receive, event_record, task_status)
         if self.streams.get(seq) is handle:
             del self.streams[seq]
@@ -344,17 +368,20 @@ class MsgpackRpc(Connection):
         started = False
         try:
             with capture_error("query") as captured:
-                async with commands.query(
-                    self.agent,
-                    body["Name"],
-                    body["Payload"],
-                    nodes=body["FilterNodes"],
-                    tags=body["FilterTags"],
-                    timeout=max(body["Timeout"], 1) / 1e9 if body["Timeout"] else None,
-                    ack=body["RequestAck"],
-                    relay_factor=body["RelayFactor"],
-                    first=None,
-                ) as receive:
+                async with AsyncExitStack() as stack:
+                    with self._auditing("query", body):
+                        opening = commands.query(
+                            self.agent,
+                            body["Name"],
+                            body["Payload"],
+                            nodes=body["FilterNodes"],
+                            tags=body["FilterTags"],
+                            timeout=max(body["Timeout"], 1) / 1e9 if body["Timeout"] else None,
+                            ack=body["RequestAck"],
+                            relay_factor=body["RelayFactor"],
+                            first=None,
+                        )
+                        receive = await stack.enter_async_context(opening)
                     start = header(seq)
                     await self.send(start)
                     started = True

@@ -1,0 +1,187 @@
+"""Users at the other end of Unix sockets, and the rules that admit them.
+
+The system reports the user and the groups of the process that connected, so no key is needed.
+(See control/README.md, § Users of a Unix socket.)
+"""
+
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from trioserf.control.server.permissions import ALL, Permissions
+from trioserf.errors import ConfigError
+
+_SO_PEERGROUPS: Final = 59
+"""Of Linux 4.13 and later; Python does not name it. Where it is missing, so are further groups."""
+_MAX_GROUP_BYTES: Final = 1024
+"""The most that Python's getsockopt returns; of a process in over 256 groups only one is known."""
+_CREDENTIALS: Final = struct.Struct("=iII")
+_SOL_LOCAL: Final = 0
+_LOCAL_PEERCRED: Final = 1
+_XUCRED: Final = struct.Struct("=IIh2x")
+_XUCRED_BYTES: Final = _XUCRED.size + 16 * 4
+_MAX_ID: Final = 2**32 - 2
+_EXPECTED: Final = "expected uid:NUMBER, user:NAME, gid:NUMBER or group:NAME, and perhaps =SCOPE,…"
+_PLATFORM: Final = sys.platform
+
+
+class Peer(NamedTuple):
+    """The user and the groups of a process."""
+
+    uid: int
+    gids: frozenset[int]
+
+
+def is_supported(platform: str = _PLATFORM) -> bool:
+    """Return whether the system reports the users of Unix sockets."""
+    return platform.startswith(("linux", "darwin", "freebsd"))
+
+
+class PeerSocket(Protocol):
+    """A connected Unix socket, of Python or of Trio."""
+
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
+        """Return an option of the socket."""
+        ...
+
+
+def peer_of(sock: PeerSocket) -> Peer:
+    """Return the process that connected to a Unix socket, as it was then.
+
+    Raises:
+        OSError: the system does not report it.
+    """
+    if not _PLATFORM.startswith("linux"):
+        return from_xucred(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES))
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, gid = _CREDENTIALS.unpack(data)
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUP_BYTES)
+    except OSError:
+        groups = b""
+    return Peer(uid, frozenset((gid, *struct.unpack(f"={len(groups) // 4}I", groups))))
+
+
+def from_xucred(data: bytes) -> Peer:
+    """Decode the credentials of BSD and macOS (`struct xucred`).
+
+    Raises:
+        OSError: another version of the structure.
+    """
+    version, uid, count = _XUCRED.unpack_from(data)
+    if version != 0 or not 0 <= count <= (len(data) - _XUCRED.size) // 4:
+        raise OSError(f"unknown credentials of version {version}")
+    return Peer(uid, frozenset(struct.unpack_from(f"={count}I", data, _XUCRED.size)))
+
+
+class PeerRule(NamedTuple):
+    """A user or a group, and its scopes.
+
+    Attributes:
+        text: the rule as it was configured.
+        is_group: whether `number` is that of a group.
+        number: the number of the user or group.
+        permissions: the scopes.
+    """
+
+    text: str
+    is_group: bool
+    number: int
+    permissions: Permissions
+
+    @classmethod
+    def parse(cls, text: str) -> "PeerRule":
+        """Parse `KIND:VALUE` or `KIND:VALUE=SCOPE,…`; look up names.
+
+        Raises:
+            ValueError: it is not valid, or there is no such user or group.
+        """
+        subject, equals, scopes = text.partition("=")
+        kind, _, value = subject.partition(":")
+        find = _KINDS.get(kind)
+        if find is None or not value:
+            raise ValueError(_EXPECTED)
+        permissions = Permissions.parse(scopes.split(",")) if equals else ALL
+        return cls(text, kind in ("gid", "group"), find(value), permissions)
+
+    def matches(self, peer: Peer) -> bool:
+        """Return whether the rule is about this process."""
+        return self.number in peer.gids if self.is_group else self.number == peer.uid
+
+
+class PeerRules:
+    """The rules of `rpc_allow`."""
+
+    def __init__(self, rules: Sequence[PeerRule]) -> None:
+        self._rules = tuple(rules)
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> "PeerRules":
+        """Parse rules.
+
+        Raises:
+            ConfigError: a line for each rule that is not valid, or the system does not report
+                users.
+        """
+        if not is_supported():
+            raise ConfigError(f"rpc_allow: {_PLATFORM} does not report the users of Unix sockets")
+        rules: list[PeerRule] = []
+        errors: list[str] = []
+        for text in texts:
+            try:
+                rules.append(PeerRule.parse(text))
+            except ValueError as error:
+                errors.append(f"rpc_allow: {text!r}: {error}")
+        if errors:
+            raise ConfigError("\n".join(errors))
+        return cls(rules)
+
+    def permissions_of(self, peer: Peer) -> Permissions | None:
+        """Return the scopes of all rules that match; None if none does."""
+        found: Permissions | None = None
+        for rule in self._rules:
+            if rule.matches(peer):
+                found = rule.permissions if found is None else found | rule.permissions
+        return found
+
+    def socket_mode(self, own_uid: int) -> tuple[int, int | None]:
+        """Return the least mode of the socket that all of them can open, and its group or None."""
+        others = [rule for rule in self._rules if rule.is_group or rule.number not in (0, own_uid)]
+        if not others:
+            return 0o600, None
+        groups = {rule.number for rule in others if rule.is_group}
+        if len(groups) == 1 and all(rule.is_group for rule in others):
+            return 0o660, groups.pop()
+        return 0o666, None
+
+    def __str__(self) -> str:
+        return ", ".join(rule.text for rule in self._rules)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= _MAX_ID):
+        raise ValueError(f"expected a number from 0 to {_MAX_ID}, not {text!r}")
+    return int(text)
+
+
+def _user(name: str) -> int:
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ValueError("there is no such user") from None
+
+
+def _group(name: str) -> int:
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ValueError("there is no such group") from None
+
+
+_KINDS: Final = {"uid": _number, "user": _user, "gid": _number, "group": _group}
