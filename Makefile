@@ -1,13 +1,17 @@
-# Every target builds the virtual environment first, from pyproject.toml alone.
+# Every target builds the virtual environment first, with the versions of $(LOCK).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCK := .ci/requirements.txt
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --custom-compile-command "make lock" $(ARGS)
+UNIT := -m "not interop and not sim"
 # Two workers: tests measure memory and latency, and agents run beside them.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LIMITED := tests/sim/test_scenarios.py::test_campaign_ends_at_once_if_results_cannot_be_written
 
-.PHONY: help run test unit interop sim check format lint types contract fix cov bench clean
+.PHONY: help run test unit interop sim check format lint types contract fix cov bench lock lowest newest clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,7 +23,7 @@ test: $(STAMP)  ## run all tests (ARGS="-k name" passes options, here and below)
 	$(BIN)/python $(PYTEST) $(ARGS)
 
 unit: $(STAMP)  ## run the tests that start no agents, within a minute
-	$(BIN)/python $(PYTEST) -m "not interop and not sim" $(ARGS)
+	$(BIN)/python $(PYTEST) $(UNIT) $(ARGS)
 
 interop: $(STAMP)  ## run the tests that start agents, trioserf's and Serf's
 	$(BIN)/python $(PYTEST) -m interop $(ARGS)
@@ -55,9 +59,25 @@ cov: $(STAMP)  ## run all tests and report the lines and branches that they miss
 bench: $(STAMP)  ## run the benchmarks
 	$(BIN)/python scripts/bench $(ARGS)
 
-$(STAMP): pyproject.toml
+# Versions stay unless pyproject.toml requires others; ARGS=--upgrade takes the newest ones.
+lock: $(STAMP)  ## write the versions and hashes of all dependencies
+	$(COMPILE) --output-file $(LOCK) --extra dev pyproject.toml
+	$(COMPILE) --output-file .ci/audit.txt .ci/audit.in
+
+lowest: RESOLUTION := lowest-direct
+newest: RESOLUTION := highest
+lowest: $(STAMP)  ## run the unit tests with the lowest versions that pyproject.toml allows
+newest: $(STAMP)  ## run the unit tests with the newest versions that pyproject.toml allows
+lowest newest:
+	$(PYTHON) -m venv --clear $(VENV)/$@
+	$(BIN)/uv pip install --quiet --python $(VENV)/$@/bin/python --resolution $(RESOLUTION) \
+	    --editable '.[dev]'
+	$(VENV)/$@/bin/python $(PYTEST) $(UNIT) $(ARGS)
+
+$(STAMP): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:  ## remove environment and caches

@@ -83,6 +83,19 @@ async def test_report_has_serfs_names() -> None:
     assert sink.totals() == {"serf-agent.trioserf.dropped.packets": 1}
 
 
+async def test_controls_in_names_of_events_are_escaped() -> None:
+    node, sink = FakeNode(), RecordingSink()
+    metrics = Metrics(node, [sink], wall=WallClock())
+    node.counters.increment_label("serf.events.a\n\x1b[2J")
+    metrics.collect()
+    assert r"serf-agent.serf.events.a\n\x1b[2J" in sink.totals()
+    assert all(
+        line.isprintable()
+        for report in sink.reports
+        for line in "".join(lines(report)).splitlines()
+    )
+
+
 async def test_dump_equals_serfs_format() -> None:
     node, wall = FakeNode(), WallClock()
     metrics = Metrics(node, wall=wall)
