@@ -88,10 +88,14 @@ class PrometheusPage:
 
 
 def _family(name: str) -> tuple[str, str, str]:
-    """Return the family of a name, and its label and value, empty if there are none."""
+    """Return the family of a name, and its label and value, empty if there are none.
+
+    Bytes of a value that are not UTF-8 become question marks; the page must be UTF-8.
+    """
     for prefix, (family, label) in _LABELLED.items():
         if name.startswith(prefix):
-            return f"trioserf_{family.removeprefix('trioserf_')}", label, name[len(prefix) :]
+            value = name[len(prefix) :].encode("utf-8", "replace").decode()
+            return f"trioserf_{family.removeprefix('trioserf_')}", label, value
     return "trioserf_" + re.sub("[^a-zA-Z0-9_]", "_", name), "", ""
 
 
