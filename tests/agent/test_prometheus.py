@@ -55,6 +55,16 @@ def test_page_sums_up_reports() -> None:
     }
 
 
+def test_names_of_events_that_are_not_utf8_are_on_the_page() -> None:
+    page = PrometheusPage()
+    for name in ("\udc80", "\udc81", "é"):
+        page.record(Report({}, "", {f"serf-agent.serf.events.{name}": sample(1)}, {}))
+    assert values(page.text()) == {
+        ("trioserf_serf_events_by_name_total", "?"): 2,
+        ("trioserf_serf_events_by_name_total", "é"): 1,
+    }
+
+
 def test_label_values_are_bounded() -> None:
     page = PrometheusPage()
     for number in range(3000):

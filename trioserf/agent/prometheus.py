@@ -95,10 +95,13 @@ class PrometheusPage:
 
 
 def _family(name: str) -> tuple[str, str, str]:
-    """Return the family of a name, and its label and value, empty if there are none."""
+    """Return the family of a name, and its label and value, empty if there are none.
+
+    Bytes of a value that are not UTF-8 become question marks; the page must be UTF-8.
+    """
     for prefix, (family, label) in _LABELLED.items():
         if name.startswith(prefix):
-            value = name[len(prefix) :]
+            value = name[len(prefix) :].encode("utf-8", "replace").decode()
             if label == "script":
                 value = _program(value)
             return f"trioserf_{family.removeprefix('trioserf_')}", label, value

@@ -8,6 +8,7 @@ import hmac
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from trioserf.control.server import peers, tokens
 from trioserf.control.server.peers import Peer, PeerRules, PeerSocket
 from trioserf.control.server.permissions import ALL, NONE, Permissions, Requirement
 from trioserf.control.server.tokens import Token
+from trioserf.errors import ConfigError
+from trioserf.net.threads import run_in_thread
 
 MAX_CHECKS: Final = 1
 """Tokens whose hash is computed at once; it takes a core and 16 MiB. Others wait."""
@@ -111,7 +114,10 @@ class AccessControl:
         """
         if self._token_file is None:
             return
-        self._tokens = await trio.to_thread.run_sync(tokens.load, self._token_file)
+        try:
+            self._tokens = await run_in_thread(partial(tokens.load, self._token_file))
+        except BlockingIOError as error:
+            raise ConfigError(f"rpc_tokens: cannot be read: {error.strerror}") from error
         self._verified = {
             digest: token for digest, token in self._verified.items() if self._is_current(token)
         }
@@ -193,7 +199,11 @@ class AccessControl:
         if token is None or digest in self._verified:
             await trio.lowlevel.checkpoint()
             return token
-        matches = await trio.to_thread.run_sync(token.hash.matches, key, limiter=self._checks)
+        try:
+            async with self._checks:
+                matches = await run_in_thread(partial(token.hash.matches, key))
+        except BlockingIOError as error:
+            raise ControlError("timeout", f"{error.strerror}; try again") from error
         # The file may have been read again meanwhile.
         if not matches or not self._is_current(token):
             return None

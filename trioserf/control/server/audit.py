@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -19,6 +20,7 @@ from trioserf.counters import Counters
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import ConfigError
 from trioserf.exception_groups import unwrap_single_exception
+from trioserf.net.threads import run_in_thread
 from trioserf.node.timers import AutoResetEvent
 
 _log = logging.getLogger("trioserf.agent.ipc")
@@ -258,7 +260,10 @@ async def open_audit(
 
     async def append_in_thread(data: bytes) -> tuple[bytes, OSError | None]:
         # Abandoned only at the end of the agent, if the disk hangs.
-        return await trio.to_thread.run_sync(append, path, data, abandon_on_cancel=True)
+        try:
+            return await run_in_thread(partial(append, path, data), abandon=True)
+        except BlockingIOError as error:  # no thread
+            return data, error
 
     write = write or append_in_thread
     _, error = await write(b"")

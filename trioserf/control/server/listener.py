@@ -11,8 +11,9 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -34,9 +35,12 @@ from trioserf.counters import Counters
 from trioserf.defaults import TLS
 from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
+from trioserf.net.threads import run_in_thread
 
 if TYPE_CHECKING:
     import ssl
+
+T = TypeVar("T")
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -220,7 +224,7 @@ async def open_control(
             `tls`.
     """
     context = ServerContext(agent, auth, wall, limits or Limits())
-    rules = await trio.to_thread.run_sync(PeerRules.parse, allow) if allow else None
+    rules = await _in_thread(partial(PeerRules.parse, allow)) if allow else None
     context.access = AccessControl(auth, Path(tokens) if tokens else None, rules)
     context.audit = audit
     await context.access.reload()
@@ -276,7 +280,15 @@ async def load_tls(files: TlsFiles | None) -> "ssl.SSLContext | None":
     Raises:
         ConfigError: a file cannot be used.
     """
-    return None if files is None else await trio.to_thread.run_sync(files.load)
+    return None if files is None else await _in_thread(files.load)
+
+
+async def _in_thread(load: Callable[[], T]) -> T:
+    """Read a part of the configuration in a thread (raises ConfigError)."""
+    try:
+        return await run_in_thread(load)
+    except BlockingIOError as error:
+        raise ConfigError(f"the control port's files cannot be read: {error.strerror}") from error
 
 
 def _format_address(name: Any) -> str:
