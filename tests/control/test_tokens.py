@@ -20,6 +20,7 @@ from tests.control.helpers import (
     serving,
     write_tokens,
 )
+from trioserf.control.errors import ControlError
 from trioserf.control.server import access, tokens
 from trioserf.control.server.access import AccessControl
 from trioserf.control.server.listener import open_control
@@ -369,3 +370,16 @@ def test_every_scope_can_be_written_to_a_file(path: Path) -> None:
     write_tokens(path, all=" ".join(ALL.texts()))
     assert load(path)["all"].permissions == ALL
     assert tokens.MAX_TOKENS >= 1000
+
+
+async def test_token_without_a_thread_for_its_hash_may_be_sent_again(
+    path: Path, request: pytest.FixtureRequest
+) -> None:
+    sent = write_tokens(path, ci="read")
+    control = AccessControl("", path)
+    await control.reload()
+    request.getfixturevalue("no_threads")
+    with pytest.raises(ControlError, match="no thread can be started; try again"):
+        await control.authenticate(access.Client(), sent["ci"])
+    with pytest.raises(ConfigError, match="rpc_tokens: cannot be read: no thread"):
+        await control.reload()
