@@ -43,7 +43,7 @@ from trioserf.control.errors import ControlError
 FAKETIME: Final = "libfaketimeMT.so.1"
 GOSSIP_PORT: Final = 7946
 RPC_PORT: Final = 7373
-HEALED_WITHIN: Final = 150.0
+HEALED_WITHIN: Final = 240.0
 """Seconds until all agents see each other. Each tries one of its failed members every 30 s at
 most, and an agent that starts while it is cut off waits for that."""
 SAMPLED_AT_END: Final = 6.0
