@@ -153,7 +153,7 @@ class Missing:
     agent: str
     at: float
     during: tuple[str, ...]
-    """Disturbances of one of both sides at that time."""
+    """Disturbances at that time."""
 
 
 @attrs.frozen
@@ -351,7 +351,8 @@ def find_lost(journal: Journal) -> list[Missing]:
             if sent.event in names or not run.covers(sent.at - SETTLED, sent.at):
                 continue
             end = sent.at + GOSSIPED_WITHIN
-            during = journal.disturbed((run.agent, sent.agent), REACHING, sent.at, end)
+            # Of all agents: gossip for those that fail is missing elsewhere.
+            during = journal.disturbed(_names(journal), REACHING, sent.at, end)
             needed = max(
                 [sent.at + ARRIVED_WITHIN, *(one.ended + SPREAD_WITHIN for one in during)]
             )

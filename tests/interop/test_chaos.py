@@ -33,7 +33,7 @@ def chaos(*options: str) -> tuple[int, dict[str, Any]]:
     """Run the program; return its exit code and report. Skip if namespaces cannot be made."""
     done = subprocess.run(
         [sys.executable, "scripts/chaos", "--json", *options],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=500,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=580,
     )  # fmt: skip
     if done.returncode == 2 and "usage:" not in done.stderr:
         pytest.skip(f"CHAOS IS NOT TESTED: {done.stderr}")
