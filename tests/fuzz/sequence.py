@@ -137,7 +137,6 @@ class SequenceDriver(StateDriver):
             self._keyring or Keyring([KEYS[0]]), lambda size: next(nonces).to_bytes(size, "big")
         )
         self._parts: list[bytes] = []
-        self._running: list[tuple[int, int]] = []
         self._received = 0
 
     def _handle_key(self, action: KeyAction, key: bytes) -> KeyResponse:
@@ -153,7 +152,7 @@ class SequenceDriver(StateDriver):
 
     def operate(self, c: Choices) -> None:
         """Run the operation of a record."""
-        c.queries = self._running
+        c.queries = list(self.state.serf._outgoing_queries._running)[-8:]
         before, self._received = self._lines.size, 0
         _OPERATIONS[c.byte() % len(_OPERATIONS)](self, c)
         self.check_effects()
@@ -298,8 +297,7 @@ class SequenceDriver(StateDriver):
                 relay_factor=c.of((0, 5, 255)),
                 first=c.of((None, 1, 2**31)),
             )
-            running = self.state.serf.ask(params, lambda _: None, self.now)
-            self._running = [*self._running[-7:], running.key]
+            self.state.serf.ask(params, lambda _: None, self.now)
 
     def change(self, c: Choices) -> None:
         """Change something by a request of a user."""
@@ -378,15 +376,58 @@ _OPERATIONS: Final[Sequence[Callable[[SequenceDriver, Choices], None]]] = (
 
 
 def seeds() -> Iterator[bytes]:
-    """Return inputs: each operation after a join, in several configurations; many messages."""
-    # 255 new members, then as many queries of a member, for acks with 255 relays.
-    alive = bytes((1, 0, 0, 0, 0, 0, 0, 15, 0, 0, 129, 160, 129))
-    queries = bytes((5, 0, 0, 0, 0, 0, 0, 15, 0, 168, 1, 128, 0, 1, 4, 0, 0, 0, 0, 0, 0, 1))
-    yield records.join(bytes((0, 0)), alive, queries, queries)
+    """Return inputs: each operation after a join in several configurations; known scenarios."""
+    for flags in (0, 1, 11):
+        header = bytes((1, flags))
+        yield from (records.join(header, *scenario) for scenario in _scenarios())
     rng = random.Random(1)
-    join = bytes((0, 5))
     for flags in (0, 1, 3, 8, 9, 11, 75):
         for kind in range(1, len(_OPERATIONS)):
             first, second = (bytes((kind,)) + rng.randbytes(records.RECORD - 1) for _ in range(2))
             passed = bytes((3, rng.randrange(11)))
-            yield records.join(bytes((1, flags)), join, first, passed, second)
+            yield records.join(bytes((1, flags)), _JOIN, first, passed, second)
+
+
+_JOIN: Final = bytes((0, 5))
+
+
+def _packet(*choices: int, many: bool = False) -> bytes:
+    """Return the record of a packet with a message, or with 255."""
+    return bytes((1, 0, 0, 0, 0, 0, 0, 15 if many else 0, 0, *choices))
+
+
+def _query(name: int, *choices: int, flags: int = 1, relays: int = 0, many: bool = False) -> bytes:
+    """Return the record of a query of `peer`; the choices are its payload."""
+    query = (160, name, 128, 0, flags, relays, 0, *(choices or (0, 0, 0)), 0, 0, 1)
+    return bytes((5, *_packet(*query, many=many)[1:]))
+
+
+def _scenarios() -> Iterator[Sequence[bytes]]:
+    """Return records of what needs several messages; the numbers select from `choices`."""
+    us, peer, n0, n1, n2 = range(5)
+    passed = [bytes((3, number)) for number in range(11)]
+    alive, suspect, dead, user = (0, 2, 3, 9)
+    # 255 new members, then as many queries of a member, for acks with 255 relays.
+    many = _packet(alive, 129, 160, 129, many=True)
+    yield many, _query(1, relays=4, many=True), _query(1, relays=4, many=True)
+    # A claim of our name, and a vote of a member that has answered us.
+    claim, probe = _packet(alive, 130, us, 2), bytes((8, 1))
+    vote = [_packet(user, 3, 0, 0, 1, 0, 0, peer, 1, 0, address) for address in (1, 2)]
+    for one in vote:
+        yield probe, claim, one, passed[5], claim, passed[5], claim
+    # A member fails, is forced to leave and returns, or is erased.
+    fails = _packet(suspect, 1, peer, n0)
+    leave, prune = (_packet(user, 5, 160, peer, flag) for flag in (0, 1))
+    yield _JOIN, fails, passed[6], leave, _packet(alive, 130, peer, 0), passed[4], prune
+    yield _JOIN, fails, passed[6], prune, _JOIN, leave, _packet(dead, 1, peer, peer), passed[8]
+    yield _JOIN, fails, passed[6], passed[8], _JOIN, leave, passed[6], prune, passed[5]
+    # Suspicions with confirmations, and a refutation.
+    confirmed = [_packet(suspect, 1, n0, source) for source in (peer, n1, n2, 5, 6)]
+    yield _JOIN, *confirmed, passed[3], passed[4], passed[5], passed[6]
+    yield _JOIN, *confirmed[:3], _packet(alive, 130, n0, 0), passed[4]
+    # Key queries, which must be encrypted.
+    for name in (5, 6, 7, 8):
+        yield [_query(name, 2, key, flags=0) for key in range(6)]
+    # Our own query with responses, duplicates and the end of a member; then we leave.
+    ask, respond = bytes((11,)), _packet(user, 3, 0, 0, 1, 0, peer, 0, 65, 3)
+    yield _JOIN, ask, respond, respond, _packet(dead, 1, peer, peer), passed[5], bytes((13, 4))

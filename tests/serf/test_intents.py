@@ -1,3 +1,5 @@
+from typing import NoReturn
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from tests.serf.helpers import (
 )
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.lamport import LAST_TIME
+from trioserf.serf.member_table import MemberRecord
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Join, Leave, Status
 from trioserf.wire.swim_codec import USER
@@ -217,7 +220,30 @@ def test_wrapped_clock_is_set_behind_known_intents() -> None:
     assert status(state, "c") is Status.LEAVING
     state.clock.time = LAST_TIME
     state.force_leave("c", now=0.0)
-    assert state.clock.time == 41
+    assert state.clock.time == 42  # also behind the first intent about c, which was at 41
+
+
+def test_wrap_of_clock_does_not_search_the_table() -> None:
+    class Records(dict[str, MemberRecord]):
+        def values(self) -> NoReturn:
+            raise AssertionError("the table is searched")
+
+    state = serf("a", "b", "c")
+    state.handle(encode(Join(40, "b")), 0.0)
+    state._table.records = Records(state._table.records)
+    for _ in range(3):
+        state.handle(encode(Join(LAST_TIME - 1, "x")), 0.0)
+        state.handle(encode(Join(LAST_TIME, "x")), 0.0)
+        assert state.clock.time == 41
+
+
+def test_wrapped_clock_is_behind_buffered_intent_of_new_member() -> None:
+    state = serf("a", "b")
+    state.handle(encode(Leave(50, "c")), 0.0)
+    join(state, "c")
+    state.clock.time = LAST_TIME
+    state.handle(encode(Join(LAST_TIME, "x")), 0.0)
+    assert state.clock.time == 51
 
 
 def test_jump_to_last_time_is_not_followed() -> None:

@@ -47,6 +47,8 @@ class Intents:
         self._queue = queue
         self._options = options
         self._buffer: dict[str, _BufferedIntent] = {}
+        # The latest time of any accepted intent, except near the end of the range.
+        self._latest = 0
         # The delay is always the same, so the first entry is due first.
         self._prune_deadlines: dict[str, float] = {}
 
@@ -59,13 +61,20 @@ class Intents:
     def _wrap_clock(self, before: int) -> None:
         """Set a clock that has wrapped to 0 behind the latest intent about any member.
 
-        Intents at 0 would be ignored: the known ones are later.
+        Intents at 0 would be ignored: the known ones are later. A packet can wrap the clock a
+        hundred times, so that the latest time is not searched in the table.
         """
         if self.clock.time < before:
-            known = [record.status_ltime for record in self._table.records.values()]
-            self.clock.time = 1 + max(
-                (time for time in known if time <= LAST_TIME - FAR), default=0
-            )
+            self.clock.time = 1 + self._latest
+
+    def _accept(self, record: MemberRecord, ltime: int) -> None:
+        """Record the time of the latest intent about a member."""
+        record.status_ltime = ltime
+        self._update_latest(ltime)
+
+    def _update_latest(self, ltime: int) -> None:
+        if self._latest < ltime <= LAST_TIME - FAR:
+            self._latest = ltime
 
     # --- our own ---
 
@@ -132,7 +141,7 @@ class Intents:
             return self._buffer_intent(message.node, Status.ALIVE, message.ltime, now)
         if not is_newer(message.ltime, record.status_ltime):
             return False
-        record.status_ltime = message.ltime
+        self._accept(record, message.ltime)
         if record.status is Status.LEAVING:
             self._table.to_alive(record)
             self._prune_deadlines.pop(message.node, None)
@@ -154,7 +163,7 @@ class Intents:
             _log.debug("Refuting an older leave intent")
             self.announce_join(now, urgent=True)
             return False
-        record.status_ltime = message.ltime
+        self._accept(record, message.ltime)
         if record.status is Status.ALIVE:
             self._table.to_leaving(record)
         elif record.status is Status.FAILED:
@@ -194,6 +203,7 @@ class Intents:
         known = self._buffer.pop(name, None)
         if known is None or now - known.received_at > self._options.intent_timeout:
             return (Status.ALIVE, 0)
+        self._update_latest(known.ltime)
         return (known.status, known.ltime)
 
     # --- time ---
