@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := .ci/requirements.txt
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE = $(BIN)/uv --system-certs pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --custom-compile-command "make lock" $(ARGS)
 UNIT := -m "not interop and not sim"
 # Two workers: tests measure memory and latency, and agents run beside them.
@@ -70,7 +70,7 @@ lowest: $(STAMP)  ## run the unit tests with the lowest versions that pyproject.
 newest: $(STAMP)  ## run the unit tests with the newest versions that pyproject.toml allows
 lowest newest:
 	$(PYTHON) -m venv --clear $(VENV)/$@
-	$(BIN)/uv pip install --quiet --python $(VENV)/$@/bin/python --resolution $(RESOLUTION) \
+	$(BIN)/uv --system-certs pip install --quiet --python $(VENV)/$@/bin/python --resolution $(RESOLUTION) \
 	    --editable '.[dev]'
 	$(VENV)/$@/bin/python $(PYTEST) $(UNIT) $(ARGS)
 
