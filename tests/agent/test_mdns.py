@@ -197,9 +197,20 @@ def test_damaged_answers_are_handled(data: st.DataObject) -> None:
         pass
 
 
+@pytest.mark.parametrize("section", [4, 10])
+def test_message_of_many_long_names_is_refused(section: int) -> None:
+    long = b"\x01a" * 126 + b"\0" + GO_QUESTION[-4:]
+    one = b"\xc0\x0c\0\x63\0\1" + (bytes(6) if section > 4 else b"")
+    counts = bytearray(12)
+    counts[4:6] = (1).to_bytes(2, "big")
+    counts[section : section + 2] = (100).to_bytes(2, "big")
+    with pytest.raises(MdnsError, match="names of more than 4096 labels"):
+        INSTANCE.answer(bytes(counts) + long + one * 100, 5353)
+
+
 def test_repeated_question_is_answered_once() -> None:
     question = GO_QUESTION[12:]
-    many = GO_QUESTION[:4] + (1490).to_bytes(2, "big") + bytes(6) + question
-    message = answer_to(many + (b"\xc0\x0c" + question[-4:]) * 1489)
+    many = GO_QUESTION[:4] + (700).to_bytes(2, "big") + bytes(6) + question
+    message = answer_to(many + (b"\xc0\x0c" + question[-4:]) * 699)
     assert len(message.question) == 1
     assert len(message.answer) == 1

@@ -154,8 +154,12 @@ def _mdns() -> Iterator[bytes]:
         answer = INSTANCE.answer(query, port)
         assert answer is not None
         yield answer.data
+    long = b"\x01a" * 126 + b"\0" + query[-4:]  # 127 labels, which pointers repeat
+    yield (
+        query[:4] + (100).to_bytes(2, "big") + query[6:12] + long + (b"\xc0\x0c" + query[-4:]) * 99
+    )
     many = query[:4] + (1490).to_bytes(2, "big") + query[6:]
-    yield many + (b"\xc0\x0c" + query[-4:]) * 1489  # more than fits into an answer
+    yield many + (b"\xc0\x0c" + query[-4:]) * 1489
 
 
 def _controls() -> Iterator[bytes]:

@@ -32,6 +32,8 @@ from trioserf.net.multicast import PORT
 
 MAX_MESSAGE: Final = 9000
 """Bytes of a message (RFC 6762, section 17)."""
+_MAX_LABELS: Final = 4096
+"""Labels of all names of a message: pointers make long names of few bytes, which take long."""
 _MAX_LABEL: Final = 63
 _TTL: Final = 120
 _SHORT_TTL: Final = 10
@@ -183,12 +185,20 @@ class _Message:
             self.is_answer = bool(flags & dns.flags.QR)
             if flags & _REJECTED_FLAGS:
                 raise MdnsError(f"a message with flags {flags:#06x}")
+            labels = 0
             for _ in range(questions):
-                self.questions.append(
-                    (dns.name.from_wire_parser(parser), *parser.get_struct("!HH"))
-                )
+                name = dns.name.from_wire_parser(parser)
+                self.questions.append((name, *parser.get_struct("!HH")))
+                labels += len(name.labels)
+                _check_labels(labels)
             for _ in range(sum(records)):
-                self._records += _record(parser)
+                name, record = _record(parser)
+                labels += len(name.labels)
+                target = getattr(record, "target", None)
+                labels += len(target.labels) if target is not None else 0
+                _check_labels(labels)
+                if record is not None:
+                    self._records.append((name, record))
         except (dns.exception.DNSException, ValueError) as error:
             raise MdnsError(f"not a DNS message: {error}") from None
 
@@ -202,14 +212,20 @@ class _Message:
         )
 
 
-def _record(parser: dns.wire.Parser) -> Iterator[tuple[dns.name.Name, dns.rdata.Rdata]]:
+def _check_labels(count: int) -> None:
+    if count > _MAX_LABELS:
+        raise MdnsError(f"names of more than {_MAX_LABELS} labels")
+
+
+def _record(parser: dns.wire.Parser) -> tuple[dns.name.Name, Any]:
+    """Read a record; its data is None if the kind is not known."""
     name = dns.name.from_wire_parser(parser)
     kind, rdclass, _, size = parser.get_struct("!HHIH")
     with parser.restrict_to(size):
         if kind in _RECORDS and rdclass & ~_TOP_BIT == IN:
-            yield name, dns.rdata.from_wire_parser(IN, kind, parser)
-        else:
-            parser.get_remaining()
+            return name, dns.rdata.from_wire_parser(IN, kind, parser)
+        parser.get_remaining()
+    return name, None
 
 
 def _encode(
