@@ -26,6 +26,7 @@ from tests.control.helpers import (
 )
 from trioserf.control.server import audit
 from trioserf.control.server.access import AccessControl
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.audit import AuditLog, append, describe, open_audit
 from trioserf.control.server.commands import COMMANDS, STREAMS
 from trioserf.control.server.peers import Peer, PeerRules, PeerSocket
@@ -242,7 +243,9 @@ async def serving_audited(
 ) -> AsyncIterator[ServerUnderTest]:
     async with (
         audited(disk) as log,
-        serving(agent=recorded_agent(), access=access, audit=log) as served,
+        serving(
+            limits=Limits(wrong_key=0.01), agent=recorded_agent(), access=access, audit=log
+        ) as served,
     ):
         yield served
 

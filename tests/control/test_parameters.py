@@ -13,7 +13,7 @@ from tests.control.helpers import KEY, JsonClient, RpcClient, real_agent, servin
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS
 from trioserf.control.server.msgpack_handlers import BODIES, BODILESS
 
-RANDOM_VALUES: Final = 80
+RANDOM_VALUES: Final = 20
 """Random values for each parameter, besides the fixed ones."""
 LARGE: Final = (2**31, 2**32, 2**63, 2**64, 10**30, 10**400, 10**4299)
 """Numbers whose neighbours are limits; the last has the most digits that Python parses."""

@@ -23,6 +23,7 @@ from tests.control.helpers import (
 from trioserf.control.errors import ControlError
 from trioserf.control.server import access, tokens
 from trioserf.control.server.access import AccessControl
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
 from trioserf.control.server.permissions import ALL, SCOPES, Permissions
 from trioserf.control.server.tokens import TokenHash, dump, load, new_token
@@ -40,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 async def serving_tokens(path: Path, auth: str = "") -> AsyncIterator[ServerUnderTest]:
     control = AccessControl(auth, path)
     await control.reload()
-    async with serving(access=control) as served:
+    async with serving(access=control, limits=Limits(wrong_key=0.01)) as served:
         yield served
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -12,6 +13,8 @@ from trioserf.sim.cluster import SimCluster
 from trioserf.testing import cluster, cluster_seed
 
 __all__ = ["cluster", "cluster_seed"]
+
+pytestmark = pytest.mark.sim
 
 LARGE = SerfOptions(user_event_size_limit=9216, query_size_limit=9216)
 
