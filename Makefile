@@ -22,7 +22,7 @@ run: $(STAMP)  ## start an agent (ARGS="--node=a" passes options)
 test: $(STAMP)  ## run all tests (ARGS="-k name" passes options, here and below)
 	$(BIN)/python $(PYTEST) $(ARGS)
 
-unit: $(STAMP)  ## run the tests that start no agents, in about a minute
+unit: $(STAMP)  ## run the tests that start no agents
 	$(BIN)/python $(PYTEST) $(UNIT) $(ARGS)
 
 interop: $(STAMP)  ## run the tests that start agents, trioserf's and Serf's
