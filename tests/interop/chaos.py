@@ -263,7 +263,9 @@ class Chaos:
     def _possible(self, kinds: Sequence[str], names: Sequence[str]) -> list[str]:
         """Return the kinds that are possible here; note what is skipped, and why."""
         if "loss" in kinds and not self.router.loss:
-            self.skipped["loss"] = "the kernel has no netem, and there is no nft (nftables)"
+            self.skipped["loss"] = (
+                "the kernel lacks netem, and the program nft (nftables) is missing"
+            )
         elif "loss" in kinds and not self.router.delay:
             self.skipped["delay"] = "the kernel has neither netem nor tbf; packets are lost only"
         elif "loss" in kinds and self.router.delay == "tbf":

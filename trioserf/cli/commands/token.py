@@ -111,7 +111,7 @@ def _list(out: Output, path: Path) -> None:
 def _remove(out: Output, name: str, path: Path) -> None:
     with _changing(path) as tokens:
         if tokens.pop(name, None) is None:
-            raise ValueError(f"there is no token {name!r}")
+            raise ValueError(f"unknown token {name!r}")
     out.line(f"Removed token '{name}'")
     out.record({"removed": name})
 

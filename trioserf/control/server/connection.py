@@ -8,6 +8,7 @@ seconds, the connection is closed. Requests of a connection overlap, up to a lim
 
 import logging
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -326,14 +327,14 @@ class Connection(ABC):
         if command.scope == "respond" and command.named_by is not None:
             with suppress(NoSuchQuery):
                 what |= describe({"query": command.named_by(self.agent, values)})
-        outcome = "cancelled"
+        outcome = ""
         try:
             yield
             outcome = "ok"
-        except Exception as error:
-            outcome = error_code(error)
-            raise
         finally:
+            error = sys.exception()
+            if not outcome:
+                outcome = error_code(error) if isinstance(error, Exception) else "cancelled"
             audit.record(who, address, name, what, outcome)
 
     @property

@@ -96,7 +96,7 @@ class PeerRule(NamedTuple):
         """Parse `KIND:VALUE` or `KIND:VALUE=SCOPE,…`; look up names.
 
         Raises:
-            ValueError: it is not valid, or there is no such user or group.
+            ValueError: it is not valid, or the user or group is unknown.
         """
         subject, equals, scopes = text.partition("=")
         kind, _, value = subject.partition(":")
@@ -172,7 +172,7 @@ def _user(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ValueError("there is no such user") from None
+        raise ValueError("unknown user") from None
 
 
 def _group(name: str) -> int:
@@ -181,7 +181,7 @@ def _group(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ValueError("there is no such group") from None
+        raise ValueError("unknown group") from None
 
 
 _KINDS: Final = {"uid": _number, "user": _user, "gid": _number, "group": _group}
