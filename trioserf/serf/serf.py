@@ -127,6 +127,7 @@ class Serf:
         )
         self._gossip_queues = GossipQueues(
             table.__len__,
+            lambda: table.present_count - 1,
             options,
             effects.large_broadcasts,
             retransmit_mult=timing.retransmit_mult,
@@ -271,7 +272,9 @@ class Serf:
 
     # --- messages ---
 
-    def handle(self, raw: bytes, now: float, source: str = "", *, sealed: bool = False) -> None:
+    def handle(
+        self, raw: bytes, now: float, source: Address | None = None, *, sealed: bool = False
+    ) -> None:
         """Handle a message of the Serf layer from a packet or a stream.
 
         Most gossip is duplicates of user events and queries, which are dropped undecoded.
@@ -279,21 +282,22 @@ class Serf:
         Args:
             raw: the encoded message.
             now: the current time.
-            source: the host that sent it to us.
+            source: the address that sent it to us.
             sealed: whether it arrived encrypted.
 
         Raises:
             WireError: it is malformed.
         """
         self._received_sizes.append(len(raw))
-        if self._gossip_queues.is_duplicate(raw):
+        if self._gossip_queues.is_duplicate(raw, source):
             return
         message = decode(raw)
-        kind = self._dispatch(message, now, source, sealed=sealed)
+        host = "" if source is None else source.host
+        kind = self._dispatch(message, now, host, sealed=sealed)
         if raw[0] in _DEDUPLICATED:
             self._gossip_queues.mark_seen(raw)
         if kind is not None:
-            self._gossip_queues.rebroadcast(kind, raw)
+            self._gossip_queues.rebroadcast(kind, raw, source)
 
     def _dispatch(
         self, message: SerfMessage, now: float, source: str, *, sealed: bool

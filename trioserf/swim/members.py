@@ -10,15 +10,25 @@ The rules that decide what is recorded are in `memberlist`.
 import random
 from collections.abc import Callable, Container
 from itertools import islice
+from typing import Final
 
 from trioserf.swim.config import Timing
 from trioserf.swim.node_record import NO_VERSIONS, NodeRecord
 from trioserf.wire.swim_messages import ALIVE, DEAD, SUSPECT, NodeState, State
 
+MAX_COVER: Final = 32
+"""Members that get a message of our own in its first round (see README.md, § Gossip)."""
+_CANDIDATES: Final = 8
+"""Members drawn for each packet of a round, of which many may have all messages."""
+
 
 def is_alive(record: NodeRecord) -> bool:
     """Return whether a member is alive and not suspect."""
     return record.state is ALIVE
+
+
+def _is_reachable(record: NodeRecord) -> bool:
+    return not record.is_dead_or_left
 
 
 class Members:
@@ -159,9 +169,10 @@ class Members:
         return chosen
 
     def gossip_targets(self, now: float) -> list[NodeRecord]:
-        """Choose `gossip_nodes` members that are alive, suspect or recently dead.
+        """Choose members that are alive, suspect or recently dead, more than a round needs.
 
-        Recently dead members receive their Dead message and can refute it.
+        Some of them may have all queued messages already. Recently dead members receive their
+        Dead message and can refute it.
         """
         died_after = now - self._timing.gossip_to_the_dead_time
 
@@ -170,7 +181,19 @@ class Members:
                 record.state is DEAD and record.state_change > died_after
             )
 
-        return self.k_random_nodes(self._timing.gossip_nodes, predicate=is_target)
+        count = _CANDIDATES * self._timing.gossip_nodes
+        return self.k_random_nodes(count, predicate=is_target)
+
+    def cover_targets(self) -> list[NodeRecord]:
+        """Choose the alive and suspect members for a first round, `MAX_COVER` at most.
+
+        If there are no more, all of them are chosen.
+        """
+        if self.alive_count - 1 > MAX_COVER:
+            return self.k_random_nodes(MAX_COVER, predicate=_is_reachable)
+        targets = [record for record in self._ring if _is_reachable(record)]
+        self._rng.shuffle(targets)
+        return [record for record in targets if record.name != self._own_name]
 
     def push_pull_peer(self) -> NodeRecord | None:
         """Choose an alive member for a push/pull, or None."""
