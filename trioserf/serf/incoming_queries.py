@@ -1,6 +1,7 @@
 """Received queries: filter, acknowledge, deliver, respond once (see serf/README.md, § Queries).
 
-A response goes to the requester in one packet. If requested, some members relay it as well, in
+A requester that misses our ack or response sends the query again, and gets both again. A response
+goes to the requester in one packet. If requested, some members relay it as well, in
 case ours is lost. A response too large for a packet goes on a stream. Streams and relays are for
 the addresses of members only, because the address in a query can be forged.
 """
@@ -45,6 +46,7 @@ from trioserf.wire.serf_messages import (
     QueryResponse,
     Relay,
     ResponseFlag,
+    SerfMessage,
     Status,
 )
 
@@ -54,6 +56,8 @@ _ID_SIZE = 100
 """Bytes of memory for one query id."""
 _MIN_RELAY_PROTOCOL = 5
 """The first protocol version whose members relay responses."""
+_MAX_REPEATS = 8
+"""Times that an ack and a response are sent again; a requester of ours asks 7 times at most."""
 _RELAY_RATE, _RELAY_BURST = 512, 512
 """Relayed copies a second, and at once: each query may request 255 copies of two packets."""
 _DRAWS, _MIN_DRAWS = 4, 16
@@ -67,9 +71,20 @@ def parse_address(addr: bytes, port: int) -> Address | None:
     return address_of(addr, port)
 
 
+def is_repeated(message: SerfMessage) -> bool:
+    """Return whether a message is a query that its requester may have sent again.
+
+    Receivers pass on all others.
+    """
+    return isinstance(message, Query) and bool(message.flags & QueryFlag.NO_BROADCAST)
+
+
 @attrs.define(eq=False)
 class _Pending:
-    """A query that may still get a response; `to` is None for a query of our own."""
+    """A query that may still get a response; `to` is None for a query of our own.
+
+    `ack` and `response` are what was sent in packets, and `repeats` counts how often again.
+    """
 
     name: str
     ltime: int
@@ -80,6 +95,9 @@ class _Pending:
     wants_ack: bool
     deadline: float
     declined: bool = False
+    ack: bytes = b""
+    response: bytes = b""
+    repeats: int = 0
 
 
 class IncomingQueries:
@@ -130,6 +148,8 @@ class IncomingQueries:
         self._filters = QueryFilters()
         self._relay_limit = TokenBucket(_RELAY_RATE, _RELAY_BURST)
         self._pending: dict[int, _Pending] = {}
+        # Queries that may be repeated, by their Lamport times and ids.
+        self._repeatable: dict[tuple[int, int], _Pending] = {}
         self._last_id = 0
 
     # --- receiving ---
@@ -159,6 +179,8 @@ class IncomingQueries:
             self._effects.drops.append(plaintext_refused())
             return False
         if not self._is_new(query):
+            if is_repeated(query):
+                self._respond_again(query, now)
             return False
         self.latest_time = max(self.latest_time, query.ltime)
         counters = self._effects.counters
@@ -186,6 +208,10 @@ class IncomingQueries:
             bool(query.flags & QueryFlag.ACK),
             now + query.timeout / 1e9,
         )
+        if pending.wants_ack and not ours:
+            if len(self._repeatable) >= self._options.pending_queries:
+                del self._repeatable[next(iter(self._repeatable))]
+            self._repeatable[query.ltime, query.id] = pending
         if query.name.startswith(PREFIX):
             self._handle_internal(pending, query, now)
         else:
@@ -291,6 +317,8 @@ class IncomingQueries:
         """Drop queries past their deadline."""
         for number in [n for n, pending in self._pending.items() if now > pending.deadline]:
             del self._pending[number]
+        for key in [k for k, pending in self._repeatable.items() if now > pending.deadline]:
+            del self._repeatable[key]
 
     def _acknowledge(self, pending: _Pending, now: float, *, is_final: bool) -> None:
         if pending.declined or not (pending.wants_ack or pending.to is None):
@@ -303,7 +331,8 @@ class IncomingQueries:
         if pending.to is None:
             self._deliver_own_response(response, now)
         else:
-            self._send(pending, pending.to, encode(response), now)
+            pending.ack = encode(response)
+            self._send(pending, pending.to, pending.ack, now)
 
     def _send_response(self, pending: _Pending, payload: bytes, now: float) -> None:
         response = self._response(pending, payload)
@@ -316,8 +345,22 @@ class IncomingQueries:
                 raise TooLarge(f"response exceeds limit of {limit} bytes")
         if pending.to is None:
             self._deliver_own_response(response, now)
-        else:
-            self._send(pending, pending.to, data, now)
+            return
+        if len(data) <= self._options.query_response_size_limit:
+            pending.response = data
+        self._send(pending, pending.to, data, now)
+
+    def _respond_again(self, query: Query, now: float) -> None:
+        """Send the ack and the response to a query again: one of them may have been lost."""
+        pending = self._repeatable.get((query.ltime, query.id))
+        if pending is None or pending.to is None or now > pending.deadline:
+            return
+        if pending.repeats >= _MAX_REPEATS:
+            return
+        pending.repeats += 1
+        for data in (pending.ack, pending.ack, pending.response):
+            if data:
+                self._send(pending, pending.to, data, now)
 
     def _response(self, pending: _Pending, payload: bytes) -> QueryResponse:
         return QueryResponse(pending.ltime, pending.query_id, self._table.name, 0, payload)

@@ -21,7 +21,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.gossip_queues import GossipQueues, Kind
-from trioserf.serf.incoming_queries import IncomingQueries, parse_address
+from trioserf.serf.incoming_queries import IncomingQueries, is_repeated, parse_address
 from trioserf.serf.intents import Intents
 from trioserf.serf.internal_queries import KEY_QUERIES, KeyHandler, no_keyring, plaintext_refused
 from trioserf.serf.lamport import LamportClock
@@ -160,7 +160,7 @@ class Serf:
             options=options,
             gossip_interval=timing.gossip_interval,
             rng=rng,
-            counters=counters,
+            effects=effects,
         )
         self._name_conflicts = NameConflicts(
             name,
@@ -294,7 +294,7 @@ class Serf:
         message = decode(raw)
         host = "" if source is None else source.host
         kind = self._dispatch(message, now, host, sealed=sealed)
-        if raw[0] in _DEDUPLICATED:
+        if raw[0] in _DEDUPLICATED and not is_repeated(message):
             self._gossip_queues.mark_seen(raw)
         if kind is not None:
             self._gossip_queues.rebroadcast(kind, raw, source)
@@ -451,6 +451,8 @@ class Serf:
         self._outgoing_queries.finish_if_complete(query)
         if not query.finished:
             self._gossip_queues.send("Query", data)
+            if self._gossip_queues.fits(data):  # streams are not lost
+                self._outgoing_queries.repeat(query, message, now)
         return query
 
     def cancel(self, query: RunningQuery) -> None:

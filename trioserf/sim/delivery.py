@@ -128,7 +128,7 @@ async def _ask(cluster: SimCluster, member: str, result: Delivery) -> None:
                 done = answer
     if done is not None:
         result.expected += done.expected - 1
-        result.acked += done.acks - 1
+        result.acked += done.expected - 1 - len(done.missing)
 
 
 def _count_pairs(trace: Trace, members: int, result: Delivery) -> None:
