@@ -89,6 +89,21 @@ def test_query_is_not_repeated_after_its_deadline() -> None:
     assert list(repeated(state, 10.0)) == [0.1]
 
 
+def test_last_round_of_short_query_comes_before_its_end() -> None:
+    state = serf("a", "b")
+    start_query(state, QueryParams(name="load", timeout=1.6))
+    assert list(rounds(repeated(state, 10.0))) == [0.1, 0.4, 1.2]
+
+
+def test_rounds_of_late_owner_are_not_lost() -> None:
+    state = serf("a", "b")
+    start_query(state, QueryParams(name="load"))
+    state.expire(1.0)
+    assert len(sent(state)) == 1
+    assert state.next_deadline == pytest.approx(1.001)
+    assert rounds(repeated(state, 1.5)) == {1.001: Counter(b=3)}
+
+
 @pytest.mark.parametrize(
     "params", [QueryParams(name="x", ack=False), QueryParams(name="x", payload=bytes(1500))]
 )

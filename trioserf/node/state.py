@@ -165,6 +165,8 @@ class ClusterState:
             coordinates=self.coordinates,
             replies=self._replies,
             rng=rng,
+            digest=self.serf.repair.digest,
+            on_digest=self._observe_digest,
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
@@ -239,6 +241,12 @@ class ClusterState:
     def _member_address(self, name: str) -> Address | None:
         record = self.membership.records.get(name)
         return None if record is None else record.address
+
+    def _observe_digest(self, peer: Address, digest: bytes, now: float) -> None:
+        try:
+            self.serf.repair.observe(peer, digest, now)
+        except WireError as error:
+            self.drops.add(error, peer, now)
 
     def _handle(self, message: Message, source: Address, now: float) -> None:
         match message:

@@ -18,6 +18,8 @@ from trioserf.wire.serf_messages import Query, QueryFlag, Status
 
 _ROUNDS: Final = ((0.1, 1), (0.4, 3), (1.6, 3))
 """Seconds after the start of a query, and packets to each member: more if more were lost."""
+_LAST_SHARE: Final = 0.75
+"""The last round comes before this share of the timeout has passed, for short timeouts."""
 _MAX_MEMBERS: Final = 64
 """Members that get a query again in one round."""
 _PRESENT: Final = {Status.ALIVE, Status.LEAVING}
@@ -97,7 +99,10 @@ class QueryRepeats:
             return
         repeat.round += 1
         if repeat.round < len(_ROUNDS):
-            repeat.at = repeat.started + _ROUNDS[repeat.round][0]
+            seconds = _ROUNDS[repeat.round][0]
+            if repeat.round == len(_ROUNDS) - 1:
+                seconds = min(seconds, _LAST_SHARE * (repeat.query.deadline - repeat.started))
+            repeat.at = max(repeat.started + seconds, now + _STEP)
 
     def _choose(self, repeat: _Repeat) -> list[str]:
         missing = [name for name in repeat.query.expected if self._is_missing(repeat, name)]

@@ -19,6 +19,7 @@ from trioserf.errors import InvalidQuery
 from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
+from trioserf.serf.event_repair import EventRepair
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.gossip_queues import GossipQueues, Kind
 from trioserf.serf.incoming_queries import IncomingQueries, is_repeated, parse_address
@@ -91,6 +92,7 @@ class Serf:
         direct_messages: messages to single members, in packets or on streams.
         large_broadcasts: broadcasts too large for a packet.
         shutdown_orders: reasons for the node to shut down.
+        repair: notices user events that this node has missed.
         queues: the broadcast queues by Serf's names, Intent, Query and Event, in the order in
             which they fill a packet.
     """
@@ -138,6 +140,7 @@ class Serf:
             queue.sizes = counters.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], options=options)
         self._user_events = UserEvents(options=options, effects=effects)
+        self.repair = EventRepair(self._user_events, table.__len__, rng)
         self._replies = ReplyLimits(self._member_address, swim.allowed)
         self._may_carry_keys = may_carry_keys
         self._incoming_queries = IncomingQueries(
