@@ -104,6 +104,11 @@ class StateDriver:
             self.state.handle_packets([(data, source)], self.now)
             self.state.pop_stream_messages()
             self.state.pop_large_broadcasts()
+        while self.state.has_waiting:
+            with operation(f"further messages of a {what}"):
+                self.state.handle_waiting(self.now)
+                self.state.pop_stream_messages()
+                self.state.pop_large_broadcasts()
 
     def stream(self, data: bytes, *, ignore_events: bool = False, size: int = 65_536) -> None:
         """Read a stream in steps, as a node does, and handle its message in steps."""
