@@ -85,6 +85,12 @@ def test_few_eligible_members_among_many_are_found_in_one_pass() -> None:
 
 def test_choice_among_many_eligible_members_checks_few() -> None:
     table = members(2000)
-    checked: list[NodeRecord] = []
-    chosen = table.k_random_nodes(3, predicate=lambda record: not checked.append(record))
-    assert len(chosen) == len(checked) == 3
+    checked = 0
+
+    def is_eligible(_: NodeRecord) -> bool:
+        nonlocal checked
+        checked += 1
+        return True
+
+    assert len(table.k_random_nodes(3, predicate=is_eligible)) == 3
+    assert checked == 3

@@ -42,7 +42,6 @@ from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.swim.precedence import is_at_least
 from trioserf.swim.reply_limits import MAX_PINGS, ReplyLimits
-from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_payloads import encode_tags
@@ -64,7 +63,7 @@ from trioserf.wire.swim_messages import (
 
 _USER = bytes((USER,))
 _AT_ONCE: Final = 32
-"""Messages of a packet handled at once: 3 ms of work, and as many as members usually put into one."""
+"""Messages of a packet handled at once: 3 ms of work; members seldom put more into one."""
 _MAX_WAITING: Final = 16
 """Packets whose further messages wait: a megabyte, and a second of a host's longest packets."""
 
@@ -342,11 +341,6 @@ class ClusterState:
             self.serf.drops.clear()
 
     # --- exchanges of states ---
-
-    def local_state(self, *, join: bool) -> PushPull:
-        """Return our half of a push/pull."""
-        user_state = serf_codec.encode(self.serf.local_state())
-        return PushPull(join, self.membership.members.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
         """Merge the remote half of a push/pull at once (see `merge_steps`).

@@ -13,7 +13,7 @@ from typing import Final
 
 from trioserf.swim.config import Timing
 from trioserf.swim.node_record import NO_VERSIONS, NodeRecord
-from trioserf.wire.swim_messages import ALIVE, DEAD, SUSPECT, NodeState, State
+from trioserf.wire.swim_messages import ALIVE, DEAD, SUSPECT, State
 
 _MAX_DRAWS: Final = 128
 """Records drawn for a random choice before all are checked: 20 µs of work, where a check of 32,000
@@ -77,10 +77,6 @@ class Members:
         self._dead_or_left += (state >= DEAD) - record.is_dead_or_left
         record.state = state
         record.state_change = now
-
-    def node_states(self) -> tuple[NodeState, ...]:
-        """Return all records in the form that a push/pull carries."""
-        return tuple(record.node_state() for record in self.records.values())
 
     # --- probe order ---
 
