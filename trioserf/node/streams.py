@@ -280,7 +280,10 @@ class Streams:
                     await trio.lowlevel.checkpoint()
                 piece = records[start : start + PIECE]
                 rows.append(encode_nodes(record.node_state() for record in piece))
-            user_state = serf_codec.encode(state.serf.local_state())
+            serf_state = state.serf.local_state()
+            if len(records) > PIECE:
+                await trio.lowlevel.checkpoint()
+            user_state = serf_codec.encode(serf_state)
             return self.codec.join_push_pull(join, len(records), rows, user_state)
 
     async def _merge(
