@@ -9,6 +9,7 @@ The rules that decide what is recorded are in `memberlist`.
 
 import random
 from collections.abc import Callable, Container
+from itertools import islice
 from typing import Final
 
 from trioserf.swim.config import Timing
@@ -129,8 +130,8 @@ class Members:
     ) -> list[NodeRecord]:
         """Choose up to k distinct members at random, never ourselves.
 
-        At most 128 records are drawn; if too few of them satisfy the predicate, all are checked
-        (swim/README.md, § Random choice).
+        For n < 3k records all are checked. Otherwise at most 128 are drawn; if too few of them
+        satisfy the predicate, all are checked (swim/README.md, § Random choice).
 
         Args:
             k: the maximum number of members, 0 or more.
@@ -144,9 +145,13 @@ class Members:
 
         ring = self._ring
         n = len(ring)
+        if n < 3 * k:
+            shuffled = ring.copy()
+            self._rng.shuffle(shuffled)
+            return list(islice(filter(is_eligible, shuffled), k))
         draw = self._rng.random
         chosen: list[NodeRecord] = []
-        for _ in range(_MAX_DRAWS if n >= 3 * k else 0):
+        for _ in range(_MAX_DRAWS):
             if len(chosen) >= k:
                 return chosen
             record = ring[int(draw() * n)]
