@@ -249,7 +249,7 @@ async def test_lost_seed_is_joined_again(autojump_clock: MockClock) -> None:
 FAST_REAPING: dict[str, Any] = {
     **RETRIES,
     "reconnect_interval": 1e6,
-    "reap_interval": 1.0,
+    "reap_interval": 5.0,
     "serf": SerfOptions(reconnect_timeout=10.0),
 }
 
