@@ -130,7 +130,7 @@ async def test_exchange_delivers_what_gossip_missed(autojump_clock: MockClock) -
 async def test_error_is_logged_once_for_each_peer_and_cause(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with node_under_test(**QUIET) as s:
+    async with node_under_test(**QUIET, timing=Timing(push_pull_interval=10.0)) as s:
         a, b = await s.add_members("a", "b")
         for peer in (a, b):
             s.network.cut(OURS, peer.address)
@@ -138,7 +138,7 @@ async def test_error_is_logged_once_for_each_peer_and_cause(
         # Only streams are cut: the members stay alive.
         for peer in (a, b):
             s.nursery.start_soon(keep_alive, s, peer)
-        await trio.sleep(600)
+        await trio.sleep(200)
         assert sorted(logged(caplog, logging.ERROR)) == [
             f"push/pull with '{peer.name}' ({peer.address}) failed: no response within 10 s"
             for peer in (a, b)
@@ -147,7 +147,7 @@ async def test_error_is_logged_once_for_each_peer_and_cause(
         s.network.heal()  # the peer listens again, but its responses are malformed
         for peer in (a, b):
             s.nursery.start_soon(send_no_response, peer)
-        await trio.sleep(600)
+        await trio.sleep(200)
         assert sorted(logged(caplog, logging.ERROR)) == [
             f"push/pull with '{peer.name}' ({peer.address}) failed: stream: closed before its"
             " first byte"

@@ -95,7 +95,7 @@ async def test_running_cluster_turns_encryption_on_in_three_steps(
                     verify_incoming=incoming,
                     verify_outgoing=outgoing,
                 )
-                await trio.sleep(3)
+                await trio.sleep(1.5)
             plain, encrypted = await count_packets(6)
             assert (plain == 0) == outgoing
             assert (encrypted > 50) == outgoing
