@@ -63,7 +63,11 @@ def record_dials(s: NodeUnderTest, peer: ScriptedPeer) -> list[float]:
 async def test_failed_and_left_members_are_reaped_after_a_day(
     autojump_clock: MockClock, how: str
 ) -> None:
-    rare = {"reconnect_interval": 1e7, "reap_interval": 60.0, "queue_check_interval": 1e7}
+    rare: dict[str, Any] = {
+        "reconnect_interval": 1e7,
+        "reap_interval": 60.0,
+        "queue_check_interval": 1e7,
+    }
     async with node_under_test(**QUIET, **rare, timing=CALM) as s:
         failed, _ = await s.add_members("failed", "other")
         began = trio.current_time()
