@@ -1,6 +1,8 @@
 """Measure how user events and queries are delivered (see README.md, § Measured)."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import attrs
@@ -18,13 +20,22 @@ LATE: Final = (1.0, 3.0)
 """Seconds after which a delivery counts as late."""
 _PAUSE: Final = 0.5
 """Mean seconds between two events or queries."""
+_SPREAD: Final = 5.0
+"""Seconds until an event causes no more packets."""
 _END: Final = 90.0
 """Seconds after the last event; a push/pull of each member takes place in them."""
 
 
+HEAD: Final = (
+    f"{'cluster':<14} {'pairs':>7} {'> 1 s':>6} {'> 3 s':>6} {'never':>6} {'doubled':>8}"
+    f" {'acks':>15} {'packets/event':>14}"
+)
+"""The head of a table of measurements."""
+
+
 @attrs.define(kw_only=True)
 class Delivery:
-    """What a measurement counted; measurements of one kind can be added up.
+    """What a measurement counted.
 
     Attributes:
         pairs: events times members that should receive them, the sender excluded.
@@ -35,7 +46,6 @@ class Delivery:
         acked: acks that arrived in time.
         events: the number of events.
         packets: packets that the events caused.
-        exchanges: push/pulls that the events caused, beyond those of an idle cluster.
     """
 
     pairs: int = 0
@@ -46,16 +56,14 @@ class Delivery:
     acked: int = 0
     events: int = 0
     packets: float = 0.0
-    exchanges: float = 0.0
 
-    def add(self, other: "Delivery") -> None:
-        """Add the counts of another measurement."""
-        for field in attrs.fields(Delivery):
-            value = getattr(other, field.name)
-            if field.name == "late":
-                self.late = [a + b for a, b in zip(self.late, value, strict=True)]
-            else:
-                setattr(self, field.name, getattr(self, field.name) + value)
+    def row(self, name: str) -> str:
+        """Format the measurement as a row of a table."""
+        return (
+            f"{name:<14} {self.pairs:>7} {self.late[0]:>6} {self.late[1]:>6} {self.never:>6}"
+            f" {self.doubled:>8} {self.acked:>7}/{self.expected:<7}"
+            f" {self.packets / self.events:>14.1f}"
+        )
 
 
 def measure(
@@ -82,42 +90,43 @@ def measure(
     trace.kinds = frozenset({"send", "user"})
 
     async def measurements(cluster: SimCluster) -> None:
+        cluster.checker.expect_late_events = True
         await start_full(cluster, members)
-        cluster.network.link = attrs.evolve(cluster.network.link, loss=loss)
-        await trio.sleep(1)
-        counts = cluster.network.counts
-        idle = counts.copy()
-        await trio.sleep(IDLE)
-        idle_packets = (counts["packets"] - idle["packets"]) / IDLE
+        cluster.network.link = LinkConditions(loss=loss)
         ids = [member.id for member in cluster.up]
-        before, started = counts.copy(), trio.current_time()
+        await trio.sleep(1)
+        idle, _ = await _packets_in(cluster, partial(trio.sleep, IDLE))
+        send = partial(_send_events, cluster, ids, result.events)
+        sent, seconds = await _packets_in(cluster, send)
+        result.packets = sent - idle / IDLE * seconds
         async with trio.open_nursery() as nursery:
-            for number in range(result.events):
-                await cluster.event(cluster.rng.choice(ids), f"e{number}")
+            for _ in range(result.events if queries else 0):
+                nursery.start_soon(_ask, cluster, cluster.rng.choice(ids), result)
                 await trio.sleep(cluster.rng.uniform(0, 2 * _PAUSE))
-            if queries:
-                await trio.sleep(5)
-                counted, ended = counts.copy(), trio.current_time()
-                for _ in range(result.events):
-                    nursery.start_soon(_ask, cluster, cluster.rng.choice(ids), result)
-                    await trio.sleep(cluster.rng.uniform(0, 2 * _PAUSE))
-            else:
-                counted, ended = counts.copy(), trio.current_time()
-        sent = counted["packets"] - before["packets"]
-        result.packets = sent - idle_packets * (ended - started)
         await trio.sleep(_END)
 
-    link = LinkConditions()
     config = attrs.evolve(TEMPLATE, timing=PROFILES[profile])
-    run(
-        Scenario(
-            measurements, link=link, config=config, must_agree=False, count_false_alarms=True
-        ),
-        seed=seed,
-        trace=trace,
-    )
+    scenario = Scenario(measurements, config=config, must_agree=False, count_false_alarms=True)
+    run(scenario, seed=seed, trace=trace)
     _count_pairs(trace, members, result)
     return result
+
+
+async def _packets_in(
+    cluster: SimCluster, act: Callable[[], Awaitable[None]]
+) -> tuple[int, float]:
+    """Return the packets that all members sent meanwhile, and the seconds that it took."""
+    counts, started = cluster.network.counts, trio.current_time()
+    before = counts["packets"]
+    await act()
+    return counts["packets"] - before, trio.current_time() - started
+
+
+async def _send_events(cluster: SimCluster, ids: list[str], count: int) -> None:
+    for number in range(count):
+        await cluster.event(cluster.rng.choice(ids), f"e{number}")
+        await trio.sleep(cluster.rng.uniform(0, 2 * _PAUSE))
+    await trio.sleep(_SPREAD)
 
 
 async def _ask(cluster: SimCluster, member: str, result: Delivery) -> None:

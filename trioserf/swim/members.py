@@ -22,8 +22,8 @@ takes milliseconds."""
 
 MAX_COVER: Final = 32
 """Members that get a message of our own in its first round (see README.md, § Gossip)."""
-_CANDIDATES: Final = 8
-"""Members drawn for each packet of a round, of which many may have all messages."""
+_CANDIDATES: Final = 2, 8
+"""Members drawn for each packet of a round, of which some may have all messages."""
 
 
 def is_alive(record: NodeRecord) -> bool:
@@ -182,8 +182,11 @@ class Members:
                 record.state is DEAD and record.state_change > died_after
             )
 
-        count = _CANDIDATES * self._timing.gossip_nodes
-        return self.k_random_nodes(count, predicate=is_target)
+        # In a small table most members may have a message, and it costs little to check all.
+        few, many = (factor * self._timing.gossip_nodes for factor in _CANDIDATES)
+        return self.k_random_nodes(
+            many if len(self._ring) < 3 * many else few, predicate=is_target
+        )
 
     def cover_targets(self) -> list[NodeRecord]:
         """Choose the alive and suspect members for a first round, `MAX_COVER` at most.
