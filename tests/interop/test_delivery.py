@@ -84,12 +84,12 @@ def test_real_serf_drops_a_repeated_query_in_silence_and_ours_acks_again(pair: C
     host = pair.host("go-a").rsplit(".", 1)[0] + ".98"
     acks: dict[str, list[int]] = {}
     with fake_member(host) as (udp, node):
-        node = attrs.evolve(node, name="asker")
+        node = attrs.evolve(node, name="requester")
         for number, name in enumerate(("go-a", "py-a")):
             to = (pair.host(name), 7946)
             exchange(to, [node])
             query = Query(
-                900 + number, number, node.addr, 7946, "asker", (), 3, 0, 10**10, "q", b""
+                900 + number, number, node.addr, 7946, "requester", (), 3, 0, 10**10, "q", b""
             )
             data = swim_codec.encode(UserMessage(serf_codec.encode(query)))
             acks[name] = []

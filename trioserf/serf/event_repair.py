@@ -28,7 +28,7 @@ SETTLE_TIME: Final = 1.0
 _STEP: Final = 0.1
 """Seconds between two records of where the clock stood, of which at most eleven are kept."""
 _AHEAD_TIME: Final = 0.5
-"""Seconds for which the clock of another member may be ahead of ours."""
+"""Seconds for which the clock of another member may be ahead of our clock."""
 _DIFFERENCES: Final = 2
 """Different digests in succession: one may have been overtaken by an event."""
 _OBSERVE_INTERVAL: Final = 0.02

@@ -57,7 +57,7 @@ _ID_SIZE = 100
 _MIN_RELAY_PROTOCOL = 5
 """The first protocol version whose members relay responses."""
 _MAX_REPEATS = 8
-"""Times that an ack and a response are sent again; a requester of ours asks 7 times at most."""
+"""Times that an ack and a response are sent again; our own requesters ask 7 times at most."""
 _RELAY_RATE, _RELAY_BURST = 512, 512
 """Relayed copies a second, and at once: each query may request 255 copies of two packets."""
 _DRAWS, _MIN_DRAWS = 4, 16
