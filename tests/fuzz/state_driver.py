@@ -41,9 +41,11 @@ def nonce(size: int) -> bytes:
     return bytes(size)
 
 
-def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
+def feed(
+    codec: StreamCodec, data: bytes, size: int = 65_536, *, is_answer: bool = False
+) -> Message | None:
     """Decode a stream; return None if it ends inside its message."""
-    decoder = codec.decoder()
+    decoder = codec.decoder(is_answer=is_answer)
     message, _ = helpers.feed(decoder, data, size)
     assert message is not None or decoder.end().kind == "truncated"
     return message
@@ -131,7 +133,7 @@ class StateDriver:
 
     def merge(self, remote: PushPull, *, ignore_events: bool) -> None:
         with operation("local state"):
-            self.codec.encode_push_pull(self.state.local_state(join=remote.join))
+            self.codec.encode_push_pull(self.state.local_state(join=remote.join), is_answer=True)
         reader = StepwiseReader(remote.user_state)
         steps = iter(reader)
         while True:

@@ -99,7 +99,7 @@ class Streams:
             self._connected.add()
             async with stream:
                 await self._send(stream, data)
-                response = await self._read(stream, tracked)
+                response = await self._read(stream, tracked, is_answer=True)
         if tracked.scope.cancelled_caught:
             if tracked.error is not None:
                 raise WireError(tracked.error.kind, str(tracked.error))
@@ -230,7 +230,7 @@ class Streams:
         except WireError as error:
             await self._count(error, source)
             if error.kind != "truncated":
-                await self._send(stream, self.codec.encode(encode(ErrorMessage(str(error)))))
+                await self._answer(stream, ErrorMessage(str(error)))
             return
         match message:
             case PushPull():
@@ -244,7 +244,7 @@ class Streams:
                 )
             case Ping(seq_no, node):
                 if node == state.config.name:
-                    await self._send(stream, self.codec.encode(encode(Ack(seq_no))))
+                    await self._answer(stream, Ack(seq_no))
                 else:
                     _log.warning("stream ping for %r, from %s", short_name(node), source)
             case _:
@@ -254,7 +254,7 @@ class Streams:
         self, stream: Stream, theirs: PushPull, tracked: OpenStream
     ) -> None:
         ours = await self._owner.ask(lambda state, _: state.local_state(join=theirs.join))
-        data = self.codec.encode_push_pull(ours)
+        data = self.codec.encode_push_pull(ours, is_answer=True)
         self.open_streams.set_held(tracked, tracked.held + len(data))
         await self._send(stream, data)
         try:
@@ -286,6 +286,9 @@ class Streams:
         async with self._work_lock:
             await trio.lowlevel.checkpoint()
 
+    async def _answer(self, stream: SendStream, message: Message) -> None:
+        await self._send(stream, self.codec.encode(encode(message), is_answer=True))
+
     async def _send(self, stream: SendStream, data: bytes) -> None:
         self._sent.add(len(data))
         await stream.send_all(data)
@@ -293,8 +296,10 @@ class Streams:
     async def _count(self, error: WireError, source: Address) -> None:
         await self._owner.tell(lambda state, now: state.drops.add(error, source, now))
 
-    async def _read(self, stream: Stream, tracked: OpenStream) -> Message:
-        decoder = self.codec.decoder()
+    async def _read(
+        self, stream: Stream, tracked: OpenStream, *, is_answer: bool = False
+    ) -> Message:
+        decoder = self.codec.decoder(is_answer=is_answer)
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
