@@ -278,8 +278,8 @@ async def test_error_replies_have_bodies_as_in_serf() -> None:
         reply = await client.ask("join", 1, {"Existing": ["x", "y"], "Replay": False})
         assert reply["Error"] == (
             "2 errors occurred:\n"
-            "\t* Failed to join x: dial tcp x:7946: connect: connection refused\n"
-            "\t* Failed to join y: dial tcp y:7946: connect: connection refused\n\n"
+            "\t* failed to join x:7946: dial tcp x:7946: connect: connection refused\n"
+            "\t* failed to join y:7946: dial tcp y:7946: connect: connection refused\n\n"
         )
         assert await client.receive() == {"Num": 0}
         assert await client.ask("join", 2, {"Existing": []}) == {"Error": "", "Seq": 2}

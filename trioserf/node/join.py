@@ -152,7 +152,7 @@ class Joiner:
         error = await self.try_push_pull(address, ignore_events=not replay)
         records = self._owner.state.membership.records.values()
         if error is not None:
-            _log.debug("Failed to join %s: %s", address, error)
+            _log.debug("failed to join %s: %s", address, error)
         elif any(record.address == address for record in records):
             self.seeds.aliases.discard(address)
         else:

@@ -47,7 +47,7 @@ _CODES = (
 )
 """Parts of Serf's error texts and their codes; every other error is `bad_request`."""
 _LOG_LINE = re.compile(r"(\d\S+ \d\S+) \[(\w+)\] ([^:]+): (.*)", re.DOTALL)
-_CAUSE = re.compile(r"\* Failed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
+_CAUSE = re.compile(r"\* [Ff]ailed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
 
 
 class RpcSession(AgentSession):
