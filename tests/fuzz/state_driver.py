@@ -164,7 +164,7 @@ class StateDriver:
         with operation("reap"):
             state.reap(self.now)
         with operation("check queues"):
-            state.serf.check_queues()
+            state.check_queues()
         assert state.next_deadline is None or state.next_deadline > self.now
         assert state.next_suspicion is None or state.next_suspicion > self.now
 

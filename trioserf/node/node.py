@@ -6,6 +6,7 @@ Every operation is a method of one class, mostly its documentation and one reque
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from enum import Enum
@@ -33,6 +34,7 @@ from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.memberlist import Memberlist
+from trioserf.wire.swim_messages import State
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -150,6 +152,11 @@ class Node:
     def stats(self) -> dict[str, object]:
         """Return the group `serf` of `info`: counts, clocks, queue depths, health."""
         return self._state.stats()
+
+    def states(self) -> dict[str, int]:
+        """Count the members in the states `alive`, `suspect`, `dead` and `left`."""
+        counts = Counter(record.state for record in self.memberlist.records.values())
+        return {state.name.lower(): counts[state] for state in State}
 
     def queue_depths(self) -> dict[str, int]:
         """Count what waits in this node, by kind (see `StateOwner.queue_depths`)."""

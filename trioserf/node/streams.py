@@ -76,6 +76,7 @@ class Streams:
         self._connected = counters.counter("memberlist.tcp.connect")
         self._sent = counters.counter("memberlist.tcp.sent")
         self._exchanges = counters.values("memberlist.pushPullNode")
+        self._gauges = counters.gauges
         # Large messages are read and merged one at a time, so that they do not delay probes.
         self._work_lock = trio.Lock()
 
@@ -300,10 +301,12 @@ class Streams:
         self, stream: Stream, tracked: OpenStream, *, is_answer: bool = False
     ) -> Message:
         decoder = self.codec.decoder(is_answer=is_answer)
+        size = 0
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 raise decoder.end()
+            size += len(data)
             self.open_streams.touch(tracked, trio.current_time())
             message = decoder.feed(bytes(data))
             self.open_streams.set_held(tracked, decoder.held)
@@ -317,6 +320,8 @@ class Streams:
                     await self._owner.ask(partial(_add_nonce, decoder.nonce))
                 if decoder.first_error is not None:
                     await self._count(decoder.first_error, tracked.peer)
+                if isinstance(message, PushPull):
+                    self._gauges["memberlist.size.remote"] = size
                 return message
 
 
