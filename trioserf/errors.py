@@ -43,6 +43,10 @@ class NoSuchQuery(TrioserfError):
     """No query with that number waits for a response."""
 
 
+class AlreadyAnswered(NoSuchQuery):
+    """A query to which a response was sent already."""
+
+
 class Leaving(TrioserfError):
     """The node is leaving or has left, and rejects the request."""
 

@@ -49,6 +49,7 @@ from trioserf.control.server.permissions import NONE, Permissions
 from trioserf.control.server.tokens import Token, TokenHash, dump
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (
+    AlreadyAnswered,
     InvalidQuery,
     JoinFailed,
     Leaving,
@@ -224,6 +225,7 @@ class FakeNode(Node):
             yield records
         finally:
             self.pending.pop(number, None)
+            del self.names[number]
             await records.aclose()
 
     async def _records(
@@ -275,6 +277,8 @@ class FakeNode(Node):
 
     def _pop_pending(self, number: int) -> Callable[[bytes | None], None]:
         send = self.pending.pop(number, None)
+        if send is None and number in self.names:
+            raise AlreadyAnswered("response already sent")
         if send is None:
             raise NoSuchQuery(f"no query {number} is pending")
         return send

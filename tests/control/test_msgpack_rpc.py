@@ -221,6 +221,10 @@ async def test_rpc_stream_client_responds_to_queries() -> None:
         assert reply == {"Error": "No pending queries matching ID", "Seq": 8}
         reply = await responder.ask("respond", 9, {"ID": 1, "Payload": b"!"})
         assert reply == {"Error": "", "Seq": 9}
+        reply = await responder.ask("respond", 9, {"ID": 1, "Payload": b"!"})
+        assert reply == {
+            "Error": "failed to respond to key query: response already sent", "Seq": 9
+        }  # fmt: skip
         records = [await requester.receive() for _ in range(6)]
         assert records[::2] == [{"Error": "", "Seq": 6}] * 3
         assert [list(record.values()) for record in records[1::2]] == [

@@ -223,6 +223,7 @@ class StateDriver:
         assert len(state.drops.by_peer) <= 1025
         assert len(state.serf._outgoing_queries) <= options.running_queries
         assert len(state.serf._incoming_queries._pending) <= options.pending_queries
+        assert len(state.serf._incoming_queries._answered) <= options.pending_queries
         assert len(state.serf._intents._buffer) <= options.intents_kept
         local = state.membership.local
         assert (local.addr, local.port) == (bytes((127, 0, 0, 1)), 7946)

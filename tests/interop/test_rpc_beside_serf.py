@@ -408,6 +408,34 @@ def test_intended_differences(name: str, pair: tuple[Agents, Agents]) -> None:
         assert rest == expected
 
 
+def test_second_response_to_a_query_is_rejected_alike(pair: tuple[Agents, Agents]) -> None:
+    def ask(agents: Agents) -> dict[int, str]:
+        query = {"Name": "twice", "Payload": b"", "Timeout": 10**10, "RequestAck": False,
+                 "RelayFactor": 0, "FilterNodes": ["vec-a"], "FilterTags": {}}  # fmt: skip
+        with Raw(agents.open) as watcher, Raw(agents.open) as requester:
+            watcher.send(pack(HANDSHAKE, header("stream", 1), {"Type": "query:twice"}))
+            errors: dict[int, str] = {}
+            number = None
+            while 4 not in errors:
+                message = watcher.message()
+                assert message is not None
+                if "ID" in message[0]:
+                    number = message[0]["ID"]
+                    body = {"ID": number, "Payload": b"x"}
+                    for seq in (2, 3):
+                        watcher.send(pack(header("respond", seq), body))
+                    watcher.send(pack(header("respond", 4), {**body, "ID": 999_999}))
+                elif message[0]["Seq"] == 1 and 1 not in errors:
+                    requester.send(pack(HANDSHAKE, header("query", 9), query))
+                errors.setdefault(message[0].get("Seq", 1), message[0].get("Error", ""))
+            return errors
+
+    theirs, ours = map(ask, pair)
+    assert ours == theirs
+    assert theirs[2] == ""
+    assert "response already sent" in theirs[3]
+
+
 LEAVE = next(one for one in RECORDED if one["title"] == "leave")
 
 

@@ -41,6 +41,7 @@ _CODES = (
     ("Invalid authentication token", "auth_failed"),
     ("Invalid event filter", "invalid_filter"),
     ("No pending queries", "no_such_query"),
+    ("response already sent", "no_such_query"),
     ("Unsupported command", "unknown_command"),
     ("Unsupported IPC version", "protocol"),
     ("exceeds", "too_large"),
