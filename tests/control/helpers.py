@@ -159,7 +159,13 @@ class FakeNode(Node):
     def member(self, name: str) -> Member | None:
         return self._members.get(name)
 
-    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+    async def join(
+        self,
+        addresses: Sequence[str],
+        replay: bool = False,
+        *,
+        on_joined: Callable[[str], None] = lambda _: None,
+    ) -> int:
         await trio.sleep(self.delay)
         reached = [address for address in addresses if address in self.reachable]
         if not reached:

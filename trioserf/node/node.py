@@ -212,12 +212,19 @@ class Node:
 
     # --- membership ---
 
-    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+    async def join(
+        self,
+        addresses: Sequence[str],
+        replay: bool = False,
+        *,
+        on_joined: Callable[[str], None] = lambda _: None,
+    ) -> int:
         """Join a cluster through some of its members, and keep the addresses as seeds.
 
         Args:
             addresses: `host`, `host:port`, `[v6]:port` or `name/host:port`.
             replay: accept user events from before the join.
+            on_joined: called with each of the addresses as soon as it is joined.
 
         Returns:
             How many IP addresses were joined.
@@ -227,7 +234,7 @@ class Node:
             Leaving: the node is leaving.
         """
         self._require_alive()
-        return await self._joiner.join(addresses, replay=replay)
+        return await self._joiner.join(addresses, replay=replay, on_joined=on_joined)
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
         """Keep addresses to join again whenever their members are missing."""
