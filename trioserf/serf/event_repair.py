@@ -8,7 +8,8 @@ after the member's start, and end where its clock stood a second ago, so that go
 over. A member that knows these times compares the hash of its own events with the received one.
 
 Any host can forge a digest. It costs a comparison, of which there are at most fifty a second, or
-a push/pull, of which there is at most one a second, and one in ten seconds with each member.
+a push/pull, of which there is at most one a second, and one in ten seconds with each member. After
+push/pulls that did not bring what was missed they become rare: an event over a limit stays missed.
 """
 
 import math
@@ -33,8 +34,8 @@ _DIFFERENCES: Final = 2
 """Different digests in succession: one may have been overtaken by an event."""
 _OBSERVE_INTERVAL: Final = 0.02
 """Least seconds between two comparisons; a member gets about two digests a second."""
-_INTERVAL: Final = 1.0
-"""Least seconds between two push/pulls."""
+_INTERVAL, _MAX_INTERVAL = 1.0, 60.0
+"""Least seconds between two push/pulls; doubled up to the second after each that was of no use."""
 _PEER_INTERVAL: Final = 10.0
 """Least seconds between two push/pulls with one member."""
 _JITTER: Final = 0.2
@@ -76,7 +77,9 @@ class EventRepair:
         self._differences = 0
         self._observe_at = -math.inf
         self._exchange_at = -math.inf
+        self._interval = _INTERVAL
         self._due: _Due | None = None
+        self._last: EventDigest | None = None
         self._asked: dict[Address, float] = {}
 
     # --- our own digest ---
@@ -98,7 +101,7 @@ class EventRepair:
     def _settle(self, latest: int, now: float) -> None:
         """Advance the last settled time to where the clock stood `SETTLE_TIME` ago."""
         settling = self._settling
-        if self._settled > latest:  # the clock has wrapped
+        if (settling[-1][1] if settling else self._settled) > latest:  # the clock has wrapped
             self._settled = 0
             settling.clear()
         while settling and now - settling[0][0] >= SETTLE_TIME:
@@ -134,6 +137,10 @@ class EventRepair:
             return None
         return self._events.hash(digest.first, digest.last) == digest.hash
 
+    def _misses(self, digest: EventDigest) -> bool:
+        """Return whether we have certainly missed an event of a digest."""
+        return digest.clock > self._events.window.clock.time or self._is_same(digest) is False
+
     def _schedule(self, peer: Address, digest: EventDigest, at: float) -> None:
         if at < self._asked.get(peer, -math.inf) + _PEER_INTERVAL:
             return
@@ -155,11 +162,13 @@ class EventRepair:
         if due is None or due.at > now:
             return None
         self._due = None
-        is_behind = due.digest.clock > self._events.window.clock.time
-        if not is_behind and self._is_same(due.digest) is not False:
+        if not self._misses(due.digest):
             return None
+        is_useless = self._last is not None and self._misses(self._last)
+        self._interval = min(2 * self._interval, _MAX_INTERVAL) if is_useless else _INTERVAL
+        self._last = due.digest
         self._differences = 0
-        self._exchange_at = now + _INTERVAL
+        self._exchange_at = now + self._interval
         self._asked = {peer: at for peer, at in self._asked.items() if at + _PEER_INTERVAL > now}
         self._asked[due.peer] = now
         self.exchanges += 1
