@@ -35,6 +35,7 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
 from trioserf.swim.config import LAN, SwimOptions, Timing
+from trioserf.swim.events import Cause
 from trioserf.swim.reply_limits import ReplyLimits
 from trioserf.wire.errors import WireError
 from trioserf.wire.serf_codec import QUERY, USER_EVENT, decode
@@ -237,12 +238,12 @@ class Serf:
         intent = self._intents.pop_recent_intent(name, now)
         self._table.on_join(name, address, meta, versions, now, intent=intent)
 
-    def member_left(self, name: str, now: float) -> None:
+    def member_left(self, name: str, now: float, cause: Cause | None = None) -> None:
         """Handle the death or leave of a member.
 
-        Its intents decide whether the event for users is a leave or a failure.
+        Its intents decide whether the event for users is a leave, or a failure with its cause.
         """
-        self._table.on_leave(name, now)
+        self._table.on_leave(name, now, cause)
         self._outgoing_queries.stop_waiting_for(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:

@@ -55,10 +55,14 @@ class Faults:
         self.network.partition(*[[self.members[m].address for m in part] for part in parts])
         self._set_active("partition", any(parts))
 
-    def cut(self, source: str, target: str) -> None:
-        """Block traffic from one member to another; the other direction still works."""
-        self.note("cut", f"{source} -> {target}")
-        self.network.cut(self.members[source].address, self.members[target].address)
+    def cut(self, source: str, target: str, *, reject: bool = False) -> None:
+        """Block traffic from one member to another; the other direction still works.
+
+        With `reject` a firewall refuses it, so that no process seems to listen there.
+        """
+        self.note("cut", f"{source} -> {target}" + (" reject" if reject else ""))
+        addresses = self.members[source].address, self.members[target].address
+        self.network.cut(*addresses, reject=reject)
         self._set_active(f"cut {source} {target}", True)
 
     def mend(self, source: str, target: str) -> None:
