@@ -1,21 +1,15 @@
 """Probe one member after the other (see swim/README.md, § Probing)."""
 
 import contextlib
-import logging
 import random
 from typing import Final
 
 import trio
 
-from trioserf.address import Address
 from trioserf.errors import Leaving
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
-from trioserf.printable import short_name
 from trioserf.swim.failure_detector import Probe, StreamReach
-from trioserf.wire.swim_messages import Ack
-
-_log = logging.getLogger("trioserf.memberlist")
 
 _REFUSAL_GRACE: Final = 0.2
 """Share of the probe timeout in which acks still count after a refused connection: the connection
@@ -87,7 +81,7 @@ async def _probe_indirectly(
             async def ping_on_stream() -> None:
                 nonlocal reach
                 reach = "silent"  # until it ends
-                reach = await stream_ping(owner, streams, probe.record.name, probe.address)
+                reach = await streams.ping(probe.record.name, probe.address)
                 if reach == "refused" and not state.counts_refusals:
                     reach = "silent"
                 if reach == "refused":
@@ -104,18 +98,3 @@ async def _probe_indirectly(
         # handled them before the next request.
         await owner.wait_for_inbox()
     return reach
-
-
-async def stream_ping(
-    owner: StateOwner, streams: Streams, name: str, address: Address
-) -> StreamReach:
-    """Ping a member on a stream and return what that shows. The caller sets the deadline."""
-    ping = owner.state.detector.stream_ping(name)
-    try:
-        response = await streams.exchange(address, streams.codec.encode(ping))
-    except ConnectionRefusedError:
-        return "refused"
-    except (OSError, ValueError, trio.BrokenResourceError) as error:
-        _log.debug("no answer of %r on a stream: %s", short_name(name), error)
-        return "silent"
-    return "acked" if isinstance(response, Ack) and response.seq_no == 0 else "silent"

@@ -9,7 +9,6 @@ from typing import Final
 
 import trio
 
-from trioserf.node.probe import stream_ping
 from trioserf.node.state import ClusterState, RefusalCheck
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
@@ -55,7 +54,7 @@ async def _check(owner: StateOwner, streams: Streams, suspect: RefusalCheck, del
 
 async def _is_refused(owner: StateOwner, streams: Streams, suspect: RefusalCheck) -> bool:
     with trio.move_on_after(owner.state.config.timing.probe_timeout):
-        return await stream_ping(owner, streams, suspect.name, suspect.address) == "refused"
+        return await streams.ping(suspect.name, suspect.address) == "refused"
     return False
 
 

@@ -23,6 +23,7 @@ from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState, RefusalCheck
 from trioserf.node.stream_queue import StreamSendQueue
 from trioserf.node.timers import AutoResetEvent, DeadlineTimer
+from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.serf import earlier
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -295,10 +296,7 @@ class StateOwner:
         self.deadline.move(earlier(state.next_deadline, self._hub.next_deadline))
         if serf.shutdown_orders:
             order = serf.shutdown_orders.pop()
-            raise NameConflict(
-                f"another member has the name {state.config.name!r}, and the majority sides with"
-                f" it ({order.matching} of {order.responses} answers for us)"
-            )
+            raise NameConflict(_conflict_text(order, state))
 
     def _wake_gossip(self) -> None:
         """Wake the gossip task if a message is new, or if gossip becomes possible again."""
@@ -327,3 +325,14 @@ class StateOwner:
         self.dropped[kind] += 1
         if self.dropped[kind] == 1:
             _log.warning("dropped %s: too many %s wait already", what, kind)
+
+
+def _conflict_text(order: NameConflictLost, state: ClusterState) -> str:
+    votes = f"{order.matching} of {order.responses} answers for us"
+    why = "the majority sides with it"
+    if 2 * order.matching == order.responses:
+        why = "there is no majority, and we joined last"
+    return (
+        f"another member has the name {state.config.name!r}, at {order.other}, and {why} ({votes})"
+        f"; this one is at {state.address}; choose another name with --node=NAME"
+    )

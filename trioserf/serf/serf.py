@@ -386,6 +386,7 @@ class Serf:
     def announce_join(self, now: float) -> None:
         """Broadcast our join intent; call this after a successful join."""
         self._intents.announce_join(now)
+        self._name_conflicts.note_join(now)
 
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
         """Broadcast our leave intent.

@@ -196,10 +196,15 @@ async def _pause_repeatedly(cluster: SimCluster, victim: str, times: int) -> Non
 
 
 async def name_conflict(cluster: SimCluster) -> None:
-    """A second member claims a name in use: the majority votes it out."""
+    """A second member claims a name in use: it does not join, or the majority votes it out."""
     ids = await _formed(cluster)
     victim = cluster.rng.choice(ids[1:])
-    await cluster.start("impostor", name=victim, seeds=(ids[0],))
+    if cluster.rng.random() < 0.5:
+        await cluster.start("impostor", name=victim, seeds=(ids[0],))
+    else:
+        # It is joined by a member, so that it learns too late that the name is in use.
+        await cluster.start("impostor", name=victim)
+        await cluster.node(ids[0]).join([str(cluster.members["impostor"].address)])
     with trio.move_on_after(120):
         await cluster.members["impostor"].ended.wait()
     if cluster.members["impostor"].status != "quit" or not cluster.members[victim].is_up:
