@@ -1,6 +1,7 @@
 """Probe one member after the other (see swim/README.md, § Probing)."""
 
 import contextlib
+import logging
 import random
 from typing import Final
 
@@ -11,6 +12,10 @@ from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 from trioserf.swim.failure_detector import Probe, StreamReach
 
+_log = logging.getLogger("trioserf.memberlist")
+
+_STOOD_STILL: Final = 1.0
+"""Seconds of a stop of this process from which a warning is logged."""
 _REFUSAL_GRACE: Final = 0.2
 """Share of the probe timeout in which acks still count after a refused connection: the connection
 may be refused by a firewall, through which other members get."""
@@ -34,6 +39,10 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         tick = started + membership.awareness.scale_timeout(interval)
         if trio.current_time() < tick:
             await trio.sleep_until(tick)
+        # A probe ends at the tick at the latest, so that only a stop of this process delays it.
+        late = trio.current_time() - tick
+        if late > _STOOD_STILL:
+            _log.warning("this process stood still for at least %.1f s", late)
 
 
 async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
