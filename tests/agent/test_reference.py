@@ -22,6 +22,7 @@ from trioserf.node import (
     drop_counts,
     event_hub,
     key_handler,
+    refusals,
     seen_nonces,
     state_owner,
     stream_queue,
@@ -29,6 +30,7 @@ from trioserf.node import (
 from trioserf.node.config import NodeConfig
 from trioserf.serf import filters, incoming_queries, query_collector, query_filters
 from trioserf.settings import setting_of, settings_of
+from trioserf.swim import refusals as swim_refusals
 from trioserf.swim import reply_limits
 from trioserf.swim.config import LAN, PROFILES, Timing
 from trioserf.wire import msgpack, packet, serf_codec, stream, stream_decoders, swim_messages
@@ -69,6 +71,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
     ],
     [incoming_queries._RELAY_BURST, incoming_queries._RELAY_RATE],
     [reply_limits.MAX_PINGS],
+    [swim_refusals.MAX_CHECKERS, refusals._AT_ONCE, state_owner._MAX_CHECKS],
     [2 * seen_nonces.MAX],
     [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
     [printable.LOGGED_NAME, printable._LOGGED_BYTES],
@@ -79,7 +82,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         HANDLERS.queue,
         script_runner.OUTPUT_KEPT,
     ],
-    [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
+    [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL, drop_counts._WARN_INTERVAL],
     [stream_writer.MAX_WAITING],
     [prometheus._MAX_CONNECTIONS, prometheus._HEAD_TIMEOUT, prometheus._REQUEST_TIMEOUT],
     [
@@ -104,6 +107,7 @@ BOUNDS_OF_CHANNELS: list[list[float]] = [
     [event_hub._MAX_BYTES],
     [],
     [key_handler._MAX_CHANGES],
+    [state_owner._MAX_CHECKS],
     [],
     [],
 ]

@@ -284,8 +284,8 @@ async def test_peer_without_our_key_is_named_once_a_minute(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with node_under_test(keyring=Keyring([A])) as s:
-        strangers = {"plain": None, "other": Keyring([B])}
-        for name, keyring in strangers.items():
+        keyrings = {"plain": None, "other": Keyring([B])}
+        for name, keyring in keyrings.items():
             peer = s.peer(name, run=False)
             peer.codec = PacketCodec(keyring=keyring)
         for _ in range(90):
