@@ -1,0 +1,100 @@
+"""Killed processes in mixed clusters, their causes, and names in use."""
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.interop.agents import (
+    SERF,
+    TRIOSERF,
+    Cluster,
+    Process,
+    cluster,
+    following,
+    joined,
+    records,
+    streams_have_begun,
+    until,
+)
+
+pytestmark = pytest.mark.serf
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Iterator[Cluster]:
+    with joined(231, "py-a", "py-b", "py-c", "py-d", "go-a") as running:
+        yield running
+
+
+def test_cause_of_a_killed_process_is_known_to_all(mixed: Cluster) -> None:
+    watched = [mixed.running[name] for name in ("py-a", "py-b", "py-c")]
+    victim = mixed.running.pop("py-d")
+    try:
+        with following(watched[0]) as stream:
+            streams_have_begun(watched[0], [stream])
+            victim.signal(signal.SIGKILL)
+            victim.wait()
+            mixed.all_see("failed", "py-d")
+            failed = [one for one in records(stream) if one["event"] == "member-failed"]
+        [record] = failed
+        assert record["members"][0]["name"] == "py-d"
+        assert set(record["cause"]) == {"suspected_by", "reason", "declared_by"}
+        for agent in watched:
+            [line] = [line for line in agent.log_text().splitlines() if "has failed:" in line]
+            assert "[INFO]" in line
+            assert "'py-d' has failed: suspected first by 'py-" in line or "go-a" in line
+        logs = "".join(agent.log_text() for agent in watched)
+        assert "(it refused a connection), declared failed by" in logs
+    finally:
+        victim.end()
+    mixed.start("py-d", f"-join={mixed.host('py-a')}")
+    mixed.all_see("alive", "py-d")
+
+
+def test_process_that_restarts_within_a_second_is_not_failed(mixed: Cluster) -> None:
+    before = {name: len(agent.log_text()) for name, agent in mixed.running.items()}
+    mixed.end("py-c")
+    time.sleep(0.3)
+    mixed.start("py-c", f"-join={mixed.host('py-a')}")
+    mixed.all_see("alive", "py-c")
+    time.sleep(4)
+    for name, agent in mixed.running.items():
+        if name != "py-c":
+            assert "EventMemberFailed: py-c" not in agent.log_text()[before[name] :]
+
+
+@pytest.mark.parametrize("incumbent", ["go-a", "py-b"])
+@pytest.mark.parametrize("option", ["-join", "-retry-join"])
+def test_agent_with_a_name_in_use_does_not_start(
+    mixed: Cluster, incumbent: str, option: str
+) -> None:
+    holder = mixed.running[incumbent]
+    before = {name: len(agent.log_text()) for name, agent in mixed.running.items()}
+    late = Process(TRIOSERF, incumbent, 237, [f"{option}={mixed.host('py-a')}"])
+    try:
+        assert late.wait() == 1
+        text = late.log_text()
+        assert f"the name {incumbent!r} is in use by the member at {holder.bind}" in text
+        assert f"this one is at {late.bind}; choose another name with --node=NAME" in text
+    finally:
+        late.end()
+    for name, agent in mixed.running.items():
+        assert "conflict" not in agent.log_text()[before[name] :]
+    assert holder.exit_code() is None
+    mixed.all_see("alive", *mixed.running)
+
+
+def test_incumbent_alone_survives_an_agent_of_serf_with_its_name() -> None:
+    with cluster(238) as running:
+        one = running.start("py-one")
+        assert SERF is not None
+        other = Process([SERF], "py-one", 239, [f"-join={one.host}"])
+        try:
+            other.wait()
+            until(lambda: "staying, as we were here first" in one.log_text())
+        finally:
+            other.end()
+        assert one.exit_code() is None
+        assert one.statuses() == {"py-one": "alive"}
