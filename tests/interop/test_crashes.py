@@ -1,6 +1,9 @@
 """Killed processes in mixed clusters, their causes, and names in use."""
 
+import re
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -18,6 +21,7 @@ from tests.interop.agents import (
     streams_have_begun,
     until,
 )
+from tests.interop.namespaces import two_hosts_or_skip
 
 pytestmark = pytest.mark.serf
 
@@ -98,3 +102,35 @@ def test_incumbent_alone_survives_an_agent_of_serf_with_its_name() -> None:
             other.end()
         assert one.exit_code() is None
         assert one.statuses() == {"py-one": "alive"}
+
+
+_REJECT = (
+    "add table ip wall",
+    "add chain ip wall output {{ type filter hook output priority 0; }}",
+    "add rule ip wall output ip saddr {0} ip daddr {1} meta l4proto tcp counter"
+    " reject with tcp reset",
+    "add rule ip wall output ip saddr {0} ip daddr {1} meta l4proto udp counter"
+    " reject with icmp port-unreachable",
+)
+
+
+def test_firewall_that_rejects_one_direction_fails_no_member() -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("a REJECTING FIREWALL IS NOT TESTED: the program nft (nftables) is missing")
+    with two_hosts_or_skip("10.78.0") as (host, _), cluster(241) as running:
+        names = ("py-a", "py-b", "py-c", "py-d", "py-e")
+        for name in names:
+            join = [f"-join={running.host('py-a')}"] if running.running else []
+            running.start(name, "-log-level=debug", *join, namespace=host.name)
+        running.all_see("alive", *names)
+        for rule in _REJECT:
+            words = rule.format(running.host("py-b"), running.host("py-c"))
+            subprocess.run(host.inside("nft", words), check=True)
+        time.sleep(10)
+        for agent in running.running.values():
+            assert "EventMemberFailed" not in agent.log_text()
+        running.all_see("alive", *names)
+        listing = subprocess.check_output(host.inside("nft", "list", "table", "ip", "wall"))
+        rejected = [int(count) for count in re.findall(rb"counter packets (\d+)", listing)]
+        assert len(rejected) == 2
+        assert min(rejected) > 0
