@@ -34,7 +34,7 @@ async def crashed(s: NodeUnderTest, *helpers: str) -> tuple[ScriptedPeer, list[S
 
 
 async def first_suspicion(s: NodeUnderTest, victim: ScriptedPeer) -> float:
-    return await s.until(lambda: s.state_of(victim.name) is not State.ALIVE, poll=0.001)
+    return await s.until(lambda: s.state_of(victim.name) is not State.ALIVE)
 
 
 async def test_refused_member_is_suspected_at_once(autojump_clock: MockClock) -> None:
