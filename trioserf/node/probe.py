@@ -32,6 +32,7 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         started = trio.current_time()
         if membership.awareness.score:
             degraded.add()
+        latest = started + membership.awareness.scale_timeout(interval)
         took = await _probe_next(owner, streams)
         if took is not None:
             durations.append(took * 1000)
@@ -39,8 +40,7 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         tick = started + membership.awareness.scale_timeout(interval)
         if trio.current_time() < tick:
             await trio.sleep_until(tick)
-        # A probe ends at the tick at the latest, so that only a stop of this process delays it.
-        late = trio.current_time() - tick
+        late = trio.current_time() - max(tick, latest)
         if late > _STOOD_STILL:
             _log.warning("this process stood still for at least %.1f s", late)
 
