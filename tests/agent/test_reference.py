@@ -24,6 +24,7 @@ from trioserf.node import (
     key_handler,
     refusals,
     seen_nonces,
+    state,
     state_owner,
     stream_queue,
 )
@@ -72,6 +73,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
     [incoming_queries._RELAY_BURST, incoming_queries._RELAY_RATE],
     [reply_limits.MAX_PINGS],
     [swim_refusals.MAX_CHECKERS, refusals._AT_ONCE, state_owner._MAX_CHECKS],
+    [state._AT_ONCE, state._MAX_WAITING],
     [2 * seen_nonces.MAX],
     [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
     [printable.LOGGED_NAME, printable._LOGGED_BYTES],

@@ -41,12 +41,20 @@ def nonce(size: int) -> bytes:
     return bytes(size)
 
 
-def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
+def feed(
+    codec: StreamCodec, data: bytes, size: int = 65_536, *, is_answer: bool = False
+) -> Message | None:
     """Decode a stream; return None if it ends inside its message."""
-    decoder = codec.decoder()
+    decoder = codec.decoder(is_answer=is_answer)
     message, _ = helpers.feed(decoder, data, size)
     assert message is not None or decoder.end().kind == "truncated"
     return message
+
+
+def local_state(state: ClusterState, *, join: bool) -> PushPull:
+    """Return this node's half of a push/pull."""
+    nodes = tuple(record.node_state() for record in state.membership.records.values())
+    return PushPull(join, nodes, serf_codec.encode(state.serf.local_state()))
 
 
 class StateDriver:
@@ -104,6 +112,11 @@ class StateDriver:
             self.state.handle_packets([(data, source)], self.now)
             self.state.pop_stream_messages()
             self.state.pop_large_broadcasts()
+        while self.state.has_waiting:
+            with operation(f"further messages of a {what}"):
+                self.state.handle_waiting(self.now)
+                self.state.pop_stream_messages()
+                self.state.pop_large_broadcasts()
 
     def stream(self, data: bytes, *, ignore_events: bool = False, size: int = 65_536) -> None:
         """Read a stream in steps, as a node does, and handle its message in steps."""
@@ -131,7 +144,7 @@ class StateDriver:
 
     def merge(self, remote: PushPull, *, ignore_events: bool) -> None:
         with operation("local state"):
-            self.codec.encode_push_pull(self.state.local_state(join=remote.join))
+            self.codec.encode_push_pull(local_state(self.state, join=remote.join), is_answer=True)
         reader = StepwiseReader(remote.user_state)
         steps = iter(reader)
         while True:
@@ -162,7 +175,7 @@ class StateDriver:
         with operation("reap"):
             state.reap(self.now)
         with operation("check queues"):
-            state.serf.check_queues()
+            state.check_queues()
         assert state.next_deadline is None or state.next_deadline > self.now
         assert state.next_suspicion is None or state.next_suspicion > self.now
 
@@ -224,6 +237,7 @@ class StateDriver:
         assert len(state.drops.by_peer) <= 1025
         assert len(state.serf._outgoing_queries) <= options.running_queries
         assert len(state.serf._incoming_queries._pending) <= options.pending_queries
+        assert len(state.serf._incoming_queries._answered) <= options.pending_queries
         assert len(state.serf._intents._buffer) <= options.intents_kept
         local = state.membership.local
         assert (local.addr, local.port) == (bytes((127, 0, 0, 1)), 7946)
@@ -234,7 +248,7 @@ class StateDriver:
         """Check that the whole state can be encoded."""
         state = self.state
         self.do(TURN, b"")
-        local = state.local_state(join=False)
+        local = local_state(state, join=False)
         assert feed(PLAIN, PLAIN.encode_push_pull(local)) == local
         serf_codec.decode(local.user_state)
         for one in state.serf.members():

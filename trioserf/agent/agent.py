@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -317,32 +318,41 @@ def _start_joins(
             join = partial(agent.join, replay=config.replay_on_join)
             discovery = stack.enter_context(open_discovery(config, node, join))
             nursery.start_soon(discovery.run)
-        nursery.start_soon(_rejoin, agent, contents, rng)
+        nursery.start_soon(_rejoin_or_fail, agent, contents, rng)
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
         yield
 
 
-async def _rejoin(agent: Agent, contents: SnapshotContents, rng: random.Random) -> None:
+async def _rejoin_or_fail(agent: Agent, contents: SnapshotContents, rng: random.Random) -> None:
+    """Join the members in the snapshot; end the agent if its name is in use."""
+    try:
+        await _rejoin(agent.node, contents, rng)
+    except NameInUse as error:
+        _fail(agent, error)
+
+
+async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) -> None:
     """Join the members in the snapshot, in batches, until one batch succeeds."""
-    node = agent.node
-    others = previous_members(contents, node.name, rng)
-    for start in range(0, len(others), _REJOIN_BATCH):
-        batch = others[start : start + _REJOIN_BATCH]
-        for name, address in batch:
-            _serf_log.info(
-                "Attempting re-join to previously known node: %s: %s", short_name(name), address
-            )
+    others = {
+        f"{name}/{address}": (short_name(name), address)
+        for name, address in previous_members(contents, node.name, rng)
+    }
+
+    def report(text: str) -> None:
+        _serf_log.info("Re-joined to previously known node: %s: %s", *others[text])
+
+    rest = iter(others)
+    while batch := list(islice(rest, _REJOIN_BATCH)):
+        for text in batch:
+            _serf_log.info("Attempting re-join to previously known node: %s: %s", *others[text])
         try:
-            await node.join([f"{name}/{address}" for name, address in batch])
-        except NameInUse as error:
-            _fail(agent, error)
-            return
+            if await node.join(batch, on_joined=report):
+                return
+        except NameInUse:
+            raise
         except JoinFailed as error:
             _serf_log.debug("%s", error)
-        else:
-            _serf_log.info("Re-joined to previously known nodes")
-            return
     if others:
         _serf_log.warning("Failed to re-join any previously known node")
 

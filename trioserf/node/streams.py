@@ -15,7 +15,7 @@ from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
-from trioserf.node.push_pull_merge import MergeStep, StepwiseReader, merge_steps
+from trioserf.node.push_pull_merge import PIECE, MergeStep, StepwiseReader, merge_steps
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
@@ -23,8 +23,9 @@ from trioserf.node.timers import AutoResetEvent
 from trioserf.printable import short_name
 from trioserf.serf.effects import DirectMessage
 from trioserf.swim.failure_detector import StreamReach
+from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
-from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream import StreamCodec, encode_nodes
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import (
     Ack,
@@ -85,7 +86,8 @@ class Streams:
         self._connected = counters.counter("memberlist.tcp.connect")
         self._sent = counters.counter("memberlist.tcp.sent")
         self._exchanges = counters.values("memberlist.pushPullNode")
-        # Large messages are read and merged one at a time, so that they do not delay probes.
+        self._gauges = counters.gauges
+        # Large messages are read, merged and encoded one at a time: they must not delay probes.
         self._work_lock = trio.Lock()
 
     # --- outgoing ---
@@ -108,7 +110,7 @@ class Streams:
             self._connected.add()
             async with stream:
                 await self._send(stream, data)
-                response = await self._read(stream, tracked)
+                response = await self._read(stream, tracked, is_answer=True)
         if tracked.scope.cancelled_caught:
             if tracked.error is not None:
                 raise WireError(tracked.error.kind, str(tracked.error))
@@ -149,9 +151,9 @@ class Streams:
         """
         owner = self._owner
         started = trio.current_time()
-        ours = await owner.ask(lambda state, _: state.local_state(join=join))
+        ours = await self._local_state(join=join, is_answer=False)
         with self.open_streams.track(to, incoming=False) as tracked:
-            theirs = await self._exchange(tracked, self.codec.encode_push_pull(ours))
+            theirs = await self._exchange(tracked, ours)
             await self._merge(_checked(theirs), tracked, ignore_events=ignore_events)
         await owner.ask(lambda state, _: state.membership.exchange_succeeded(to))
         self._exchanges.append((trio.current_time() - started) * 1000)
@@ -259,7 +261,7 @@ class Streams:
         except WireError as error:
             await self._count(error, source)
             if error.kind != "truncated":
-                await self._send(stream, self.codec.encode(encode(ErrorMessage(str(error)))))
+                await self._answer(stream, ErrorMessage(str(error)))
             return
         match message:
             case PushPull():
@@ -273,7 +275,7 @@ class Streams:
                 )
             case Ping(seq_no, node):
                 if node == state.config.name:
-                    await self._send(stream, self.codec.encode(encode(Ack(seq_no))))
+                    await self._answer(stream, Ack(seq_no))
                 else:
                     _log.warning("stream ping for %r, from %s", short_name(node), source)
             case _:
@@ -282,14 +284,39 @@ class Streams:
     async def _handle_push_pull(
         self, stream: Stream, theirs: PushPull, tracked: OpenStream
     ) -> None:
-        ours = await self._owner.ask(lambda state, _: state.local_state(join=theirs.join))
-        data = self.codec.encode_push_pull(ours)
+        data = await self._local_state(join=theirs.join, is_answer=True)
         self.open_streams.set_held(tracked, tracked.held + len(data))
         await self._send(stream, data)
         try:
             await self._merge(theirs, tracked)
         except ValueError as error:
             _log.error("push/pull from %s refused: %s", tracked.peer, error)
+
+    async def _local_state(self, *, join: bool, is_answer: bool) -> bytes:
+        """Return our half of a push/pull, encoded in steps if it is large.
+
+        Members may change between two steps: as in a merge, each row counts by itself. Serf's part
+        is read last, as in memberlist: a member that is in it as left, but alive in an older row,
+        does not become leaving (see `serf.push_pull`).
+        """
+        state = self._owner.state
+        async with self._work_lock:
+            records = await self._owner.ask(
+                lambda state, _: tuple(state.membership.records.values())
+            )
+            rows = []
+            for start in range(0, len(records), PIECE):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                piece = records[start : start + PIECE]
+                rows.append(encode_nodes(record.node_state() for record in piece))
+            serf_state = state.serf.local_state()
+            if len(records) > PIECE:
+                await trio.lowlevel.checkpoint()
+            user_state = serf_codec.encode(serf_state)
+            return self.codec.join_push_pull(
+                join, len(records), rows, user_state, is_answer=is_answer
+            )
 
     async def _merge(
         self, theirs: PushPull, tracked: OpenStream, *, ignore_events: bool = False
@@ -315,6 +342,9 @@ class Streams:
         async with self._work_lock:
             await trio.lowlevel.checkpoint()
 
+    async def _answer(self, stream: SendStream, message: Message) -> None:
+        await self._send(stream, self.codec.encode(encode(message), is_answer=True))
+
     async def _send(self, stream: SendStream, data: bytes) -> None:
         self._sent.add(len(data))
         await stream.send_all(data)
@@ -322,12 +352,16 @@ class Streams:
     async def _count(self, error: WireError, source: Address) -> None:
         await self._owner.tell(lambda state, now: state.drops.add(error, source, now))
 
-    async def _read(self, stream: Stream, tracked: OpenStream) -> Message:
-        decoder = self.codec.decoder()
+    async def _read(
+        self, stream: Stream, tracked: OpenStream, *, is_answer: bool = False
+    ) -> Message:
+        decoder = self.codec.decoder(is_answer=is_answer)
+        size = 0
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 raise decoder.end()
+            size += len(data)
             self.open_streams.touch(tracked, trio.current_time())
             message = decoder.feed(bytes(data))
             self.open_streams.set_held(tracked, decoder.held)
@@ -341,6 +375,8 @@ class Streams:
                     await self._owner.ask(partial(_add_nonce, decoder.nonce))
                 if decoder.first_error is not None:
                     await self._count(decoder.first_error, tracked.peer)
+                if isinstance(message, PushPull):
+                    self._gauges["memberlist.size.remote"] = size
                 return message
 
 
