@@ -29,12 +29,20 @@ from trioserf.node import (
     stream_queue,
 )
 from trioserf.node.config import NodeConfig
-from trioserf.serf import filters, incoming_queries, query_collector, query_filters
+from trioserf.serf import event_repair, filters, incoming_queries, query_collector, query_filters
 from trioserf.settings import setting_of, settings_of
+from trioserf.swim import broadcast_queue, reply_limits
 from trioserf.swim import refusals as swim_refusals
-from trioserf.swim import reply_limits
 from trioserf.swim.config import LAN, PROFILES, Timing
-from trioserf.wire import msgpack, packet, serf_codec, stream, stream_decoders, swim_messages
+from trioserf.wire import (
+    event_digest,
+    msgpack,
+    packet,
+    serf_codec,
+    stream,
+    stream_decoders,
+    swim_messages,
+)
 
 REFERENCE = ROOT / "trioserf" / "agent" / "README.md"
 LIMITS = ROOT / "SECURITY.md"
@@ -53,6 +61,15 @@ LIMITS_OF_ROWS: list[list[float]] = [
     [NODE.serf.event_buffer, NODE.serf.event_buffer_bytes],
     [stream_queue.MAX_PER_MEMBER, stream_queue.MAX_BYTES],
     [NODE.serf.pending_queries, query_collector.MAX_RESPONSE_BYTES],
+    [NODE.serf.pending_queries, incoming_queries._MAX_REPEATS],
+    [
+        event_digest.MAX_DIGEST,
+        1 / event_repair._OBSERVE_INTERVAL,
+        1 / event_repair._INTERVAL,
+        1,
+        event_repair._PEER_INTERVAL,
+    ],
+    [broadcast_queue._MAX_HOLDERS],
     [commands.STREAM_BUFFER, event_hub._MAX_BYTES],
     [filters.MAX_EXPRESSION, filters._PATTERN_MEMORY, query_filters.MAX_FILTERS],
     [

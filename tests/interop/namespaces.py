@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,9 +12,39 @@ from typing import Final
 import attrs
 import pytest
 
+_INSIDE: Final = "TRIOSERF_OWN_NAMESPACES"
+"""Set when a script runs in namespaces of its own."""
+_UNSHARE: Final = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+
 
 class NoNamespaces(Exception):
     """This machine does not permit network namespaces."""
+
+
+def enter_own(program: str) -> None:
+    """Run this script again, in namespaces of its own that end with it; return in these.
+
+    Args:
+        program: whose agents will run: `trioserf`, `serf` or `mixed`.
+
+    Raises:
+        NoNamespaces: with the reason.
+    """
+    if _INSIDE in os.environ:
+        return
+    if os.geteuid() != 0:
+        raise NoNamespaces("needs root, for namespaces of its own")
+    for needed in ("unshare", "ip", *(() if program == "trioserf" else ("serf",))):
+        if shutil.which(needed) is None:
+            raise NoNamespaces(f"needs {needed}: apt-get install util-linux iproute2 serf")
+    inside = ["unshare", *_UNSHARE, sys.executable, *sys.argv]
+    os.execvpe(inside[0], inside, os.environ | {_INSIDE: "1"})
+
+
+def agent_names(program: str, count: int) -> list[str]:
+    """Return the names of agents; every second one of a mixed cluster is Serf's."""
+    kinds = {"trioserf": ("py",), "serf": ("go",), "mixed": ("py", "go")}[program]
+    return [f"{kinds[number % len(kinds)]}-{number:02}" for number in range(count)]
 
 
 @attrs.frozen
@@ -155,8 +186,18 @@ class Router:
             elif self.delay == "tbf":
                 self._qdisc("add", name, *_NARROW)
         if self.loss == "nft":
-            rule = f"numgen random mod 100 < {percent} drop"
-            _run("nft", f"add rule ip chaos forward {rule}")
+            _run("nft", f"add rule ip chaos forward {_random_drop(percent)}")
+
+    def lose(self, percent: int) -> None:
+        """Lose some of all packets between hosts, without a delay.
+
+        nft does not touch the traffic of the caller, netem that to a host.
+        """
+        if _succeeds("nft", _NFT_TABLE):
+            _run("nft", f"add rule ip chaos forward {_random_drop(percent)}")
+            return
+        for name in self._numbers:
+            self._qdisc("add", name, "netem", "loss", f"{percent}%")
 
     def calm(self) -> None:
         """Undo `disturb`."""
@@ -194,6 +235,10 @@ _NARROW: Final = ("tbf", "rate", "200kbit", "burst", "2kb", "latency", "300ms")
 _NFT_TABLE: Final = (
     "table ip chaos {\n chain forward {\n type filter hook forward priority 0;\n }\n}"
 )
+
+
+def _random_drop(percent: int) -> str:
+    return f"numgen random mod 100 < {percent} drop"
 
 
 def _set_up(host: Host) -> None:

@@ -20,11 +20,17 @@ from tests.node.helpers import (
     push_pull,
     read_response,
 )
+from trioserf.address import packed
 from trioserf.node.state import ClusterState
+from trioserf.serf.events import UserEventReceived
 from trioserf.swim.config import LOCAL, WAN, Timing, push_pull_scale
-from trioserf.wire.swim_messages import Dead, NodeState, PushPull, State, Suspect
+from trioserf.wire import serf_codec
+from trioserf.wire.event_digest import EventDigest, decode_digest, encode_digest
+from trioserf.wire.serf_messages import BufferedEvents, SerfPushPull
+from trioserf.wire.swim_messages import Ack, Dead, NodeState, Ping, PushPull, State, Suspect
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
+OURS_PACKED = packed(OURS.host)
 Seen = list[tuple[float, str, PushPull]]
 
 
@@ -220,3 +226,83 @@ async def test_long_exchange_takes_the_place_of_its_tick(autojump_clock: MockClo
         gaps = [later - earlier for earlier, later in pairwise(called)]
         # Each takes ten seconds; then one more begins at once.
         assert gaps == pytest.approx([10] * len(gaps), abs=2 * LATENCY)
+
+
+# --- missed user events ---
+
+
+def event_state(*ltimes: int) -> bytes:
+    """Return the user state of a member that has received an event at each of these times."""
+    events = tuple(BufferedEvents(ltime, (("missed", b"%d" % ltime),)) for ltime in ltimes)
+    return serf_codec.encode(SerfPushPull(1, {}, (), max(ltimes) + 1, events, 1))
+
+
+AHEAD = encode_digest(EventDigest(4, 0, 3, 1))
+
+
+async def test_missed_event_is_fetched_from_a_member_whose_digest_is_ahead(
+    autojump_clock: MockClock,
+) -> None:
+    timing = Timing(probe_interval=1e6, push_pull_interval=1e6)
+    async with node_under_test(**QUIET, timing=timing) as s:
+        (peer,) = await s.add_members("a")
+
+        async def serve() -> None:
+            stream, _ = await peer.transport.accept()
+            async with stream:
+                await read_response(stream)
+                await stream.send_all(push_pull(peer.node_state(), user_state=event_state(3)))
+
+        s.nursery.start_soon(serve)
+        with s.node.subscribe() as events:
+            await trio.sleep(1)
+            began = trio.current_time()
+            peer.send(Ping(1, "us", source_node="a", digest=AHEAD))
+            event = await events.receive()
+            assert isinstance(event, UserEventReceived)
+            assert event.ltime == 3
+            assert 0.5 <= trio.current_time() - began < 0.8
+        ack = await peer.wait_for(Ack)
+        assert ack.digest == b""  # it had no event yet
+        peer.send(Ping(2, "us", source_node="a"))
+        ack = await peer.wait_for(Ack, skip=1)
+        assert decode_digest(ack.digest).clock == 4
+
+
+async def test_digest_in_an_ack_counts_too(autojump_clock: MockClock) -> None:
+    timing = Timing(push_pull_interval=1e6)
+    async with node_under_test(**QUIET, timing=timing) as s:
+        (peer,), seen = await serving(s, "a")
+        peer.acks_pings = False
+        ping = await peer.wait_for(Ping)
+        peer.send(Ack(ping.seq_no, b"", AHEAD))
+        await s.until(lambda: bool(seen), 1)
+
+
+@pytest.mark.parametrize("ping", [
+    Ping(1, "us", digest=AHEAD),
+    Ping(1, "us", source_node="b", digest=AHEAD),
+    Ping(1, "us", OURS_PACKED, 7000, "a", AHEAD),
+    Ping(1, "other", source_node="a", digest=AHEAD),
+])  # fmt: skip
+async def test_digest_of_another_sender_than_a_member_is_ignored(
+    autojump_clock: MockClock, ping: Ping
+) -> None:
+    timing = Timing(probe_interval=1e6, push_pull_interval=1e6)
+    async with node_under_test(**QUIET, timing=timing) as s:
+        (peer,), seen = await serving(s, "a")
+        peer.send(ping)
+        await trio.sleep(5)
+        assert seen == []
+
+
+async def test_malformed_digest_is_counted_and_the_ping_acknowledged(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET) as s:
+        (peer,) = await s.add_members("a")
+        for number, digest in enumerate((b"\0", b"x" * 300)):
+            peer.send(Ping(number, "us", source_node="a", digest=digest))
+        await trio.sleep(10 * LATENCY)
+        assert len(peer.messages(Ack)) == 2
+        assert s.node.dropped() == {"truncated": 1, "limit": 1}

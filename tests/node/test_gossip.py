@@ -51,13 +51,75 @@ async def test_message_is_sent_at_once_after_a_pause_and_at_every_interval(
         await s.node.user_event("hello")
         await trio.sleep(10)
         received = events(peers)
-        # 10 members: 4 x ceil(log10(11)) = 8 times, three a round.
-        assert len(received) == 4 * math.ceil(math.log10(11)) == 8
-        rounds = sorted({round(at - began - LATENCY, 3) for at, _, _ in received})
-        assert rounds == [0.0, 0.015, 0.215]
-        for at in rounds:
-            targets = [who for when, who, _ in received if round(when - began - LATENCY, 3) == at]
-            assert len(targets) == len(set(targets)) <= 3
+        # 10 members: all of them at once, then 4 x ceil(log10(11)) = 8 times, three a round.
+        assert len(received) == 9 + 4 * math.ceil(math.log10(11)) == 17
+        rounds: dict[float, list[str]] = {}
+        for at, who, _ in received:
+            rounds.setdefault(round(at - began - LATENCY, 3), []).append(who)
+        assert {at: len(targets) for at, targets in rounds.items()} == {
+            0.0: 9, 0.2: 3, 0.4: 3, 0.6: 2
+        }  # fmt: skip
+        assert len(set(rounds.pop(0.0))) == 9
+        later = [who for targets in rounds.values() for who in targets]
+        assert len(set(later)) == 8
+
+
+async def test_message_of_another_member_is_sent_at_once_and_after_a_pause(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES, gossip_pause=0.015) as s:
+        peers = await add_quiet_members(s, 9)
+        await trio.sleep(0.123)
+        began = trio.current_time() + LATENCY
+        peers[0].send(UserMessage(serf_codec.encode(UserEvent(1, "hello"))))
+        await trio.sleep(10)
+        received = events(peers)
+        rounds = [round(at - began - LATENCY, 3) for at, _, _ in received]
+        assert rounds == 3 * [0.0] + 3 * [0.015] + 2 * [0.215]
+        # All other members but the one that has sent it, each once.
+        assert {who for _, who, _ in received} == {peer.name for peer in peers[1:]}
+
+
+async def test_first_round_reaches_32_different_members(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
+        peers = await add_quiet_members(s, 40)
+        began = trio.current_time()
+        await s.node.user_event("hello")
+        await trio.sleep(2 * LATENCY)
+        assert len({who for _, who, _ in events(peers)}) == len(events(peers)) == 32
+        await trio.sleep(10)
+        received = events(peers)
+        assert len(received) == 32 + 8
+        assert len({who for _, who, _ in received}) == 40  # those that had it were left out
+        assert began < received[-1][0] < began + 1
+
+
+async def test_member_that_has_sent_a_duplicate_gets_no_copy(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES, gossip_pause=0.1) as s:
+        peers = await add_quiet_members(s, 9)
+        event = UserMessage(serf_codec.encode(UserEvent(1, "hello")))
+        peers[0].send(event)
+        await trio.sleep(0.05)
+        had = {who for _, who, _ in events(peers)}
+        assert len(had) == 3
+        rest = [peer for peer in peers[1:] if peer.name not in had]
+        for peer in rest[3:]:
+            peer.send(event)
+        await trio.sleep(0.1)
+        assert {who for _, who, _ in events(peers)} == had | {peer.name for peer in rest[:3]}
+
+
+async def test_serfs_messages_have_a_least_number_of_transmissions(
+    autojump_clock: MockClock,
+) -> None:
+    timing = Timing(probe_interval=1e6, push_pull_interval=1e6, retransmit_mult=1)
+    async with node_under_test(**QUIET, timing=timing) as s:
+        peers = await add_quiet_members(s, 12)
+        peers[0].send(UserMessage(serf_codec.encode(UserEvent(1, "hello"))))
+        peers[0].send(peers[0].alive(incarnation=2))
+        await trio.sleep(10)
+        assert len(events(peers)) == 4 * math.ceil(math.log10(14)) == 8
+        assert sum(len(peer.messages(Alive)) for peer in peers) == math.ceil(math.log10(14)) == 2
 
 
 async def test_burst_of_messages_shares_packets_within_the_pause(
@@ -77,7 +139,7 @@ async def test_burst_of_messages_shares_packets_within_the_pause(
         assert min(gaps) >= 0.014
         await trio.sleep(30)
         counts = [name for _, _, name in events(peers)]
-        assert {counts.count(f"e{number}") for number in range(200)} == {8}
+        assert {counts.count(f"e{number}") for number in range(200)} == {9 + 8}
 
 
 async def test_new_message_does_not_wait_for_the_tick_of_old_ones(

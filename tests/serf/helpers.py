@@ -61,12 +61,13 @@ def serf(
     has_responder: Callable[[QueryReceived], bool] = lambda _: True,
     keys: KeyHandler = no_keyring,
     may_vote: Callable[[str], bool] = lambda _: True,
+    seed: int = 1,
 ) -> Serf:
     """Return the Serf layer of `name` in a cluster with the others, without pending effects."""
     state = Serf(
         name,
         address_of(name),
-        rng=random.Random(1),
+        rng=random.Random(seed),
         options=options or SerfOptions(user_event_size_limit=1024, query_size_limit=2048),
         swim=SwimOptions(largest_broadcast=1400),
         has_responder=has_responder,

@@ -6,7 +6,9 @@ from tests.serf.helpers import (
     query,
     serf,
 )
+from trioserf.address import Address
 from trioserf.serf.config import SerfOptions
+from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     Join,
@@ -59,3 +61,25 @@ def test_recent_message_is_known_as_duplicate() -> None:
     state.handle(raw, 0.0)
     assert state._gossip_queues.is_duplicate(raw)
     assert not state._gossip_queues.is_duplicate(encode(Join(3, "b")))
+
+
+def test_duplicate_marks_its_sender_as_a_holder() -> None:
+    state = serf("a", "b", "c", "d")
+    raw = encode(UserEvent(3, "x"))
+    first, second, third = (Address(f"10.0.0.{number}", 7946) for number in (2, 3, 4))
+    state.handle(raw, 0.0, first)
+    state.handle(raw, 0.0, second)
+    queue = state.queues["Event"]
+    assert queue.fill_packet(0, 100, first) == queue.fill_packet(0, 100, second) == []
+    assert len(queue.fill_packet(0, 100, third)) == 1
+
+
+def test_own_event_and_query_have_a_first_round_but_no_other_message() -> None:
+    state = serf("a", "b", "c")
+    state.announce_join(0.0)
+    state.handle(encode(UserEvent(3, "theirs")), 0.0)
+    assert not any(queue.has_uncovered for queue in state.queues.values())
+    state.user_event("ours")
+    assert state.queues["Event"].has_uncovered
+    state.ask(QueryParams(name="ours"), lambda _: None, 0.0)
+    assert state.queues["Query"].has_uncovered

@@ -12,6 +12,7 @@ from tests.sim.helpers import inject
 from trioserf.serf.events import UserEventReceived
 from trioserf.sim.cluster import SimCluster
 from trioserf.sim.invariants import Violation
+from trioserf.sim.network import LinkConditions
 from trioserf.sim.scenario import Scenario, SimulationFailed, run
 from trioserf.swim.node_record import NodeRecord
 from trioserf.wire.swim_messages import DEAD, SUSPECT, Alive, Dead, Suspect
@@ -144,9 +145,9 @@ def test_event_missing_at_an_expected_receiver_is_reported() -> None:
         for member in ("n1", "n2"):
             event = UserEventReceived(1, "deploy", b"", False)
             cluster.checker.on_event(cluster.members[member], event)
-        await cluster.settle(bound=5)
+        await cluster.settle(bound=1)
 
-    _fails(miss, "convergence: after 5 s without a fault: n3 did not receive the event deploy")
+    _fails(miss, "convergence: after 1 s without a fault: n3 did not receive the event deploy")
 
 
 def _exceed(kind: str) -> Callable[[SimCluster], Awaitable[None]]:
@@ -289,3 +290,34 @@ def _check_cut_off(scenario: Callable[[SimCluster], Awaitable[None]]) -> None:
     assert timeout is not None
     # An interruption can break Trio, so only a task without checkpoints is interrupted.
     assert (timeout.__cause__ is not None) == (scenario is _spin)
+
+
+async def _lose_an_event(cluster: SimCluster) -> None:
+    """No packet arrives after an event was sent."""
+    cluster.network.link = LinkConditions(loss=1.0)
+    await cluster.event("n1", "lost")
+    await cluster.event("n2", "lost-too")
+    await trio.sleep(10)
+
+
+def test_late_event_without_a_partition_is_reported() -> None:
+    async def late(cluster: SimCluster) -> None:
+        """Events are lost."""
+        await cluster.grow(3)
+        await cluster.settle()
+        await _lose_an_event(cluster)
+
+    error = _fails(late, "delivery: n[23] did not receive lost within 3 s of calm")
+    assert error.trace.seconds < 20
+
+
+def test_event_may_be_late_after_a_partition() -> None:
+    async def partitioned(cluster: SimCluster) -> None:
+        """The same, after a partition."""
+        await cluster.grow(3)
+        await cluster.settle()
+        cluster.partition(["n1"])
+        cluster.heal()
+        await _lose_an_event(cluster)
+
+    run(Scenario(partitioned, must_agree=False, count_false_alarms=True), seed=1)

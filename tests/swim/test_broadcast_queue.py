@@ -17,6 +17,11 @@ def make_queue(mult: int = 4, n: int = 10, **options: Any) -> BroadcastQueue:
     return BroadcastQueue(mult, lambda: n, **options)
 
 
+def sent_to(queue: BroadcastQueue, *targets: str) -> list[str]:
+    """Offer a packet to each target in turn; return those that got one."""
+    return [target for target in targets if queue.fill_packet(0, 1000, target)]
+
+
 def test_packets_are_filled_in_order_of_vectors() -> None:
     vector = json.loads(VECTORS.read_text())["queue"]
     queue = make_queue(vector["retransmit_mult"], vector["n"])
@@ -45,6 +50,10 @@ def test_message_is_sent_once_in_empty_cluster() -> None:
     queue.queue(b"a")
     assert queue.fill_packet(0, 10) == [b"a"]
     assert len(queue) == 0
+
+
+def _queue_third(queue: BroadcastQueue) -> None:
+    queue.queue(b"3", name="n")
 
 
 class TestDone:
@@ -78,7 +87,7 @@ class TestDone:
 
     def test_on_done_may_queue_a_message(self) -> None:
         queue = make_queue()
-        queue.queue(b"1", name="n", on_done=lambda: queue.queue(b"3", name="n"))
+        queue.queue(b"1", name="n", on_done=lambda: _queue_third(queue))
         queue.queue(b"2", name="n")
         assert queue.fill_packet(0, 100) == [b"3"]
 
@@ -87,6 +96,85 @@ class TestDone:
         queue.queue(b"a")
         queue.queue(b"a")
         assert queue.fill_packet(0, 100) == [b"a", b"a"]
+
+
+class TestTargets:
+    def test_transmissions_go_to_different_members(self) -> None:
+        queue = make_queue(4, 10)
+        queue.queue(b"a")
+        for target in ("m1", "m1", "m2", "m1", "m2", "m3"):
+            queue.fill_packet(0, 10, target)
+        assert sent_to(queue, "m1", "m2", "m3") == []
+        assert sent_to(queue, "m4", "m5", "m6", "m7") == ["m4", "m5", "m6", "m7"]
+
+    def test_message_that_all_members_have_goes_to_any_again(self) -> None:
+        queue = make_queue(4, 4)
+        queue.queue(b"a")
+        assert sent_to(queue, "m1", "m2", "m1", "m3", "m2", "m2") == ["m1", "m2", "m3", "m2"]
+        assert len(queue) == 0
+
+    def test_message_does_not_go_to_a_member_that_has_it(self) -> None:
+        queue = make_queue()
+        broadcast = queue.queue(b"a")
+        assert broadcast is not None
+        broadcast.add_holder("m1")
+        assert sent_to(queue, "m1", "m2") == ["m2"]
+
+    def test_skipped_message_keeps_its_place(self) -> None:
+        queue = make_queue()
+        queue.queue(b"long one")
+        queue.fill_packet(0, 100, "m1")
+        queue.queue(b"new")
+        assert queue.fill_packet(0, 100, "m1") == [b"new"]
+        assert queue.fill_packet(0, 100, "m2") == [b"long one", b"new"]
+
+    def test_packet_does_not_search_a_long_queue(self) -> None:
+        queue = make_queue()
+        for number in range(100):
+            queue.queue(b"%3d" % number)
+        assert len(queue.fill_packet(0, 300, "m1")) == 100
+        queue.queue(b"x")
+        queue.queue(b"y")
+        queue.fill_packet(0, 1, "m2")
+        assert queue.fill_packet(0, 300, "m1") == [b"x"]
+        assert queue.fill_packet(0, 300, "m1") == []
+        assert len(queue) == 102
+
+    def test_first_round_is_in_addition_to_the_limit(self) -> None:
+        queue = make_queue(1, 6)
+        queue.queue(b"a", cover=5)
+        uncovered = []
+        for target in ("m1", "m1", "m2", "m3", "m4", "m5", "m2", "m3"):
+            uncovered.append(queue.has_uncovered)
+            queue.fill_packet(0, 10, target)
+        assert uncovered == 6 * [True] + 2 * [False]
+        assert len(queue) == 0
+
+    def test_dropped_message_needs_no_first_round(self) -> None:
+        queue = make_queue()
+        queue.queue(b"a", cover=5)
+        queue.queue(b"b", name="n", cover=5)
+        queue.queue(b"c", name="n")
+        before = queue.has_uncovered
+        queue.prune(0)
+        assert (before, queue.has_uncovered) == (True, False)
+
+    def test_finished_message_holds_no_memory(self) -> None:
+        queue = make_queue(1, 1)
+        broadcast = queue.queue(b"a" * 1000)
+        assert broadcast is not None
+        broadcast.add_holder("m1")
+        queue.fill_packet(0, 1000, "m2")
+        broadcast.add_holder("m3")
+        assert (broadcast.data, broadcast.holders) == (b"", set())
+
+    def test_holders_are_bounded(self) -> None:
+        queue = make_queue(4, 10_000)
+        broadcast = queue.queue(b"a")
+        assert broadcast is not None
+        for number in range(1000):
+            broadcast.add_holder(number)
+        assert len(broadcast.holders) == 64
 
 
 class TestPriority:

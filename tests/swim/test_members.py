@@ -69,6 +69,16 @@ def test_gossip_targets_include_suspects_and_recently_dead_members_only() -> Non
     assert {record.name for record in table.gossip_targets(100.0)} == {"m0", "m1"}
 
 
+@pytest.mark.parametrize(("count", "covered"), [(1, 1), (32, 32), (33, 32), (500, 32)])
+def test_first_round_covers_all_members_or_32_of_them(count: int, covered: int) -> None:
+    table = members(count + 2)
+    table.set_state(table.records["m0"], DEAD, 1.0)
+    table.set_state(table.records["m1"], LEFT, 1.0)
+    targets = [record.name for record in table.cover_targets()]
+    assert len(set(targets)) == len(targets) == covered
+    assert not {"us", "m0", "m1"} & set(targets)
+
+
 def test_few_eligible_members_among_many_are_found_in_one_pass() -> None:
     table = members(2000)
     checked = 0

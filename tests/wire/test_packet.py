@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import attrs
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
@@ -84,6 +85,25 @@ def test_message_equals_golden_bytes(name: str) -> None:
     message = expected(name, GOLDEN[name]["fields"])
     assert swim_codec.decode(wire) == message
     assert swim_codec.encode(message) == wire
+
+
+@pytest.mark.parametrize("message", [
+    Ping(7, "a", bytes((10, 0, 0, 1)), 7946, "b", b"digest"), Ack(7, b"\1\2", b"digest"),
+])  # fmt: skip
+def test_digest_is_a_field_of_its_own(message: Ping | Ack) -> None:
+    data = swim_codec.encode(message)
+    assert swim_codec.decode(data) == message
+    plain = swim_codec.encode(attrs.evolve(message, digest=b""))
+    # One entry more, the first by its name; all others are as in Go.
+    assert data == bytes((plain[0], plain[1] + 1)) + pack({"Ev": b"digest"})[1:] + plain[2:]
+
+
+@pytest.mark.parametrize("value", [7, "", True, [], {"a": 1}, 1.5])
+def test_digest_of_another_type_does_not_refuse_the_message(value: object) -> None:
+    ping = b"\x00" + pack({"Ev": value, "Node": "a", "SeqNo": 7})
+    ack = b"\x02" + pack({"Ev": value, "Payload": None, "SeqNo": 7})
+    assert swim_codec.decode(ping) == Ping(7, "a", digest=b"\0")
+    assert swim_codec.decode(ack) == Ack(7, digest=b"\0")
 
 
 def test_node_of_push_pull_equals_golden_bytes() -> None:

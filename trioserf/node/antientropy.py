@@ -1,4 +1,8 @@
-"""Anti-entropy: exchange whole states with random members (see swim/README.md, § Push/pull)."""
+"""Anti-entropy: exchange whole states with other members.
+
+With random ones at intervals (see swim/README.md, § Push/pull), and with a member whose digest
+shows that we have missed user events (see serf/README.md, § Repair).
+"""
 
 import logging
 import random
@@ -36,3 +40,14 @@ async def push_pull(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
                 errors = {name: errors[name] for name in errors if name in membership.records}
                 errors[peer.name] = error
         await trio.sleep_until(due)
+
+
+async def repair(owner: StateOwner, joiner: Joiner) -> None:
+    """Exchange states whenever we have missed user events, until cancelled."""
+    while True:
+        await owner.repair.wait()
+        peer = await owner.ask(lambda state, now: state.serf.repair.next_exchange(now))
+        if peer is not None:
+            error = await joiner.try_push_pull(peer, join=False)
+            if error is not None:
+                _log.debug("push/pull with %s for missed events failed: %s", peer, error)

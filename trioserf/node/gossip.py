@@ -2,9 +2,9 @@
 
 Serf waits for its next tick. This node sends a new message at once, and once more after a short
 pause: one round reaches all but about e^-k of the members (k = fanout), and the second covers most
-of the rest. Later retransmissions keep to the interval, so that a short outage cannot lose all of
-them. Each message is sent as often as in Serf, only earlier. Without broadcasts, or without other
-members, the task sleeps.
+of the rest. The first round of an event or query of our own reaches up to 32 members, if there are
+no more, all of them. Later retransmissions keep to the interval, so that a short outage cannot
+lose all of them. Without broadcasts, or without other members, the task sleeps.
 """
 
 import trio
@@ -24,7 +24,7 @@ async def gossip(owner: StateOwner) -> None:
         await owner.gossip.wait()
         # The number of members that one round reaches, which is the transmits it counts.
         fanout = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
-        if filler and not filler.has_sent_at_most(fanout):
+        if filler and not (filler.has_sent_at_most(fanout) or filler.has_uncovered):
             with trio.move_on_at(next_tick):
                 while not filler.has_unsent:
                     await owner.gossip.wait()

@@ -21,7 +21,7 @@ from trioserf.net.own_address import is_public, own_address
 from trioserf.net.resolver import Resolver, SystemResolver
 from trioserf.net.sockets import open_sockets
 from trioserf.net.transport import ANY_HOST, Transport
-from trioserf.node.antientropy import push_pull
+from trioserf.node.antientropy import push_pull, repair
 from trioserf.node.config import NodeConfig
 from trioserf.node.event_hub import EventHub
 from trioserf.node.gossip import gossip
@@ -145,6 +145,7 @@ async def _work(
             nursery.start_soon(probe_members, owner, streams, rng)
             nursery.start_soon(check_suspects, owner, streams, rng)
             nursery.start_soon(push_pull, owner, joiner, rng)
+            nursery.start_soon(repair, owner, joiner)
             nursery.start_soon(reconnect, owner, joiner, rng)
             nursery.start_soon(rejoin_seeds, owner, joiner.seeds, joiner.rejoin, rng)
             nursery.start_soon(reap, owner)

@@ -38,6 +38,7 @@ from trioserf.swim.events import (
 )
 from trioserf.swim.failure_detector import FailureDetector
 from trioserf.swim.memberlist import Memberlist
+from trioserf.swim.members import MAX_COVER
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.swim.precedence import is_at_least
@@ -202,6 +203,8 @@ class ClusterState:
             coordinates=self.coordinates,
             replies=self._replies,
             rng=rng,
+            digest=self.serf.repair.digest,
+            on_digest=self._observe_digest,
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
@@ -302,6 +305,12 @@ class ClusterState:
         record = self.membership.records.get(name)
         return None if record is None else record.address
 
+    def _observe_digest(self, peer: Address, digest: bytes, now: float) -> None:
+        try:
+            self.serf.repair.observe(peer, digest, now)
+        except WireError as error:
+            self.drops.add(error, peer, now)
+
     def _handle(self, message: Message, packet: _Packet, now: float) -> None:
         source = packet.source
         match message:
@@ -346,7 +355,7 @@ class ClusterState:
     ) -> None:
         """Handle a message of Serf's layer; `sealed` means that it arrived encrypted."""
         try:
-            self.serf.handle(payload, now, source.host, sealed=sealed)
+            self.serf.handle(payload, now, source, sealed=sealed)
         except WireError as error:
             self.drops.add(error, source, now)
         if self.serf.drops:
@@ -401,7 +410,11 @@ class ClusterState:
 
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
-        self.outbox.gossip(self.membership.members.gossip_targets(now))
+        members = self.membership.members
+        if self.filler.has_uncovered:
+            self.outbox.gossip(members.cover_targets(), MAX_COVER)
+        else:
+            self.outbox.gossip(members.gossip_targets(now), self.config.timing.gossip_nodes)
 
     def expire_suspicions(self, now: float) -> None:
         """Mark suspects dead that have not refuted in time."""

@@ -88,6 +88,7 @@ class StateOwner:
         state: for other tasks to read, between two of their checkpoints.
         suspicion: the next deadline of a suspicion.
         deadline: the next deadline of anything else.
+        repair: when the next push/pull for missed events may be due.
         gossip: wakes the gossip task when there is something to send.
         bulk: messages that need a stream of their own.
         checks: suspects to connect to.
@@ -98,6 +99,7 @@ class StateOwner:
         self.state = state
         self.suspicion = DeadlineTimer()
         self.deadline = DeadlineTimer()
+        self.repair = DeadlineTimer()
         self.gossip = AutoResetEvent()
         self.bulk = StreamSendQueue()
         self._to_checks, self.checks = trio.open_memory_channel[RefusalCheck](_MAX_CHECKS)
@@ -297,6 +299,7 @@ class StateOwner:
             serf.events.clear()
         self._wake_gossip()
         self.suspicion.move(state.next_suspicion)
+        self.repair.move(serf.repair.next_deadline)
         self.deadline.move(earlier(state.next_deadline, self._hub.next_deadline))
         if serf.shutdown_orders:
             order = serf.shutdown_orders.pop()

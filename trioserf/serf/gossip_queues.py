@@ -12,9 +12,11 @@ import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
+from trioserf.address import Address
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import LargeBroadcast
-from trioserf.swim.broadcast_queue import BroadcastQueue
+from trioserf.swim.broadcast_queue import Broadcast, BroadcastQueue
+from trioserf.swim.members import MAX_COVER
 from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
 from trioserf.wire.swim_codec import USER
 
@@ -26,6 +28,8 @@ KINDS: Final[tuple[Kind, ...]] = ("Intent", "Query", "Event")
 
 _USER_MESSAGE: Final = bytes((USER,))
 """The type byte of memberlist before each message in a packet."""
+_MIN_RETRANSMIT_MULT: Final = 4
+"""Serf's messages are sent at least 4 · ⌈log10(n + 1)⌉ times, as in the profile lan."""
 _MAX_RECENT: Final = 1024
 """Messages in each of two generations, whose duplicates are dropped without being decoded."""
 
@@ -35,9 +39,10 @@ class GossipQueues:
 
     Args:
         node_count: returns the number of members.
+        others: returns the number of other members that have neither failed nor left.
         options: limits.
         large_broadcasts: receives broadcasts too large for a packet.
-        retransmit_mult: multiplier of the retransmit limit.
+        retransmit_mult: multiplier of the retransmit limit; raised to 4 if it is less.
         largest: bytes of the longest broadcast that fits a packet.
 
     Attributes:
@@ -47,6 +52,7 @@ class GossipQueues:
     def __init__(
         self,
         node_count: Callable[[], int],
+        others: Callable[[], int],
         options: SerfOptions,
         large_broadcasts: list[LargeBroadcast],
         *,
@@ -55,23 +61,38 @@ class GossipQueues:
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
             kind: BroadcastQueue(
-                retransmit_mult, node_count, largest=largest, prefix=_USER_MESSAGE
+                max(retransmit_mult, _MIN_RETRANSMIT_MULT),
+                node_count,
+                others=others,
+                largest=largest,
+                prefix=_USER_MESSAGE,
             )
             for kind in KINDS
         }
         self._node_count = node_count
+        self._others = others
         self._options = options
         self._large_broadcasts = large_broadcasts
         self._room = largest - len(_USER_MESSAGE)
         self._max_rebroadcast = max(USER_EVENT_HARD_LIMIT, options.query_size_limit)
-        self._recent: set[bytes] = set()
-        self._previous: set[bytes] = set()
+        # Recent messages, with their broadcasts if there are any.
+        self._recent: dict[bytes, Broadcast | None] = {}
+        self._previous: dict[bytes, Broadcast | None] = {}
 
     # --- duplicates ---
 
-    def is_duplicate(self, raw: bytes) -> bool:
-        """Return whether a message with these bytes was seen recently."""
-        return raw in self._recent or raw in self._previous
+    def is_duplicate(self, raw: bytes, sender: Address | None = None) -> bool:
+        """Return whether a message with these bytes was seen recently.
+
+        Its sender has the message, so that it need not get it from us.
+        """
+        for seen in (self._recent, self._previous):
+            if raw in seen:
+                broadcast = seen[raw]
+                if broadcast is not None:
+                    broadcast.add_holder(sender)
+                return True
+        return False
 
     def mark_seen(self, raw: bytes) -> None:
         """Remember a message, to drop its duplicates; large ones are rare and not remembered."""
@@ -79,29 +100,34 @@ class GossipQueues:
             return
         if len(self._recent) >= _MAX_RECENT:
             self._previous = self._recent
-            self._recent = set()
-        self._recent.add(raw)
+            self._recent = {}
+        self._recent[raw] = None
 
     # --- queues ---
 
     def send(self, kind: Kind, raw: bytes) -> None:
-        """Broadcast a message of our own."""
+        """Broadcast a message of our own, to many members at once."""
         if not self.fits(raw):
             self._large_broadcasts.append(LargeBroadcast(raw, to_all=True))
             return
         self.mark_seen(raw)
-        self._queue(kind, raw)
+        self._queue(kind, raw, cover=min(self._others(), MAX_COVER))
 
-    def rebroadcast(self, kind: Kind, raw: bytes, *, to_all: bool = False) -> None:
+    def rebroadcast(
+        self, kind: Kind, raw: bytes, sender: Address | None = None, *, to_all: bool = False
+    ) -> None:
         """Broadcast the message of another member, unchanged.
 
         Args:
             kind: its queue.
             raw: the message.
+            sender: the address that it came from.
             to_all: whether we send it to all members if it is too large for a packet.
         """
         if self.fits(raw):
-            self._queue(kind, raw)
+            broadcast = self._queue(kind, raw)
+            if broadcast is not None:
+                broadcast.add_holder(sender)
         elif kind != "Intent" and len(raw) <= self._max_rebroadcast:
             self._large_broadcasts.append(LargeBroadcast(raw, to_all))
         else:
@@ -111,9 +137,12 @@ class GossipQueues:
         """Return whether a message can be gossiped in packets."""
         return len(raw) <= self._room
 
-    def _queue(self, kind: Kind, raw: bytes) -> None:
-        self.queues[kind].queue(raw)
+    def _queue(self, kind: Kind, raw: bytes, *, cover: int = 0) -> Broadcast | None:
+        broadcast = self.queues[kind].queue(raw, cover=cover)
+        if raw in self._recent:
+            self._recent[raw] = broadcast
         self._bound(kind)
+        return broadcast
 
     @property
     def limit(self) -> int:

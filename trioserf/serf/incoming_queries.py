@@ -1,6 +1,7 @@
 """Received queries: filter, acknowledge, deliver, respond once (see serf/README.md, § Queries).
 
-A response goes to the requester in one packet. If requested, some members relay it as well, in
+A requester that misses our ack or response sends the query again, and gets both again. A response
+goes to the requester in one packet. If requested, some members relay it as well, in
 case ours is lost. A response too large for a packet goes on a stream. Streams and relays are for
 the addresses of members only, because the address in a query can be forged.
 """
@@ -47,6 +48,7 @@ from trioserf.wire.serf_messages import (
     QueryResponse,
     Relay,
     ResponseFlag,
+    SerfMessage,
     Status,
 )
 
@@ -56,6 +58,8 @@ _ID_SIZE = 100
 """Bytes of memory for one query id."""
 _MIN_RELAY_PROTOCOL = 5
 """The first protocol version whose members relay responses."""
+_MAX_REPEATS = 8
+"""Times that an ack and a response are sent again; our own requesters ask 7 times at most."""
 _RELAY_RATE, _RELAY_BURST = 512, 512
 """Relayed copies a second, and at once: each query may request 255 copies of two packets."""
 _DRAWS, _MIN_DRAWS = 4, 16
@@ -69,9 +73,20 @@ def parse_address(addr: bytes, port: int) -> Address | None:
     return address_of(addr, port)
 
 
+def is_repeated(message: SerfMessage) -> bool:
+    """Return whether a message is a query that its requester may have sent again.
+
+    Receivers pass on all others.
+    """
+    return isinstance(message, Query) and bool(message.flags & QueryFlag.NO_BROADCAST)
+
+
 @attrs.define(eq=False)
 class _Pending:
-    """A query that may still get a response; `to` is None for a query of our own."""
+    """A query that may still get a response; `to` is None for a query of our own.
+
+    `ack` and `response` are what was sent in packets, and `repeats` counts how often again.
+    """
 
     name: str
     ltime: int
@@ -82,6 +97,9 @@ class _Pending:
     wants_ack: bool
     deadline: float
     declined: bool = False
+    ack: bytes = b""
+    response: bytes = b""
+    repeats: int = 0
 
 
 class IncomingQueries:
@@ -133,6 +151,8 @@ class IncomingQueries:
         self._relay_limit = TokenBucket(_RELAY_RATE, _RELAY_BURST)
         self._pending: dict[int, _Pending] = {}
         self._answered: dict[int, float] = {}
+        # Queries that may be repeated, by their Lamport times and ids.
+        self._repeatable: dict[tuple[int, int], _Pending] = {}
         self._last_id = 0
 
     # --- receiving ---
@@ -162,6 +182,8 @@ class IncomingQueries:
             self._effects.drops.append(plaintext_refused())
             return False
         if not self._is_new(query):
+            if is_repeated(query):
+                self._respond_again(query, now)
             return False
         self.latest_time = max(self.latest_time, query.ltime)
         counters = self._effects.counters
@@ -189,6 +211,9 @@ class IncomingQueries:
             bool(query.flags & QueryFlag.ACK),
             now + query.timeout / 1e9,
         )
+        if pending.wants_ack and not ours:
+            self._make_room(self._repeatable)
+            self._repeatable[query.ltime, query.id] = pending
         if query.name.startswith(PREFIX):
             self._handle_internal(pending, query, now)
         else:
@@ -297,7 +322,7 @@ class IncomingQueries:
             return AlreadyAnswered("response already sent")
         return NoSuchQuery("No pending queries matching ID")
 
-    def _make_room(self, queries: dict[int, Any]) -> None:
+    def _make_room(self, queries: dict[Any, Any]) -> None:
         if len(queries) >= self._options.pending_queries:
             del queries[next(iter(queries))]
 
@@ -307,6 +332,8 @@ class IncomingQueries:
             del self._pending[number]
         for number in [n for n, deadline in self._answered.items() if now > deadline]:
             del self._answered[number]
+        for key in [k for k, pending in self._repeatable.items() if now > pending.deadline]:
+            del self._repeatable[key]
 
     def _acknowledge(self, pending: _Pending, now: float, *, is_final: bool) -> None:
         if pending.declined or not (pending.wants_ack or pending.to is None):
@@ -319,7 +346,8 @@ class IncomingQueries:
         if pending.to is None:
             self._deliver_own_response(response, now)
         else:
-            self._send(pending, pending.to, encode(response), now)
+            pending.ack = encode(response)
+            self._send(pending, pending.to, pending.ack, now)
 
     def _send_response(self, pending: _Pending, payload: bytes, now: float) -> None:
         response = self._response(pending, payload)
@@ -332,8 +360,22 @@ class IncomingQueries:
                 raise TooLarge(f"response exceeds limit of {limit} bytes")
         if pending.to is None:
             self._deliver_own_response(response, now)
-        else:
-            self._send(pending, pending.to, data, now)
+            return
+        if len(data) <= self._options.query_response_size_limit:
+            pending.response = data
+        self._send(pending, pending.to, data, now)
+
+    def _respond_again(self, query: Query, now: float) -> None:
+        """Send the ack and the response to a query again: one of them may have been lost."""
+        pending = self._repeatable.get((query.ltime, query.id))
+        if pending is None or pending.to is None or now > pending.deadline:
+            return
+        if pending.repeats >= _MAX_REPEATS:
+            return
+        pending.repeats += 1
+        for data in (pending.ack, pending.ack, pending.response):
+            if data:
+                self._send(pending, pending.to, data, now)
 
     def _response(self, pending: _Pending, payload: bytes) -> QueryResponse:
         return QueryResponse(pending.ltime, pending.query_id, self._table.name, 0, payload)

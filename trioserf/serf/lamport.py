@@ -204,6 +204,11 @@ class LamportWindow(Generic[E]):
             slot = epoch.slots[index] = LamportSlot(ltime, self._new_entry())
         return slot
 
+    def get(self, ltime: int) -> LamportSlot[E] | None:
+        """Return the slot of a time in the current epoch, if there is one."""
+        slot = self._current.slots.get(ltime % self._length)
+        return slot if slot is not None and slot.ltime == ltime else None
+
     def charge(self, slot: LamportSlot[E], size: int) -> bool:
         """Account for `size` bytes that the caller will add to a slot.
 

@@ -9,10 +9,10 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, packed
-from trioserf.counters import Counters
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
 from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
+from trioserf.serf.effects import Effects
 from trioserf.serf.filters import compiled, tag_matches
 from trioserf.serf.internal_queries import KEY_QUERIES, PING, check_name
 from trioserf.serf.lamport import LamportClock
@@ -20,6 +20,7 @@ from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
 from trioserf.serf.query_collector import QueryResult, RunningQuery
 from trioserf.serf.query_filters import MAX_FILTERS
+from trioserf.serf.query_repeats import QueryRepeats
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
@@ -133,7 +134,7 @@ class OutgoingQueries:
         options: limits.
         gossip_interval: seconds; the default timeout is a multiple of it.
         rng: chooses the ids of queries.
-        counters: counters for metrics.
+        effects: receives queries that are sent again; its counters are for metrics.
     """
 
     def __init__(
@@ -144,14 +145,15 @@ class OutgoingQueries:
         options: SerfOptions,
         gossip_interval: float,
         rng: random.Random,
-        counters: Counters,
+        effects: Effects,
     ) -> None:
         self._table = table
         self._clock = clock
         self._options = options
         self._gossip_interval = gossip_interval
         self._rng = rng
-        self._counters = counters
+        self._counters = effects.counters
+        self._repeats = QueryRepeats(table, effects.direct_messages, rng)
         self._running: dict[tuple[int, int], RunningQuery] = {}
 
     def __len__(self) -> int:
@@ -223,6 +225,11 @@ class OutgoingQueries:
         self._running[query.key] = query
         return query, message, data
 
+    def repeat(self, query: RunningQuery, message: Query, now: float) -> None:
+        """Send a query again to members that do not acknowledge it, if they should."""
+        if message.flags & QueryFlag.ACK:
+            self._repeats.add(query, message, now)
+
     def _expected(self, filters: tuple[NodeFilter | TagFilter, ...]) -> Iterable[str]:
         alive = self._table.alive()
         return [member.name for member in alive if not filters or matches_filters(member, filters)]
@@ -268,16 +275,20 @@ class OutgoingQueries:
 
     @property
     def next_deadline(self) -> float | None:
-        """The next deadline of a query, or None."""
+        """The time at which `expire` has work to do, or None."""
         if not self._running:  # the usual case, and this is read after every packet
             return None
-        return min(query.deadline for query in self._running.values())
+        ends_at = min(query.deadline for query in self._running.values())
+        repeats_at = self._repeats.next_deadline
+        return ends_at if repeats_at is None else min(ends_at, repeats_at)
 
     def expire(self, now: float) -> None:
-        """End the queries whose deadline has passed."""
+        """End the queries whose deadline has passed, and repeat others."""
         for query in [query for query in self._running.values() if query.deadline <= now]:
             self.cancel(query)
+        self._repeats.expire(now)
 
     def _drop_if_finished(self, query: RunningQuery) -> None:
         if query.finished:
             self._running.pop(query.key, None)
+            self._repeats.discard(query)

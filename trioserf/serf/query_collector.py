@@ -151,6 +151,14 @@ class RunningQuery:
         self.finish_if_complete()
         return is_duplicate
 
+    def has_acked(self, name: str) -> bool:
+        """Return whether a member has acknowledged the query."""
+        return name in self._acked
+
+    def awaits(self, name: str) -> bool:
+        """Return whether a response of an expected member is outstanding."""
+        return name in self.outstanding
+
     def stop_waiting_for(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
         self.outstanding.discard(name)

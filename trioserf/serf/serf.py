@@ -19,9 +19,10 @@ from trioserf.errors import InvalidQuery
 from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
+from trioserf.serf.event_repair import EventRepair
 from trioserf.serf.events import Event, QueryReceived
 from trioserf.serf.gossip_queues import GossipQueues, Kind
-from trioserf.serf.incoming_queries import IncomingQueries, parse_address
+from trioserf.serf.incoming_queries import IncomingQueries, is_repeated, parse_address
 from trioserf.serf.intents import Intents
 from trioserf.serf.internal_queries import KEY_QUERIES, KeyHandler, no_keyring, plaintext_refused
 from trioserf.serf.lamport import LamportClock
@@ -92,6 +93,7 @@ class Serf:
         direct_messages: messages to single members, in packets or on streams.
         large_broadcasts: broadcasts too large for a packet.
         shutdown_orders: reasons for the node to shut down.
+        repair: notices user events that this node has missed.
         queues: the broadcast queues by Serf's names, Intent, Query and Event, in the order in
             which they fill a packet.
     """
@@ -128,6 +130,7 @@ class Serf:
         )
         self._gossip_queues = GossipQueues(
             table.__len__,
+            lambda: table.present_count - 1,
             options,
             effects.large_broadcasts,
             retransmit_mult=timing.retransmit_mult,
@@ -138,6 +141,7 @@ class Serf:
             queue.sizes = counters.values("serf.msgs.sent")
         self._intents = Intents(table, self.queues["Intent"], options=options)
         self._user_events = UserEvents(options=options, effects=effects)
+        self.repair = EventRepair(self._user_events, table.__len__, rng)
         self._replies = ReplyLimits(self._member_address, swim.allowed)
         self._may_carry_keys = may_carry_keys
         self._incoming_queries = IncomingQueries(
@@ -160,7 +164,7 @@ class Serf:
             options=options,
             gossip_interval=timing.gossip_interval,
             rng=rng,
-            counters=counters,
+            effects=effects,
         )
         self._name_conflicts = NameConflicts(
             name,
@@ -272,7 +276,9 @@ class Serf:
 
     # --- messages ---
 
-    def handle(self, raw: bytes, now: float, source: str = "", *, sealed: bool = False) -> None:
+    def handle(
+        self, raw: bytes, now: float, source: Address | None = None, *, sealed: bool = False
+    ) -> None:
         """Handle a message of the Serf layer from a packet or a stream.
 
         Most gossip is duplicates of user events and queries, which are dropped undecoded.
@@ -280,21 +286,22 @@ class Serf:
         Args:
             raw: the encoded message.
             now: the current time.
-            source: the host that sent it to us.
+            source: the address that sent it to us.
             sealed: whether it arrived encrypted.
 
         Raises:
             WireError: it is malformed.
         """
         self._received_sizes.append(len(raw))
-        if self._gossip_queues.is_duplicate(raw):
+        if self._gossip_queues.is_duplicate(raw, source):
             return
         message = decode(raw)
-        kind = self._dispatch(message, now, source, sealed=sealed)
-        if raw[0] in _DEDUPLICATED:
+        host = "" if source is None else source.host
+        kind = self._dispatch(message, now, host, sealed=sealed)
+        if raw[0] in _DEDUPLICATED and not is_repeated(message):
             self._gossip_queues.mark_seen(raw)
         if kind is not None:
-            self._gossip_queues.rebroadcast(kind, raw)
+            self._gossip_queues.rebroadcast(kind, raw, source)
 
     def _dispatch(
         self, message: SerfMessage, now: float, source: str, *, sealed: bool
@@ -449,6 +456,8 @@ class Serf:
         self._outgoing_queries.finish_if_complete(query)
         if not query.finished:
             self._gossip_queues.send("Query", data)
+            if self._gossip_queues.fits(data):  # streams are not lost
+                self._outgoing_queries.repeat(query, message, now)
         return query
 
     def cancel(self, query: RunningQuery) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Final
 
 from trioserf.errors import TooLarge
 from trioserf.printable import short_name
@@ -17,8 +19,11 @@ _log = logging.getLogger("trioserf.serf")
 _EVENT_SIZE = 200
 """Bytes of memory for an event, besides its name and payload."""
 
-_Seen = dict[tuple[str, bytes], None]
-"""The events of one Lamport time, in the order of arrival."""
+_HASH_SIZE: Final = 4
+"""Bytes of the hash of an event, as in digests."""
+
+_Seen = dict[tuple[str, bytes], int]
+"""The events of one Lamport time with their hashes, in the order of arrival."""
 
 
 class UserEvents:
@@ -31,6 +36,7 @@ class UserEvents:
     Attributes:
         window: the Lamport clock of events, and the events seen recently.
         latest_time: the latest Lamport time delivered, 0 at first, for snapshots.
+        accepted: the number of events received.
     """
 
     def __init__(self, *, options: SerfOptions, effects: Effects) -> None:
@@ -38,6 +44,7 @@ class UserEvents:
             options.event_buffer, dict, budget=options.event_buffer_bytes
         )
         self.latest_time = 0
+        self.accepted = 0
         self._options = options
         self._effects = effects
 
@@ -93,7 +100,8 @@ class UserEvents:
                 "too many events of time %d, dropping %s", message.ltime, short_name(message.name)
             )
             return False
-        slot.entry[event] = None
+        slot.entry[event] = _hash(message)
+        self.accepted += 1
         self.latest_time = max(self.latest_time, message.ltime)
         counters = self._effects.counters
         counters.counter("serf.events").add()
@@ -102,6 +110,24 @@ class UserEvents:
             UserEventReceived(message.ltime, message.name, message.payload, message.coalesce)
         )
         return True
+
+    @property
+    def oldest_known(self) -> int:
+        """The first Lamport time of which we should have all events."""
+        window = self.window
+        return max(window.min_time, window.clock.time - self._options.event_buffer)
+
+    def hash(self, first: int, last: int) -> int:
+        """Return a hash of our events after the time `first`, up to `last`: 32 bits.
+
+        It does not depend on the order of arrival.
+        """
+        total = 0
+        for ltime in range(first + 1, last + 1):
+            slot = self.window.get(ltime)
+            if slot is not None:
+                total += sum(slot.entry.values())
+        return total % (1 << 8 * _HASH_SIZE)
 
     def buffered(self) -> tuple[BufferedEvents, ...]:
         """Return the events of the window, the oldest first, for push/pulls."""
@@ -117,6 +143,14 @@ class UserEvents:
         for time in sorted(filter(None, times), key=lambda time: time.ltime):
             for name, payload in time.events:
                 yield UserEvent(time.ltime, name, payload)
+
+
+def _hash(message: UserEvent) -> int:
+    """Return the hash of an event, without the coalesce flag, which push/pulls do not carry."""
+    name = message.name.encode("utf-8", "surrogateescape")
+    head = message.ltime.to_bytes(8, "big") + len(name).to_bytes(4, "big")
+    hashed = blake2b(head + name + message.payload, digest_size=_HASH_SIZE)
+    return int.from_bytes(hashed.digest(), "big")
 
 
 def _check(size: int, limit: int, text: str) -> None:

@@ -20,12 +20,14 @@ class Faults:
         members: all members by their ids, in the order of their first start.
         network: as given.
         trace: as given.
+        was_partitioned: whether there was a partition or a cut.
     """
 
     def __init__(self, network: Network, trace: Trace) -> None:
         self.network = network
         self.trace = trace
         self.members: dict[str, SimMember] = {}
+        self.was_partitioned = False
         self._active: dict[str, None] = {}
         self._calm_since = trio.current_time()
 
@@ -53,6 +55,7 @@ class Faults:
         parts = [list(group) for group in groups]
         self.note("partition", " | ".join(" ".join(part) for part in parts))
         self.network.partition(*[[self.members[m].address for m in part] for part in parts])
+        self.was_partitioned = True
         self._set_active("partition", any(parts))
 
     def cut(self, source: str, target: str, *, reject: bool = False) -> None:
@@ -63,6 +66,7 @@ class Faults:
         self.note("cut", f"{source} -> {target}" + (" reject" if reject else ""))
         addresses = self.members[source].address, self.members[target].address
         self.network.cut(*addresses, reject=reject)
+        self.was_partitioned = True
         self._set_active(f"cut {source} {target}", True)
 
     def mend(self, source: str, target: str) -> None:

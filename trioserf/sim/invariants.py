@@ -39,6 +39,8 @@ from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.suspicion import suspicion_timeout
 from trioserf.wire.swim_messages import ALIVE
 
+DELIVERED_WITHIN: Final = 3.0
+"""Seconds until a user event has reached all members, without faults."""
 _PROBE_INTERVALS: Final = 36 + 14
 _PUSH_PULLS: Final = 6
 _MAX_CHECKED_RECORDS: Final = 20_000
@@ -101,6 +103,7 @@ class InvariantChecker:
 
     Attributes:
         expect_false_alarms: count false alarms without raising.
+        expect_late_events: allow late events, for measurements.
         suspicions: the number of suspicions.
         refutations: how often a member raised its incarnation to refute a suspicion.
         failures: how often a member was declared failed.
@@ -109,6 +112,7 @@ class InvariantChecker:
 
     def __init__(self, cluster: Faults, config: NodeConfig) -> None:
         self.expect_false_alarms = False
+        self.expect_late_events = False
         self.suspicions = 0
         self.refutations = 0
         self.failures = 0
@@ -123,6 +127,7 @@ class InvariantChecker:
         self._delivered: dict[str, set[tuple[int, str, bytes]]] = {}
         self._expected_by: dict[tuple[str, bytes], list[tuple[str, int]]] = {}
         self._received_by: dict[tuple[str, bytes], set[tuple[str, int]]] = {}
+        self._sent_at: dict[tuple[str, bytes], float] = {}
 
     # --- formulas ---
 
@@ -251,6 +256,7 @@ class InvariantChecker:
         """
         expected = dict.fromkeys(m.run_key for m in receivers if m.events_from <= ltime)
         self._expected_by[name, payload] = list(expected)
+        self._sent_at[name, payload] = self._cluster.now
 
     def on_event(self, member: SimMember, event: UserEventReceived) -> None:
         """Check the delivery of an event to a member."""
@@ -261,12 +267,28 @@ class InvariantChecker:
                 "at most once", f"{member.id} received {event.name}@{event.ltime} twice"
             )
         delivered.add(delivery)
+        if member.run_key in self._expected_by.get((event.name, event.payload), ()):
+            self._check_delay(member.id, event.name, event.payload)
         self._received_by.setdefault((event.name, event.payload), set()).add(member.run_key)
+
+    def _check_delay(self, member: str, name: str, payload: bytes) -> None:
+        """Check that an event which a member has received now, or not yet, is not late."""
+        cluster = self._cluster
+        sent_at = self._sent_at.get((name, payload))
+        if sent_at is None or self.expect_late_events:
+            return
+        if cluster.was_partitioned or cluster.calm_since is None:
+            return
+        took = cluster.now - max(sent_at, cluster.calm_since)
+        if took > DELIVERED_WITHIN:
+            text = f"{member} did not receive {name} within {DELIVERED_WITHIN:g} s of calm"
+            raise Violation("delivery", text)
 
     # --- periodic checks ---
 
     def check_all(self) -> None:
-        """Check all own incarnations, and the tables and bounds of all members or some in turn."""
+        """Check all own incarnations and events, and the tables of all members or some in turn."""
+        self._check_delays()
         members = [member for member in self._cluster.members.values() if member.node is not None]
         for member in members:
             self.check_incarnation(member)
@@ -350,6 +372,19 @@ class InvariantChecker:
             if known.tags != expected.tags:
                 return f"has old tags of {name}"
         return None
+
+    def _check_delays(self) -> None:
+        """Check that no event is late; an event that all have received is not checked again."""
+        running = {member.run_key: member.id for member in self._cluster.up}
+        for key in list(self._sent_at):
+            received = self._received_by.get(key, set())
+            missing = [run for run in self._expected_by[key] if run not in received]
+            if not missing:
+                del self._sent_at[key]
+            elif not received.isdisjoint(running):
+                for run in missing:
+                    if run in running:
+                        self._check_delay(running[run], *key)
 
     def _missing_event(self) -> str | None:
         running = {m.run_key for m in self._cluster.up}

@@ -2,7 +2,9 @@
 
 Gossip has no acknowledgements. Each message is sent to random members a fixed number of times, a
 multiple of the logarithm of the cluster size, which reaches every member with high probability
-(SWIM §4.1). Messages with fewer transmissions go first.
+(SWIM §4.1). Messages with fewer transmissions go first. Random members repeat themselves, so that
+some members get a message several times and others never: the transmissions of one message go to
+different members, and not to those that are known to have it (see README.md, § Distinct targets).
 
 Every outgoing packet reads a queue, which is mostly empty but may have ten thousand messages. So
 it keeps, for each number of transmissions, one sorted list of integers, each of which combines
@@ -12,13 +14,18 @@ that fits, and of equally long ones the newest.
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from trioserf.counters import Samples
 
 _SERIAL_BITS = 48
 _LARGEST = 65_507
 """Maximum payload of a UDP packet, whatever the configured size."""
+
+_MAX_SKIPPED = 64
+"""Messages that a packet skips because its target has them: none may search a long queue."""
+_MAX_HOLDERS = 64
+"""Members of which a message records that they have it: as many as any has transmissions."""
 
 OnDone = Callable[[], None]
 
@@ -28,17 +35,39 @@ def retransmit_limit(mult: int, n: int) -> int:
     return mult * math.ceil(math.log10(n + 1))
 
 
-class _Broadcast:
-    __slots__ = ("data", "name", "on_done", "priority", "transmits")
+class Broadcast:
+    """A message in a queue.
+
+    Attributes:
+        data: the message, empty when it is finished.
+        cover: the number of different members that get it in its first round, 0 for no more than
+            other messages.
+        holders: members that have it: it was sent to them, or came from them.
+        transmits: the number of transmissions.
+    """
+
+    __slots__ = ("cover", "data", "holders", "name", "on_done", "priority", "transmits")
 
     def __init__(
-        self, data: bytes, name: str | None, on_done: OnDone | None, priority: list[list[int]]
+        self,
+        data: bytes,
+        name: str | None,
+        on_done: OnDone | None,
+        priority: list[list[int]],
+        cover: int,
     ) -> None:
         self.data = data
         self.name = name
         self.on_done = on_done
         self.priority = priority
+        self.cover = cover
+        self.holders: set[Hashable] = set()
         self.transmits = 0
+
+    def add_holder(self, member: Hashable | None) -> None:
+        """Record that a member has the message, unless that is finished; ignore None."""
+        if member is not None and self.data and len(self.holders) < _MAX_HOLDERS:
+            self.holders.add(member)
 
 
 class BroadcastQueue:
@@ -50,6 +79,8 @@ class BroadcastQueue:
     Args:
         retransmit_mult: multiplier of the retransmit limit, at least 1.
         node_count: returns the current cluster size.
+        others: returns the number of other members that may get messages. Once as many have a
+            message, its further transmissions may go to any member again.
         largest: the longest message that fits any packet, in bytes. A longer one is dropped and
             done at once; otherwise it would stay in the queue for ever.
         prefix: prepended to every message; counts towards its length.
@@ -63,10 +94,13 @@ class BroadcastQueue:
         "_largest",
         "_mult",
         "_node_count",
+        "_others",
         "_plain",
         "_prefix",
         "_selected",
         "_serial",
+        "_skipped",
+        "_uncovered",
         "_urgent",
         "_waiting",
         "sizes",
@@ -77,19 +111,23 @@ class BroadcastQueue:
         retransmit_mult: int,
         node_count: Callable[[], int],
         *,
+        others: Callable[[], int] | None = None,
         largest: int = _LARGEST,
         prefix: bytes = b"",
     ) -> None:
         self._mult = retransmit_mult
+        self._others = others or (lambda: node_count() - 1)
         self._prefix = prefix
         self._node_count = node_count
         self._largest = largest
-        self._waiting: dict[int, _Broadcast] = {}
+        self._waiting: dict[int, Broadcast] = {}
         self._by_name: dict[str, int] = {}
         # Two priorities. priority[t]: the sorted keys of the messages with t transmissions.
         self._urgent: list[list[int]] = [[]]
         self._plain: list[list[int]] = [[]]
         self._selected: list[int] = []
+        self._skipped: list[int] = []
+        self._uncovered = 0
         self._serial = 0
         self.sizes: Samples | None = None
 
@@ -106,7 +144,8 @@ class BroadcastQueue:
         name: str | None = None,
         on_done: OnDone | None = None,
         urgent: bool = False,
-    ) -> None:
+        cover: int = 0,
+    ) -> Broadcast | None:
         """Add a message.
 
         Args:
@@ -114,6 +153,11 @@ class BroadcastQueue:
             name: the member that it is about. It replaces a queued message of the same name.
             on_done: called when the message is finished.
             urgent: whether it goes into packets before all messages that are not urgent.
+            cover: the number of members that get it in its first round, in addition to the
+                retransmit limit.
+
+        Returns:
+            The message; None if it was too long.
         """
         if self._prefix:
             data = self._prefix + data
@@ -122,58 +166,89 @@ class BroadcastQueue:
             replaced = self._remove(older)
         if len(data) > self._largest:
             _run_all([replaced, on_done])
-            return
+            return None
         self._serial += 1
         key = len(data) << _SERIAL_BITS | self._serial
         priority = self._urgent if urgent else self._plain
-        self._waiting[key] = _Broadcast(data, name, on_done, priority)
+        self._waiting[key] = broadcast = Broadcast(data, name, on_done, priority, cover)
+        self._uncovered += cover > 0
         if name is not None:
             self._by_name[name] = key
         insort(priority[0], key)
         if replaced is not None:
             replaced()
+        return broadcast
 
     @property
     def has_unsent(self) -> bool:
         """Whether a queued message was never sent."""
         return bool(self._urgent[0] or self._plain[0])
 
+    @property
+    def has_uncovered(self) -> bool:
+        """Whether the first round of a queued message has not reached all that it should."""
+        return self._uncovered > 0
+
     def has_sent_at_most(self, times: int) -> bool:
         """Return whether a queued message was sent at most `times` times."""
         return any(any(priority[: times + 1]) for priority in (self._urgent, self._plain))
 
-    def fill_packet(self, overhead: int, limit: int) -> list[bytes]:
-        """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
+    def fill_packet(
+        self, overhead: int, limit: int, target: Hashable | None = None
+    ) -> list[bytes]:
+        """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`.
+
+        Args:
+            overhead: bytes added for each message.
+            limit: bytes of all.
+            target: the member that gets it, or None for any: messages that it has are left out.
+        """
         if not self._waiting:
             return []
         messages = []
         for urgent in (True, False):
-            while (data := self.select(limit - overhead, urgent=urgent)) is not None:
+            while (data := self.select(limit - overhead, target, urgent=urgent)) is not None:
                 messages.append(data)
                 limit -= len(data) + overhead
-        _run_all(self.finish_packet())
+        _run_all(self.finish_packet(target))
         return messages
 
-    def select(self, room: int, *, urgent: bool) -> bytes | None:
-        """Select the next message of at most `room` bytes for the current packet.
+    def select(self, room: int, target: Hashable | None = None, *, urgent: bool) -> bytes | None:
+        """Select the next message of at most `room` bytes that the target does not have.
 
         It stays out of the queue until `finish_packet`, which must follow.
         """
         bound = (room + 1) << _SERIAL_BITS
         for keys in self._urgent if urgent else self._plain:
-            if keys and (index := bisect_left(keys, bound)):
+            while keys and (index := bisect_left(keys, bound)):
                 key = keys.pop(index - 1)
-                self._selected.append(key)
-                return self._waiting[key].data
+                broadcast = self._waiting[key]
+                if target not in broadcast.holders or self._is_everywhere(broadcast):
+                    self._selected.append(key)
+                    return broadcast.data
+                self._skipped.append(key)
+                if len(self._skipped) >= _MAX_SKIPPED:
+                    return None
         return None
 
-    def finish_packet(self) -> list[OnDone]:
+    def _is_everywhere(self, broadcast: Broadcast) -> bool:
+        """Return whether all members have a message; if so, let it begin again with any."""
+        if len(broadcast.holders) < self._others():
+            return False
+        broadcast.holders.clear()
+        return True
+
+    def finish_packet(self, target: Hashable | None = None) -> list[OnDone]:
         """Count a transmission of each selected message, and put it back below the limit.
 
         Returns:
             The callbacks of the messages that are finished; the caller must call them.
         """
         done: list[OnDone] = []
+        for key in self._skipped:
+            broadcast = self._waiting[key]
+            insort(broadcast.priority[broadcast.transmits], key)
+        self._skipped.clear()
         if not self._selected:
             return done
         limit = retransmit_limit(self._mult, self._node_count())
@@ -181,8 +256,10 @@ class BroadcastQueue:
             broadcast = self._waiting[key]
             if self.sizes is not None:
                 self.sizes.append(len(broadcast.data) - len(self._prefix))
+            broadcast.add_holder(target)
             broadcast.transmits += 1
-            if broadcast.transmits >= limit:
+            self._uncovered -= broadcast.transmits == broadcast.cover
+            if broadcast.transmits >= limit + broadcast.cover:
                 self._forget(key)
                 if broadcast.on_done is not None:
                     done.append(broadcast.on_done)
@@ -192,6 +269,9 @@ class BroadcastQueue:
                 priority.append([])
             insort(priority[broadcast.transmits], key)
         self._selected.clear()
+        for priority in (self._urgent, self._plain):
+            while len(priority) > 1 and not priority[-1]:
+                priority.pop()
         return done
 
     def prune(self, keep: int) -> None:
@@ -219,8 +299,12 @@ class BroadcastQueue:
 
     def _forget(self, key: int) -> None:
         broadcast = self._waiting.pop(key)
+        self._uncovered -= broadcast.transmits < broadcast.cover
         if broadcast.name is not None:
             del self._by_name[broadcast.name]
+        # The caller of `queue` may keep it.
+        broadcast.data = b""
+        broadcast.holders = set()
 
 
 class FairFiller:
@@ -259,29 +343,40 @@ class FairFiller:
         """Whether a queued message was never sent."""
         return any(queue.has_unsent for queue in self._queues)
 
+    @property
+    def has_uncovered(self) -> bool:
+        """Whether the first round of a queued message has not reached all that it should."""
+        return any(queue.has_uncovered for queue in self._queues)
+
     def has_sent_at_most(self, times: int) -> bool:
         """Return whether a queued message was sent at most `times` times."""
         return any(queue.has_sent_at_most(times) for queue in self._queues)
 
-    def fill(self, overhead: int, limit: int) -> list[bytes]:
-        """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`."""
+    def fill(self, overhead: int, limit: int, target: Hashable | None = None) -> list[bytes]:
+        """Fill one packet as `BroadcastQueue.fill_packet` does, from all queues."""
         waiting = [index for index, queue in enumerate(self._queues) if queue]
         if not waiting:
             return []
         if len(waiting) == 1:
-            return self._queues[waiting[0]].fill_packet(overhead, limit)
+            return self._queues[waiting[0]].fill_packet(overhead, limit, target)
         messages: list[bytes] = []
         for index in waiting:
-            while (data := self._queues[index].select(limit - overhead, urgent=True)) is not None:
+            select = self._queues[index].select
+            while (data := select(limit - overhead, target, urgent=True)) is not None:
                 messages.append(data)
                 limit -= len(data) + overhead
-        self._fill_by_share(waiting, messages, overhead, limit)
-        done = [call for index in waiting for call in self._queues[index].finish_packet()]
+        self._fill_by_share(waiting, messages, overhead, limit, target)
+        done = [call for index in waiting for call in self._queues[index].finish_packet(target)]
         _run_all(done)
         return messages
 
     def _fill_by_share(
-        self, waiting: list[int], messages: list[bytes], overhead: int, limit: int
+        self,
+        waiting: list[int],
+        messages: list[bytes],
+        overhead: int,
+        limit: int,
+        target: Hashable | None,
     ) -> None:
         sent = self._sent
         floor = max(sent) - limit // len(self._queues)
@@ -289,7 +384,7 @@ class FairFiller:
             sent[index] = max(sent[index], floor)
         while waiting:
             index = min(waiting, key=sent.__getitem__)
-            data = self._queues[index].select(limit - overhead, urgent=False)
+            data = self._queues[index].select(limit - overhead, target, urgent=False)
             if data is None:
                 waiting = [other for other in waiting if other != index]
                 continue

@@ -96,6 +96,8 @@ class FailureDetector:
         coordinates: network coordinates.
         replies: limits what is sent to addresses that are not members'.
         rng: source of the first sequence number.
+        digest: returns what each ping and ack to a member carries at a time.
+        on_digest: receives what a member's ping or ack carried, and the time.
     """
 
     def __init__(
@@ -107,8 +109,12 @@ class FailureDetector:
         coordinates: PeerCoordinates,
         replies: ReplyLimits,
         rng: random.Random,
+        digest: Callable[[float], bytes],
+        on_digest: Callable[[Address, bytes, float], None],
     ) -> None:
         self._memberlist = memberlist
+        self._digest = digest
+        self._on_digest = on_digest
         self._name = memberlist.name
         self._source = packed(address.host), address.port
         self._outbox = outbox
@@ -137,7 +143,7 @@ class FailureDetector:
             on_ack,
         )
         self._probes[probe.seq_no] = probe
-        ping = self._ping(probe.seq_no, record.name)
+        ping = self._ping(probe.seq_no, record.name, self._digest(now))
         if record.state is SUSPECT and memberlist.options.buddy:
             suspect = encode(Suspect(record.incarnation, record.name, self._name))
             crc = supports_crc(record)
@@ -213,13 +219,15 @@ class FailureDetector:
         to = source
         if ping.source_port and ping.source_addr:
             to = address_of(ping.source_addr, ping.source_port)
-        ack = self._coordinates.ack(ping.seq_no)
         if not self._replies.is_member(ping.source_node, to):
             # Its host gets no broadcasts, which members would miss then.
+            ack = self._coordinates.ack(ping.seq_no)
             if to == source or self._replies.allows("", to, len(ack), now):
                 self._outbox.send_unfilled([ack], to, crc=False)
             return
-        self._outbox.send(ack, to)
+        if ping.digest:
+            self._on_digest(to, ping.digest, now)
+        self._outbox.send(self._coordinates.ack(ping.seq_no, self._digest(now)), to)
         memberlist = self._memberlist
         if not memberlist.options.buddy:
             return
@@ -258,6 +266,8 @@ class FailureDetector:
             self._memberlist.probe_succeeded(probe.record)
             if now - probe.started <= self._memberlist.timing.probe_timeout:
                 self._coordinates.on_rtt(probe.record.name, ack.payload, now - probe.started)
+            if ack.digest:
+                self._on_digest(probe.address, ack.digest, now)
             probe.on_ack()
             return
         pending = self._indirect_pings.get(ack.seq_no)
@@ -305,6 +315,6 @@ class FailureDetector:
         self._seq_no = (self._seq_no + 1) % _SEQUENCE_NUMBERS
         return self._seq_no
 
-    def _ping(self, seq_no: int, node: str) -> bytes:
+    def _ping(self, seq_no: int, node: str, digest: bytes = b"") -> bytes:
         addr, port = self._source
-        return encode(Ping(seq_no, node, addr, port, self._name))
+        return encode(Ping(seq_no, node, addr, port, self._name, digest))

@@ -91,7 +91,10 @@ class Memberlist:
         self.members = Members(name, timing, rng)
         self.records = self.members.records
         self.broadcasts = BroadcastQueue(
-            timing.retransmit_mult, self.members.__len__, largest=options.largest_broadcast
+            timing.retransmit_mult,
+            self.members.__len__,
+            others=lambda: self.members.alive_count - 1,
+            largest=options.largest_broadcast,
         )
         self.awareness = Awareness(timing.awareness_max_multiplier, options.lha_probe)
         self.leaving = False

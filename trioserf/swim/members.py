@@ -20,10 +20,19 @@ _MAX_DRAWS: Final = 128
 """Records drawn for a random choice before all are checked: 20 µs of work, where a check of 32,000
 takes milliseconds."""
 
+MAX_COVER: Final = 32
+"""Members that get a message of our own in its first round (see README.md, § Gossip)."""
+_CANDIDATES: Final = 2, 8
+"""Members drawn for each packet of a round, of which some may have all messages."""
+
 
 def is_alive(record: NodeRecord) -> bool:
     """Return whether a member is alive and not suspect."""
     return record.state is ALIVE
+
+
+def _is_reachable(record: NodeRecord) -> bool:
+    return not record.is_dead_or_left
 
 
 class Members:
@@ -161,9 +170,10 @@ class Members:
         return chosen + self._rng.sample(others, min(k - len(chosen), len(others)))
 
     def gossip_targets(self, now: float) -> list[NodeRecord]:
-        """Choose `gossip_nodes` members that are alive, suspect or recently dead.
+        """Choose members that are alive, suspect or recently dead, more than a round needs.
 
-        Recently dead members receive their Dead message and can refute it.
+        Some of them may have all queued messages already. Recently dead members receive their
+        Dead message and can refute it.
         """
         died_after = now - self._timing.gossip_to_the_dead_time
 
@@ -172,7 +182,22 @@ class Members:
                 record.state is DEAD and record.state_change > died_after
             )
 
-        return self.k_random_nodes(self._timing.gossip_nodes, predicate=is_target)
+        # In a small table most members may have a message, and it costs little to check all.
+        few, many = (factor * self._timing.gossip_nodes for factor in _CANDIDATES)
+        return self.k_random_nodes(
+            many if len(self._ring) < 3 * many else few, predicate=is_target
+        )
+
+    def cover_targets(self) -> list[NodeRecord]:
+        """Choose the alive and suspect members for a first round, `MAX_COVER` at most.
+
+        If there are no more, all of them are chosen.
+        """
+        if self.alive_count - 1 > MAX_COVER:
+            return self.k_random_nodes(MAX_COVER, predicate=_is_reachable)
+        targets = [record for record in self._ring if _is_reachable(record)]
+        self._rng.shuffle(targets)
+        return [record for record in targets if record.name != self._own_name]
 
     def push_pull_peer(self) -> NodeRecord | None:
         """Choose an alive member for a push/pull, or None."""

@@ -39,20 +39,27 @@ class PacketOutbox:
         """Send a message in a packet filled up with broadcasts."""
         parts = [message]
         if self.filler:
-            parts += self.filler.fill(PART_OVERHEAD, self.codec.budget(len(message)))
+            parts += self.filler.fill(PART_OVERHEAD, self.codec.budget(len(message)), to)
         self._pack(parts, to, crc=False)
 
     def send_unfilled(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
         """Send messages in one packet, without broadcasts."""
         self._pack(parts, to, crc=crc)
 
-    def gossip(self, targets: Iterable[NodeRecord]) -> None:
-        """Send each of these members a packet of broadcasts, until no broadcast is left."""
+    def gossip(self, targets: Iterable[NodeRecord], most: int) -> None:
+        """Send a packet of broadcasts to each of these members that lacks some.
+
+        Args:
+            targets: the members, in a random order.
+            most: the maximum number of packets.
+        """
         for record in targets:
-            parts = self.filler.fill(PART_OVERHEAD, self.codec.budget(0))
-            if not parts:
+            if not self.filler or not most:
                 return
-            self._pack(parts, record.address, crc=supports_crc(record))
+            parts = self.filler.fill(PART_OVERHEAD, self.codec.budget(0), record.address)
+            if parts:
+                most -= 1
+                self._pack(parts, record.address, crc=supports_crc(record))
 
     def _pack(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
         for data in self.codec.pack(parts, crc=crc):

@@ -56,6 +56,8 @@ CRC: Final = 12
 ERROR: Final = 13
 LABEL: Final = 244
 
+_DIGEST: Final = b"Ev"
+"""Our own field in pings and acks; Go skips fields that it does not know."""
 _MAX_CACHED: Final = 1400
 """Length of the longest encoded alive message that is cached, in bytes."""
 
@@ -86,6 +88,7 @@ def _decode_ping(data: bytes) -> Ping:
         optional_ip_address(get(b"SourceAddr"), "ping SourceAddr"),
         unsigned(get(b"SourcePort"), "ping SourcePort", U16),
         name(get(b"SourceNode"), "ping SourceNode"),
+        _digest(get(_DIGEST)),
     )
 
 
@@ -105,7 +108,18 @@ def _decode_indirect_ping(data: bytes) -> IndirectPing:
 
 def _decode_ack(data: bytes) -> Ack:
     get = unpack_fields(data[1:], "ack").get
-    return Ack(unsigned(get(b"SeqNo"), "ack SeqNo", U32), octets(get(b"Payload"), "ack Payload"))
+    return Ack(
+        unsigned(get(b"SeqNo"), "ack SeqNo", U32),
+        octets(get(b"Payload"), "ack Payload"),
+        _digest(get(_DIGEST)),
+    )
+
+
+def _digest(value: object) -> bytes:
+    """Return a digest, which its reader checks: a malformed one must not refuse the message."""
+    if value is None:
+        return b""
+    return value if type(value) is bytes and value else b"\0"
 
 
 def _decode_nack(data: bytes) -> Nack:
@@ -235,7 +249,8 @@ def decode(data: bytes, decoders: Decoders = DECODERS) -> Message:
 
 
 def _encode_ping(message: Ping) -> bytes:
-    fields: dict[str, object] = {"Node": message.node, "SeqNo": message.seq_no}
+    fields: dict[str, object] = {"Ev": message.digest} if message.digest else {}
+    fields |= {"Node": message.node, "SeqNo": message.seq_no}
     _add_source(fields, message)
     return b"\x00" + pack(fields)
 
@@ -262,7 +277,9 @@ def _add_source(fields: dict[str, object], message: Ping | IndirectPing) -> None
 
 
 def _encode_ack(message: Ack) -> bytes:
-    return b"\x02" + pack({"Payload": message.payload or None, "SeqNo": message.seq_no})
+    fields: dict[str, object] = {"Ev": message.digest} if message.digest else {}
+    fields |= {"Payload": message.payload or None, "SeqNo": message.seq_no}
+    return b"\x02" + pack(fields)
 
 
 def _encode_nack(message: Nack) -> bytes:

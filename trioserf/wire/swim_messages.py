@@ -43,13 +43,17 @@ OUR_VERSIONS = Versions(1, 5, 2, 2, 5, 5)
 
 @attrs.frozen
 class Ping:
-    """A ping to `node`; the ack goes to the source address if one is given."""
+    """A ping to `node`; the ack goes to the source address if one is given.
+
+    `digest` is our own field (see `event_digest`); empty if there is none.
+    """
 
     seq_no: int
     node: str
     source_addr: bytes = b""
     source_port: int = 0
     source_node: str = ""
+    digest: bytes = b""
 
 
 @attrs.frozen
@@ -68,10 +72,14 @@ class IndirectPing:
 
 @attrs.frozen
 class Ack:
-    """The response to a ping; the payload contains the sender's network coordinate."""
+    """The response to a ping; the payload contains the sender's network coordinate.
+
+    `digest` is our own field (see `event_digest`); empty if there is none.
+    """
 
     seq_no: int
     payload: bytes = b""
+    digest: bytes = b""
 
 
 @attrs.frozen
