@@ -131,7 +131,7 @@ async def test_push_pull_delivers_large_events_that_streams_could_not(
     got = record_events(cluster)
     for member in cluster.up:
         cluster.node(member.id)._owner.bulk.put = lambda *_, **__: False  # type: ignore[method-assign]
-    # A fault, however small: the bound of `delivery` is that of a network without faults.
+    # The bound of `delivery` is that of a calm network.
     cluster.slow(ids[0], 1e-6)
     await cluster.event(ids[0], "big", b"x" * 9000)
     await trio.sleep(0.4)  # members that notice it by a digest wait half a second
