@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from trioserf.coordinate import Coordinate
 from trioserf.wire import serf_codec, serf_payloads, swim_codec
+from trioserf.wire.event_digest import EventDigest, encode_digest
 from trioserf.wire.msgpack import pack
 from trioserf.wire.serf_messages import (
     BufferedEvents,
@@ -192,6 +193,18 @@ def node_state(c: Choices) -> NodeState:
     return NodeState(name, one.addr, one.port, one.meta, one.incarnation, state, one.versions)
 
 
+DIGESTS = (
+    b"",
+    encode_digest(EventDigest(2, 0, 1, 7)),
+    encode_digest(EventDigest(1000, 743, 999, 2**32 - 1)),
+    encode_digest(EventDigest(2**64 - 1, 2**64 - 258, 2**64 - 2, 0)),
+    encode_digest(EventDigest(3, 0, 0, 0)),
+    b"\0",
+    b"\x80" * 20,
+    bytes(300),
+)
+
+
 def coordinate(c: Choices) -> bytes:
     """Return the payload of an ack."""
     if c.byte() % 4 == 3:
@@ -202,8 +215,13 @@ def coordinate(c: Choices) -> bytes:
     return serf_payloads.encode_coordinate(Coordinate(tuple(vec), error, adjustment, height))
 
 
+def digest(c: Choices) -> bytes:
+    """Return a digest of user events."""
+    return c.of(DIGESTS)
+
+
 def _ping(c: Choices) -> Ping:
-    return Ping(c.u32(), c.name(), c.address(), c.of(PORTS), c.name())
+    return Ping(c.u32(), c.name(), c.address(), c.of(PORTS), c.name(), digest(c))
 
 
 def _indirect_ping(c: Choices) -> IndirectPing:
@@ -222,7 +240,7 @@ _MESSAGES: Final[Sequence[Callable[[Choices], Message]]] = (
     lambda c: Dead(c.u32(), c.name(), c.name()),
     _ping,
     _indirect_ping,
-    lambda c: Ack(c.u32(), coordinate(c)),
+    lambda c: Ack(c.u32(), coordinate(c), digest(c)),
     lambda c: Nack(c.u32()),
     lambda c: ErrorMessage(c.name()),
     _user,

@@ -177,6 +177,37 @@ class TestTargets:
         assert len(broadcast.holders) == 64
 
 
+class TestSpareRoom:
+    """100 members: 6 transmissions by the multiplier, 12 by the least one."""
+
+    def test_least_transmissions_beyond_eight_go_with_pings_only(self) -> None:
+        queue = make_queue(2, 100, least_mult=4)
+        queue.queue(b"a")
+        assert len(sent_to(queue, *(f"m{number}" for number in range(20)))) == 8
+        assert (len(queue), queue.has_gossip) == (1, False)
+        found = [queue.fill_packet(0, 10, f"p{number}", spare=True) for number in range(10)]
+        assert found == 4 * [[b"a"]] + 6 * [[]]
+        assert len(queue) == 0
+
+    def test_urgent_messages_and_those_of_the_multiplier_need_no_spare_room(self) -> None:
+        queue = make_queue(4, 100, least_mult=4)
+        queue.queue(b"a", cover=3)
+        assert len(sent_to(queue, *(f"m{number}" for number in range(20)))) == 3 + 12
+        queue = make_queue(2, 100, least_mult=4)
+        queue.queue(b"a", urgent=True)
+        assert len(sent_to(queue, *(f"m{number}" for number in range(20)))) == 12
+
+    def test_other_messages_go_first_and_pruning_begins_with_these(self) -> None:
+        queue = make_queue(2, 100, least_mult=4)
+        queue.queue(b"spare")
+        sent_to(queue, *(f"m{number}" for number in range(8)))
+        queue.queue(b"b")
+        assert FairFiller([queue, make_queue()]).fill(0, 100, "p", spare=True) == [b"b", b"spare"]
+        assert queue.has_gossip
+        queue.prune(1)
+        assert (queue.has_gossip, queue.fill_packet(0, 100, "q", spare=True)) == (True, [b"b"])
+
+
 class TestPriority:
     def test_urgent_message_goes_first_after_any_number_of_transmissions(self) -> None:
         queue = make_queue()

@@ -24,11 +24,11 @@ async def gossip(owner: StateOwner) -> None:
         await owner.gossip.wait()
         # The number of members that one round reaches, which is the transmits it counts.
         fanout = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
-        if filler and not (filler.has_sent_at_most(fanout) or filler.has_uncovered):
+        if filler.has_gossip and not (filler.has_sent_at_most(fanout) or filler.has_uncovered):
             with trio.move_on_at(next_tick):
                 while not filler.has_unsent:
                     await owner.gossip.wait()
-        if not filler:
+        if not filler.has_gossip:
             continue
         await owner.tell(gossip_round)
         next_tick = trio.current_time() + interval

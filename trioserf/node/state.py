@@ -406,7 +406,7 @@ class ClusterState:
     @property
     def has_gossip(self) -> bool:
         """Whether there are broadcasts, and other members."""
-        return bool(self.filler) and len(self.membership.records) > 1
+        return self.filler.has_gossip and len(self.membership.records) > 1
 
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""

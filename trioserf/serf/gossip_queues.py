@@ -42,7 +42,7 @@ class GossipQueues:
         others: returns the number of other members that have neither failed nor left.
         options: limits.
         large_broadcasts: receives broadcasts too large for a packet.
-        retransmit_mult: multiplier of the retransmit limit; raised to 4 if it is less.
+        retransmit_mult: multiplier of the retransmit limit; at least 4 counts.
         largest: bytes of the longest broadcast that fits a packet.
 
     Attributes:
@@ -61,8 +61,9 @@ class GossipQueues:
     ) -> None:
         self.queues: dict[Kind, BroadcastQueue] = {
             kind: BroadcastQueue(
-                max(retransmit_mult, _MIN_RETRANSMIT_MULT),
+                retransmit_mult,
                 node_count,
+                least_mult=_MIN_RETRANSMIT_MULT,
                 others=others,
                 largest=largest,
                 prefix=_USER_MESSAGE,

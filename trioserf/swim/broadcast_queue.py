@@ -15,6 +15,7 @@ that fits, and of equally long ones the newest.
 import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 
 from trioserf.counters import Samples
 
@@ -22,6 +23,8 @@ _SERIAL_BITS = 48
 _LARGEST = 65_507
 """Maximum payload of a UDP packet, whatever the configured size."""
 
+EAGER = 8
+"""Transmissions of a message that are worth packets of their own, whatever its multiplier."""
 _MAX_SKIPPED = 64
 """Messages that a packet skips because its target has them: none may search a long queue."""
 _MAX_HOLDERS = 64
@@ -78,6 +81,8 @@ class BroadcastQueue:
 
     Args:
         retransmit_mult: multiplier of the retransmit limit, at least 1.
+        least_mult: the same if it is greater. Transmissions that are due to this one alone, beyond
+            the first `EAGER`, go with pings and acks only, so that they need no packets.
         node_count: returns the current cluster size.
         others: returns the number of other members that may get messages. Once as many have a
             message, its further transmissions may go to any member again.
@@ -92,6 +97,7 @@ class BroadcastQueue:
     __slots__ = (
         "_by_name",
         "_largest",
+        "_least_mult",
         "_mult",
         "_node_count",
         "_others",
@@ -100,6 +106,8 @@ class BroadcastQueue:
         "_selected",
         "_serial",
         "_skipped",
+        "_spare",
+        "_spare_count",
         "_uncovered",
         "_urgent",
         "_waiting",
@@ -111,11 +119,13 @@ class BroadcastQueue:
         retransmit_mult: int,
         node_count: Callable[[], int],
         *,
+        least_mult: int = 0,
         others: Callable[[], int] | None = None,
         largest: int = _LARGEST,
         prefix: bytes = b"",
     ) -> None:
         self._mult = retransmit_mult
+        self._least_mult = least_mult
         self._others = others or (lambda: node_count() - 1)
         self._prefix = prefix
         self._node_count = node_count
@@ -125,6 +135,9 @@ class BroadcastQueue:
         # Two priorities. priority[t]: the sorted keys of the messages with t transmissions.
         self._urgent: list[list[int]] = [[]]
         self._plain: list[list[int]] = [[]]
+        # Those that go with pings and acks only.
+        self._spare: list[list[int]] = [[]]
+        self._spare_count = 0
         self._selected: list[int] = []
         self._skipped: list[int] = []
         self._uncovered = 0
@@ -180,6 +193,11 @@ class BroadcastQueue:
         return broadcast
 
     @property
+    def has_gossip(self) -> bool:
+        """Whether a message needs packets of gossip."""
+        return len(self._waiting) > self._spare_count
+
+    @property
     def has_unsent(self) -> bool:
         """Whether a queued message was never sent."""
         return bool(self._urgent[0] or self._plain[0])
@@ -194,7 +212,7 @@ class BroadcastQueue:
         return any(any(priority[: times + 1]) for priority in (self._urgent, self._plain))
 
     def fill_packet(
-        self, overhead: int, limit: int, target: Hashable | None = None
+        self, overhead: int, limit: int, target: Hashable | None = None, *, spare: bool = False
     ) -> list[bytes]:
         """Fill one packet: messages whose lengths plus `overhead` bytes each sum to ≤ `limit`.
 
@@ -202,24 +220,36 @@ class BroadcastQueue:
             overhead: bytes added for each message.
             limit: bytes of all.
             target: the member that gets it, or None for any: messages that it has are left out.
+            spare: whether the packet is sent in any case.
         """
         if not self._waiting:
             return []
         messages = []
         for urgent in (True, False):
-            while (data := self.select(limit - overhead, target, urgent=urgent)) is not None:
+            while (
+                data := self.select(limit - overhead, target, urgent=urgent, spare=spare)
+            ) is not None:
                 messages.append(data)
                 limit -= len(data) + overhead
         _run_all(self.finish_packet(target))
         return messages
 
-    def select(self, room: int, target: Hashable | None = None, *, urgent: bool) -> bytes | None:
+    def select(
+        self,
+        room: int,
+        target: Hashable | None = None,
+        *,
+        urgent: bool,
+        spare: bool = False,
+    ) -> bytes | None:
         """Select the next message of at most `room` bytes that the target does not have.
 
         It stays out of the queue until `finish_packet`, which must follow.
         """
         bound = (room + 1) << _SERIAL_BITS
-        for keys in self._urgent if urgent else self._plain:
+        for keys in (
+            self._urgent if urgent else chain(self._plain, self._spare) if spare else self._plain
+        ):
             while keys and (index := bisect_left(keys, bound)):
                 key = keys.pop(index - 1)
                 broadcast = self._waiting[key]
@@ -251,7 +281,10 @@ class BroadcastQueue:
         self._skipped.clear()
         if not self._selected:
             return done
-        limit = retransmit_limit(self._mult, self._node_count())
+        node_count = self._node_count()
+        eager = retransmit_limit(self._mult, node_count)
+        limit = max(eager, retransmit_limit(self._least_mult, node_count))
+        eager = max(eager, EAGER)
         for key in self._selected:
             broadcast = self._waiting[key]
             if self.sizes is not None:
@@ -264,12 +297,18 @@ class BroadcastQueue:
                 if broadcast.on_done is not None:
                     done.append(broadcast.on_done)
                 continue
+            if (
+                broadcast.transmits >= eager + broadcast.cover
+                and broadcast.priority is self._plain
+            ):
+                broadcast.priority = self._spare
+                self._spare_count += 1
             priority = broadcast.priority
-            if len(priority) == broadcast.transmits:
+            while len(priority) <= broadcast.transmits:
                 priority.append([])
             insort(priority[broadcast.transmits], key)
         self._selected.clear()
-        for priority in (self._urgent, self._plain):
+        for priority in (self._urgent, self._plain, self._spare):
             while len(priority) > 1 and not priority[-1]:
                 priority.pop()
         return done
@@ -281,7 +320,7 @@ class BroadcastQueue:
         messages go last.
         """
         done: list[OnDone | None] = []
-        for priority in (self._plain, self._urgent):
+        for priority in (self._spare, self._plain, self._urgent):
             for keys in reversed(priority):
                 surplus = keys[: max(0, len(self._waiting) - keep)]
                 del keys[: len(surplus)]
@@ -299,6 +338,7 @@ class BroadcastQueue:
 
     def _forget(self, key: int) -> None:
         broadcast = self._waiting.pop(key)
+        self._spare_count -= broadcast.priority is self._spare
         self._uncovered -= broadcast.transmits < broadcast.cover
         if broadcast.name is not None:
             del self._by_name[broadcast.name]
@@ -339,6 +379,11 @@ class FairFiller:
         return False
 
     @property
+    def has_gossip(self) -> bool:
+        """Whether a message needs packets of gossip."""
+        return any(queue.has_gossip for queue in self._queues)
+
+    @property
     def has_unsent(self) -> bool:
         """Whether a queued message was never sent."""
         return any(queue.has_unsent for queue in self._queues)
@@ -352,20 +397,22 @@ class FairFiller:
         """Return whether a queued message was sent at most `times` times."""
         return any(queue.has_sent_at_most(times) for queue in self._queues)
 
-    def fill(self, overhead: int, limit: int, target: Hashable | None = None) -> list[bytes]:
+    def fill(
+        self, overhead: int, limit: int, target: Hashable | None = None, *, spare: bool = False
+    ) -> list[bytes]:
         """Fill one packet as `BroadcastQueue.fill_packet` does, from all queues."""
         waiting = [index for index, queue in enumerate(self._queues) if queue]
         if not waiting:
             return []
         if len(waiting) == 1:
-            return self._queues[waiting[0]].fill_packet(overhead, limit, target)
+            return self._queues[waiting[0]].fill_packet(overhead, limit, target, spare=spare)
         messages: list[bytes] = []
         for index in waiting:
             select = self._queues[index].select
             while (data := select(limit - overhead, target, urgent=True)) is not None:
                 messages.append(data)
                 limit -= len(data) + overhead
-        self._fill_by_share(waiting, messages, overhead, limit, target)
+        self._fill_by_share(waiting, messages, overhead, limit, target, spare=spare)
         done = [call for index in waiting for call in self._queues[index].finish_packet(target)]
         _run_all(done)
         return messages
@@ -377,6 +424,8 @@ class FairFiller:
         overhead: int,
         limit: int,
         target: Hashable | None,
+        *,
+        spare: bool,
     ) -> None:
         sent = self._sent
         floor = max(sent) - limit // len(self._queues)
@@ -384,7 +433,7 @@ class FairFiller:
             sent[index] = max(sent[index], floor)
         while waiting:
             index = min(waiting, key=sent.__getitem__)
-            data = self._queues[index].select(limit - overhead, target, urgent=False)
+            data = self._queues[index].select(limit - overhead, target, urgent=False, spare=spare)
             if data is None:
                 waiting = [other for other in waiting if other != index]
                 continue

@@ -39,7 +39,8 @@ class PacketOutbox:
         """Send a message in a packet filled up with broadcasts."""
         parts = [message]
         if self.filler:
-            parts += self.filler.fill(PART_OVERHEAD, self.codec.budget(len(message)), to)
+            budget = self.codec.budget(len(message))
+            parts += self.filler.fill(PART_OVERHEAD, budget, to, spare=True)
         self._pack(parts, to, crc=False)
 
     def send_unfilled(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
