@@ -23,6 +23,10 @@ class JoinFailed(TrioserfError):
         )
 
 
+class NameInUse(JoinFailed):
+    """A living member has our name at another address; we have announced nothing to it."""
+
+
 class TooLarge(TrioserfError):
     """A payload, a query or a set of tags over its limit."""
 
@@ -52,4 +56,4 @@ class Leaving(TrioserfError):
 
 
 class NameConflict(TrioserfError):
-    """Another member has our name, and the majority of responses names that member."""
+    """Another member has our name, and the vote of the members did not give it to us."""

@@ -22,6 +22,7 @@ from trioserf.node import (
     drop_counts,
     event_hub,
     key_handler,
+    refusals,
     seen_nonces,
     state,
     state_owner,
@@ -31,6 +32,7 @@ from trioserf.node.config import NodeConfig
 from trioserf.serf import event_repair, filters, incoming_queries, query_collector, query_filters
 from trioserf.settings import setting_of, settings_of
 from trioserf.swim import broadcast_queue, reply_limits
+from trioserf.swim import refusals as swim_refusals
 from trioserf.swim.config import LAN, PROFILES, Timing
 from trioserf.wire import (
     event_digest,
@@ -87,6 +89,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
     ],
     [incoming_queries._RELAY_BURST, incoming_queries._RELAY_RATE],
     [reply_limits.MAX_PINGS],
+    [swim_refusals.MAX_CHECKERS, refusals._AT_ONCE, state_owner._MAX_CHECKS],
     [state._AT_ONCE, state._MAX_WAITING],
     [2 * seen_nonces.MAX],
     [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
@@ -98,7 +101,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
         HANDLERS.queue,
         script_runner.OUTPUT_KEPT,
     ],
-    [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL],
+    [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL, drop_counts._WARN_INTERVAL],
     [stream_writer.MAX_WAITING],
     [prometheus._MAX_CONNECTIONS, prometheus._HEAD_TIMEOUT, prometheus._REQUEST_TIMEOUT],
     [
@@ -123,6 +126,7 @@ BOUNDS_OF_CHANNELS: list[list[float]] = [
     [event_hub._MAX_BYTES],
     [],
     [key_handler._MAX_CHANGES],
+    [state_owner._MAX_CHECKS],
     [],
     [],
 ]

@@ -549,8 +549,9 @@ async def test_rejoin_names_the_member_that_was_joined(
         alive = {"us": str(OURS), "p": str(peer.address), "gone": "10.9.9.9:7946"}
 
         async def answer() -> None:
-            stream, _ = await peer.transport.accept()
-            await stream.send_all(push_pull(peer.node_state()))
+            for _ in range(2):  # first a look at the names
+                stream, _ = await peer.transport.accept()
+                await stream.send_all(push_pull(peer.node_state()))
 
         s.nursery.start_soon(answer)
         await _rejoin(s.node, SnapshotContents(alive, LamportTimes()), Random(1))

@@ -18,6 +18,7 @@ from tests.control.helpers import (
 from trioserf.control.client.asyncio_client import AgentClient, connect
 from trioserf.control.client.records import (
     Dropped,
+    FailureCause,
     LogEntry,
     MemberEvent,
     QueryAck,
@@ -29,6 +30,7 @@ from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
 from trioserf.serf import events
+from trioserf.swim.events import Cause
 
 Use = Callable[[AgentClient], Awaitable[None]]
 
@@ -71,11 +73,13 @@ async def test_query_and_streams_share_a_connection_with_requests() -> None:
                 record = await anext(stream)
                 assert isinstance(record, UserEvent)
                 assert record.payload == b"v%d" % number
-            failed = events.MemberEvent("member-failed", agent.node.members())
+            cause = Cause("c", "refused", "a")
+            failed = events.MemberEvent("member-failed", agent.node.members(), cause)
             trio.from_thread.run_sync(agent.node.publish, failed)
             record = await anext(stream)
             assert isinstance(record, MemberEvent)
             assert record.kind == "member-failed"
+            assert record.cause == FailureCause("c", "refused", "a")
 
     await run_with_agent(agent, use)
     assert agent.node.subscriptions == 0

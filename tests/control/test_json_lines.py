@@ -11,6 +11,7 @@ from trioserf.address import Address
 from trioserf.control.errors import CODES
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
+from trioserf.swim.events import Cause
 from trioserf.wire.serf_messages import Status
 
 
@@ -278,6 +279,19 @@ async def test_member_events_are_streamed_as_they_happen() -> None:
         assert join["event"] == "member-join"
         assert join["members"][0]["name"] == "b"
         assert suspect["event"] == "member-suspect"
+        assert "cause" not in join
+
+
+async def test_failure_is_streamed_with_its_cause() -> None:
+    async with serving() as served:
+        client = served.connect()
+        await client.ask(command="stream", types=["member-failed"])
+        for cause in (Cause("c", "refused", "a"), Cause("", None, "c")):
+            served.agent.node.publish(MemberEvent("member-failed", (member("b"),), cause))
+        assert [(await client.receive())["cause"] for _ in range(2)] == [
+            {"suspected_by": "c", "reason": "refused", "declared_by": "a"},
+            {"suspected_by": "", "reason": None, "declared_by": "c"},
+        ]
 
 
 async def test_bursts_are_coalesced_on_request(autojump_clock: object) -> None:

@@ -236,7 +236,7 @@ def _user(c: Choices) -> UserMessage:
 _MESSAGES: Final[Sequence[Callable[[Choices], Message]]] = (
     alive,
     alive,
-    lambda c: Suspect(c.u32(), c.name(), c.name()),
+    lambda c: Suspect(c.u32(), c.name(), c.name(), refused=c.byte() % 2 == 1),
     lambda c: Dead(c.u32(), c.name(), c.name()),
     _ping,
     _indirect_ping,

@@ -39,6 +39,7 @@ from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.keyring import Keyring, KeyringError, format_key
 from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.swim.config import SwimOptions
+from trioserf.swim.failure_detector import StreamReach
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.encryption import Sealer
 from trioserf.wire.label import label_header
@@ -50,6 +51,7 @@ from trioserf.wire.swim_messages import Ack, NodeState, PushPull, State
 MAX_DATAGRAM: Final = 65_507
 MAX_LOG: Final = 65_536
 """Characters of log for one operation, and for each byte that it receives two more."""
+_REACHES: Final[Sequence[StreamReach]] = ("untried", "acked", "refused", "silent")
 _PASSED: Final = (0.0, 0.001, 0.2, 1.0, 5.0, 16.0, 31.0, 301.0, 86_401.0, 1e6, 1e9)
 """Seconds between operations."""
 
@@ -276,7 +278,7 @@ class SequenceDriver(StateDriver):
                 state.detector.send_indirect_pings(probe)
                 self.now = now = now + 0.5
             with operation("end of a probe"):
-                state.detector.conclude_probe(probe, now, tcp_acked=bool(mode & 4))
+                state.detector.conclude_probe(probe, now, _REACHES[mode >> 2 & 3])
 
     # --- requests of this node ---
 

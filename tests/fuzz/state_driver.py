@@ -192,7 +192,7 @@ class StateDriver:
                     ack = swim_codec.encode(Ack(probe.seq_no, data))
                     [sealed] = state.outbox.codec.pack([ack], crc=False)
                     state.handle_packets([(sealed, self.peer)], now)
-                state.detector.conclude_probe(probe, now, tcp_acked=False)
+                state.detector.conclude_probe(probe, now, "silent")
         with suppress(TrioserfError), operation("user event"):
             state.serf.user_event("ours", data[:100])
 
@@ -201,6 +201,9 @@ class StateDriver:
         serf_state = state.serf
         state.pop_stream_messages()
         state.pop_large_broadcasts()
+        for check in state.refusal_checks:
+            state.membership.connection_refused(check.name, check.incarnation, self.now)
+        state.refusal_checks.clear()
         assert len(state.outbox.packets) <= MAX_SENT
         for sent, to in state.outbox.packets:
             assert len(sent) <= 65_507

@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
@@ -167,6 +168,53 @@ async def test_socket_errors_are_counted_and_do_not_stop_the_transport() -> None
         assert sum(a.errors.values()) == 3
         assert a.send_packet(b"still here", b.address)
         assert await receive(b, 1) == [[(b"still here", a.address)]]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(A, B), pytest.param("::1", "::1", marks=needs_v6), pytest.param("::", B, marks=needs_v6)],
+)
+async def test_refused_packets_are_reported_and_cost_no_other_packet(
+    ours: str, theirs: str
+) -> None:
+    async with open_pair(ours, theirs) as (a, b):
+        async with open_sockets(theirs, 0) as gone:
+            absent = gone.address
+        refused: list[tuple[str, int]] = []
+        a.on_refused = refused.append
+        host = B if ours == "::" else theirs
+        for number in range(50):
+            assert a.send_packet(b"lost", (host, absent[1]))
+            assert a.send_packet(b"%d" % number, (host, b.address[1]))
+            assert b.send_packet(b"%d" % number, (A if ours == "::" else ours, a.address[1]))
+        expected = [b"%d" % number for number in range(50)]
+        for transport in (a, b):
+            batches = await receive(transport, 50)
+            assert [data for batch in batches for data, _ in batch] == expected
+        with trio.move_on_after(0.1) as waiting:
+            await a.receive_packets()
+        assert waiting.cancelled_caught
+        assert refused == [(host, absent[1])] * 50
+
+
+async def test_socket_with_pending_errors_does_not_spin() -> None:
+    async with open_pair() as (a, b):
+        async with open_sockets(B, 0) as gone:
+            absent = gone.address
+        turns = 0
+
+        def count(_: tuple[str, int]) -> None:
+            nonlocal turns
+            turns += 1
+
+        a.on_refused = count
+        assert a.send_packet(b"lost", absent)
+        assert a.send_packet(b"x", b.address)  # takes the error from the socket, not its queue
+        before = time.thread_time()
+        with trio.move_on_after(0.2):
+            await a.receive_packets()
+        assert turns == 1
+        assert time.thread_time() - before < 0.1
 
 
 async def test_close_ends_waiting_tasks_and_is_idempotent() -> None:

@@ -1,5 +1,6 @@
 """Encryption of a running cluster, and counts of undecryptable messages."""
 
+import logging
 import random
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from tests.node.helpers import (
     NodeUnderTest,
     RecordingNetwork,
     ScriptedPeer,
+    logged,
     node_under_test,
     open_nodes,
 )
@@ -281,3 +283,24 @@ async def test_encrypted_stream_is_handled_once(autojump_clock: MockClock) -> No
             assert s.node.dropped().get("replayed", 0) == replayed
         await peer.exchange(codec.encode(encode(Ping(7, "us"))))
         assert s.node.dropped()["replayed"] == 2
+
+
+async def test_peer_without_our_key_is_named_once_a_minute(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node_under_test(keyring=Keyring([A])) as s:
+        keyrings = {"plain": None, "other": Keyring([B])}
+        for name, keyring in keyrings.items():
+            peer = s.peer(name, run=False)
+            peer.codec = PacketCodec(keyring=keyring)
+        for _ in range(90):
+            for peer in s.peers.values():
+                peer.send(Ping(1, "us"))
+            await trio.sleep(1)
+        warnings = [text for text in logged(caplog, logging.WARNING) if "encryption key" in text]
+        assert sorted(warnings) == [
+            "10.0.1.1:7946 sends plaintext; check its encryption key",
+            "10.0.1.1:7946 sends plaintext; check its encryption key",
+            "10.0.1.2:7946 sends what none of our keys decrypts; check its encryption key",
+            "10.0.1.2:7946 sends what none of our keys decrypts; check its encryption key",
+        ]

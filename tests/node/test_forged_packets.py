@@ -319,7 +319,7 @@ def test_member_that_answered_us_votes(how: str) -> None:
         subject.membership.exchange_succeeded(MEMBER)
     receive(subject, Alive(99, "us", packed(BYSTANDER.host), 7946))
     vote(subject, "m")
-    assert subject.serf.shutdown_orders == [NameConflictLost(0, 1)]
+    assert subject.serf.shutdown_orders == [NameConflictLost(0, 1, BYSTANDER)]
 
 
 def test_member_at_another_address_must_answer_again() -> None:

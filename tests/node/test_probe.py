@@ -379,3 +379,17 @@ async def test_probe_is_dropped_when_the_node_leaves(autojump_clock: MockClock) 
         await s.node.leave()
         await trio.sleep(LATENCY)
         assert s.node.queue_depths()["probes"] == 0
+
+
+async def test_stop_of_this_process_is_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node_under_test(**QUIET) as s:
+        await s.add_members("a")
+        await trio.sleep(20)
+        assert not logged(caplog, logging.WARNING)
+        autojump_clock.jump(12.1)
+        await trio.sleep(2)
+        [text] = logged(caplog, logging.WARNING)
+        assert text.startswith("this process stood still for at least 1")
+        assert 11 <= float(text.split()[-2]) <= 12.1

@@ -249,11 +249,19 @@ async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
         assert len(owner.bulk) == MAX_PER_MEMBER
 
 
-async def test_lost_name_conflict_ends_the_owner() -> None:
+@pytest.mark.parametrize(
+    ("votes", "reason"),
+    [
+        ((1, 4), "the majority sides with it (1 of 4 answers for us)"),
+        ((0, 0), "there is no majority, and we joined last (0 of 0 answers for us)"),
+    ],
+)
+async def test_lost_name_conflict_ends_the_owner(votes: tuple[int, int], reason: str) -> None:
     owner, _ = make_owner()
+    other = Address("10.9.9.9", 7946)
 
     def lose(state: ClusterState, _: float) -> None:
-        state.serf.shutdown_orders.append(NameConflictLost(1, 4))
+        state.serf.shutdown_orders.append(NameConflictLost(*votes, other))
 
     with pytest.RaisesGroup(NameConflict) as caught:
         async with trio.open_nursery() as nursery:
@@ -261,7 +269,8 @@ async def test_lost_name_conflict_ends_the_owner() -> None:
             await owner.ask(lose)
     [error] = caught.value.exceptions
     assert str(error) == (
-        "another member has the name 'us', and the majority sides with it (1 of 4 answers for us)"
+        f"another member has the name 'us', at 10.9.9.9:7946, and {reason};"
+        f" this one is at {owner.state.address}; choose another name with --node=NAME"
     )
 
 

@@ -25,19 +25,28 @@ def record(address: Address, name: str = "a") -> ConflictResponse:
 
 
 @pytest.mark.parametrize(
-    ("matching", "responses", "lost"),
-    [(0, 0, False), (1, 1, False), (0, 1, True), (1, 2, True), (2, 2, False), (2, 3, False)],
+    ("matching", "responses", "majority"),
+    [
+        (0, 0, None),
+        (1, 1, True),
+        (0, 1, False),
+        (1, 2, None),
+        (2, 2, True),
+        (2, 3, True),
+        (1, 3, False),
+    ],
 )
-def test_vote_is_lost_without_more_than_half_of_responses(
-    matching: int, responses: int, lost: bool
+def test_majority_is_more_than_half_of_the_responses(
+    matching: int, responses: int, majority: bool | None
 ) -> None:
-    assert ConflictVote(OTHER, responses, matching).lost == lost
+    vote = ConflictVote(address_of("a"), OTHER, responses=responses, matching=matching)
+    assert vote.majority is majority
 
 
 @given(st.lists(st.sampled_from(["ours", "other port", "other host", "unknown"])))
 def test_vote_counts_matching_addresses(kinds: list[str]) -> None:
     ours = address_of("a")
-    vote = ConflictVote(ours)
+    vote = ConflictVote(ours, OTHER)
     for text in kinds:
         vote.count(
             {
@@ -51,7 +60,7 @@ def test_vote_counts_matching_addresses(kinds: list[str]) -> None:
 
 
 def test_mapped_ipv4_address_matches() -> None:
-    vote = ConflictVote(Address("10.0.0.1", 7946))
+    vote = ConflictVote(Address("10.0.0.1", 7946), OTHER)
     mapped = b"\0" * 10 + b"\xff\xff" + packed("10.0.0.1")
     vote.count(ConflictResponse("a", mapped, 7946, {}, 1, *OUR_VERSIONS))
     assert vote.matching == 1
@@ -90,7 +99,7 @@ def test_shutdown_is_ordered_without_majority(caplog: pytest.LogCaptureFixture) 
         cluster[name].member_updated("a", OTHER, b"", OUR_VERSIONS)
     cluster["a"].member_conflicted("a", OTHER, 0.0)
     cluster.run(0.0)
-    assert cluster["a"].shutdown_orders == [NameConflictLost(0, 2)]
+    assert cluster["a"].shutdown_orders == [NameConflictLost(0, 2, OTHER)]
     assert "minority in name conflict resolution, quitting [0 / 2]" in caplog.text
 
 
@@ -105,11 +114,11 @@ def in_conflict() -> tuple[Serf, int, int]:
 @pytest.mark.parametrize(
     ("payload", "order"),
     [
-        (NO_MEMBER_RESPONSE, NameConflictLost(0, 1)),
+        (NO_MEMBER_RESPONSE, NameConflictLost(0, 1, OTHER)),
         (b"\x06torn", None),
         (b"", None),
         (encode(KeyRequest(b"")), None),
-        (encode(record(OTHER)), NameConflictLost(0, 1)),
+        (encode(record(OTHER)), NameConflictLost(0, 1, OTHER)),
         (encode(record(address_of("a"))), None),
     ],
 )
@@ -119,11 +128,27 @@ def test_vote_counts_valid_responses_only(payload: bytes, order: NameConflictLos
     assert state.shutdown_orders == ([] if order is None else [order])
 
 
-def test_name_is_kept_without_responses(caplog: pytest.LogCaptureFixture) -> None:
-    state, _, _ = in_conflict()
+@pytest.mark.parametrize(("joined_at", "stays"), [(None, True), (-70.0, True), (-50.0, False)])
+def test_without_majority_the_later_one_goes(
+    joined_at: float | None, stays: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = serf("a", "b")
+    if joined_at is not None:
+        state.announce_join(joined_at)
+        state.announce_join(-1.0)  # a lost seed
+    state.member_conflicted("a", OTHER, 0.0)
     state.expire(3.2)
-    assert state.shutdown_orders == []
-    assert "no member that we have reached votes in the name conflict" in caplog.text
+    assert state.shutdown_orders == ([] if stays else [NameConflictLost(0, 0, OTHER)])
+    what = "staying, as we were here first" if stays else "quitting, as we joined last"
+    assert f"no majority in name conflict resolution [0 / 0]; {what}" in caplog.text
+
+
+def test_incumbent_stays_in_a_tie() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster["c"].member_updated("a", OTHER, b"", OUR_VERSIONS)
+    cluster["a"].member_conflicted("a", OTHER, 0.0)
+    cluster.run(0.0)
+    assert cluster["a"].shutdown_orders == []
 
 
 def test_members_without_vote_do_not_count() -> None:

@@ -213,3 +213,41 @@ def test_same_seed_gives_the_same_deliveries() -> None:
     sums = {_run(_send_numbers(200, runs), link, seed).checksum for seed in (5, 5, 6)}
     assert runs[0] == runs[1] != runs[2]
     assert len(sums) == 2
+
+
+def test_packet_to_an_unbound_address_is_refused() -> None:
+    refused: list[tuple[float, tuple[str, int]]] = []
+
+    async def scenario(network: Network, a: SimTransport, _: SimTransport) -> None:
+        a.on_refused = lambda to: refused.append((trio.current_time(), to))
+        began = trio.current_time()
+        assert a.send_packet(b"x", C)
+        await trio.sleep(1)
+        [(at, to)] = refused
+        assert at - began == pytest.approx(0.2)
+        assert to == C
+        network.partition([A])
+        assert a.send_packet(b"x", C)
+        await trio.sleep(1)
+        assert len(refused) == 1  # a partition is silent
+
+    _run(scenario, LinkConditions(latency=0.1, jitter=0))
+
+
+def test_rejecting_cut_refuses_packets_and_connections() -> None:
+    refused: list[tuple[str, int]] = []
+
+    async def scenario(network: Network, a: SimTransport, b: SimTransport) -> None:
+        a.on_refused = refused.append
+        network.cut(A, B, reject=True)
+        assert a.send_packet(b"x", B)
+        with pytest.raises(ConnectionRefusedError):
+            await a.dial(B)
+        assert b.send_packet(b"y", A)
+        assert [data for _, data in await _receive(a, 1)] == [b"y"]
+        assert refused == [B]
+        network.mend(A, B)
+        assert a.send_packet(b"z", B)
+        assert [data for _, data in await _receive(b, 1)] == [b"z"]
+
+    _run(scenario)

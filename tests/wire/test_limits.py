@@ -69,7 +69,7 @@ SWIM: st.SearchStrategy[Message] = st.one_of(
     st.builds(IndirectPing, U32, ADDR, U16, TEXT, st.booleans(), st.just(b"") | ADDR, U16, TEXT),
     st.builds(Ack, U32, BYTES),
     st.builds(Nack, U32),
-    st.builds(Suspect, U32, TEXT, TEXT),
+    st.builds(Suspect, U32, TEXT, TEXT, st.booleans()),
     st.builds(Dead, U32, TEXT, TEXT),
     st.builds(Alive, U32, TEXT, ADDR, U16, BYTES, VERSIONS),
     st.builds(UserMessage, BYTES),

@@ -302,3 +302,12 @@ def test_any_bytes_give_messages_or_an_error(data: bytes) -> None:
     for keyring in (None, KEYS):
         messages, error = PacketCodec(keyring=keyring).decode(data)
         assert messages or error is not None or data[:2] == b"\x07\0"
+
+
+def test_refused_suspicion_has_one_more_field() -> None:
+    plain = swim_codec.encode(Suspect(4, "b", "a"))
+    assert plain == b"\x03\x83\xa4From\xa1a\xabIncarnation\x04\xa4Node\xa1b"
+    refused = swim_codec.encode(Suspect(4, "b", "a", refused=True))
+    assert refused == b"\x03\x84" + plain[2:] + b"\xa7Refused\xc3"
+    assert swim_codec.decode(refused) == Suspect(4, "b", "a", refused=True)
+    assert swim_codec.decode(plain) == Suspect(4, "b", "a")

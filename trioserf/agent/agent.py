@@ -32,7 +32,7 @@ from trioserf.agent.script_rights import (
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.agent.statsd import MetricsSender, split_address
-from trioserf.errors import ConfigError, JoinFailed
+from trioserf.errors import ConfigError, JoinFailed, NameInUse
 from trioserf.net.resolver import SystemResolver
 from trioserf.net.threads import limited_lookups, run_in_thread
 from trioserf.node import Node, NodeConfig, open_node
@@ -318,10 +318,18 @@ def _start_joins(
             join = partial(agent.join, replay=config.replay_on_join)
             discovery = stack.enter_context(open_discovery(config, node, join))
             nursery.start_soon(discovery.run)
-        nursery.start_soon(_rejoin, node, contents, rng)
+        nursery.start_soon(_rejoin_or_fail, agent, contents, rng)
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
         yield
+
+
+async def _rejoin_or_fail(agent: Agent, contents: SnapshotContents, rng: random.Random) -> None:
+    """Join the members in the snapshot; end the agent if its name is in use."""
+    try:
+        await _rejoin(agent.node, contents, rng)
+    except NameInUse as error:
+        _fail(agent, error)
 
 
 async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) -> None:
@@ -341,6 +349,8 @@ async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) ->
         try:
             if await node.join(batch, on_joined=report):
                 return
+        except NameInUse:
+            raise
         except JoinFailed as error:
             _serf_log.debug("%s", error)
     if others:
@@ -355,18 +365,26 @@ async def _retry_join(agent: Agent) -> None:
         _log.info("Joining cluster...(replay: %s)", str(config.replay_on_join).lower())
         try:
             joined = await agent.join(config.retry_join, replay=config.replay_on_join)
+        except NameInUse as error:
+            _fail(agent, error)
+            return
         except JoinFailed as error:
             attempt += 1
             if config.retry_max_attempts and attempt > config.retry_max_attempts:
                 _log.error("maximum retry join attempts made, exiting")
-                agent.failure = f"no member could be joined: {error}"
-                agent.shutdown.set()
+                _fail(agent, error)
                 return
             _log.warning("Join failed: %s, retrying in %gs", error, config.retry_interval)
             await trio.sleep(config.retry_interval)
         else:
             _log.info("Join completed. Synced with %d initial agents", joined)
             return
+
+
+def _fail(agent: Agent, error: JoinFailed) -> None:
+    """End an agent that cannot join."""
+    agent.failure = f"no member could be joined: {error}"
+    agent.shutdown.set()
 
 
 def runtime() -> dict[str, object]:

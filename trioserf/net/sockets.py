@@ -3,8 +3,10 @@
 import errno
 import logging
 import socket
+import struct
+import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
@@ -13,7 +15,7 @@ from trio.abc import HalfCloseableStream
 
 from trioserf.address import format_host_port
 from trioserf.errors import AddressError
-from trioserf.net.transport import ANY_HOST, BATCH, Datagram, SocketAddress
+from trioserf.net.transport import ANY_HOST, BATCH, Datagram, SocketAddress, ignore_refusal
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -26,6 +28,16 @@ ACCEPT_RETRY_DELAY: Final = 0.1
 """Seconds before the next accept when no more files can be opened."""
 OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED: Final = "::ffff:"
+# Linux, <linux/in.h>, <linux/in6.h>, <linux/socket.h> and <linux/errqueue.h>; Python lacks them.
+_IP_RECVERR: Final = 11
+_IPV6_RECVERR: Final = 25
+_MSG_ERRQUEUE: Final = 0x2000
+_EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")
+_ICMP_ORIGINS: Final = frozenset({2, 3})
+_ERROR_SPACE: Final = socket.CMSG_SPACE(_EXTENDED_ERROR.size + 28)
+"""Room for an extended error and the address of the host that sent it."""
+_MAX_ERRORS: Final = 256
+"""ICMP errors that are read at once."""
 
 
 @asynccontextmanager
@@ -89,6 +101,28 @@ def _enlarge(udp: socket.socket) -> None:
             return
 
 
+def _report_icmp(udp: socket.socket) -> bool:
+    """Request the address of each packet that an ICMP error is about; return whether it worked."""
+    if sys.platform != "linux":
+        return False
+    try:
+        if udp.family == socket.AF_INET6:
+            udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        udp.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    except OSError as error:
+        _log.debug("no reports of refused packets: %s", error.strerror)
+        return False
+    return True
+
+
+def _is_refusal(data: bytes) -> bool:
+    """Return whether an extended error says that no process listens: ICMP's port unreachable."""
+    if len(data) < _EXTENDED_ERROR.size:
+        return False
+    number, origin, *_ = _EXTENDED_ERROR.unpack_from(data)
+    return number == errno.ECONNREFUSED and origin in _ICMP_ORIGINS
+
+
 class SocketTransport:
     """UDP and TCP on one port (see `Transport`).
 
@@ -98,10 +132,12 @@ class SocketTransport:
 
     Attributes:
         errors: counts of socket errors by name, such as `ECONNREFUSED`.
+        on_refused: see `Transport`.
     """
 
     def __init__(self, tcp: socket.socket, udp: socket.socket) -> None:
         self.errors: Counter[str] = Counter()
+        self.on_refused: Callable[[SocketAddress], None] = ignore_refusal
         self._udp = udp
         self._tcp = trio.socket.from_stdlib_socket(tcp)
         host, port = udp.getsockname()[:2]
@@ -109,6 +145,7 @@ class SocketTransport:
         self._is_v6 = udp.family == socket.AF_INET6
         self._is_dual = host == "::"
         self._closed = False
+        self._reports_icmp = _report_icmp(udp)
 
     @property
     def address(self) -> SocketAddress:
@@ -123,6 +160,14 @@ class SocketTransport:
             self._udp.sendto(data, to)
         except OSError as error:
             self._count(error)
+            return self._reports_icmp and self._send_again(data, to)
+        return True
+
+    def _send_again(self, data: bytes, to: SocketAddress) -> bool:
+        """Send once more: the first error may have been about an earlier packet."""
+        try:
+            self._udp.sendto(data, to)
+        except OSError:
             return False
         return True
 
@@ -144,6 +189,7 @@ class SocketTransport:
     def _drain(self) -> list[Datagram]:
         packets: list[Datagram] = []
         receive = self._udp.recvfrom
+        had_error = False
         while len(packets) < BATCH:
             try:
                 data, source = receive(_MAX_DATAGRAM)
@@ -153,9 +199,25 @@ class SocketTransport:
                 self._count(error)
                 if self._closed:
                     raise trio.ClosedResourceError from error
+                had_error = True
                 break
             packets.append((data, self._unmapped(source) if self._is_v6 else source))
+        if self._reports_icmp and (had_error or not packets):
+            self._read_icmp_errors()
         return packets
+
+    def _read_icmp_errors(self) -> None:
+        """Empty the error queue, which otherwise wakes up `receive_packets` for ever."""
+        for _ in range(_MAX_ERRORS):
+            try:
+                _, ancillary, _, source = self._udp.recvmsg(0, _ERROR_SPACE, _MSG_ERRQUEUE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._count(error)
+                return
+            if source and any(_is_refusal(data) for _, _, data in ancillary):
+                self.on_refused(self._unmapped(source))
 
     async def dial(self, to: SocketAddress) -> HalfCloseableStream:
         """Open a stream, from our own address unless bound to all addresses.

@@ -4,6 +4,7 @@
 as text (no brackets) and a port.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from trio.abc import HalfCloseableStream
@@ -17,8 +18,19 @@ ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bou
 """Hosts that mean all addresses of this machine."""
 
 
+def ignore_refusal(_: SocketAddress) -> None:
+    """Do nothing: the default of `Transport.on_refused`."""
+
+
 class Transport(Protocol):
-    """One endpoint; packets and streams share its address."""
+    """One endpoint; packets and streams share its address.
+
+    Attributes:
+        on_refused: called in the task of `receive_packets` with each address at which no process
+            listens for our packet, where the system reports it. It must not raise.
+    """
+
+    on_refused: Callable[[SocketAddress], None]
 
     @property
     def address(self) -> SocketAddress:

@@ -13,6 +13,10 @@ _MAX_PEERS: Final = 1024
 """Addresses with a count of their own; a sender can forge more."""
 _LOG_INTERVAL: Final = 10.0
 """Seconds between two log lines about one peer."""
+_WARN_INTERVAL: Final = 60.0
+"""Seconds between two warnings about one peer."""
+_KEY_ERRORS: Final = frozenset({"decrypt", "plaintext-refused"})
+"""Kinds of errors of a peer with another key, or none."""
 
 
 class DropCounts:
@@ -27,6 +31,7 @@ class DropCounts:
         self.by_kind: Counter[str] = Counter()
         self.by_peer: Counter[str] = Counter()
         self._logged_at: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
 
     def add(self, error: WireError, source: Address, now: float) -> None:
         """Count one dropped packet, message or stream."""
@@ -35,6 +40,17 @@ class DropCounts:
         if host not in self.by_peer and len(self.by_peer) >= _MAX_PEERS:
             host = "others"
         self.by_peer[host] += 1
+        if (
+            error.kind in _KEY_ERRORS
+            and now - self._warned_at.get(host, -_WARN_INTERVAL) >= _WARN_INTERVAL
+        ):
+            self._warned_at[host] = now
+            what = (
+                "plaintext"
+                if error.kind == "plaintext-refused"
+                else "what none of our keys decrypts"
+            )
+            _log.warning("%s sends %s; check its encryption key", source, what)
         if now - self._logged_at.get(host, -_LOG_INTERVAL) >= _LOG_INTERVAL:
             self._logged_at[host] = now
             _log.debug("dropped a message from %s: %s (%s)", source, error, error.kind)

@@ -7,19 +7,21 @@ import ipaddress
 import logging
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import attrs
 import trio
 
-from trioserf.address import Address, format_host_port
-from trioserf.errors import AddressError, JoinFailed
+from trioserf.address import Address, address_of, format_host_port
+from trioserf.errors import AddressError, JoinFailed, NameInUse
 from trioserf.net.resolver import Resolver
 from trioserf.net.services import by_priority
 from trioserf.node.join_address import JoinTarget, parse_join_address
 from trioserf.node.seeds import Seeds
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
+from trioserf.wire.swim_messages import ALIVE, SUSPECT, NodeState
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -28,8 +30,22 @@ _MAX_DIALS: Final = 10
 _RESOLVE_TIMEOUT: Final = 10.0
 """Seconds for the DNS look-up of one address."""
 
-Outcome = tuple[str, str | None]
-"""An address that was tried, and the error; None for success."""
+_NAME_WAIT: Final = 15.0
+"""Seconds for the members to declare our predecessor failed, which had another address."""
+_NAME_POLL: Final = 1.0
+"""Seconds between two looks whether they have."""
+
+
+@attrs.frozen
+class Outcome:
+    """An address that was tried, and the error; None for success."""
+
+    where: str
+    error: str | None
+    name_in_use: bool = False
+
+
+_EXCHANGE_ERRORS: Final = (OSError, ValueError, trio.BrokenResourceError)
 
 
 class Joiner:
@@ -90,6 +106,7 @@ class Joiner:
 
         Raises:
             JoinFailed: every exchange failed, and there was at least one.
+            NameInUse: a living member has our name at another address.
         """
         tried: dict[str, list[Outcome]] = {text: [] for text in addresses}
         resolved: dict[str, frozenset[Address]] = {}
@@ -100,16 +117,16 @@ class Joiner:
                     self._join_text, text, replay, slots, outcomes, resolved, on_joined
                 )
         all_outcomes = [outcome for outcomes in tried.values() for outcome in outcomes]
-        joined = sum(error is None for _, error in all_outcomes)
+        joined = sum(outcome.error is None for outcome in all_outcomes)
         if joined:
             self.has_joined = True
             await self._owner.ask(lambda state, now: state.serf.announce_join(now))
             self.seeds.add(addresses)
         self.seeds.update(resolved)
         if all_outcomes and not joined:
-            raise JoinFailed(
-                [(where, error) for where, error in all_outcomes if error is not None]
-            )
+            in_use = any(outcome.name_in_use for outcome in all_outcomes)
+            causes = [(one.where, one.error) for one in all_outcomes if one.error is not None]
+            raise NameInUse(causes) if in_use else JoinFailed(causes)
         return joined
 
     async def _join_text(
@@ -126,7 +143,7 @@ class Joiner:
             target = parse_join_address(text, self._port)
             groups = await self._look_up(target, outcomes)
         except AddressError as error:
-            outcomes.append((text, str(error)))
+            outcomes.append(Outcome(text, str(error)))
             return
         resolved[text] = frozenset()
         for group in groups:
@@ -134,7 +151,7 @@ class Joiner:
             group_outcomes: list[Outcome] = []
             await self._join_group(group, replay, slots, group_outcomes)
             outcomes += group_outcomes
-            if any(error is None for _, error in group_outcomes):
+            if any(outcome.error is None for outcome in group_outcomes):
                 on_joined(text)
                 return
 
@@ -149,7 +166,7 @@ class Joiner:
 
         async def join(address: Address) -> None:
             try:
-                outcomes.append((str(address), await self._join_address(address, replay)))
+                outcomes.append(await self._join_address(address, replay))
             finally:
                 slots.release()
 
@@ -159,7 +176,11 @@ class Joiner:
                     await slots.acquire()
                     nursery.start_soon(join, address)
 
-    async def _join_address(self, address: Address, replay: bool) -> str | None:
+    async def _join_address(self, address: Address, replay: bool) -> Outcome:
+        if self._owner.state.membership.alive_count <= 1:
+            refused = await self._check_name(address)
+            if refused is not None:
+                return refused
         error = await self.try_push_pull(address, ignore_events=not replay)
         records = self._owner.state.membership.records.values()
         if error is not None:
@@ -168,7 +189,40 @@ class Joiner:
             self.seeds.aliases.discard(address)
         else:
             self.seeds.aliases.add(address)
-        return error
+        return Outcome(str(address), error)
+
+    async def _check_name(self, address: Address) -> Outcome | None:
+        """Return an outcome with an error if our name belongs to another member; else None.
+
+        A row of a predecessor that does not answer, because our process moved to another address,
+        is given time to become a failed one (see swim/README.md, § Joining).
+        """
+        name, ours = self._owner.state.config.name, self._owner.state.address
+        give_up = trio.current_time() + _NAME_WAIT
+        while True:
+            try:
+                holder = _holder(await self._streams.read_members(address), name, ours)
+            except (OSError, trio.BrokenResourceError) as error:
+                return Outcome(str(address), _text(error))
+            except ValueError as error:
+                _log.debug("%s does not show its members: %s", address, error)
+                return None  # the join itself will show what is wrong
+            if holder is None:
+                return None
+            with trio.move_on_after(self._owner.state.config.timing.probe_timeout):
+                if await self._streams.ping(name, holder) == "acked":
+                    text = (
+                        f"the name {name!r} is in use by the member at {holder}, and this one is"
+                        f" at {ours}; choose another name with --node=NAME"
+                    )
+                    return Outcome(str(address), text, name_in_use=True)
+            if trio.current_time() >= give_up:
+                text = (
+                    f"the name {name!r} still belongs to {holder}, which does not answer; it is"
+                    " free when the members have declared that one failed"
+                )
+                return Outcome(str(address), text)
+            await trio.sleep(_NAME_POLL)
 
     async def try_push_pull(
         self, address: Address, *, join: bool = True, ignore_events: bool = False
@@ -176,10 +230,8 @@ class Joiner:
         """Exchange states; return the error as text, or None."""
         try:
             await self._streams.push_pull(address, join=join, ignore_events=ignore_events)
-        except (OSError, ValueError, trio.BrokenResourceError) as error:
-            if isinstance(error, OSError) and error.errno:
-                return os.strerror(error.errno).lower()
-            return str(error) or type(error).__name__
+        except _EXCHANGE_ERRORS as error:
+            return _text(error)
         return None
 
     async def _look_up(self, target: JoinTarget, outcomes: list[Outcome]) -> list[list[Address]]:
@@ -208,6 +260,23 @@ class Joiner:
                 try:
                     group += await self._resolve(service.host, service.port)
                 except AddressError as error:
-                    outcomes.append((format_host_port(service.host, service.port), str(error)))
+                    where = format_host_port(service.host, service.port)
+                    outcomes.append(Outcome(where, str(error)))
             groups.append(group)
         return groups
+
+
+def _holder(rows: Iterable[NodeState], name: str, ours: Address) -> Address | None:
+    """Return the other address at which a table has our name as alive or suspect, or None."""
+    for row in rows:
+        if row.name == name and row.state in {ALIVE, SUSPECT}:
+            address = address_of(row.addr, row.port)
+            if address != ours:
+                return address
+    return None
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__

@@ -30,6 +30,7 @@ from trioserf.node.key_handler import KeyHandler, SaveKeyring, warn_if_plaintext
 from trioserf.node.maintenance import check_queues, reap, reconnect
 from trioserf.node.node import Node, Phase
 from trioserf.node.probe import probe_members
+from trioserf.node.refusals import check_suspects
 from trioserf.node.seeds import rejoin_seeds
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
@@ -142,6 +143,7 @@ async def _work(
     with scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(probe_members, owner, streams, rng)
+            nursery.start_soon(check_suspects, owner, streams, rng)
             nursery.start_soon(push_pull, owner, joiner, rng)
             nursery.start_soon(repair, owner, joiner)
             nursery.start_soon(reconnect, owner, joiner, rng)

@@ -3,17 +3,22 @@
 import contextlib
 import logging
 import random
+from typing import Final
 
 import trio
 
 from trioserf.errors import Leaving
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
-from trioserf.printable import short_name
-from trioserf.swim.failure_detector import Probe
-from trioserf.wire.swim_messages import Ack
+from trioserf.swim.failure_detector import Probe, StreamReach
 
 _log = logging.getLogger("trioserf.memberlist")
+
+_STOOD_STILL: Final = 1.0
+"""Seconds of a stop of this process from which a warning is logged."""
+_REFUSAL_GRACE: Final = 0.2
+"""Share of the probe timeout in which acks still count after a refused connection: the connection
+may be refused by a firewall, through which other members get."""
 
 
 async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random) -> None:
@@ -27,6 +32,7 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         started = trio.current_time()
         if membership.awareness.score:
             degraded.add()
+        latest = started + membership.awareness.scale_timeout(interval)
         took = await _probe_next(owner, streams)
         if took is not None:
             durations.append(took * 1000)
@@ -34,6 +40,9 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         tick = started + membership.awareness.scale_timeout(interval)
         if trio.current_time() < tick:
             await trio.sleep_until(tick)
+        late = trio.current_time() - max(tick, latest)
+        if late > _STOOD_STILL:
+            _log.warning("this process stood still for at least %.1f s", late)
 
 
 async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
@@ -42,20 +51,24 @@ async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
     Returns:
         Seconds until the ack, or until the end of the probe; None if there is no member to probe.
     """
-    acked = trio.Event()
-    probe = await owner.ask(lambda state, now: state.detector.start_probe(now, acked.set))
+    acked, answered = trio.Event(), trio.Event()
+
+    def on_ack() -> None:
+        acked.set()
+        answered.set()
+
+    probe = await owner.ask(lambda state, now: state.detector.start_probe(now, on_ack))
     if probe is None:
         return None
-    tcp_acked = False
+    reach: StreamReach = "untried"
     try:
-        with trio.move_on_at(probe.started + owner.state.config.timing.probe_timeout):
-            await acked.wait()
+        with owner.refused_packets(probe.address, answered.set):
+            with trio.move_on_at(probe.started + owner.state.config.timing.probe_timeout):
+                await answered.wait()
         if not acked.is_set():
-            tcp_acked = await _probe_indirectly(owner, streams, probe, acked)
+            reach = await _probe_indirectly(owner, streams, probe, acked)
         if not acked.is_set():
-            await owner.ask(
-                lambda state, now: state.detector.conclude_probe(probe, now, tcp_acked=tcp_acked)
-            )
+            await owner.ask(lambda state, now: state.detector.conclude_probe(probe, now, reach))
     except trio.Cancelled:
         # The node leaves but still handles acks: drop the probe, so that a late ack is ignored.
         with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
@@ -66,18 +79,25 @@ async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
 
 async def _probe_indirectly(
     owner: StateOwner, streams: Streams, probe: Probe, acked: trio.Event
-) -> bool:
-    """Probe through other members and on a stream; return whether the stream got an ack."""
-    tcp_acked = False
+) -> StreamReach:
+    """Probe through other members and on a stream; return what the stream has shown."""
+    state = owner.state
+    reach: StreamReach = "untried"
     await owner.ask(lambda state, _: state.detector.send_indirect_pings(probe))
     with trio.move_on_at(probe.started + probe.timeout):
         async with trio.open_nursery() as nursery:
 
             async def ping_on_stream() -> None:
-                nonlocal tcp_acked
-                tcp_acked = await tcp_ping(owner, streams, probe)
+                nonlocal reach
+                reach = "silent"  # until it ends
+                reach = await streams.ping(probe.record.name, probe.address)
+                if reach == "refused" and not state.counts_refusals:
+                    reach = "silent"
+                if reach == "refused":
+                    await trio.sleep(state.config.timing.probe_timeout * _REFUSAL_GRACE)
+                    nursery.cancel_scope.cancel()
 
-            if owner.state.config.tcp_pings and probe.may_use_stream:
+            if state.config.tcp_pings and probe.may_use_stream:
                 nursery.start_soon(ping_on_stream)
             await acked.wait()
             nursery.cancel_scope.cancel()
@@ -86,15 +106,4 @@ async def _probe_indirectly(
         # same step of Trio's loop as this task and puts them into the inbox, so the owner has
         # handled them before the next request.
         await owner.wait_for_inbox()
-    return tcp_acked
-
-
-async def tcp_ping(owner: StateOwner, streams: Streams, probe: Probe) -> bool:
-    """Ping a member on a stream; return whether it acked. The caller sets the deadline."""
-    ping = owner.state.detector.stream_ping(probe)
-    try:
-        response = await streams.exchange(probe.address, streams.codec.encode(ping))
-    except (OSError, ValueError, trio.BrokenResourceError) as error:
-        _log.debug("no answer of %r on a stream: %s", short_name(probe.record.name), error)
-        return False
-    return isinstance(response, Ack) and response.seq_no == probe.seq_no
+    return reach

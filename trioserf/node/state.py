@@ -69,6 +69,15 @@ _MAX_WAITING: Final = 16
 """Packets whose further messages wait: a megabyte, and a second of a host's longest packets."""
 
 
+@attrs.frozen
+class RefusalCheck:
+    """A suspect to connect to: its name, address and incarnation."""
+
+    name: str
+    address: Address
+    incarnation: int
+
+
 def check_tags(tags: Mapping[str, str]) -> bytes:
     """Return the encoded tags.
 
@@ -121,6 +130,8 @@ class ClusterState:
         nonces: the nonces of received messages.
         sealer: encrypts and decrypts all gossip.
         tags: our own tags.
+        counts_refusals: whether refused connections are evidence of a crash.
+        refusal_checks: suspects to which this node must connect.
     """
 
     def __init__(
@@ -138,6 +149,8 @@ class ClusterState:
         self.drops = DropCounts()
         self.nonces = SeenNonces()
         self.tags = dict(config.tags)
+        self.counts_refusals = config.tcp_pings and config.swim.refusal_timeout > 0
+        self.refusal_checks: list[RefusalCheck] = []
         self._rng = rng
         self._admits = config.admits
         codec = PacketCodec(
@@ -497,12 +510,16 @@ class ClusterState:
                 self.serf.member_joined(
                     record.name, record.address, record.meta, record.versions, now
                 )
-            case Left(record):
-                self.serf.member_left(record.name, now)
+            case Left(record, _, cause):
+                self.serf.member_left(record.name, now, cause)
             case Updated(record):
                 self.serf.member_updated(record.name, record.address, record.meta, record.versions)
             case Suspected(record):
                 self.serf.member_suspected(record.name)
+                if self.counts_refusals and self.membership.may_connect(record):
+                    self.refusal_checks.append(
+                        RefusalCheck(record.name, record.address, record.incarnation)
+                    )
             case Recovered(record):
                 self.serf.member_recovered(record.name)
             case Conflicted(record, addr, port):

@@ -9,19 +9,21 @@ So other tasks never read a half-done change, and there are no locks.
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import outcome
 import trio
 
+from trioserf.address import Address
 from trioserf.errors import Leaving, NameConflict, NoSuchQuery
-from trioserf.net.transport import Transport
+from trioserf.net.transport import SocketAddress, Transport, ignore_refusal
 from trioserf.node.event_hub import EventHub
-from trioserf.node.state import ClusterState
+from trioserf.node.state import ClusterState, RefusalCheck
 from trioserf.node.stream_queue import StreamSendQueue
 from trioserf.node.timers import AutoResetEvent, DeadlineTimer
+from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.serf import earlier
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -30,6 +32,9 @@ _MAX_AT_ONCE: Final = 32
 """Items handled before another task can run."""
 _MAX_BATCHES: Final = 16
 """Batches of packets in the inbox; more packets wait in the kernel, which bounds their bytes."""
+
+_MAX_CHECKS: Final = 64
+"""Suspects that wait for a connection; further ones are declared failed at the usual time."""
 
 T = TypeVar("T")
 Packets = list[tuple[bytes, tuple[str, int]]]
@@ -86,6 +91,7 @@ class StateOwner:
         repair: when the next push/pull for missed events may be due.
         gossip: wakes the gossip task when there is something to send.
         bulk: messages that need a stream of their own.
+        checks: suspects to connect to.
         dropped: counts of unsent and refused items, by kind; not part of the state.
     """
 
@@ -96,6 +102,7 @@ class StateOwner:
         self.repair = DeadlineTimer()
         self.gossip = AutoResetEvent()
         self.bulk = StreamSendQueue()
+        self._to_checks, self.checks = trio.open_memory_channel[RefusalCheck](_MAX_CHECKS)
         self.dropped: Counter[str] = Counter()
         self._sent_bytes = state.counters.counter("memberlist.udp.sent")
         self._transport = transport
@@ -164,6 +171,21 @@ class StateOwner:
             self._to_inbox.send_nowait(item)
         except trio.WouldBlock:
             await self._to_inbox.send(item)
+
+    @contextlib.contextmanager
+    def refused_packets(self, address: Address, on_refused: Callable[[], None]) -> Iterator[None]:
+        """Call a function when packets to an address are refused, during the block."""
+
+        def refused(to: SocketAddress) -> None:
+            if to == address:
+                on_refused()
+
+        if self.state.counts_refusals:
+            self._transport.on_refused = refused
+        try:
+            yield
+        finally:
+            self._transport.on_refused = ignore_refusal
 
     @property
     def waiting(self) -> int:
@@ -255,6 +277,12 @@ class StateOwner:
         for direct in state.pop_large_broadcasts():
             if not self.bulk.put(direct):
                 self._drop("streams", f"an event or query for {direct.node!r}")
+        for check in state.refusal_checks:
+            try:
+                self._to_checks.send_nowait(check)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                self._drop("checks", f"the check of a suspect, {check.name!r}")
+        state.refusal_checks.clear()
         packets = state.outbox.packets
         if packets:
             send = self._transport.send_packet
@@ -275,10 +303,7 @@ class StateOwner:
         self.deadline.move(earlier(state.next_deadline, self._hub.next_deadline))
         if serf.shutdown_orders:
             order = serf.shutdown_orders.pop()
-            raise NameConflict(
-                f"another member has the name {state.config.name!r}, and the majority sides with"
-                f" it ({order.matching} of {order.responses} answers for us)"
-            )
+            raise NameConflict(_conflict_text(order, state))
 
     def _wake_gossip(self) -> None:
         """Wake the gossip task if a message is new, or if gossip becomes possible again."""
@@ -307,3 +332,14 @@ class StateOwner:
         self.dropped[kind] += 1
         if self.dropped[kind] == 1:
             _log.warning("dropped %s: too many %s wait already", what, kind)
+
+
+def _conflict_text(order: NameConflictLost, state: ClusterState) -> str:
+    votes = f"{order.matching} of {order.responses} answers for us"
+    why = "the majority sides with it"
+    if 2 * order.matching == order.responses:
+        why = "there is no majority, and we joined last"
+    return (
+        f"another member has the name {state.config.name!r}, at {order.other}, and {why} ({votes})"
+        f"; this one is at {state.address}; choose another name with --node=NAME"
+    )

@@ -22,11 +22,20 @@ from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
 from trioserf.printable import short_name
 from trioserf.serf.effects import DirectMessage
+from trioserf.swim.failure_detector import StreamReach
 from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.stream import StreamCodec, encode_nodes
 from trioserf.wire.swim_codec import encode
-from trioserf.wire.swim_messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
+from trioserf.wire.swim_messages import (
+    Ack,
+    ErrorMessage,
+    Message,
+    NodeState,
+    Ping,
+    PushPull,
+    UserMessage,
+)
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -110,6 +119,30 @@ class Streams:
             raise RemoteError(f"the peer reports an error: {response.error}")
         return response
 
+    async def ping(self, name: str, to: Address) -> StreamReach:
+        """Ping a member and return what that shows. The caller sets the deadline."""
+        ping = self._owner.state.detector.stream_ping(name)
+        try:
+            response = await self.exchange(to, self.codec.encode(ping))
+        except ConnectionRefusedError:
+            return "refused"
+        except (OSError, ValueError, trio.BrokenResourceError) as error:
+            _log.debug("no answer of %r on a stream: %s", short_name(name), error)
+            return "silent"
+        return "acked" if isinstance(response, Ack) and response.seq_no == 0 else "silent"
+
+    async def read_members(self, at: Address) -> tuple[NodeState, ...]:
+        """Return the member table of a member without announcing ourselves.
+
+        This is a push/pull without rows and without a state of Serf's layer, from which the
+        member learns nothing.
+
+        Raises:
+            As `exchange`.
+        """
+        theirs = await self.exchange(at, self.codec.encode_push_pull(PushPull(False, (), b"")))
+        return _checked(theirs).nodes
+
     async def push_pull(self, to: Address, *, join: bool, ignore_events: bool = False) -> None:
         """Exchange states with a member.
 
@@ -121,11 +154,7 @@ class Streams:
         ours = await self._local_state(join=join, is_answer=False)
         with self.open_streams.track(to, incoming=False) as tracked:
             theirs = await self._exchange(tracked, ours)
-            if not isinstance(theirs, PushPull):
-                raise WireError(
-                    "unknown-type", f"expected a push/pull, got {type(theirs).__name__}"
-                )
-            await self._merge(theirs, tracked, ignore_events=ignore_events)
+            await self._merge(_checked(theirs), tracked, ignore_events=ignore_events)
         await owner.ask(lambda state, _: state.membership.exchange_succeeded(to))
         self._exchanges.append((trio.current_time() - started) * 1000)
 
@@ -357,3 +386,9 @@ def _add_nonce(nonce: bytes, state: ClusterState, now: float) -> None:
 
 def _run_step(step: MergeStep, _state: object, now: float) -> None:
     step(now)
+
+
+def _checked(response: Message) -> PushPull:
+    if not isinstance(response, PushPull):
+        raise WireError("unknown-type", f"expected a push/pull, got {type(response).__name__}")
+    return response

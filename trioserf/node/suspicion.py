@@ -6,7 +6,7 @@ import trio
 
 from trioserf.node.state_owner import StateOwner
 
-_STALLED: Final = 0.25
+STALLED: Final = 0.25
 """Seconds by which a task may wake up late before this process counts as stalled."""
 
 
@@ -18,7 +18,7 @@ async def expire_suspicions(owner: StateOwner) -> None:
     """
     while True:
         at = await owner.suspicion.wait()
-        if trio.current_time() - at > _STALLED:
+        if trio.current_time() - at > STALLED:
             await trio.sleep(owner.state.config.timing.probe_timeout)
         await owner.ask(lambda state, now: state.expire_suspicions(now))
 

@@ -33,10 +33,18 @@ class LargeBroadcast:
 
 @attrs.frozen
 class NameConflictLost:
-    """The majority gave our name to another member: shut down, without a leave."""
+    """Our name belongs to another member: shut down, without a leave.
+
+    Attributes:
+        matching: responses that gave our name to us.
+        responses: all responses; with half of them, or none, for us there was no majority, and we
+            joined last.
+        other: the address of the other member.
+    """
 
     matching: int
     responses: int
+    other: Address
 
 
 Order = NameConflictLost

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import attrs
 
 from trioserf.serf.member import Member
+from trioserf.swim.events import Cause
 
 MemberEventKind = Literal[
     "member-join",
@@ -30,10 +31,17 @@ SUSPICION_EVENT_KINDS: tuple[MemberEventKind, ...] = ("member-suspect", "member-
 
 @attrs.frozen
 class MemberEvent:
-    """A change of these members; of one, unless the event was coalesced."""
+    """A change of these members; of one, unless the event was coalesced.
+
+    Attributes:
+        kind: the change.
+        members: the members after it.
+        cause: why the member was declared failed; None for other kinds and coalesced events.
+    """
 
     kind: MemberEventKind
     members: tuple[Member, ...]
+    cause: Cause | None = None
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.events import MemberEvent, MemberEventKind
 from trioserf.serf.member import Member
+from trioserf.swim.events import Cause
 from trioserf.wire.serf_messages import Status
 from trioserf.wire.serf_payloads import decode_tags
 from trioserf.wire.swim_messages import Versions
@@ -149,7 +150,7 @@ class MemberTable:
         self._changed()
         self._emit("member-join", member, "EventMemberJoin: %s %s")
 
-    def on_leave(self, name: str, now: float) -> None:
+    def on_leave(self, name: str, now: float, cause: Cause | None = None) -> None:
         """Handle the death of a member: it left if an intent said so before, else it failed."""
         record = self.records.get(name)
         if record is None:
@@ -161,7 +162,7 @@ class MemberTable:
             record.leave_time = now
             self._set_status(record, Status.FAILED)
             self.failed[name] = record
-            self._emit("member-failed", record.member, "EventMemberFailed: %s %s")
+            self._emit("member-failed", record.member, "EventMemberFailed: %s %s", cause)
         else:
             _log.warning("Bad state when leave: %d", record.status)
 
@@ -273,8 +274,10 @@ class MemberTable:
             self._known_tags[meta] = tags
         return tags
 
-    def _emit(self, kind: MemberEventKind, member: Member, text: str) -> None:
-        self._effects.events.append(MemberEvent(kind, (member,)))
+    def _emit(
+        self, kind: MemberEventKind, member: Member, text: str, cause: Cause | None = None
+    ) -> None:
+        self._effects.events.append(MemberEvent(kind, (member,), cause))
         if _log.isEnabledFor(logging.INFO):
             _log.info(text, *(short_name(member.name), member.address.host)[: text.count("%s")])
 

@@ -19,6 +19,8 @@ from trioserf.wire.serf_messages import ConflictResponse
 
 _log = logging.getLogger("trioserf.serf")
 
+_NEWCOMER: Final = 60.0
+"""Seconds after our first join in which the other member of a conflict was there before us."""
 _VOTE_INTERVAL: Final = 10.0
 """Least seconds between the beginnings of two votes: any host can claim our name."""
 NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
@@ -31,11 +33,15 @@ class ConflictVote:
 
     Attributes:
         address: our own.
+        other: that of the other member.
+        is_newcomer: whether we have just joined for the first time.
         responses: members that responded.
         matching: members that responded with our address.
     """
 
     address: Address
+    other: Address
+    is_newcomer: bool = False
     responses: int = 0
     matching: int = 0
 
@@ -46,9 +52,11 @@ class ConflictVote:
             self.matching += normalise(response.addr) == packed(self.address.host)
 
     @property
-    def lost(self) -> bool:
-        """Whether we lose the name: there are responses, and at most half have our address."""
-        return self.responses > 0 and self.matching < self.responses // 2 + 1
+    def majority(self) -> bool | None:
+        """Whether more than half of the responses have our address; None for half, or none."""
+        if 2 * self.matching == self.responses:
+            return None
+        return 2 * self.matching > self.responses
 
 
 class NameConflicts:
@@ -76,8 +84,14 @@ class NameConflicts:
         self._ask = ask
         self._may_vote = may_vote
         self._effects = effects
+        self._joined_at: float | None = None
         self._vote: ConflictVote | None = None
         self._next_vote = -math.inf
+
+    def note_join(self, now: float) -> None:
+        """Note that we have joined other members; only the first time counts."""
+        if self._joined_at is None:
+            self._joined_at = now
 
     def log(self, name: str, known: Address | None, other: Address) -> None:
         """Log that the name of another member is claimed by a second address."""
@@ -101,7 +115,8 @@ class NameConflicts:
             str(self._enabled).lower(),
         )
         if self._enabled:
-            self._vote = ConflictVote(ours)
+            is_newcomer = self._joined_at is not None and now - self._joined_at < _NEWCOMER
+            self._vote = ConflictVote(ours, other, is_newcomer)
             payload = self._name.encode("utf-8", "surrogateescape")
             params = QueryParams(name=CONFLICT, payload=payload, internal=True)
             try:
@@ -136,12 +151,19 @@ class NameConflicts:
             _log.error("Invalid conflict query response type: %s", type(response).__name__)
 
     def _decide(self, vote: ConflictVote) -> None:
-        if vote.lost:
-            text = "minority in name conflict resolution, quitting [%d / %d]"
-            _log.warning(text, vote.matching, vote.responses)
-            self._effects.shutdown_orders.append(NameConflictLost(vote.matching, vote.responses))
-        elif vote.responses:
-            text = "majority in name conflict resolution [%d / %d]"
-            _log.info(text, vote.matching, vote.responses)
+        counts = vote.matching, vote.responses
+        if vote.majority:
+            _log.info("majority in name conflict resolution [%d / %d]", *counts)
+            return
+        if vote.majority is None and not vote.is_newcomer:
+            text = (
+                "no majority in name conflict resolution [%d / %d]; staying, as we were here first"
+            )
+            _log.warning(text, *counts)
+            return
+        if vote.majority is None:
+            text = "no majority in name conflict resolution [%d / %d]; quitting, as we joined last"
         else:
-            _log.warning("no member that we have reached votes in the name conflict; going on")
+            text = "minority in name conflict resolution, quitting [%d / %d]"
+        _log.warning(text, *counts)
+        self._effects.shutdown_orders.append(NameConflictLost(*counts, vote.other))

@@ -36,6 +36,7 @@ from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue
 from trioserf.swim.config import LAN, SwimOptions, Timing
+from trioserf.swim.events import Cause
 from trioserf.swim.reply_limits import ReplyLimits
 from trioserf.wire.errors import WireError
 from trioserf.wire.serf_codec import QUERY, USER_EVENT, decode
@@ -241,12 +242,12 @@ class Serf:
         intent = self._intents.pop_recent_intent(name, now)
         self._table.on_join(name, address, meta, versions, now, intent=intent)
 
-    def member_left(self, name: str, now: float) -> None:
+    def member_left(self, name: str, now: float, cause: Cause | None = None) -> None:
         """Handle the death or leave of a member.
 
-        Its intents decide whether the event for users is a leave or a failure.
+        Its intents decide whether the event for users is a leave, or a failure with its cause.
         """
-        self._table.on_leave(name, now)
+        self._table.on_leave(name, now, cause)
         self._outgoing_queries.stop_waiting_for(name)
 
     def member_updated(self, name: str, address: Address, meta: bytes, versions: Versions) -> None:
@@ -392,6 +393,7 @@ class Serf:
     def announce_join(self, now: float) -> None:
         """Broadcast our join intent; call this after a successful join."""
         self._intents.announce_join(now)
+        self._name_conflicts.note_join(now)
 
     def announce_leave(self, now: float, on_done: Callable[[], None] | None = None) -> None:
         """Broadcast our leave intent.

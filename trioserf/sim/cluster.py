@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trioserf.address import Address
-from trioserf.errors import AddressError, JoinFailed, Leaving, NameConflict
+from trioserf.errors import AddressError, JoinFailed, Leaving, NameConflict, NameInUse
 from trioserf.net.services import Service
 from trioserf.node.config import NodeConfig
 from trioserf.node.node import Node
@@ -254,6 +254,11 @@ class SimCluster(Faults):
         if peers:
             try:
                 await node.join(peers)
+            except NameInUse as error:
+                member.status = "quit"
+                self.note("quit", str(error), member.id)
+                member.scope.cancel()
+                return
             except JoinFailed as error:
                 self.note("join-failed", f"{len(error.args)}", member.id)
                 return

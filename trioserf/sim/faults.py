@@ -58,10 +58,14 @@ class Faults:
         self.was_partitioned = True
         self._set_active("partition", any(parts))
 
-    def cut(self, source: str, target: str) -> None:
-        """Block traffic from one member to another; the other direction still works."""
-        self.note("cut", f"{source} -> {target}")
-        self.network.cut(self.members[source].address, self.members[target].address)
+    def cut(self, source: str, target: str, *, reject: bool = False) -> None:
+        """Block traffic from one member to another; the other direction still works.
+
+        With `reject` a firewall refuses it, so that no process seems to listen there.
+        """
+        self.note("cut", f"{source} -> {target}" + (" reject" if reject else ""))
+        addresses = self.members[source].address, self.members[target].address
+        self.network.cut(*addresses, reject=reject)
         self.was_partitioned = True
         self._set_active(f"cut {source} {target}", True)
 

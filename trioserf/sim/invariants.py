@@ -231,6 +231,7 @@ class InvariantChecker:
         if not owners:
             return
         self.false_alarms += 1
+        cluster.note("false-alarm", member.name, observer.id)
         if self.expect_false_alarms or cluster.calm_since is None:
             return
         horizon = cluster.now - self.longest_suspicion() - 10 * self.timing.probe_interval

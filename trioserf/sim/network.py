@@ -17,6 +17,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import attrs
@@ -93,6 +94,7 @@ class Network:
         self._awake_at = math.inf
         self._sides: dict[SocketAddress, int] = {}
         self._cuts: set[tuple[SocketAddress, SocketAddress]] = set()
+        self._rejects: set[tuple[SocketAddress, SocketAddress]] = set()
         self._loss_from: dict[SocketAddress, float] = {}
         self._loss_to: dict[SocketAddress, float] = {}
         self._has_faults = False
@@ -125,14 +127,21 @@ class Network:
         self._sides = {addr: side for side, group in enumerate(groups, 1) for addr in group}
         self._update_faults()
 
-    def cut(self, source: SocketAddress, target: SocketAddress) -> None:
-        """Block traffic from one member to another; the other direction still works."""
+    def cut(self, source: SocketAddress, target: SocketAddress, *, reject: bool = False) -> None:
+        """Block traffic from one member to another; the other direction still works.
+
+        With `reject` a firewall beside the source refuses packets and connections, as if no
+        process listened at the target.
+        """
         self._cuts.add((source, target))
+        if reject:
+            self._rejects.add((source, target))
         self._update_faults()
 
     def mend(self, source: SocketAddress, target: SocketAddress) -> None:
         """Undo a `cut`."""
         self._cuts.discard((source, target))
+        self._rejects.discard((source, target))
         self._update_faults()
 
     def lose(self, address: SocketAddress, *, sent: float = 0.0, received: float = 0.0) -> None:
@@ -147,6 +156,7 @@ class Network:
         """End every partition, every cut and the loss of single members."""
         self._sides = {}
         self._cuts.clear()
+        self._rejects.clear()
         self._loss_from.clear()
         self._loss_to.clear()
         self._update_faults()
@@ -183,6 +193,8 @@ class Network:
         here = source.address
         if self._has_faults and not self.passes(here, to):
             counts["cut"] += 1
+            if (here, to) in self._rejects:
+                self._put(trio.current_time(), here, partial(source.report_refusal, to))
             return
         loss = self._loss(here, to)
         if loss and random_() < loss:
@@ -240,18 +252,31 @@ class Network:
             _, _, to, item = heapq.heappop(events)
             transport = self._transports.get(to)
             if isinstance(item, tuple):
-                self._deliver(transport, item)
+                self._deliver(transport, item, to)
             elif transport is None or not transport.hold(item):
                 item()
 
-    def _deliver(self, transport: SimTransport | None, packet: Datagram) -> None:
+    def _deliver(
+        self, transport: SimTransport | None, packet: Datagram, to: SocketAddress
+    ) -> None:
         if transport is None:
             self.counts["unbound"] += 1
+            self._refuse(packet[1], to)
         elif transport.deliver(packet):
             self.counts["delivered"] += 1
             self.checksum = zlib.crc32(packet[0], self.checksum)
         else:
             self.counts["full"] += 1
+
+    def _refuse(self, source: SocketAddress, target: SocketAddress) -> None:
+        """Report to a sender that no process listens at the target, as ICMP does."""
+        sender = self._transports.get(source)
+        loss = self._loss(target, source)
+        if sender is None or not self.passes(target, source):
+            return
+        if not loss or self._rng.random() >= loss:
+            at = trio.current_time() + self._latency()
+            self._put(at, source, partial(sender.report_refusal, target))
 
     # --- streams ---
 
@@ -279,13 +304,15 @@ class Network:
         self.counts["streams"] += 1
         for pause in _CONNECT_RETRIES:
             started = trio.current_time()
+            if (here, to) in self._rejects:
+                await trio.lowlevel.checkpoint()
+                raise _refused()
             if self.flows(here, to) and self.passes(to, here):
                 there = self.stream_delay(here, to, 0, pause)
                 await trio.sleep(there + self.stream_delay(to, here, 0, pause))
                 target = self._transports.get(to)
                 if target is None:
-                    text = f"[Errno {errno.ECONNREFUSED}] Connection refused"
-                    raise ConnectionRefusedError(errno.ECONNREFUSED, text)
+                    raise _refused()
                 self._next_port = (
                     self._next_port + 1 if self._next_port < _LAST_PORT else _FIRST_PORT
                 )
@@ -295,3 +322,8 @@ class Network:
                     return near
             await trio.sleep_until(started + pause)
         raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+def _refused() -> ConnectionRefusedError:
+    text = f"[Errno {errno.ECONNREFUSED}] Connection refused"
+    return ConnectionRefusedError(errno.ECONNREFUSED, text)

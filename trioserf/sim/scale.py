@@ -15,10 +15,10 @@ import attrs
 import trio
 
 from trioserf.node.state import ClusterState
-from trioserf.sim.cluster import SimCluster
+from trioserf.sim.cluster import TEMPLATE, SimCluster
 from trioserf.sim.scenario import Scenario, run
 from trioserf.sim.trace import Entry, Trace
-from trioserf.swim.config import LAN, push_pull_scale
+from trioserf.swim.config import LAN, SwimOptions, push_pull_scale
 from trioserf.swim.suspicion import suspicion_timeout
 from trioserf.wire.swim_messages import PushPull
 
@@ -30,6 +30,8 @@ _CRASHES: Final = 4
 _MEMBERS_PER_JOIN: Final = 16
 _PROBES_TO_FIRST: Final = math.e / (math.e - 1)
 """Mean intervals until any of many members probes a given one (SWIM §3.2)."""
+_SILENT_CRASHES: Final = attrs.evolve(TEMPLATE, swim=SwimOptions(refusal_timeout=0))
+"""Crashes as those of whole hosts: connections to them are not refused."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +98,7 @@ def expected_event(members: int) -> float:
 
 
 def expected_detection(members: int) -> float:
-    """Return the mean seconds from a crash to its declaration, if enough members confirm it.
+    """Return the mean seconds from a silent crash to its declaration, with enough confirmations.
 
     The first probe starts after e/(e − 1) intervals (SWIM §3.2) and lasts one; then comes the
     minimum suspicion timeout, mult · max(1, log10 n) intervals (Lifeguard §IV-B).
@@ -158,7 +160,7 @@ def measure(members: int, *, seed: int = 0) -> Point:
         heal = await cluster.settle()
 
     try:
-        run(Scenario(measurements), seed=seed, trace=trace)
+        run(Scenario(measurements, config=_SILENT_CRASHES), seed=seed, trace=trace)
     finally:
         gc.unfreeze()
     return Point(

@@ -17,6 +17,7 @@ from trioserf.sim.cluster import SimCluster
 from trioserf.sim.key_rotation import ENCRYPTED, key_rotation
 from trioserf.sim.network import LinkConditions
 from trioserf.sim.scenario import Scenario
+from trioserf.swim.config import SwimOptions
 
 _SIZE: Final = 10
 _LOSSY: Final = LinkConditions(loss=0.05, duplicate=0.01, reorder=0.02)
@@ -123,6 +124,57 @@ async def loss_20(cluster: SimCluster) -> None:
     await trio.sleep(40)
 
 
+async def loss_30(cluster: SimCluster) -> None:
+    """Three packets in ten are lost, and a member crashes."""
+    ids = await _formed(cluster)
+    await trio.sleep(cluster.rng.uniform(20, 40))
+    await cluster.crash(cluster.rng.choice(ids[1:]))
+    await trio.sleep(20)
+
+
+async def one_way_cuts(cluster: SimCluster) -> None:
+    """Up to five links are cut in one direction, without a trace."""
+    await _cut_one_way(cluster, reject=False)
+
+
+async def rejecting_firewall(cluster: SimCluster) -> None:
+    """A firewall rejects packets and connections on up to five links, in one direction."""
+    await _cut_one_way(cluster, reject=True)
+
+
+async def _cut_one_way(cluster: SimCluster, *, reject: bool) -> None:
+    ids = await _formed(cluster)
+    links = [(a, b) for a in ids for b in ids if a != b]
+    for source, target in cluster.rng.sample(links, cluster.rng.randint(1, 5)):
+        cluster.cut(source, target, reject=reject)
+        await trio.sleep(cluster.rng.uniform(0, 10))
+    await trio.sleep(cluster.rng.uniform(20, 60))
+    cluster.heal()
+
+
+async def quick_restarts(cluster: SimCluster) -> None:
+    """Processes are killed, and started again within two seconds."""
+    ids = await _formed(cluster)
+    for victim in cluster.rng.sample(ids[1:], 4):
+        await cluster.crash(victim)
+        await trio.sleep(cluster.rng.uniform(0.2, 2))
+        await cluster.restart(victim)
+        await trio.sleep(cluster.rng.uniform(5, 10))
+
+
+async def mixed_refusals(cluster: SimCluster) -> None:
+    """Half of the members count no refusals, as Serf's; one process crashes, others are paused."""
+    ids = await cluster.grow(5)
+    ids += await cluster.grow(5, swim=SwimOptions(refusal_timeout=0))
+    await cluster.settle()
+    crashed, *paused = cluster.rng.sample(ids[1:], 3)
+    async with trio.open_nursery() as nursery:
+        for victim in paused:
+            nursery.start_soon(_pause_repeatedly, cluster, victim, 2)
+        await trio.sleep(cluster.rng.uniform(1, 10))
+        await cluster.crash(crashed)
+
+
 async def overloaded_third(cluster: SimCluster) -> None:
     """A third of the members pause repeatedly: their packets wait for seconds, in and out."""
     ids = await _formed(cluster)
@@ -144,10 +196,15 @@ async def _pause_repeatedly(cluster: SimCluster, victim: str, times: int) -> Non
 
 
 async def name_conflict(cluster: SimCluster) -> None:
-    """A second member claims a name in use: the majority votes it out."""
+    """A second member claims a name in use: it does not join, or the majority votes it out."""
     ids = await _formed(cluster)
     victim = cluster.rng.choice(ids[1:])
-    await cluster.start("impostor", name=victim, seeds=(ids[0],))
+    if cluster.rng.random() < 0.5:
+        await cluster.start("impostor", name=victim, seeds=(ids[0],))
+    else:
+        # It is joined by a member, so that it learns too late that the name is in use.
+        await cluster.start("impostor", name=victim)
+        await cluster.node(ids[0]).join([str(cluster.members["impostor"].address)])
     with trio.move_on_after(120):
         await cluster.members["impostor"].ended.wait()
     if cluster.members["impostor"].status != "quit" or not cluster.members[victim].is_up:
@@ -246,6 +303,20 @@ SCENARIOS: Final = {
         ),
         Scenario(
             overloaded_third, must_observe={"suspicion", "refutation"}, count_false_alarms=True
+        ),
+        Scenario(
+            loss_30,
+            link=attrs.evolve(_LOSSY, loss=0.3),
+            must_observe={"suspicion", "failure", "drop"},
+            count_false_alarms=True,
+        ),
+        Scenario(one_way_cuts, must_observe={"drop"}, count_false_alarms=True),
+        Scenario(rejecting_firewall, must_observe={"drop"}, count_false_alarms=True),
+        Scenario(quick_restarts, count_false_alarms=True),
+        Scenario(
+            mixed_refusals,
+            must_observe={"suspicion", "failure", "drop"},
+            count_false_alarms=True,
         ),
         Scenario(name_conflict),
         Scenario(leave_storm),

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 from trio.abc import HalfCloseableStream
 
-from trioserf.net.transport import BATCH, Datagram, SocketAddress
+from trioserf.net.transport import BATCH, Datagram, SocketAddress, ignore_refusal
 from trioserf.sim.streams import SimStream
 
 _MAX_DATAGRAM: Final = 65_507
@@ -31,6 +31,7 @@ class SimTransport:
         address: the bound address.
         delay: seconds added to everything that this member sends.
         link_free_at: the instant at which its link has sent all queued packets.
+        on_refused: see `Transport`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SimTransport:
         self.address = address
         self.delay = 0.0
         self.link_free_at = 0.0
+        self.on_refused: Callable[[SocketAddress], None] = ignore_refusal
         self._send = send
         self._connect = connect
         self._unbind = unbind
@@ -174,6 +176,11 @@ class SimTransport:
         if not self._paused:
             self._arrived.unpark()
         return True
+
+    def report_refusal(self, target: SocketAddress) -> None:
+        """Report that no process listens at an address, unless this transport is closed."""
+        if not self._closed:
+            self.on_refused(target)
 
     def offer(self, stream: SimStream, source: SocketAddress) -> bool:
         """Queue a stream for `accept`; return False if the backlog is full."""

@@ -140,6 +140,12 @@ class SwimOptions:
         least=1,
         most=1_048_576,
     )
+    refusal_timeout: float = setting(
+        2.0,
+        "time until a member that refuses connections of several others is declared failed; 0 to"
+        " wait as long as for a silent one",
+        least=0,
+    )
     lha_probe: bool = True
     lha_suspicion: bool = True
     buddy: bool = True

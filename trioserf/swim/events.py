@@ -3,9 +3,49 @@
 The record in an event is the table's own, not a copy; the table's next change may change it.
 """
 
+from typing import Literal
+
 import attrs
 
+from trioserf.printable import short_name
 from trioserf.swim.node_record import NodeRecord
+
+Reason = Literal["no ack", "refused", "unreachable", "reported", "push/pull"]
+"""Why a member was suspected first: its probe got no ack; it refused a connection; neither packets
+nor streams reached it; another member reported it; the table of another member did."""
+
+_TEXTS: dict[Reason, str] = {
+    "no ack": "no ack",
+    "refused": "it refused a connection",
+    "unreachable": "unreachable by both TCP and UDP",
+    "reported": "it reported no reason",
+    "push/pull": "reported by the table of another member",
+}
+
+
+@attrs.frozen
+class Cause:
+    """Why a member was declared failed.
+
+    Attributes:
+        suspected_by: the member that suspected it first, as far as we know; empty if no suspicion
+            reached us before.
+        reason: why that member did; None if `suspected_by` is empty.
+        declared_by: the member that declared it dead.
+    """
+
+    suspected_by: str
+    reason: Reason | None
+    declared_by: str
+
+    @property
+    def text(self) -> str:
+        """The cause as part of a sentence for users."""
+        declared = f"declared failed by {short_name(self.declared_by)!r}"
+        if self.reason is None:
+            return declared
+        by = short_name(self.suspected_by)
+        return f"suspected first by {by!r} ({_TEXTS[self.reason]}), {declared}"
 
 
 @attrs.frozen(eq=False)
@@ -17,10 +57,11 @@ class Joined:
 
 @attrs.frozen(eq=False)
 class Left:
-    """A member left (`by_itself`), or was declared dead."""
+    """A member left (`by_itself`), or was declared dead for a cause."""
 
     record: NodeRecord
     by_itself: bool
+    cause: Cause | None = None
 
 
 @attrs.frozen(eq=False)

@@ -6,14 +6,15 @@ The caller decides when to probe and how long to wait (swim/README.md, § Probin
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
 from trioserf.address import Address, address_of, packed
 from trioserf.printable import short_name
+from trioserf.swim.events import Reason
 from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.node_record import NodeRecord
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
@@ -29,6 +30,15 @@ _STREAM_PINGS_FROM_PROTOCOL: Final = 3
 MAX_INDIRECT_PINGS: Final = 4096
 """Indirect pings pending at once; further requests are ignored, because each takes memory."""
 _SEQUENCE_NUMBERS: Final = 1 << 32
+
+
+StreamReach = Literal["untried", "acked", "refused", "silent"]
+"""What a ping on a stream has shown: none was sent; it was acked, refused, or not answered."""
+_REASONS: Final[Mapping[StreamReach, Reason]] = {
+    "untried": "no ack",
+    "refused": "refused",
+    "silent": "unreachable",
+}
 
 
 @attrs.define(eq=False)
@@ -157,29 +167,40 @@ class FailureDetector:
             )
             self._outbox.send(encode(request), peer.address)
 
-    def conclude_probe(self, probe: Probe, now: float, *, tcp_acked: bool) -> None:
-        """Conclude a probe at its timeout: suspect the member unless an ack came, or by TCP."""
+    def conclude_probe(self, probe: Probe, now: float, reach: StreamReach) -> None:
+        """Conclude a probe at its end: suspect the member unless an ack came, or by TCP.
+
+        Args:
+            probe: the probe.
+            now: the current instant.
+            reach: what a stream ping has shown.
+        """
         if probe.acked:
             return
         self.drop_probe(probe)
-        if tcp_acked:
+        if reach == "acked":
             _log.warning(
                 "%r answers on a stream, but not to packets; check that UDP gets through",
                 short_name(probe.record.name),
             )
             self._memberlist.probe_succeeded(probe.record)
-        else:
-            self._memberlist.probe_failed(
-                probe.record, probe.incarnation, probe.expected_nacks, probe.nacks, now
-            )
+            return
+        self._memberlist.probe_failed(
+            probe.record,
+            probe.incarnation,
+            probe.expected_nacks,
+            probe.nacks,
+            now,
+            _REASONS[reach],
+        )
 
     def drop_probe(self, probe: Probe) -> None:
         """Drop a probe without a conclusion."""
         self._probes.pop(probe.seq_no, None)
 
-    def stream_ping(self, probe: Probe) -> bytes:
-        """Return the encoded ping for a TCP stream."""
-        return self._ping(probe.seq_no, probe.record.name)
+    def stream_ping(self, name: str) -> bytes:
+        """Return the encoded ping for a TCP stream, whose ack has the sequence number 0."""
+        return self._ping(0, name)
 
     # --- received messages ---
 

@@ -30,7 +30,8 @@ from trioserf.swim.precedence import (
     supersedes,
 )
 from trioserf.swim.protocol_versions import intern_versions, is_valid_range
-from trioserf.swim.suspicion import Suspicions
+from trioserf.swim.refusals import RETRY, is_checker
+from trioserf.swim.suspicion import Suspicion, Suspicions
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import (
     ALIVE,
@@ -101,7 +102,9 @@ class Memberlist:
         self._port = port
         self._on_event = on_event
         self._admission = AdmissionPolicy(options, self.records)
-        self._suspicions = Suspicions(timing, options.lha_suspicion)
+        self._suspicions = Suspicions(
+            timing, options.lha_suspicion, counts_refusals=options.refusal_timeout > 0
+        )
         self.counters = counters = Counters()
         self._alive_count = counters.counter("memberlist.msg.alive")
         self._suspect_count = counters.counter("memberlist.msg.suspect")
@@ -201,7 +204,7 @@ class Memberlist:
         elif supersedes(record, ALIVE, message.incarnation):
             self._mark_alive(record, message, addr, now)
 
-    def suspect(self, message: Suspect, now: float) -> None:
+    def suspect(self, message: Suspect, now: float, reason: events.Reason = "reported") -> None:
         """Handle a suspect message: suspect the member, or count a confirmation."""
         record = self.records.get(message.node)
         if record is None:
@@ -210,10 +213,12 @@ class Memberlist:
             if record.name == self.name:
                 self._refute(message.incarnation, f"suspected by {short_name(message.source)!r}")
             else:
-                self._mark_suspect(record, message, now)
+                self._mark_suspect(record, message, reason, now)
         elif is_at_least(message.incarnation, record.incarnation):
             suspicion = self._suspicions.get(record.name)
-            if suspicion is not None and self._suspicions.confirm(suspicion, message.source):
+            if suspicion is not None and self._suspicions.confirm(
+                suspicion, message.source, message.refused
+            ):
                 self._broadcast(record, message)
 
     def dead(self, message: Dead, now: float) -> None:
@@ -249,7 +254,8 @@ class Memberlist:
             elif state.state is LEFT:
                 self.dead(Dead(state.incarnation, state.name, state.name), now)
             else:
-                self.suspect(Suspect(state.incarnation, state.name, self.name), now)
+                suspect = Suspect(state.incarnation, state.name, self.name)
+                self.suspect(suspect, now, "push/pull")
 
     # --- our own probes and timers ---
 
@@ -265,7 +271,13 @@ class Memberlist:
                 record.is_reached = True
 
     def probe_failed(
-        self, record: NodeRecord, incarnation: int, expected_nacks: int, nacks: int, now: float
+        self,
+        record: NodeRecord,
+        incarnation: int,
+        expected_nacks: int,
+        nacks: int,
+        now: float,
+        reason: events.Reason = "no ack",
     ) -> None:
         """Suspect a member that did not acknowledge a probe.
 
@@ -274,28 +286,71 @@ class Memberlist:
             incarnation: its incarnation at the start of the probe; ignored if it has a higher one.
             expected_nacks: number of peers that owe a nack.
             nacks: number of received nacks. Missing ones, or the failure itself if none was owed,
-                may be our own fault and worsen our health score (Lifeguard §IV-A).
+                may be our own fault and worsen our health score (Lifeguard §IV-A). A refused
+                connection shows that our network works.
             now: the current instant.
+            reason: what is known about it.
         """
-        self.awareness.apply_delta(max(0, expected_nacks - nacks) if expected_nacks else 1)
+        if reason != "refused":
+            self.awareness.apply_delta(max(0, expected_nacks - nacks) if expected_nacks else 1)
         if supersedes(record, SUSPECT, incarnation):
-            log.info(
-                "%r (%s) does not answer; suspecting it", short_name(record.name), record.address
-            )
-        self.suspect(Suspect(incarnation, record.name, self.name), now)
+            what = "refuses connections" if reason == "refused" else "does not answer"
+            log.info("%r (%s) %s; suspecting it", short_name(record.name), record.address, what)
+        refused = reason == "refused"
+        self.suspect(Suspect(incarnation, record.name, self.name, refused), now, reason)
+
+    def may_connect(self, suspect: NodeRecord) -> bool:
+        """Return whether we must connect to a suspect, to confirm or not that it has crashed.
+
+        We do so if our own probe was refused, and else if we are among the few that do.
+        """
+        suspicion = self._suspicions.get(suspect.name)
+        if suspicion is not None and suspicion.source == self.name:
+            return suspicion.reason == "refused"
+        return is_checker(self.name, suspect, self.records.values())
+
+    def connection_refused(self, name: str, incarnation: int, now: float) -> float | None:
+        """Count our refused connection to a suspect, which confirms the suspicion.
+
+        Declare it dead if our first one was `refusal_timeout` ago, and enough members were refused
+        (swim/README.md, § Refused connections).
+
+        Args:
+            name: the suspect.
+            incarnation: its incarnation when the connection was begun.
+            now: the current instant.
+
+        Returns:
+            The instant at which to connect again; None if the suspicion is over.
+        """
+        record, suspicion = self.records.get(name), self._suspicions.get(name)
+        if record is None or suspicion is None or record.incarnation != incarnation:
+            return None
+        self.suspect(Suspect(incarnation, name, self.name, refused=True), now)
+        if suspicion.refused_at is None:
+            suspicion.refused_at = now
+        due = suspicion.refused_at + self.options.refusal_timeout
+        if now < due or not suspicion.has_enough_refusals:
+            return max(due, now + RETRY)
+        self._declare_dead(suspicion, now)
+        return None
 
     def expire_suspicions(self, now: float) -> None:
         """Declare members dead whose suspicion has expired. Early calls do nothing."""
         for suspicion in self._suspicions.pop_expired(now):
-            record = self.records[suspicion.node]  # suspect: every change cancels the suspicion
-            log.info(
-                "%r did not refute in time; declaring it dead (%d confirmations)",
-                short_name(record.name),
-                suspicion.confirmations,
-            )
             if suspicion.lacks_confirmations:
                 self._degraded_count.add()
-            self._mark_dead(record, Dead(record.incarnation, record.name, self.name), now)
+            self._declare_dead(suspicion, now)
+
+    def _declare_dead(self, suspicion: Suspicion, now: float) -> None:
+        record = self.records[suspicion.node]  # suspect: every change cancels the suspicion
+        log.info(
+            "%r did not refute in time; declaring it dead (%d confirmations)",
+            short_name(record.name),
+            suspicion.confirmations,
+        )
+        message = Dead(record.incarnation, record.name, self.name)
+        self._mark_dead(record, message, now, suspicion=suspicion)
 
     @property
     def suspect_count(self) -> int:
@@ -373,24 +428,36 @@ class Memberlist:
         if old_meta != record.meta:
             self._on_event(events.Updated(record), now)
 
-    def _mark_suspect(self, record: NodeRecord, message: Suspect, now: float) -> None:
+    def _mark_suspect(
+        self, record: NodeRecord, message: Suspect, reason: events.Reason, now: float
+    ) -> None:
         self._suspect_count.add()
         self._broadcast(record, message)
         record.incarnation = message.incarnation
         self.members.set_state(record, SUSPECT, now)
-        self._suspicions.start(message, self.estimated_size, now)
+        self._suspicions.start(message, self.estimated_size, now, reason)
         self._on_event(events.Suspected(record), now)
 
     def _mark_dead(
-        self, record: NodeRecord, message: Dead, now: float, on_done: OnDone | None = None
+        self,
+        record: NodeRecord,
+        message: Dead,
+        now: float,
+        on_done: OnDone | None = None,
+        suspicion: Suspicion | None = None,
     ) -> None:
         self._dead_count.add()
+        suspicion = suspicion or self._suspicions.get(record.name)
         self._suspicions.cancel(record.name)
         self._broadcast(record, message, on_done=on_done)
         record.incarnation = message.incarnation
         by_itself = message.source == message.node
         self.members.set_state(record, LEFT if by_itself else DEAD, now)
-        self._on_event(events.Left(record, by_itself), now)
+        cause = None
+        if not by_itself:
+            cause = _cause(suspicion, message.source)
+            log.info("%r has failed: %s", short_name(record.name), cause.text)
+        self._on_event(events.Left(record, by_itself, cause), now)
 
     def _broadcast(
         self,
@@ -406,6 +473,12 @@ class Memberlist:
             on_done=on_done,
             urgent=urgent or record.name == self.name,
         )
+
+
+def _cause(suspicion: Suspicion | None, declared_by: str) -> events.Cause:
+    if suspicion is None:
+        return events.Cause("", None, declared_by)
+    return events.Cause(suspicion.source, suspicion.reason, declared_by)
 
 
 def _check_meta(meta: bytes) -> None:

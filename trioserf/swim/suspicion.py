@@ -20,6 +20,8 @@ import math
 from heapq import heapify, heappop, heappush
 
 from trioserf.swim.config import Timing
+from trioserf.swim.events import Reason
+from trioserf.swim.refusals import required_refusals
 from trioserf.wire.swim_messages import Suspect
 
 _STALE_ENTRIES = 64
@@ -69,16 +71,26 @@ class Suspicion:
         maximum: the total time without confirmations, in seconds.
         started: the instant of the first suspect message.
         source: the source of that message, which is not a confirmation.
+        reason: why that member suspects it.
+        required_refusals: how many members must be refused before it is declared dead early.
+
+    Attributes:
+        refused_at: the instant of our first refused connection, or None.
     """
 
     __slots__ = (
         "_k",
         "_maximum",
         "_minimum",
+        "_refused",
+        "_required_refusals",
         "_sources",
         "deadline",
         "incarnation",
         "node",
+        "reason",
+        "refused_at",
+        "source",
         "started",
     )
 
@@ -91,10 +103,17 @@ class Suspicion:
         maximum: float,
         started: float,
         source: str,
+        reason: Reason = "reported",
+        required_refusals: int = 0,
     ) -> None:
         self.node = node
         self.incarnation = incarnation
         self.started = started
+        self.source = source
+        self.reason = reason
+        self.refused_at: float | None = None
+        self._required_refusals = required_refusals
+        self._refused: set[str] = set()
         self._k = k
         self._minimum = minimum
         self._maximum = maximum
@@ -115,12 +134,24 @@ class Suspicion:
         """Return whether this member is the first source or a counted confirmation."""
         return member in self._sources
 
+    @property
+    def has_enough_refusals(self) -> bool:
+        """Whether as many members as required were refused, ourselves among them."""
+        enough = len(self._refused) >= self._required_refusals > 0
+        return self.refused_at is not None and enough
+
+    def count_refusal(self, source: str) -> bool:
+        """Count a member whose connection was refused; return whether more were required."""
+        if len(self._refused) >= self._required_refusals or source in self._refused:
+            return False
+        self._refused.add(source)
+        return True
+
     def confirm(self, source: str) -> bool:
         """Count a confirmation; it may move the deadline into the past.
 
         Returns:
-            Whether it counted: its source is new and fewer than k were known. Only then is the
-            message rebroadcast.
+            Whether it counted: its source is new and fewer than k were known.
         """
         if self.confirmations >= self._k or source in self._sources:
             return False
@@ -141,11 +172,13 @@ class Suspicions:
         timing: multipliers and the probe interval.
         shrinks: whether confirmations shorten suspicions (Lifeguard); otherwise all last the
             minimum, as in plain SWIM.
+        counts_refusals: whether refused connections are counted.
     """
 
-    __slots__ = ("_entries", "_heap", "_running", "_shrinks", "_timing")
+    __slots__ = ("_counts_refusals", "_entries", "_heap", "_running", "_shrinks", "_timing")
 
-    def __init__(self, timing: Timing, shrinks: bool = True) -> None:
+    def __init__(self, timing: Timing, shrinks: bool = True, counts_refusals: bool = True) -> None:
+        self._counts_refusals = counts_refusals
         self._timing = timing
         self._shrinks = shrinks
         self._running: dict[str, Suspicion] = {}
@@ -159,13 +192,14 @@ class Suspicions:
         """Return the running suspicion of `node`, or None."""
         return self._running.get(node)
 
-    def start(self, message: Suspect, n: int, now: float) -> None:
+    def start(self, message: Suspect, n: int, now: float, reason: Reason = "reported") -> None:
         """Start a suspicion; it replaces a running one of the same node.
 
         Args:
             message: the first suspect message.
             n: the estimated cluster size.
             now: the current instant.
+            reason: why its source suspects the node.
         """
         timing = self._timing
         minimum = suspicion_timeout(timing.suspicion_mult, n, timing.probe_interval)
@@ -177,14 +211,23 @@ class Suspicions:
             minimum * timing.suspicion_max_timeout_mult,
             now,
             message.source,
+            "refused" if message.refused else reason,
+            required_refusals(n) if self._counts_refusals else 0,
         )
+        if message.refused:
+            suspicion.count_refusal(message.source)
         self._running[suspicion.node] = suspicion
         self._push(suspicion)
 
-    def confirm(self, suspicion: Suspicion, source: str) -> bool:
-        """Count a confirmation of a running suspicion (see `Suspicion.confirm`)."""
+    def confirm(self, suspicion: Suspicion, source: str, refused: bool = False) -> bool:
+        """Count a confirmation of a running suspicion, and its refusal.
+
+        Returns:
+            Whether either counted; only then is the message rebroadcast.
+        """
+        is_news = refused and suspicion.count_refusal(source)
         if not suspicion.confirm(source):
-            return False
+            return is_news
         self._push(suspicion)
         return True
 

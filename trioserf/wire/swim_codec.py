@@ -133,6 +133,7 @@ def _decode_suspect(data: bytes) -> Suspect:
         unsigned(get(b"Incarnation"), "suspect Incarnation", U32),
         name(get(b"Node"), "suspect Node"),
         name(get(b"From"), "suspect From"),
+        flag(get(b"Refused"), "suspect Refused"),
     )
 
 
@@ -286,15 +287,18 @@ def _encode_nack(message: Nack) -> bytes:
 
 
 def _encode_suspect(message: Suspect) -> bytes:
-    return b"\x03" + _encode_suspect_or_dead(message)
+    fields = _suspect_or_dead_fields(message)
+    if message.refused:
+        fields["Refused"] = True
+    return b"\x03" + pack(fields)
 
 
 def _encode_dead(message: Dead) -> bytes:
-    return b"\x05" + _encode_suspect_or_dead(message)
+    return b"\x05" + pack(_suspect_or_dead_fields(message))
 
 
-def _encode_suspect_or_dead(message: Suspect | Dead) -> bytes:
-    return pack({"From": message.source, "Incarnation": message.incarnation, "Node": message.node})
+def _suspect_or_dead_fields(message: Suspect | Dead) -> dict[str, object]:
+    return {"From": message.source, "Incarnation": message.incarnation, "Node": message.node}
 
 
 def _encode_alive(message: Alive) -> bytes:

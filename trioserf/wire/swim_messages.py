@@ -91,11 +91,15 @@ class Nack:
 
 @attrs.frozen
 class Suspect:
-    """`source` suspects `node`."""
+    """`source` suspects `node`; `refused` means that `node` refused its connection.
+
+    Only trioserf knows `refused`. Go ignores it, and drops it when it passes the message on.
+    """
 
     incarnation: int
     node: str
     source: str
+    refused: bool = False
 
 
 @attrs.frozen

@@ -114,12 +114,24 @@ class LogEntry(NamedTuple):
         return f"{self.time} [{self.level}] {self.source}: {self.message}"
 
 
+class FailureCause(NamedTuple):
+    """Why a member was declared failed (see control/README.md, § Event records)."""
+
+    suspected_by: str
+    reason: str | None
+    declared_by: str
+
+
 class MemberEvent(NamedTuple):
-    """A change of these members (one, unless the event was coalesced)."""
+    """A change of these members (one, unless the event was coalesced).
+
+    `cause` is that of a failure; None for other kinds, coalesced events and Go agents.
+    """
 
     kind: MemberEventKind
     time: str
     members: tuple[MemberInfo, ...]
+    cause: FailureCause | None = None
 
 
 class UserEvent(NamedTuple):
@@ -209,8 +221,15 @@ def event_of(record: Record) -> AgentEvent:
             source, deadline = record.get("from", ""), record.get("deadline", "")
             return QueryEvent(time, number, ltime, name, payload_of(record), source, deadline)
         case {"event": kind, "members": members}:
-            return MemberEvent(kind, time, tuple(map(member_of, members)))
+            return MemberEvent(kind, time, tuple(map(member_of, members)), _cause_of(record))
     raise ControlError("protocol", f"not an event: {record}")
+
+
+def _cause_of(record: Record) -> FailureCause | None:
+    cause = record.get("cause")
+    if cause is None:
+        return None
+    return FailureCause(cause["suspected_by"], cause["reason"], cause["declared_by"])
 
 
 def log_entry_of(record: Record) -> LogEntry | Dropped:

@@ -51,6 +51,12 @@ def event(item: Event | Dropped, wall: datetime, now: float) -> Record:
     record: Record = {"event": item.kind, "time": wall_text(wall)}
     if isinstance(item, MemberEvent):
         record["members"] = list(map(member, item.members))
+        if item.cause is not None:
+            record["cause"] = {
+                "suspected_by": item.cause.suspected_by,
+                "reason": item.cause.reason,
+                "declared_by": item.cause.declared_by,
+            }
     elif isinstance(item, UserEventReceived):
         record["ltime"] = item.ltime
         record["name"] = item.name
