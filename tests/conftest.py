@@ -21,8 +21,9 @@ LIMIT = 600.0
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
-# Background jobs of a shell ignore SIGINT, and so would the programs under test.
+# Background jobs of a shell ignore SIGINT, with nohup SIGHUP; so would the tested programs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FIRST = ("tests/sim/test_scenarios.py", "tests/interop/")
 """The longest tests: one computes, the others wait for agents, so they run well side by side."""

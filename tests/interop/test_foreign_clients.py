@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.agents import ROOT, TRIOSERF, AgentAddresses, net, serf_cluster
+from tests.interop.agents import ROOT, TRIOSERF, AgentAddresses, as_newest, net, serf_cluster
 
 pytestmark = pytest.mark.serf
 
@@ -41,7 +41,7 @@ def run_client(script: str, cluster: AgentAddresses) -> dict[str, Any]:
 
 
 def normalise(value: Any, key: str = "") -> Any:
-    """Replace values that differ by chance; sort members and responses, which have no order."""
+    """Replace what differs by chance or by version; sort members and responses."""
     if isinstance(value, dict):
         return {name: normalise(one, name) for name, one in value.items()}
     if isinstance(value, list):
@@ -49,6 +49,8 @@ def normalise(value: Any, key: str = "") -> Any:
         if all(isinstance(one, dict) and ("Addr" in one or "From" in one) for one in found):
             found.sort(key=lambda one: (one.get("Type") == "done", json.dumps(one)))
         return found
+    if isinstance(value, str):
+        value = as_newest(value)
     return "N" if key in ("ID", "LTime", "Seq", "Addr") else value
 
 

@@ -297,8 +297,9 @@ class SimCluster(Faults):
         """Send a user event whose delivery is checked; return its Lamport time."""
         self.note("send", name, member)
         receivers = self.checker.expected_receivers()
+        has_joined = self.members[member].joined
         ltime = await self.node(member).user_event(name, payload)
-        self.checker.on_sent(name, payload, ltime, receivers)
+        self.checker.on_sent(name, payload, ltime, receivers, has_joined=has_joined)
         return ltime
 
     def _on_event(self, observer: SimMember, event: Event) -> None:
