@@ -11,6 +11,9 @@ UNIT := -m "not interop and not sim"
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LIMITED := tests/sim/test_scenarios.py::test_campaign_ends_at_once_if_results_cannot_be_written
 
+# Without its cached bytecode, each worker and each agent compiles all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test unit interop sim check format lint types contract fix cov bench lock lowest newest clean
 
 help:  ## list the targets
@@ -22,7 +25,7 @@ run: $(STAMP)  ## start an agent (ARGS="--node=a" passes options)
 test: $(STAMP)  ## run all tests (ARGS="-k name" passes options, here and below)
 	$(BIN)/python $(PYTEST) $(ARGS)
 
-unit: $(STAMP)  ## run the tests that start no agents
+unit: $(STAMP)  ## run the tests that start no agents, in less than a minute
 	$(BIN)/python $(PYTEST) $(UNIT) $(ARGS)
 
 interop: $(STAMP)  ## run the tests that start agents, trioserf's and Serf's

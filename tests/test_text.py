@@ -316,14 +316,15 @@ def _without_code(text: str) -> str:
 
 
 def _docstrings(source: str) -> Iterator[Text]:
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ):
-            continue
-        text = ast.get_docstring(node)
-        if text is not None:
-            yield Text("opening", node.body[0].lineno, text)
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text is not None:
+                yield Text("opening", node.body[0].lineno, text)
+        # Expressions are most of the nodes, and define nothing.
+        pending += [one for one in ast.iter_child_nodes(node) if not isinstance(one, ast.expr)]
 
 
 @cache
@@ -374,10 +375,14 @@ def _advice(where: str, text: str) -> str:
     return "see WORDS"
 
 
+@cache
+def _name_has(pattern: re.Pattern[str], name: str) -> bool:
+    return pattern.search(_split_name(name)) is not None
+
+
 def _find(pattern: re.Pattern[str], part: Text, where: str) -> Iterator[tuple[int, str]]:
     if where == "names":
-        match = pattern.search(_split_name(part.text))
-        if match is not None:
+        if _name_has(pattern, part.text):
             yield part.line, part.text
     elif where == "opening":
         match = pattern.match(part.text)

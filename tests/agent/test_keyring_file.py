@@ -1,5 +1,7 @@
 """The keyring file on a real disk."""
 
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -76,7 +78,7 @@ def test_save_without_keyring_file_does_nothing(tmp_path: Path) -> None:
 
 
 _WRITER = """
-import sys, trio
+import os, sys, trio
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.keyring_file import KeyringFile
 from trioserf.serf.keyring import Keyring, dump_keyring
@@ -85,32 +87,42 @@ async def main():
     file = KeyringFile(DiskFiles(), sys.argv[1])
     keys = [n.to_bytes(32, "big") for n in range(900)]
     contents = [dump_keyring(Keyring(keys[:count])) for count in (1, 900)]
-    print("ready", flush=True)
     while True:
         for content in contents:
             await file.save(content)
 
-trio.run(main)
+for line in sys.stdin:  # one writer a line; only the first has to import all this
+    writer = os.fork()
+    if not writer:
+        trio.run(main)
+    print(writer, flush=True)
+    os.waitpid(writer, 0)
+    print("ended", flush=True)
 """
 
 
 def test_kill_during_save_leaves_old_or_new_keys(path: Path) -> None:
     path.write_text(f'["{A64}"]')
     sizes = set()
-    for number in range(12):
-        with subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, cwd=ROOT
-        ) as writer:
-            assert writer.stdout is not None
-            writer.stdout.readline()
+    command = [sys.executable, "-c", _WRITER, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as writers:
+        assert writers.stdin is not None
+        assert writers.stdout is not None
+        for number in range(12):
             before = path.stat().st_ino
+            writers.stdin.write("start\n")
+            writers.stdin.flush()
+            writer = int(writers.stdout.readline())
             while path.stat().st_ino == before:
-                assert writer.poll() is None
+                os.kill(writer, 0)
             for _ in range(number * 300):
                 path.exists()
-            writer.kill()
-        sizes.add(len(keyring_file.load(path).keys))
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            os.kill(writer, signal.SIGKILL)
+            assert writers.stdout.readline() == "ended\n"
+            sizes.add(len(keyring_file.load(path).keys))
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        writers.stdin.close()
     assert sizes <= {1, 900}
     save(path, dump_keyring(Keyring([A])))
     assert list(path.parent.iterdir()) == [path]

@@ -240,6 +240,6 @@ async def test_log_of_a_datagram_is_bounded(kind: str, stream: io.StringIO) -> N
                 await ours.sendto(encode(Ping(1, "us")), agent.node.bound)
                 while not (await ours.recv(2000)).startswith(encode(Ack(1))[:1]):
                     pass
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            await trio.testing.wait_all_tasks_blocked(0.01)
     logged = len(stream.getvalue().encode()) - before
     assert 0 < logged <= MOST * len(datagram)

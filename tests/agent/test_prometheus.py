@@ -9,6 +9,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.agent.helpers import sample
+from trioserf.agent import prometheus
 from trioserf.agent.metrics import Report
 from trioserf.agent.prometheus import PrometheusPage, open_page
 from trioserf.errors import AddressError, ConfigError
@@ -188,7 +189,8 @@ async def test_silent_connections_do_not_block_others() -> None:
             assert not await held[0].receive_some()
 
 
-async def test_silent_connection_is_closed_soon() -> None:
+async def test_silent_connection_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "_HEAD_TIMEOUT", 0.1)
     port = free_port()
     async with (
         open_page(f"127.0.0.1:{port}"),

@@ -23,6 +23,7 @@ from trioserf.node import (
     event_hub,
     key_handler,
     seen_nonces,
+    state,
     state_owner,
     stream_queue,
 )
@@ -69,6 +70,7 @@ LIMITS_OF_ROWS: list[list[float]] = [
     ],
     [incoming_queries._RELAY_BURST, incoming_queries._RELAY_RATE],
     [reply_limits.MAX_PINGS],
+    [state._AT_ONCE, state._MAX_WAITING],
     [2 * seen_nonces.MAX],
     [log_limits._BURST, log_limits._BURST_OF_ALL, log_limits.INTERVAL],
     [printable.LOGGED_NAME, printable._LOGGED_BYTES],

@@ -17,11 +17,12 @@ import pytest
 import trio
 
 from tests.interop.agents import ROOT, TRIOSERF
+from trioserf.agent import script_runner
 from trioserf.agent.agent import open_agent
 from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
-from trioserf.agent.script_runner import GRACE, ShellRunner
+from trioserf.agent.script_runner import ShellRunner
 from trioserf.node import NodeConfig
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
@@ -32,7 +33,7 @@ STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 300) & echo up >&3; sl
 
 It sleeps for longer than any test waits, but not for hours if a test fails.
 """
-TIMEOUT = 2.0
+TIMEOUT = 1.0
 """Seconds in which a shell has set its trap and reported so, even on a busy machine."""
 
 
@@ -65,13 +66,20 @@ def pipe(tmp_path: Path) -> Iterator[Pipe]:
         yield pipe
 
 
-async def test_script_that_ignores_sigterm_is_killed(pipe: Pipe) -> None:
+@pytest.fixture
+def grace(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Shorten the time between SIGTERM and SIGKILL; return it in seconds."""
+    monkeypatch.setattr(script_runner, "GRACE", 0.2)
+    return script_runner.GRACE
+
+
+async def test_script_that_ignores_sigterm_is_killed(pipe: Pipe, grace: float) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ShellRunner(), pipe.script, dict(os.environ), b"")
         await pipe.wait_for_start()
         began = trio.current_time()
         nursery.cancel_scope.cancel()
-    assert GRACE <= trio.current_time() - began < GRACE + 5
+    assert grace <= trio.current_time() - began < grace + 5
     assert pipe.read() == b""
 
 
@@ -98,7 +106,7 @@ def config(pipe: Pipe, **keys: object) -> AgentConfig:
     )
 
 
-async def test_timeout_ends_all_processes_of_script(pipe: Pipe) -> None:
+async def test_timeout_ends_all_processes_of_script(pipe: Pipe, grace: float) -> None:
     configured = config(pipe, handlers=HandlerOptions(timeout=TIMEOUT))
     with open_logs("ERR") as logs:
         async with open_agent(configured, logs) as agent:
@@ -115,7 +123,7 @@ async def test_timeout_ends_all_processes_of_script(pipe: Pipe) -> None:
             assert float(str(stats["last_duration"])) >= TIMEOUT
 
 
-async def test_crash_of_agent_ends_its_scripts(pipe: Pipe) -> None:
+async def test_crash_of_agent_ends_its_scripts(pipe: Pipe, grace: float) -> None:
     class BugError(Exception):
         pass
 

@@ -148,31 +148,49 @@ async def test_script_beyond_limit_of_agent_is_failure(
 
 
 @pytest.mark.parametrize(
-    ("script", "output", "left"),
+    ("script", "output"),
     [
-        ("sleep 300 & echo hi", b"hi\n", "they were ended"),
-        ("(trap '' TERM; sleep 300) & echo hi", b"hi\n", "they were ended"),
-        ("(sleep 0.2; echo late) & echo hi", b"hi\nlate\n", ""),
-        ("sleep 2 >/dev/null 2>&1 & echo hi", b"hi\n", ""),
+        ("(sleep 0.1; echo late) & echo hi", b"hi\nlate\n"),
+        ("sleep 2 >/dev/null 2>&1 & echo hi", b"hi\n"),
+    ],
+)
+async def test_processes_that_release_output_after_script_are_not_ended(
+    script: str, output: bytes
+) -> None:
+    result = await ShellRunner()(script, ENV, b"")
+    assert (result.output, result.left, result.failure) == (output, "", "")
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait only shortly for processes that hold output, and after SIGTERM."""
+    monkeypatch.setattr(script_runner, "_DRAIN", 0.1)
+    monkeypatch.setattr(script_runner, "GRACE", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("script", "left"),
+    [
+        ("sleep 300 & echo hi", "they were ended"),
+        ("trap '' TERM; sleep 300 & echo hi", "they were ended"),
         (
-            "setsid sleep 4 & echo hi",
-            b"hi\n",
+            "trap 'exit 0' HUP; setsid sh -c \"echo hi; kill -HUP $$; exec sleep 4\" & wait",
             "they run on in another session or as another user, and cannot write any more",
         ),
     ],
 )
 async def test_processes_that_hold_output_are_ended_after_script(
-    script: str, output: bytes, left: str
+    script: str, left: str, short_waits: None
 ) -> None:
     with trio.fail_after(20):
         result = await ShellRunner()(script, ENV, b"")
-    assert (result.output, result.left, result.failure) == (output, left, "")
+    assert (result.output, result.left, result.failure) == (b"hi\n", left, "")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it still runs
 async def test_script_that_cannot_be_ended_does_not_delay_agent(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, short_waits: None
 ) -> None:
     fifo, other = tmp_path / "pid", pwd.getpwnam("daemon").pw_uid
     os.mkfifo(fifo)

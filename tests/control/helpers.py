@@ -64,6 +64,7 @@ from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.swim.config import Timing
 from trioserf.wire.serf_messages import Status
 
 EPOCH: Final = datetime(2026, 11, 23, 20, 0, 0, 123456, tzinfo=UTC)
@@ -537,16 +538,24 @@ class AgentUnderTest:
     def json(self) -> JsonClient:
         return JsonClient(self._connect())
 
+    def unshaken_rpc(self) -> RpcClient:
+        """Connect without a handshake."""
+        return RpcClient(self._connect())
+
     async def rpc(self) -> RpcClient:
-        client = RpcClient(self._connect())
+        client = self.unshaken_rpc()
         await client.handshake()
         return client
 
 
 @asynccontextmanager
 async def real_agent() -> AsyncIterator[AgentUnderTest]:
-    """Serve the agent of node-a, which has node-b in its cluster."""
-    async with open_nodes("node-a", "node-b") as nodes, trio.open_nursery() as nursery:
+    """Serve the agent of node-a, which has node-b in its cluster; probes are rare."""
+    timing = Timing(probe_interval=1e6)
+    async with (
+        open_nodes("node-a", "node-b", timing=timing) as nodes,
+        trio.open_nursery() as nursery,
+    ):
         node = nodes["node-a"]
         agent = Agent(
             AgentConfig(node=NodeConfig(name="node-a")),

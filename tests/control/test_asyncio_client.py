@@ -26,6 +26,7 @@ from trioserf.control.client.records import (
     UserEvent,
 )
 from trioserf.control.errors import ControlError
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
 from trioserf.serf import events
 
@@ -143,8 +144,9 @@ async def do_nothing(client: AgentClient) -> None:
 
 
 async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
+    limits = Limits(wrong_key=0.01)
     address = f"unix:{tmp_path}/control"
-    async with open_control(recorded_agent(), [address], auth="sesame"):
+    async with open_control(recorded_agent(), [address], auth="sesame", limits=limits):
         await trio.to_thread.run_sync(in_asyncio, address, do_nothing, "sesame")
         for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
             with pytest.raises(ControlError) as caught:

@@ -181,7 +181,7 @@ async def test_keys_appear_in_no_json_reply_and_no_log(
     request_: dict[str, object] | str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with serving("sesame") as served:
+    async with serving("sesame", Limits(wrong_key=0.01)) as served:
         client = served.connect()
         await client.send({"command": "auth", "key": "sesame"}, request_)
         assert (await client.receive())["ok"]

@@ -26,6 +26,7 @@ from tests.control.helpers import (
     write_tokens,
 )
 from trioserf.control.server.access import AccessControl
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import Server, open_control
 from trioserf.control.server.peers import (
     Peer,
@@ -174,7 +175,8 @@ async def serving_users(
 
     control = AccessControl(auth, token_file, rules() if ruled else None, fake_peer)
     await control.reload()
-    async with serving(access=control) as served, AsyncExitStack() as streams:
+    limits = Limits(wrong_key=0.01)
+    async with serving(limits=limits, access=control) as served, AsyncExitStack() as streams:
         yield UsersUnderTest(served.server, served.nursery, streams)
 
 

@@ -27,6 +27,7 @@ from trioserf.control.client.records import (
 )
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
 from trioserf.serf import events
 
@@ -152,7 +153,7 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
         assert isinstance(member, MemberEvent)
         assert (member.kind, member.members) == ("member-failed", (session.members("vec-a")[0],))
         agent.node.responses = {}
-        list(session.query("load", b"?", timeout=1))
+        list(session.query("load", b"?", timeout=0.1))
         query = next(stream)
         assert isinstance(query, QueryEvent)
         assert (query.kind, query.name, query.payload) == ("query", "load", b"?")
@@ -210,6 +211,7 @@ async def test_other_commands_return_typed_results(kind: Kind) -> None:
 
 @both_protocols
 async def test_wrong_or_missing_rpc_auth_is_an_error(kind: Kind) -> None:
+    limits = Limits(wrong_key=0.01)
     await run_with_agent(recorded_agent(), kind, lambda session: session.members(), auth="sesame")
     for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):
 
@@ -217,7 +219,9 @@ async def test_wrong_or_missing_rpc_auth_is_an_error(kind: Kind) -> None:
             with connect(kind, address, wrong) as session:
                 session.members()
 
-        async with open_control(recorded_agent(), ["127.0.0.1:0"], auth="sesame") as server:
+        async with open_control(
+            recorded_agent(), ["127.0.0.1:0"], auth="sesame", limits=limits
+        ) as server:
             with pytest.raises(ControlError) as caught:
                 await trio.to_thread.run_sync(use, server.addresses[0])
             assert caught.value.code == code

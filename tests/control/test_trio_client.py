@@ -26,6 +26,7 @@ from trioserf.control.client.records import (
 )
 from trioserf.control.client.trio_client import AgentClient, connect
 from trioserf.control.errors import ControlError
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
 from trioserf.serf import events
 from trioserf.serf.member import Member
@@ -242,8 +243,9 @@ async def test_end_of_the_agent_fails_calls_and_streams() -> None:
 
 
 async def test_wrong_or_missing_key_is_an_error(tmp_path: Path) -> None:
+    limits = Limits(wrong_key=0.01)
     address = f"unix:{tmp_path}/control"
-    async with open_control(recorded_agent(), [address], auth="sesame"):
+    async with open_control(recorded_agent(), [address], auth="sesame", limits=limits):
         async with connect(address, "sesame") as client:
             assert await client.members()
         for wrong, code in (("simsalabim", "auth_failed"), (None, "auth_required")):

@@ -49,6 +49,12 @@ def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
     return message
 
 
+def local_state(state: ClusterState, *, join: bool) -> PushPull:
+    """Return this node's half of a push/pull."""
+    nodes = tuple(record.node_state() for record in state.membership.records.values())
+    return PushPull(join, nodes, serf_codec.encode(state.serf.local_state()))
+
+
 class StateDriver:
     """Passes input to the state of a node and checks its output.
 
@@ -104,6 +110,11 @@ class StateDriver:
             self.state.handle_packets([(data, source)], self.now)
             self.state.pop_stream_messages()
             self.state.pop_large_broadcasts()
+        while self.state.has_waiting:
+            with operation(f"further messages of a {what}"):
+                self.state.handle_waiting(self.now)
+                self.state.pop_stream_messages()
+                self.state.pop_large_broadcasts()
 
     def stream(self, data: bytes, *, ignore_events: bool = False, size: int = 65_536) -> None:
         """Read a stream in steps, as a node does, and handle its message in steps."""
@@ -131,7 +142,7 @@ class StateDriver:
 
     def merge(self, remote: PushPull, *, ignore_events: bool) -> None:
         with operation("local state"):
-            self.codec.encode_push_pull(self.state.local_state(join=remote.join))
+            self.codec.encode_push_pull(local_state(self.state, join=remote.join))
         reader = StepwiseReader(remote.user_state)
         steps = iter(reader)
         while True:
@@ -231,7 +242,7 @@ class StateDriver:
         """Check that the whole state can be encoded."""
         state = self.state
         self.do(TURN, b"")
-        local = state.local_state(join=False)
+        local = local_state(state, join=False)
         assert feed(PLAIN, PLAIN.encode_push_pull(local)) == local
         serf_codec.decode(local.user_state)
         for one in state.serf.members():

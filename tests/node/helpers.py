@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 from trio.abc import HalfCloseableStream
+from trio.testing import wait_all_tasks_blocked
 
 from tests.wire.helpers import take
 from trioserf.address import Address, packed
@@ -39,7 +40,6 @@ from trioserf.wire.swim_messages import (
 )
 
 LATENCY = 0.001
-_POLL = 0.01
 OURS = Address("10.0.0.1", 7946)
 M = TypeVar("M")
 
@@ -207,14 +207,17 @@ class NodeUnderTest:
     def state_of(self, name: str) -> State:
         return self.node.memberlist.records[name].state
 
-    async def until(
-        self, holds: Callable[[], bool], seconds: float = 1000.0, poll: float = _POLL
-    ) -> float:
-        """Wait until a condition holds; return the time, to within `poll` seconds."""
+    async def until(self, holds: Callable[[], bool], seconds: float = 1000.0) -> float:
+        """Wait until a condition holds; return the time.
+
+        In virtual time nothing changes while all tasks are blocked, until the next deadline.
+        """
         with trio.fail_after(seconds):
-            while not holds():  # noqa: ASYNC110 - any condition, in virtual time
-                await trio.sleep(poll)
-        return trio.current_time()
+            while True:
+                await wait_all_tasks_blocked()
+                if holds():
+                    return trio.current_time()
+                await trio.sleep(trio.lowlevel.current_statistics().seconds_to_next_deadline)
 
 
 @asynccontextmanager

@@ -66,6 +66,8 @@ def receive(
     """Handle one packet of these messages; return the bytes sent to each address."""
     data = compress_message(make_compound([encode(one) for one in messages]))
     subject.handle_packets([(data, source)], now)
+    while subject.has_waiting:
+        subject.handle_waiting(now)
     assert subject.pop_stream_messages() == []
     sent: dict[Address, int] = {}
     for packet, to in subject.outbox.packets:

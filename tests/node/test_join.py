@@ -21,6 +21,7 @@ from trioserf.address import Address
 from trioserf.errors import JoinFailed, Leaving
 from trioserf.net.services import Service
 from trioserf.serf.config import SerfOptions
+from trioserf.swim.config import Timing
 from trioserf.wire import serf_codec, serf_payloads
 from trioserf.wire.serf_messages import SerfPushPull
 from trioserf.wire.stream import StreamCodec
@@ -219,7 +220,7 @@ async def test_lost_seeds_are_tried_with_growing_pauses_forever(autojump_clock: 
 
 
 async def test_seed_is_resolved_again_before_each_join(autojump_clock: MockClock) -> None:
-    async with node_under_test(**RETRIES) as s:
+    async with node_under_test(**RETRIES, timing=Timing(probe_interval=1e6)) as s:
         [a] = hosts(s, "a")
         s.resolver.hosts["seed.test"] = ["10.0.9.9"]
         s.node.add_seeds(["seed.test"])
@@ -249,7 +250,7 @@ async def test_lost_seed_is_joined_again(autojump_clock: MockClock) -> None:
 FAST_REAPING: dict[str, Any] = {
     **RETRIES,
     "reconnect_interval": 1e6,
-    "reap_interval": 1.0,
+    "reap_interval": 5.0,
     "serf": SerfOptions(reconnect_timeout=10.0),
 }
 
@@ -271,7 +272,7 @@ async def test_reaped_seed_is_joined_again_while_other_seeds_are_present(
         await s.until(lambda: {"a", "here"} <= set(s.statuses()))
         s.network.partition([OURS, here.address])
         await s.until(lambda: "a" not in s.statuses(), 200)
-        await trio.sleep(600)
+        await trio.sleep(200)
         assert s.statuses() == {"us": "alive", "here": "alive"}
         s.network.heal()
         # Members take turns if there is another seed: one in two here, on average every minute.
@@ -282,7 +283,7 @@ async def test_alias_address_is_not_joined_again(
     autojump_clock: MockClock,
 ) -> None:
     """The alias is a load balancer: the member behind it has another address."""
-    async with node_under_test(**RETRIES) as s:
+    async with node_under_test(**RETRIES, timing=Timing(probe_interval=1e6)) as s:
         [here] = await s.add_members("here")
         s.nursery.start_soon(host, here)
         balancer = s.peer("balancer")

@@ -19,11 +19,14 @@ from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import PacketBatch, StateOwner
 from trioserf.node.stream_queue import MAX_PER_MEMBER
 from trioserf.serf.effects import DirectMessage, NameConflictLost
+from trioserf.serf.events import UserEventReceived
 from trioserf.sim.network import LinkConditions, Network
 from trioserf.sim.transport import SimTransport
-from trioserf.wire.packet import PacketCodec
+from trioserf.wire.packet import PacketCodec, make_compound
+from trioserf.wire.serf_codec import encode as encode_serf
+from trioserf.wire.serf_messages import UserEvent
 from trioserf.wire.swim_codec import encode
-from trioserf.wire.swim_messages import Ping
+from trioserf.wire.swim_messages import Ping, UserMessage
 
 OTHER = Address("10.0.1.1", 7946)
 
@@ -67,6 +70,48 @@ async def test_ask_returns_result_or_raises_error(autojump_clock: MockClock) -> 
         with pytest.raises(KeyError, match="mine alone"):
             await owner.ask(fail)
         assert await owner.ask(lambda state, _: state.config.name) == "us"
+
+
+def packet_of_events(first: int) -> bytes:
+    """Return a packet of 255 user events, whose names are numbers."""
+    events = (UserEvent(1, str(first + i), b"", False) for i in range(255))
+    return make_compound([encode(UserMessage(encode_serf(event))) for event in events])
+
+
+async def test_packet_of_many_messages_lets_others_be_handled_between(
+    autojump_clock: MockClock,
+) -> None:
+    owner, hub = make_owner()
+    seen: list[str] = []
+    hub.watchers.append(lambda event: seen.append(getattr(event, "name", "")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(owner.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await owner.receive([(packet_of_events(0), OTHER)])
+        assert 0 < await owner.ask(lambda *_: len(seen)) < 60
+        before = len(seen)
+        assert before < await owner.ask(lambda *_: len(seen)) < 120
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == ["", *map(str, range(255))]
+        nursery.cancel_scope.cancel()
+
+
+async def test_packets_whose_messages_wait_are_bounded(autojump_clock: MockClock) -> None:
+    owner, _ = make_owner()
+    state = owner.state
+    packets = [(packet_of_events(number * 1000), OTHER) for number in range(20)]
+    state.handle_packets(packets, trio.current_time())
+    steps = 0
+    while state.has_waiting:
+        state.handle_waiting(trio.current_time())
+        steps += 1
+    assert steps <= 16 * 8
+    received = [event for event in state.serf.events if isinstance(event, UserEventReceived)]
+    seen = [int(event.name) for event in received]
+    assert sorted(seen) == [1000 * number + i for number in range(20) for i in range(255)]
+    for number in range(20):
+        own = [one for one in seen if one // 1000 == number]
+        assert own == sorted(own)
 
 
 async def test_items_are_handled_in_order(autojump_clock: MockClock) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.abc import HalfCloseableStream
 from trio.testing import MockClock
 
@@ -17,13 +18,14 @@ from tests.node.helpers import (
     push_pull,
     read_response,
 )
+from tests.wire.helpers import take
 from trioserf.address import Address, packed
 from trioserf.node.event_hub import Subscription
 from trioserf.serf.events import QueryReceived, UserEventReceived
 from trioserf.swim.config import LOCAL
 from trioserf.wire import serf_codec
 from trioserf.wire.msgpack import pack
-from trioserf.wire.serf_messages import Query, QueryResponse, UserEvent
+from trioserf.wire.serf_messages import Query, QueryResponse, SerfPushPull, UserEvent
 from trioserf.wire.stream import StreamCodec
 from trioserf.wire.stream_decoders import MAX_NODES
 from trioserf.wire.swim_codec import encode
@@ -214,6 +216,33 @@ async def test_push_pull_response_has_our_state_and_echoes_join(
             assert response.join is join
             assert response.nodes[0].name == "us"
         assert s.statuses() == {"us": "alive", "p": "alive"}
+
+
+async def test_large_state_is_encoded_in_turns(autojump_clock: MockClock) -> None:
+    async with node_under_test(**NEVER) as s:
+        await s.peer("p").exchange(push_pull(*nodes(2000)))
+        await trio.testing.wait_all_tasks_blocked()
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            await trio.lowlevel.checkpoint()
+            before = turns
+            data = await s.node._joiner._streams._local_state(join=True)
+            assert turns - before >= 2000 // 512
+            nursery.cancel_scope.cancel()
+        message, _ = take(CODEC.decoder(), data)
+        assert isinstance(message, PushPull)
+        assert [row.name for row in message.nodes] == ["us", *(f"n{i}" for i in range(2000))]
+        state = serf_codec.decode(message.user_state)
+        assert isinstance(state, SerfPushPull)
+        assert len(state.status_ltimes) == 2001
 
 
 @pytest.mark.parametrize("compression", [True, False])

@@ -127,6 +127,9 @@ def test_costs_grow_with_what_is_expensive() -> None:
     assert compile_cost("a" * 1000) > 1e-3
     assert compile_cost(r"\PL" * 300) > 0.09
     assert compile_cost("x{1,1000}" * 100) > 0.03
+    # Each class is compiled nine times, which takes 4 ms.
+    assert compile_cost(r"(?i)(\pL){9}") > 4e-3
+    assert compile_cost(r"(?i)\PL") > 0.7e-3
     big, small = compiled("((a?){30}){30}"), compiled("web")
     assert search_cost(small, "web") < 1e-5
     assert search_cost(big, "a" * 500) > 5e-3

@@ -6,6 +6,7 @@ import pytest
 
 from trioserf.swim.config import LAN
 from trioserf.swim.members import Members
+from trioserf.swim.node_record import NodeRecord
 from trioserf.wire.swim_messages import ALIVE, DEAD, LEFT, SUSPECT, State
 
 
@@ -66,3 +67,30 @@ def test_gossip_targets_include_suspects_and_recently_dead_members_only() -> Non
     ):  # fmt: skip
         table.set_state(table.records[name], state, at)
     assert {record.name for record in table.gossip_targets(100.0)} == {"m0", "m1"}
+
+
+def test_few_eligible_members_among_many_are_found_in_one_pass() -> None:
+    table = members(2000)
+    checked = 0
+
+    def is_eligible(record: NodeRecord) -> bool:
+        nonlocal checked
+        checked += 1
+        return record.name in {"m7", "m1900"}
+
+    chosen = table.k_random_nodes(3, predicate=is_eligible)
+    assert {record.name for record in chosen} == {"m7", "m1900"}
+    assert 2000 <= checked <= 2200
+
+
+def test_choice_among_many_eligible_members_checks_few() -> None:
+    table = members(2000)
+    checked = 0
+
+    def is_eligible(_: NodeRecord) -> bool:
+        nonlocal checked
+        checked += 1
+        return True
+
+    assert len(table.k_random_nodes(3, predicate=is_eligible)) == 3
+    assert checked == 3

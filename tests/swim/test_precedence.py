@@ -271,7 +271,7 @@ class TestVersions:
         table = FakeMemberlist()
         table.alive(alive(PEER, 1, versions=None), 1.0)
         assert table.records[PEER].versions == NO_VERSIONS
-        assert table.members.node_states()[-1].versions is None
+        assert table.records[PEER].node_state().versions is None
 
     def test_alive_message_without_versions_keeps_known_versions(self) -> None:
         versions = Versions(1, 4, 3, 2, 4, 4)

@@ -101,10 +101,11 @@ def client_tls(address: str, options: Tls | None) -> ClientTls | None:
         return None
     import ssl
 
-    context = ssl.create_default_context()
     if options.ca:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _load_ca(context, options.ca, "--tls-ca")
+    else:
+        context = ssl.create_default_context()  # reads all CAs of the system
     if options.cert or options.key:
         if not options.cert:
             raise ConfigError("--tls-key: needs --tls-cert, the certificate of this key")

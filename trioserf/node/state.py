@@ -8,7 +8,11 @@ and the current time, and finds the effects afterwards: in `pop_stream_messages`
 
 import os
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import attrs
 
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
@@ -38,7 +42,6 @@ from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.swim.precedence import is_at_least
 from trioserf.swim.reply_limits import MAX_PINGS, ReplyLimits
-from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_payloads import encode_tags
@@ -59,6 +62,10 @@ from trioserf.wire.swim_messages import (
 )
 
 _USER = bytes((USER,))
+_AT_ONCE: Final = 32
+"""Messages of a packet handled at once: 3 ms of work; members seldom put more into one."""
+_MAX_WAITING: Final = 16
+"""Packets whose further messages wait: a megabyte, and a second of a host's longest packets."""
 
 
 def check_tags(tags: Mapping[str, str]) -> bytes:
@@ -71,6 +78,23 @@ def check_tags(tags: Mapping[str, str]) -> bytes:
     if len(meta) > MAX_META:
         raise TooLarge(f"Encoded length of tags exceeds limit of {MAX_META} bytes")
     return meta
+
+
+@attrs.define(eq=False)
+class _Packet:
+    """Messages of one packet that are not handled yet.
+
+    Attributes:
+        messages: the messages in order.
+        source: the sender's address.
+        sealed: whether it arrived encrypted.
+        is_refuted: whether a suspicion in it has been refuted.
+    """
+
+    messages: list[Message]
+    source: Address
+    sealed: bool
+    is_refuted: bool = False
 
 
 class ClusterState:
@@ -156,7 +180,7 @@ class ClusterState:
             config.name, rng, enabled=not config.disable_coordinates, counters=self.counters
         )
         self._replies = ReplyLimits(self._member_address, options.allowed)
-        self._refuted: tuple[Address, float] | None = None
+        self._waiting: deque[_Packet] = deque()
         self.detector = FailureDetector(
             membership,
             address,
@@ -181,7 +205,12 @@ class ClusterState:
     # --- packets ---
 
     def handle_packets(self, packets: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> None:
-        """Handle packets of any bytes from the network."""
+        """Handle packets of any bytes from the network.
+
+        A packet may have 255 messages, some of which are expensive. Those after the first 32 wait
+        for `handle_waiting`, so that other packets are handled in between; packets may arrive in
+        any order.
+        """
         codec = self.outbox.codec
         decode = codec.decode
         count = self._received_bytes.add
@@ -199,10 +228,30 @@ class ClusterState:
                     continue
             if len(messages) > MAX_PINGS:
                 messages = self._without_excess_pings(messages, source, now)
-            for message in messages:
-                self._handle(message, source, now)
             if error is not None:
                 self.drops.add(error, source, now)
+            packet = _Packet(messages, source, bool(codec.nonce))
+            if not self._handle_next(packet, now):
+                self._waiting.append(packet)
+        while len(self._waiting) > _MAX_WAITING:
+            self.handle_waiting(now)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether messages wait for `handle_waiting`."""
+        return bool(self._waiting)
+
+    def handle_waiting(self, now: float) -> None:
+        """Handle the next messages of the packet that has waited longest, if there is one."""
+        if self._waiting and self._handle_next(self._waiting[0], now):
+            self._waiting.popleft()
+
+    def _handle_next(self, packet: _Packet, now: float) -> bool:
+        """Handle the next messages of a packet; return whether they were the last."""
+        for message in packet.messages[:_AT_ONCE]:
+            self._handle(message, packet, now)
+        del packet.messages[:_AT_ONCE]
+        return not packet.messages
 
     def admits(self, source: Address) -> bool:
         """Return whether this address is in the allowed networks."""
@@ -239,21 +288,21 @@ class ClusterState:
         record = self.membership.records.get(name)
         return None if record is None else record.address
 
-    def _handle(self, message: Message, source: Address, now: float) -> None:
+    def _handle(self, message: Message, packet: _Packet, now: float) -> None:
+        source = packet.source
         match message:
             case Ping():
                 self.detector.handle_ping(message, source, now)
             case Ack():
                 self.detector.handle_ack(message, now)
             case UserMessage():
-                sealed = bool(self.outbox.codec.nonce)
-                self.handle_user_message(message.payload, source, now, sealed=sealed)
+                self.handle_user_message(message.payload, source, now, sealed=packet.sealed)
             case Alive():
                 self.membership.alive(message, now)
             case Suspect():
                 self.membership.suspect(message, now)
                 if message.node == self.config.name:
-                    self._resend_refutation(message, source, now)
+                    self._resend_refutation(message, packet, now)
             case Dead():
                 self.membership.dead(message, now)
             case IndirectPing():
@@ -261,7 +310,7 @@ class ClusterState:
             case Nack():
                 self.detector.handle_nack(message)
 
-    def _resend_refutation(self, suspect: Suspect, source: Address, now: float) -> None:
+    def _resend_refutation(self, suspect: Suspect, packet: _Packet, now: float) -> None:
         """Send our Alive message to a member that suspects us in an old incarnation.
 
         This member has missed our refutation, which is no longer gossiped. Acks do not end its
@@ -271,12 +320,12 @@ class ClusterState:
         local = self.membership.local
         if self.membership.leaving or is_at_least(suspect.incarnation, local.incarnation):
             return
-        if self._refuted == (source, now):
+        if packet.is_refuted:
             return
-        self._refuted = source, now
+        packet.is_refuted = True
         alive = encode(local.to_alive())
-        if self._replies.allows(suspect.source, source, len(alive), now):
-            self.outbox.send_unfilled([alive], source, crc=False)
+        if self._replies.allows(suspect.source, packet.source, len(alive), now):
+            self.outbox.send_unfilled([alive], packet.source, crc=False)
 
     def handle_user_message(
         self, payload: bytes, source: Address, now: float, *, sealed: bool
@@ -292,11 +341,6 @@ class ClusterState:
             self.serf.drops.clear()
 
     # --- exchanges of states ---
-
-    def local_state(self, *, join: bool) -> PushPull:
-        """Return our half of a push/pull."""
-        user_state = serf_codec.encode(self.serf.local_state())
-        return PushPull(join, self.membership.members.node_states(), user_state)
 
     def merge(self, remote: PushPull, now: float, *, ignore_events: bool = False) -> None:
         """Merge the remote half of a push/pull at once (see `merge_steps`).

@@ -206,8 +206,12 @@ class StateOwner:
             NameConflict: the majority of the cluster gives our name to another member.
         """
         while True:
-            item = await self._inbox.receive()
-            self._handle(item)
+            if self.state.has_waiting:
+                await trio.lowlevel.checkpoint()
+                self.state.handle_waiting(trio.current_time())
+                self.run_effects()
+            else:
+                self._handle(await self._inbox.receive())
             for _ in range(_MAX_AT_ONCE):
                 try:
                     item = self._inbox.receive_nowait()

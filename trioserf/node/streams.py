@@ -15,15 +15,16 @@ from trioserf.address import Address
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
-from trioserf.node.push_pull_merge import MergeStep, StepwiseReader, merge_steps
+from trioserf.node.push_pull_merge import PIECE, MergeStep, StepwiseReader, merge_steps
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.stream_limits import OpenStream, StreamLimiter
 from trioserf.node.timers import AutoResetEvent
 from trioserf.printable import short_name
 from trioserf.serf.effects import DirectMessage
+from trioserf.wire import serf_codec
 from trioserf.wire.errors import WireError
-from trioserf.wire.stream import StreamCodec
+from trioserf.wire.stream import StreamCodec, encode_nodes
 from trioserf.wire.swim_codec import encode
 from trioserf.wire.swim_messages import Ack, ErrorMessage, Message, Ping, PushPull, UserMessage
 
@@ -76,7 +77,7 @@ class Streams:
         self._connected = counters.counter("memberlist.tcp.connect")
         self._sent = counters.counter("memberlist.tcp.sent")
         self._exchanges = counters.values("memberlist.pushPullNode")
-        # Large messages are read and merged one at a time, so that they do not delay probes.
+        # Large messages are read, merged and encoded one at a time: they must not delay probes.
         self._work_lock = trio.Lock()
 
     # --- outgoing ---
@@ -116,9 +117,9 @@ class Streams:
         """
         owner = self._owner
         started = trio.current_time()
-        ours = await owner.ask(lambda state, _: state.local_state(join=join))
+        ours = await self._local_state(join=join)
         with self.open_streams.track(to, incoming=False) as tracked:
-            theirs = await self._exchange(tracked, self.codec.encode_push_pull(ours))
+            theirs = await self._exchange(tracked, ours)
             if not isinstance(theirs, PushPull):
                 raise WireError(
                     "unknown-type", f"expected a push/pull, got {type(theirs).__name__}"
@@ -253,14 +254,37 @@ class Streams:
     async def _handle_push_pull(
         self, stream: Stream, theirs: PushPull, tracked: OpenStream
     ) -> None:
-        ours = await self._owner.ask(lambda state, _: state.local_state(join=theirs.join))
-        data = self.codec.encode_push_pull(ours)
+        data = await self._local_state(join=theirs.join)
         self.open_streams.set_held(tracked, tracked.held + len(data))
         await self._send(stream, data)
         try:
             await self._merge(theirs, tracked)
         except ValueError as error:
             _log.error("push/pull from %s refused: %s", tracked.peer, error)
+
+    async def _local_state(self, *, join: bool) -> bytes:
+        """Return our half of a push/pull, encoded in steps if it is large.
+
+        Members may change between two steps: as in a merge, each row counts by itself. Serf's part
+        is read last, as in memberlist: a member that is in it as left, but alive in an older row,
+        does not become leaving (see `serf.push_pull`).
+        """
+        state = self._owner.state
+        async with self._work_lock:
+            records = await self._owner.ask(
+                lambda state, _: tuple(state.membership.records.values())
+            )
+            rows = []
+            for start in range(0, len(records), PIECE):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                piece = records[start : start + PIECE]
+                rows.append(encode_nodes(record.node_state() for record in piece))
+            serf_state = state.serf.local_state()
+            if len(records) > PIECE:
+                await trio.lowlevel.checkpoint()
+            user_state = serf_codec.encode(serf_state)
+            return self.codec.join_push_pull(join, len(records), rows, user_state)
 
     async def _merge(
         self, theirs: PushPull, tracked: OpenStream, *, ignore_events: bool = False

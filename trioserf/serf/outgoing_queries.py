@@ -252,7 +252,7 @@ class OutgoingQueries:
 
     def stop_waiting_for(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
-        for query in list(self._running.values()):
+        for query in [one for one in self._running.values() if name in one.outstanding]:
             query.stop_waiting_for(name)
             self._drop_if_finished(query)
 

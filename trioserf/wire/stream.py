@@ -13,7 +13,7 @@ other work.
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from trioserf.wire.encryption import NONCE_SIZE, OVERHEAD, Keys, Sealer
@@ -30,7 +30,7 @@ from trioserf.wire.stream_decoders import (
     decoder_of,
 )
 from trioserf.wire.swim_codec import ENCRYPT, LABEL, node_state_fields, push_pull_header
-from trioserf.wire.swim_messages import Message, PushPull
+from trioserf.wire.swim_messages import Message, NodeState, PushPull
 
 MAX_EXPANDED: Final = 40 * 1024 * 1024
 """Maximum expanded size of a compressed stream, in bytes."""
@@ -93,11 +93,22 @@ class StreamCodec:
 
     def encode_push_pull(self, message: PushPull) -> bytes:
         """Return the stream for a push/pull."""
-        packer = new_packer(autoreset=False)
-        packer.pack(push_pull_header(message))
-        for node in message.nodes:
-            packer.pack(node_state_fields(node))
-        return self.encode(b"\x06" + packer.bytes() + message.user_state)
+        rows = [encode_nodes(message.nodes)]
+        return self.join_push_pull(message.join, len(message.nodes), rows, message.user_state)
+
+    def join_push_pull(
+        self, join: bool, nodes: int, rows: Iterable[bytes], user_state: bytes
+    ) -> bytes:
+        """Return the stream for a push/pull whose rows were encoded by `encode_nodes`.
+
+        Args:
+            join: whether it is part of a join.
+            nodes: the number of rows.
+            rows: the rows in pieces.
+            user_state: the encoded state of Serf's layer.
+        """
+        header = pack(push_pull_header(join, nodes, len(user_state)))
+        return self.encode(b"".join((b"\x06", header, *rows, user_state)))
 
     def encode_user_message(self, payload: bytes) -> bytes:
         """Return the stream for a user message."""
@@ -254,6 +265,14 @@ class StreamDecoder:
         self._unread = len(content)
         self._pieces = _split(content)
         return self.work()
+
+
+def encode_nodes(nodes: Iterable[NodeState]) -> bytes:
+    """Encode rows of a push/pull."""
+    packer = new_packer(autoreset=False)
+    for node in nodes:
+        packer.pack(node_state_fields(node))
+    return bytes(packer.bytes())
 
 
 def _split(data: bytes) -> Iterator[bytes]:

@@ -34,7 +34,6 @@ from trioserf.wire.swim_messages import (
     Nack,
     NodeState,
     Ping,
-    PushPull,
     State,
     Suspect,
     UserMessage,
@@ -315,13 +314,15 @@ def node_state_fields(node: NodeState) -> dict[str, object]:
     }
 
 
-def push_pull_header(message: PushPull) -> dict[str, object]:
-    """Return the header fields of a push/pull, in the order of the wire."""
-    return {
-        "Join": message.join,
-        "Nodes": len(message.nodes),
-        "UserStateLen": len(message.user_state),
-    }
+def push_pull_header(join: bool, nodes: int, user_state: int) -> dict[str, object]:
+    """Return the header fields of a push/pull, in the order of the wire.
+
+    Args:
+        join: whether it is part of a join.
+        nodes: the number of nodes.
+        user_state: the length of the user state, in bytes.
+    """
+    return {"Join": join, "Nodes": nodes, "UserStateLen": user_state}
 
 
 # The key is the argument's type, which the type system cannot express.
