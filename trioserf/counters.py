@@ -66,12 +66,14 @@ class Counters:
         counters: counters by name, kept for ever.
         labels: counters by a name that peers choose, dropped at each collection.
         series: samples by name.
+        gauges: the latest values by name, kept for ever.
     """
 
     def __init__(self) -> None:
         self.counters: dict[str, AggregateSample] = {}
         self.labels: dict[str, AggregateSample] = {}
         self.series: dict[str, Samples] = {}
+        self.gauges: dict[str, float] = {}
 
     def counter(self, name: str) -> AggregateSample:
         """Return the counter of a name, for the caller to keep."""

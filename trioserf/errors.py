@@ -19,7 +19,7 @@ class JoinFailed(TrioserfError):
     def __init__(self, causes: list[tuple[str, str]]) -> None:
         self.causes = causes
         super().__init__(
-            "; ".join(f"Failed to join {address}: {reason}" for address, reason in causes)
+            "; ".join(f"failed to join {address}: {reason}" for address, reason in causes)
         )
 
 
@@ -41,6 +41,10 @@ class NoSuchMember(TrioserfError):
 
 class NoSuchQuery(TrioserfError):
     """No query with that number waits for a response."""
+
+
+class AlreadyAnswered(NoSuchQuery):
+    """A query to which a response was sent already."""
 
 
 class Leaving(TrioserfError):

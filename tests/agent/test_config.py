@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trioserf.agent.config import Sources
+from trioserf.agent.config import AgentConfig, Sources
 from trioserf.agent.node_config import node_config, split_bind
 from trioserf.errors import ConfigError
 
@@ -67,6 +67,80 @@ def test_all_errors_are_reported_with_source_and_key(tmp_path: Path) -> None:
             "probe_interval: expected more than 0 s, not 0 s",
         )
     )
+
+
+def load_both(tmp_path: Path, below: object, above: object) -> AgentConfig:
+    """Load a file, and another one over it."""
+    return Sources([write(tmp_path / "below", below), write(tmp_path / "above", above)]).load()
+
+
+def test_null_says_nothing(tmp_path: Path) -> None:
+    below = {
+        "node_name": "a", "tags": {"x": "1"}, "protocol": 4, "retry_interval": "7s",
+        "retry_join": ["p"], "discover": "d", "mdns": {"interface": "lo", "disable_ipv4": True},
+        "leave_on_terminate": True, "rpc_addr": "127.0.0.1:1", "max_members": 9,
+    }  # fmt: skip
+    nulls = dict.fromkeys(below)
+    expected = Sources(overrides=below).load()
+    assert load_both(tmp_path, below, nulls) == expected
+    assert load_both(tmp_path, below, {"mdns": dict.fromkeys(["interface"])}) == expected
+    assert Sources(overrides=nulls).load() == Sources().load()
+
+
+def test_null_in_tags_and_lists_is_an_empty_text() -> None:
+    values = {"tags": {"x": None}, "retry_join": [None, "p"], "event_handlers": [None, "true"]}
+    config = Sources(overrides=values).load()
+    assert (config.tags, config.retry_join) == ({"x": ""}, ["", "p"])
+    assert config.event_handlers == ["true"]
+
+
+def test_case_of_keys_does_not_matter(tmp_path: Path) -> None:
+    below = {"NODE_NAME": "a", "Tags": {"Role": "web"}, "Discover": "d", "retry_Join": ["p"]}
+    above = {"MDNS": {"Interface": "lo"}, "Retry_join": ["q"], "tags": {"x": "1"}}
+    config = load_both(tmp_path, below, above)
+    assert config.node.name == "a"
+    assert config.tags == {"Role": "web", "x": "1"}  # keys of users stay as they are
+    assert config.retry_join == ["p", "q"]
+    assert config.mdns.interface == "lo"
+
+
+def test_key_in_two_spellings_is_rejected() -> None:
+    values = {"protocol": 4, "Protocol": 5, "mdns": {"interface": "a", "INTERFACE": "b"}}
+    with pytest.raises(ConfigError) as raised:
+        Sources(overrides=values).load()
+    assert str(raised.value).splitlines() == [
+        "command line: Protocol: this key is there twice; expected only protocol",
+        "command line: mdns.INTERFACE: this key is there twice; expected only interface",
+    ]
+
+
+def test_number_without_fraction_is_a_whole_number() -> None:
+    config = Sources(overrides={"protocol": 4.0, "max_members": 1e3}).load()
+    assert (config.node.protocol, config.node.swim.max_members) == (4, 1000)
+    assert type(config.node.swim.max_members) is int
+    for number in (4.5, float("inf"), float("nan"), True):
+        with pytest.raises(ConfigError, match="protocol: expected a whole number"):
+            Sources(overrides={"protocol": number}).load()
+
+
+def test_empty_event_handler_is_ignored() -> None:
+    config = Sources(overrides={"event_handlers": ["", "user=true", ""]}).load()
+    assert config.event_handlers == ["user=true"]
+
+
+def test_key_about_times_in_msgpack_is_accepted() -> None:
+    for key in ("MsgpackUseNewTimeFormat", "msgpackusenewtimeformat"):
+        Sources(overrides={key: True}).load()
+    with pytest.raises(ConfigError, match="expected true or false, not text"):
+        Sources(overrides={"MsgpackUseNewTimeFormat": "yes"}).load()
+
+
+def test_interface_of_mdns_without_discovery_is_rejected() -> None:
+    text = "mDNS interface specified without enabling mDNS discovery"
+    with pytest.raises(ConfigError, match=text):
+        Sources(overrides={"mdns": {"interface": "lo"}}).load()
+    for values in ({"discover": "x", "mdns": {"interface": "lo"}}, {"mdns": {"interface": ""}}):
+        Sources(overrides=values).load()
 
 
 @pytest.mark.parametrize(

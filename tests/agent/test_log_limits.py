@@ -16,6 +16,7 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.log_limits import _BURST, _BURST_OF_ALL, _MAX_SOURCES, _MAX_TEMPLATES
 from trioserf.agent.logs import LogLine, Logs, open_logs
+from trioserf.control.server.access import Client
 from trioserf.node import NodeConfig
 from trioserf.node.state import ClusterState
 from trioserf.wire.packet import compress_message, make_compound
@@ -52,6 +53,13 @@ def record(text: str, *values: object, at: float, level: int = logging.WARNING) 
     made = log.makeRecord(log.name, level, "", 0, text, values, None)
     made.created = at
     log.handle(made)
+
+
+def test_lines_of_all_clients_have_one_limit(logs: Logs, stream: io.StringIO) -> None:
+    for port in range(100):
+        client = Client(f"10.0.0.{port}:{port}")
+        record("Accepted client: %s", client, at=1000.0, level=logging.INFO)
+    assert messages(stream) == [f"Accepted client: 10.0.0.{n}:{n}" for n in range(_BURST)]
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.WARNING, logging.ERROR])

@@ -27,6 +27,9 @@ class FakeNode:
     def stats(self) -> dict[str, Any]:
         return {"flaps": self.flaps, "health_score": 3}
 
+    def states(self) -> dict[str, int]:
+        return {"alive": 2, "suspect": 0, "dead": 1, "left": 0}
+
     def dropped(self) -> dict[str, int]:
         return self.drops
 
@@ -61,6 +64,7 @@ async def test_report_has_serfs_names() -> None:
     metrics.record(QueryReceived(1, 1, 1, "load", b"", "x", 0))
     node.flaps = 2
     node.drops["packets"] = 7
+    node.counters.gauges["memberlist.size.remote"] = 512
     metrics.collect()
     assert sink.totals() == {
         "serf-agent.memberlist.udp.sent": 42,
@@ -75,7 +79,14 @@ async def test_report_has_serfs_names() -> None:
         "runtime.sys_bytes",
         "runtime.total_gc_runs",
         "memberlist.health.score",
+        "memberlist.node.instances.alive",
+        "memberlist.node.instances.suspect",
+        "memberlist.node.instances.dead",
+        "memberlist.node.instances.left",
+        "memberlist.size.remote",
     }
+    assert sink.reports[0].gauges["memberlist.node.instances.dead"] == 1
+    assert sink.reports[0].gauges["memberlist.size.remote"] == 512
     assert sink.reports[0].gauges["runtime.sys_bytes"] > 1_000_000
     assert "serf-agent.my_host.memberlist.health.score:3.000000|g\n" in lines(sink.reports[0])
     node.drops["packets"] = 8

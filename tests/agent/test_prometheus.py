@@ -15,7 +15,12 @@ from trioserf.agent.prometheus import PrometheusPage, open_page
 from trioserf.errors import AddressError, ConfigError
 
 REPORT = Report(
-    {"memberlist.health.score": 2, "runtime.sys_bytes": 1e6},
+    {
+        "memberlist.health.score": 2,
+        "runtime.sys_bytes": 1e6,
+        "memberlist.node.instances.alive": 5,
+        "memberlist.node.instances.left": 1,
+    },
     "serf-agent.host.",
     {
         "serf-agent.memberlist.udp.sent": sample(40, 2),
@@ -45,6 +50,8 @@ def test_page_sums_up_reports() -> None:
     assert values(page.text()) == {
         ("trioserf_memberlist_health_score", ""): 2,
         ("trioserf_runtime_sys_bytes", ""): 1e6,
+        ("trioserf_memberlist_node_instances", "alive"): 5,
+        ("trioserf_memberlist_node_instances", "left"): 1,
         ("trioserf_memberlist_udp_sent_total", ""): 84,
         ("trioserf_serf_events_total", ""): 4,
         ("trioserf_serf_events_by_name_total", "dep loy"): 2,

@@ -11,7 +11,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.node.helpers import OURS, node_under_test, push_pull
 from trioserf.address import Address
+from trioserf.agent.agent import _rejoin
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.errors import ConfigError
@@ -536,3 +538,27 @@ async def test_missing_directory_is_an_error(tmp_path: Path) -> None:
         await load_snapshot(tmp_path / "missing" / "snapshot", DiskFiles(), rejoin=False)
     with pytest.raises(ConfigError, match="Is a directory"):
         await load_snapshot(tmp_path, DiskFiles(), rejoin=False)
+
+
+async def test_rejoin_names_the_member_that_was_joined(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trioserf.serf")
+    async with node_under_test(seed_interval=1e6) as s:
+        peer = s.peer("p")
+        alive = {"us": str(OURS), "p": str(peer.address), "gone": "10.9.9.9:7946"}
+
+        async def answer() -> None:
+            stream, _ = await peer.transport.accept()
+            await stream.send_all(push_pull(peer.node_state()))
+
+        s.nursery.start_soon(answer)
+        await _rejoin(s.node, SnapshotContents(alive, LamportTimes()), Random(1))
+        assert "Re-joined to previously known node: p: 10.0.1.1:7946" in caplog.messages
+        assert "previously known node: gone: 10.9.9.9:7946" in caplog.text
+        assert "Re-joined to previously known node: gone" not in caplog.text
+        assert ": us:" not in caplog.text
+        caplog.clear()
+        alive = {"gone": "10.9.9.9:7946"}
+        await _rejoin(s.node, SnapshotContents(alive, LamportTimes()), Random(1))
+        assert caplog.messages[-1] == "Failed to re-join any previously known node"

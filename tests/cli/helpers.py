@@ -14,6 +14,7 @@ import attrs
 import msgpack
 from typer.main import get_command
 
+from tests.interop.agents import as_newest
 from trioserf.cli.app import COMMANDS, SerfCommand, SerfContext, SerfGroup, app
 from trioserf.cli.main import run, start_agent
 from trioserf.cli.output import Output
@@ -176,6 +177,7 @@ def normalise_output(text: str) -> list[str]:
     A busy Go agent reports any number of acknowledgements without a name when a query's time is
     over: it checks the end of the query and the channel that is closed then in any order.
     """
+    text = as_newest(text)
     text = re.sub(r"[\d.]+ (sec|ms)\b", r"N \1", text)
     text = re.sub(r"(lookup \S+) on \S+:53:", r"\1:", text)
     text = re.sub(r"(goroutines|_time|_queue)(\W+ )\d+", r"\1\2N", text)

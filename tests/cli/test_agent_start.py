@@ -223,9 +223,9 @@ def test_failed_join_names_every_address(tmp_path: Path) -> None:
     assert "==> 3 errors occurred:\n" in output
     causes = sorted(line for line in output.splitlines() if line.startswith("\t* "))
     assert [line.partition(": ")[0] for line in causes] == [
-        f"\t* Failed to join {HOST}:1",
-        "\t* Failed to join [::1",
-        "\t* Failed to join nosuch.invalid",
+        f"\t* failed to join {HOST}:1",
+        "\t* failed to join [::1",
+        "\t* failed to join nosuch.invalid",
     ]
 
 

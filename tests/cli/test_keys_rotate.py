@@ -97,11 +97,11 @@ def change(keyring: list[str], action: Action, key: str | None) -> str | None:
     if action == "install":
         keyring += [key] if key not in keyring else []
     elif key not in keyring:
-        return None if action == "remove" else "Requested key is not in the keyring"
+        return None if action == "remove" else "requested key is not in the keyring"
     elif action == "use":
         keyring.sort(key=lambda one: one != key)
     elif keyring[0] == key:
-        return "Removing the primary key is not allowed"
+        return "removing the primary key is not allowed"
     else:
         keyring.remove(key)
     return None

@@ -49,6 +49,7 @@ from trioserf.control.server.permissions import NONE, Permissions
 from trioserf.control.server.tokens import Token, TokenHash, dump
 from trioserf.coordinate import Coordinate
 from trioserf.errors import (
+    AlreadyAnswered,
     InvalidQuery,
     JoinFailed,
     Leaving,
@@ -159,7 +160,13 @@ class FakeNode(Node):
     def member(self, name: str) -> Member | None:
         return self._members.get(name)
 
-    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+    async def join(
+        self,
+        addresses: Sequence[str],
+        replay: bool = False,
+        *,
+        on_joined: Callable[[str], None] = lambda _: None,
+    ) -> int:
         await trio.sleep(self.delay)
         reached = [address for address in addresses if address in self.reachable]
         if not reached:
@@ -225,6 +232,7 @@ class FakeNode(Node):
             yield records
         finally:
             self.pending.pop(number, None)
+            del self.names[number]
             await records.aclose()
 
     async def _records(
@@ -276,6 +284,8 @@ class FakeNode(Node):
 
     def _pop_pending(self, number: int) -> Callable[[bytes | None], None]:
         send = self.pending.pop(number, None)
+        if send is None and number in self.names:
+            raise AlreadyAnswered("response already sent")
         if send is None:
             raise NoSuchQuery(f"no query {number} is pending")
         return send

@@ -1,3 +1,5 @@
+import logging
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -52,6 +54,25 @@ async def test_tcp_and_unix_socket_are_served_together(tmp_path: Path) -> None:
             assert await serves(address)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
+
+
+async def test_each_client_and_its_leave_are_logged_as_in_serf(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trioserf.agent.ipc")
+    async with open_at("127.0.0.1:0", f"unix:{tmp_path / 'control.sock'}") as server:
+        for address in server.addresses:
+            assert await serves(address)
+        stream = await dial(server.addresses[0])
+        async with stream:
+            host, port = stream.socket.getsockname()
+            rpc = RpcClient(trio.StapledStream(stream, stream))
+            await rpc.handshake()
+            assert (await rpc.ask("leave"))["Error"] == ""
+    first, second, *rest = caplog.messages
+    assert first.startswith("Accepted client: 127.0.0.1:")
+    assert second == f"Accepted client: unix uid:{os.getuid()}"
+    assert rest == [f"Accepted client: {host}:{port}", "Graceful leave triggered"]
 
 
 async def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:

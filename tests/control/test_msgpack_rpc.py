@@ -221,6 +221,10 @@ async def test_rpc_stream_client_responds_to_queries() -> None:
         assert reply == {"Error": "No pending queries matching ID", "Seq": 8}
         reply = await responder.ask("respond", 9, {"ID": 1, "Payload": b"!"})
         assert reply == {"Error": "", "Seq": 9}
+        reply = await responder.ask("respond", 9, {"ID": 1, "Payload": b"!"})
+        assert reply == {
+            "Error": "failed to respond to key query: response already sent", "Seq": 9
+        }  # fmt: skip
         records = [await requester.receive() for _ in range(6)]
         assert records[::2] == [{"Error": "", "Seq": 6}] * 3
         assert [list(record.values()) for record in records[1::2]] == [
@@ -278,8 +282,8 @@ async def test_error_replies_have_bodies_as_in_serf() -> None:
         reply = await client.ask("join", 1, {"Existing": ["x", "y"], "Replay": False})
         assert reply["Error"] == (
             "2 errors occurred:\n"
-            "\t* Failed to join x: dial tcp x:7946: connect: connection refused\n"
-            "\t* Failed to join y: dial tcp y:7946: connect: connection refused\n\n"
+            "\t* failed to join x:7946: dial tcp x:7946: connect: connection refused\n"
+            "\t* failed to join y:7946: dial tcp y:7946: connect: connection refused\n\n"
         )
         assert await client.receive() == {"Num": 0}
         assert await client.ask("join", 2, {"Existing": []}) == {"Error": "", "Seq": 2}

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.control.helpers import RECORDED, FakeAgent, recorded_agent
-from tests.interop.agents import SERF
+from tests.interop.agents import SERF, as_newest
 from trioserf.control.server.listener import open_control
 from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
@@ -46,6 +46,7 @@ def normalise_output(text: str) -> list[str]:
     """Sort lines and tags, which come from Go's maps, and replace numbers that vary."""
     text = re.sub(r"rtt: [\d.]+ ms", "rtt: N ms", text)
     text = re.sub(r"time(: | to last response: )[\d.]+ sec", r"time\1N sec", text)
+    text = as_newest(text)
     text = re.sub(r"dial tcp \S+: connect: connection refused", "connection refused", text)
     text = re.sub(r"\S+=\S+,\S+", lambda tags: ",".join(sorted(tags[0].split(","))), text)
     return sorted(text.splitlines())

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.control.helpers import KEY, FakeAgent, needs_serf, recorded_agent, serf_agent
+from trioserf.control.client import rpc_session
 from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.records import (
@@ -82,13 +83,27 @@ async def test_events_and_joins_return_results_or_errors(kind: Kind) -> None:
             session.respond(99, b"x")
         assert caught.value.code == "no_such_query"
         with pytest.raises(ControlError) as caught:
-            session.join(["x", "y"])
+            session.join(["x:1", "y:2"])
         assert caught.value.code == "join_failed"
         why = "connection refused"
-        assert caught.value.causes == (("x", why), ("y", why))
+        assert caught.value.causes == (("x:1", why), ("y:2", why))
         assert session.join(["127.0.0.22", "z"]) == 1
 
     await run_with_agent(recorded_agent(), kind, use)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Failed to join 10.0.0.9: dial tcp 10.0.0.9:7946: connect: connection refused",
+        "failed to join 10.0.0.9:7946: dial tcp 10.0.0.9:7946: connect: connection refused",
+    ],
+)
+def test_causes_of_a_failed_join_are_found_in_old_and_new_texts(text: str) -> None:
+    error = rpc_session._error_of(f"1 error occurred:\n\t* {text}\n\n", {"Num": 0})
+    ((address, reason),) = error.causes
+    assert address.removesuffix(":7946") == "10.0.0.9"
+    assert reason == "connection refused"
 
 
 @both_protocols

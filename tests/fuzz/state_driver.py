@@ -41,9 +41,11 @@ def nonce(size: int) -> bytes:
     return bytes(size)
 
 
-def feed(codec: StreamCodec, data: bytes, size: int = 65_536) -> Message | None:
+def feed(
+    codec: StreamCodec, data: bytes, size: int = 65_536, *, is_answer: bool = False
+) -> Message | None:
     """Decode a stream; return None if it ends inside its message."""
-    decoder = codec.decoder()
+    decoder = codec.decoder(is_answer=is_answer)
     message, _ = helpers.feed(decoder, data, size)
     assert message is not None or decoder.end().kind == "truncated"
     return message
@@ -142,7 +144,7 @@ class StateDriver:
 
     def merge(self, remote: PushPull, *, ignore_events: bool) -> None:
         with operation("local state"):
-            self.codec.encode_push_pull(local_state(self.state, join=remote.join))
+            self.codec.encode_push_pull(local_state(self.state, join=remote.join), is_answer=True)
         reader = StepwiseReader(remote.user_state)
         steps = iter(reader)
         while True:
@@ -173,7 +175,7 @@ class StateDriver:
         with operation("reap"):
             state.reap(self.now)
         with operation("check queues"):
-            state.serf.check_queues()
+            state.check_queues()
         assert state.next_deadline is None or state.next_deadline > self.now
         assert state.next_suspicion is None or state.next_suspicion > self.now
 
@@ -232,6 +234,7 @@ class StateDriver:
         assert len(state.drops.by_peer) <= 1025
         assert len(state.serf._outgoing_queries) <= options.running_queries
         assert len(state.serf._incoming_queries._pending) <= options.pending_queries
+        assert len(state.serf._incoming_queries._answered) <= options.pending_queries
         assert len(state.serf._intents._buffer) <= options.intents_kept
         local = state.membership.local
         assert (local.addr, local.port) == (bytes((127, 0, 0, 1)), 7946)

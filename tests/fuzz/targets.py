@@ -95,7 +95,7 @@ def check_serf_message(message: SerfMessage) -> None:
 
 
 def stream(data: bytes) -> None:
-    """Any stream, in chunks of any size, decodes to a message, nothing yet or an error."""
+    """Any stream or answer, in any chunks, decodes to a message, nothing yet or an error."""
     if len(data) < 2:
         return
     mode, size, data = data[0], data[1] or 65_536, data[2:]
@@ -104,11 +104,12 @@ def stream(data: bytes) -> None:
     codec = StreamCodec(
         keyring=keyring, label=label, verify_incoming=not mode & 16, compress=False, nonce=nonce
     )
+    is_answer = bool(mode & 8)
     if mode & 4:
-        data = codec.encode(data)
+        data = codec.encode(data, is_answer=is_answer)
     message = None
     with suppress(WireError):
-        message = feed(codec, data, size)
+        message = feed(codec, data, size, is_answer=is_answer)
     if message is not None:
         check_message(message)
 

@@ -252,7 +252,7 @@ async def test_undecryptable_stream_is_counted_by_peer(autojump_clock: MockClock
         assert s.node.dropped_from() == {peer.address.host: 5}
         reply = await _reply(s, peer, whole)
         assert reply is not None
-        assert take(ours.decoder(), reply)[0] is not None
+        assert take(ours.decoder(is_answer=True), reply)[0] is not None
 
 
 async def _reply(s: NodeUnderTest, peer: ScriptedPeer, data: bytes) -> bytes | None:
@@ -263,7 +263,7 @@ async def _reply(s: NodeUnderTest, peer: ScriptedPeer, data: bytes) -> bytes | N
         answer = b""
         while some := await stream.receive_some(65_536):
             answer += bytes(some)
-    decoder = StreamCodec(keyring=Keyring([A]), label=b"blue").decoder()
+    decoder = StreamCodec(keyring=Keyring([A]), label=b"blue").decoder(is_answer=True)
     message = decoder.feed(answer) if answer else None
     while message is None and decoder.is_busy:
         message = decoder.work()

@@ -165,8 +165,8 @@ async def test_join_failed_lists_all_errors_in_one_line(autojump_clock: MockCloc
         with pytest.raises(JoinFailed) as caught:
             await s.node.join(["10.0.9.8", "10.0.9.9"])
         assert sorted(str(caught.value).split("; ")) == [
-            "Failed to join 10.0.9.8:7946: connection refused",
-            "Failed to join 10.0.9.9:7946: connection refused",
+            "failed to join 10.0.9.8:7946: connection refused",
+            "failed to join 10.0.9.9:7946: connection refused",
         ]
 
 

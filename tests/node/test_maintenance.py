@@ -20,7 +20,7 @@ from trioserf.serf.events import MemberEvent
 from trioserf.swim.config import Timing
 from trioserf.wire import serf_codec
 from trioserf.wire.serf_messages import Leave
-from trioserf.wire.swim_messages import Dead, PushPull, UserMessage
+from trioserf.wire.swim_messages import Dead, PushPull, State, Suspect, UserMessage
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "tcp_pings": False}
 DAY = 24 * 3600.0
@@ -196,3 +196,43 @@ async def test_long_queues_log_a_warning_and_are_pruned(
         assert isinstance(queued, int)
         assert queued <= 200
         assert s.network.passes(OURS, s.peers["a"].address)
+
+
+# --- metrics ---
+
+
+async def test_members_are_counted_by_state(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=CALM) as s:
+        _, failed, gone, suspect = await s.add_members("a", "b", "c", "d")
+        await make_failed(s, failed)
+        await make_left(s, gone)
+        suspect.send(Suspect(1, "d", "another"))
+        await s.until(lambda: s.state_of("d") is State.SUSPECT, 1)
+        assert s.node.states() == {"alive": 2, "suspect": 1, "dead": 1, "left": 1}
+
+
+async def test_broadcasts_in_the_queue_are_sampled(autojump_clock: MockClock) -> None:
+    async with node_under_test(**QUIET, timing=CALM, queue_check_interval=7.0) as s:
+        await trio.sleep(15)
+        # The message that we are alive has no receiver.
+        assert list(s.node.counters.values("memberlist.queue.broadcasts")) == [1, 1]
+
+
+@pytest.mark.parametrize("join", [False, True])
+async def test_size_of_the_latest_push_pull_is_a_gauge(
+    autojump_clock: MockClock, join: bool
+) -> None:
+    async with node_under_test(**QUIET, timing=CALM) as s:
+        peer = s.peer("p")
+        data = push_pull(peer.node_state())
+        if join:
+
+            async def answer() -> None:
+                stream, _ = await peer.transport.accept()
+                await stream.send_all(data)
+
+            s.nursery.start_soon(answer)
+            await s.node.join([str(peer.address)])
+        else:
+            await peer.exchange(data)
+        assert s.node.counters.gauges == {"memberlist.size.remote": len(data)}

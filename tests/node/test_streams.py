@@ -234,7 +234,7 @@ async def test_large_state_is_encoded_in_turns(autojump_clock: MockClock) -> Non
             nursery.start_soon(count_turns)
             await trio.lowlevel.checkpoint()
             before = turns
-            data = await s.node._joiner._streams._local_state(join=True)
+            data = await s.node._joiner._streams._local_state(join=True, is_answer=False)
             assert turns - before >= 2000 // 512
             nursery.cancel_scope.cancel()
         message, _ = take(CODEC.decoder(), data)

@@ -21,7 +21,7 @@ from tests.serf.helpers import (
     start_query,
 )
 from trioserf.address import Address, packed
-from trioserf.errors import NoSuchQuery, TooLarge
+from trioserf.errors import AlreadyAnswered, NoSuchQuery, TooLarge
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
@@ -192,10 +192,17 @@ def test_response_is_sent_to_requester_once() -> None:
     sent(state)
     state.respond(event.id, b"42", 115.0)
     assert sent(state) == [("b", response(0, b"42"))]
-    with pytest.raises(NoSuchQuery, match="No pending queries matching ID"):
-        state.respond(event.id, b"43", 115.0)
-    with pytest.raises(NoSuchQuery):
+    with pytest.raises(AlreadyAnswered, match="response already sent"):
+        state.respond(event.id, b"43", event.deadline)
+    with pytest.raises(AlreadyAnswered):
         state.decline(event.id, 115.0)
+    with pytest.raises(AlreadyAnswered):
+        state.query_name(event.id)
+    with pytest.raises(NoSuchQuery, match="No pending queries matching ID"):
+        state.respond(event.id, b"44", event.deadline + 0.1)
+    assert state._incoming_queries._answered
+    state.reap(event.deadline + 0.1)
+    assert not state._incoming_queries._answered
 
 
 def test_name_of_query_is_known_until_it_is_answered() -> None:

@@ -77,14 +77,14 @@ def test_change_without_effect_keeps_version() -> None:
 
 def test_primary_key_cannot_be_removed() -> None:
     ring = Keyring([A, B])
-    with pytest.raises(KeyringError, match="Removing the primary key is not allowed"):
+    with pytest.raises(KeyringError, match="removing the primary key is not allowed"):
         ring.remove(A)
     assert ring.keys == (A, B)
 
 
 def test_unknown_key_cannot_be_used() -> None:
     ring = Keyring([A, B])
-    with pytest.raises(KeyringError, match="Requested key is not in the keyring"):
+    with pytest.raises(KeyringError, match="requested key is not in the keyring"):
         ring.use(C)
     assert ring.primary == A
 

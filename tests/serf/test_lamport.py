@@ -124,6 +124,12 @@ FEW_EPOCHS = st.integers(0, 40) | st.sampled_from(
 
 @given(st.lists(st.tuples(FEW_EPOCHS, st.sampled_from("xyz"))))
 @example([(0, "x"), (8, "x"), (LAST_TIME - 1, "x"), (LAST_TIME, "x"), (0, "x")])
+@example(
+    [
+        (0, "y"), (LAST_TIME - 1, "y"), (LAST_TIME, "x"), (16, "x"), (40, "x"), (2**63 + 3, "x"),
+        (0, "y"), (16, "x"),
+    ]
+)  # fmt: skip
 def test_message_is_new_once_while_its_epoch_is_kept(messages: list[tuple[int, str]]) -> None:
     """After a wrap of the clock this applies to the times that the window still has."""
     window = new_window()
@@ -305,3 +311,37 @@ def test_slots_are_iterated_in_order_of_time() -> None:
     for ltime in (9, 7, 12, 8):
         window.at(ltime)
     assert [slot.ltime for slot in window] == [7, 8, 9, 12]
+
+
+# --- wraps ---
+
+
+def wrapped(*times: int) -> LamportWindow[set[str]]:
+    """Return a window that has seen these times, and whose clock then wrapped."""
+    window = new_window()
+    for ltime in (*times, LAST_TIME - 1, LAST_TIME):
+        entry(window.at(ltime)).add("seen")
+    assert window.clock.time == 0
+    return window
+
+
+def test_time_of_the_last_lap_is_known_while_it_is_held() -> None:
+    window = wrapped(0, 7)
+    for is_live in (True, False):
+        assert entry(window.at(0, is_live=is_live)) == {"seen"}
+
+
+def test_replayed_time_that_the_last_lap_dropped_is_old_and_a_live_one_new() -> None:
+    window = wrapped(0, 8)
+    assert window.at(0, is_live=False) is Rejection.OLD
+    assert entry(window.at(1, is_live=False)) == set()
+    assert entry(window.at(0)) == set()  # as in Serf: a member of the new lap may have sent it
+    assert entry(window.at(0, is_live=False)) == set()
+
+
+def test_old_time_stays_old_after_a_jump_although_the_last_lap_is_near() -> None:
+    window = wrapped(0)
+    for ltime in (16, 40, 2**63):
+        entry(window.at(ltime))
+    assert entry(window.at(0)) == {"seen"}  # the last lap is now the epoch that was used last
+    assert window.at(16) is Rejection.OLD

@@ -19,7 +19,7 @@ from trioserf.serf.effects import LargeBroadcast
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LAST_TIME
 from trioserf.wire.serf_codec import decode, encode
-from trioserf.wire.serf_messages import BufferedEvents, UserEvent
+from trioserf.wire.serf_messages import BufferedEvents, SerfPushPull, UserEvent
 
 
 def test_own_event_is_delivered_and_broadcast() -> None:
@@ -140,6 +140,20 @@ def test_far_jump_of_clock_does_not_hide_events() -> None:
     names = ["before", "jump", "overflow", "behind", "ahead"]
     assert [name for _, name in drain_events(state.events)] == names
     assert state.user_event("ours") == 2**63 + 2
+
+
+@pytest.mark.parametrize("later", [8, 512])  # Serf delivers time 0 twice after 512, not after 8
+@pytest.mark.parametrize("in_push_pull", [False, True])
+def test_event_of_time_zero_is_delivered_once_after_a_wrap(later: int, in_push_pull: bool) -> None:
+    state = serf("a")
+    times = [0, later, LAST_TIME - 1, LAST_TIME]
+    for ltime in times:
+        state.handle(encode(UserEvent(ltime, "x")), 0.0)
+    if in_push_pull:
+        merge(state, SerfPushPull(1, {}, (), 0, (BufferedEvents(0, (("x", b""),)),), 0))
+    else:
+        state.handle(encode(UserEvent(0, "x")), 0.0)
+    assert [event.ltime for event in state.events] == times  # type: ignore[union-attr]
 
 
 def test_local_state_has_events_in_order_of_time() -> None:

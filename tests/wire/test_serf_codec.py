@@ -72,6 +72,52 @@ def test_message_equals_golden_bytes(name: str) -> None:
     assert serf_codec.encode(MESSAGES[name]) == wire
 
 
+NEWEST = {name: bytes.fromhex(wire) for name, wire in load("serf-newest")["messages"].items()}
+FORTY = "n" * 40
+FROM_NEWEST: dict[str, SerfMessage] = {
+    "leave": Leave(300, FORTY),
+    "leaveprune": Leave(70_000, "a", prune=True),
+    "join": Join(1 << 33, "v" * 300),
+    "user": UserEvent(5, FORTY, b"\xff" * 200, coalesce=True),
+    "usernil": UserEvent(5, "x"),
+    "userempty": UserEvent(5, "x"),
+    "query": Query(1, 1 << 31, LOCALHOST, 7946, "s", (b"\0\1", b"\1"), 1, 3, 3 * 10**9, "q", b"p"),
+    "querynil": Query(0, 0, b"", 0, "", (), 0, 0, 0, "q"),
+    "resp": QueryResponse(2, 3, "f", 1, b"\1" * 40),
+    "pp": SerfPushPull(1, {"a": 1}, ("x",), 2, (None, BufferedEvents(2, (("e", b"1"),))), 3),
+    "ppnil": SerfPushPull(0, {}, (), 0, (), 0),
+    "keyreq": KeyRequest(b"0123456789abcdef"),
+    "keyresp": KeyResponse(True, "m", ("k1",), ""),
+    "conflict": ConflictResponse("m", bytes((1, 2, 3, 4)), 1, {"a": "b"}, 1, 0, 0, 2, 0, 0, 0),
+    "relay": Relay(LOCALHOST, 7946, "node", serf_codec.encode(QueryResponse(2, 3, "f", 0))),
+}
+"""Messages of Serf 0.10.2; it writes a query's Timeout and a relay's Port as signed integers."""
+
+
+@pytest.mark.parametrize("name", FROM_NEWEST)
+def test_message_of_the_newest_serf_is_decoded(name: str) -> None:
+    assert serf_codec.decode(NEWEST[name]) == FROM_NEWEST[name]
+
+
+def test_payloads_of_the_newest_serf_are_decoded() -> None:
+    assert serf_payloads.decode_filter(NEWEST["fnode"]) == NodeFilter(("a", FORTY))
+    assert serf_payloads.decode_filter(NEWEST["ftag"]) == TagFilter("t", "e")
+    assert serf_payloads.decode_coordinate(b"\1" + NEWEST["coord"]).error == 1.5
+    assert serf_payloads.decode_tags(NEWEST["tags"]) == {"role": "web"}
+    assert serf_payloads.decode_tags(NEWEST["tagslong"]) == {"k": "v" * 300}
+    assert NEWEST.keys() == {*FROM_NEWEST, "fnode", "ftag", "coord", "tags", "tagslong"}
+
+
+@pytest.mark.parametrize(
+    "number", [b"\xd1\x1f\x0a", b"\xd2\0\0\x1f\x0a", b"\xd3" + bytes(6) + b"\x1f\x0a"]
+)
+def test_signed_spellings_of_numbers_are_read(number: bytes) -> None:
+    for name, unsigned in (("query", b"\xcd\x1f\x0a"), ("relay", b"\xd1\x1f\x0a")):
+        assert unsigned in NEWEST[name]
+        other = NEWEST[name].replace(unsigned, number)
+        assert serf_codec.decode(other) == FROM_NEWEST[name]
+
+
 def test_all_golden_messages_are_covered() -> None:
     assert set(GOLDEN) == {*MESSAGES, "filter-node", "filter-tag", "tags"}
 

@@ -1,10 +1,14 @@
 """Streams: in pieces, compressed, encrypted, labelled, and invalid."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.helpers import feed, load
+from tests.wire.helpers import feed, load, octets
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import serf_codec, swim_codec
 from trioserf.wire.errors import WireError
@@ -24,6 +28,7 @@ from trioserf.wire.swim_messages import (
 )
 
 STREAMS = load("streams")
+LABELLED = load("labelled-streams")
 KEYS = Keyring([bytes.fromhex(STREAMS["key_hex"])])
 NODES = tuple(
     NodeState(f"n{number}", bytes((10, 0, number >> 8, number & 255)), 7946, b"meta", 3, state)
@@ -32,8 +37,10 @@ NODES = tuple(
 STATE = PushPull(True, NODES, b"the other layer's state")
 
 
-def read(codec: StreamCodec, data: bytes, size: int = 1 << 20) -> Message | None:
-    return feed(codec.decoder(), data, size)[0]
+def read(
+    codec: StreamCodec, data: bytes, size: int = 1 << 20, *, is_answer: bool = False
+) -> Message | None:
+    return feed(codec.decoder(is_answer=is_answer), data, size)[0]
 
 
 CODECS = {
@@ -63,9 +70,11 @@ def test_captured_stream_is_decoded(stream: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("kind", CODECS)
 @pytest.mark.parametrize("size", [1, 13, 65_536])
-def test_push_pull_decodes_from_pieces(kind: str, size: int) -> None:
+@pytest.mark.parametrize("is_answer", [False, True])
+def test_push_pull_decodes_from_pieces(kind: str, size: int, is_answer: bool) -> None:
     codec = CODECS[kind]()
-    assert read(codec, codec.encode_push_pull(STATE), size) == STATE
+    data = codec.encode_push_pull(STATE, is_answer=is_answer)
+    assert read(codec, data, size, is_answer=is_answer) == STATE
 
 
 @pytest.mark.parametrize("kind", CODECS)
@@ -74,7 +83,62 @@ def test_encoded_message_decodes_to_itself(kind: str, payload: bytes, seq: int) 
     codec = CODECS[kind]()
     assert read(codec, codec.encode_user_message(payload)) == UserMessage(payload)
     for message in (Ping(seq, "a"), Ack(seq, payload[:99]), ErrorMessage("boom")):
-        assert read(codec, codec.encode(swim_codec.encode(message)), 5) == message
+        plain = swim_codec.encode(message)
+        assert read(codec, codec.encode(plain), 5) == message
+        answer = codec.encode(plain, is_answer=True)
+        assert read(codec, answer, 5, is_answer=True) == message
+
+
+def both_directions(exchange: dict[str, str]) -> Iterator[tuple[bool, bytes]]:
+    """Return whether it is the answer, and its bytes, for both sides of a recorded stream."""
+    for side in ("dialer", "answer"):
+        yield side == "answer", bytes.fromhex(exchange[side])
+
+
+def recorded_codec(stream: Any, *, compress: bool, nonce: bytes = b"") -> StreamCodec:
+    keyring = Keyring([octets(stream["key"])]) if stream["key"] else None
+    label = stream["label"].encode()
+    return StreamCodec(keyring=keyring, label=label, compress=compress, nonce=lambda _: nonce)
+
+
+EXCHANGES: dict[str, tuple[type[Message], type[Message]]] = {
+    "push_pull": (PushPull, PushPull),
+    "stream_ping": (Ping, Ack),
+    "error": (PushPull, PushPull),  # the answer to a push/pull with an empty header
+}
+
+
+@pytest.mark.parametrize("stream", LABELLED["streams"], ids=lambda stream: str(stream["title"]))
+def test_streams_of_labelled_memberlist_are_decoded(stream: Any) -> None:
+    codec = recorded_codec(stream, compress=True)
+    for name in EXCHANGES.keys() & stream.keys():
+        for is_answer, data in both_directions(stream[name]):
+            message = read(codec, data, 7, is_answer=is_answer)
+            assert type(message) is EXCHANGES[name][is_answer]
+            if stream["label"]:
+                with pytest.raises(WireError, match="label"):
+                    read(codec, data, is_answer=not is_answer)
+
+
+@pytest.mark.parametrize("stream", LABELLED["streams"], ids=lambda stream: str(stream["title"]))
+def test_streams_are_encoded_as_labelled_memberlist_does(stream: Any) -> None:
+    label = stream["label"].encode()
+    for is_answer, data in both_directions(stream["push_pull"]):
+        plain = data[0 if is_answer else len(label_header(label)) :]
+        nonce = b""
+        if stream["key"]:  # the associated data has the label in both directions
+            head, nonce, sealed = plain[:5], plain[6:18], plain[18:]
+            plain = AESGCM(octets(stream["key"])).decrypt(nonce, sealed, head + label)
+        codec = recorded_codec(stream, compress=False, nonce=nonce)
+        assert codec.encode(plain, is_answer=is_answer) == data
+
+
+def test_ack_is_that_of_labelled_memberlist() -> None:
+    stream = LABELLED["streams"][0]
+    ping, ack = both_directions(stream["stream_ping"])
+    codec = recorded_codec(stream, compress=False)
+    assert codec.encode(swim_codec.encode(Ping(42, "a"))) == ping[1]
+    assert codec.encode(swim_codec.encode(Ack(42)), is_answer=True) == ack[1]
 
 
 def test_message_is_incomplete_before_its_last_byte() -> None:
@@ -139,6 +203,13 @@ def test_missing_or_other_label_is_rejected() -> None:
     for codec in (CODECS["plain"](), StreamCodec(keyring=None, label=b"red")):
         with pytest.raises(WireError, match="label"):
             read(blue, codec.encode_user_message(b"x"))
+
+
+def test_header_in_an_answer_is_rejected() -> None:
+    for name in ("labelled", "labelled and encrypted"):
+        blue = CODECS[name]()
+        with pytest.raises(WireError, match="label 'blue', expected none"):
+            read(blue, blue.encode(swim_codec.encode(Ack(1))), is_answer=True)
 
 
 def test_label_of_more_than_255_bytes_cannot_be_encoded() -> None:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -325,20 +326,23 @@ def _start_joins(
 
 async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) -> None:
     """Join the members in the snapshot, in batches, until one batch succeeds."""
-    others = previous_members(contents, node.name, rng)
-    for start in range(0, len(others), _REJOIN_BATCH):
-        batch = others[start : start + _REJOIN_BATCH]
-        for name, address in batch:
-            _serf_log.info(
-                "Attempting re-join to previously known node: %s: %s", short_name(name), address
-            )
+    others = {
+        f"{name}/{address}": (short_name(name), address)
+        for name, address in previous_members(contents, node.name, rng)
+    }
+
+    def report(text: str) -> None:
+        _serf_log.info("Re-joined to previously known node: %s: %s", *others[text])
+
+    rest = iter(others)
+    while batch := list(islice(rest, _REJOIN_BATCH)):
+        for text in batch:
+            _serf_log.info("Attempting re-join to previously known node: %s: %s", *others[text])
         try:
-            await node.join([f"{name}/{address}" for name, address in batch])
+            if await node.join(batch, on_joined=report):
+                return
         except JoinFailed as error:
             _serf_log.debug("%s", error)
-        else:
-            _serf_log.info("Re-joined to previously known nodes")
-            return
     if others:
         _serf_log.warning("Failed to re-join any previously known node")
 

@@ -21,6 +21,7 @@ from trioserf.agent.config_converter import (
     Structure,
     Tags,
     Texts,
+    canonical,
     kind_name,
     structurer,
 )
@@ -214,6 +215,12 @@ class AgentConfig:
     syslog_facility: str = setting("LOCAL0", "facility of these log lines", serf=True)
     statsite_addr: str = setting("", "send metrics to a statsite server, `host:port`", serf=True)
     statsd_addr: str = setting("", "send metrics to a statsd server, `host:port`", serf=True)
+    msgpack_time: bool = setting(
+        False,
+        "accepted without effect: no message has a time",
+        key="MsgpackUseNewTimeFormat",
+        serf=True,
+    )
 
     rpc_tokens: str = setting(
         "",
@@ -278,8 +285,7 @@ class Sources:
                 with source, key and what was expected.
         """
         structure = structurer(AgentConfig)
-        merged = structure(self._merged(structure))
-        settings = {key: value for key, value in merged.items() if value is not None}
+        settings = structure(self._merged(structure))
         errors = list(_value_errors(settings))
         if errors:
             raise ConfigError("\n".join(errors))
@@ -290,14 +296,17 @@ class Sources:
                 name = "".join(word.capitalize() for word in key.split("_"))
                 warn(f"'{name}' is too low. Setting to {least:g}s")
                 settings[key] = least
+        if handlers := settings.get("event_handlers"):
+            settings["event_handlers"] = [text for text in handlers if text]  # as Serf does
         profile = attrs.asdict(PROFILES[settings.get("profile", _PROFILE)])
         return build(AgentConfig, profile | settings)
 
     def _merged(self, structure: Structure) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         errors: list[str] = []
-        for source, values in self._objects():
+        for source, given in self._objects():
             try:
+                values = canonical(given, AgentConfig)
                 settings = structure(values)
             except ConfigError as error:
                 errors += [f"{source}: {line}" for line in str(error).splitlines()]
@@ -368,6 +377,8 @@ def _value_errors(settings: dict[str, Any]) -> Iterable[str]:
         yield f"Unknown profile: {profile}; expected {', '.join(PROFILES)}"
     if settings.get("tags_file") and (settings.get("tags") or settings.get("role")):
         yield f"{SETUP_FAILED}: Tags config not allowed while using tag files"
+    if settings.get("mdns", MdnsConfig()).interface and not settings.get("discover"):
+        yield "mDNS interface specified without enabling mDNS discovery"
     yield from _tls_errors(settings)
     if settings.get("encrypt_key") and settings.get("keyring_file"):
         yield f"{SETUP_FAILED}: Encryption key not allowed while using a keyring"

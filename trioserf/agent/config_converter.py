@@ -1,8 +1,9 @@
 """From JSON to settings: strict types, and every error with its key.
 
 Plain cattrs accepts "false" for True and 3.9 for 3; here another type than the declared one is an
-error. Types that JSON does not have, such as durations, have hooks. Each value is converted by
-itself, because a file holds only some of the keys of a configuration class.
+error, except for what Serf accepts: keys in any case, null for nothing, 5.0 for 5. Types that
+JSON does not have, such as durations, have hooks. Each value is converted by itself, because a
+file holds only some of the keys of a configuration class.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,6 @@ Texts = list[str]
 
 _LISTED: Final = 8
 """An object with at most this many keys: an error about an unknown one lists them all."""
-_NULLABLE: Final = (int, float, float | None)
 _KINDS: Final = {
     bool: "true or false",
     int: "a whole number",
@@ -56,6 +56,14 @@ def _strict(kind: type) -> Any:
     return structure
 
 
+def _whole(value: object, _: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not int:
+        raise ValueError(f"expected {_KINDS[int]}, not {kind_name(value)}")
+    return value
+
+
 def _seconds(value: object, _: object) -> float:
     if not isinstance(value, str):
         raise ValueError(f'expected a duration such as "30s", not {kind_name(value)}')  # noqa: TRY004
@@ -76,9 +84,9 @@ def _addresses(value: object, _: object) -> tuple[str, ...]:
 
 
 def _list_of_texts(value: object, _: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(one, str | None) for one in value):
         raise ValueError(f"expected a list of texts, not {kind_name(value)}")
-    return value
+    return [one or "" for one in value]
 
 
 def _object_of_texts(value: object, _: object) -> dict[str, str]:
@@ -87,23 +95,19 @@ def _object_of_texts(value: object, _: object) -> dict[str, str]:
             f"expected an object of texts, not {kind_name(value)}"
         )
     for name, text in value.items():
-        if not isinstance(text, str):
+        if not isinstance(text, str | None):
             raise ValueError(  # noqa: TRY004
                 f"expected text for {name!r}, not {kind_name(text)}"
             )
-    return value
-
-
-def _optional(hook: Any) -> Any:
-    return lambda value, kind: None if value is None else hook(value, kind)
+    return {name: text or "" for name, text in value.items()}
 
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    for kind in (bool, int, str):
+    for kind in (bool, str):
         converter.register_structure_hook(kind, _strict(kind))
+    converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(float, _seconds)
-    converter.register_structure_hook_func(lambda t: t == float | None, _optional(_seconds))
     converter.register_structure_hook_func(lambda t: t is Addresses, _addresses)
     converter.register_structure_hook_func(lambda t: t == Texts, _list_of_texts)
     converter.register_structure_hook_func(
@@ -111,6 +115,39 @@ def _converter() -> cattrs.Converter:
     )
     converter.register_structure_hook_func(lambda t: t == Tags, _object_of_texts)
     return converter
+
+
+def canonical(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Return values under the keys as they are declared, without nulls.
+
+    As in Serf, the case of keys does not matter, and null says nothing.
+
+    Args:
+        values: values by key; unknown keys stay as they are.
+        kind: the configuration class (see `structurer`), or the class of an object of settings.
+
+    Raises:
+        ConfigError: a line for each key that is there in two spellings.
+    """
+    fields = settings_of(kind) or {field.name: field for field in attrs.fields(kind)}
+    declared = {key.lower(): key for key in fields}
+    found: dict[str, Any] = {}
+    errors: list[str] = []
+    for given, value in values.items():
+        key = declared.get(given.lower(), given)
+        if key in found:
+            errors.append(f"{given}: this key is there twice; expected only {key}")
+        found[key] = value
+    for key, value in found.items():
+        inner = fields[key].type if key in fields else None
+        if inner is not None and attrs.has(inner) and isinstance(value, dict):
+            try:
+                found[key] = canonical(value, inner)
+            except ConfigError as error:
+                errors += [f"{key}.{line}" for line in str(error).splitlines()]
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def structurer(kind: type) -> Structure:
@@ -121,8 +158,9 @@ def structurer(kind: type) -> Structure:
             contains.
 
     Returns:
-        The function. It takes values by key and returns checked values by key, without those
-        that mean "not set". It raises ConfigError with a line for each error, with its key.
+        The function. It takes values as `canonical` returns them, and returns checked values by
+        key, without those that mean "not set". It raises ConfigError with a line for each error,
+        with its key.
     """
     converter = _converter()
     fields = settings_of(kind)
@@ -153,15 +191,12 @@ def _structured(
 ) -> dict[str, Any]:
     """Return a checked value by its key, or nothing if it means "not set".
 
-    Numbers may be null: that is None here, and stands for the default. Of Serf's keys, Go's zero
-    values are not set; false counts if the default is true.
+    Of Serf's keys, Go's zero values are not set; false counts if the default is true.
 
     Raises:
         ClassValidationError: errors in an object.
         ConfigError: another error.
     """
-    if value is None and field.type in _NULLABLE:
-        return {key: None}
     kind = field.type or object
     if attrs.has(kind) and not isinstance(value, dict):
         raise ConfigError(f"{key}: expected an object, not {kind_name(value)}")

@@ -28,6 +28,8 @@ INTERVAL: Final = timedelta(seconds=10)
 """Length of one interval of the last minute."""
 _MAX_INTERVALS: Final = 6
 """Intervals kept, including the current one."""
+INSTANCES: Final = "memberlist.node.instances."
+"""Gauges of the number of members in each state, whose name follows."""
 _SERVICE: Final = "serf-agent"
 _CHANGES: Final = {
     "member-join": "serf.member.join",
@@ -74,6 +76,10 @@ class MetricsSource(Protocol):
 
     def stats(self) -> Mapping[str, Any]:
         """Return `flaps` and `health_score`, among others."""
+        ...
+
+    def states(self) -> Mapping[str, int]:
+        """Count the members by their state in the failure detector."""
         ...
 
     def dropped(self) -> Mapping[str, int]:
@@ -155,14 +161,15 @@ class Metrics:
             totals[f"trioserf.dropped.{name}"] = count
         return totals
 
-    @staticmethod
-    def _gauges(stats: Mapping[str, Any]) -> dict[str, float]:
+    def _gauges(self, stats: Mapping[str, Any]) -> dict[str, float]:
         collections = sum(generation["collections"] for generation in gc.get_stats())
         return {
             "runtime.num_goroutines": trio.lowlevel.current_statistics().tasks_living,
             "runtime.sys_bytes": _resident(),
             "runtime.total_gc_runs": collections,
             "memberlist.health.score": stats["health_score"],
+            **{f"{INSTANCES}{state}": count for state, count in self._node.states().items()},
+            **self._node.counters.gauges,
         }
 
     def _current_interval(self) -> "_Interval":

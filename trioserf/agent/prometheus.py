@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 
 from trioserf.address import parse_host_port
 from trioserf.agent.listeners import PatientListener
-from trioserf.agent.metrics import Report
+from trioserf.agent.metrics import INSTANCES, Report
 from trioserf.agent.statsd import split_address
 from trioserf.counters import AggregateSample
 from trioserf.errors import AddressError
@@ -39,6 +39,7 @@ _LABELLED: Final = {
     "serf.queries.": ("serf_queries_by_name", "name"),
     "agent.invoke.": ("agent_invoke_milliseconds", "script"),
     "trioserf.dropped.": ("trioserf_dropped", "kind"),
+    INSTANCES: ("memberlist_node_instances", "node_state"),
 }
 """Families with a label, which is the rest of the name."""
 _PREFIX: Final = "serf-agent."
@@ -50,13 +51,13 @@ class PrometheusPage:
     """A sink that sums up all reports (see `Sink`)."""
 
     def __init__(self) -> None:
-        self._gauges: dict[str, float] = {}
+        self._gauges: dict[tuple[str, str, str], float] = {}
         self._counters: dict[tuple[str, str, str], AggregateSample] = {}
         self._samples: dict[tuple[str, str, str], AggregateSample] = {}
 
     def record(self, report: Report) -> None:
         """Add a report."""
-        self._gauges = {_family(name)[0]: value for name, value in report.gauges.items()}
+        self._gauges = {_family(name): value for name, value in report.gauges.items()}
         for name, count in report.counters.items():
             self._sample(self._counters, name).merge(count)
         for name, values in report.samples.items():
@@ -74,9 +75,11 @@ class PrometheusPage:
 
     def collect(self) -> Iterator[Any]:
         """Yield the families of metrics; called by prometheus_client."""
-        for name, value in self._gauges.items():
-            yield GaugeMetricFamily(name, name, value=value)
         families: dict[str, Any] = {}
+        for (name, label, which), value in self._gauges.items():
+            if name not in families:
+                families[name] = GaugeMetricFamily(name, name, labels=[label] if label else [])
+            families[name].add_metric([which] if label else [], value)
         for (name, label, which), count in self._counters.items():
             if name not in families:
                 families[name] = CounterMetricFamily(name, name, labels=[label] if label else [])

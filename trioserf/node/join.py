@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -71,12 +71,19 @@ class Joiner:
         """
         return await self.join(addresses, replay=self.has_joined)
 
-    async def join(self, addresses: Sequence[str], *, replay: bool) -> int:
+    async def join(
+        self,
+        addresses: Sequence[str],
+        *,
+        replay: bool,
+        on_joined: Callable[[str], None] = lambda _: None,
+    ) -> int:
         """Exchange states with every address, up to ten at once.
 
         Args:
             addresses: as users type them; a name may resolve to several members.
             replay: accept user events from before the join.
+            on_joined: called with each of the addresses as soon as it is joined.
 
         Returns:
             How many IP addresses were joined; our own address is skipped.
@@ -89,7 +96,9 @@ class Joiner:
         slots = trio.Semaphore(_MAX_DIALS)
         async with trio.open_nursery() as nursery:
             for text, outcomes in tried.items():
-                nursery.start_soon(self._join_text, text, replay, slots, outcomes, resolved)
+                nursery.start_soon(
+                    self._join_text, text, replay, slots, outcomes, resolved, on_joined
+                )
         all_outcomes = [outcome for outcomes in tried.values() for outcome in outcomes]
         joined = sum(error is None for _, error in all_outcomes)
         if joined:
@@ -110,6 +119,7 @@ class Joiner:
         slots: trio.Semaphore,
         outcomes: list[Outcome],
         resolved: dict[str, frozenset[Address]],
+        on_joined: Callable[[str], None],
     ) -> None:
         """Join all members of an address; of a service, those of the best priority that works."""
         try:
@@ -125,6 +135,7 @@ class Joiner:
             await self._join_group(group, replay, slots, group_outcomes)
             outcomes += group_outcomes
             if any(error is None for _, error in group_outcomes):
+                on_joined(text)
                 return
 
     async def _join_group(
@@ -152,7 +163,7 @@ class Joiner:
         error = await self.try_push_pull(address, ignore_events=not replay)
         records = self._owner.state.membership.records.values()
         if error is not None:
-            _log.debug("Failed to join %s: %s", address, error)
+            _log.debug("failed to join %s: %s", address, error)
         elif any(record.address == address for record in records):
             self.seeds.aliases.discard(address)
         else:

@@ -39,4 +39,4 @@ async def check_queues(owner: StateOwner) -> None:
     """Warn about long queues and prune them, until cancelled."""
     while True:
         await trio.sleep(owner.state.config.queue_check_interval)
-        await owner.ask(lambda state, _: state.serf.check_queues())
+        await owner.ask(lambda state, _: state.check_queues())

@@ -6,6 +6,7 @@ Every operation is a method of one class, mostly its documentation and one reque
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from enum import Enum
@@ -33,6 +34,7 @@ from trioserf.serf.outgoing_queries import QueryParams
 from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.memberlist import Memberlist
+from trioserf.wire.swim_messages import State
 
 _log = logging.getLogger("trioserf.serf")
 
@@ -151,6 +153,11 @@ class Node:
         """Return the group `serf` of `info`: counts, clocks, queue depths, health."""
         return self._state.stats()
 
+    def states(self) -> dict[str, int]:
+        """Count the members in the states `alive`, `suspect`, `dead` and `left`."""
+        counts = Counter(record.state for record in self.memberlist.records.values())
+        return {state.name.lower(): counts[state] for state in State}
+
     def queue_depths(self) -> dict[str, int]:
         """Count what waits in this node, by kind (see `StateOwner.queue_depths`)."""
         return self._owner.queue_depths()
@@ -205,12 +212,19 @@ class Node:
 
     # --- membership ---
 
-    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+    async def join(
+        self,
+        addresses: Sequence[str],
+        replay: bool = False,
+        *,
+        on_joined: Callable[[str], None] = lambda _: None,
+    ) -> int:
         """Join a cluster through some of its members, and keep the addresses as seeds.
 
         Args:
             addresses: `host`, `host:port`, `[v6]:port` or `name/host:port`.
             replay: accept user events from before the join.
+            on_joined: called with each of the addresses as soon as it is joined.
 
         Returns:
             How many IP addresses were joined.
@@ -220,7 +234,7 @@ class Node:
             Leaving: the node is leaving.
         """
         self._require_alive()
-        return await self._joiner.join(addresses, replay=replay)
+        return await self._joiner.join(addresses, replay=replay, on_joined=on_joined)
 
     def add_seeds(self, addresses: Sequence[str]) -> None:
         """Keep addresses to join again whenever their members are missing."""

@@ -161,6 +161,7 @@ class ClusterState:
         )
         self.counters = membership.counters
         self._received_bytes = self.counters.counter("memberlist.udp.received")
+        self._queued = self.counters.values("memberlist.queue.broadcasts")
         self.serf = Serf(
             config.name,
             address,
@@ -412,6 +413,11 @@ class ClusterState:
         """Erase members that failed or left too long ago, and their coordinates."""
         self.serf.reap(now)
         self.coordinates.forget_missing(self.serf.member)
+
+    def check_queues(self) -> None:
+        """Sample the lengths of the queues, prune those of Serf; call this every 30 seconds."""
+        self._queued.append(len(self.membership.broadcasts))
+        self.serf.check_queues()
 
     def stats(self) -> dict[str, object]:
         """Return the group `serf` of `info`."""

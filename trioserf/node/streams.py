@@ -77,6 +77,7 @@ class Streams:
         self._connected = counters.counter("memberlist.tcp.connect")
         self._sent = counters.counter("memberlist.tcp.sent")
         self._exchanges = counters.values("memberlist.pushPullNode")
+        self._gauges = counters.gauges
         # Large messages are read, merged and encoded one at a time: they must not delay probes.
         self._work_lock = trio.Lock()
 
@@ -100,7 +101,7 @@ class Streams:
             self._connected.add()
             async with stream:
                 await self._send(stream, data)
-                response = await self._read(stream, tracked)
+                response = await self._read(stream, tracked, is_answer=True)
         if tracked.scope.cancelled_caught:
             if tracked.error is not None:
                 raise WireError(tracked.error.kind, str(tracked.error))
@@ -117,7 +118,7 @@ class Streams:
         """
         owner = self._owner
         started = trio.current_time()
-        ours = await self._local_state(join=join)
+        ours = await self._local_state(join=join, is_answer=False)
         with self.open_streams.track(to, incoming=False) as tracked:
             theirs = await self._exchange(tracked, ours)
             if not isinstance(theirs, PushPull):
@@ -231,7 +232,7 @@ class Streams:
         except WireError as error:
             await self._count(error, source)
             if error.kind != "truncated":
-                await self._send(stream, self.codec.encode(encode(ErrorMessage(str(error)))))
+                await self._answer(stream, ErrorMessage(str(error)))
             return
         match message:
             case PushPull():
@@ -245,7 +246,7 @@ class Streams:
                 )
             case Ping(seq_no, node):
                 if node == state.config.name:
-                    await self._send(stream, self.codec.encode(encode(Ack(seq_no))))
+                    await self._answer(stream, Ack(seq_no))
                 else:
                     _log.warning("stream ping for %r, from %s", short_name(node), source)
             case _:
@@ -254,7 +255,7 @@ class Streams:
     async def _handle_push_pull(
         self, stream: Stream, theirs: PushPull, tracked: OpenStream
     ) -> None:
-        data = await self._local_state(join=theirs.join)
+        data = await self._local_state(join=theirs.join, is_answer=True)
         self.open_streams.set_held(tracked, tracked.held + len(data))
         await self._send(stream, data)
         try:
@@ -262,7 +263,7 @@ class Streams:
         except ValueError as error:
             _log.error("push/pull from %s refused: %s", tracked.peer, error)
 
-    async def _local_state(self, *, join: bool) -> bytes:
+    async def _local_state(self, *, join: bool, is_answer: bool) -> bytes:
         """Return our half of a push/pull, encoded in steps if it is large.
 
         Members may change between two steps: as in a merge, each row counts by itself. Serf's part
@@ -284,7 +285,9 @@ class Streams:
             if len(records) > PIECE:
                 await trio.lowlevel.checkpoint()
             user_state = serf_codec.encode(serf_state)
-            return self.codec.join_push_pull(join, len(records), rows, user_state)
+            return self.codec.join_push_pull(
+                join, len(records), rows, user_state, is_answer=is_answer
+            )
 
     async def _merge(
         self, theirs: PushPull, tracked: OpenStream, *, ignore_events: bool = False
@@ -310,6 +313,9 @@ class Streams:
         async with self._work_lock:
             await trio.lowlevel.checkpoint()
 
+    async def _answer(self, stream: SendStream, message: Message) -> None:
+        await self._send(stream, self.codec.encode(encode(message), is_answer=True))
+
     async def _send(self, stream: SendStream, data: bytes) -> None:
         self._sent.add(len(data))
         await stream.send_all(data)
@@ -317,12 +323,16 @@ class Streams:
     async def _count(self, error: WireError, source: Address) -> None:
         await self._owner.tell(lambda state, now: state.drops.add(error, source, now))
 
-    async def _read(self, stream: Stream, tracked: OpenStream) -> Message:
-        decoder = self.codec.decoder()
+    async def _read(
+        self, stream: Stream, tracked: OpenStream, *, is_answer: bool = False
+    ) -> Message:
+        decoder = self.codec.decoder(is_answer=is_answer)
+        size = 0
         while True:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 raise decoder.end()
+            size += len(data)
             self.open_streams.touch(tracked, trio.current_time())
             message = decoder.feed(bytes(data))
             self.open_streams.set_held(tracked, decoder.held)
@@ -336,6 +346,8 @@ class Streams:
                     await self._owner.ask(partial(_add_nonce, decoder.nonce))
                 if decoder.first_error is not None:
                     await self._count(decoder.first_error, tracked.peer)
+                if isinstance(message, PushPull):
+                    self._gauges["memberlist.size.remote"] = size
                 return message
 
 

@@ -6,14 +6,16 @@ the addresses of members only, because the address in a query can be forged.
 """
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import attrs
 
 from trioserf.address import Address, address_of, packed
-from trioserf.errors import InvalidFilter, NoSuchQuery, TooLarge
+from trioserf.errors import AlreadyAnswered, InvalidFilter, NoSuchQuery, TooLarge
 from trioserf.printable import short_name
 from trioserf.rate_limit import TokenBucket
 from trioserf.serf.config import SerfOptions
@@ -130,6 +132,7 @@ class IncomingQueries:
         self._filters = QueryFilters()
         self._relay_limit = TokenBucket(_RELAY_RATE, _RELAY_BURST)
         self._pending: dict[int, _Pending] = {}
+        self._answered: dict[int, float] = {}
         self._last_id = 0
 
     # --- receiving ---
@@ -227,8 +230,7 @@ class IncomingQueries:
 
     def _deliver(self, pending: _Pending, query: Query, now: float) -> None:
         self._last_id += 1
-        if len(self._pending) >= self._options.pending_queries:
-            del self._pending[next(iter(self._pending))]
+        self._make_room(self._pending)
         self._pending[self._last_id] = pending
         event = QueryReceived(
             self._last_id,
@@ -253,12 +255,15 @@ class IncomingQueries:
             now: the current time.
 
         Raises:
-            NoSuchQuery: the query is unknown, answered, or past its deadline.
+            AlreadyAnswered: a response was sent already.
+            NoSuchQuery: the query is unknown, or past its deadline.
             TooLarge: the response exceeds every limit; a smaller one is still possible.
         """
         pending = self._find(number, now)
         self._send_response(pending, payload, now)
         del self._pending[number]
+        self._make_room(self._answered)
+        self._answered[number] = pending.deadline
 
     def decline(self, number: int, now: float) -> None:
         """Notify the requester that no response will follow, if it requested acks.
@@ -278,19 +283,30 @@ class IncomingQueries:
         """
         pending = self._pending.get(number)
         if pending is None:
-            raise NoSuchQuery("No pending queries matching ID")
+            raise self._not_pending(number)
         return pending.name
 
     def _find(self, number: int, now: float) -> _Pending:
         pending = self._pending.get(number)
         if pending is None or now > pending.deadline:
-            raise NoSuchQuery("No pending queries matching ID")
+            raise self._not_pending(number, now)
         return pending
+
+    def _not_pending(self, number: int, now: float = 0.0) -> NoSuchQuery:
+        if now <= self._answered.get(number, -math.inf):
+            return AlreadyAnswered("response already sent")
+        return NoSuchQuery("No pending queries matching ID")
+
+    def _make_room(self, queries: dict[int, Any]) -> None:
+        if len(queries) >= self._options.pending_queries:
+            del queries[next(iter(queries))]
 
     def forget_expired(self, now: float) -> None:
         """Drop queries past their deadline."""
         for number in [n for n, pending in self._pending.items() if now > pending.deadline]:
             del self._pending[number]
+        for number in [n for n, deadline in self._answered.items() if now > deadline]:
+            del self._answered[number]
 
     def _acknowledge(self, pending: _Pending, now: float, *, is_final: bool) -> None:
         if pending.declined or not (pending.wants_ack or pending.to is None):

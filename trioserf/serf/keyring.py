@@ -64,7 +64,7 @@ class Keyring:
             KeyringError: it is not installed.
         """
         if key not in self._keys:
-            raise KeyringError("Requested key is not in the keyring")
+            raise KeyringError("requested key is not in the keyring")
         if key != self.primary:
             self._change((key, *(other for other in self._keys if other != key)))
 
@@ -75,7 +75,7 @@ class Keyring:
             KeyringError: it is the primary key.
         """
         if key == self.primary:
-            raise KeyringError("Removing the primary key is not allowed")
+            raise KeyringError("removing the primary key is not allowed")
         if key in self._keys:
             self._change(tuple(other for other in self._keys if other != key))
 

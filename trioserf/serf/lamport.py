@@ -17,9 +17,13 @@ slightly behind the clock is old. A time further away belongs to another *epoch*
 that its sender has not witnessed, perhaps because of a partition, or after it. Each epoch has its
 own clock and its own memory of duplicates, so that a message is old only compared with its own
 epoch. The few epochs used last are kept. Within one epoch a `LamportWindow` is exactly Serf's ring
-buffer, so that without such jumps nothing differs from Serf. After a clock has wrapped to 0, its
-times are used again. Duplicates are still detected while the old epoch holds their time; older
-ones are delivered again, which is better than to drop new messages.
+buffer, so that without such jumps nothing differs from Serf.
+
+*Wrapping.* After a clock has wrapped to 0, its times are used again, in an epoch of the next
+*lap*. Duplicates are still detected while the old epoch holds their time. A time that it no longer
+holds is ambiguous. A replayed message is then an old one, because push/pulls repeat messages for
+a long time. A live one is new, as in Serf, which is better than to drop the messages of the new
+lap; `GossipQueues` drops it if its bytes were seen recently.
 
 *Starting.* A node ignores messages from before its start. These include replayed events of an
 unknown epoch behind its clock. Messages that are not replayed may belong to any epoch.
@@ -94,12 +98,16 @@ class LamportSlot(Generic[E]):
 
 
 class _Epoch(Generic[E]):
-    """A clock, the earliest time that is accepted, and the slots of the latest times."""
+    """A clock, the earliest time that is accepted, and the slots of the latest times.
 
-    __slots__ = ("clock", "min_time", "slots")
+    Times are used again in each `lap`, the number of wraps of the window's clock before.
+    """
 
-    def __init__(self, clock: LamportClock, min_time: int = 0) -> None:
+    __slots__ = ("clock", "lap", "min_time", "slots")
+
+    def __init__(self, clock: LamportClock, lap: int, min_time: int = 0) -> None:
         self.clock = clock
+        self.lap = lap
         self.min_time = min_time
         self.slots: dict[int, LamportSlot[E]] = {}
 
@@ -129,7 +137,8 @@ class LamportWindow(Generic[E]):
         self._new_entry = new_entry
         self._budget = budget
         self._used = 0
-        self._current: _Epoch[E] = _Epoch(self.clock)
+        self._current: _Epoch[E] = _Epoch(self.clock, 0)
+        self._lap = 0
         self._others: list[_Epoch[E]] = []  # most recently used first
         self._reached = 1
 
@@ -159,7 +168,7 @@ class LamportWindow(Generic[E]):
         """
         epoch = self._epoch_of(min_time)
         if epoch is None and min_time < self.clock.time:
-            epoch = _Epoch(LamportClock(min_time))
+            epoch = _Epoch(LamportClock(min_time), self._lap)
             self._add_epoch(epoch)
         if epoch is not None and min_time <= epoch.clock.time:
             epoch.min_time = max(epoch.min_time, min_time)
@@ -177,7 +186,7 @@ class LamportWindow(Generic[E]):
         if epoch is None:
             if not is_live and ltime < self.min_time:
                 return Rejection.BEFORE_START
-            epoch = _Epoch(LamportClock(min(ltime + 1, LAST_TIME)))
+            epoch = _Epoch(LamportClock(min(ltime + 1, LAST_TIME)), self._lap)
             self._add_epoch(epoch)
         elif epoch is not self._current and epoch is not self._others[0]:
             self._others.remove(epoch)
@@ -185,9 +194,11 @@ class LamportWindow(Generic[E]):
         slot = epoch.slots.get(index)
         if ltime < epoch.min_time:
             return Rejection.BEFORE_START
-        if ltime < epoch.clock.time - self._length:
+        if self._is_before(epoch, ltime):
             return Rejection.OLD
         if slot is None or slot.ltime != ltime:
+            if not is_live and any(self._is_before(one, ltime) for one in self._near(ltime)):
+                return Rejection.OLD
             if slot is not None:
                 self._used -= slot.size
             slot = epoch.slots[index] = LamportSlot(ltime, self._new_entry())
@@ -212,22 +223,28 @@ class LamportWindow(Generic[E]):
         return iter(sorted(self._current.slots.values(), key=lambda slot: slot.ltime))
 
     def _epoch_of(self, ltime: int) -> _Epoch[E] | None:
-        """Return the epoch that holds a time, or else a near one, or None."""
-        near = [epoch for epoch in (self._current, *self._others) if epoch.is_near(ltime)]
+        """Return the epoch that holds a time, or else a near one of the latest lap, or None."""
+        near = self._near(ltime)
         if len(near) > 1:
             index = ltime % self._length
             for epoch in near:
                 slot = epoch.slots.get(index)
                 if slot is not None and slot.ltime == ltime:
                     return epoch
-        return near[0] if near else None
+        return max(near, key=lambda epoch: epoch.lap) if near else None
+
+    def _is_before(self, epoch: _Epoch[E], ltime: int) -> bool:
+        return ltime < epoch.clock.time - self._length
+
+    def _near(self, ltime: int) -> list[_Epoch[E]]:
+        return [epoch for epoch in (self._current, *self._others) if epoch.is_near(ltime)]
 
     def _switch_epoch(self, epoch: _Epoch[E] | None, seen: int) -> None:
         """Follow a jump to another epoch, new or known."""
         old = self._current
         old.clock = LamportClock(self.clock.time)
         if epoch is None:
-            epoch = _Epoch(self.clock)
+            epoch = _Epoch(self.clock, self._lap)
         else:
             self._others.remove(epoch)
             seen = max(seen, epoch.clock.time - 1)
@@ -243,7 +260,8 @@ class LamportWindow(Generic[E]):
         if self.clock.time < self._reached:
             old = self._current
             old.clock = LamportClock(LAST_TIME)
-            self._current = _Epoch(self.clock)
+            self._lap += 1
+            self._current = _Epoch(self.clock, self._lap)
             self._add_epoch(old)
         self._reached = self.clock.time
 

@@ -2,6 +2,9 @@
 
 `[label header][encryption][compress][message]`
 
+Only the side that dials sends the label header; an answer has none. Both are encrypted with the
+label as associated data.
+
 A push/pull has no length prefix: it ends with the last map and the bytes announced in its header.
 So the decoder takes bytes as they arrive (see `stream_decoders`), and reserves no memory for
 lengths that a header only announces.
@@ -81,23 +84,31 @@ class StreamCodec:
         self._header = label_header(label)
         self._compress = compress
 
-    def encode(self, message: bytes) -> bytes:
-        """Return the stream for an encoded message: a ping, an ack or an error."""
+    def encode(self, message: bytes, *, is_answer: bool = False) -> bytes:
+        """Return the stream for an encoded message: a ping, or as an answer an ack or an error."""
         if self._compress and _WORTH_COMPRESSING <= len(message) <= MAX_COMPRESSED:
             compressed = compress_message(message)
             if len(compressed) < len(message):
                 message = compressed
         if self._sealer.seals:
             message = self._seal(message)
-        return self._header + message
+        return message if is_answer else self._header + message
 
-    def encode_push_pull(self, message: PushPull) -> bytes:
+    def encode_push_pull(self, message: PushPull, *, is_answer: bool = False) -> bytes:
         """Return the stream for a push/pull."""
         rows = [encode_nodes(message.nodes)]
-        return self.join_push_pull(message.join, len(message.nodes), rows, message.user_state)
+        return self.join_push_pull(
+            message.join, len(message.nodes), rows, message.user_state, is_answer=is_answer
+        )
 
     def join_push_pull(
-        self, join: bool, nodes: int, rows: Iterable[bytes], user_state: bytes
+        self,
+        join: bool,
+        nodes: int,
+        rows: Iterable[bytes],
+        user_state: bytes,
+        *,
+        is_answer: bool,
     ) -> bytes:
         """Return the stream for a push/pull whose rows were encoded by `encode_nodes`.
 
@@ -106,17 +117,18 @@ class StreamCodec:
             nodes: the number of rows.
             rows: the rows in pieces.
             user_state: the encoded state of Serf's layer.
+            is_answer: whether it answers one, so that it has no label header.
         """
         header = pack(push_pull_header(join, nodes, len(user_state)))
-        return self.encode(b"".join((b"\x06", header, *rows, user_state)))
+        return self.encode(b"".join((b"\x06", header, *rows, user_state)), is_answer=is_answer)
 
     def encode_user_message(self, payload: bytes) -> bytes:
         """Return the stream for a user message."""
         return self.encode(b"\x08" + pack({"UserMsgLen": len(payload)}) + payload)
 
-    def decoder(self) -> "StreamDecoder":
-        """Return a decoder for one connection."""
-        return StreamDecoder(self._sealer, self._label)
+    def decoder(self, *, is_answer: bool = False) -> "StreamDecoder":
+        """Return a decoder for what one side of a connection sends."""
+        return StreamDecoder(self._sealer, self._label, is_answer=is_answer)
 
     def _seal(self, message: bytes) -> bytes:
         head = bytes((ENCRYPT,)) + _length.pack(len(message) + OVERHEAD)
@@ -128,18 +140,20 @@ class StreamDecoder:
 
     Args:
         sealer: decrypts encrypted streams.
-        label: the label that the stream must have; empty for none.
+        label: the cluster's label; empty for none.
+        is_answer: whether the message comes from the side that was dialled, without a header.
 
     Attributes:
         first_error: the error of the first skipped row, or None.
         nonce: the nonce of the encryption; empty if the stream is not encrypted.
     """
 
-    def __init__(self, sealer: Sealer, label: bytes) -> None:
+    def __init__(self, sealer: Sealer, label: bytes, *, is_answer: bool) -> None:
         self.first_error: WireError | None = None
         self.nonce = b""
         self._sealer = sealer
         self._label = label
+        self._label_in_header = b"" if is_answer else label
         self._head = bytearray()
         self._is_labelled = False
         self._sealed: int | None = None
@@ -215,7 +229,7 @@ class StreamDecoder:
     def _strip_label(self) -> bool:
         head = self._head
         if head[0] != LABEL:
-            if self._label:
+            if self._label_in_header:
                 raise mismatch(b"", self._label)
         elif len(head) < 2 or len(head) < 2 + head[1]:
             return False
@@ -223,8 +237,8 @@ class StreamDecoder:
             raise WireError("truncated", "label header: expected a length from 1 to 255")
         else:
             found = bytes(head[2 : 2 + head[1]])
-            if found != self._label:
-                raise mismatch(found, self._label)
+            if found != self._label_in_header:
+                raise mismatch(found, self._label_in_header)
             del head[: 2 + len(found)]
         self._is_labelled = True
         return True

@@ -147,7 +147,7 @@ def _error_text(error: BaseException) -> str:
     if not isinstance(error, JoinFailed):
         return _prefix_lines(str(error))
     several = "s" if len(error.causes) > 1 else ""
-    causes = "".join(f"\t* Failed to join {at}: {why}\n" for at, why in error.causes)
+    causes = "".join(f"\t* failed to join {at}: {why}\n" for at, why in error.causes)
     return f"==> {len(error.causes)} error{several} occurred:\n{causes}"
 
 

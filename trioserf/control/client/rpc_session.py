@@ -41,13 +41,14 @@ _CODES = (
     ("Invalid authentication token", "auth_failed"),
     ("Invalid event filter", "invalid_filter"),
     ("No pending queries", "no_such_query"),
+    ("response already sent", "no_such_query"),
     ("Unsupported command", "unknown_command"),
     ("Unsupported IPC version", "protocol"),
     ("exceeds", "too_large"),
 )
 """Parts of Serf's error texts and their codes; every other error is `bad_request`."""
 _LOG_LINE = re.compile(r"(\d\S+ \d\S+) \[(\w+)\] ([^:]+): (.*)", re.DOTALL)
-_CAUSE = re.compile(r"\* Failed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
+_CAUSE = re.compile(r"\* [Ff]ailed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
 
 
 class RpcSession(AgentSession):

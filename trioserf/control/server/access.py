@@ -54,6 +54,10 @@ class Client:
     tokens: set[Token] = attrs.field(factory=set)
     on_revoked: Callable[[], None] = lambda: None
 
+    def __str__(self) -> str:
+        """Return the address, with the user of a Unix socket."""
+        return f"unix {self.who}" if self.who.startswith("uid:") else self.address or "unknown"
+
     def admit(self, who: str, title: str, permissions: Permissions) -> None:
         """Authenticate the client; this replaces earlier permissions."""
         self.who, self.title, self.permissions = who, title, permissions

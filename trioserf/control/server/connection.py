@@ -429,6 +429,7 @@ class Connection(ABC):
 
     async def leave(self, reply: Callable[[Exception | None], Awaitable[None]]) -> None:
         """Leave the cluster, reply, then stop the agent, even if the client disconnects."""
+        _log.info("Graceful leave triggered")
         left, replied = trio.Event(), trio.Event()
         failed: list[Exception] = []
 

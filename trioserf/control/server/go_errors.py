@@ -27,18 +27,18 @@ def go_join_error(address: str, reason: str) -> str:
         reason: the reason; it may end in the operating system's text.
     """
     if reason.startswith("join address"):
-        return f"Failed to resolve {address}: {reason.removeprefix(f'join address {address!r}: ')}"
+        return f"failed to resolve {address}: {reason.removeprefix(f'join address {address!r}: ')}"
     try:
         host, port = parse_host_port(address.rpartition("/")[2])
     except ValueError:  # SRV records may name any host
         host, port = address, None
     if reason.startswith("unknown host"):
-        return f"Failed to resolve {address}: lookup {host}: no such host"
+        return f"failed to resolve {address}: lookup {host}: no such host"
+    target = format_host_port(host, DEFAULT_PORT if port is None else port)
     system_error = reason.rpartition(": ")[2].lower()
     if system_error in _DIAL_ERRORS:
-        target = format_host_port(host, DEFAULT_PORT if port is None else port)
-        return f"Failed to join {host}: dial tcp {target}: connect: {system_error}"
-    return f"Failed to join {host}: {reason}"
+        return f"failed to join {target}: dial tcp {target}: connect: {system_error}"
+    return f"failed to join {target}: {reason}"
 
 
 def go_base64_error(text: str) -> str | None:

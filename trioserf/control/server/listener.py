@@ -129,6 +129,7 @@ class Server:
                     self.refused += 1
                     self._log.warning("Refused a client at %s: all connections are busy", source)
                 else:
+                    _log.info("Accepted client: %s", client)
                     _keep_alive(stream)
                     try:
                         with capture_error("connection"):

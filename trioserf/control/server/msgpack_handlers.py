@@ -13,7 +13,13 @@ from trioserf.control.server import params as checks
 from trioserf.control.server.go_errors import go_base64_error, go_join_error
 from trioserf.control.server.msgpack_fields import Body, Reader, member_fields, pack
 from trioserf.coordinate import Coordinate
-from trioserf.errors import InvalidFilter, JoinFailed, NoSuchMember, NoSuchQuery
+from trioserf.errors import (
+    AlreadyAnswered,
+    InvalidFilter,
+    JoinFailed,
+    NoSuchMember,
+    NoSuchQuery,
+)
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
@@ -216,6 +222,8 @@ def error_text(error: Exception | None, control_error: ControlError) -> str:
                 f"\t* {go_join_error(address, reason)}\n" for address, reason in causes
             )
             return f"{count} error{'s' if count > 1 else ''} occurred:\n{lines}\n"
+        case AlreadyAnswered():
+            return f"failed to respond to key query: {error}"  # Serf's words, for every query
         case NoSuchQuery():
             return "No pending queries matching ID"
         case InvalidFilter():
