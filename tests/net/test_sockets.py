@@ -82,11 +82,12 @@ async def test_port_0_binds_one_port_for_packets_and_streams() -> None:
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 async def test_port_in_use_is_one_clear_error(kind: socket.SocketKind) -> None:
+    async with open_sockets(A, 0) as transport:  # a port that is free for both kinds
+        port = transport.address[1]
     with socket.socket(socket.AF_INET, kind) as taken:
-        taken.bind((A, 0))
+        taken.bind((A, port))
         if kind == socket.SOCK_STREAM:
             taken.listen()
-        port = taken.getsockname()[1]
         with pytest.raises(AddressError) as caught:
             async with open_sockets(A, port):
                 pass
