@@ -399,6 +399,7 @@ class Chaos:
     def _end(self) -> None:
         self._load_is_over.set()
         self._is_over.set()
+        # All at once, before any declares another one failed.
         for agent in self._agents.values():
             with agent.lock:
                 # A run that was up to the end has no end.
@@ -406,6 +407,7 @@ class Chaos:
                 self._kill(agent)
                 if agent.run:
                     agent.run.ended = ended
+        for agent in self._agents.values():
             subprocess.run(["umount", "-l", str(agent.disk)], check=False)
         self._threads.shutdown()
 

@@ -69,7 +69,7 @@ def test_source_over_budget_waits_while_others_match() -> None:
 def test_known_expression_costs_little() -> None:
     subject = QueryFilters()
     assert match(subject, tag(r"^\pL+$")) is True
-    assert all(match(subject, tag(r"^\pL+$")) is True for _ in range(500))
+    assert all(match(subject, tag(r"^\pL+$")) is True for _ in range(255))
 
 
 def test_many_sources_together_are_limited() -> None:

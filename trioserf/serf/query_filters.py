@@ -17,7 +17,7 @@ from trioserf.wire.serf_payloads import decode_filter
 
 MAX_FILTERS: Final = 64
 """Filters of one query."""
-_BURST: Final = 0.01
+_BURST: Final = 0.008
 """Seconds of work for one source at once, and thus for one packet."""
 _RATE: Final = 0.01
 """Seconds of work for one source, for each second."""
