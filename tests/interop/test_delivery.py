@@ -62,7 +62,7 @@ def test_real_serf_reads_pings_and_acks_with_a_digest(pair: Cluster) -> None:
         pinged: list[str] = []
 
         def both() -> bool:
-            """Ack all pings with a digest, so that nobody suspects the member."""
+            """Ack all pings with a digest, so that no member suspects it."""
             for message in received(udp, 0.2):
                 if isinstance(message, Ack) and message.seq_no == 77:
                     acked.append(message)
