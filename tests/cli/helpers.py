@@ -28,8 +28,6 @@ NET = "127.17.NET"
 NAMES = [name for names in COMMANDS.values() for name in names]
 
 _NO_BODY = frozenset(("members", "stats", "leave", "list-keys"))
-_EMPTY_ACK = '    ""'
-"""An acknowledgement without a name, in JSON."""
 
 Exchange = Sequence[dict[str, str]]
 
@@ -172,18 +170,13 @@ def recorded_requests(exchange: Exchange) -> list[list[Any]]:
 
 
 def normalise_output(text: str) -> list[str]:
-    """Blank measured values, and sort what Go's maps and the network put in any order.
-
-    A busy Go agent reports any number of acknowledgements without a name when a query's time is
-    over: it checks the end of the query and the channel that is closed then in any order.
-    """
+    """Blank measured values, and sort what Go's maps and the network put in any order."""
     text = as_newest(text)
     text = re.sub(r"[\d.]+ (sec|ms)\b", r"N \1", text)
     text = re.sub(r"(lookup \S+) on \S+:53:", r"\1:", text)
     text = re.sub(r"(goroutines|_time|_queue)(\W+ )\d+", r"\1\2N", text)
     text = re.sub(r"\S+=\S+,\S+", lambda found: ",".join(sorted(found[0].split(","))), text)
-    lines = (line.rstrip(" ,") for line in text.splitlines())
-    return sorted(line for line in lines if line != _EMPTY_ACK)
+    return sorted(line.rstrip(" ,") for line in text.splitlines())
 
 
 BIG = "x" * 1100
