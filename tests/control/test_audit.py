@@ -29,9 +29,10 @@ from trioserf.control.server.access import AccessControl
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.audit import AuditLog, append, describe, open_audit
 from trioserf.control.server.commands import COMMANDS, STREAMS
-from trioserf.control.server.peers import Peer, PeerRules, PeerSocket
+from trioserf.control.server.peers import PeerRules
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError
+from trioserf.operating_system.sockets import Peer, PeerSocket
 
 SECRET = "payload-s3cret"
 

@@ -28,16 +28,16 @@ from tests.control.helpers import (
 from trioserf.control.server.access import AccessControl
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import Server, open_control
-from trioserf.control.server.peers import (
-    Peer,
-    PeerRules,
-    PeerSocket,
-    from_xucred,
-    is_supported,
-    peer_of,
-)
+from trioserf.control.server.peers import PeerRules
 from trioserf.control.server.permissions import ALL
 from trioserf.errors import AddressError, ConfigError
+from trioserf.operating_system.sockets import (
+    Peer,
+    PeerSocket,
+    from_xucred,
+    knows_peers,
+    peer_of,
+)
 
 OPS = Peer(1000, frozenset((1000, 70)))
 RULES = ("uid:5", "gid:70=read,event:deploy-*", "uid:6=query")
@@ -94,9 +94,9 @@ def test_error_of_rule_names_it_and_the_expectation(text: str, error: str) -> No
 
 
 def test_users_are_not_supported_on_every_system() -> None:
-    assert is_supported("linux")
-    assert is_supported("freebsd14")
-    assert not is_supported("openbsd7")
+    assert knows_peers("linux")
+    assert knows_peers("freebsd14")
+    assert not knows_peers("openbsd7")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from trioserf.agent.optional_dependencies import require_extra
 from trioserf.agent.script_rights import (
     ScriptUser,
     limiting_command,
-    own_environment,
     script_environment,
 )
 from trioserf.agent.script_runner import ShellRunner
@@ -36,6 +35,7 @@ from trioserf.errors import ConfigError, JoinFailed, NameInUse
 from trioserf.net.resolver import SystemResolver
 from trioserf.net.threads import limited_lookups, run_in_thread
 from trioserf.node import Node, NodeConfig, open_node
+from trioserf.operating_system import host
 from trioserf.printable import short_name
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
@@ -268,7 +268,7 @@ async def open_agent(
             config.handlers,
             runner=runner,
             environ=script_environment(
-                own_environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
+                host.environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
             ),
             counters=node.counters,
         )

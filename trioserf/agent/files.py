@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trioserf.net.threads import run_in_thread
+from trioserf.operating_system import files as system
 
 PRIVATE = 0o600
 SHARED = 0o644
@@ -31,7 +32,7 @@ def read_file(path: Path, *, pipe: bool = False) -> bytes | None:
         descriptor = _open(path, os.O_RDONLY, pipe=pipe)
     except FileNotFoundError:
         return None
-    os.set_blocking(descriptor, True)
+    system.set_blocking(descriptor)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         return file.read()
 
@@ -85,13 +86,12 @@ def replace_file(
     temporary = target.with_name(target.name + suffix)
     temporary.unlink(missing_ok=True)
     # O_EXCL: no other process may own the file or hold it open when keys are written to it.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.AS_IT_IS
     descriptor = os.open(temporary, flags, mode)
     try:
         try:
             if like is not None:
-                os.fchown(descriptor, like.st_uid, like.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+                system.copy_rights(descriptor, like)
             _write(descriptor, data)
             os.fsync(descriptor)
         finally:
@@ -101,7 +101,8 @@ def replace_file(
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(target.parent)
+    with contextlib.suppress(OSError):  # not every file system supports it
+        system.sync_directory(target.parent)
 
 
 def _open(path: Path, flags: int, *, pipe: bool = False) -> int:
@@ -111,7 +112,7 @@ def _open(path: Path, flags: int, *, pipe: bool = False) -> int:
     that changes in between.
     """
     _require_regular(path.stat().st_mode, pipe=pipe)
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor = os.open(path, flags | system.AS_IT_IS | system.NO_WAIT)
     try:
         _require_regular(os.fstat(descriptor).st_mode, pipe=pipe)
     except OSError:
@@ -131,16 +132,6 @@ def _write(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_directory(directory: Path) -> None:
-    """Sync a rename to the disk if the file system supports it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class Files(Protocol):

@@ -18,7 +18,6 @@ import attrs
 import trio
 
 from trioserf.agent.config import HandlerOptions
-from trioserf.agent.script_rights import own_environment
 from trioserf.agent.script_runner import (
     Result,
     ScriptRunner,
@@ -29,6 +28,7 @@ from trioserf.agent.script_runner import (
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
 from trioserf.node.event_hub import Responder, Subscription
+from trioserf.operating_system import host
 from trioserf.printable import short_name
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
@@ -187,7 +187,7 @@ class Handlers:
         self._query_limiter = trio.CapacityLimiter(options.limit)
         self._depth = options.queue
         self._runner = runner or ShellRunner()
-        self._environ = own_environment() if environ is None else environ
+        self._environ = host.environment() if environ is None else environ
         self._counters = counters or Counters()
         self._workers = [_Worker(handler, self._depth) for handler in handlers]
         self._running = 0

@@ -4,7 +4,8 @@ import logging
 
 import trio
 
-from trioserf.net.sockets import ACCEPT_RETRY_DELAY, OUT_OF_FILES
+from trioserf.net.sockets import ACCEPT_RETRY_DELAY
+from trioserf.operating_system.sockets import OUT_OF_FILES
 
 
 class PatientListener(trio.abc.Listener[trio.SocketStream]):

@@ -7,18 +7,16 @@ Names begin with `serf-agent`; names of gauges continue with the host's name if 
 
 import gc
 import math
-import resource
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
 from trioserf.counters import AggregateSample, Counters
+from trioserf.operating_system.host import resident_memory
 from trioserf.printable import printable
 from trioserf.serf.events import Event, MemberEvent
 
@@ -162,10 +160,11 @@ class Metrics:
         return totals
 
     def _gauges(self, stats: Mapping[str, Any]) -> dict[str, float]:
+        memory = resident_memory()
         collections = sum(generation["collections"] for generation in gc.get_stats())
         return {
             "runtime.num_goroutines": trio.lowlevel.current_statistics().tasks_living,
-            "runtime.sys_bytes": _resident(),
+            **({} if memory is None else {"runtime.sys_bytes": memory}),
             "runtime.total_gc_runs": collections,
             "memberlist.health.score": stats["health_score"],
             **{f"{INSTANCES}{state}": count for state, count in self._node.states().items()},
@@ -238,13 +237,3 @@ def standard_deviation(count: AggregateSample) -> float:
 
 def _metric_name(name: str) -> str:
     return printable(name).replace(" ", "_")
-
-
-def _resident() -> float:
-    """Return the resident memory of this process in bytes (its maximum, if not on Linux)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
-    except (OSError, ValueError, IndexError):
-        maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return float(maximum if sys.platform == "darwin" else maximum * 1024)
-    return float(pages * resource.getpagesize())

@@ -1,10 +1,7 @@
 """With which rights scripts run: user, environment and limits (see SECURITY.md, § Trust)."""
 
 import logging
-import os
-import pwd
 import re
-import resource
 from collections.abc import Collection, Mapping
 from typing import Final, Self
 
@@ -12,10 +9,18 @@ import attrs
 
 from trioserf.agent.config import HandlerOptions
 from trioserf.errors import ConfigError
+from trioserf.operating_system.processes import BASIC_VARIABLES
+from trioserf.operating_system.users import (
+    HAS_USERS,
+    find_user,
+    groups_of,
+    lower_to_limit,
+    user_id,
+)
 
 _log = logging.getLogger("trioserf.agent")
 
-_BASIC: Final = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LOGNAME|PATH|SHELL|TZ|USER")
+_BASIC: Final = re.compile(BASIC_VARIABLES)
 """Variables in a clean environment."""
 _SECRET: Final = re.compile(r"(?:TRIO)?SERF_\w*(?:AUTH|ENCRYPT|KEY|PASSWORD|SECRET|TOKEN)\w*")
 """Variables that carry keys of the agent and of its clients, such as SERF_RPC_AUTH."""
@@ -48,22 +53,25 @@ class ScriptUser:
         Raises:
             ConfigError: there is none, or the agent may not run scripts as this user.
         """
+        if not HAS_USERS:
+            raise ConfigError(
+                "handler_user: scripts run as the agent's user on this system; expected no value"
+            )
         try:
-            entry = pwd.getpwnam(name)
-        except (KeyError, ValueError):
+            entry = find_user(name)
+        except LookupError:
             raise ConfigError(
                 f"handler_user: this host has no user {name!r}; expected the name of a user"
             ) from None
-        home, uid = _text(os.fsencode(entry.pw_dir)), os.geteuid()
+        uid = user_id()
         if uid == 0:
-            groups = os.getgrouplist(name, entry.pw_gid)
-            return cls(name, home, entry.pw_uid, entry.pw_gid, groups)
-        if uid != entry.pw_uid:
+            return cls(name, entry.home, entry.uid, entry.gid, groups_of(name, entry.gid))
+        if uid != entry.uid:
             raise ConfigError(
                 f"handler_user: the agent runs as user {uid} and cannot run scripts as {name!r};"
                 " expected an agent that runs as root or as this user"
             )
-        return cls(name, home)
+        return cls(name, entry.home)
 
 
 def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
@@ -76,39 +84,29 @@ def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
         The command; empty if there are no limits.
 
     Raises:
-        ConfigError: the number of processes is limited, but scripts run as root.
+        ConfigError: the number of processes is limited, but scripts run as root; or the system
+            has no limits.
     """
     commands = []
+    if not HAS_USERS and (options.max_processes or options.max_memory):
+        raise ConfigError(
+            "handler_max_processes, handler_max_memory: this system has no such limits; expected 0"
+        )
     if options.max_processes:
-        uid = os.geteuid() if user is None or user.uid is None else user.uid
+        uid = user_id() if user is None or user.uid is None else user.uid
         if uid == 0:
             raise ConfigError(
                 "handler_max_processes: the system does not limit root; expected a handler_user"
             )
-        number = _lowered(options.max_processes, resource.RLIMIT_NPROC)
+        number = lower_to_limit(options.max_processes, "processes")
         # The option is -u in bash and -p in dash.
         commands.append(
             f"if (ulimit -u {number}) 2>/dev/null; then ulimit -u {number};"
             f" else ulimit -p {number}; fi"
         )
     if options.max_memory:
-        commands.append(f"ulimit -v {_lowered(options.max_memory, resource.RLIMIT_AS) // 1024}")
+        commands.append(f"ulimit -v {lower_to_limit(options.max_memory, 'memory') // 1024}")
     return " && ".join([*commands, 'exec /bin/sh -c "$0"']) if commands else ""
-
-
-def _lowered(value: int, kind: int) -> int:
-    """Return a limit, or the agent's own hard limit if that is lower."""
-    _, hard = resource.getrlimit(kind)
-    return value if hard == resource.RLIM_INFINITY else min(value, hard)
-
-
-def own_environment() -> dict[str, str]:
-    """Return the environment of this process, decoded as UTF-8 whatever the locale is."""
-    return {_text(key): _text(value) for key, value in os.environb.items()}
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _contains(value: str, secret: str) -> bool:

@@ -2,19 +2,19 @@
 
 import errno
 import logging
-import os
 import re
 import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import attrs
 import trio
 
 from trioserf.agent.script_rights import ScriptUser
 from trioserf.net.threads import thread_errors
+from trioserf.operating_system import processes as system
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 
@@ -111,13 +111,8 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _encode_all(env: Mapping[str, str]) -> Any:
-    """Encode an environment; Trio declares text, but passes bytes on to `subprocess.Popen`."""
-    return {_encode(key): _encode(value) for key, value in env.items()}
-
-
 class ShellRunner:
-    """Runs scripts with `/bin/sh -c`, each in its own process group.
+    """Runs scripts with the system's shell, `/bin/sh -c` or `cmd /C`, each in a group of its own.
 
     Args:
         user: the user that scripts run as; default: the agent's.
@@ -126,7 +121,7 @@ class ShellRunner:
 
     def __init__(self, user: ScriptUser | None = None, command: str = "") -> None:
         self._user = user or ScriptUser("", "")
-        self._command = ["/bin/sh", "-c", *([command] if command else [])]
+        self._limits = command
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
         """Run a script to its end; if cancelled, end its process group.
@@ -164,20 +159,19 @@ class ShellRunner:
             OSError: it cannot be started.
             ValueError: it cannot be passed to the system.
         """
+        command = system.script_command(script, self._limits)
+        options = system.script_options(self._user.uid, self._user.gid, self._user.groups)
         delays = iter(_START_DELAYS)
         while True:
             try:
                 with thread_errors():
                     return await trio.lowlevel.open_process(
-                        [_encode(word) for word in (*self._command, script)],
+                        command,
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
-                        env=_encode_all(env),
-                        start_new_session=True,
-                        user=self._user.uid,
-                        group=self._user.gid,
-                        extra_groups=self._user.groups,
+                        env=system.script_environment(env),
+                        **options,
                     )
             except BlockingIOError:
                 delay = next(delays, None)
@@ -250,13 +244,13 @@ async def _end(process: trio.Process, output: _Output) -> str:
     has_ended = process.returncode is not None
     if has_ended and output.closed.is_set():
         return ""
-    if not _kill_group(process, signal.SIGTERM) and has_ended:
-        return "they run on in another session or as another user, and cannot write any more"
+    if not await _end_group(process, kill=False) and has_ended:
+        return f"they run on {system.OUT_OF_REACH}, and cannot write any more"
     with trio.CancelScope(shield=True):
         with trio.move_on_after(GRACE):
             await process.wait()
             await output.closed.wait()
-        _kill_group(process, signal.SIGKILL)
+        await _end_group(process, kill=True)
         with trio.move_on_after(GRACE):
             await process.wait()
     if process.returncode is None:
@@ -271,10 +265,20 @@ async def _close(process: trio.Process) -> None:
                 await trio.aclose_forcefully(stream)
 
 
-def _kill_group(process: trio.Process, number: signal.Signals) -> bool:
-    """Send a signal to a process group; return False if it has no processes that get it."""
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # `sudo` runs as another user
-        return False
-    return True
+async def _end_group(process: trio.Process, *, kill: bool) -> bool:
+    """End the processes of a script; return False if there are none that can be ended.
+
+    Args:
+        process: the script.
+        kill: do not let them end by themselves. Where there are no signals, they never can.
+    """
+    command = system.tree_killer(process.pid)
+    if command is None:
+        return system.signal_group(process.pid, kill=kill)
+    deadline = trio.current_time() + GRACE
+    with trio.CancelScope(deadline=deadline, shield=True), suppress(OSError), thread_errors():
+        done = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False
+        )
+        return done.returncode == 0
+    return False

@@ -6,13 +6,13 @@ waits does not acknowledge pings, and other members would record its failure. So
 
 import io
 import os
-import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from trioserf.net.threads import thread_errors
+from trioserf.operating_system.processes import wait_until_writable
 
 MAX_WAITING: Final = 256 * 1024
 """Bytes that wait for the reader: the lines of a join of thousands of members."""
@@ -92,7 +92,7 @@ class StreamWriter(io.RawIOBase):
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:  # another process has changed the mode of the file
-                select.select((), (self._descriptor,), ())
+                wait_until_writable(self._descriptor)
 
 
 @contextmanager

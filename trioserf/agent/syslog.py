@@ -14,6 +14,7 @@ from typing import Final
 
 from trioserf.agent.logs import LogLine
 from trioserf.errors import ConfigError
+from trioserf.operating_system.sockets import unix_socket
 
 PATHS: Final = ("/dev/log", "/var/run/syslog", "/var/run/log")
 """Sockets of syslog daemons."""
@@ -62,7 +63,7 @@ class Syslog:
         self.close()
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             for path in self._paths:
-                candidate = socket.socket(socket.AF_UNIX, kind)
+                candidate = unix_socket(kind)
                 candidate.setblocking(False)
                 try:
                     candidate.connect(path)

@@ -1,7 +1,6 @@
 """Values that a shell completes: fixed ones, and names that the agent knows."""
 
 import re
-import signal
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,6 +10,7 @@ import typer
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
 from trioserf.control.tls import Tls
+from trioserf.operating_system.processes import alarm
 
 TIMEOUT = 1.0
 """Seconds that an agent may take; after that, nothing is completed."""
@@ -84,13 +84,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
     def expire(*_: object) -> None:
         raise TimeoutError
 
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
+    with alarm(seconds, expire):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def join_bash_words(env: MutableMapping[str, str]) -> None:

@@ -1,24 +1,31 @@
 """Keep the signals of an agent that arrive before it can handle them.
 
 By default SIGHUP and SIGUSR1 end a process. For an agent they mean work, which is done after the
-start. They are blocked until it is known whether the process becomes an agent.
+start. They are blocked until it is known whether the process becomes an agent. Windows has none.
 """
 
 import signal
 from typing import Final
 
-_KEPT: Final = (signal.SIGHUP, signal.SIGUSR1)
+from trioserf.operating_system.processes import (
+    METRICS_SIGNAL,
+    RELOAD_SIGNAL,
+    block_signals,
+    unblock_signals,
+)
+
+_KEPT: Final = tuple(number for number in (RELOAD_SIGNAL, METRICS_SIGNAL) if number is not None)
 _noted: dict[int, None] = {}
 
 
 def block() -> None:
     """Block the signals: the system keeps them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT)
+    block_signals(_KEPT)
 
 
 def unblock() -> None:
     """Receive the signals again, those that were kept among them."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT)
+    unblock_signals(_KEPT)
 
 
 def note() -> None:

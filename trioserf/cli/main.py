@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 from trioserf.cli import early_signals
+from trioserf.operating_system import processes as system
 
-BROKEN_PIPE = 128 + signal.SIGPIPE
+BROKEN_PIPE = 128 + system.SIGPIPE
 INTERRUPTED = 128 + signal.SIGINT
 """typer's exit code for a KeyboardInterrupt."""
 _COMPLETE = "_TRIOSERF_COMPLETE"
@@ -31,9 +32,7 @@ def main() -> NoReturn:
         _open_closed_streams()
         _end(_run_process(sys.argv[1:]))
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-        raise
+        system.end_interrupted()
 
 
 def _open_closed_streams() -> None:
@@ -135,8 +134,8 @@ def _run_agent(argv: Sequence[str]) -> int:
     """
     reading, writing = os.pipe()
     try:
-        child = os.fork()
-    except OSError:  # a limit of processes: the modules stay, but the agent may run
+        child = system.fork()
+    except OSError:  # no fork here, or a limit: the modules stay, but the agent may run
         os.close(reading)
         os.close(writing)
         return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)

@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 from trioserf.cli.go_format import go_json, to_bytes
 from trioserf.control.errors import ControlError
+from trioserf.operating_system.processes import is_closed_pipe
 from trioserf.printable import printable
 
 FAILED = 1
@@ -85,9 +86,9 @@ class Output:
         try:
             self.stream.write(data)
             self.stream.flush()
-        except BrokenPipeError as error:
-            raise ReaderClosedError(error.strerror) from error
         except OSError as error:
+            if is_closed_pipe(error):
+                raise ReaderClosedError(error.strerror) from error
             raise OutputError(error.strerror) from error
 
     def error(self, error: CommandError) -> None:

@@ -7,7 +7,6 @@ another port, so that their responses cannot reach another responder instead.
 import logging
 import socket
 import struct
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -16,6 +15,7 @@ import attrs
 import trio
 
 from trioserf.errors import AddressError
+from trioserf.operating_system import sockets as system
 
 _log = logging.getLogger("trioserf.agent.mdns")
 
@@ -127,8 +127,10 @@ def _open_group(group: Group, index: int, stack: ExitStack) -> MulticastSockets:
 def _bind_address(group: Group, index: int) -> tuple[object, ...]:
     """Return the address to bind: the group's own, so that other traffic of the port is ignored.
 
-    An IPv6 group cannot be bound without an interface.
+    An IPv6 group cannot be bound without an interface, and no group on Windows.
     """
+    if not system.binds_to_group():
+        return "", PORT
     if group is IPV4:
         return group.at
     return (group.host, PORT, 0, index) if index else ("::", PORT)
@@ -138,13 +140,12 @@ def _open(group: Group, index: int) -> socket.socket:
     with ExitStack() as unfinished:
         one = unfinished.enter_context(socket.socket(group.family, socket.SOCK_DGRAM))
         one.setblocking(False)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sys.platform != "linux" and hasattr(socket, "SO_REUSEPORT"):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        system.share_port(one)
         if group is IPV4:
             one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _TTL)
             if index:
-                request = _request4("0.0.0.0", index)  # noqa: S104 - the index selects it
+                any_group = "0.0.0.0"  # noqa: S104 - the index selects the interface
+                request = system.multicast_interface(any_group, index, joins=False)
                 one.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         else:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -156,13 +157,8 @@ def _open(group: Group, index: int) -> socket.socket:
 
 def _join(one: socket.socket, group: Group, index: int) -> None:
     if group is IPV4:
-        request = _request4(group.host, index)
+        request = system.multicast_interface(group.host, index, joins=True)
         one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
     else:
         request = socket.inet_pton(socket.AF_INET6, group.host) + struct.pack("@I", index)
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
-
-
-def _request4(host: str, index: int) -> bytes:
-    """Return a `struct ip_mreqn`: the group, no address, the interface."""
-    return socket.inet_aton(host) + bytes(4) + struct.pack("@i", index)

@@ -3,8 +3,6 @@
 import errno
 import logging
 import socket
-import struct
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -16,6 +14,7 @@ from trio.abc import HalfCloseableStream
 from trioserf.address import format_host_port
 from trioserf.errors import AddressError
 from trioserf.net.transport import ANY_HOST, BATCH, Datagram, SocketAddress, ignore_refusal
+from trioserf.operating_system import sockets as system
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -26,16 +25,7 @@ _ATTEMPTS: Final = 50
 """Ports to try until one is free for both UDP and TCP."""
 ACCEPT_RETRY_DELAY: Final = 0.1
 """Seconds before the next accept when no more files can be opened."""
-OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED: Final = "::ffff:"
-# Linux, <linux/in.h>, <linux/in6.h>, <linux/socket.h> and <linux/errqueue.h>; Python lacks them.
-_IP_RECVERR: Final = 11
-_IPV6_RECVERR: Final = 25
-_MSG_ERRQUEUE: Final = 0x2000
-_EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")
-_ICMP_ORIGINS: Final = frozenset({2, 3})
-_ERROR_SPACE: Final = socket.CMSG_SPACE(_EXTENDED_ERROR.size + 28)
-"""Room for an extended error and the address of the host that sent it."""
 _MAX_ERRORS: Final = 256
 """ICMP errors that are read at once."""
 
@@ -78,13 +68,14 @@ def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
         udp = unfinished.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         for one in (tcp, udp):
             one.setblocking(False)
+            system.claim_port(one)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tcp.bind((host, port))
         udp.bind((host, tcp.getsockname()[1]))
         tcp.listen(_BACKLOG)
         _enlarge(udp)
+        system.allow_large_datagrams(udp)
         unfinished.pop_all()
     return tcp, udp
 
@@ -103,24 +94,11 @@ def _enlarge(udp: socket.socket) -> None:
 
 def _report_icmp(udp: socket.socket) -> bool:
     """Request the address of each packet that an ICMP error is about; return whether it worked."""
-    if sys.platform != "linux":
-        return False
     try:
-        if udp.family == socket.AF_INET6:
-            udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-        udp.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        return system.request_refusals(udp)
     except OSError as error:
         _log.debug("no reports of refused packets: %s", error.strerror)
         return False
-    return True
-
-
-def _is_refusal(data: bytes) -> bool:
-    """Return whether an extended error says that no process listens: ICMP's port unreachable."""
-    if len(data) < _EXTENDED_ERROR.size:
-        return False
-    number, origin, *_ = _EXTENDED_ERROR.unpack_from(data)
-    return number == errno.ECONNREFUSED and origin in _ICMP_ORIGINS
 
 
 class SocketTransport:
@@ -210,14 +188,14 @@ class SocketTransport:
         """Empty the error queue, which otherwise wakes up `receive_packets` for ever."""
         for _ in range(_MAX_ERRORS):
             try:
-                _, ancillary, _, source = self._udp.recvmsg(0, _ERROR_SPACE, _MSG_ERRQUEUE)
+                refused = system.read_refusal(self._udp)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._count(error)
                 return
-            if source and any(_is_refusal(data) for _, _, data in ancillary):
-                self.on_refused(self._unmapped(source))
+            if refused:
+                self.on_refused(self._unmapped(refused))
 
     async def dial(self, to: SocketAddress) -> HalfCloseableStream:
         """Open a stream, from our own address unless bound to all addresses.
@@ -230,9 +208,7 @@ class SocketTransport:
             tcp = unfinished.enter_context(trio.socket.socket(family, socket.SOCK_STREAM))
             host = self._address[0]
             if host not in ANY_HOST and (":" in host) == (":" in to[0]):
-                # connect() chooses the port, so that several streams may share one.
-                if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):
-                    tcp.setsockopt(socket.SOL_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+                system.share_source_ports(tcp)
                 await tcp.bind((host, 0))
             await tcp.connect(to)
             unfinished.pop_all()
@@ -246,7 +222,7 @@ class SocketTransport:
                 tcp, source = await self._tcp.accept()
             except OSError as error:
                 self._count(error)
-                if error.errno in OUT_OF_FILES:
+                if error.errno in system.OUT_OF_FILES:
                     if not is_logged:
                         _log.warning("cannot accept streams: %s", error.strerror)
                         is_logged = True

@@ -1,7 +1,6 @@
 """The configuration of a node; every default is here or in the options that it contains."""
 
 import ipaddress
-import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -10,6 +9,7 @@ import attrs
 
 from trioserf.address import Address
 from trioserf.errors import ConfigError
+from trioserf.operating_system.host import host_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
 from trioserf.settings import setting
@@ -81,7 +81,7 @@ class NodeConfig:
     """
 
     name: str = setting(
-        attrs.Factory(lambda: os.uname().nodename),
+        attrs.Factory(host_name),
         f"name in the cluster, 1 to {MAX_NAME} bytes",
         key="node_name",
         shown="the host's name",

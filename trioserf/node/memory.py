@@ -7,13 +7,16 @@ them.
 
 import gc
 import linecache
-from collections.abc import Callable
 from functools import lru_cache
+
+from trioserf.operating_system.host import find_memory_trimmer
+
+_find_trimmer = lru_cache(maxsize=1)(find_memory_trimmer)
 
 
 def trim_memory() -> None:
     """Return freed memory to the system, if the C library supports it (glibc)."""
-    trim = _malloc_trim()
+    trim = _find_trimmer()
     if trim is not None:
         trim(0)
 
@@ -27,14 +30,3 @@ def freeze_startup_memory() -> None:
     gc.freeze()
     linecache.clearcache()  # the sources of generated methods
     trim_memory()
-
-
-@lru_cache(maxsize=1)
-def _malloc_trim() -> Callable[[int], object] | None:
-    import ctypes  # most agents never need it
-
-    try:
-        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):
-        return None
-    return trim

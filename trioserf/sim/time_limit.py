@@ -5,16 +5,15 @@ for something that never happens has no deadline, and virtual time runs on. A si
 """
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from trioserf.operating_system.processes import alarm
+
 _RETRY_INTERVAL: Final = 2.0
 """Seconds between attempts to end the block."""
-_AT_ONCE: Final = 1e-6
-"""Seconds until an overdue alarm: 0 would disable the timer."""
 
 
 class SimulationTimeout(Exception):
@@ -28,7 +27,7 @@ def real_time_limit(seconds: float, on_limit: Callable[[], None] | None = None) 
     At the limit `on_limit` is called. If the block has not ended after a retry interval, it is
     interrupted at any point, as by Ctrl-C; this can leave Trio in an inconsistent state.
 
-    This works in the main thread only, on systems with interval timers. An alarm that was set
+    This works in the main thread only. An alarm that was set
     before, for example by a test runner, still arrives; limits can be nested.
 
     Args:
@@ -53,22 +52,15 @@ def real_time_limit(seconds: float, on_limit: Callable[[], None] | None = None) 
 
     # Trio handles SIGINT only where Python does, and background jobs of a shell ignore it.
     sigint_before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    sigalrm_before = signal.signal(signal.SIGALRM, on_alarm)
-    former_alarm, former_interval = signal.setitimer(signal.ITIMER_REAL, seconds, _RETRY_INTERVAL)
-    began = time.monotonic()
     try:
-        yield
+        with alarm(seconds, on_alarm, _RETRY_INTERVAL):
+            yield
     except (KeyboardInterrupt, BaseExceptionGroup) as error:
         if alarms:
             raise SimulationTimeout(_text(seconds)) from error
         raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, sigalrm_before)
         signal.signal(signal.SIGINT, sigint_before)
-        if former_alarm:
-            left = former_alarm - (time.monotonic() - began)
-            signal.setitimer(signal.ITIMER_REAL, max(left, _AT_ONCE), former_interval)
     if alarms:
         raise SimulationTimeout(_text(seconds))
 

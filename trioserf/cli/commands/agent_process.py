@@ -5,7 +5,6 @@ Does not import typer, which would stay in the memory of the agent.
 
 import io
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,8 @@ from trioserf.net.threads import run_in_thread
 from trioserf.node import Phase
 from trioserf.node.memory import freeze_startup_memory
 from trioserf.node.timers import AutoResetEvent
+from trioserf.operating_system.processes import END_SIGNALS, METRICS_SIGNAL, RELOAD_SIGNAL
+from trioserf.operating_system.users import user_id
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
@@ -42,8 +43,11 @@ _BANNER: Final = 0.1
 """Seconds that the log waits for the reader of the banner; the agent waits, too."""
 GRACE: Final = 3.0
 """Time limit of a graceful leave, in seconds."""
-_NAMES: Final = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminated"}
-_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_HANDLED: Final = tuple(
+    signal.Signals(number)
+    for number in (*END_SIGNALS, RELOAD_SIGNAL, METRICS_SIGNAL)
+    if number is not None
+)
 
 
 def run_agent(stdout: BinaryIO, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
@@ -203,7 +207,7 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
             audit=audit,
         ) as control,
     ):
-        if warning := open_handlers_warning(config, os.geteuid()):
+        if warning := open_handlers_warning(config, user_id()):
             _log.warning("%s", warning)
         out.line_best_effort("==> Serf agent running!")
         for label, value in _banner(agent, control):
@@ -317,12 +321,12 @@ class _Life:
     async def listen(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         """Handle signals until cancelled; a slow reload or leave does not delay the next one."""
         async for number in signals:
-            if number == signal.SIGHUP:
+            if number == RELOAD_SIGNAL:
                 self._hangup()
-            elif number == signal.SIGUSR1:
+            elif number == METRICS_SIGNAL:
                 self._user_signal()
             else:
-                self._out.line_best_effort(f"==> Caught signal: {_NAMES[signal.Signals(number)]}")
+                self._out.line_best_effort(f"==> Caught signal: {END_SIGNALS[number]}")
                 if self._leaving or not self._graceful(number):
                     self._end(1)
                     return
@@ -357,7 +361,7 @@ class _Life:
 
     def _graceful(self, number: int) -> bool:
         config = self._config if self.agent is None else self.agent.config
-        if number == signal.SIGINT:
+        if END_SIGNALS[number] == "interrupt":
             return not config.skip_leave_on_interrupt
         return config.leave_on_terminate
 

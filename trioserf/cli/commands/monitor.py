@@ -2,8 +2,6 @@
 
 import os
 import re
-import select
-import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from threading import Thread
@@ -20,6 +18,7 @@ from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import LogEntry
 from trioserf.control.client.rpc_session import log_entry
 from trioserf.control.errors import ControlError
+from trioserf.operating_system.processes import SIGPIPE, wait_for_reader_to_close
 
 STDOUT = 1
 _NEXT_LINE = re.compile(r"\n(?![\t\n]|$)")
@@ -64,7 +63,7 @@ def monitor(
                 seqs.append(session.open_stream("stream", {"Type": "*"}))
         with reporting_errors("Error starting monitor"):
             seqs.append(session.open_stream("monitor", {"LogLevel": log_level.upper()}))
-        exit_when_reader_closes(128 + signal.SIGPIPE)
+        exit_when_reader_closes(128 + SIGPIPE)
         with suppress(KeyboardInterrupt):
             try:
                 for record in session.records(*seqs):
@@ -78,17 +77,15 @@ def monitor(
 
 
 def exit_when_reader_closes(code: int, descriptor: int = STDOUT) -> None:
-    """End this process as soon as the reader of its output closes the pipe.
+    """End this process as soon as the reader of its output closes the pipe, if that is noticed.
 
     Otherwise `trioserf stream | head -1` would wait for another event, in a quiet cluster
     forever.
     """
 
     def watch() -> None:
-        poll = select.poll()
-        poll.register(descriptor, 0)
-        poll.poll()
-        os._exit(code)
+        if wait_for_reader_to_close(descriptor):
+            os._exit(code)
 
     Thread(target=watch, daemon=True).start()
 

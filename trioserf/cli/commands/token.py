@@ -1,6 +1,5 @@
 """`token`: create, list and remove tokens of the control port."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from trioserf.cli.output import CommandError, Output, UsageError, check_format
 from trioserf.control.server.permissions import SCOPES, Permissions
 from trioserf.control.server.tokens import MAX_TOKENS, Token, dump, load, new_token
 from trioserf.errors import ConfigError
+from trioserf.operating_system.files import lock_for
 
 _WORDS: Final = {"new": 2, "list": 1, "remove": 2}
 """Actions, and the number of words of each."""
@@ -125,23 +125,14 @@ def _changing(path: Path) -> Iterator[dict[str, Token]]:
     Raises:
         ConfigError: the file cannot be read or written.
     """
-    import fcntl
-
     from trioserf.agent.files import replace_file
 
     path = path.resolve()
     try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        with lock_for(path):
+            before = path.stat() if path.exists() else None
+            tokens = load(path, check_mode=False) if before else {}
+            yield tokens
+            replace_file(path, dump(tokens.values()), like=before)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        # The file itself is replaced, so its directory is locked.
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        before = path.stat() if path.exists() else None
-        tokens = load(path, check_mode=False) if before else {}
-        yield tokens
-        replace_file(path, dump(tokens.values()), like=before)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        os.close(directory)

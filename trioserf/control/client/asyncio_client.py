@@ -31,6 +31,7 @@ from trioserf.control.tls import (
     tls_error,
 )
 from trioserf.errors import AddressError, ConfigError
+from trioserf.operating_system.sockets import unix_socket
 
 CLOSE_TIMEOUT = 1.0
 """Seconds for the end of a TLS connection, which the agent need not confirm."""
@@ -121,6 +122,18 @@ async def connect(
         reading.result()  # an exception here is a bug of the client
 
 
+async def _connect_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a Unix socket; asyncio has its own function for that on some systems only."""
+    sock = unix_socket()
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, path)
+        return await asyncio.open_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
 async def _dial(
     address: str, tls: Tls | None, deadline: float
 ) -> tuple[
@@ -134,7 +147,7 @@ async def _dial(
             handshake = await asyncio.to_thread(client_tls, address, tls)
             on_lost = partial(lost_connection, address=address, tls=handshake)
             if path is not None:
-                return *await asyncio.open_unix_connection(path), on_lost
+                return *await _connect_unix(path), on_lost
             host, port = split_address(split_tls(address)[1])
             if handshake is None:
                 return *await asyncio.open_connection(host or "127.0.0.1", port), on_lost

@@ -36,6 +36,7 @@ from trioserf.control.tls import (
 )
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import AddressError, ConfigError
+from trioserf.operating_system.sockets import unix_socket
 
 ResultT = TypeVar("ResultT")
 
@@ -327,7 +328,7 @@ def _open_socket(address: str, timeout: float) -> socket.socket:
         sock = socket.create_connection((name, port), timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = unix_socket()
     try:
         sock.settimeout(timeout)
         sock.connect(path)

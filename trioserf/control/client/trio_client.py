@@ -32,6 +32,7 @@ from trioserf.control.tls import (
 )
 from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
+from trioserf.operating_system.sockets import require_unix
 
 
 class AgentClient(AsyncClient):
@@ -142,6 +143,7 @@ async def _dial(
 async def _open_stream(address: str) -> trio.abc.Stream:
     path = unix_path(address)
     if path is not None:
+        require_unix()
         return await trio.open_unix_socket(path)
     host, port = split_address(address)
     return await trio.open_tcp_stream(host or "127.0.0.1", port)

@@ -6,7 +6,6 @@
 import hashlib
 import hmac
 import os
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,13 @@ import trio
 
 from trioserf.address import format_host_port
 from trioserf.control.errors import ControlError
-from trioserf.control.server import peers, tokens
-from trioserf.control.server.peers import Peer, PeerRules, PeerSocket
+from trioserf.control.server import tokens
+from trioserf.control.server.peers import PeerRules
 from trioserf.control.server.permissions import ALL, NONE, Permissions, Requirement
 from trioserf.control.server.tokens import Token
 from trioserf.errors import ConfigError
 from trioserf.net.threads import run_in_thread
+from trioserf.operating_system.sockets import Peer, PeerSocket, is_unix, knows_peers, peer_of
 
 MAX_CHECKS: Final = 1
 """Tokens whose hash is computed at once; it takes a core and 16 MiB. Others wait."""
@@ -91,7 +91,7 @@ class AccessControl:
         auth: str = "",
         token_file: Path | None = None,
         rules: PeerRules | None = None,
-        peer_of: Callable[[PeerSocket], Peer] = peers.peer_of,
+        peer_of: Callable[[PeerSocket], Peer] = peer_of,
     ) -> None:
         self._auth = auth
         self._token_file = token_file
@@ -135,7 +135,7 @@ class AccessControl:
         address, source = _address(stream)
         client = Client(address, source, who=address)
         rules = None
-        if isinstance(stream, trio.SocketStream) and stream.socket.family == socket.AF_UNIX:
+        if isinstance(stream, trio.SocketStream) and is_unix(stream.socket.family):
             rules = self._rules
             self._identify_user(client, stream.socket)
         if rules is None and not self.has_keys:
@@ -145,7 +145,7 @@ class AccessControl:
     def _identify_user(self, client: Client, sock: PeerSocket) -> None:
         """Find the user of a Unix socket; admit it if a rule does."""
         try:
-            peer = self._peer_of(sock) if peers.is_supported() else None
+            peer = self._peer_of(sock) if knows_peers() else None
         except OSError:  # it has disconnected
             peer = None
         user = "an unknown user"
@@ -226,7 +226,7 @@ def _address(stream: trio.abc.Stream) -> tuple[str, str]:
     """Return address and host of the other end; empty if it has disconnected."""
     if not isinstance(stream, trio.SocketStream):
         return "", ""
-    if stream.socket.family == socket.AF_UNIX:
+    if is_unix(stream.socket.family):
         return "unix", "unix"
     try:
         name: Any = stream.socket.getpeername()

@@ -5,7 +5,6 @@ A connection that has asked nothing, or asks nothing at the moment, must not kee
 """
 
 import logging
-import socket
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -14,6 +13,7 @@ import attrs
 import trio
 
 from trioserf.address import host_of, packed
+from trioserf.operating_system.sockets import is_unix
 from trioserf.rate_limit import TokenBucket
 
 UNIX: Final = "unix"
@@ -243,7 +243,7 @@ def source_of(stream: trio.abc.Stream) -> str:
     """Return the source of a connection (see `Place`)."""
     if not isinstance(stream, trio.SocketStream):
         return LOOPBACK
-    if stream.socket.family == socket.AF_UNIX:
+    if is_unix(stream.socket.family):
         return UNIX
     try:
         host, own = (name()[0] for name in (stream.socket.getpeername, stream.socket.getsockname))

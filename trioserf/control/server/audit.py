@@ -22,6 +22,7 @@ from trioserf.errors import ConfigError
 from trioserf.exception_groups import unwrap_single_exception
 from trioserf.net.threads import run_in_thread
 from trioserf.node.timers import AutoResetEvent
+from trioserf.operating_system import files as system
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
@@ -50,7 +51,7 @@ Write = Callable[[bytes], Awaitable[tuple[bytes, OSError | None]]]
 
 def append(path: str, data: bytes) -> tuple[bytes, OSError | None]:
     """Append data to a file, which is made with mode 0600, or to stderr if the path is `-`."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | system.AS_IT_IS | system.NO_WAIT
     try:
         descriptor = os.dup(2) if path == STDERR else os.open(path, flags, PRIVATE)
     except OSError as error:

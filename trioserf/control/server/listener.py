@@ -7,7 +7,6 @@ One port therefore serves Serf's own clients too. (See control/README.md, § Con
 import errno
 import logging
 import os
-import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -36,6 +35,8 @@ from trioserf.defaults import TLS
 from trioserf.errors import AddressError, ConfigError
 from trioserf.exception_groups import unwrap_single_exception
 from trioserf.net.threads import run_in_thread
+from trioserf.operating_system.sockets import KEEPALIVE, is_unix, unix_socket
+from trioserf.operating_system.users import set_group, user_id
 
 if TYPE_CHECKING:
     import ssl
@@ -49,13 +50,6 @@ _TLS_HANDSHAKE = b"\x16\x03"
 _BACKLOG = 128
 _PRIVATE = 0o600
 """The mode of a Unix socket, unless rules admit other users than the agent's and root."""
-_KEEPALIVE = (
-    (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
-    (getattr(socket, "TCP_KEEPIDLE", None), socket.IPPROTO_TCP, 60),
-    (getattr(socket, "TCP_KEEPINTVL", None), socket.IPPROTO_TCP, 15),
-    (getattr(socket, "TCP_KEEPCNT", None), socket.IPPROTO_TCP, 4),
-)
-"""An idle connection stays open while the client's system responds; else it ends in 2 minutes."""
 
 
 class Server:
@@ -182,11 +176,10 @@ class Server:
 
 def _keep_alive(stream: trio.abc.Stream) -> None:
     """Enable keepalive probes, which detect a client whose machine or network is down."""
-    if isinstance(stream, trio.SocketStream) and stream.socket.family != socket.AF_UNIX:
-        for name, level, value in _KEEPALIVE:
-            if name is not None:
-                with suppress(OSError):  # the client may have disconnected already
-                    stream.socket.setsockopt(level, name, value)
+    if isinstance(stream, trio.SocketStream) and not is_unix(stream.socket.family):
+        for level, option, value in KEEPALIVE:
+            with suppress(OSError):  # the client may have disconnected already
+                stream.socket.setsockopt(level, option, value)
 
 
 @asynccontextmanager
@@ -322,7 +315,7 @@ def _check_rules_apply(
 
 async def _open(address: str, rules: PeerRules | None) -> list[trio.SocketListener]:
     if (path := unix_path(address)) is not None:
-        mode, group = rules.socket_mode(os.geteuid()) if rules else (_PRIVATE, None)
+        mode, group = rules.socket_mode(user_id()) if rules else (_PRIVATE, None)
         return [_open_unix(Path(path), mode, group)]
     host, port = split_address(address)
     try:
@@ -340,7 +333,10 @@ def _reason(error: OSError) -> str:
 def _open_unix(path: Path, mode: int, group: int | None) -> trio.SocketListener:
     """Listen on a path; replace the socket of an agent that has ended."""
     where = f"control address unix:{path}"
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = unix_socket()
+    except OSError as error:
+        raise AddressError(f"{where}: {_reason(error)}") from error
     # The mode comes from the mask, so that other users cannot connect even for a moment.
     mask = os.umask(0o177)
     try:
@@ -368,7 +364,7 @@ def _set_group(path: Path, group: int) -> None:
         AddressError: the agent may not do that.
     """
     try:
-        os.chown(path, -1, group, follow_symlinks=False)
+        set_group(str(path), group)
     except OSError as error:
         path.unlink()
         raise AddressError(
@@ -379,7 +375,7 @@ def _set_group(path: Path, group: int) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Remove a socket without a listener; raise OSError for any other file."""
-    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+    with suppress(FileNotFoundError), unix_socket() as probe:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
         probe.setblocking(False)

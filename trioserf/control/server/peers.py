@@ -4,76 +4,16 @@ The system reports the user and the groups of the process that connected, so no 
 (See control/README.md, § Users of a Unix socket.)
 """
 
-import socket
-import struct
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from trioserf.control.server.permissions import ALL, Permissions
 from trioserf.errors import ConfigError
+from trioserf.operating_system.sockets import Peer, knows_peers
+from trioserf.operating_system.users import find_group, find_user
 
-_SO_PEERGROUPS: Final = 59
-"""Of Linux 4.13 and later; Python does not name it. Where it is missing, so are further groups."""
-_MAX_GROUP_BYTES: Final = 1024
-"""The most that Python's getsockopt returns; of a process in over 256 groups only one is known."""
-_CREDENTIALS: Final = struct.Struct("=iII")
-_SOL_LOCAL: Final = 0
-_LOCAL_PEERCRED: Final = 1
-_XUCRED: Final = struct.Struct("=IIh2x")
-_XUCRED_BYTES: Final = _XUCRED.size + 16 * 4
 _MAX_ID: Final = 2**32 - 2
 _EXPECTED: Final = "expected uid:NUMBER, user:NAME, gid:NUMBER or group:NAME, and perhaps =SCOPE,…"
-_PLATFORM: Final = sys.platform
-
-
-class Peer(NamedTuple):
-    """The user and the groups of a process."""
-
-    uid: int
-    gids: frozenset[int]
-
-
-def is_supported(platform: str = _PLATFORM) -> bool:
-    """Return whether the system reports the users of Unix sockets."""
-    return platform.startswith(("linux", "darwin", "freebsd"))
-
-
-class PeerSocket(Protocol):
-    """A connected Unix socket, of Python or of Trio."""
-
-    def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
-        """Return an option of the socket."""
-        ...
-
-
-def peer_of(sock: PeerSocket) -> Peer:
-    """Return the process that connected to a Unix socket, as it was then.
-
-    Raises:
-        OSError: the system does not report it.
-    """
-    if not _PLATFORM.startswith("linux"):
-        return from_xucred(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES))
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, gid = _CREDENTIALS.unpack(data)
-    try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUP_BYTES)
-    except OSError:
-        groups = b""
-    return Peer(uid, frozenset((gid, *struct.unpack(f"={len(groups) // 4}I", groups))))
-
-
-def from_xucred(data: bytes) -> Peer:
-    """Decode the credentials of BSD and macOS (`struct xucred`).
-
-    Raises:
-        OSError: another version of the structure.
-    """
-    version, uid, count = _XUCRED.unpack_from(data)
-    if version != 0 or not 0 <= count <= (len(data) - _XUCRED.size) // 4:
-        raise OSError(f"unknown credentials of version {version}")
-    return Peer(uid, frozenset(struct.unpack_from(f"={count}I", data, _XUCRED.size)))
 
 
 class PeerRule(NamedTuple):
@@ -125,8 +65,8 @@ class PeerRules:
             ConfigError: a line for each rule that is not valid, or the system does not report
                 users.
         """
-        if not is_supported():
-            raise ConfigError(f"rpc_allow: {_PLATFORM} does not report the users of Unix sockets")
+        if not knows_peers():
+            raise ConfigError("rpc_allow: this system does not report the users of Unix sockets")
         rules: list[PeerRule] = []
         errors: list[str] = []
         for text in texts:
@@ -167,20 +107,16 @@ def _number(text: str) -> int:
 
 
 def _user(name: str) -> int:
-    import pwd
-
     try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
+        return find_user(name).uid
+    except LookupError:
         raise ValueError("unknown user") from None
 
 
 def _group(name: str) -> int:
-    import grp
-
     try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
+        return find_group(name)
+    except LookupError:
         raise ValueError("unknown group") from None
 
 

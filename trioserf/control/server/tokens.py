@@ -19,6 +19,8 @@ from typing import Any, Final, NamedTuple
 
 from trioserf.control.server.permissions import Permissions
 from trioserf.errors import ConfigError
+from trioserf.operating_system import files as system
+from trioserf.operating_system.users import user_id
 
 MAX_TOKENS: Final = 1024
 """Tokens of a file."""
@@ -167,7 +169,7 @@ def load(path: Path, *, check_mode: bool = True) -> dict[str, Token]:
     """
     try:
         # A FIFO must not block.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | system.AS_IT_IS | system.NO_WAIT)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
             errors = list(_mode_errors(os.fstat(file.fileno()))) if check_mode else []
             data = file.read(_MAX_BYTES + 1)
@@ -196,10 +198,12 @@ def _mode_errors(status: os.stat_result) -> Iterator[str]:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
         yield "expected a regular file"
+    elif not system.HAS_MODES:
+        return
     elif mode & 0o027:
         yield f"mode {mode:04o}; expected 0600, or 0640 for a group that may read it"
-    elif status.st_uid not in (0, os.geteuid()):
-        yield f"owned by uid {status.st_uid}; expected {os.geteuid()} or root"
+    elif status.st_uid not in (0, user_id()):
+        yield f"owned by uid {status.st_uid}; expected {user_id()} or root"
 
 
 def _parse(content: object, tokens: dict[str, Token]) -> Iterator[str]:
