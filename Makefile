@@ -1,7 +1,7 @@
 # Every target builds the virtual environment first, with the versions of $(LOCK).
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP := $(VENV)/.installed
 LOCK := .ci/requirements.txt
 COMPILE = $(BIN)/uv --system-certs pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -42,8 +42,11 @@ format: $(STAMP)  ## check the format
 lint: $(STAMP)  ## check style and documentation
 	$(BIN)/ruff check .
 
-types: $(STAMP)  ## check types
-	$(BIN)/mypy
+# Each platform has its own cache: with one, each run would check all files again.
+types: $(STAMP)  ## check types, for each platform
+	$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 
 contract: $(STAMP)  ## check the import contracts
 	$(BIN)/lint-imports

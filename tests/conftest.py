@@ -1,11 +1,13 @@
 """Settings of all tests: a time limit, the order, Hypothesis, signals."""
 
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import trio
@@ -23,12 +25,27 @@ settings.load_profile("any machine")
 
 # Background jobs of a shell ignore SIGINT, with nohup SIGHUP; so would the tested programs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if sys.platform != "win32":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FIRST = ("tests/sim/test_scenarios.py", "tests/interop/")
 """The longest tests: one computes, the others wait for agents, so they run well side by side."""
 TIERS = ("interop", "sim")
 """Directories that are tiers; tests elsewhere that start agents have the mark `interop`, too."""
+
+
+_NEEDS = re.compile(r'^assert sys\.platform (==|!=) "(\w+)"$', re.MULTILINE)
+"""The line with which a test module names its platform, for mypy and for the function below."""
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Ignore a test module on a platform that it is not for."""
+    if collection_path.suffix != ".py":
+        return None
+    needs = _NEEDS.search(collection_path.read_text("utf-8"))
+    if needs is not None and (sys.platform == needs[2]) != (needs[1] == "=="):
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,11 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test of the real program if that is not installed; in CI, fail."""
+    """Skip a test of the real program if that is not installed; in CI, fail on Linux."""
     if item.get_closest_marker("serf") is None or shutil.which("serf") is not None:
         return
     missing = "the real program is missing: apt-get install serf"
-    if os.environ.get("CI"):
+    if os.environ.get("CI") and sys.platform == "linux":
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing)
 

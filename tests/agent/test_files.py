@@ -12,6 +12,8 @@ import pytest
 from tests.agent.helpers import ROOT
 from trioserf.agent.files import DiskFiles, append_file, read_file, replace_file
 
+assert sys.platform != "win32"
+
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)

@@ -16,6 +16,8 @@ from trioserf.agent.files import DiskFiles
 from trioserf.errors import ConfigError
 from trioserf.serf.keyring import Keyring, dump_keyring
 
+assert sys.platform != "win32"
+
 A, B = bytes(32), bytes(16)
 A64, B64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AAAAAAAAAAAAAAAAAAAAAA=="
 

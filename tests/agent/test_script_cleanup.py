@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.node import NodeConfig
+
+assert sys.platform != "win32"
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import pwd
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from trioserf.agent.config import HandlerOptions, Sources
 from trioserf.agent.script_rights import ScriptUser, limiting_command, script_environment
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.errors import ConfigError
+
+assert sys.platform != "win32"
 
 OWN = {
     "PATH": "/bin:/usr/bin", "HOME": "/root", "LC_TIME": "C", "TZ": "UTC", "SSH_AUTH_SOCK": "/s",

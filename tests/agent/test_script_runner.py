@@ -5,6 +5,7 @@ import pwd
 import re
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from trioserf.errors import ConfigError
 from trioserf.serf.events import MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
+
+assert sys.platform == "linux"
 
 ENV = {"PATH": os.environ["PATH"]}
 

@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.interop.agents import ROOT, STARTED_WITHIN, TRIOSERF, Process, until
 from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.records import QueryAck, QueryAnswer
 from trioserf.control.client.rpc_session import RpcSession
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 

@@ -1,6 +1,7 @@
 """Standard streams whose readers do not read."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,8 @@ import pytest
 
 from trioserf.agent import stream_writer
 from trioserf.agent.stream_writer import MAX_WAITING, StreamWriter, open_writer
+
+assert sys.platform != "win32"
 
 LINE = b"x" * 1023 + b"\n"
 WITHIN = 20.0

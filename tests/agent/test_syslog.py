@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ import pytest
 from trioserf.agent.logs import LogLine, Logs
 from trioserf.agent.syslog import FACILITIES, open_syslog
 from trioserf.errors import ConfigError
+
+assert sys.platform != "win32"
 
 AT = datetime(2026, 11, 5, 1, 2, 3, tzinfo=UTC)
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.interop.agents import ROOT, TRIOSERF, net, until
 
+assert sys.platform != "win32"
+
 pytestmark = pytest.mark.interop
 HOST = f"{net(6)}.1"
 RPC = f"{HOST}:7373"

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import ROOT, SERF, TRIOSERF, net, until
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 HOST = f"{net(7)}.1"

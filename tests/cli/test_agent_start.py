@@ -15,6 +15,8 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses
 from trioserf.cli.commands.agent_process import open_handlers_warning
 
+assert sys.platform != "win32"
+
 pytestmark = pytest.mark.interop
 HOST = "127.17.9.1"
 

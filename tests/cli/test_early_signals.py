@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.agents import ROOT, TRIOSERF, net, read_to, until
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 HOST = f"{net(5)}.1"

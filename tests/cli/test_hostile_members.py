@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import attrs
@@ -12,6 +13,8 @@ import pytest
 from tests.interop.agents import ROOT, TRIOSERF, AgentAddresses, agent, net, read_to, until
 from tests.interop.fake_members import exchange, members
 from trioserf.wire.serf_payloads import encode_tags
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 HERE = f"{net(7)}.83"

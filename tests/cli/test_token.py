@@ -3,12 +3,15 @@
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.helpers import run_command
 from trioserf.control.server.tokens import load
+
+assert sys.platform != "win32"
 
 
 def token(*words: str) -> tuple[int, str]:

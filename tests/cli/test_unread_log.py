@@ -18,6 +18,8 @@ from trioserf.wire import swim_codec
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.swim_messages import Ack, Ping
 
+assert sys.platform != "win32"
+
 pytestmark = pytest.mark.interop
 HOST = f"{net(3)}.1"
 NAME = "x" * 64

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from trioserf.control.server.admission import (
     source_of,
 )
 from trioserf.control.server.listener import open_control
+
+assert sys.platform != "win32"
 
 LIMITS = Limits(
     connections=20,

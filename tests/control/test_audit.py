@@ -3,6 +3,7 @@
 import json
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ from trioserf.control.server.peers import PeerRules
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError
 from trioserf.operating_system.sockets import Peer, PeerSocket
+
+assert sys.platform != "win32"
 
 SECRET = "payload-s3cret"
 

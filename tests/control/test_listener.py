@@ -2,6 +2,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.control.helpers import FakeAgent, JsonClient, RpcClient, handshakes
 from trioserf.control.address import split_address
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import AddressError
+
+assert sys.platform != "win32"
 
 
 @asynccontextmanager

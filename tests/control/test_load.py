@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import struct
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ import pytest
 
 from tests.interop.agents import TRIOSERF, Process, until
 from trioserf.control.address import split_address
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 EVENTS = 1_500

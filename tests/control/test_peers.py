@@ -6,6 +6,7 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,6 +39,8 @@ from trioserf.operating_system.sockets import (
     knows_peers,
     peer_of,
 )
+
+assert sys.platform != "win32"
 
 OPS = Peer(1000, frozenset((1000, 70)))
 RULES = ("uid:5", "gid:70=read,event:deploy-*", "uid:6=query")

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.interop.agents import ROOT, SERF, TRIOSERF, until
 from trioserf.control.client.connect import connect_any
 from trioserf.control.errors import ControlError
 from trioserf.control.tls import Tls
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 HOST = "127.15.0.11"

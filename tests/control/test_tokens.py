@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ from trioserf.control.server.listener import open_control
 from trioserf.control.server.permissions import ALL, SCOPES, Permissions
 from trioserf.control.server.tokens import TokenHash, dump, load, new_token
 from trioserf.errors import ConfigError
+
+assert sys.platform != "win32"
 
 SECRET = "open sesame"
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,8 @@ import pytest
 from tests.interop.agents import ROOT, TRIOSERF, until
 from tests.interop.floods import memory
 from trioserf.control.server import admission
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.interop
 AUTH = "open-sesame-0193"

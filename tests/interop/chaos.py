@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,6 +186,15 @@ class Agent:
         return {}
 
 
+def _limit_files(pid: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Set the limits of open files of a process, if given; return those before."""
+    if sys.platform == "linux":
+        given = () if limits is None else (limits,)
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE, *given)
+    else:
+        raise AssertionError("expected Linux")
+
+
 class Chaos:
     """Agents around a router, with load, observers and disturbances.
 
@@ -356,7 +366,7 @@ class Chaos:
             return
         run.ended = min(run.ended, self.now())
         agent.process = None
-        process.signal(signal.SIGKILL)
+        process.signal(signal.Signals["SIGKILL"])
         process.wait()
         text = process.log_text()
         process.end()
@@ -539,9 +549,9 @@ class Chaos:
             if process is None:
                 return
             agent.disturbed = True
-            process.signal(signal.SIGSTOP)
+            process.signal(signal.Signals["SIGSTOP"])
             self._is_over.wait(step.seconds)
-            process.signal(signal.SIGCONT)
+            process.signal(signal.Signals["SIGCONT"])
             agent.disturbed = False
 
     def _exhaust_descriptors(self, step: Step) -> None:
@@ -552,15 +562,15 @@ class Chaos:
             return
         agent.disturbed = True
         with suppress(OSError), ExitStack() as held:
-            limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+            limits = _limit_files(process.pid)
             low = descriptors(process.pid) + 3, limits[1]
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, low)
+            _limit_files(process.pid, low)
             for port in [GOSSIP_PORT, RPC_PORT] * 40:
                 with suppress(OSError):
                     connection = socket.create_connection((agent.host, port), 1.0)
                     held.enter_context(connection)
             self._is_over.wait(step.seconds)
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+            _limit_files(process.pid, limits)
         agent.disturbed = False
 
     def _lose_packets(self, step: Step) -> None:

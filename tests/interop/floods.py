@@ -4,7 +4,7 @@ Attackers are processes of their own (`python -m tests.interop.floods KIND HOST 
 that they do not delay the measurements.
 """
 
-import os
+import mmap
 import random
 import socket
 import subprocess
@@ -242,7 +242,7 @@ def memory(pid: int) -> float:
     """Return the resident memory of a process in MB."""
     with suppress(OSError, IndexError):
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return pages * mmap.PAGESIZE / 1e6
     return 0.0
 
 

@@ -12,6 +12,8 @@ from typing import Final
 import attrs
 import pytest
 
+from trioserf.operating_system.users import user_id
+
 _INSIDE: Final = "TRIOSERF_OWN_NAMESPACES"
 """Set when a script runs in namespaces of its own."""
 _UNSHARE: Final = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -32,7 +34,7 @@ def enter_own(program: str) -> None:
     """
     if _INSIDE in os.environ:
         return
-    if os.geteuid() != 0:
+    if user_id() != 0:
         raise NoNamespaces("needs root, for namespaces of its own")
     for needed in ("unshare", "ip", *(() if program == "trioserf" else ("serf",))):
         if shutil.which(needed) is None:

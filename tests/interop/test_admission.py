@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from tests.interop.agents import Cluster, Process, cluster, until
 from tests.interop.helpers import Load, new_key, run_trioserf
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

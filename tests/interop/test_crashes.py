@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.interop.agents import (
     until,
 )
 from tests.interop.namespaces import two_hosts_or_skip
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

@@ -1,10 +1,13 @@
 """An agent without free descriptors continues, and serves again when there are some."""
 
 import resource
+import sys
 
 import pytest
 
 from tests.interop.agents import CONVERGED_WITHIN, cluster, until
+
+assert sys.platform == "linux"
 
 pytestmark = pytest.mark.serf
 

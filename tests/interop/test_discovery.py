@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import pytest
 
 from tests.interop.agents import ROOT, SERF, TRIOSERF, until
 from tests.interop.namespaces import Host, two_hosts_or_skip
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 GO = (str(SERF),)

@@ -4,6 +4,7 @@ import base64
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from tests.interop.agents import ROOT, TRIOSERF, Cluster, cluster, read_to
 from tests.interop.helpers import Load, new_key, run_trioserf
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,8 @@ from tests.interop.agents import (
 )
 from trioserf.swim.config import LAN
 from trioserf.swim.suspicion import required_confirmations, suspicion_timeout
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from tests.control.helpers import KEY
 from tests.interop.agents import STARTED_WITHIN, TRIOSERF, Process, until
 from trioserf.control.server.permissions import SCOPES
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

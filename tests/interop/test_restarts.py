@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.interop.agents import Cluster, Process, cluster, until
 from tests.interop.helpers import Recorder, fill
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.serf.snapshot import parse
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

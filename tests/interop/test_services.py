@@ -2,11 +2,14 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.interop.agents import cluster, until
+
+assert sys.platform != "win32"
 
 pytestmark = pytest.mark.serf
 

@@ -17,6 +17,8 @@ from trioserf.errors import AddressError
 from trioserf.net.sockets import SocketTransport, open_sockets
 from trioserf.net.transport import BATCH, Datagram
 
+assert sys.platform != "win32"
+
 A, B = "127.22.0.1", "127.22.0.2"
 
 pytestmark = pytest.mark.skipif(

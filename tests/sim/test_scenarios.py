@@ -17,6 +17,8 @@ from tests.interop.agents import until
 from trioserf.sim.scenario import run
 from trioserf.sim.scenarios import SCENARIOS
 
+assert sys.platform != "win32"
+
 _SIMULATE = Path(__file__).resolve().parents[2] / "scripts" / "simulate"
 _SEEDS = 50 if os.environ.get("CI") else 3
 _TIMEOUT = 500.0

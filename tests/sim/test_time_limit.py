@@ -1,6 +1,7 @@
 """Limits of real time, alone and nested."""
 
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -8,6 +9,8 @@ import pytest
 import trio
 
 from trioserf.sim.time_limit import SimulationTimeout, real_time_limit
+
+assert sys.platform != "win32"
 
 LONG = 30.0
 """Seconds that no test reaches."""
