@@ -24,6 +24,8 @@ from tests.interop.chaos_report import (
     judge,
 )
 
+assert sys.platform == "linux"
+
 # --- agents ---
 
 SHORT_FORM = ("kill", "stop", "descriptors", "cut", "disk")

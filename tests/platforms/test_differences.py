@@ -1,0 +1,112 @@
+"""Single differences between platforms: sockets, limits of time."""
+
+import errno
+import socket
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from tests.interop.agents import ROOT
+from trioserf.net.sockets import SocketTransport, open_sockets
+from trioserf.operating_system.sockets import allow_large_datagrams, claim_port
+
+assert sys.platform == "linux"
+
+PREPARE = "from tests.platforms import stand_in; import socket, trio; stand_in.install({!r})\n"
+
+
+def run(platform: str, text: str) -> str:
+    """Run a program, as on a platform; return its output."""
+    words = [sys.executable, "-c", PREPARE.format(platform) + text]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+OPTIONS = """
+from trioserf.net.sockets import _bind
+for one in _bind("127.0.0.1", 0):
+    reuse = one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    print(reuse, one.getsockopt(socket.SOL_SOCKET, stand_in.EXCLUSIVE))
+    one.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"), [("win32", "0 1\n0 1\n"), ("darwin", "1 0\n0 0\n")]
+)
+def test_port_is_exclusive_on_windows_and_reusable_elsewhere(platform: str, expected: str) -> None:
+    assert run(platform, OPTIONS) == expected
+
+
+KEEPALIVE = """
+from trioserf.operating_system.sockets import KEEPALIVE
+one = socket.socket()
+for level, option, value in KEEPALIVE:
+    one.setsockopt(level, option, value)
+print(*(one.getsockopt(socket.IPPROTO_TCP, option) for option in (4, 5, 6)))
+one.close()
+"""
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_keepalive_is_set_by_the_name_that_the_platform_has(platform: str) -> None:
+    assert run(platform, KEEPALIVE) == "60 15 4\n"
+
+
+LIMIT = """
+from trioserf.sim.time_limit import SimulationTimeout, real_time_limit
+try:
+    with real_time_limit(0.3):
+        with real_time_limit(30.0):
+            pass
+        while True:
+            pass
+except SimulationTimeout as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_endless_loop_is_cut_off(platform: str) -> None:
+    assert run(platform, LIMIT) == "still running after 0.3 s of real time\n"
+
+
+def test_small_send_buffer_is_enlarged_for_the_largest_datagram() -> None:
+    """macOS begins with 9,216 bytes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 9216)
+        size = one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert size < 65_507
+        allow_large_datagrams(one)
+        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= 65_507
+
+
+class ResetOnce(socket.socket):
+    """A UDP socket of Windows: an ICMP error about an earlier datagram is an error of a read."""
+
+    resets = 1
+
+    def recvfrom(self, *args: int) -> tuple[bytes, tuple[str, int]]:  # type: ignore[override]
+        if self.resets:
+            self.resets -= 1
+            raise ConnectionResetError(errno.ECONNRESET, "WSAECONNRESET")
+        data, source = super().recvfrom(*args)
+        return data, source
+
+
+async def test_reset_of_a_datagram_does_not_end_the_receiver() -> None:
+    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    udp = ResetOnce(socket.AF_INET, socket.SOCK_DGRAM)
+    for one in (tcp, udp):
+        one.setblocking(False)
+        claim_port(one)
+        one.bind(("127.0.0.1", 0))
+    tcp.listen()
+    transport = SocketTransport(tcp, udp)
+    async with open_sockets("127.0.0.1", 0) as other:
+        assert other.send_packet(b"ping", transport.address)
+        with trio.fail_after(10):
+            assert await transport.receive_packets() == [(b"ping", other.address)]
+    assert transport.errors == {"ECONNRESET": 1}
+    await transport.aclose()
