@@ -87,7 +87,7 @@ class ResetOnce(socket.socket):
 
     resets = 1
 
-    def recvfrom(self, *args: int) -> tuple[bytes, tuple[str, int]]:  # type: ignore[override]
+    def recvfrom(self, *args: int) -> tuple[bytes, tuple[str, int]]:
         if self.resets:
             self.resets -= 1
             raise ConnectionResetError(errno.ECONNRESET, "WSAECONNRESET")

@@ -314,7 +314,7 @@ app = typer.Typer(
 
 @app.callback(
     epilog=more(
-        "agent --node=a --bind=127.0.0.2",
+        "agent --node=a --bind=127.0.0.1",
         "members -status=alive --format=json",
         page="trioserf/cli/README.md",
     ),

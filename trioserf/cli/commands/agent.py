@@ -362,7 +362,7 @@ class _AgentCommand(SerfCommand):
 @app.command(
     cls=_AgentCommand,
     epilog=more(
-        "agent --node=a --bind=127.0.0.2 --tag role=web",
+        "agent --node=a --bind=127.0.0.1 --tag role=web",
         "agent --config-dir=/etc/trioserf --set reconnect_timeout=1h",
         page="trioserf/agent/README.md, § Configuration",
     ),
