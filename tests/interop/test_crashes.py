@@ -23,6 +23,7 @@ from tests.interop.agents import (
     until,
 )
 from tests.interop.namespaces import two_hosts_or_skip
+from trioserf.swim.config import SwimOptions
 
 pytestmark = pytest.mark.serf
 
@@ -63,12 +64,23 @@ def test_cause_of_a_killed_process_is_known_to_all(mixed: Cluster) -> None:
     mixed.all_see("alive", "py-d")
 
 
-def test_process_that_restarts_within_a_second_is_not_failed(mixed: Cluster) -> None:
-    before = {name: len(agent.log_text()) for name, agent in mixed.running.items()}
-    mixed.end("py-c")
+def restart(mixed: Cluster, name: str) -> float:
+    """Kill an agent and start it again; return the seconds that it took."""
+    began = time.monotonic()
+    mixed.end(name)
     time.sleep(0.3)
-    mixed.start("py-c", f"-join={mixed.host('py-a')}")
-    mixed.all_see("alive", "py-c")
+    mixed.start(name, f"-join={mixed.host('py-a')}")
+    took = time.monotonic() - began
+    mixed.all_see("alive", name)
+    return took
+
+
+def test_process_that_is_back_within_two_seconds_is_not_failed(mixed: Cluster) -> None:
+    for _ in range(10):
+        before = {name: len(agent.log_text()) for name, agent in mixed.running.items()}
+        if (took := restart(mixed, "py-c")) < SwimOptions().refusal_timeout:
+            break  # other restarts, on a busy machine, may count as failures
+    assert took < SwimOptions().refusal_timeout
     time.sleep(4)
     for name, agent in mixed.running.items():
         if name != "py-c":
