@@ -12,6 +12,7 @@ import pytest
 
 from tests.interop.agents import (
     SERF,
+    STARTED_WITHIN,
     TRIOSERF,
     Cluster,
     Process,
@@ -51,10 +52,11 @@ def test_cause_of_a_killed_process_is_known_to_all(mixed: Cluster) -> None:
             victim.signal(signal.SIGKILL)
             victim.wait()
             mixed.all_see("failed", "py-d")
-            failed = [one for one in records(stream) if one["event"] == "member-failed"]
-        [record] = failed
+            until(lambda: any(one["event"] == "member-failed" for one in records(stream)))
+            [record] = [one for one in records(stream) if one["event"] == "member-failed"]
         assert record["members"][0]["name"] == "py-d"
         assert set(record["cause"]) == {"suspected_by", "reason", "declared_by"}
+        until(lambda: all("has failed:" in agent.log_text() for agent in watched))
         for agent in watched:
             [line] = [line for line in agent.log_text().splitlines() if "has failed:" in line]
             assert re.search(_FAILED, line), line
@@ -100,7 +102,7 @@ def test_agent_with_a_name_in_use_does_not_start(
         Path(value).write_text(f"alive: py-a {mixed.host('py-a')}:7946\n")
     late = Process(TRIOSERF, incumbent, 237, [f"{option}={value}"])
     try:
-        assert late.wait() == 1
+        assert late.wait(STARTED_WITHIN) == 1
         text = late.log_text()
         assert f"the name {incumbent!r} is in use by the member at {holder.bind}" in text
         assert f"this one is at {late.bind}; choose another name with --node=NAME" in text
@@ -118,7 +120,7 @@ def test_incumbent_alone_survives_an_agent_of_serf_with_its_name() -> None:
         assert SERF is not None
         other = Process([SERF], "py-one", 239, [f"-join={one.host}"])
         try:
-            other.wait()
+            other.wait(STARTED_WITHIN)
             until(lambda: "staying, as we were here first" in one.log_text())
         finally:
             other.end()
