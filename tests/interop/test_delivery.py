@@ -56,11 +56,10 @@ def count_acks(udp: socket.socket, name: str, expected: int) -> int:
 
     def receive(seconds: float) -> bool:
         for message in received(udp, seconds):
-            response = (
-                serf_codec.decode(message.payload) if isinstance(message, UserMessage) else 0
-            )
-            if isinstance(response, QueryResponse) and response.source == name:
-                found.append(response)
+            if isinstance(message, UserMessage):
+                response = serf_codec.decode(message.payload)
+                if isinstance(response, QueryResponse) and response.source == name:
+                    found.append(response)
         return len(found) >= expected
 
     until(lambda: receive(0.1))
