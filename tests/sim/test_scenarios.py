@@ -49,7 +49,7 @@ def _simulate(
 
 
 def test_campaign_ends_with_a_table() -> None:
-    result = _simulate("--scenario", "all", "--seeds", "1")
+    result = _simulate("--scenario", "all", "--seeds", "1", timeout=_TIMEOUT)
     assert result.returncode == 0, result.stderr
     assert f"\n{len(SCENARIOS)} runs, 0 failed" in result.stdout
     assert [line.split()[:3] for line in result.stdout.splitlines()[1:-2]] == [
