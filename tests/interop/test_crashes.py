@@ -107,7 +107,8 @@ def test_incumbent_alone_survives_an_agent_of_serf_with_its_name() -> None:
         other = Process([SERF], "py-one", 239, [f"-join={one.host}"])
         try:
             other.wait()
-            until(lambda: "staying, as we were here first" in one.log_text())
+            until(lambda: "has our name, too" in one.log_text())
+            assert "; this one stays: it was first" in one.log_text()
         finally:
             other.end()
         assert one.exit_code() is None

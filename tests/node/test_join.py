@@ -221,8 +221,9 @@ async def test_join_fails_if_the_predecessor_stays_alive(autojump_clock: MockClo
         _, seen, address = await open_incumbent(s, State.ALIVE, answers=False)
         reasons = await causes(s, str(address))
         assert reasons == {
-            str(address): f"the name 'us' still belongs to {ELSEWHERE}, which does not answer; it"
-            " is free when the members have declared that one failed"
+            str(address): f"the name 'us' still belongs to the member at {ELSEWHERE}, which does"
+            f" not answer, and this one is at {OURS}; join again when that member is failed in the"
+            " cluster, or choose another name with --node=NAME"
         }
         assert {one.join for one in seen} == {False}
 
