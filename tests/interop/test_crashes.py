@@ -30,7 +30,7 @@ pytestmark = pytest.mark.serf
 # If Serf's agent has suspected it first, the reason is not known.
 _FAILED = re.compile(
     r"\[INFO\] memberlist: 'py-d' has failed: suspected first by"
-    r" ('py-[abc]' \(it refused a connection\)|'go-a' \(it reported no reason\)),"
+    r" ('py-[abc]' \(connection refused\)|'go-a' \(no reason reported\)),"
     r" declared failed by '(py|go)-[abc]'"
 )
 

@@ -162,7 +162,7 @@ class TestCause:
         [
             (
                 Cause("a", "refused", "b"),
-                "suspected first by 'a' (it refused a connection), declared failed by 'b'",
+                "suspected first by 'a' (connection refused), declared failed by 'b'",
             ),
             (Cause("", None, "b"), "declared failed by 'b'"),
         ],
