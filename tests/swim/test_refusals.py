@@ -47,10 +47,10 @@ class TestCheckers:
         table = FakeMemberlist().with_member(PEER, State.ALIVE, 1)
         record = table.records[PEER]
         table.probe_failed(record, 1, 0, 0, 0.0, "unreachable")
-        assert not table.may_connect(record)
+        assert not table.must_connect(record)
         table.alive(alive(PEER, 2), 0.0)
         table.probe_failed(record, 2, 0, 0, 0.0, "refused")
-        assert table.may_connect(record)
+        assert table.must_connect(record)
 
 
 def suspected(*, refused: bool = False, options: SwimOptions | None = None) -> FakeMemberlist:

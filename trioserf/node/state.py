@@ -516,7 +516,7 @@ class ClusterState:
                 self.serf.member_updated(record.name, record.address, record.meta, record.versions)
             case Suspected(record):
                 self.serf.member_suspected(record.name)
-                if self.counts_refusals and self.membership.may_connect(record):
+                if self.counts_refusals and self.membership.must_connect(record):
                     self.refusal_checks.append(
                         RefusalCheck(record.name, record.address, record.incarnation)
                     )
