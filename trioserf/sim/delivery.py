@@ -105,7 +105,7 @@ def measure(
     config = attrs.evolve(TEMPLATE, timing=PROFILES[profile])
     scenario = Scenario(measurements, config=config, must_agree=False, count_false_alarms=True)
     run(scenario, seed=seed, trace=trace)
-    _count_pairs(trace, members, result)
+    count_pairs(trace, members, result)
     return result
 
 
@@ -137,7 +137,8 @@ async def _ask(cluster: SimCluster, member: str, result: Delivery) -> None:
         result.acked += done.expected - 1 - len(done.missing)
 
 
-def _count_pairs(trace: Trace, members: int, result: Delivery) -> None:
+def count_pairs(trace: Trace, members: int, result: Delivery) -> None:
+    """Count the pairs of a trace with the entries `send` and `user` of a cluster of members."""
     sent: dict[str, float] = {}
     arrivals: dict[str, Counter[str]] = {}
     for entry in trace.entries:
