@@ -411,8 +411,8 @@ class ClusterState:
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
         members = self.membership.members
-        if self.filler.has_uncovered:
-            self.outbox.gossip(members.cover_targets(), MAX_COVER)
+        if self.filler.has_uncovered and (targets := members.cover_targets()):
+            self.outbox.gossip(targets, MAX_COVER)
         else:
             self.outbox.gossip(members.gossip_targets(now), self.config.timing.gossip_nodes)
 
