@@ -108,7 +108,7 @@ def test_incumbent_alone_survives_an_agent_of_serf_with_its_name() -> None:
         try:
             other.wait()
             until(lambda: "has our name, too" in one.log_text())
-            assert "; this one stays: it was first" in one.log_text()
+            assert "; this one stays, because it was first" in one.log_text()
         finally:
             other.end()
         assert one.exit_code() is None

@@ -141,7 +141,11 @@ def test_without_majority_the_later_one_goes(
     state.member_conflicted("a", OTHER, 0.0)
     state.expire(3.2)
     assert state.shutdown_orders == ([] if stays else [NameConflictLost(0, 0, OTHER)])
-    what = "stays: it was first" if stays else "shuts down, because it joined less than a minute"
+    what = (
+        "stays, because it was first"
+        if stays
+        else "shuts down, because it joined less than a minute"
+    )
     text = f"The member at {OTHER} has our name, too: no other member was there to decide"
     assert f"{text}; this one {what}" in caplog.text
 

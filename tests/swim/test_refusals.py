@@ -187,6 +187,22 @@ class TestCause:
         assert isinstance(left, Left)
         assert left.cause == Cause("", None, OTHER)
 
+    def test_reason_that_a_member_of_serf_has_lost_is_taken_from_a_later_copy(self) -> None:
+        table = suspected()  # by OTHER, without a reason
+        claim(table, "m0", "m1", "m2", "m3", OTHER)
+        table.dead(Dead(1, PEER, "m0"), 1.0)
+        left = table.events[-1]
+        assert isinstance(left, Left)
+        assert left.cause == Cause(OTHER, "refused", "m0")
+
+    def test_reason_of_another_member_does_not_count_for_the_first(self) -> None:
+        table = suspected()
+        claim(table, "m0")
+        table.dead(Dead(1, PEER, "m0"), 1.0)
+        left = table.events[-1]
+        assert isinstance(left, Left)
+        assert left.cause == Cause(OTHER, "reported", "m0")
+
     def test_leave_has_no_cause(self) -> None:
         table = FakeMemberlist().with_member(PEER, State.ALIVE, 1)
         table.dead(Dead(1, PEER, PEER), 1.0)

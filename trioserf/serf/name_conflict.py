@@ -161,7 +161,9 @@ class NameConflicts:
                 "The member at %s has our name, too: %s; this one %s",
                 vote.other,
                 _decision(*counts),
-                f"shuts down, because it {_JOINED}" if vote.is_lost else "stays: it was first",
+                f"shuts down, because it {_JOINED}"
+                if vote.is_lost
+                else "stays, because it was first",
             )
         elif vote.is_lost:
             _log.warning("minority in name conflict resolution, quitting [%d / %d]", *counts)
