@@ -1,5 +1,6 @@
 """Joins of a node whose name another member has."""
 
+import logging
 from typing import Any
 
 import attrs
@@ -7,7 +8,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.helpers import OURS, NodeUnderTest, node_under_test, push_pull, read_response
+from tests.node.helpers import (
+    OURS,
+    NodeUnderTest,
+    logged,
+    node_under_test,
+    push_pull,
+    read_response,
+)
 from trioserf.address import Address, packed
 from trioserf.errors import JoinFailed, NameInUse
 from trioserf.sim.transport import SimTransport
@@ -93,8 +101,9 @@ async def test_name_of_a_failed_or_left_member_can_be_taken(
 
 
 async def test_moved_member_waits_until_its_predecessor_has_failed(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with node_under_test(**NEVER) as s:
         rows, seen, address = await open_incumbent(s, State.ALIVE, answers=False)
         began = trio.current_time()
@@ -107,6 +116,11 @@ async def test_moved_member_waits_until_its_predecessor_has_failed(
         assert await s.node.join([str(address)]) == 1
         assert trio.current_time() - began == pytest.approx(8, abs=1)
         assert [one.join for one in seen[-2:]] == [False, True]
+        waits = (
+            f"the name 'us' still belongs to the member at {ELSEWHERE}, which does not answer;"
+            " waiting up to 15 s until that member is failed in the cluster"
+        )
+        assert logged(caplog, logging.INFO).count(waits) == 1
 
 
 async def test_join_fails_if_the_predecessor_stays_alive(autojump_clock: MockClock) -> None:
@@ -115,8 +129,9 @@ async def test_join_fails_if_the_predecessor_stays_alive(autojump_clock: MockClo
         with pytest.raises(JoinFailed) as caught:
             await s.node.join([str(address)])
         reason = (
-            f"the name 'us' still belongs to {ELSEWHERE}, which does not answer; it is free when"
-            " the members have declared that one failed"
+            f"the name 'us' still belongs to the member at {ELSEWHERE}, which does not answer, and"
+            f" this one is at {OURS}; join again when that member is failed in the cluster, or"
+            " choose another name with --node=NAME"
         )
         assert caught.value.causes == [(str(address), reason)]
         assert {one.join for one in seen} == {False}

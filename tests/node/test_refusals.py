@@ -105,7 +105,7 @@ async def test_refused_member_is_declared_failed_after_three_refusals(
                     pass
         assert isinstance(event, MemberEvent)
         assert event.cause == Cause("us", "refused", "us")
-    assert "'victim' has failed: suspected first by 'us' (it refused a connection)" in caplog.text
+    assert "'victim' has failed: suspected first by 'us' (connection refused)" in caplog.text
 
 
 async def test_member_that_gets_a_suspicion_connects_and_confirms(
