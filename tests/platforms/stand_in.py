@@ -3,8 +3,8 @@
     python -m tests.platforms.stand_in win32 members      # a command line, as on Windows
     python -m tests.platforms.stand_in win32 --import-all # every module
 
-Modules of trioserf import twins of modules of the standard library, which lack what Python lacks
-on that platform and have what it has in addition. Trio, the other packages and the standard
+Modules of trioserf import limited views of modules of the standard library, which lack what Python
+lacks on that platform and have what it has in addition. Trio, the other packages and the standard
 library itself keep the modules of this system, without which they could not run.
 """
 
@@ -28,7 +28,7 @@ from tests.platforms.typeshed import NATIVE, changes, missing_modules
 
 assert sys.platform == "linux"
 
-TWINS = ("asyncio", "errno", "os", "select", "signal", "socket", "subprocess", "sys", "time")
+LIMITED = ("asyncio", "errno", "os", "select", "signal", "socket", "subprocess", "sys", "time")
 CONTROL_C_EXIT = -1073741510
 EXCLUSIVE = socket.SO_OOBINLINE
 """In place of SO_EXCLUSIVEADDRUSE, an option that does nothing to a socket without such data."""
@@ -37,7 +37,7 @@ BREAK = signal.SIGTTIN
 _SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM")
 
 
-class Twin(ModuleType):
+class View(ModuleType):
     """A module with some names less, and some names more."""
 
     def __init__(self, original: ModuleType, lacks: set[str], has: Mapping[str, Any]) -> None:
@@ -133,16 +133,16 @@ def install(platform: str) -> None:
     assert platform != NATIVE
     assert not any(name.split(".")[0] == "trioserf" for name in sys.modules)
     modules: dict[str, ModuleType | None] = dict.fromkeys(missing_modules(platform))
-    for name in TWINS:
+    for name in LIMITED:
         lacks, _ = changes("asyncio.streams" if name == "asyncio" else name, platform)
         original = importlib.import_module(name)
-        modules[name] = Twin(original, lacks, _HAS[platform].get(name, {}))
+        modules[name] = View(original, lacks, _HAS[platform].get(name, {}))
     if platform == "win32":
         modules["msvcrt"] = Msvcrt("msvcrt")
         trio.lowlevel.open_process = windows_process  # type: ignore[assignment]
     original_import = builtins.__import__
 
-    def import_twin(
+    def import_limited(
         name: str,
         globals: Mapping[str, Any] | None = None,  # noqa: A002 - the name is Python's
         locals: Mapping[str, Any] | None = None,  # noqa: A002
@@ -153,15 +153,15 @@ def install(platform: str) -> None:
         top = name.split(".")[0]
         if level or importer.split(".")[0] != "trioserf" or top not in modules:
             return original_import(name, globals, locals, fromlist or (), level)
-        twin = modules[top]
-        if twin is None:
+        view = modules[top]
+        if view is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         if name != top:
             module = original_import(name, globals, locals, fromlist or (), level)
-            return module if fromlist else twin
-        return twin
+            return module if fromlist else view
+        return view
 
-    builtins.__import__ = import_twin
+    builtins.__import__ = import_limited
 
 
 def import_all() -> int:

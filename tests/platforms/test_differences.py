@@ -4,11 +4,14 @@ import errno
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 
 from tests.interop.agents import ROOT
+from trioserf.control.server.tokens import load
+from trioserf.errors import ConfigError
 from trioserf.net.sockets import SocketTransport, open_sockets
 from trioserf.operating_system.sockets import allow_large_datagrams, claim_port
 
@@ -24,6 +27,8 @@ def run(platform: str, text: str) -> str:
 
 
 OPTIONS = """
+from trioserf.control.server.tokens import load
+from trioserf.errors import ConfigError
 from trioserf.net.sockets import _bind
 for one in _bind("127.0.0.1", 0):
     reuse = one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -70,6 +75,82 @@ except SimulationTimeout as error:
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_endless_loop_is_cut_off(platform: str) -> None:
     assert run(platform, LIMIT) == "still running after 0.3 s of real time\n"
+
+
+CLOSED = """
+from trioserf.operating_system.processes import is_closed_pipe
+print(*map(is_closed_pipe, (OSError(22, ""), BrokenPipeError(), OSError(28, ""))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [("win32", "True True False\n"), ("darwin", "False True False\n")],
+)
+def test_closed_pipe_is_recognized_by_the_error_of_the_platform(
+    platform: str, expected: str
+) -> None:
+    assert run(platform, CLOSED) == expected
+
+
+REFUSED = """
+from trioserf.agent.config import HandlerOptions
+from trioserf.agent.script_rights import ScriptUser, limiting_command
+from trioserf.errors import ConfigError
+for options in (HandlerOptions(max_processes=9), HandlerOptions(max_memory=2**30)):
+    try:
+        limiting_command(options, None)
+    except ConfigError as error:
+        print(error)
+try:
+    ScriptUser.find("root")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_windows_refuses_users_and_limits_of_scripts() -> None:
+    limits = (
+        "handler_max_processes, handler_max_memory: this system has no such limits; expected 0\n"
+    )
+    user = "handler_user: scripts run as the agent's user on this system; expected no value\n"
+    assert run("win32", REFUSED) == limits + limits + user
+
+
+TOKENS = """
+import pathlib
+from trioserf.control.server.tokens import load
+print(load(pathlib.Path({!r})))
+"""
+
+
+def test_windows_does_not_check_modes_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("[]")
+    path.chmod(0o666)
+    assert run("win32", TOKENS.format(str(path))) == "{}\n"
+    with pytest.raises(ConfigError, match="mode 0666"):
+        load(path)
+
+
+REQUESTS = """
+from trioserf.operating_system.sockets import multicast_interface
+for joins in (True, False):
+    print(multicast_interface("224.0.0.251", 3, joins=joins).hex())
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [
+        ("win32", "e00000fb00000003\n00000003\n"),
+        ("darwin", "e00000fb0000000003000000\n" * 2),
+    ],
+)
+def test_interface_of_multicast_is_named_as_the_platform_expects(
+    platform: str, expected: str
+) -> None:
+    assert run(platform, REQUESTS) == expected
 
 
 def test_small_send_buffer_is_enlarged_for_the_largest_datagram() -> None:

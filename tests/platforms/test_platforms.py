@@ -150,7 +150,7 @@ def test_every_module_is_imported(platform: str) -> None:
 
 COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "event": [["event", "deploy", "v1"]],
-    "force-leave": [["force-leave", "nobody"]],
+    "force-leave": [["force-leave", "web-3"]],
     "info": [["info"], ["info", "--format=json"]],
     "join": [["join", "127.0.0.1:1"]],
     "keygen": [["keygen"]],

@@ -40,7 +40,7 @@ def test_workflow_runs_on_windows_what_make_check_runs() -> None:
 
 
 def test_stubs_know_what_windows_lacks() -> None:
-    """The source of the twins: if its form changed, they would lack nothing."""
+    """If the form of the stubs changed, the views would lack nothing."""
     assert {"fcntl", "grp", "pwd", "resource", "syslog", "termios"} <= missing_modules("win32")
     lacks, has = changes("os", "win32")
     assert {"O_CLOEXEC", "fchmod", "fork", "geteuid", "killpg", "sysconf", "uname"} <= lacks
