@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -272,20 +274,29 @@ def test_windows_has_no_unix_sockets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["stream", "monitor"])
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_follower_does_not_end_because_its_output_is_a_device(
-    platform: str, command: str, tmp_path: Path
+def test_follower_does_not_end_because_its_output_is_a_terminal(
+    command: str, running: Run
 ) -> None:
-    with agent(platform, tmp_path) as run, follow(run, command, "/dev/null") as process:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(3)
+    master, terminal = os.openpty()
+    with (
+        open(master, "rb", buffering=0) as screen,  # noqa: PTH123 - a descriptor
+        open(terminal, "wb") as output,  # noqa: PTH123
+        started(running, command, stdout=output) as process,
+    ):
+        for _ in range(3):  # the first is proof of the start, others that it runs on
+            until(lambda: running.ask("event", "more")[0] == 0 and is_readable(screen), 60)
+            assert screen.read(65_536)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
 
+def is_readable(file: FileIO) -> bool:
+    return bool(select.select((file,), (), (), 0.5)[0])
+
+
 @pytest.mark.parametrize("command", ["stream", "monitor"])
 def test_follower_ends_with_the_reader_of_its_output(command: str, running: Run) -> None:
-    with follow(running, command) as process:
+    with started(running, command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         if command == "monitor":
             assert process.stdout.readline()
@@ -295,16 +306,6 @@ def test_follower_ends_with_the_reader_of_its_output(command: str, running: Run)
             until(lambda: running.ask("event", "more")[0] == 0 and process.poll() is not None, 30)
         assert process.wait(30) == (0 if command == "stream" else 128 + 13)
         assert time.monotonic() - began < 30
-
-
-@contextmanager
-def follow(run: Run, command: str, output: str = "") -> Iterator["subprocess.Popen[str]"]:
-    """Run `stream` or `monitor` as on the agent's platform, with its output to a file or pipe."""
-    with ExitStack() as stack:
-        target: Any = subprocess.PIPE
-        if output:
-            target = stack.enter_context(Path(output).open("w"))
-        yield stack.enter_context(started(run, command, stdout=target))
 
 
 @contextmanager
