@@ -358,6 +358,10 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 class _AgentCommand(SerfCommand):
     usage_prefix = "==> "
 
+    def stray_word_hint(self, word: str) -> str:
+        """Return what follows from a word."""
+        return f" (agent takes options only, and none after a word; to join: -join={word})"
+
 
 @app.command(
     cls=_AgentCommand,
