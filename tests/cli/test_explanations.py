@@ -65,6 +65,7 @@ INVALID = "is not a valid regular expression: missing ): ("
         ("force-leave -prune go-x", "no member has the name 'go-x' (did you mean go-"),
         ("rtt go-x", "no member has the name 'go-x' (did you mean go-"),
         ("keys -list", "start the agents with -encrypt=KEY or -keyring-file=PATH"),
+        ("keys -use=abc", "a key is 16, 24 or 32 bytes in base64: trioserf keygen makes one"),
         ("monitor -log-level=loud", "the levels are trace, debug, info, warn and err"),
         ("event big " + 1100 * "x", "the agents' key user_event_size_limit is the limit"),
     ],

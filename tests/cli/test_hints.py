@@ -2,14 +2,18 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.cli.helpers import CLOSED, run_command
+from tests.cli.helpers import CLOSED, OutputBuffer, run_command
 from trioserf.cli.commands.monitor import log_record, utc_text
 from trioserf.cli.hints import expression_errors, status_error, value_hint
-from trioserf.control.client.records import Dropped, LogEntry
+from trioserf.cli.key_operations import run_key_operation
+from trioserf.cli.output import CommandError
+from trioserf.control.client.records import Dropped, KeyReport, LogEntry, MemberInfo, QueryRecord
+from trioserf.control.client.requests import Action
+from trioserf.control.errors import ControlError
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,8 @@ def test_value_out_of_range_is_not_called_another_type() -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("members", "is an agent running there? -rpc-addr=HOST:PORT or SERF_RPC_ADDR"),
+        ("members", "is an agent running there? -rpc-addr or SERF_RPC_ADDR names another address"),
+        ("members -rpc-addr=http://x:1", "an address is host:port, tls://host:port or unix:PATH"),
         ("members -tag x", "a tag is KEY=VALUE"),
         ("token list --file=x --format=xml", "the formats are text and json"),
         ("stream --format=text", "stream writes JSON only"),
@@ -57,6 +62,13 @@ def test_error_has_a_hint_on_standard_error_or_in_json(line: str, hint: str) -> 
         printed = run_command([*line.split(), "--format=json"], SERF_RPC_ADDR=CLOSED)
         assert json.loads(printed.out)["error"]["hint"].startswith(hint)
         assert printed.err == ""
+
+
+def test_malformed_address_has_no_other_hint() -> None:
+    printed = run_command(["members", "-rpc-addr=x:99999"])
+    assert printed.code == 1
+    assert "expected a port from 0 to 65535" in printed.out
+    assert printed.err == ""
 
 
 def test_valid_expressions_have_no_error() -> None:
@@ -105,3 +117,37 @@ def test_local_time_of_serf_becomes_utc() -> None:
     assert utc_text("2026/11/23 20:00:00.5") == "2026-11-23T14:15:00.500Z"
     for other in ("", "2026-11-23T20:00:00.123Z", "now"):
         assert utc_text(other) == other
+
+
+class FailingKeys:
+    """A session whose key operations fail with one message of a member."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def keys(self, action: Action, key: str | None = None) -> KeyReport:
+        raise ControlError("key_failed", "1/1 nodes failed", {"messages": {"a": self._message}})
+
+    def members(self) -> list[MemberInfo]:
+        raise NotImplementedError
+
+    def query(self, name: str) -> Generator[QueryRecord, None, None]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("No keyring to modify (encryption not enabled)", "start the agents with -encrypt=KEY"),
+        ("key size must be 16, 24 or 32 bytes", "a key is 16, 24 or 32 bytes in base64"),
+        ("Requested key is not in the keyring", "install the key first: keys -install=KEY"),
+        ("requested key is not in the keyring", "install the key first: keys -install=KEY"),
+        ("Removing the primary key is not allowed", "use another key first: keys -use=KEY"),
+        ("a disk is full", ""),
+    ],
+)
+def test_failed_key_operation_names_the_option_that_mends_it(message: str, hint: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        run_key_operation(OutputBuffer().out, FailingKeys(message), "use", "key")
+    assert caught.value.hint.startswith(hint)
+    assert bool(caught.value.hint) == bool(hint)

@@ -70,7 +70,12 @@ def connection_error(address: str, error: ControlError) -> CommandError:
         unix = unix_path(address)
         kind, at = ("tcp", split_tls(address)[1]) if unix is None else ("unix", unix)
         reason = f"dial {kind} {at}: connect: {why}"
-    return CommandError(f"Error connecting to Serf agent: {reason}", error.code)
+    hint = ""
+    if "://" in split_tls(address)[1]:
+        hint = "an address is host:port, tls://host:port or unix:PATH"
+    elif error.message.startswith("no agent"):
+        hint = "is an agent running there? -rpc-addr or SERF_RPC_ADDR names another address"
+    return CommandError(f"Error connecting to Serf agent: {reason}", error.code, hint=hint)
 
 
 def parse_tags(pairs: Iterable[str], out: Output | None = None) -> dict[str, str]:

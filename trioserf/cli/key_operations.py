@@ -36,11 +36,14 @@ _TEXTS: Mapping[Action, tuple[str, str, str]] = {
     ),
 }
 """Serf's texts before an action, after it, and after its failure."""
+_KEY_HINT = "a key is 16, 24 or 32 bytes in base64: trioserf keygen makes one"
 _HINTS = (
     (
-        "keyring is empty",
+        "encryption not enabled",
         "start the agents with -encrypt=KEY or -keyring-file=PATH (trioserf keygen makes a key)",
     ),
+    ("base64", _KEY_HINT),
+    ("key size", _KEY_HINT),
     ("not in the keyring", "install the key first: keys -install=KEY"),
     ("primary key is not allowed", "use another key first: keys -use=KEY"),
 )

@@ -15,9 +15,9 @@ _LAYOUT = "\n\t"
 
 
 _HINTS = {
-    "unreachable": "is an agent running there? -rpc-addr=HOST:PORT or SERF_RPC_ADDR names another",
     "auth_required": "-rpc-auth=KEY or SERF_RPC_AUTH presents a key",
     "auth_failed": "-rpc-auth=KEY or SERF_RPC_AUTH presents another key",
+    "protocol": "-rpc-addr names the agent's control port, 7373 by default, not its gossip port",
 }
 """What mends an error, by its code."""
 
@@ -25,7 +25,7 @@ _HINTS = {
 class CommandError(Exception):
     """A command that failed: Serf's text, and a code with details for JSON.
 
-    `hint` tells what mends it: a line on standard error, or a field in JSON.
+    `hint` is what mends it: a line on standard error, or a field in JSON.
     """
 
     def __init__(
