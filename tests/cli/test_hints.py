@@ -64,6 +64,19 @@ def test_error_has_a_hint_on_standard_error_or_in_json(line: str, hint: str) -> 
         assert printed.err == ""
 
 
+def test_duration_of_the_agent_without_unit_names_an_accepted_one() -> None:
+    printed = run_command(["agent", "-retry-interval=5"])
+    assert printed.code == 1
+    assert printed.err == "trioserf: did you mean 5s?\n"
+
+
+def test_errors_of_stream_are_json_on_standard_error_if_asked_for() -> None:
+    printed = run_command(["stream", "--format=json"], SERF_RPC_ADDR=CLOSED)
+    assert (printed.code, printed.out) == (1, "")
+    assert json.loads(printed.err)["error"]["code"] == "unreachable"
+    assert run_command(["stream"], SERF_RPC_ADDR=CLOSED).err.startswith("Error connecting")
+
+
 def test_malformed_address_has_no_other_hint() -> None:
     printed = run_command(["members", "-rpc-addr=x:99999"])
     assert printed.code == 1
