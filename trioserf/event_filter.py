@@ -81,12 +81,9 @@ class EventFilter(_Fields):
     @classmethod
     def _parse_one(cls, item: str) -> Self:
         kind, colon, name = item.partition(":")
-        if colon and kind not in _NAMED_KINDS:
+        if kind not in _KINDS or (colon and kind not in _NAMED_KINDS):
             raise _invalid(item)
-        try:
-            return cls(kind, name)
-        except InvalidFilter:
-            raise _invalid(item) from None
+        return cls(kind, name)
 
     def matches(self, event: _Event) -> bool:
         """Return whether the event passes."""

@@ -91,6 +91,7 @@ class RpcSession(AgentSession):
 
     def coordinate(self, node: str | None = None) -> CoordinateInfo:
         """Return the network coordinate of a member (None: of the agent)."""
+        requests.coordinate(node)  # checks the argument
         name = self.info()["agent"]["name"] if node is None else node
         reply = self._exchange("get-coordinate", {"Node": name}, PROMPT_TIMEOUT)
         if not reply["Ok"]:
@@ -102,6 +103,7 @@ class RpcSession(AgentSession):
 
     def rtt(self, node: str, other: str | None = None) -> float:
         """Estimate the round-trip time of two members (`other`: the agent), in seconds."""
+        requests.rtt(node, other)  # checks the arguments
         return self.coordinate(node).distance(self.coordinate(other))
 
     def decline(self, id: int) -> None:  # noqa: A002
