@@ -30,7 +30,7 @@ class QueryDone(NamedTuple):
         expected: number of members that match its filters; only a Go agent does not report it
             (None).
         missing: names of those that sent neither an ack nor a response; a Go agent reports none.
-        kind: tells the results apart.
+        kind: distinguishes the results.
     """
 
     acks: int

@@ -106,7 +106,7 @@ _TYPES: Final[dict[object, tuple[tuple[type, ...], str]]] = {
 
 
 def checked_types(_: type, fields: "list[attrs.Attribute[Any]]") -> "list[attrs.Attribute[Any]]":
-    """Let each field of an attrs class check the type of its value (a `field_transformer`).
+    """Make each field of an attrs class check the type of its value (a `field_transformer`).
 
     A wrong type is a TypeError that names key, expectation and value. The items of containers
     need a check of their own.
