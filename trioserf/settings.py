@@ -5,6 +5,7 @@ agent reads files by these declarations, and the reference in agent/README.md is
 them (`tests/agent/test_reference.py`).
 """
 
+import math
 from collections.abc import Callable
 from types import UnionType
 from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin
@@ -127,6 +128,8 @@ def _of_type(field: "attrs.Attribute[Any]") -> Validator:
         # A bool is an int for Python; a user who writes one means something else.
         if not isinstance(value, accepted) or (isinstance(value, bool) and int in accepted):
             raise wrong_type(key_of(field), expected, value, secret=kind not in _TYPES)
+        if kind is float and isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key_of(field)}: expected a finite number, not {value}")
         if then is not None:
             then(instance, field, value)
 

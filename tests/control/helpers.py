@@ -267,7 +267,7 @@ class FakeNode(Node):
     async def respond(
         self,
         id: int,  # noqa: A002
-        payload: bytes,
+        payload: bytes = b"",
         by: Responder | None = None,
     ) -> None:
         send = self._pop_pending(id)

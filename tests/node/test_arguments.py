@@ -1,6 +1,7 @@
 """Wrong arguments raise in the call that gets them, and the node goes on."""
 
 import inspect
+import math
 import random
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final
@@ -19,6 +20,7 @@ from trioserf.node import Node, NodeConfig, open_node
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.keyring import Keyring
+from trioserf.serf.snapshot import LamportTimes
 from trioserf.sim.network import Network
 from trioserf.swim.config import SwimOptions, Timing
 
@@ -168,14 +170,14 @@ def wrong_values(kind: object) -> tuple[object, ...]:
         return (1, "yes", None)
     if kind is str:
         return (5, b"x", None)
-    return (True, "5", [5], object(), *((None, 1.5) if kind is int else ()))
+    return (True, "5", [5], object(), math.nan, math.inf, *((None, 1.5) if kind is int else ()))
 
 
 @pytest.mark.parametrize("kind", [NodeConfig, Timing, SwimOptions, SerfOptions])
 def test_each_field_of_a_configuration_checks_its_type(kind: type) -> None:
     for field in attrs.fields(kind):
         for value in wrong_values(field.type):
-            with pytest.raises((TypeError, ConfigError)):
+            with pytest.raises((TypeError, ValueError, ConfigError)):
                 kind(**{field.name: value})
 
 
@@ -199,6 +201,13 @@ def test_wrong_type_in_the_configuration_names_key_and_expectation(
     with pytest.raises(TypeError) as caught:
         NodeConfig(**{"name": "us", **options})
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("time", [-1, 2**64, 1.5, "1", None, True])
+def test_lamport_times_are_checked(time: Any) -> None:
+    for name in ("member", "event", "query"):
+        with pytest.raises((TypeError, ValueError), match=f"{name}: expected"):
+            LamportTimes(**{name: time})
 
 
 def test_wrong_keys_are_rejected_without_showing_them() -> None:

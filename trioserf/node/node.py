@@ -433,7 +433,7 @@ class Node:
     async def respond(
         self,
         id: int,  # noqa: A002 - the field's name
-        payload: bytes,
+        payload: bytes = b"",
         by: Responder | None = None,
     ) -> None:
         """Respond to a query, once.
