@@ -161,11 +161,7 @@ class FakeNode(Node):
         return self._members.get(name)
 
     async def join(
-        self,
-        addresses: Iterable[str | Address],
-        replay: bool = False,
-        *,
-        on_joined: Callable[[str], None] = lambda _: None,
+        self, addresses: Iterable[str | Address], replay: bool = False, **_: object
     ) -> int:
         await trio.sleep(self.delay)
         texts = [str(address) for address in addresses]
@@ -549,12 +545,11 @@ class AgentUnderTest:
     def json(self) -> JsonClient:
         return JsonClient(self._connect())
 
-    def unshaken_rpc(self) -> RpcClient:
-        """Connect without a handshake."""
+    def rpc_without_handshake(self) -> RpcClient:
         return RpcClient(self._connect())
 
     async def rpc(self) -> RpcClient:
-        client = self.unshaken_rpc()
+        client = self.rpc_without_handshake()
         await client.handshake()
         return client
 

@@ -72,7 +72,7 @@ def open_node(
     Raises:
         AddressError: the address cannot be bound, or there is none to advertise.
         TooLarge: the encoded tags exceed their limit.
-        NameConflict: another member has our name, and the majority gives it to that one.
+        NameConflict: another member keeps our name (see serf/README.md, § Name conflicts).
         RuntimeError: the caller is not a Trio task; the text names the ways from there.
         TypeError: an argument of a wrong type.
     """
