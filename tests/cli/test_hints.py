@@ -11,9 +11,10 @@ from trioserf.cli.commands.monitor import log_record, utc_text
 from trioserf.cli.hints import expression_errors, status_error, value_hint
 from trioserf.cli.key_operations import run_key_operation
 from trioserf.cli.output import CommandError
-from trioserf.control.client.records import Dropped, KeyReport, LogEntry, MemberInfo, QueryRecord
+from trioserf.control.client.records import KeyReport, LogEntry, MemberInfo
 from trioserf.control.client.requests import Action
 from trioserf.control.errors import ControlError
+from trioserf.results import Dropped, QueryResult
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ class FailingKeys:
     def members(self) -> list[MemberInfo]:
         raise NotImplementedError
 
-    def query(self, name: str) -> Generator[QueryRecord, None, None]:
+    def query(self, name: str) -> Generator[QueryResult, None, None]:
         raise NotImplementedError
 
 

@@ -18,9 +18,10 @@ from trioserf.cli.go_format import go_syntax
 from trioserf.cli.options import LOG_LEVELS, OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import CommandError, Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.client.records import Dropped, LogEntry
+from trioserf.control.client.records import LogEntry
 from trioserf.control.client.rpc_session import log_entry
 from trioserf.control.errors import ControlError
+from trioserf.results import Dropped
 
 STDOUT = 1
 _LEVEL_HINT = {"bad_request": "the levels are trace, debug, info, warn and err"}

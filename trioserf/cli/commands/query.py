@@ -23,9 +23,9 @@ from trioserf.cli.output import (
     reporting_errors,
 )
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone, QueryRecord
 from trioserf.control.errors import ControlError
 from trioserf.printable import printable
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 
 if TYPE_CHECKING:
     from trioserf.control.client.session import AgentSession
@@ -180,7 +180,7 @@ class Responses:
         """The members that sent an ack or a response."""
         return {*self._acks, *self._payloads}
 
-    def handle(self, record: QueryRecord) -> None:
+    def handle(self, record: QueryResult) -> None:
         """Handle one record."""
         match record:
             case QueryAck(source):
