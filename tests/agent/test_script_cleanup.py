@@ -26,7 +26,7 @@ from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.node import NodeConfig
-from trioserf.serf.query_collector import QueryAnswer
+from trioserf.results import QueryAnswer
 
 assert sys.platform != "win32"
 

@@ -119,11 +119,13 @@ def member_fields(member: Member) -> dict[str, Any]:
         "ProtocolCur": versions.protocol_cur,
         "ProtocolMax": versions.protocol_max,
         "ProtocolMin": versions.protocol_min,
-        "Status": member.status_text,
+        "Status": member.status,
         "Tags": dict(sorted(member.tags.items())),
     }
 
 
 def go_text(value: object) -> str:
-    """Format a value of `info` as Go does."""
+    """Format a value of `info` as Go does; a list with commas."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
