@@ -1,12 +1,47 @@
 """An agent without free descriptors continues, and serves again when there are some."""
 
 import resource
+import socket
+from contextlib import ExitStack
 
 import pytest
 
-from tests.interop.agents import CONVERGED_WITHIN, cluster, until
+from tests.interop.agents import (
+    CONVERGED_WITHIN,
+    STARTED_WITHIN,
+    TRIOSERF,
+    Process,
+    cluster,
+    until,
+)
 
 pytestmark = pytest.mark.serf
+
+
+def test_idle_clients_make_room_when_no_descriptor_is_free() -> None:
+    with cluster(242) as mixed, ExitStack() as stack:
+        agent = mixed.start("py-a")
+        mixed.all_see("alive", "py-a")
+        limits = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (64, limits[1]))
+        for _ in range(100):
+            stack.enter_context(socket.create_connection((agent.host, 7373), timeout=10))
+        assert agent.ask("members")[0] == 0
+        log = agent.log_text()
+        assert log.count("Failed to accept client: Too many open files") == 1
+        assert "Traceback" not in log
+
+
+def test_limit_of_descriptors_is_raised_and_restored_for_scripts() -> None:
+    with cluster(243) as mixed:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        low = ("sh", "-c", 'ulimit -S -n 100; exec "$@"', "sh", *TRIOSERF)
+        handler = "-event-handler=query:limit=ulimit -S -n; ulimit -H -n"
+        agent = mixed.running["py-a"] = Process(low, "py-a", 243, [handler])
+        until(lambda: "py-a" in agent.members(), STARTED_WITHIN, agent.log_text)
+        assert resource.prlimit(agent.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        assert f"Response from 'py-a': 100\n{hard}" in agent.ask("query", "limit")[1]
+        assert "this process may open" not in agent.log_text()
 
 
 def test_agent_without_free_descriptors_continues() -> None:

@@ -16,6 +16,7 @@ import trio
 
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
+from trioserf.agent.descriptors import limit_of_scripts
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.keyring_file import KeyringFile
@@ -226,7 +227,8 @@ async def open_agent(
     rng = rng or random.Random()
     complete_config = await _complete(config)
     user = ScriptUser.find(config.handlers.user) if config.handlers.user else None
-    runner = ShellRunner(user, limiting_command(config.handlers, user))
+    limits = limiting_command(config.handlers, user, limit_of_scripts())
+    runner = ShellRunner(user, limits)
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY

@@ -66,11 +66,18 @@ class ScriptUser:
         return cls(name, home)
 
 
-def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
+def limiting_command(
+    options: HandlerOptions, user: ScriptUser | None, descriptors: int | None = None
+) -> str:
     """Return a shell command that sets the limits of a script and runs it as its `$0`.
 
     The limits cannot be set between fork and exec: that is unsafe in a process with threads. With
     limits of the agent's own that are lower, those stay.
+
+    Args:
+        options: the limits of processes and memory.
+        user: the user that scripts run as, if not the agent's.
+        descriptors: the soft limit of open descriptors, if it must be lowered.
 
     Returns:
         The command; empty if there are no limits.
@@ -78,7 +85,7 @@ def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
     Raises:
         ConfigError: the number of processes is limited, but scripts run as root.
     """
-    commands = []
+    commands = [] if descriptors is None else [f"ulimit -S -n {descriptors}"]
     if options.max_processes:
         uid = os.geteuid() if user is None or user.uid is None else user.uid
         if uid == 0:

@@ -19,12 +19,14 @@ import trio
 
 from trioserf.agent.agent import Agent, open_agent
 from trioserf.agent.config import AgentConfig, Sources
+from trioserf.agent.descriptors import low_limit_warning, raise_limit
 from trioserf.agent.logs import LogLine, Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.agent.stream_writer import StreamWriter, open_writer
 from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.address import unix_path
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.audit import open_audit
 from trioserf.control.server.listener import Server, load_tls, open_control
 from trioserf.control.tls import TlsFiles, split_tls
@@ -75,6 +77,7 @@ def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int
     errors: list[BaseException] = []
     code = FAILED
     disable_caller_info()
+    raise_limit()
     with _streams(out) as streams, open_logs(config.log_level, streams.log) as logs:
         try:
             with _syslog(config, logs):
@@ -203,8 +206,12 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
             audit=audit,
         ) as control,
     ):
-        if warning := open_handlers_warning(config, os.geteuid()):
-            _log.warning("%s", warning)
+        for warning in (
+            open_handlers_warning(config, os.geteuid()),
+            low_limit_warning(config.node.max_streams, Limits().connections),
+        ):
+            if warning:
+                _log.warning("%s", warning)
         out.line_best_effort("==> Serf agent running!")
         for label, value in _banner(agent, control):
             out.line_best_effort(f"{label:>31}: {value}")

@@ -92,6 +92,10 @@ class Server:
         """The number of unauthenticated ones, if `rpc_auth` is set."""
         return self._places.unauthenticated
 
+    def make_room(self) -> bool:
+        """End a connection that asks nothing; return False if there is none (see `PlaceTable`)."""
+        return self._places.make_room()
+
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
 
@@ -267,7 +271,7 @@ async def open_control(
             (server.handle_tls, listeners[True]),
         ):
             if opened:
-                patient = [PatientListener(one, _log) for one in opened]
+                patient = [PatientListener(one, _log, server.make_room) for one in opened]
                 nursery.start_soon(trio.serve_listeners, handler, patient)
         try:
             yield server
