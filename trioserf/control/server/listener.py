@@ -1,6 +1,7 @@
 """TCP and Unix listeners of the control socket; the first byte selects the framing.
 
-`{` and white space begin JSON lines, any other byte msgpack, whose maps never begin with these.
+`{`, white space and letters begin JSON lines, any other byte msgpack, whose maps never begin with
+these. No JSON object begins with a letter, but an HTTP request does, and gets an error in HTTP.
 One port therefore serves Serf's own clients too. (See control/README.md, § Connection.)
 """
 
@@ -9,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -44,7 +46,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
-_JSON_STARTS = b"{ \t\r\n"
+_JSON_STARTS = b"{ \t\r\n" + string.ascii_letters.encode()
 _TLS_HANDSHAKE = b"\x16\x03"
 _BACKLOG = 128
 _PRIVATE = 0o600
