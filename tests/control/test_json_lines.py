@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 import trio
@@ -69,6 +70,17 @@ async def test_later_malformed_line_is_rejected_and_connection_stays(line: bytes
         assert reply["ok"] is False
         assert reply["error"]["code"] == "bad_request"
         assert (await client.ask(command="handshake"))["ok"]
+
+
+async def test_failed_join_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trioserf.agent")
+    async with serving() as served:
+        reply = await served.connect().ask(command="join", addresses=["127.0.0.9"])
+        assert reply["error"]["code"] == "join_failed"
+    assert caplog.messages == [
+        "joining: [127.0.0.9] replay: false",
+        "error joining: failed to join 127.0.0.9: connection refused",
+    ]
 
 
 EVENT = b'{"command":"event","name":"smuggled"}'

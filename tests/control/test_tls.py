@@ -24,7 +24,8 @@ from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.client.session import AgentSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
-from trioserf.control.server.listener import Server, load_tls, open_control
+from trioserf.control.server.binding import load_tls
+from trioserf.control.server.listener import Server, open_control
 from trioserf.control.tls import Tls, TlsFiles
 from trioserf.errors import AddressError, ConfigError
 

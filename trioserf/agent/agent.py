@@ -183,17 +183,13 @@ class Agent:
             _log.info("%d keys loaded", len(keyring.keys))
 
     async def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
-        """Join members, and log that.
+        """Join members, and log that; the caller logs or reports a failure.
 
         Raises:
             JoinFailed: no member could be reached.
         """
         _log.info("joining: [%s] replay: %s", " ".join(addresses), str(replay).lower())
-        try:
-            joined = await self.node.join(addresses, replay)
-        except JoinFailed as error:
-            _log.warning("error joining: %s", error)
-            raise
+        joined = await self.node.join(addresses, replay)
         _log.info("joined: %d nodes", joined)
         return joined
 

@@ -28,7 +28,8 @@ from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.address import unix_path
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.audit import open_audit
-from trioserf.control.server.listener import Server, load_tls, open_control
+from trioserf.control.server.binding import ControlSockets, bind_control, load_tls
+from trioserf.control.server.listener import Server, serve_control
 from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
@@ -168,8 +169,18 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
             nursery.start_soon(life.reload)
             nursery.start_soon(life.dump_metrics)
             with life.scope:
-                async with open_agent(config, logs) as agent:
-                    await _run_opened(streams, agent, logs, life)
+                # First the control port: its errors must end the start before gossip begins.
+                async with (
+                    bind_control(
+                        config.rpc_addr,
+                        auth=config.rpc_auth,
+                        tokens=config.rpc_tokens,
+                        allow=config.rpc_allow,
+                        tls=_tls_files(config),
+                    ) as sockets,
+                    open_agent(config, logs) as agent,
+                ):
+                    await _run_opened(streams, agent, sockets, life)
                 _log.info("shutdown complete")
             nursery.cancel_scope.cancel()
     if life.agent is not None and life.agent.failure:
@@ -177,8 +188,10 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
     return life.code
 
 
-async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life") -> None:
-    """Open the control port, join and run until the end."""
+async def _run_opened(
+    streams: _Streams, agent: Agent, sockets: ControlSockets, life: "_Life"
+) -> None:
+    """Serve the control port, join and run until the end."""
     out = streams.out
     out.line_best_effort("==> Starting Serf agent RPC...")
     config, counters = agent.config, agent.node.counters
@@ -191,20 +204,11 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
         freeze_startup_memory()
         # The log follows the banner, if that is read.
         streams.stdout.wait(_BANNER)
-        logs.release()
+        agent.logs.release()
 
     async with (
         open_audit(config.audit_log, counters=counters) as audit,
-        open_control(
-            agent,
-            config.rpc_addr,
-            auth=config.rpc_auth,
-            tokens=config.rpc_tokens,
-            allow=config.rpc_allow,
-            tls=_tls_files(config),
-            counters=counters,
-            audit=audit,
-        ) as control,
+        serve_control(agent, sockets, counters=counters, audit=audit) as control,
     ):
         for warning in (
             open_handlers_warning(config, os.geteuid()),
