@@ -24,6 +24,7 @@ from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.optional_dependencies import require_extra
+from trioserf.agent.orphans import OrphanReaper, adopts_orphans
 from trioserf.agent.script_rights import (
     ScriptUser,
     limiting_command,
@@ -224,7 +225,8 @@ async def open_agent(
     complete_config = await _complete(config)
     user = ScriptUser.find(config.handlers.user) if config.handlers.user else None
     limits = limiting_command(config.handlers, user, limit_of_scripts())
-    runner = ShellRunner(user, limits)
+    reaper = OrphanReaper()
+    runner = ShellRunner(user, limits, reaper)
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
@@ -250,6 +252,8 @@ async def open_agent(
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(logs.limits.run)
+        if adopts_orphans():
+            nursery.start_soon(reaper.run)
         metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
         stack.enter_context(node.watch(metrics.record))
         for sender in senders:
