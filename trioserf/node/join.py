@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from trioserf.address import Address, address_of, format_host_port
-from trioserf.errors import AddressError, JoinFailed, NameInUse
+from trioserf.errors import AddressError, JoinFailed, NameInUse, reason_of
 from trioserf.net.resolver import Resolver
 from trioserf.net.services import by_priority
 from trioserf.node.join_address import JoinTarget, parse_join_address
@@ -279,4 +279,4 @@ def _holder(rows: Iterable[NodeState], name: str, ours: Address) -> Address | No
 def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
-    return str(error) or type(error).__name__
+    return reason_of(error)

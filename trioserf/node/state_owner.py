@@ -273,15 +273,15 @@ class StateOwner:
         state = self.state
         for direct in state.pop_stream_messages():
             if not self.bulk.put(direct, first=True):
-                self._drop("streams", f"a response for {direct.node!r}")
+                self._drop("streams", f"a response for '{direct.node}'")
         for direct in state.pop_large_broadcasts():
             if not self.bulk.put(direct):
-                self._drop("streams", f"an event or query for {direct.node!r}")
+                self._drop("streams", f"an event or query for '{direct.node}'")
         for check in state.refusal_checks:
             try:
                 self._to_checks.send_nowait(check)
             except (trio.WouldBlock, trio.BrokenResourceError):
-                self._drop("checks", f"the check of a suspect, {check.name!r}")
+                self._drop("checks", f"the check of a suspect, '{check.name}'")
         state.refusal_checks.clear()
         packets = state.outbox.packets
         if packets:
@@ -340,6 +340,6 @@ def _conflict_text(order: NameConflictLost, state: ClusterState) -> str:
     if 2 * order.matching == order.responses:
         why = "there is no majority, and we joined last"
     return (
-        f"another member has the name {state.config.name!r}, at {order.other}, and {why} ({votes})"
+        f"another member has the name '{state.config.name}', at {order.other}, and {why} ({votes})"
         f"; this one is at {state.address}; choose another name with --node=NAME"
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, Self
 
 import attrs
 
-from trioserf.errors import InvalidFilter
+from trioserf.errors import InvalidFilter, reason_of
 from trioserf.serf.events import MEMBER_EVENT_KINDS, SUSPICION_EVENT_KINDS, Event, MemberEvent
 from trioserf.wire.serf_messages import TagFilter
 
@@ -142,7 +142,7 @@ def compiled(expr: str) -> Pattern:
     try:
         re2, options = _library()
     except (ImportError, OSError) as error:
-        raise InvalidFilter(f"{_shown(expr)} cannot be compiled: {error}") from error
+        raise InvalidFilter(f"{_shown(expr)} cannot be compiled: {reason_of(error)}") from error
     try:
         pattern: Pattern = re2.compile(expr, options)
     except re2.error as error:
