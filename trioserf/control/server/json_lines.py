@@ -6,7 +6,6 @@ once for all clients until it changes.
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -27,6 +26,7 @@ from trioserf.control.server.connection import (
     StreamHandle,
 )
 from trioserf.control.server.error_mapping import capture_error, to_control_error
+from trioserf.control.server.http import HTTP_ERROR, is_http
 from trioserf.control.server.params import bad_request
 from trioserf.control.server.permissions import Requirement
 
@@ -34,14 +34,6 @@ _log = logging.getLogger("trioserf.agent.ipc")
 
 PROTOCOL = 1
 """The version in the reply to `handshake`."""
-_HTTP_REQUEST = re.compile(rb"\s*[A-Za-z]+ +\S+ +HTTP/\d[.\d]*\s*")
-_HTTP_TEXT = (
-    b"This is the control port of a trioserf agent: expected JSON lines or Serf's RPC, not HTTP.\n"
-)
-_HTTP_REPLY = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
-    b"Connection: close\r\n\r\n%b"
-) % (len(_HTTP_TEXT), _HTTP_TEXT)
 
 
 class NumberLiteral(float):
@@ -195,9 +187,9 @@ class JsonLines(Connection):
         reply = _encode_error(prefix, captured.control_error)
         if self._has_begun:
             await self._put(reply)
-        elif _HTTP_REQUEST.fullmatch(line):
+        elif is_http(line):
             _log.warning("A client at %s sent an HTTP request", self.place.source)
-            await self._end_with(_HTTP_REPLY)
+            await self._end_with(HTTP_ERROR)
         else:
             await self._end_with(reply)
 
