@@ -17,7 +17,8 @@ from trioserf.agent.agent import _rejoin
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.errors import ConfigError
-from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
+from trioserf.results import Dropped
+from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import EMPTY, LamportTimes, SnapshotContents, parse
 from trioserf.wire.serf_messages import Status
@@ -547,13 +548,7 @@ async def test_rejoin_names_the_member_that_was_joined(
     async with node_under_test(seed_interval=1e6) as s:
         peer = s.peer("p")
         alive = {"us": str(OURS), "p": str(peer.address), "gone": "10.9.9.9:7946"}
-
-        async def answer() -> None:
-            for _ in range(2):  # first a look at the names
-                stream, _ = await peer.transport.accept()
-                await stream.send_all(push_pull(peer.node_state()))
-
-        s.nursery.start_soon(answer)
+        s.nursery.start_soon(peer.answer_streams, *[push_pull(peer.node_state())] * 2)
         await _rejoin(s.node, SnapshotContents(alive, LamportTimes()), Random(1))
         assert "Re-joined to previously known node: p: 10.0.1.1:7946" in caplog.messages
         assert "previously known node: gone: 10.9.9.9:7946" in caplog.text

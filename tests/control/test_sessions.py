@@ -1,5 +1,6 @@
 """The blocking clients, each with a fake agent and, over Serf's RPC, with a real one."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -19,22 +20,22 @@ from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.records import (
     LogEntry,
-    MemberEvent,
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
-    QueryEvent,
-    UserEvent,
+    MemberEventRecord,
+    QueryEventRecord,
+    UserEventRecord,
 )
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
+from trioserf.results import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf import events
 
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
 TIMEOUT = 60.0
+NET = f"127.25.{os.getpid() % 250}"
+"""The addresses of real agents, which no other test run uses."""
 
 both_protocols = pytest.mark.parametrize("kind", ["json", "msgpack"])
 
@@ -159,18 +160,18 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
         stream = session.stream("user", "member-failed", "query", answers=False)
         session.event("deploy", b"\xff", coalesce=True)
         user = next(stream)
-        assert isinstance(user, UserEvent)
+        assert isinstance(user, UserEventRecord)
         assert (user.kind, user.ltime, user.name) == ("user", 1, "deploy")
         assert (user.payload, user.coalesce) == (b"\xff", True)
         failed = events.MemberEvent("member-failed", agent.node.members()[:1])
         trio.from_thread.run_sync(agent.node.publish, failed)
         member = next(stream)
-        assert isinstance(member, MemberEvent)
+        assert isinstance(member, MemberEventRecord)
         assert (member.kind, member.members) == ("member-failed", (session.members("vec-a")[0],))
         agent.node.responses = {}
         list(session.query("load", b"?", timeout=0.1))
         query = next(stream)
-        assert isinstance(query, QueryEvent)
+        assert isinstance(query, QueryEventRecord)
         assert (query.kind, query.name, query.payload) == ("query", "load", b"?")
         # Serf's RPC reports neither.
         assert bool(query.source) == bool(query.deadline) == (kind == "json")
@@ -315,8 +316,8 @@ class TestRealAgent:
     def test_every_command_works_with_serf(self, tmp_path: Path) -> None:
         handler = "-event-handler=query:load=echo 0.42"
         with (
-            serf_agent("127.15.4.1", "a", tmp_path, handler, "-tag=role=web") as address,
-            serf_agent("127.15.4.2", "b", tmp_path),
+            serf_agent(f"{NET}.1", "a", tmp_path, handler, "-tag=role=web") as address,
+            serf_agent(f"{NET}.2", "b", tmp_path),
             connect_any(address) as session,
             connect_any(address) as watcher,
             connect_any(address) as listener,
@@ -327,12 +328,12 @@ class TestRealAgent:
             line = next(log)
             assert isinstance(line, LogEntry)
             assert line.source == "agent"
-            assert session.join(["127.15.4.2"]) == 1
+            assert session.join([f"{NET}.2"]) == 1
             joined: set[str] = set()
             while "b" not in joined:
                 joined |= {member["name"] for member in next(events)["members"]}
             (a,) = session.members(tags={"role": "web"})
-            assert (a.name, a.addr, a.protocol_version) == ("a", "127.15.4.1", 5)
+            assert (a.name, a.addr, a.protocol_version) == ("a", f"{NET}.1", 5)
             session.event("deploy", b"v1")
             assert next(events)["payload"] == "v1"
             records = list(session.query("load", timeout=1.5))
@@ -350,8 +351,8 @@ class TestRealAgent:
             assert caught.value.code == "key_failed"
             assert set(caught.value.details["messages"]) == {"a", "b"}
             with pytest.raises(ControlError) as caught:
-                session.join(["127.15.4.9"])
-            assert caught.value.causes[0][0] == "127.15.4.9"
+                session.join([f"{NET}.9"])
+            assert caught.value.causes[0][0] == f"{NET}.9"
             with pytest.raises(ControlError) as caught:
                 session.event("big", b"x" * 1000)
             assert caught.value.code == "too_large"
@@ -363,7 +364,7 @@ class TestRealAgent:
     def test_rpc_auth_is_required_by_serf(self, tmp_path: Path) -> None:
         config = tmp_path / "auth.json"
         config.write_text('{"rpc_auth": "sesame"}')
-        with serf_agent("127.15.4.3", "c", tmp_path, f"-config-file={config}") as address:
+        with serf_agent(f"{NET}.3", "c", tmp_path, f"-config-file={config}") as address:
             with connect_any(address, "sesame") as session:
                 assert [member.name for member in session.members()] == ["c"]
             with pytest.raises(ControlError) as caught:

@@ -1,8 +1,8 @@
 """Send queries again to members that did not answer (see serf/README.md, § Queries).
 
-Gossip reaches all members, but an ack is one packet, and so is a response. A member that misses
-in ours is sent the query itself. It drops the duplicate and sends its ack and response again. A
-Go agent drops the duplicate in silence, so that this helps only if it has missed the query.
+Gossip reaches all members, but an ack is one packet, and so is a response. A member whose ack or
+response is missing gets the query again. It drops the duplicate and sends both again. An agent of
+Serf drops the duplicate in silence, so that this helps only if it has missed the query.
 """
 
 import random
@@ -115,7 +115,7 @@ class QueryRepeats:
         A handler may need more than the first 100 ms for its response.
         """
         member = self._table.get(name)
-        if name == self._table.name or member is None or member.status not in _PRESENT:
+        if name == self._table.name or member is None or member.status_code not in _PRESENT:
             return False
         query = repeat.query
         return not query.has_acked(name) or (repeat.round > 0 and query.awaits(name))
