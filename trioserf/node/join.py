@@ -215,8 +215,8 @@ class Joiner:
             if give_up is None:
                 give_up = trio.current_time() + _NAME_WAIT
                 _log.info(
-                    "the name '%s' still belongs to the member at %s, which does not answer; waiting"
-                    " up to %g s until that member is failed in the cluster",
+                    "the name '%s' still belongs to the member at %s, which does not answer;"
+                    " waiting up to %g s until that member is failed in the cluster",
                     short_name(name),
                     holder,
                     _NAME_WAIT,
