@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from trioserf._version import __version__
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.descriptors import limit_of_scripts
@@ -72,6 +73,7 @@ class Agent:
         snapshot: SnapshotWriter | None,
         metrics: Metrics,
         keyring_file: KeyringFile,
+        config_files: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.node = node
@@ -82,11 +84,20 @@ class Agent:
         self._handlers = handlers
         self._snapshot = snapshot
         self._keyring_file = keyring_file
+        self._config_files = list(config_files)
+        self._started_at = trio.current_time()
 
     def info(self) -> dict[str, dict[str, object]]:
         """Return the groups of `info`; numbers are int or float, flags are bool."""
         groups: dict[str, dict[str, object]] = {
-            "agent": {"name": self.node.name},
+            "agent": {
+                "name": self.node.name,
+                "version": __version__,
+                "pid": os.getpid(),
+                "uptime": round(trio.current_time() - self._started_at, 3),
+                "advertise": str(self.node.address),
+                "config_files": self._config_files,
+            },
             "runtime": runtime(),
             "serf": self.node.stats(),
             "tags": dict(self.node.tags),
@@ -202,6 +213,7 @@ async def open_agent(
     *,
     files: Files | None = None,
     rng: random.Random | None = None,
+    config_files: Sequence[str] = (),
 ) -> AsyncIterator[Agent]:
     """Run an agent while the block runs.
 
@@ -213,6 +225,7 @@ async def open_agent(
         logs: the log.
         files: keeps snapshot and keys; default: the disk.
         rng: all randomness.
+        config_files: files and directories that the configuration was read from, for `info`.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -274,7 +287,7 @@ async def open_agent(
             ),
             counters=node.counters,
         )
-        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file)
+        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file, config_files)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))
         yield agent

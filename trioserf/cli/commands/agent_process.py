@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO, cast
 
 import attrs
@@ -178,7 +179,7 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
                         allow=config.rpc_allow,
                         tls=_tls_files(config),
                     ) as sockets,
-                    open_agent(config, logs) as agent,
+                    open_agent(config, logs, config_files=_paths(sources)) as agent,
                 ):
                     await _run_opened(streams, agent, sockets, life)
                 _log.info("shutdown complete")
@@ -186,6 +187,10 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
     if life.agent is not None and life.agent.failure:
         raise CommandError(_prefix_lines(life.agent.failure), "failed")
     return life.code
+
+
+def _paths(sources: Sources) -> list[str]:
+    return [str(Path(path).absolute()) for path in sources.paths]
 
 
 async def _run_opened(
