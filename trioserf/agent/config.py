@@ -201,7 +201,7 @@ class AgentConfig:
     discover: str = setting(
         "",
         "find the members of this cluster by [multicast DNS](#mdns); needs"
-        " `pip install 'trioserf[mdns]'`",
+        " `pip install '.[mdns]'`",
         serf=True,
     )
     mdns: MdnsConfig = setting(
@@ -247,7 +247,7 @@ class AgentConfig:
     metrics_addr: str = setting(
         "",
         "serve `http://HOST:PORT/metrics` to Prometheus; needs"
-        " `pip install 'trioserf[prometheus]'`",
+        " `pip install '.[prometheus]'`",
     )
     dns_servers: Texts = setting(
         attrs.Factory(list),

@@ -72,7 +72,7 @@ class SystemResolver:
         except ModuleNotFoundError as error:
             raise AddressError(
                 f"service {name!r}: the package dnspython is missing; it comes with"
-                " pip install 'trioserf[srv]'"
+                " pip install '.[srv]' in trioserf's checkout"
             ) from error
         return await find_services(name, self._dns_servers)
 
