@@ -1,6 +1,7 @@
 """Joins: concurrency, look-ups, errors, seeds and services."""
 
 import errno
+import logging
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.node.helpers import (
     OURS,
     NodeUnderTest,
     ScriptedPeer,
+    logged,
     node_under_test,
     push_pull,
     read_response,
@@ -200,8 +202,9 @@ async def test_name_of_a_failed_or_left_member_can_be_taken(
 
 
 async def test_moved_member_waits_until_its_predecessor_has_failed(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with node_under_test(**NEVER) as s:
         rows, seen, address = await open_incumbent(s, State.ALIVE, answers=False)
         began = trio.current_time()
@@ -214,6 +217,13 @@ async def test_moved_member_waits_until_its_predecessor_has_failed(
         assert await s.node.join([str(address)]) == 1
         assert trio.current_time() - began == pytest.approx(8, abs=1)
         assert [one.join for one in seen[-2:]] == [False, True]
+        assert (
+            logged(caplog, logging.INFO).count(
+                f"the name 'us' still belongs to the member at {ELSEWHERE}, which does not answer;"
+                " waiting up to 15 s until that member is failed in the cluster"
+            )
+            == 1
+        )
 
 
 async def test_join_fails_if_the_predecessor_stays_alive(autojump_clock: MockClock) -> None:
@@ -221,8 +231,9 @@ async def test_join_fails_if_the_predecessor_stays_alive(autojump_clock: MockClo
         _, seen, address = await open_incumbent(s, State.ALIVE, answers=False)
         reasons = await causes(s, str(address))
         assert reasons == {
-            str(address): f"the name 'us' still belongs to {ELSEWHERE}, which does not answer; it"
-            " is free when the members have declared that one failed"
+            str(address): f"the name 'us' still belongs to the member at {ELSEWHERE}, which does"
+            f" not answer, and this one is at {OURS}; join again when that member is failed in the"
+            " cluster, or choose another name with --node=NAME"
         }
         assert {one.join for one in seen} == {False}
 

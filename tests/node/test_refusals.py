@@ -103,7 +103,7 @@ async def test_refused_member_is_declared_failed_after_three_refusals(
             failed = [event async for event in _received(events)]
         [cause] = [one.cause for one in failed if one.kind == "member-failed"]
         assert cause == Cause("us", "refused", "us")
-    assert "'victim' has failed: suspected first by 'us' (it refused a connection)" in caplog.text
+    assert "'victim' has failed: suspected first by 'us' (connection refused)" in caplog.text
 
 
 async def _received(events: Any) -> Any:

@@ -160,7 +160,6 @@ def test_event_that_arrives_within_half_a_second_needs_no_push_pull() -> None:
     state.repair.observe(P1, peer.repair.digest(10.0), 10.0)
     receive(state, 1)
     assert exchange_at(state) is None
-    assert state.repair.exchanges == 0
 
 
 def test_missed_earlier_event_causes_a_push_pull_at_the_second_difference() -> None:
@@ -207,7 +206,6 @@ def test_members_with_equal_events_make_no_push_pull() -> None:
                 state.repair.observe(P1, peer.repair.digest(now), now)
             while (at := state.repair.next_deadline) is not None and at <= now:
                 assert state.repair.next_exchange(at) is None
-    assert [state.repair.exchanges for state in states] == [0, 0, 0]
 
 
 def test_new_member_is_compared_from_its_start_only() -> None:

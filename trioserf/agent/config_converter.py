@@ -120,14 +120,14 @@ def _converter() -> cattrs.Converter:
 def canonical(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """Return values under the keys as they are declared, without nulls.
 
-    As in Serf, the case of keys does not matter, and null says nothing.
+    As in Serf, the case of keys does not matter, and null counts as absent.
 
     Args:
         values: values by key; unknown keys stay as they are.
         kind: the configuration class (see `structurer`), or the class of an object of settings.
 
     Raises:
-        ConfigError: a line for each key that is there in two spellings.
+        ConfigError: a line for each key that is there twice, in different case.
     """
     fields = settings_of(kind) or {field.name: field for field in attrs.fields(kind)}
     declared = {key.lower(): key for key in fields}
