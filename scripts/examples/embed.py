@@ -16,7 +16,8 @@ async def main(name: str, bind: str, seeds: list[str]) -> None:
     """Run a node; join the seeds, if there are any."""
     config = trioserf.NodeConfig(name=name, bind=bind, tags={"role": "embedded"})
     async with trioserf.open_node(config) as node:
-        with node.subscribe("member-join", "query:load", "user:stop") as events:
+        filters = ("member-join", "query:load", "user:stop")
+        with node.subscribe(*filters, answers=True) as events:
             if seeds:
                 await node.join(seeds)
             print("ready", flush=True)

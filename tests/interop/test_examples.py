@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,20 @@ def cluster(log: Path) -> Iterator[AgentAddresses]:
         yield running
 
 
-def run_example(command: Sequence[str], *words: str, home: Path) -> "subprocess.Popen[str]":
-    """Start a program in an empty home directory."""
+@contextmanager
+def run_example(
+    command: Sequence[str], *words: str, home: Path
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run a program in an empty home directory; kill it when the block ends."""
     env = {**os.environ, "HOME": str(home), "TRIOSERF": " ".join(TRIOSERF)}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env={**env, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    ) as run:  # fmt: skip
+        try:
+            yield run
+        finally:
+            run.kill()
 
 
 def test_every_example_is_tested() -> None:
