@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from trioserf._version import __version__
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.files import DiskFiles, Files
@@ -70,6 +71,7 @@ class Agent:
         snapshot: SnapshotWriter | None,
         metrics: Metrics,
         keyring_file: KeyringFile,
+        config_files: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.node = node
@@ -80,11 +82,20 @@ class Agent:
         self._handlers = handlers
         self._snapshot = snapshot
         self._keyring_file = keyring_file
+        self._config_files = list(config_files)
+        self._started_at = trio.current_time()
 
     def info(self) -> dict[str, dict[str, object]]:
         """Return the groups of `info`; numbers are int or float, flags are bool."""
         groups: dict[str, dict[str, object]] = {
-            "agent": {"name": self.node.name},
+            "agent": {
+                "name": self.node.name,
+                "version": __version__,
+                "pid": os.getpid(),
+                "uptime": round(trio.current_time() - self._started_at, 3),
+                "advertise": str(self.node.address),
+                "config_files": self._config_files,
+            },
             "runtime": runtime(),
             "serf": self.node.stats(),
             "tags": dict(self.node.tags),
@@ -204,6 +215,7 @@ async def open_agent(
     *,
     files: Files | None = None,
     rng: random.Random | None = None,
+    config_files: Sequence[str] = (),
 ) -> AsyncIterator[Agent]:
     """Run an agent while the block runs.
 
@@ -215,6 +227,7 @@ async def open_agent(
         logs: the log.
         files: keeps snapshot and keys; default: the disk.
         rng: all randomness.
+        config_files: files and directories that the configuration was read from, for `info`.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -272,7 +285,7 @@ async def open_agent(
             ),
             counters=node.counters,
         )
-        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file)
+        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file, config_files)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))
         yield agent

@@ -13,6 +13,7 @@ from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import EVENT_FILTERS, complete_from, interface_names
 from trioserf.cli.connect import parse_tags
 from trioserf.cli.go_format import parse_int, quote, to_text
+from trioserf.cli.hints import value_hint
 from trioserf.cli.options import LOG_LEVELS
 from trioserf.cli.output import CommandError, Output
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -36,8 +37,9 @@ def _check_duration(text: str) -> str:
     try:
         parse_duration(text)
     except ValueError as error:
-        text = f"==> Error: time: invalid duration {quote(text)}"
-        raise CommandError(text, "bad_config") from error
+        message = f"==> Error: time: invalid duration {quote(text)}"
+        hint = value_hint("DURATION", text)
+        raise CommandError(message, "bad_config", hint=hint) from error
     return text
 
 
@@ -357,6 +359,10 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 
 class _AgentCommand(SerfCommand):
     usage_prefix = "==> "
+
+    def stray_word_hint(self, word: str) -> str:
+        """Return what follows from a word."""
+        return f" (agent takes options only, and none after a word; to join: -join={word})"
 
 
 @app.command(
