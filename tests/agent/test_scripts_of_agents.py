@@ -111,7 +111,7 @@ def test_scripts_run_as_another_user_without_keys() -> None:
         uid, gid, shown, *others, _ = line.partition("output: ")[2].split("|")
         assert (int(uid), int(gid)) == (user.pw_uid, user.pw_gid)
         assert set(map(int, shown.split())) == {user.pw_gid, *groups}
-        assert others == [user.pw_dir, user.pw_name, user.pw_name, "none", "here", "user"]
+        assert others == [user.pw_dir, user.pw_name, user.pw_name, "none", agent.rpc, "user"]
         assert "Scripts do not get SERF_RPC_AUTH (see handler_env_pass)" in agent.log_text()
 
 
@@ -121,7 +121,8 @@ def test_agent_with_unknown_user_of_scripts_does_not_start() -> None:
         capture_output=True, timeout=STARTED_WITHIN, check=False, cwd=ROOT,
     )  # fmt: skip
     expected = (
-        "==> handler_user: this host has no user 'no-such-user'; expected the name of a user"
+        "==> command line: handler_user: this host has no user 'no-such-user'; expected the name"
+        " of a user"
     )
     assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (1, expected)
 

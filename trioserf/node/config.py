@@ -49,13 +49,16 @@ def _check_label(_: object, __: object, label: str) -> None:
 def _check_networks(_: object, __: object, texts: object) -> None:
     if not isinstance(texts, list | tuple):
         raise ConfigError(f"allowed_networks: expected a list of networks, not {texts!r}")
+    errors = []
     for text in texts:
         try:
             ipaddress.ip_network(text)
         except ValueError as error:
-            raise ConfigError(
+            errors.append(
                 f"allowed_networks: {text!r} is not a valid network such as 10.0.0.0/8: {error}"
-            ) from error
+            )
+    if errors:
+        raise ConfigError("\n".join(errors))
 
 
 @attrs.frozen(kw_only=True)
@@ -120,8 +123,8 @@ class NodeConfig:
         shown="all",
         check=_check_networks,
     )
-    verify_incoming: bool = setting(True, "with keys: reject plaintext")
-    verify_outgoing: bool = setting(True, "with keys: send no plaintext")
+    verify_incoming: bool = setting(True, "with keys: reject plaintext", reloads=True)
+    verify_outgoing: bool = setting(True, "with keys: send no plaintext", reloads=True)
     tcp_pings: bool = setting(True, "ping by TCP if packets do not get through")
     packet_size: int = setting(
         1400, "bytes of the largest packet, 512 to 65,507", least=512, most=65_507
