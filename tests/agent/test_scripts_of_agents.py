@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,22 @@ def test_scripts_run_as_another_user_without_keys() -> None:
         assert set(map(int, shown.split())) == {user.pw_gid, *groups}
         assert others == [user.pw_dir, user.pw_name, user.pw_name, "none", agent.rpc, "user"]
         assert "Scripts do not get SERF_RPC_AUTH (see handler_env_pass)" in agent.log_text()
+
+
+def test_script_reaches_its_agent_by_its_environment() -> None:
+    command = f"PYTHONPATH={ROOT} {sys.executable} -m trioserf info --format=json"
+    script = f"""echo "$SERF_RPC_ADDR $SERF_RPC_AUTH"; {command} > /dev/null && echo ok"""
+    env = {"SERF_RPC_AUTH": "another key", "SERF_RPC_ADDR": "another address"}
+    with (
+        running("--rpc-auth=own", f"-event-handler=query={script}", env=env) as agent,
+        JsonSession.connect(agent.rpc, auth="own") as session,
+    ):
+        responses = [
+            record.payload
+            for record in session.query("load", timeout=20)
+            if isinstance(record, QueryAnswer)
+        ]
+        assert responses == [f"{agent.rpc} own\nok\n".encode()]
 
 
 def test_agent_with_unknown_user_of_scripts_does_not_start() -> None:

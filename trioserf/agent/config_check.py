@@ -18,6 +18,7 @@ import attrs
 
 from trioserf.agent.config import SETUP_FAILED, AgentConfig
 from trioserf.agent.config_problems import Check, Finding
+from trioserf.agent.files import is_open_to_all
 from trioserf.agent.handlers import Handler
 from trioserf.agent.node_config import bind_address, split_bind, start_keyring, start_tags
 from trioserf.agent.optional_dependencies import require_extra
@@ -30,9 +31,6 @@ from trioserf.net.resolver import parse_server
 from trioserf.node.config import DEFAULT_PORT
 from trioserf.node.join_address import parse_join_address
 from trioserf.node.state import check_tags
-
-_OTHERS: Final = 0o006
-"""Permissions of users who are neither the owner nor in the group."""
 
 
 def errors_of(
@@ -71,6 +69,15 @@ def _reason(error: OSError | ValueError) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
+def _allows(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def may_write_in(directory: Path) -> bool:
+    """Return whether this process may make files in a directory."""
+    return _allows(directory, os.W_OK | os.X_OK)
+
+
 def writable(key: str, path: str, *, replaced: bool = False) -> Iterator[Finding]:
     """Check that a regular file can be read and written, or made.
 
@@ -90,8 +97,8 @@ def writable(key: str, path: str, *, replaced: bool = False) -> Iterator[Finding
             reason = "Is a directory" if found.is_dir() else "not a regular file"
         elif not directory.is_dir():
             reason = "No such file or directory"
-        elif (exists and not os.access(found, os.R_OK | os.W_OK)) or (
-            (replaced or not exists) and not os.access(directory, os.W_OK | os.X_OK)
+        elif (exists and not _allows(found, os.R_OK | os.W_OK)) or (
+            (replaced or not exists) and not may_write_in(directory)
         ):
             reason = "Permission denied"
         else:
@@ -107,7 +114,7 @@ def private(key: str, path: str) -> Iterator[Finding]:
         mode = stat.S_IMODE(Path(path).stat().st_mode)
     except (OSError, ValueError):
         return  # another check reports it
-    if mode & _OTHERS:
+    if is_open_to_all(mode):
         text = f"{path}: every user can read or change it (mode {mode:04o}); expected mode 0600"
         yield Finding(key, text, is_warning=True)
 
@@ -206,6 +213,15 @@ def _gossip_keys(config: AgentConfig) -> Iterator[Finding]:
         )
 
 
+def _key_files(config: AgentConfig) -> Iterator[Finding]:
+    for key, path in (
+        ("encrypt_key_file", config.encrypt_key_file),
+        ("rpc_auth_file", config.rpc_auth_file),
+    ):
+        if path:
+            yield from private(key, path)
+
+
 def _handlers(config: AgentConfig) -> Iterator[Finding]:
     for item, text in enumerate(config.event_handlers):
         yield from errors_of("event_handlers", partial(Handler.parse, text), item, is_serfs=True)
@@ -291,6 +307,7 @@ AGENT_CHECKS: Final[tuple[Check, ...]] = (
     _addresses,
     _tags,
     _gossip_keys,
+    _key_files,
     _handlers,
     _files,
     _log,

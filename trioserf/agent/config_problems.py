@@ -49,6 +49,7 @@ class Problem(NamedTuple):
         value: the value as JSON has it; None if it is secret or there is none.
         others: further keys that the message is about.
         is_serfs: the message begins like one of Serf's, so the place follows it.
+        is_whole_line: the message is a line of Serf's.
     """
 
     source: str
@@ -57,14 +58,16 @@ class Problem(NamedTuple):
     value: Any = None
     others: tuple[Place, ...] = ()
     is_serfs: bool = False
+    is_whole_line: bool = False
 
     def __str__(self) -> str:
         """Return the error as one line."""
+        if self.is_whole_line:
+            return self.message
         places = [f"{key} in {source}" for source, key in self.others]
         if self.is_serfs:
-            if self.key:
-                places.insert(0, f"{self.key} in {self.source}")
-            return f"{self.message} ({', '.join(places)})" if places else self.message
+            places.insert(0, f"{self.key} in {self.source}")
+            return f"{self.message} ({', '.join(places)})"
         text = ": ".join(filter(None, (self.source, self.key, self.message)))
         return f"{text} ({', '.join(places)})" if places else text
 

@@ -21,7 +21,7 @@ from trioserf.agent.config import DEFAULT_PROFILE, SETUP_FAILED, AgentConfig
 from trioserf.agent.config_converter import Structurer, kind_name
 from trioserf.agent.config_environment import variables
 from trioserf.agent.config_problems import Check, Checked, Finding, Place, Problem
-from trioserf.agent.files import read_file
+from trioserf.agent.files import is_open_to_all, read_file
 from trioserf.agent.logs import LEVELS
 from trioserf.defaults import TLS
 from trioserf.errors import ConfigError
@@ -38,8 +38,6 @@ _KEY_FILES: Final = {"encrypt_key": "encrypt_key_file", "rpc_auth": "rpc_auth_fi
 """Secret keys, and the keys that name a file with them."""
 _MAX_KEY: Final = 4096
 """Bytes of such a file."""
-_OTHERS: Final = 0o006
-"""Permissions of users who are neither the owner nor in the group."""
 
 
 @attrs.frozen
@@ -77,7 +75,7 @@ class Sources:
         """
         reading = _Reading()
         reading.problems += (
-            Problem(COMMAND_LINE, key, text, is_serfs=True) for key, text in self.errors
+            Problem(COMMAND_LINE, key, text, is_whole_line=True) for key, text in self.errors
         )
         for source, values in self._objects(reading):
             reading.add(source, values)
@@ -194,8 +192,11 @@ class _Reading:
         for key, value in settings.items():
             self._merge(key, value, source)
         mode = self.modes.get(source, 0)
-        if mode & _OTHERS and any(_is_secret(key) for key in settings):
-            self.warnings.append(_open_file(source, mode, "it has secrets"))
+        if is_open_to_all(mode) and any(_is_secret(key) for key in settings):
+            self.warnings.append(
+                f"{source}: every user can read or change it (mode {stat.S_IMODE(mode):04o}), and"
+                " it has secrets; expected mode 0600"
+            )
 
     def _merge(self, key: str, value: Any, source: str) -> None:
         earlier, sources = self._settings.get(key), self._origins.get(key, [])
@@ -251,13 +252,11 @@ class _Reading:
                 self._take([Finding(file_key, text, others=(key,))])
                 continue
             try:
-                self._settings[key], mode = _read_key(Path(path))
+                self._settings[key] = _read_key(Path(path))
             except ConfigError as error:
                 self._take([Finding(file_key, f"{path}: {error}")])
                 continue
             self._origins[key] = [path]
-            if mode & _OTHERS:
-                self.warnings.append(_open_file(f"{file_key} {path}", mode, "it has a key"))
 
     def _take(self, findings: Iterable[Finding]) -> None:
         invalid = {problem.key.partition(".")[0] for problem in self.problems}
@@ -300,15 +299,8 @@ def _is_secret(key: str) -> bool:
     return declared is not None and declared.secret
 
 
-def _open_file(what: str, mode: int, why: str) -> str:
-    return (
-        f"{what}: every user can read or change it (mode {stat.S_IMODE(mode):04o}), and {why};"
-        " expected mode 0600"
-    )
-
-
-def _read_key(path: Path) -> tuple[str, int]:
-    """Return the only line of a file, and the mode of the file.
+def _read_key(path: Path) -> str:
+    """Return the only line of a file.
 
     Raises:
         ConfigError: it cannot be read, or has another content. The text does not show it.
@@ -318,14 +310,14 @@ def _read_key(path: Path) -> tuple[str, int]:
         data = read_file(path, pipe=True)
         if data is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}; {expected}") from error
+    except (OSError, ValueError) as error:  # a path with NUL is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot be read: {reason}; {expected}") from error
     lines = data[: _MAX_KEY + 1].splitlines()
     if len(data) > _MAX_KEY or len(lines) != 1 or not lines[0].strip():
         raise ConfigError(f"{len(data)} bytes in {len(lines)} lines; {expected}")
     try:
-        return lines[0].decode().strip(), mode
+        return lines[0].decode().strip()
     except UnicodeDecodeError:
         raise ConfigError(f"not UTF-8; {expected}") from None
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
@@ -438,7 +439,10 @@ def apply_settings(overrides: Overrides, settings: Iterable[str]) -> list[Option
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key or key.endswith("."):
-            errors.append(("", f"Error: Invalid setting: '{key}{equals}' (expected KEY=VALUE)"))
+            # A secret may follow: `rpc_auth:KEY`.
+            shown = "".join(takewhile(lambda one: one.isalnum() or one in "_.", setting))
+            shown += "…" * (shown != setting)
+            errors.append(("", f"Error: Invalid setting: '{shown}' (expected KEY=VALUE)"))
             continue
         try:
             _set_key(overrides, key, parse_value(text))

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from trioserf.agent.config import AgentConfig
-from trioserf.agent.config_check import AGENT_CHECKS, errors_of, may_be_host, private, writable
+from trioserf.agent.config_check import (
+    AGENT_CHECKS,
+    errors_of,
+    may_be_host,
+    may_write_in,
+    private,
+    writable,
+)
 from trioserf.agent.config_problems import Check, Checked, Finding
 from trioserf.agent.config_sources import Sources
 from trioserf.control.address import split_address, unix_path
@@ -70,7 +77,7 @@ def _check_address(address: str) -> None:
         raise AddressError(
             f"{address}: {directory}: No such file or directory; expected a directory that exists"
         )
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if not may_write_in(directory):
         raise AddressError(
             f"{address}: {directory}: Permission denied; expected a directory for the socket"
         )
