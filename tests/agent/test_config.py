@@ -75,7 +75,7 @@ def load_both(tmp_path: Path, below: object, above: object) -> AgentConfig:
     return Sources([write(tmp_path / "below", below), write(tmp_path / "above", above)]).load()
 
 
-def test_null_says_nothing(tmp_path: Path) -> None:
+def test_key_with_null_is_ignored(tmp_path: Path) -> None:
     below = {
         "node_name": "a", "tags": {"x": "1"}, "protocol": 4, "retry_interval": "7s",
         "retry_join": ["p"], "discover": "d", "mdns": {"interface": "lo", "disable_ipv4": True},
@@ -84,7 +84,7 @@ def test_null_says_nothing(tmp_path: Path) -> None:
     nulls = dict.fromkeys(below)
     expected = Sources(overrides=below).load()
     assert load_both(tmp_path, below, nulls) == expected
-    assert load_both(tmp_path, below, {"mdns": dict.fromkeys(["interface"])}) == expected
+    assert load_both(tmp_path, below, {"mdns": {"interface": None}}) == expected
     assert Sources(overrides=nulls).load() == Sources().load()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.interop.agents import ROOT, TRIOSERF
 from trioserf.agent import script_runner
@@ -24,6 +25,7 @@ from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.node import NodeConfig
+from trioserf.serf.query_collector import QueryAnswer
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""
@@ -33,8 +35,6 @@ STUBBORN = "trap '' TERM; exec 3>{}; (trap '' TERM; sleep 300) & echo up >&3; sl
 
 It sleeps for longer than any test waits, but not for hours if a test fails.
 """
-TIMEOUT = 1.0
-"""Seconds in which a shell has set its trap and reported so, even on a busy machine."""
 
 
 class Pipe:
@@ -96,31 +96,31 @@ async def test_script_gets_time_to_handle_sigterm(tmp_path: Path) -> None:
     assert await trio.Path(output).read_text() == "bye\n"
 
 
-def config(pipe: Pipe, **keys: object) -> AgentConfig:
+def config(handler: str) -> AgentConfig:
     return AgentConfig(
         node=NodeConfig(name="a"),
         bind=f"{HOST}:0",
         rpc_addr=Addresses((f"{HOST}:0",)),
-        event_handlers=[f"user={pipe.script}"],
-        **keys,  # type: ignore[arg-type]
+        event_handlers=[handler],
     )
 
 
-async def test_timeout_ends_all_processes_of_script(pipe: Pipe, grace: float) -> None:
-    configured = config(pipe, handlers=HandlerOptions(timeout=TIMEOUT))
+async def test_timeout_ends_all_processes_of_script(
+    pipe: Pipe, grace: float, mock_clock: trio.testing.MockClock
+) -> None:
+    mock_clock.rate = 1.0  # real time, except for one jump
+    # A handler's runs are in order: it answers the query after the first run.
+    handler = f"user,query=[ $SERF_EVENT = query ] && exec echo next; {pipe.script}"
     with open_logs("ERR") as logs:
-        async with open_agent(configured, logs) as agent:
+        async with open_agent(config(handler), logs) as agent:
             await agent.node.user_event("go")
             await pipe.wait_for_start()
+            mock_clock.jump(HandlerOptions().timeout)
             assert await trio.to_thread.run_sync(pipe.read) == b""
-            with trio.fail_after(TIME_LIMIT):
-                while True:
-                    [stats] = agent._handlers.stats().values()
-                    if not stats["running"]:
-                        break
-                    await trio.sleep(0.01)
-            assert (stats["runs"], stats["failures"]) == (1, 1)
-            assert float(str(stats["last_duration"])) >= TIMEOUT
+            async with agent.node.query("state", timeout=TIME_LIMIT) as results:
+                assert QueryAnswer("a", b"next\n") in [one async for one in results]
+            [stats] = agent._handlers.stats().values()
+            assert (stats["runs"], stats["failures"]) == (2, 1)
 
 
 async def test_crash_of_agent_ends_its_scripts(pipe: Pipe, grace: float) -> None:
@@ -129,7 +129,8 @@ async def test_crash_of_agent_ends_its_scripts(pipe: Pipe, grace: float) -> None
 
     async def crash() -> None:
         with open_logs("ERR") as logs:
-            async with open_agent(config(pipe), logs) as agent, trio.open_nursery():
+            handler = f"user={pipe.script}"
+            async with open_agent(config(handler), logs) as agent, trio.open_nursery():
                 await agent.node.user_event("go")
                 await pipe.wait_for_start()
                 raise BugError

@@ -547,13 +547,7 @@ async def test_rejoin_names_the_member_that_was_joined(
     async with node_under_test(seed_interval=1e6) as s:
         peer = s.peer("p")
         alive = {"us": str(OURS), "p": str(peer.address), "gone": "10.9.9.9:7946"}
-
-        async def answer() -> None:
-            for _ in range(2):  # first a look at the names
-                stream, _ = await peer.transport.accept()
-                await stream.send_all(push_pull(peer.node_state()))
-
-        s.nursery.start_soon(answer)
+        s.nursery.start_soon(peer.answer_streams, *[push_pull(peer.node_state())] * 2)
         await _rejoin(s.node, SnapshotContents(alive, LamportTimes()), Random(1))
         assert "Re-joined to previously known node: p: 10.0.1.1:7946" in caplog.messages
         assert "previously known node: gone: 10.9.9.9:7946" in caplog.text

@@ -160,13 +160,7 @@ class FakeNode(Node):
     def member(self, name: str) -> Member | None:
         return self._members.get(name)
 
-    async def join(
-        self,
-        addresses: Sequence[str],
-        replay: bool = False,
-        *,
-        on_joined: Callable[[str], None] = lambda _: None,
-    ) -> int:
+    async def join(self, addresses: Sequence[str], replay: bool = False, **_: object) -> int:
         await trio.sleep(self.delay)
         reached = [address for address in addresses if address in self.reachable]
         if not reached:
@@ -548,12 +542,11 @@ class AgentUnderTest:
     def json(self) -> JsonClient:
         return JsonClient(self._connect())
 
-    def unshaken_rpc(self) -> RpcClient:
-        """Connect without a handshake."""
+    def rpc_without_handshake(self) -> RpcClient:
         return RpcClient(self._connect())
 
     async def rpc(self) -> RpcClient:
-        client = self.unshaken_rpc()
+        client = self.rpc_without_handshake()
         await client.handshake()
         return client
 

@@ -207,7 +207,7 @@ async def test_any_value_of_an_rpc_field_is_accepted_or_ends_the_connection(
             request = [packed_map(head), packed_map(body)][: 1 + (command in BODIES)]
             caplog.clear()
             if rpc is None:
-                rpc = served.unshaken_rpc()
+                rpc = served.rpc_without_handshake()
                 request.insert(0, HANDSHAKE)
             await rpc.send(*request, {"Command": "get-coordinate", "Seq": 99}, {"Node": "node-a"})
             if not await is_coordinate_next(rpc):

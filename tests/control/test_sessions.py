@@ -1,5 +1,6 @@
 """The blocking clients, each with a fake agent and, over Serf's RPC, with a real one."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from trioserf.serf import events
 T = TypeVar("T")
 Kind = Literal["json", "msgpack"]
 TIMEOUT = 60.0
+NET = f"127.25.{os.getpid() % 250}"
+"""The addresses of real agents, which no other test run uses."""
 
 both_protocols = pytest.mark.parametrize("kind", ["json", "msgpack"])
 
@@ -315,8 +318,8 @@ class TestRealAgent:
     def test_every_command_works_with_serf(self, tmp_path: Path) -> None:
         handler = "-event-handler=query:load=echo 0.42"
         with (
-            serf_agent("127.15.4.1", "a", tmp_path, handler, "-tag=role=web") as address,
-            serf_agent("127.15.4.2", "b", tmp_path),
+            serf_agent(f"{NET}.1", "a", tmp_path, handler, "-tag=role=web") as address,
+            serf_agent(f"{NET}.2", "b", tmp_path),
             connect_any(address) as session,
             connect_any(address) as watcher,
             connect_any(address) as listener,
@@ -327,12 +330,12 @@ class TestRealAgent:
             line = next(log)
             assert isinstance(line, LogEntry)
             assert line.source == "agent"
-            assert session.join(["127.15.4.2"]) == 1
+            assert session.join([f"{NET}.2"]) == 1
             joined: set[str] = set()
             while "b" not in joined:
                 joined |= {member["name"] for member in next(events)["members"]}
             (a,) = session.members(tags={"role": "web"})
-            assert (a.name, a.addr, a.protocol_version) == ("a", "127.15.4.1", 5)
+            assert (a.name, a.addr, a.protocol_version) == ("a", f"{NET}.1", 5)
             session.event("deploy", b"v1")
             assert next(events)["payload"] == "v1"
             records = list(session.query("load", timeout=1.5))
@@ -350,8 +353,8 @@ class TestRealAgent:
             assert caught.value.code == "key_failed"
             assert set(caught.value.details["messages"]) == {"a", "b"}
             with pytest.raises(ControlError) as caught:
-                session.join(["127.15.4.9"])
-            assert caught.value.causes[0][0] == "127.15.4.9"
+                session.join([f"{NET}.9"])
+            assert caught.value.causes[0][0] == f"{NET}.9"
             with pytest.raises(ControlError) as caught:
                 session.event("big", b"x" * 1000)
             assert caught.value.code == "too_large"
@@ -363,7 +366,7 @@ class TestRealAgent:
     def test_rpc_auth_is_required_by_serf(self, tmp_path: Path) -> None:
         config = tmp_path / "auth.json"
         config.write_text('{"rpc_auth": "sesame"}')
-        with serf_agent("127.15.4.3", "c", tmp_path, f"-config-file={config}") as address:
+        with serf_agent(f"{NET}.3", "c", tmp_path, f"-config-file={config}") as address:
             with connect_any(address, "sesame") as session:
                 assert [member.name for member in session.members()] == ["c"]
             with pytest.raises(ControlError) as caught:

@@ -12,13 +12,14 @@ import attrs
 import pytest
 
 from tests.control.certificates import Authority, new_authority
-from tests.interop.agents import ROOT, SERF, TRIOSERF, until
+from tests.interop.agents import ROOT, SERF, STARTED_WITHIN, TRIOSERF, until
 from trioserf.control.client.connect import connect_any
 from trioserf.control.errors import ControlError
 from trioserf.control.tls import Tls
 
 pytestmark = pytest.mark.interop
-HOST = "127.15.0.11"
+HOST = f"127.25.{os.getpid() % 250}.11"
+"""An address that no other test run uses."""
 ADDRESS = f"tls://{HOST}:7373"
 KEY = "sesame-0715"
 
@@ -72,7 +73,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
             stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
         try:
-            until(lambda: "agent running" in log.read_text(), what=log.read_text)
+            until(lambda: "agent running" in log.read_text(), STARTED_WITHIN, log.read_text)
             yield Agent(process, log, config, ca)
         finally:
             process.kill()
@@ -112,6 +113,7 @@ def test_commands_connect_over_tls(agent: Agent) -> None:
         ((f"-rpc-addr={HOST}:7373",), {}, "this address speaks TLS; put tls:// before it"),
         ((f"-rpc-addr={HOST}:7373",), {"SERF_TLS_CA": "CA"}, f"expected tls://{HOST}:7373"),
     ],
+    ids=["no CA", "other name", "no file", "plain", "plain with CA"],
 )
 def test_errors_of_commands_name_what_mends_them(
     agent: Agent, words: tuple[str, ...], env: dict[str, str], expected: str

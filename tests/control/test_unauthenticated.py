@@ -16,14 +16,15 @@ import attrs
 import msgpack
 import pytest
 
-from tests.interop.agents import ROOT, TRIOSERF, until
+from tests.interop.agents import ROOT, STARTED_WITHIN, TRIOSERF, until
 from tests.interop.floods import memory
 from trioserf.control.server import admission
 
 pytestmark = pytest.mark.interop
 AUTH = "open-sesame-0193"
 KEY = "5K9OtfP7efFrNKe5WCQvXvnaXJ5cWP0SvXiwe0kkjM4="
-HOST = "127.15.0.9"
+HOST = f"127.25.{os.getpid() % 250}.12"
+"""An address that no other test run uses."""
 
 
 @attrs.frozen
@@ -57,7 +58,7 @@ def agent() -> Iterator[Agent]:
                 stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
             )  # fmt: skip
             try:
-                until(lambda: "agent running" in log.read_text(), what=log.read_text)
+                until(lambda: "agent running" in log.read_text(), STARTED_WITHIN, log.read_text)
                 yield Agent(process.pid, log, path)
             finally:
                 process.send_signal(signal.SIGTERM)

@@ -45,9 +45,6 @@ _RPC: Final = {
     **dict.fromkeys(sorted(BODILESS), ()),
     "unknown": (),
 }
-_SEQS: Final[tuple[Any, ...]] = (
-    1, 2**64 - 1, -1, "s", None, 1e300, "\udcff", [], "y" * 100_000, 2**64,
-)  # fmt: skip
 _JSON_NAMES, _RPC_NAMES = tuple(_JSON), tuple(_RPC)
 
 

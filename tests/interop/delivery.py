@@ -5,7 +5,6 @@ The caller has namespaces of its own (network, mounts, processes): see `namespac
 
 import random
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -101,7 +100,6 @@ class Measurement:
         self._agents: dict[str, Process] = {}
         self._arrived: dict[str, list[tuple[float, str]]] = {name: [] for name in names}
         self._sent: dict[str, tuple[float, str]] = {}
-        self._is_over = threading.Event()
         self._threads = ThreadPoolExecutor(len(names) + 64)
 
     def run(self, events: int, queries: int) -> Result:
@@ -133,7 +131,6 @@ class Measurement:
             counted = self._count()
             result.all, result.ours = counted.all, counted.ours
         finally:
-            self._is_over.set()
             for agent in self._agents.values():
                 agent.end()
         for follower in followers:
@@ -177,7 +174,7 @@ class Measurement:
             session.close()
 
     def _ask(self, count: int, result: Result) -> None:
-        """Ask queries one after the other, a few at once; all members owe an ack."""
+        """Send queries without waiting for the end of those before; count the acks of all."""
 
         def ask(sender: str) -> int:
             with RpcSession.connect(self._agents[sender].rpc, timeout=60.0) as session:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.interop.agents import (
     SERF,
+    STARTED_WITHIN,
     TRIOSERF,
     Cluster,
     Process,
@@ -23,6 +24,7 @@ from tests.interop.agents import (
     until,
 )
 from tests.interop.namespaces import two_hosts_or_skip
+from trioserf.swim.config import SwimOptions
 
 pytestmark = pytest.mark.serf
 
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.serf
 # If Serf's agent has suspected it first, the reason is not known.
 _FAILED = re.compile(
     r"\[INFO\] memberlist: 'py-d' has failed: suspected first by"
-    r" ('py-[abc]' \(it refused a connection\)|'go-a' \(it reported no reason\)),"
+    r" ('py-[abc]' \(connection refused\)|'go-a' \(no reason reported\)),"
     r" declared failed by '(py|go)-[abc]'"
 )
 
@@ -50,10 +52,11 @@ def test_cause_of_a_killed_process_is_known_to_all(mixed: Cluster) -> None:
             victim.signal(signal.SIGKILL)
             victim.wait()
             mixed.all_see("failed", "py-d")
-            failed = [one for one in records(stream) if one["event"] == "member-failed"]
-        [record] = failed
+            until(lambda: any(one["event"] == "member-failed" for one in records(stream)))
+            [record] = [one for one in records(stream) if one["event"] == "member-failed"]
         assert record["members"][0]["name"] == "py-d"
         assert set(record["cause"]) == {"suspected_by", "reason", "declared_by"}
+        until(lambda: all("has failed:" in agent.log_text() for agent in watched))
         for agent in watched:
             [line] = [line for line in agent.log_text().splitlines() if "has failed:" in line]
             assert re.search(_FAILED, line), line
@@ -63,12 +66,23 @@ def test_cause_of_a_killed_process_is_known_to_all(mixed: Cluster) -> None:
     mixed.all_see("alive", "py-d")
 
 
-def test_process_that_restarts_within_a_second_is_not_failed(mixed: Cluster) -> None:
-    before = {name: len(agent.log_text()) for name, agent in mixed.running.items()}
-    mixed.end("py-c")
+def restart(mixed: Cluster, name: str) -> float:
+    """Kill an agent and start it again; return the seconds that it took."""
+    began = time.monotonic()
+    mixed.end(name)
     time.sleep(0.3)
-    mixed.start("py-c", f"-join={mixed.host('py-a')}")
-    mixed.all_see("alive", "py-c")
+    mixed.start(name, f"-join={mixed.host('py-a')}")
+    took = time.monotonic() - began
+    mixed.all_see("alive", name)
+    return took
+
+
+def test_process_that_is_back_within_two_seconds_is_not_failed(mixed: Cluster) -> None:
+    for _ in range(10):
+        before = {name: len(agent.log_text()) for name, agent in mixed.running.items()}
+        if (took := restart(mixed, "py-c")) < SwimOptions().refusal_timeout:
+            break  # other restarts, on a busy machine, may count as failures
+    assert took < SwimOptions().refusal_timeout
     time.sleep(4)
     for name, agent in mixed.running.items():
         if name != "py-c":
@@ -88,7 +102,7 @@ def test_agent_with_a_name_in_use_does_not_start(
         Path(value).write_text(f"alive: py-a {mixed.host('py-a')}:7946\n")
     late = Process(TRIOSERF, incumbent, 237, [f"{option}={value}"])
     try:
-        assert late.wait() == 1
+        assert late.wait(STARTED_WITHIN) == 1
         text = late.log_text()
         assert f"the name {incumbent!r} is in use by the member at {holder.bind}" in text
         assert f"this one is at {late.bind}; choose another name with --node=NAME" in text
@@ -106,8 +120,9 @@ def test_incumbent_alone_survives_an_agent_of_serf_with_its_name() -> None:
         assert SERF is not None
         other = Process([SERF], "py-one", 239, [f"-join={one.host}"])
         try:
-            other.wait()
-            until(lambda: "staying, as we were here first" in one.log_text())
+            other.wait(STARTED_WITHIN)
+            until(lambda: "has our name, too" in one.log_text())
+            assert "; this one stays, because it was first" in one.log_text()
         finally:
             other.end()
         assert one.exit_code() is None

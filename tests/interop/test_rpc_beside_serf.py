@@ -415,13 +415,11 @@ def test_second_response_to_a_query_is_rejected_alike(pair: tuple[Agents, Agents
         with Raw(agents.open) as watcher, Raw(agents.open) as requester:
             watcher.send(pack(HANDSHAKE, header("stream", 1), {"Type": "query:twice"}))
             errors: dict[int, str] = {}
-            number = None
             while 4 not in errors:
                 message = watcher.message()
                 assert message is not None
                 if "ID" in message[0]:
-                    number = message[0]["ID"]
-                    body = {"ID": number, "Payload": b"x"}
+                    body = {"ID": message[0]["ID"], "Payload": b"x"}
                     for seq in (2, 3):
                         watcher.send(pack(header("respond", seq), body))
                     watcher.send(pack(header("respond", 4), {**body, "ID": 999_999}))

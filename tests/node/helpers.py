@@ -119,6 +119,17 @@ class ScriptedPeer:
                 await self._arrivals.park()
         return self.messages(kind)[skip]
 
+    async def answer_streams(self, *responses: bytes) -> None:
+        """Accept a stream for each response, read its request, and respond.
+
+        A join opens two: on the first it looks at the names only.
+        """
+        for response in responses:
+            stream, _ = await self.transport.accept()
+            async with stream:
+                await read_response(stream)
+                await stream.send_all(response)
+
     async def exchange(self, data: bytes, to: Address = OURS) -> Message | None:
         """Send bytes on a stream and return the response; None if it ends without one."""
         async with await self.transport.dial(to) as stream:

@@ -30,7 +30,6 @@ from trioserf.wire.serf_messages import BufferedEvents, SerfPushPull
 from trioserf.wire.swim_messages import Ack, Dead, NodeState, Ping, PushPull, State, Suspect
 
 QUIET: dict[str, Any] = {"seed_interval": 1e6, "reconnect_interval": 1e6, "tcp_pings": False}
-OURS_PACKED = packed(OURS.host)
 Seen = list[tuple[float, str, PushPull]]
 
 
@@ -246,14 +245,8 @@ async def test_missed_event_is_fetched_from_a_member_whose_digest_is_ahead(
     timing = Timing(probe_interval=1e6, push_pull_interval=1e6)
     async with node_under_test(**QUIET, timing=timing) as s:
         (peer,) = await s.add_members("a")
-
-        async def serve() -> None:
-            stream, _ = await peer.transport.accept()
-            async with stream:
-                await read_response(stream)
-                await stream.send_all(push_pull(peer.node_state(), user_state=event_state(3)))
-
-        s.nursery.start_soon(serve)
+        theirs = push_pull(peer.node_state(), user_state=event_state(3))
+        s.nursery.start_soon(peer.answer_streams, theirs)
         with s.node.subscribe() as events:
             await trio.sleep(1)
             began = trio.current_time()
@@ -282,7 +275,7 @@ async def test_digest_in_an_ack_counts_too(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("ping", [
     Ping(1, "us", digest=AHEAD),
     Ping(1, "us", source_node="b", digest=AHEAD),
-    Ping(1, "us", OURS_PACKED, 7000, "a", AHEAD),
+    Ping(1, "us", packed(OURS.host), 7000, "a", AHEAD),
     Ping(1, "other", source_node="a", digest=AHEAD),
 ])  # fmt: skip
 async def test_digest_of_another_sender_than_a_member_is_ignored(

@@ -299,8 +299,8 @@ async def test_peer_without_our_key_is_named_once_a_minute(
             await trio.sleep(1)
         warnings = [text for text in logged(caplog, logging.WARNING) if "encryption key" in text]
         assert sorted(warnings) == [
-            "10.0.1.1:7946 sends plaintext; check its encryption key",
-            "10.0.1.1:7946 sends plaintext; check its encryption key",
-            "10.0.1.2:7946 sends what none of our keys decrypts; check its encryption key",
-            "10.0.1.2:7946 sends what none of our keys decrypts; check its encryption key",
+            "10.0.1.1:7946 sends messages without encryption; check its encryption key",
+            "10.0.1.1:7946 sends messages without encryption; check its encryption key",
+            "10.0.1.2:7946 sends messages that our keys do not decrypt; check its encryption key",
+            "10.0.1.2:7946 sends messages that our keys do not decrypt; check its encryption key",
         ]

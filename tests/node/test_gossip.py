@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_test
 from trioserf.node.gossip import gossip
+from trioserf.node.state import ClusterState
 from trioserf.swim.config import Timing
 from trioserf.wire import serf_codec
 from trioserf.wire.serf_messages import UserEvent
@@ -215,6 +216,23 @@ async def test_gossip_skips_left_members_and_includes_recently_dead_ones(
         await s.node.user_event("later")
         await trio.sleep(2)
         assert {who for _, who, _ in events([left, dead, alive])} == {alive.name}
+
+
+async def test_uncovered_event_goes_to_recently_dead_members_if_no_other_is_alive(
+    autojump_clock: MockClock,
+) -> None:
+    async with node_under_test(**QUIET, timing=SLOW_PROBES) as s:
+        [dead] = await add_quiet_members(s, 1)
+
+        def send_and_lose(state: ClusterState, now: float) -> None:
+            state.serf.user_event("now")
+            state.membership.dead(Dead(1, dead.name, "another"), now)
+
+        await s.node._owner.ask(send_and_lose)
+        await trio.sleep(2)
+        assert {who for _, who, _ in events([dead])} == {dead.name}
+        assert dead.received_of(Dead)
+        assert not s.node._state.filler.has_uncovered
 
 
 async def test_broadcasts_are_piggybacked_on_pings_and_acks(autojump_clock: MockClock) -> None:

@@ -226,13 +226,7 @@ async def test_size_of_the_latest_push_pull_is_a_gauge(
         peer = s.peer("p")
         data = push_pull(peer.node_state())
         if join:
-
-            async def answer() -> None:
-                for _ in range(2):  # first a look at the names
-                    stream, _ = await peer.transport.accept()
-                    await stream.send_all(data)
-
-            s.nursery.start_soon(answer)
+            s.nursery.start_soon(peer.answer_streams, data, data)
             await s.node.join([str(peer.address)])
         else:
             await peer.exchange(data)

@@ -204,7 +204,7 @@ async def test_lost_name_conflict_ends_the_node(
                 nursery.start_soon(call, s)
                 await name_conflict(s, of_us=1)
         [error] = leaf_exceptions(caught.value)
-        assert "(1 of 3 answers for us)" in str(error)
+        assert "1 of 3 answers of other members gave the name to this one" in str(error)
     assert len(errors) == 1
 
 

@@ -252,8 +252,16 @@ async def test_excess_stream_messages_are_dropped_counted_and_logged_once(
 @pytest.mark.parametrize(
     ("votes", "reason"),
     [
-        ((1, 4), "the majority sides with it (1 of 4 answers for us)"),
-        ((0, 0), "there is no majority, and we joined last (0 of 0 answers for us)"),
+        ((1, 4), "1 of 4 answers of other members gave the name to this one"),
+        (
+            (2, 4),
+            "2 of 4 answers of other members gave the name to this one, and this one joined less"
+            " than a minute ago",
+        ),
+        (
+            (0, 0),
+            "no other member was there to decide, and this one joined less than a minute ago",
+        ),
     ],
 )
 async def test_lost_name_conflict_ends_the_owner(votes: tuple[int, int], reason: str) -> None:
@@ -269,8 +277,8 @@ async def test_lost_name_conflict_ends_the_owner(votes: tuple[int, int], reason:
             await owner.ask(lose)
     [error] = caught.value.exceptions
     assert str(error) == (
-        f"another member has the name 'us', at 10.9.9.9:7946, and {reason};"
-        f" this one is at {owner.state.address}; choose another name with --node=NAME"
+        "the name 'us' is in use by the member at 10.9.9.9:7946, and this one is at"
+        f" {owner.state.address}; {reason}; choose another name with --node=NAME"
     )
 
 

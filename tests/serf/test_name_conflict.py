@@ -25,22 +25,24 @@ def record(address: Address, name: str = "a") -> ConflictResponse:
 
 
 @pytest.mark.parametrize(
-    ("matching", "responses", "majority"),
+    ("matching", "responses", "lost"),
     [
         (0, 0, None),
-        (1, 1, True),
-        (0, 1, False),
+        (1, 1, False),
+        (0, 1, True),
         (1, 2, None),
-        (2, 2, True),
-        (2, 3, True),
-        (1, 3, False),
+        (2, 2, False),
+        (2, 3, False),
+        (1, 3, True),
     ],
 )
-def test_majority_is_more_than_half_of_the_responses(
-    matching: int, responses: int, majority: bool | None
+@pytest.mark.parametrize("is_newcomer", [False, True])
+def test_vote_is_lost_with_less_than_half_of_the_responses_or_as_newcomer_with_half(
+    matching: int, responses: int, lost: bool | None, is_newcomer: bool
 ) -> None:
-    vote = ConflictVote(address_of("a"), OTHER, responses=responses, matching=matching)
-    assert vote.majority is majority
+    vote = ConflictVote(address_of("a"), OTHER, is_newcomer, responses, matching)
+    assert vote.is_tie is (lost is None)
+    assert vote.is_lost is (is_newcomer if lost is None else lost)
 
 
 @given(st.lists(st.sampled_from(["ours", "other port", "other host", "unknown"])))
@@ -139,8 +141,13 @@ def test_without_majority_the_later_one_goes(
     state.member_conflicted("a", OTHER, 0.0)
     state.expire(3.2)
     assert state.shutdown_orders == ([] if stays else [NameConflictLost(0, 0, OTHER)])
-    what = "staying, as we were here first" if stays else "quitting, as we joined last"
-    assert f"no majority in name conflict resolution [0 / 0]; {what}" in caplog.text
+    what = (
+        "stays, because it was first"
+        if stays
+        else "shuts down, because it joined less than a minute"
+    )
+    text = f"The member at {OTHER} has our name, too: no other member was there to decide"
+    assert f"{text}; this one {what}" in caplog.text
 
 
 def test_incumbent_stays_in_a_tie() -> None:

@@ -49,7 +49,7 @@ def _simulate(
 
 
 def test_campaign_ends_with_a_table() -> None:
-    result = _simulate("--scenario", "all", "--seeds", "1")
+    result = _simulate("--scenario", "all", "--seeds", "1", timeout=_TIMEOUT)
     assert result.returncode == 0, result.stderr
     assert f"\n{len(SCENARIOS)} runs, 0 failed" in result.stdout
     assert [line.split()[:3] for line in result.stdout.splitlines()[1:-2]] == [
@@ -75,6 +75,16 @@ def test_campaign_continues_from_its_results(tmp_path: Path) -> None:
         False,
         True,
     ]
+
+
+def test_results_with_and_without_refusals_are_kept_apart(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    options = "--scenario", "crash_wave", "--seeds", "1", "--results", str(results)
+    for added in ([], ["--no-refusals"], ["--no-refusals"]):
+        assert _simulate(*options, *added).returncode == 0
+    with_, without = (json.loads(line) for line in results.read_text().splitlines())
+    assert with_[0] == ["crash_wave", 0]
+    assert with_[1]["counts"] != without[1]["counts"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +141,9 @@ def test_campaign_ends_at_once_if_results_cannot_be_written(tmp_path: Path) -> N
         (["--scale", "32,x"], "'32,x' is not a list of numbers from 8 to 32768, such as 32,64"),
         (["--lifeguard", "128"], "'128' is not a list of numbers from 1 to 127, such as 32,64"),
         (["--scale", "8", "--results", "/"], "--results /: "),
+        (["--delivery", "2", "--profile", "lan,x"], "unknown profile x; expected names of lan, "),
+        (["--delivery", "2", "--loss", "100"], "'100' is not a number from 0 to 99"),
+        (["--delivery", "2", "--pairs", "0"], "'0' is not a number from 1 to "),
     ],
 )
 def test_invalid_measurement_is_rejected(options: list[str], message: str) -> None:
@@ -166,10 +179,21 @@ def test_line_that_is_not_a_result_is_reported(tmp_path: Path, line: str) -> Non
 
 
 def test_trace_option_prints_one_run() -> None:
-    result = _simulate("--scenario", "name_conflict", "--seed", "3", "--seeds", "1", "--trace")
+    options = "--scenario", "crash_wave", "--seed", "3", "--seeds", "1", "--trace"
+    result = _simulate(*options)
     assert result.returncode == 0, result.stderr
-    trace = run(SCENARIOS["name_conflict"], seed=3)
+    trace = run(SCENARIOS["crash_wave"], seed=3)
     assert result.stdout == f"{trace.text}sha256 {trace.digest}\n"
+    assert _simulate(*options, "--no-refusals").stdout not in ("", result.stdout)
+
+
+def test_delivery_without_loss_is_complete() -> None:
+    result = _simulate("--delivery", "3", "--profile", "lan", "--loss", "0", "--pairs", "20")
+    assert result.returncode == 0, result.stderr
+    head, row = result.stdout.splitlines()
+    assert head.split()[:2] == ["cluster", "pairs"]
+    # Of 20 pairs none is late, missing or doubled; each of ten queries has two acks.
+    assert row.split()[:10] == ["lan", "3", "0", "%", "20", "0", "0", "0", "0", "20/20"]
 
 
 def test_list_option_prints_all_scenarios() -> None:

@@ -1,6 +1,7 @@
 """Members: the order of probes, removal of old records, and random choice."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -79,28 +80,25 @@ def test_first_round_covers_all_members_or_32_of_them(count: int, covered: int) 
     assert not {"us", "m0", "m1"} & set(targets)
 
 
-def test_few_eligible_members_among_many_are_found_in_one_pass() -> None:
-    table = members(2000)
+def choose_three(eligible: Callable[[str], bool]) -> tuple[set[str], int]:
+    """Choose among 2,000 members; return the chosen ones, and how many were checked."""
     checked = 0
 
     def is_eligible(record: NodeRecord) -> bool:
         nonlocal checked
         checked += 1
-        return record.name in {"m7", "m1900"}
+        return eligible(record.name)
 
-    chosen = table.k_random_nodes(3, predicate=is_eligible)
-    assert {record.name for record in chosen} == {"m7", "m1900"}
+    chosen = members(2000).k_random_nodes(3, predicate=is_eligible)
+    return {record.name for record in chosen}, checked
+
+
+def test_few_eligible_members_among_many_are_found_in_one_pass() -> None:
+    chosen, checked = choose_three(lambda name: name in {"m7", "m1900"})
+    assert chosen == {"m7", "m1900"}
     assert 2000 <= checked <= 2200
 
 
 def test_choice_among_many_eligible_members_checks_few() -> None:
-    table = members(2000)
-    checked = 0
-
-    def is_eligible(_: NodeRecord) -> bool:
-        nonlocal checked
-        checked += 1
-        return True
-
-    assert len(table.k_random_nodes(3, predicate=is_eligible)) == 3
-    assert checked == 3
+    chosen, checked = choose_three(lambda _: True)
+    assert (len(chosen), checked) == (3, 3)

@@ -47,10 +47,10 @@ class TestCheckers:
         table = FakeMemberlist().with_member(PEER, State.ALIVE, 1)
         record = table.records[PEER]
         table.probe_failed(record, 1, 0, 0, 0.0, "unreachable")
-        assert not table.may_connect(record)
+        assert not table.must_connect(record)
         table.alive(alive(PEER, 2), 0.0)
         table.probe_failed(record, 2, 0, 0, 0.0, "refused")
-        assert table.may_connect(record)
+        assert table.must_connect(record)
 
 
 def suspected(*, refused: bool = False, options: SwimOptions | None = None) -> FakeMemberlist:
@@ -162,7 +162,7 @@ class TestCause:
         [
             (
                 Cause("a", "refused", "b"),
-                "suspected first by 'a' (it refused a connection), declared failed by 'b'",
+                "suspected first by 'a' (connection refused), declared failed by 'b'",
             ),
             (Cause("", None, "b"), "declared failed by 'b'"),
         ],
@@ -186,6 +186,22 @@ class TestCause:
         [left] = table.events
         assert isinstance(left, Left)
         assert left.cause == Cause("", None, OTHER)
+
+    def test_reason_that_a_member_of_serf_has_lost_is_taken_from_a_later_copy(self) -> None:
+        table = suspected()  # by OTHER, without a reason
+        claim(table, "m0", "m1", "m2", "m3", OTHER)
+        table.dead(Dead(1, PEER, "m0"), 1.0)
+        left = table.events[-1]
+        assert isinstance(left, Left)
+        assert left.cause == Cause(OTHER, "refused", "m0")
+
+    def test_reason_of_another_member_does_not_count_for_the_first(self) -> None:
+        table = suspected()
+        claim(table, "m0")
+        table.dead(Dead(1, PEER, "m0"), 1.0)
+        left = table.events[-1]
+        assert isinstance(left, Left)
+        assert left.cause == Cause(OTHER, "reported", "m0")
 
     def test_leave_has_no_cause(self) -> None:
         table = FakeMemberlist().with_member(PEER, State.ALIVE, 1)

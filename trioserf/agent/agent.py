@@ -243,7 +243,7 @@ async def open_agent(
     Raises:
         ConfigError: the configuration cannot be used.
         AddressError: an address cannot be bound or advertised.
-        NameConflict: another member has our name, and the majority accepts that member.
+        NameConflict: another member keeps our name (see serf/README.md, § Name conflicts).
     """
     senders = _metrics_senders(config)
     files = files or DiskFiles()

@@ -151,7 +151,9 @@ class Structurer:
         self._fields = settings_of(kind)
 
     def __call__(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[InvalidValue]]:
-        """Check an object; as in Serf, the case of keys does not matter, and null says nothing.
+        """Check an object of settings.
+
+        As in Serf, the case of keys does not matter, and null counts as absent.
 
         Returns:
             The valid values by key, without those that mean "not set", those of an object as a

@@ -76,18 +76,15 @@ class PrometheusPage:
     def collect(self) -> Iterator[Any]:
         """Yield the families of metrics; called by prometheus_client."""
         families: dict[str, Any] = {}
-        for (name, label, which), value in self._gauges.items():
-            if name not in families:
-                families[name] = GaugeMetricFamily(name, name, labels=[label] if label else [])
-            families[name].add_metric([which] if label else [], value)
-        for (name, label, which), count in self._counters.items():
-            if name not in families:
-                families[name] = CounterMetricFamily(name, name, labels=[label] if label else [])
-            families[name].add_metric([which] if label else [], count.total)
-        for (name, label, which), count in self._samples.items():
-            if name not in families:
-                families[name] = SummaryMetricFamily(name, name, labels=[label] if label else [])
-            families[name].add_metric([which] if label else [], count.count, count.total)
+        for kind, metrics in (
+            (GaugeMetricFamily, {key: (value,) for key, value in self._gauges.items()}),
+            (CounterMetricFamily, {key: (one.total,) for key, one in self._counters.items()}),
+            (SummaryMetricFamily, {k: (one.count, one.total) for k, one in self._samples.items()}),
+        ):
+            for (name, label, which), values in metrics.items():
+                if name not in families:
+                    families[name] = kind(name, name, labels=[label] if label else [])
+                families[name].add_metric([which] if label else [], *values)
         yield from families.values()
 
     def text(self) -> bytes:

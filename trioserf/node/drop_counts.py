@@ -15,8 +15,11 @@ _LOG_INTERVAL: Final = 10.0
 """Seconds between two log lines about one peer."""
 _WARN_INTERVAL: Final = 60.0
 """Seconds between two warnings about one peer."""
-_KEY_ERRORS: Final = frozenset({"decrypt", "plaintext-refused"})
-"""Kinds of errors of a peer with another key, or none."""
+_KEY_ERRORS: Final = {
+    "decrypt": "messages that our keys do not decrypt",
+    "plaintext-refused": "messages without encryption",
+}
+"""Kinds of errors of a peer with another key, or none, and what it sends."""
 
 
 class DropCounts:
@@ -40,16 +43,9 @@ class DropCounts:
         if host not in self.by_peer and len(self.by_peer) >= _MAX_PEERS:
             host = "others"
         self.by_peer[host] += 1
-        if (
-            error.kind in _KEY_ERRORS
-            and now - self._warned_at.get(host, -_WARN_INTERVAL) >= _WARN_INTERVAL
-        ):
+        what = _KEY_ERRORS.get(error.kind)
+        if what and now - self._warned_at.get(host, -_WARN_INTERVAL) >= _WARN_INTERVAL:
             self._warned_at[host] = now
-            what = (
-                "plaintext"
-                if error.kind == "plaintext-refused"
-                else "what none of our keys decrypts"
-            )
             _log.warning("%s sends %s; check its encryption key", source, what)
         if now - self._logged_at.get(host, -_LOG_INTERVAL) >= _LOG_INTERVAL:
             self._logged_at[host] = now

@@ -21,6 +21,8 @@ from trioserf.node.join_address import JoinTarget, parse_join_address
 from trioserf.node.seeds import Seeds
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
+from trioserf.printable import short_name
+from trioserf.serf.name_conflict import in_use_text
 from trioserf.wire.swim_messages import ALIVE, SUSPECT, NodeState
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -43,9 +45,6 @@ class Outcome:
     where: str
     error: str | None
     name_in_use: bool = False
-
-
-_EXCHANGE_ERRORS: Final = (OSError, ValueError, trio.BrokenResourceError)
 
 
 class Joiner:
@@ -198,7 +197,7 @@ class Joiner:
         is given time to become a failed one (see swim/README.md, § Joining).
         """
         name, ours = self._owner.state.config.name, self._owner.state.address
-        give_up = trio.current_time() + _NAME_WAIT
+        give_up: float | None = None
         while True:
             try:
                 holder = _holder(await self._streams.read_members(address), name, ours)
@@ -211,15 +210,22 @@ class Joiner:
                 return None
             with trio.move_on_after(self._owner.state.config.timing.probe_timeout):
                 if await self._streams.ping(name, holder) == "acked":
-                    text = (
-                        f"the name {name!r} is in use by the member at {holder}, and this one is"
-                        f" at {ours}; choose another name with --node=NAME"
-                    )
+                    text = in_use_text(name, holder, ours)
                     return Outcome(str(address), text, name_in_use=True)
-            if trio.current_time() >= give_up:
+            if give_up is None:
+                give_up = trio.current_time() + _NAME_WAIT
+                _log.info(
+                    "the name %r still belongs to the member at %s, which does not answer; waiting"
+                    " up to %g s until that member is failed in the cluster",
+                    short_name(name),
+                    holder,
+                    _NAME_WAIT,
+                )
+            elif trio.current_time() >= give_up:
                 text = (
-                    f"the name {name!r} still belongs to {holder}, which does not answer; it is"
-                    " free when the members have declared that one failed"
+                    f"the name {name!r} still belongs to the member at {holder}, which does not"
+                    f" answer, and this one is at {ours}; join again when that member is failed in"
+                    " the cluster, or choose another name with --node=NAME"
                 )
                 return Outcome(str(address), text)
             await trio.sleep(_NAME_POLL)
@@ -230,7 +236,7 @@ class Joiner:
         """Exchange states; return the error as text, or None."""
         try:
             await self._streams.push_pull(address, join=join, ignore_events=ignore_events)
-        except _EXCHANGE_ERRORS as error:
+        except (OSError, ValueError, trio.BrokenResourceError) as error:
             return _text(error)
         return None
 

@@ -69,7 +69,7 @@ async def open_node(
     Raises:
         AddressError: the address cannot be bound, or there is none to advertise.
         TooLarge: the encoded tags exceed their limit.
-        NameConflict: another member has our name, and the majority gives it to that one.
+        NameConflict: another member keeps our name (see serf/README.md, § Name conflicts).
     """
     config = config or NodeConfig()
     rng = rng or random.Random()

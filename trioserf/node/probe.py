@@ -14,7 +14,7 @@ from trioserf.swim.failure_detector import Probe, StreamReach
 
 _log = logging.getLogger("trioserf.memberlist")
 
-_STOOD_STILL: Final = 1.0
+_LONG_STALL: Final = 1.0
 """Seconds of a stop of this process from which a warning is logged."""
 _REFUSAL_GRACE: Final = 0.2
 """Share of the probe timeout in which acks still count after a refused connection: the connection
@@ -41,8 +41,12 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         if trio.current_time() < tick:
             await trio.sleep_until(tick)
         late = trio.current_time() - max(tick, latest)
-        if late > _STOOD_STILL:
-            _log.warning("this process stood still for at least %.1f s", late)
+        if late > _LONG_STALL:
+            _log.warning(
+                "this process did not run for at least %.1f s; the machine may be overloaded, or"
+                " was suspended",
+                late,
+            )
 
 
 async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:

@@ -411,8 +411,8 @@ class ClusterState:
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
         members = self.membership.members
-        if self.filler.has_uncovered:
-            self.outbox.gossip(members.cover_targets(), MAX_COVER)
+        if self.filler.has_uncovered and (targets := members.cover_targets()):
+            self.outbox.gossip(targets, MAX_COVER)
         else:
             self.outbox.gossip(members.gossip_targets(now), self.config.timing.gossip_nodes)
 
@@ -516,7 +516,7 @@ class ClusterState:
                 self.serf.member_updated(record.name, record.address, record.meta, record.versions)
             case Suspected(record):
                 self.serf.member_suspected(record.name)
-                if self.counts_refusals and self.membership.may_connect(record):
+                if self.counts_refusals and self.membership.must_connect(record):
                     self.refusal_checks.append(
                         RefusalCheck(record.name, record.address, record.incarnation)
                     )

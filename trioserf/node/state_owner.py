@@ -23,7 +23,7 @@ from trioserf.node.event_hub import EventHub
 from trioserf.node.state import ClusterState, RefusalCheck
 from trioserf.node.stream_queue import StreamSendQueue
 from trioserf.node.timers import AutoResetEvent, DeadlineTimer
-from trioserf.serf.effects import NameConflictLost
+from trioserf.serf.name_conflict import lost_text
 from trioserf.serf.serf import earlier
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -227,7 +227,7 @@ class StateOwner:
         """Handle items until cancelled.
 
         Raises:
-            NameConflict: the majority of the cluster gives our name to another member.
+            NameConflict: another member keeps our name (see serf/README.md, § Name conflicts).
         """
         while True:
             if self.state.has_waiting:
@@ -280,7 +280,7 @@ class StateOwner:
         for check in state.refusal_checks:
             try:
                 self._to_checks.send_nowait(check)
-            except (trio.WouldBlock, trio.BrokenResourceError):
+            except trio.WouldBlock:
                 self._drop("checks", f"the check of a suspect, {check.name!r}")
         state.refusal_checks.clear()
         packets = state.outbox.packets
@@ -303,7 +303,7 @@ class StateOwner:
         self.deadline.move(earlier(state.next_deadline, self._hub.next_deadline))
         if serf.shutdown_orders:
             order = serf.shutdown_orders.pop()
-            raise NameConflict(_conflict_text(order, state))
+            raise NameConflict(lost_text(order, state.config.name, state.address))
 
     def _wake_gossip(self) -> None:
         """Wake the gossip task if a message is new, or if gossip becomes possible again."""
@@ -332,14 +332,3 @@ class StateOwner:
         self.dropped[kind] += 1
         if self.dropped[kind] == 1:
             _log.warning("dropped %s: too many %s wait already", what, kind)
-
-
-def _conflict_text(order: NameConflictLost, state: ClusterState) -> str:
-    votes = f"{order.matching} of {order.responses} answers for us"
-    why = "the majority sides with it"
-    if 2 * order.matching == order.responses:
-        why = "there is no majority, and we joined last"
-    return (
-        f"another member has the name {state.config.name!r}, at {order.other}, and {why} ({votes})"
-        f"; this one is at {state.address}; choose another name with --node=NAME"
-    )

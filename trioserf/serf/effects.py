@@ -37,8 +37,7 @@ class NameConflictLost:
 
     Attributes:
         matching: responses that gave our name to us.
-        responses: all responses; with half of them, or none, for us there was no majority, and we
-            joined last.
+        responses: all responses. If there are none, or half of them are for us, we joined last.
         other: the address of the other member.
     """
 

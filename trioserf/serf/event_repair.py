@@ -41,6 +41,7 @@ _PEER_INTERVAL: Final = 10.0
 _JITTER: Final = 0.2
 """Seconds within which members that have missed the same event ask for it; longer if many."""
 _JITTER_MEMBERS: Final = 32
+"""The jitter grows with the logarithm of the cluster size, from twice this size."""
 
 
 @attrs.frozen
@@ -59,15 +60,11 @@ class EventRepair:
         events: our user events.
         member_count: returns the number of members.
         rng: randomness.
-
-    Attributes:
-        exchanges: the number of push/pulls asked for.
     """
 
     def __init__(
         self, events: UserEvents, member_count: Callable[[], int], rng: random.Random
     ) -> None:
-        self.exchanges = 0
         self._events = events
         self._member_count = member_count
         self._rng = rng
@@ -171,5 +168,4 @@ class EventRepair:
         self._exchange_at = now + self._interval
         self._asked = {peer: at for peer, at in self._asked.items() if at + _PEER_INTERVAL > now}
         self._asked[due.peer] = now
-        self.exchanges += 1
         return due.peer

@@ -21,6 +21,7 @@ _log = logging.getLogger("trioserf.serf")
 
 _NEWCOMER: Final = 60.0
 """Seconds after our first join in which the other member of a conflict was there before us."""
+_JOINED: Final = "joined less than a minute ago"
 _VOTE_INTERVAL: Final = 10.0
 """Least seconds between the beginnings of two votes: any host can claim our name."""
 NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
@@ -52,11 +53,14 @@ class ConflictVote:
             self.matching += normalise(response.addr) == packed(self.address.host)
 
     @property
-    def majority(self) -> bool | None:
-        """Whether more than half of the responses have our address; None for half, or none."""
-        if 2 * self.matching == self.responses:
-            return None
-        return 2 * self.matching > self.responses
+    def is_tie(self) -> bool:
+        """Whether half of the responses have our address, or there are none."""
+        return 2 * self.matching == self.responses
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the other member keeps the name: by its majority, or in a tie as the earlier."""
+        return self.is_newcomer if self.is_tie else 2 * self.matching < self.responses
 
 
 class NameConflicts:
@@ -152,18 +156,45 @@ class NameConflicts:
 
     def _decide(self, vote: ConflictVote) -> None:
         counts = vote.matching, vote.responses
-        if vote.majority:
-            _log.info("majority in name conflict resolution [%d / %d]", *counts)
-            return
-        if vote.majority is None and not vote.is_newcomer:
-            text = (
-                "no majority in name conflict resolution [%d / %d]; staying, as we were here first"
+        if vote.is_tie:
+            _log.warning(
+                "The member at %s has our name, too: %s; this one %s",
+                vote.other,
+                _decision(*counts),
+                f"shuts down, because it {_JOINED}"
+                if vote.is_lost
+                else "stays, because it was first",
             )
-            _log.warning(text, *counts)
-            return
-        if vote.majority is None:
-            text = "no majority in name conflict resolution [%d / %d]; quitting, as we joined last"
+        elif vote.is_lost:
+            _log.warning("minority in name conflict resolution, quitting [%d / %d]", *counts)
         else:
-            text = "minority in name conflict resolution, quitting [%d / %d]"
-        _log.warning(text, *counts)
-        self._effects.shutdown_orders.append(NameConflictLost(*counts, vote.other))
+            _log.info("majority in name conflict resolution [%d / %d]", *counts)
+        if vote.is_lost:
+            self._effects.shutdown_orders.append(NameConflictLost(*counts, vote.other))
+
+
+def in_use_text(name: str, other: Address, ours: Address, reason: str = "") -> str:
+    """Return an error text for users whose member has the name of another one.
+
+    Args:
+        name: the name.
+        other: the address of the other member.
+        ours: our own address.
+        reason: why the other member keeps it, as part of a sentence; empty if no one was asked.
+    """
+    text = f"the name {name!r} is in use by the member at {other}, and this one is at {ours}"
+    return "; ".join(filter(None, (text, reason, "choose another name with --node=NAME")))
+
+
+def lost_text(order: NameConflictLost, name: str, ours: Address) -> str:
+    """Return the error text of a lost vote (see `in_use_text`)."""
+    reason = _decision(order.matching, order.responses)
+    if 2 * order.matching == order.responses:
+        reason += f", and this one {_JOINED}"
+    return in_use_text(name, order.other, ours, reason)
+
+
+def _decision(matching: int, responses: int) -> str:
+    if not responses:
+        return "no other member was there to decide"
+    return f"{matching} of {responses} answers of other members gave the name to this one"

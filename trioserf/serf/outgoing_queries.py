@@ -259,7 +259,7 @@ class OutgoingQueries:
 
     def stop_waiting_for(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
-        for query in [one for one in self._running.values() if name in one.outstanding]:
+        for query in [query for query in self._running.values() if query.awaits(name)]:
             query.stop_waiting_for(name)
             self._drop_if_finished(query)
 

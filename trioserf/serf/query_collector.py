@@ -66,9 +66,6 @@ class RunningQuery:
         first: finish after this number of responses; None for all.
         max_unexpected: names from which responses are accepted beside the expected ones.
         deliver: receives each result; a `QueryDone` is the last.
-
-    Attributes:
-        outstanding: names of the members for which it waits. Read-only for callers.
     """
 
     __slots__ = (
@@ -78,6 +75,7 @@ class RunningQuery:
         "_deliver",
         "_first",
         "_max_unexpected",
+        "_outstanding",
         "_responded",
         "_responders",
         "_wants_acks",
@@ -87,7 +85,6 @@ class RunningQuery:
         "id",
         "ltime",
         "name",
-        "outstanding",
     )
 
     def __init__(
@@ -110,7 +107,7 @@ class RunningQuery:
         self.deadline = deadline
         self.expected = tuple(expected)
         self.finished = False
-        self.outstanding = set(self.expected)
+        self._outstanding = set(self.expected)
         self._wants_acks = wants_acks
         self._ack_suffices = ack_suffices
         self._first = first
@@ -142,11 +139,11 @@ class RunningQuery:
                 self._acked.add(response.source)
                 self._deliver(QueryAck(response.source))
             if self._ack_suffices or response.flags & ResponseFlag.NO_ANSWER_WILL_FOLLOW:
-                self.outstanding.discard(response.source)
+                self._outstanding.discard(response.source)
         elif response.source not in self._responded and len(response.payload) <= self._bytes_left:
             self._bytes_left -= len(response.payload)
             self._responded.add(response.source)
-            self.outstanding.discard(response.source)
+            self._outstanding.discard(response.source)
             self._deliver(QueryAnswer(response.source, response.payload))
         self.finish_if_complete()
         return is_duplicate
@@ -157,17 +154,18 @@ class RunningQuery:
 
     def awaits(self, name: str) -> bool:
         """Return whether a response of an expected member is outstanding."""
-        return name in self.outstanding
+        return name in self._outstanding
 
     def stop_waiting_for(self, name: str) -> None:
         """Stop waiting for a member that has left or failed."""
-        self.outstanding.discard(name)
-        self.finish_if_complete()
+        if name in self._outstanding:
+            self._outstanding.discard(name)
+            self.finish_if_complete()
 
     def finish_if_complete(self) -> None:
         """End the query if it is complete."""
         enough = self._first is not None and len(self._responded) >= self._first
-        if enough or not self.outstanding:
+        if enough or not self._outstanding:
             self.finish()
 
     def finish(self) -> None:
@@ -187,5 +185,5 @@ class RunningQuery:
         )
 
     def __repr__(self) -> str:
-        outstanding = len(self.outstanding)
+        outstanding = len(self._outstanding)
         return f"<RunningQuery {self.name!r} of time {self.ltime}, {outstanding} outstanding>"

@@ -1,8 +1,8 @@
 """Send queries again to members that did not answer (see serf/README.md, § Queries).
 
-Gossip reaches all members, but an ack is one packet, and so is a response. A member that misses
-in ours is sent the query itself. It drops the duplicate and sends its ack and response again. A
-Go agent drops the duplicate in silence, so that this helps only if it has missed the query.
+Gossip reaches all members, but an ack is one packet, and so is a response. A member whose ack or
+response is missing gets the query again. It drops the duplicate and sends both again. An agent of
+Serf drops the duplicate in silence, so that this helps only if it has missed the query.
 """
 
 import random

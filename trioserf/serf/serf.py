@@ -266,7 +266,7 @@ class Serf:
         """Handle a node at `other` that claims the name of a member.
 
         If the name is ours and resolution is enabled, the members vote; `NameConflictLost` is
-        ordered unless the majority gives our address (see serf/README.md, § Name conflicts).
+        ordered if we lose (see serf/README.md, § Name conflicts).
         """
         if name == self.name:
             self._name_conflicts.resolve(self.address, other, now)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Final
 
 from trioserf.errors import TooLarge
 from trioserf.printable import short_name
@@ -11,6 +10,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.events import UserEventReceived
 from trioserf.serf.lamport import LamportWindow, Rejection
+from trioserf.wire.event_digest import HASH_SIZE
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import BufferedEvents, UserEvent
 
@@ -18,9 +18,6 @@ _log = logging.getLogger("trioserf.serf")
 
 _EVENT_SIZE = 200
 """Bytes of memory for an event, besides its name and payload."""
-
-_HASH_SIZE: Final = 4
-"""Bytes of the hash of an event, as in digests."""
 
 _Seen = dict[tuple[str, bytes], int]
 """The events of one Lamport time with their hashes, in the order of arrival."""
@@ -127,7 +124,7 @@ class UserEvents:
             slot = self.window.get(ltime)
             if slot is not None:
                 total += sum(slot.entry.values())
-        return total % (1 << 8 * _HASH_SIZE)
+        return total % (1 << 8 * HASH_SIZE)
 
     def buffered(self) -> tuple[BufferedEvents, ...]:
         """Return the events of the window, the oldest first, for push/pulls."""
@@ -149,7 +146,7 @@ def _hash(message: UserEvent) -> int:
     """Return the hash of an event, without the coalesce flag, which push/pulls do not carry."""
     name = message.name.encode("utf-8", "surrogateescape")
     head = message.ltime.to_bytes(8, "big") + len(name).to_bytes(4, "big")
-    hashed = blake2b(head + name + message.payload, digest_size=_HASH_SIZE)
+    hashed = blake2b(head + name + message.payload, digest_size=HASH_SIZE)
     return int.from_bytes(hashed.digest(), "big")
 
 

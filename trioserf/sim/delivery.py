@@ -25,7 +25,6 @@ _SPREAD: Final = 5.0
 _END: Final = 90.0
 """Seconds after the last event; a push/pull of each member takes place in them."""
 
-
 HEAD: Final = (
     f"{'cluster':<14} {'pairs':>7} {'> 1 s':>6} {'> 3 s':>6} {'never':>6} {'doubled':>8}"
     f" {'acks':>15} {'packets/event':>14}"
@@ -69,11 +68,10 @@ class Delivery:
 def measure(
     members: int,
     *,
-    profile: str = "lan",
-    loss: float = 0.0,
-    pairs: int = 1000,
-    queries: bool = True,
-    seed: int = 0,
+    profile: str,
+    loss: float,
+    pairs: int,
+    seed: int,
 ) -> Delivery:
     """Measure a cluster of members with full tables.
 
@@ -82,7 +80,6 @@ def measure(
         profile: the name of a timing profile.
         loss: the share of packets that are lost.
         pairs: the least number of pairs of an event and a member.
-        queries: whether a query follows each event.
         seed: the seed of all randomness.
     """
     result = Delivery(events=-(-pairs // (members - 1)))
@@ -100,7 +97,7 @@ def measure(
         sent, seconds = await _packets_in(cluster, send)
         result.packets = sent - idle / IDLE * seconds
         async with trio.open_nursery() as nursery:
-            for _ in range(result.events if queries else 0):
+            for _ in range(result.events):
                 nursery.start_soon(_ask, cluster, cluster.rng.choice(ids), result)
                 await trio.sleep(cluster.rng.uniform(0, 2 * _PAUSE))
         await trio.sleep(_END)
@@ -108,7 +105,7 @@ def measure(
     config = attrs.evolve(TEMPLATE, timing=PROFILES[profile])
     scenario = Scenario(measurements, config=config, must_agree=False, count_false_alarms=True)
     run(scenario, seed=seed, trace=trace)
-    _count_pairs(trace, members, result)
+    count_pairs(trace, members, result)
     return result
 
 
@@ -140,7 +137,8 @@ async def _ask(cluster: SimCluster, member: str, result: Delivery) -> None:
         result.acked += done.expected - 1 - len(done.missing)
 
 
-def _count_pairs(trace: Trace, members: int, result: Delivery) -> None:
+def count_pairs(trace: Trace, members: int, result: Delivery) -> None:
+    """Count the pairs of a trace with the entries `send` and `user` of a cluster of members."""
     sent: dict[str, float] = {}
     arrivals: dict[str, Counter[str]] = {}
     for entry in trace.entries:

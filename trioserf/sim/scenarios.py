@@ -133,7 +133,7 @@ async def loss_30(cluster: SimCluster) -> None:
 
 
 async def one_way_cuts(cluster: SimCluster) -> None:
-    """Up to five links are cut in one direction, without a trace."""
+    """Up to five links are cut in one direction, silently."""
     await _cut_one_way(cluster, reject=False)
 
 

@@ -247,13 +247,12 @@ class BroadcastQueue:
         It stays out of the queue until `finish_packet`, which must follow.
         """
         bound = (room + 1) << _SERIAL_BITS
-        for keys in (
-            self._urgent if urgent else chain(self._plain, self._spare) if spare else self._plain
-        ):
+        lists = self._urgent if urgent else self._plain
+        for keys in chain(lists, self._spare) if spare and not urgent else lists:
             while keys and (index := bisect_left(keys, bound)):
                 key = keys.pop(index - 1)
                 broadcast = self._waiting[key]
-                if target not in broadcast.holders or self._is_everywhere(broadcast):
+                if target not in broadcast.holders or self._restart_if_everywhere(broadcast):
                     self._selected.append(key)
                     return broadcast.data
                 self._skipped.append(key)
@@ -261,8 +260,8 @@ class BroadcastQueue:
                     return None
         return None
 
-    def _is_everywhere(self, broadcast: Broadcast) -> bool:
-        """Return whether all members have a message; if so, let it begin again with any."""
+    def _restart_if_everywhere(self, broadcast: Broadcast) -> bool:
+        """Forget the holders of a message if all members have it; return whether they do."""
         if len(broadcast.holders) < self._others():
             return False
         broadcast.holders.clear()

@@ -16,9 +16,9 @@ nor streams reached it; another member reported it; the table of another member 
 
 _TEXTS: dict[Reason, str] = {
     "no ack": "no ack",
-    "refused": "it refused a connection",
+    "refused": "connection refused",
     "unreachable": "unreachable by both TCP and UDP",
-    "reported": "it reported no reason",
+    "reported": "no reason reported",
     "push/pull": "reported by the table of another member",
 }
 

@@ -291,18 +291,18 @@ class Memberlist:
             now: the current instant.
             reason: what is known about it.
         """
-        if reason != "refused":
+        refused = reason == "refused"
+        if not refused:
             self.awareness.apply_delta(max(0, expected_nacks - nacks) if expected_nacks else 1)
         if supersedes(record, SUSPECT, incarnation):
-            what = "refuses connections" if reason == "refused" else "does not answer"
+            what = "refuses connections" if refused else "does not answer"
             log.info("%r (%s) %s; suspecting it", short_name(record.name), record.address, what)
-        refused = reason == "refused"
         self.suspect(Suspect(incarnation, record.name, self.name, refused), now, reason)
 
-    def may_connect(self, suspect: NodeRecord) -> bool:
-        """Return whether we must connect to a suspect, to confirm or not that it has crashed.
+    def must_connect(self, suspect: NodeRecord) -> bool:
+        """Return whether we must connect to a suspect, to find out whether it has crashed.
 
-        We do so if our own probe was refused, and else if we are among the few that do.
+        If our own probe failed, that depends on whether it was refused; else on `is_checker`.
         """
         suspicion = self._suspicions.get(suspect.name)
         if suspicion is not None and suspicion.source == self.name:

@@ -71,7 +71,7 @@ class Suspicion:
         maximum: the total time without confirmations, in seconds.
         started: the instant of the first suspect message.
         source: the source of that message, which is not a confirmation.
-        reason: why that member suspects it.
+        reason: why that member suspects it, as far as we know.
         required_refusals: how many members must be refused before it is declared dead early.
 
     Attributes:
@@ -141,7 +141,12 @@ class Suspicion:
         return self.refused_at is not None and enough
 
     def count_refusal(self, source: str) -> bool:
-        """Count a member whose connection was refused; return whether more were required."""
+        """Count a member whose connection was refused; return whether more were required.
+
+        The first message of our source may have come through a member of Serf, without the field.
+        """
+        if source == self.source:
+            self.reason = "refused"
         if len(self._refused) >= self._required_refusals or source in self._refused:
             return False
         self._refused.add(source)

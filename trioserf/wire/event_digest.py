@@ -13,7 +13,8 @@ MAX_DIGEST: Final = 20
 """Bytes of the longest digest; most have nine."""
 MAX_TIMES: Final = 256
 """Lamport times in one digest."""
-_HASH_SIZE: Final = 4
+HASH_SIZE: Final = 4
+"""Bytes of a hash: of one event, and of all together."""
 _LAST_TIME: Final = 2**64 - 1
 
 
@@ -41,7 +42,7 @@ def encode_digest(digest: EventDigest) -> bytes:
             _varint(digest.clock),
             _varint(digest.clock - 1 - digest.last),
             _varint(digest.last - digest.first),
-            digest.hash.to_bytes(_HASH_SIZE, "big"),
+            digest.hash.to_bytes(HASH_SIZE, "big"),
         )
     )
 
@@ -60,8 +61,9 @@ def decode_digest(data: bytes) -> EventDigest:
         numbers.append(number)
     clock, behind, count = numbers
     last = clock - 1 - behind
-    if len(data) != place + _HASH_SIZE:
-        raise WireError("truncated", f"digest: {len(data) - place} bytes of hash, expected 4")
+    if len(data) != place + HASH_SIZE:
+        text = f"digest: {len(data) - place} bytes of hash, expected {HASH_SIZE}"
+        raise WireError("truncated", text)
     if clock > _LAST_TIME or count > MAX_TIMES or last - count < 0:
         raise WireError("field", "digest: Lamport times out of range")
     return EventDigest(clock, last - count, last, int.from_bytes(data[place:], "big"))
