@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOCK := .ci/requirements.txt
 COMPILE = $(BIN)/uv --system-certs pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --custom-compile-command "make lock" $(ARGS)
-UNIT := -m "not interop and not sim"
+UNIT := -m "not interop and not sim and not slow"
 # Two workers: tests measure memory and latency, and agents run beside them.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 LIMITED := tests/sim/test_scenarios.py::test_campaign_ends_at_once_if_results_cannot_be_written

@@ -70,6 +70,10 @@ class Coordinate:
             return "it contains NaN or infinite numbers"
         return None
 
+    def distance(self, other: "Coordinate") -> float:
+        """Estimate the round-trip time to a member at another coordinate, in seconds."""
+        return distance(self, other)
+
 
 ORIGIN = Coordinate()
 """The initial coordinate."""

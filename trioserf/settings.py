@@ -5,10 +5,14 @@ agent reads files by these declarations, and the reference in agent/README.md is
 them (`tests/agent/test_reference.py`).
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from types import UnionType
+from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 import attrs
+
+from trioserf.arguments import wrong_type
 
 T = TypeVar("T")
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -97,6 +101,53 @@ def _in_range(least: float | None, most: float | None, above: float | None) -> V
 
 def _shown(value: float | None, field: "attrs.Attribute[Any]") -> str:
     return f"{value:g} s" if field.type is float else str(value)
+
+
+_TYPES: Final[dict[object, tuple[tuple[type, ...], str]]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "an int"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a str"),
+}
+"""For each simple type the classes that are accepted, and their name in errors."""
+
+
+def checked_types(_: type, fields: "list[attrs.Attribute[Any]]") -> "list[attrs.Attribute[Any]]":
+    """Make each field of an attrs class check the type of its value (a `field_transformer`).
+
+    A wrong type is a TypeError that names key, expectation and value. The items of containers
+    need a check of their own.
+    """
+    return [field.evolve(validator=_of_type(field)) for field in fields]
+
+
+def _of_type(field: "attrs.Attribute[Any]") -> Validator:
+    kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
+    is_union = isinstance(field.type, UnionType)
+    kind: Any = kinds[0] if is_union else field.type
+    accepted, expected = _TYPES.get(kind) or _class_of(kind)
+    if is_union:
+        accepted, expected = (*accepted, type(None)), f"{expected} or None"
+    then = field.validator
+
+    def validate(instance: object, _: "attrs.Attribute[Any]", value: Any) -> None:
+        # A bool is an int for Python; a user who writes one means something else.
+        if not isinstance(value, accepted) or (isinstance(value, bool) and int in accepted):
+            raise wrong_type(key_of(field), expected, value, secret=kind not in _TYPES)
+        if kind is float and isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key_of(field)}: expected a finite number, not {value}")
+        if then is not None:
+            then(instance, field, value)
+
+    return validate
+
+
+def _class_of(kind: Any) -> tuple[tuple[type, ...], str]:
+    """Return the class of another type, and its name in errors."""
+    found = get_origin(kind) or kind
+    if found is tuple:
+        return (tuple, list), "a list"
+    return (found,), f"a {found.__name__}" if found.__name__ != "Callable" else "a function"
 
 
 def setting_of(field: "attrs.Attribute[Any]") -> Setting | None:

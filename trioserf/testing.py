@@ -7,7 +7,7 @@
         await cluster.settle()
         await cluster.crash("n3")
         await cluster.settle()
-        assert cluster.node("n1").member("n3").status_text == "failed"
+        assert cluster.node("n1").member("n3").status == "failed"
 
 It needs pytest-trio. Each test must also request the fixture `autojump_clock`, because pytest-trio
 looks for the clock among the arguments of the test. See `trioserf/sim/README.md`.

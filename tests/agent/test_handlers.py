@@ -15,9 +15,9 @@ from trioserf.agent.config import HandlerOptions
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.script_runner import Result
 from trioserf.errors import Leaving, NoSuchQuery, TooLarge
+from trioserf.event_filter import EventFilter
 from trioserf.node.event_hub import EventHub, Responder, Subscription
 from trioserf.serf.events import MemberEvent, QueryReceived, UserEventReceived
-from trioserf.serf.filters import EventFilter
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
 

@@ -25,7 +25,7 @@ from trioserf.agent.config_converter import Addresses
 from trioserf.agent.logs import open_logs
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.node import NodeConfig
-from trioserf.serf.query_collector import QueryAnswer
+from trioserf.results import QueryAnswer
 
 HOST = f"127.24.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
 """An address that no other test run uses."""

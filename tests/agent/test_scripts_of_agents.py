@@ -14,8 +14,8 @@ import pytest
 
 from tests.interop.agents import ROOT, STARTED_WITHIN, TRIOSERF, Process, until
 from trioserf.control.client.json_session import JsonSession
-from trioserf.control.client.records import QueryAck, QueryAnswer
 from trioserf.control.client.rpc_session import RpcSession
+from trioserf.results import QueryAck, QueryAnswer
 
 pytestmark = pytest.mark.interop
 

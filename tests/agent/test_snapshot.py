@@ -17,7 +17,8 @@ from trioserf.agent.agent import _rejoin
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
 from trioserf.errors import ConfigError
-from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
+from trioserf.results import Dropped
+from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import EMPTY, LamportTimes, SnapshotContents, parse
 from trioserf.wire.serf_messages import Status

@@ -21,8 +21,9 @@ from trioserf.cli.key_operations import (
 )
 from trioserf.cli.output import CommandError
 from trioserf.control.client.connect import Action
-from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryDone, QueryRecord
+from trioserf.control.client.records import KeyReport, MemberInfo
 from trioserf.control.errors import ControlError
+from trioserf.results import MemberStatus, QueryAck, QueryDone, QueryResult
 
 FailureOf = Callable[[str, Action], str | None]
 """Returns why a member does not run an operation: its error message, or "" for silence."""
@@ -77,12 +78,11 @@ class Cluster:
             assert a[0] in b
 
     def members(self) -> list[MemberInfo]:
-        names = [(name, "alive") for name in self.keyrings] + [
-            (one, "failed") for one in self.failed
-        ]
+        names: list[tuple[str, MemberStatus]] = [(name, "alive") for name in self.keyrings]
+        names += [(one, "failed") for one in self.failed]
         return [MemberInfo(name, "127.0.0.1", 7946, {}, how, 2, 5, 5) for name, how in names]
 
-    def query(self, name: str) -> Generator[QueryRecord, None, None]:
+    def query(self, name: str) -> Generator[QueryResult, None, None]:
         assert name == "_serf_ping"
         silent = {one for one in self.keyrings if self.failure_of(one, "list") == ""} | self.silent
         responding = [one for one in self.keyrings if one not in silent]

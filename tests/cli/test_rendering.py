@@ -16,8 +16,9 @@ from trioserf.cli.connect import connection_error, parse_tags
 from trioserf.cli.go_format import columns
 from trioserf.cli.key_operations import failures_text, keys_text
 from trioserf.cli.output import CommandError, check_format, reporting_errors
-from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryAnswer, QueryDone
+from trioserf.control.client.records import KeyReport, MemberInfo
 from trioserf.control.errors import ControlError
+from trioserf.results import QueryAck, QueryAnswer, QueryDone
 
 WEB = MemberInfo("web", "10.0.0.1", 7946, {"role": "web", "dc": "é"}, "alive", 2, 5, 5)
 DB = MemberInfo("db-long", "fe80::1", 7947, {}, "failed", 2, 5, 4)

@@ -59,12 +59,12 @@ from trioserf.errors import (
 )
 from trioserf.node import Node, NodeConfig
 from trioserf.node.event_hub import EventHub, Responder
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import compiled
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.swim.config import Timing
 from trioserf.wire.serf_messages import Status
 
@@ -160,11 +160,14 @@ class FakeNode(Node):
     def member(self, name: str) -> Member | None:
         return self._members.get(name)
 
-    async def join(self, addresses: Sequence[str], replay: bool = False, **_: object) -> int:
+    async def join(
+        self, addresses: Iterable[str | Address], replay: bool = False, **_: object
+    ) -> int:
         await trio.sleep(self.delay)
-        reached = [address for address in addresses if address in self.reachable]
+        texts = [str(address) for address in addresses]
+        reached = [text for text in texts if text in self.reachable]
         if not reached:
-            raise JoinFailed([(address, "connection refused") for address in addresses])
+            raise JoinFailed([(text, "connection refused") for text in texts])
         return len(reached)
 
     async def force_leave(self, name: str, *, prune: bool = False) -> None:
@@ -174,7 +177,7 @@ class FakeNode(Node):
         if prune:
             del self._members[name]
         else:
-            self._members[name] = attrs.evolve(self._members[name], status=Status.LEFT)
+            self._members[name] = attrs.evolve(self._members[name], status_code=Status.LEFT)
         self._version += 1
 
     async def user_event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int:
@@ -194,7 +197,7 @@ class FakeNode(Node):
         name: str,
         payload: bytes = b"",
         *,
-        nodes: Sequence[str] = (),
+        nodes: Iterable[str] = (),
         tags: Mapping[str, str] = {},
         timeout: float | None = None,
         ack: bool = True,
@@ -231,7 +234,7 @@ class FakeNode(Node):
 
     async def _records(
         self,
-        nodes: Sequence[str],
+        nodes: Iterable[str],
         ack: bool,
         limit: float,
         first: int | None,
@@ -260,7 +263,7 @@ class FakeNode(Node):
     async def respond(
         self,
         id: int,  # noqa: A002
-        payload: bytes,
+        payload: bytes = b"",
         by: Responder | None = None,
     ) -> None:
         send = self._pop_pending(id)
@@ -619,14 +622,14 @@ async def check_response_from_stream(client: AsyncClient) -> None:
         for response in (b"\xff\x00", None):
             async with client.query("load", timeout=5) as results:
                 query = await anext(queries)
-                assert isinstance(query, records.QueryEvent)
+                assert isinstance(query, records.QueryEventRecord)
                 assert query.deadline > query.time
                 if response is None:
                     await client.decline(query.id)
                 else:
                     await client.respond(query.id, response)
-                    assert await anext(results) == records.QueryAnswer("vec-a", response)
-                assert isinstance(await anext(results), records.QueryDone)
+                    assert await anext(results) == QueryAnswer("vec-a", response)
+                assert isinstance(await anext(results), QueryDone)
                 with pytest.raises(StopAsyncIteration):
                     await anext(results)
 

@@ -17,18 +17,15 @@ from tests.control.helpers import (
 )
 from trioserf.control.client.asyncio_client import AgentClient, connect
 from trioserf.control.client.records import (
-    Dropped,
     FailureCause,
     LogEntry,
-    MemberEvent,
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
-    UserEvent,
+    MemberEventRecord,
+    UserEventRecord,
 )
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
+from trioserf.results import Dropped, QueryAck, QueryAnswer, QueryDone
 from trioserf.serf import events
 from trioserf.swim.events import Cause
 
@@ -71,13 +68,13 @@ async def test_query_and_streams_share_a_connection_with_requests() -> None:
             for number in range(10):
                 await client.event("deploy", b"v%d" % number)
                 record = await anext(stream)
-                assert isinstance(record, UserEvent)
+                assert isinstance(record, UserEventRecord)
                 assert record.payload == b"v%d" % number
             cause = Cause("c", "refused", "a")
             failed = events.MemberEvent("member-failed", agent.node.members(), cause)
             trio.from_thread.run_sync(agent.node.publish, failed)
             record = await anext(stream)
-            assert isinstance(record, MemberEvent)
+            assert isinstance(record, MemberEventRecord)
             assert record.kind == "member-failed"
             assert record.cause == FailureCause("c", "refused", "a")
 

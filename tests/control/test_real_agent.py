@@ -121,4 +121,4 @@ async def test_tags_are_changed_and_leave_stops_the_agent(autojump_clock: object
         await served.agent.shutdown.wait()
         member = served.other.member("node-a")
         assert member is not None
-        assert member.status_text == "left"
+        assert member.status == "left"

@@ -20,17 +20,15 @@ from trioserf.control.client.connect import AgentSession, connect_any
 from trioserf.control.client.json_session import JsonSession
 from trioserf.control.client.records import (
     LogEntry,
-    MemberEvent,
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
-    QueryEvent,
-    UserEvent,
+    MemberEventRecord,
+    QueryEventRecord,
+    UserEventRecord,
 )
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
+from trioserf.results import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf import events
 
 T = TypeVar("T")
@@ -162,18 +160,18 @@ async def test_stream_yields_typed_events(kind: Kind) -> None:
         stream = session.stream("user", "member-failed", "query", answers=False)
         session.event("deploy", b"\xff", coalesce=True)
         user = next(stream)
-        assert isinstance(user, UserEvent)
+        assert isinstance(user, UserEventRecord)
         assert (user.kind, user.ltime, user.name) == ("user", 1, "deploy")
         assert (user.payload, user.coalesce) == (b"\xff", True)
         failed = events.MemberEvent("member-failed", agent.node.members()[:1])
         trio.from_thread.run_sync(agent.node.publish, failed)
         member = next(stream)
-        assert isinstance(member, MemberEvent)
+        assert isinstance(member, MemberEventRecord)
         assert (member.kind, member.members) == ("member-failed", (session.members("vec-a")[0],))
         agent.node.responses = {}
         list(session.query("load", b"?", timeout=0.1))
         query = next(stream)
-        assert isinstance(query, QueryEvent)
+        assert isinstance(query, QueryEventRecord)
         assert (query.kind, query.name, query.payload) == ("query", "load", b"?")
         # Serf's RPC reports neither.
         assert bool(query.source) == bool(query.deadline) == (kind == "json")

@@ -16,18 +16,12 @@ from tests.control.helpers import (
     wall,
 )
 from trioserf.control.client.async_client import RecordBuffer
-from trioserf.control.client.records import (
-    Dropped,
-    MemberEvent,
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
-    UserEvent,
-)
+from trioserf.control.client.records import MemberEventRecord, UserEventRecord
 from trioserf.control.client.trio_client import AgentClient, connect
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import open_control
+from trioserf.results import Dropped, QueryAck, QueryAnswer, QueryDone
 from trioserf.serf import events
 from trioserf.serf.member import Member
 
@@ -116,14 +110,14 @@ async def test_streams_and_requests_share_a_connection() -> None:
             for number in range(10):
                 await client.event("deploy", b"v%d" % number)
                 record = await anext(records)
-                assert isinstance(record, UserEvent)
+                assert isinstance(record, UserEventRecord)
                 assert record.payload == b"v%d" % number
                 same = await anext(everything)
-                assert isinstance(same, UserEvent)
+                assert isinstance(same, UserEventRecord)
                 assert (same.ltime, same.payload) == (record.ltime, record.payload)
             agent.node.publish(events.MemberEvent("member-failed", (own(agent),)))
             record = await anext(records)
-            assert isinstance(record, MemberEvent)
+            assert isinstance(record, MemberEventRecord)
             assert record.kind == "member-failed"
             assert record.members[0].name == "vec-a"
         assert await client.members()

@@ -36,9 +36,9 @@ from tests.interop.chaos_report import (
 from tests.interop.floods import memory
 from tests.interop.helpers import fill
 from tests.interop.namespaces import Router
-from trioserf.control.client.records import QueryAnswer
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
+from trioserf.results import QueryAnswer
 
 FAKETIME: Final = "libfaketimeMT.so.1"
 GOSSIP_PORT: Final = 7946

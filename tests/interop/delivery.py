@@ -17,9 +17,9 @@ import attrs
 from tests.interop.agents import SERF, TRIOSERF, Process, until
 from tests.interop.chaos_report import TRIOSERF_PREFIX
 from tests.interop.namespaces import Router
-from trioserf.control.client.records import QueryAck
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.errors import ControlError
+from trioserf.results import QueryAck
 
 LATE: Final = (1.0, 3.0)
 """Seconds after which a delivery counts as late."""

@@ -31,7 +31,7 @@ from tests.interop.agents import (
 )
 from tests.interop.helpers import Recorder, run_trioserf
 from trioserf.control.client.async_client import Records
-from trioserf.control.client.records import AgentEvent, QueryEvent
+from trioserf.control.client.records import AgentEvent, QueryEventRecord
 from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.client.trio_client import AgentClient
 from trioserf.wire import serf_codec, swim_codec
@@ -191,7 +191,7 @@ def test_relayed_response_is_forwarded_unchanged(six: Cluster, requester: Reques
 async def answer_once(client: AgentClient, stream: Records[AgentEvent], payload: bytes) -> None:
     with trio.fail_after(60):
         async for record in stream:
-            assert isinstance(record, QueryEvent)
+            assert isinstance(record, QueryEventRecord)
             await client.respond(record.id, payload)
             return
 

@@ -213,7 +213,7 @@ class NodeUnderTest:
         return peers
 
     def statuses(self) -> dict[str, str]:
-        return {member.name: member.status_text for member in self.node.members()}
+        return {member.name: member.status for member in self.node.members()}
 
     def state_of(self, name: str) -> State:
         return self.node.memberlist.records[name].state

@@ -8,9 +8,10 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.node.helpers import LATENCY, node_under_test
+from trioserf.event_filter import EventFilter
 from trioserf.node.event_hub import MAX_AWAITING, RESPONSE_WAIT, EventHub, Responder, Subscription
-from trioserf.serf.events import Dropped, Event, MemberEvent, QueryReceived, UserEventReceived
-from trioserf.serf.filters import EventFilter
+from trioserf.results import Dropped
+from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.wire import serf_codec
 from trioserf.wire.serf_messages import Query, QueryFlag, QueryResponse, ResponseFlag
 from trioserf.wire.swim_messages import UserMessage

@@ -9,10 +9,10 @@ from trioserf.errors import InvalidQuery
 from trioserf.node.config import NodeConfig
 from trioserf.node.seen_nonces import SeenNonces
 from trioserf.node.state import ClusterState
+from trioserf.results import QueryResult
 from trioserf.serf.effects import NameConflictLost
 from trioserf.serf.key_queries import key_query
 from trioserf.serf.keyring import Keyring
-from trioserf.serf.query_collector import QueryResult
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec, compress_message, make_compound
 from trioserf.wire.serf_codec import encode as encode_serf

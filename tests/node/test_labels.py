@@ -9,9 +9,9 @@ from trio.testing import MockClock
 
 from tests.node.helpers import OURS, ScriptedPeer, node_under_test, open_nodes
 from tests.wire.helpers import load, octets, take
+from trioserf.event_filter import EventFilter
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import UserEventReceived
-from trioserf.serf.filters import EventFilter
 from trioserf.serf.keyring import Keyring
 from trioserf.wire import serf_codec
 from trioserf.wire.label import label_header

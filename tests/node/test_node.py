@@ -243,7 +243,7 @@ async def test_name_of_left_member_is_free_for_another_address(
         await trio.sleep(0.1)
         member = s.node.member("x")
         assert member is not None
-        assert (member.status_text, member.address) == ("alive", new.address)
+        assert (member.status, member.address) == ("alive", new.address)
         assert await other.wait_for(Alive, 1)
 
 
@@ -365,7 +365,6 @@ async def test_oversized_tags_are_refused_at_start_and_later(
         ({"protocol": 6}, "protocol: 6 is not supported, expected 2 to 5"),
         ({"label": "x" * 256}, "label: 256 bytes, expected at most 255"),
         ({"allowed_networks": ("10.0.0.1/8",)}, "is not a valid network such as 10.0.0.0/8"),
-        ({"allowed_networks": "10.0.0.0/8"}, "expected a list of networks"),
     ],
 )
 def test_invalid_configuration_is_one_clear_error(options: dict[str, Any], text: str) -> None:

@@ -9,11 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from trioserf.errors import InvalidFilter, InvalidQuery, NoSuchQuery, TooLarge
+from trioserf.event_filter import EventFilter
 from trioserf.node.event_hub import RESPONSE_WAIT, Responder
 from trioserf.node.node import Node
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import QueryReceived
-from trioserf.serf.filters import EventFilter
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.sim.cluster import SimCluster
 from trioserf.testing import LinkConditions, cluster, cluster_seed
 

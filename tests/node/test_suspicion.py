@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.node.helpers import LATENCY, NodeUnderTest, ScriptedPeer, node_under_test
+from trioserf.event_filter import EventFilter
 from trioserf.serf.events import MemberEvent
-from trioserf.serf.filters import EventFilter
 from trioserf.swim.config import LOCAL, WAN, Timing
 from trioserf.wire.swim_messages import Alive, Dead, State, Suspect
 

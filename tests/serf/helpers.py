@@ -7,11 +7,12 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, packed
+from trioserf.results import QueryResult
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import Event, MemberEvent, QueryReceived
 from trioserf.serf.internal_queries import KeyHandler, no_keyring
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.serf.query_collector import RunningQuery
 from trioserf.serf.serf import Serf
 from trioserf.swim.config import SwimOptions
 from trioserf.wire.serf_codec import decode, encode
@@ -96,7 +97,7 @@ def status(state: Serf, name: str) -> Status:
     """Return the status of a member that exists."""
     member = state.member(name)
     assert member is not None
-    return member.status
+    return member.status_code
 
 
 def in_status(expected: Status) -> Serf:

@@ -5,16 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserf.address import Address
+from trioserf.event_filter import MEMBER_EVENT_KINDS, SUSPICION_EVENT_KINDS, MemberEventKind
 from trioserf.serf.coalesce import EventCoalescer, MemberCoalescer, UserCoalescer
-from trioserf.serf.events import (
-    MEMBER_EVENT_KINDS,
-    SUSPICION_EVENT_KINDS,
-    Event,
-    MemberEvent,
-    MemberEventKind,
-    QueryReceived,
-    UserEventReceived,
-)
+from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
 

@@ -7,16 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserf.errors import InvalidFilter
-from trioserf.serf.events import (
+from trioserf.event_filter import (
     MEMBER_EVENT_KINDS,
     SUSPICION_EVENT_KINDS,
-    Event,
-    MemberEvent,
+    EventFilter,
     MemberEventKind,
-    QueryReceived,
-    UserEventReceived,
 )
-from trioserf.serf.filters import EventFilter, _library, anchored, compiled, matches, tag_matches
+from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
+from trioserf.serf.filters import _library, anchored, compiled, matches, tag_matches
 from trioserf.wire.serf_messages import TagFilter
 
 

@@ -22,13 +22,13 @@ from tests.serf.helpers import (
 )
 from trioserf.address import Address, packed
 from trioserf.errors import AlreadyAnswered, NoSuchQuery, TooLarge
+from trioserf.results import QueryAnswer
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.lamport import LAST_TIME
 from trioserf.serf.member import Member
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAnswer
 from trioserf.serf.serf import Serf
 from trioserf.wire.errors import WireError
 from trioserf.wire.serf_codec import decode, encode

@@ -15,11 +15,11 @@ from tests.serf.helpers import (
 )
 from trioserf.address import packed
 from trioserf.errors import InvalidQuery
+from trioserf.results import QueryAck, QueryDone
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.internal_queries import KeyAction, check_name, truncate_keys
 from trioserf.serf.key_queries import key_query
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAck, QueryDone
 from trioserf.serf.serf import Serf
 from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import (

@@ -1,8 +1,8 @@
 from tests.serf.helpers import (
     Cluster,
 )
+from trioserf.results import QueryAnswer
 from trioserf.serf.key_queries import KeyQueryResult, key_query
-from trioserf.serf.query_collector import QueryAnswer
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     KeyRequest,

@@ -26,7 +26,7 @@ def test_new_member_is_alive_and_emits_join() -> None:
     assert event.kind == "member-join"
     assert event.members == (state.member("b"),)
     member = event.members[0]
-    assert (member.name, member.address, member.status_text) == ("b", address_of("b"), "alive")
+    assert (member.name, member.address, member.status) == ("b", address_of("b"), "alive")
     assert member.tags == {"role": "web", "dc": "east"}
     assert member.versions == OUR_VERSIONS
 
@@ -56,7 +56,7 @@ def test_rejoined_member_is_alive_with_new_tags(before: Status) -> None:
     state.member_joined("b", Address("10.9.9.9", 1), meta(x="y"), versions, 1.0)
     member = state.member("b")
     assert member is not None
-    assert (member.status, member.tags) == (Status.ALIVE, {"x": "y"})
+    assert (member.status_code, member.tags) == (Status.ALIVE, {"x": "y"})
     assert (member.address, member.versions) == (Address("10.9.9.9", 1), versions)
     assert drain_events(state.events) == [("member-join", "b")]
     assert (state.stats()["failed"], state.stats()["left"]) == (0, 0)
@@ -81,7 +81,7 @@ def test_update_keeps_status(before: Status) -> None:
     state.member_updated("b", address_of("b"), meta(role="db"), OUR_VERSIONS)
     member = state.member("b")
     assert member is not None
-    assert (member.tags, member.status) == ({"role": "db"}, before)
+    assert (member.tags, member.status_code) == ({"role": "db"}, before)
     assert drain_events(state.events) == [("member-update", "b")]
 
 
@@ -125,7 +125,7 @@ def test_member_snapshot_is_one_object_until_change() -> None:
     state.member_left("b", 1.0)
     assert state.members() is not before
     assert state.members_version > version
-    assert [member.status_text for member in before] == ["alive", "alive"]
+    assert [member.status for member in before] == ["alive", "alive"]
 
 
 def test_log_lines_equal_those_of_serf(caplog: pytest.LogCaptureFixture) -> None:

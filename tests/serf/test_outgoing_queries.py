@@ -16,10 +16,10 @@ from tests.serf.helpers import (
 )
 from trioserf.address import packed
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
+from trioserf.results import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.outgoing_queries import QueryParams, default_query_timeout
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import NodeFilter, Query, QueryResponse, TagFilter
 from trioserf.wire.serf_payloads import encode_filter
@@ -96,7 +96,7 @@ def test_infinite_timeout_is_capped() -> None:
         ({"name": "x", "relay_factor": 256}, "Relay factor must be between 0 and 255"),
         ({"name": "x", "relay_factor": -1}, "Relay factor must be between 0 and 255"),
         ({"name": "x", "timeout": -1.0}, "The timeout of a query cannot be negative"),
-        ({"name": "x", "timeout": math.nan}, "The timeout of a query cannot be negative"),
+        ({"name": "x", "timeout": math.nan}, "timeout: expected a number, not nan"),
         ({"name": "x", "first": 0}, "A query must wait for at least one response"),
     ],
 )

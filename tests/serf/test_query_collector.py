@@ -1,13 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserf.serf.query_collector import (
-    QueryAck,
-    QueryAnswer,
-    QueryDone,
-    QueryResult,
-    RunningQuery,
-)
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
+from trioserf.serf.query_collector import RunningQuery
 from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
 
 ACK = int(ResponseFlag.ACK)

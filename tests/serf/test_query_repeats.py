@@ -17,10 +17,10 @@ from tests.serf.helpers import (
     serf,
     start_query,
 )
+from trioserf.results import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.events import QueryReceived
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone
 from trioserf.serf.serf import Serf
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import Query, QueryResponse

@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserf.address import Address
-from trioserf.serf.events import (
-    MEMBER_EVENT_KINDS,
-    SUSPICION_EVENT_KINDS,
-    Event,
-    MemberEvent,
-    MemberEventKind,
-    QueryReceived,
-    UserEventReceived,
-)
+from trioserf.event_filter import MEMBER_EVENT_KINDS, SUSPICION_EVENT_KINDS, MemberEventKind
+from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import (
     EMPTY,

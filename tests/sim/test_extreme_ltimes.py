@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from tests.sim.helpers import UNKNOWN_ADDRESS, inject
-from trioserf.serf.query_collector import QueryDone
+from trioserf.results import QueryDone
 from trioserf.sim.cluster import SimCluster, open_cluster
 from trioserf.sim.virtual_time import run_in_virtual_time
 from trioserf.wire import serf_codec
@@ -87,7 +87,7 @@ def test_message_with_extreme_ltime_blocks_no_later_message(kind: str, ltime: in
             for member in cluster.up:
                 left = cluster.node(member.id).member("n3")
                 assert left is not None
-                assert left.status_text == "left"
+                assert left.status == "left"
 
     run_in_virtual_time(main, seed=1)
 

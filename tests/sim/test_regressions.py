@@ -69,7 +69,7 @@ def test_restarted_member_is_not_recorded_as_leaving() -> None:
                 while True:
                     known = cluster.node("n3").member("n4")
                     assert known is not None
-                    assert known.status_text == "alive"
+                    assert known.status == "alive"
                     await trio.sleep(0.05)
             await cluster.settle(bound=0)
 

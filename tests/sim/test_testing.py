@@ -20,7 +20,7 @@ async def test_cluster_partitions_and_heals(cluster: Cluster, autojump_clock: Mo
     assert await cluster.settle() < 5
     cluster.partition(["n1", "n2"])
     await trio.sleep(60)
-    alive = {m.name for m in cluster.node("n1").members() if m.status_text == "alive"}
+    alive = {m.name for m in cluster.node("n1").members() if m.status == "alive"}
     assert alive == {"n1", "n2"}
     cluster.heal()
     await cluster.settle()
@@ -28,7 +28,7 @@ async def test_cluster_partitions_and_heals(cluster: Cluster, autojump_clock: Mo
     await cluster.settle()
     member = cluster.node("n4").member("n2")
     assert member is not None
-    assert member.status_text == "failed"
+    assert member.status == "failed"
     await cluster.restart("n2")
     await cluster.leave("n3")
     await cluster.settle()

@@ -28,11 +28,12 @@ from trioserf.agent.script_runner import (
 )
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
+from trioserf.event_filter import MEMBER_EVENT_KINDS, EventFilter
 from trioserf.node.event_hub import Responder, Subscription
 from trioserf.printable import short_name
+from trioserf.results import Dropped
 from trioserf.serf.coalesce import EventCoalescer
-from trioserf.serf.events import MEMBER_EVENT_KINDS, Dropped, Event, QueryReceived
-from trioserf.serf.filters import EventFilter
+from trioserf.serf.events import Event, QueryReceived
 
 _log = logging.getLogger("trioserf.agent")
 

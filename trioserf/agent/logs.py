@@ -20,7 +20,7 @@ import trio
 from trioserf.agent.log_limits import LogLimits
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.printable import printable
-from trioserf.serf.events import Dropped
+from trioserf.results import Dropped
 
 REMEMBERED: Final = 512
 """Lines that are kept for new subscriptions."""

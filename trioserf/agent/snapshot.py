@@ -20,7 +20,8 @@ from trioserf.agent.files import SHARED, Files
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError
 from trioserf.node.timers import AutoResetEvent
-from trioserf.serf.events import Dropped, Event, MemberEvent
+from trioserf.results import Dropped
+from trioserf.serf.events import Event, MemberEvent
 from trioserf.serf.member import Member
 from trioserf.serf.snapshot import LamportTimes, SnapshotContents, SnapshotState, parse
 from trioserf.wire.serf_messages import Status
@@ -164,7 +165,7 @@ class SnapshotWriter:
         return LamportTimes(member - 1, event - 1, query - 1)
 
     def _present_members(self) -> tuple[Member, ...]:
-        return tuple(m for m in self._source.members() if m.status in _PRESENT)
+        return tuple(m for m in self._source.members() if m.status_code in _PRESENT)
 
     async def _listen(self, events: AsyncIterable[Event | Dropped]) -> None:
         async for event in events:

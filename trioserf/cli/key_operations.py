@@ -8,8 +8,9 @@ from trioserf.cli.connect import PING
 from trioserf.cli.go_format import columns
 from trioserf.cli.output import CommandError, Output, error_reason
 from trioserf.control.client.connect import Action
-from trioserf.control.client.records import KeyReport, MemberInfo, QueryAck, QueryRecord
+from trioserf.control.client.records import KeyReport, MemberInfo
 from trioserf.control.errors import ControlError
+from trioserf.results import QueryAck, QueryResult
 
 SILENT = "no answer"
 FAILED = "failed"
@@ -49,7 +50,7 @@ class KeySession(Protocol):
         """Return all members."""
         ...
 
-    def query(self, name: str) -> Generator[QueryRecord, None, None]:
+    def query(self, name: str) -> Generator[QueryResult, None, None]:
         """Send a query."""
         ...
 

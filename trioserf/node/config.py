@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import attrs
 
-from trioserf.address import Address
+from trioserf import arguments as check
+from trioserf.address import Address, parse_host_port
 from trioserf.errors import ConfigError
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
-from trioserf.settings import setting
+from trioserf.settings import checked_types, setting
 from trioserf.swim.config import LAN, SwimOptions, Timing, any_address, any_name, valid_node_name
 from trioserf.wire.label import MAX_LABEL
 
@@ -21,11 +22,33 @@ MAX_NAME: Final = 128
 """Bytes of the longest node name that every member accepts."""
 PROTOCOLS: Final = (2, 5)
 """The lowest and the highest version of Serf's protocol that a node can use."""
+_EXAMPLE: Final = "10.0.0.1:7946"
 ANY_ADDRESS: Final = Address("0.0.0.0", DEFAULT_PORT)  # noqa: S104 - what Serf does
 
 
 def _read_only(tags: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(tags))
+    return MappingProxyType(check.text_mapping("tags", tags))
+
+
+def _parse_address(key: str, value: object, default: Address) -> Address:
+    """Return the address of a text, in which the host or the port may be missing."""
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise check.wrong_type(key, f"an address such as '{_EXAMPLE}'", value)
+    try:
+        host, port = parse_host_port(value)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {value!r} is not an address: {error}") from None
+    return Address(host or default.host, default.port if port is None else port)
+
+
+def _bind_address(value: Address | str) -> Address:
+    return _parse_address("bind", value, ANY_ADDRESS)
+
+
+def _advertised_address(value: Address | str | None) -> Address | None:
+    return None if value is None else _parse_address("advertise", value, Address("", 0))
 
 
 def _check_name(_: object, __: object, name: str) -> None:
@@ -46,11 +69,9 @@ def _check_label(_: object, __: object, label: str) -> None:
         raise ConfigError(f"label: {size} bytes, expected at most {MAX_LABEL}")
 
 
-def _check_networks(_: object, __: object, texts: object) -> None:
-    if not isinstance(texts, list | tuple):
-        raise ConfigError(f"allowed_networks: expected a list of networks, not {texts!r}")
+def _check_networks(_: object, __: object, texts: tuple[str, ...]) -> None:
     errors = []
-    for text in texts:
+    for text in check.texts("allowed_networks", texts):
         try:
             ipaddress.ip_network(text)
         except ValueError as error:
@@ -61,14 +82,15 @@ def _check_networks(_: object, __: object, texts: object) -> None:
         raise ConfigError("\n".join(errors))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=checked_types)
 class NodeConfig:
     """One member of a cluster. Durations are seconds, sizes bytes.
 
     Attributes:
-        bind: where to listen on UDP and TCP; port 0 takes a free port.
-        advertise: the address for other members, if not the bound one. Port 0 means the bound
-            port.
+        bind: where to listen on UDP and TCP: an `Address`, or a text such as `10.0.0.1:7946`,
+            `10.0.0.1`, `:7947` or `[fd00::1]:7946`. Port 0 takes a free port.
+        advertise: the address for other members, if not the bound one. Port 0, or a text without
+            a port, means the bound port.
         tags: published to all members; encoded at most 512 bytes.
         timing: timings of membership; `trioserf.swim.config.PROFILES` has three sets.
         swim: switches of the member table. Those that follow from other fields are overridden.
@@ -80,6 +102,7 @@ class NodeConfig:
 
     Raises:
         ConfigError: an unusable name, address or network.
+        TypeError: a value of a wrong type.
         ValueError: a number outside its range.
     """
 
@@ -157,8 +180,8 @@ class NodeConfig:
     )
     seed_interval_max: float = setting(60.0, "longest such time", above=0)
 
-    bind: Address = ANY_ADDRESS
-    advertise: Address | None = None
+    bind: Address = attrs.field(default=ANY_ADDRESS, converter=_bind_address)
+    advertise: Address | None = attrs.field(default=None, converter=_advertised_address)
     tags: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
     timing: Timing = LAN
     swim: SwimOptions = attrs.field(factory=SwimOptions)

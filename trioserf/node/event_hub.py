@@ -22,14 +22,9 @@ import attrs
 import trio
 
 from trioserf.dropping_queue import DroppingQueue
-from trioserf.serf.events import (
-    SUSPICION_EVENT_KINDS,
-    Dropped,
-    Event,
-    QueryReceived,
-    UserEventReceived,
-)
-from trioserf.serf.filters import EventFilter
+from trioserf.event_filter import SUSPICION_EVENT_KINDS, EventFilter, event_filters
+from trioserf.results import Dropped
+from trioserf.serf.events import Event, QueryReceived, UserEventReceived
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -78,9 +73,13 @@ class Subscription:
             return event.kind not in SUSPICION_EVENT_KINDS
         return any(event_filter.matches(event) for event_filter in self._filters)
 
-    def change(self, *filters: EventFilter) -> None:
-        """Replace the filters; events that wait already are still delivered."""
-        self._filters = filters
+    def change(self, *filters: EventFilter | str) -> None:
+        """Replace the filters; events that wait already are still delivered.
+
+        Raises:
+            InvalidFilter, TypeError: see `Node.subscribe`; the filters stay.
+        """
+        self._filters = event_filters(filters)
 
     @property
     def waits_until_deadline(self) -> bool:

@@ -7,31 +7,34 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from enum import Enum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, get_args
 
 import trio
 
+from trioserf import arguments as check
 from trioserf.address import Address
 from trioserf.coordinate import Coordinate
 from trioserf.counters import Counters
 from trioserf.errors import Leaving, NoSuchMember
-from trioserf.node.config import NodeConfig
+from trioserf.event_filter import EventFilter, event_filters
+from trioserf.node.config import DEFAULT_PORT, NodeConfig
 from trioserf.node.event_hub import EventHub, Responder, Subscription
 from trioserf.node.join import Joiner
+from trioserf.node.join_address import parse_join_address
 from trioserf.node.key_handler import KeyHandler
 from trioserf.node.state_owner import StateOwner
+from trioserf.results import QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event
-from trioserf.serf.filters import EventFilter
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult, key_query
 from trioserf.serf.keyring import Keyring
 from trioserf.serf.member import Member
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult, RunningQuery
+from trioserf.serf.query_collector import RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.swim.memberlist import Memberlist
 from trioserf.wire.swim_messages import State
@@ -54,7 +57,8 @@ class Node:
     """One member of a cluster; made by `open_node`.
 
     Any task may call its methods. Errors are those of `trioserf.errors`; after the end of its
-    block every call that needs the cluster raises `Leaving`.
+    block every call that needs the cluster raises `Leaving`. An argument of a wrong type is a
+    TypeError in the call; it changes nothing.
 
     Attributes:
         config: the configuration.
@@ -118,10 +122,13 @@ class Node:
 
     def member(self, name: str) -> Member | None:
         """Return the member with this name, or None."""
+        check.text("name", name)
         return self._state.serf.member(name)
 
     def coordinate(self, name: str | None = None) -> Coordinate | None:
         """Return a member's last known network coordinate, or our own; None if unknown."""
+        if name is not None:
+            check.text("name", name)
         return self._state.coordinates.get(name)
 
     def query_name(self, id: int) -> str:  # noqa: A002 - the field's name
@@ -133,7 +140,7 @@ class Node:
         Raises:
             NoSuchQuery: unknown, or answered already.
         """
-        return self._state.serf.query_name(id)
+        return self._state.serf.query_name(_query_id(id))
 
     def clocks(self) -> tuple[int, int, int]:
         """Return the next times of the Lamport clocks: of members, user events and queries."""
@@ -183,19 +190,29 @@ class Node:
         return self._state.counters
 
     def subscribe(
-        self, *filters: EventFilter, answers: bool | Responder = False, buffer: int = 1024
+        self, *filters: EventFilter | str, answers: bool | Responder = False, buffer: int = 1024
     ) -> AbstractContextManager[Subscription]:
         """Deliver events while the block lasts; iterate over the subscription.
 
         Args:
-            filters: deliver events that match one of them; without any, all of Serf's kinds.
+            filters: deliver events that match one of them; without any, all of Serf's kinds. Each
+                is an `EventFilter`, or a text such as `member-failed`, `user:deploy`, `query`, or
+                several of them with commas.
             answers: whether the reader responds to queries (`respond`) or declines them
                 (`decline`); else they run until their deadline. A `Responder` is a client that
                 may only watch.
-            buffer: events kept for a slow reader; a `Dropped` record replaces those without
-                room.
+            buffer: events kept for a slow reader, at least 1; a `Dropped` record replaces those
+                without room.
+
+        Raises:
+            InvalidFilter: a filter of an unknown kind.
+            ValueError: the buffer is too small.
         """
-        return self._hub.subscribe(filters, answers=answers, buffer=buffer)
+        parsed = event_filters(filters)
+        if not isinstance(answers, Responder):
+            check.flag("answers", answers)
+        check.whole("buffer", buffer, least=1)
+        return self._hub.subscribe(parsed, answers=answers, buffer=buffer)
 
     @contextlib.contextmanager
     def watch(self, watcher: Callable[[Event], None]) -> Iterator[None]:
@@ -204,6 +221,7 @@ class Node:
         Unlike a subscription, it gets every event, and reads the tables as of that step. It must
         return at once and must not call the node; if it raises, the node ends.
         """
+        check.function("watcher", watcher)
         self._hub.watchers.append(watcher)
         try:
             yield
@@ -214,7 +232,7 @@ class Node:
 
     async def join(
         self,
-        addresses: Sequence[str],
+        addresses: Iterable[str | Address],
         replay: bool = False,
         *,
         on_joined: Callable[[str], None] = lambda _: None,
@@ -233,12 +251,25 @@ class Node:
             JoinFailed: no address was joined; it has the error of each.
             Leaving: the node is leaving.
         """
+        texts = check.texts("addresses", addresses, Address)
+        check.flag("replay", replay)
+        check.function("on_joined", on_joined)
         self._require_alive()
-        return await self._joiner.join(addresses, replay=replay, on_joined=on_joined)
+        return await self._joiner.join(texts, replay=replay, on_joined=on_joined)
 
-    def add_seeds(self, addresses: Sequence[str]) -> None:
-        """Keep addresses to join again whenever their members are missing."""
-        self._joiner.seeds.add(addresses)
+    def add_seeds(self, addresses: Iterable[str | Address]) -> None:
+        """Keep addresses to join again whenever their members are missing.
+
+        Args:
+            addresses: see `join`.
+
+        Raises:
+            AddressError: one of them is malformed; none is kept.
+        """
+        texts = check.texts("addresses", addresses, Address)
+        for text in texts:
+            parse_join_address(text, DEFAULT_PORT)
+        self._joiner.seeds.add(texts)
 
     async def leave(self) -> None:
         """Leave the cluster gracefully (see swim/README.md, § Leaving).
@@ -272,6 +303,8 @@ class Node:
             NoSuchMember: it is not in the table (the intent is broadcast all the same).
             Leaving: the node is leaving.
         """
+        check.text("name", name)
+        check.flag("prune", prune)
         self._require_alive()
         sent = trio.Event()
         is_known = await self._owner.ask(
@@ -299,8 +332,9 @@ class Node:
             TooLarge: the encoded tags exceed 512 bytes; nothing has changed.
             Leaving: the node is leaving.
         """
+        changed, removed = check.text_mapping("set", set), check.texts("delete", delete)
         self._require_alive()
-        return await self._owner.ask(lambda state, now: state.set_tags(set, delete, now))
+        return await self._owner.ask(lambda state, now: state.set_tags(changed, removed, now))
 
     # --- events and queries ---
 
@@ -319,6 +353,9 @@ class Node:
             TooLarge: over the limit.
             Leaving: the node is leaving.
         """
+        check.text("name", name)
+        check.payload("payload", payload)
+        check.flag("coalesce", coalesce)
         self._require_alive()
         return await self._owner.ask(
             lambda state, _: state.serf.user_event(name, payload, coalesce=coalesce)
@@ -330,7 +367,7 @@ class Node:
         name: str,
         payload: bytes = b"",
         *,
-        nodes: Sequence[str] = (),
+        nodes: Iterable[str] = (),
         tags: Mapping[str, str] = _NO_TAGS,
         timeout: float | None = None,
         ack: bool = True,
@@ -356,12 +393,12 @@ class Node:
             Leaving: the node is leaving.
         """
         params = QueryParams(
-            name=name,
-            payload=payload,
-            nodes=nodes,
-            tags=tags,
+            name=check.text("name", name),
+            payload=check.payload("payload", payload),
+            nodes=check.texts("nodes", nodes),
+            tags=check.text_mapping("tags", tags),
             timeout=timeout,
-            ack=ack,
+            ack=check.flag("ack", ack),
             relay_factor=relay_factor,
             first=first,
         )
@@ -396,7 +433,7 @@ class Node:
     async def respond(
         self,
         id: int,  # noqa: A002 - the field's name
-        payload: bytes,
+        payload: bytes = b"",
         by: Responder | None = None,
     ) -> None:
         """Respond to a query, once.
@@ -410,6 +447,9 @@ class Node:
             NoSuchQuery: unknown, answered already, or past its deadline.
             TooLarge: over every limit; a smaller response is still possible.
         """
+        _query_id(id)
+        check.payload("payload", payload)
+        _check_responder(by)
         await self._owner.ask(lambda state, now: state.serf.respond(id, payload, now))
         self._hub.mark_answered(id, by)
 
@@ -427,6 +467,8 @@ class Node:
         Raises:
             NoSuchQuery: unknown, answered already, or past its deadline.
         """
+        _query_id(id)
+        _check_responder(by)
         if self._hub.mark_declined(id, by):
             await self._owner.ask(lambda state, now: state.serf.decline(id, now))
 
@@ -435,11 +477,18 @@ class Node:
 
         Args:
             action: install, use, remove or list.
-            key: the raw key, 16, 24 or 32 bytes; None for `list`.
+            key: the raw key, 16, 24 or 32 bytes; None for `list`. Members report a wrong size.
 
         Raises:
             Leaving: the node is leaving.
+            ValueError: an unknown action, or a key that is missing or too much.
         """
+        check.one_of("action", action, get_args(KeyAction))
+        if (key is None) != (action == "list"):
+            expected = "no key" if action == "list" else "a key"
+            raise ValueError(f"key: expected {expected} for the action {action}")
+        if key is not None:
+            check.key("key", key, bytes)
         params = key_query(action, key or b"")
         async with self._start_query(params) as (running, results):
             key_result = KeyQueryResult(len(running.expected))
@@ -469,6 +518,10 @@ class Node:
             ConfigError: there are keys already, which only key queries can change.
             Leaving: the node has ended.
         """
+        if keyring is not None:
+            check.instance("keyring", keyring, Keyring)
+        check.flag("verify_incoming", verify_incoming)
+        check.flag("verify_outgoing", verify_outgoing)
         await self._owner.ask(
             lambda state, _: self._key_handler.configure_encryption(
                 state.sealer,
@@ -488,3 +541,12 @@ class Node:
             await event.wait()
         if deadline.cancelled_caught:
             _log.warning("%s was not sent to all members within %g s", what, timeout)
+
+
+def _query_id(number: int) -> int:
+    return check.whole("id", number, least=0)
+
+
+def _check_responder(by: Responder | None) -> None:
+    if by is not None:
+        check.instance("by", by, Responder)

@@ -9,13 +9,15 @@ import logging
 import os
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import trio
 
+from trioserf import arguments as check
 from trioserf.address import Address
 from trioserf.errors import NameConflict
+from trioserf.event_loop import require_trio
 from trioserf.exception_groups import unwrap_single_exception
 from trioserf.net.own_address import is_public, own_address
 from trioserf.net.resolver import Resolver, SystemResolver
@@ -41,8 +43,7 @@ from trioserf.serf.snapshot import LamportTimes
 _log = logging.getLogger("trioserf.serf")
 
 
-@asynccontextmanager
-async def open_node(
+def open_node(
     config: NodeConfig | None = None,
     *,
     transport: Transport | None = None,
@@ -51,10 +52,12 @@ async def open_node(
     restore: LamportTimes | None = None,
     save_keyring: SaveKeyring | None = None,
     nonce: Callable[[int], bytes] = os.urandom,
-) -> AsyncIterator[Node]:
+) -> AbstractAsyncContextManager[Node]:
     """Run a node while the block lasts.
 
-    The end of the block stops it like a crash; call `Node.leave` before to leave gracefully.
+    The end of the block stops it like a crash; call `Node.leave` before to leave gracefully. Its
+    tasks run in the event loop of the caller: code that blocks the loop for seconds gets the node
+    declared failed (see node/README.md, § Rules for programs).
 
     Args:
         config: the configuration.
@@ -70,9 +73,34 @@ async def open_node(
         AddressError: the address cannot be bound, or there is none to advertise.
         TooLarge: the encoded tags exceed their limit.
         NameConflict: another member keeps our name (see serf/README.md, § Name conflicts).
+        RuntimeError: the caller is not a Trio task; the text names the ways from there.
+        TypeError: an argument of a wrong type.
     """
-    config = config or NodeConfig()
-    rng = rng or random.Random()
+    require_trio("open_node")
+    config = NodeConfig() if config is None else check.instance("config", config, NodeConfig)
+    rng = random.Random() if rng is None else check.instance("rng", rng, random.Random)
+    resolver = SystemResolver() if resolver is None else resolver
+    check.methods("resolver", resolver, "addresses", "services")
+    if transport is not None:
+        check.methods("transport", transport, "send_packet", "receive_packets", "dial", "accept")
+    if restore is not None:
+        check.instance("restore", restore, LamportTimes)
+    if save_keyring is not None:
+        check.function("save_keyring", save_keyring)
+    check.function("nonce", nonce)
+    return _open_node(config, transport, resolver, rng, restore, save_keyring, nonce)
+
+
+@asynccontextmanager
+async def _open_node(
+    config: NodeConfig,
+    transport: Transport | None,
+    resolver: Resolver,
+    rng: random.Random,
+    restore: LamportTimes | None,
+    save_keyring: SaveKeyring | None,
+    nonce: Callable[[int], bytes],
+) -> AsyncIterator[Node]:
     async with contextlib.AsyncExitStack() as stack:
         if transport is None:
             opening = open_sockets(config.bind.host, config.bind.port)
@@ -104,11 +132,11 @@ async def _running(
     owner: StateOwner,
     hub: EventHub,
     key_handler: KeyHandler,
-    resolver: Resolver | None,
+    resolver: Resolver,
     rng: random.Random,
 ) -> AsyncIterator[Node]:
     streams = Streams(transport, config, owner)
-    joiner = Joiner(owner, streams, resolver or SystemResolver(), transport.address[1], rng)
+    joiner = Joiner(owner, streams, resolver, transport.address[1], rng)
     async with trio.open_nursery() as services:
         services.start_soon(owner.run)
         services.start_soon(_receive, transport, owner)

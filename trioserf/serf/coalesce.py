@@ -6,13 +6,8 @@ seconds after its beginning; the gathered events are then delivered.
 
 import attrs
 
-from trioserf.serf.events import (
-    MEMBER_EVENT_KINDS,
-    Event,
-    MemberEvent,
-    MemberEventKind,
-    UserEventReceived,
-)
+from trioserf.event_filter import MEMBER_EVENT_KINDS, MemberEventKind
+from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
 
 PERIOD = 3.0

@@ -3,7 +3,7 @@
 import attrs
 from attrs import validators as v
 
-from trioserf.settings import setting
+from trioserf.settings import checked_types, setting
 from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
 
 
@@ -12,7 +12,7 @@ def _limit(default: int, least: int = 1) -> int:
     return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=checked_types)
 class SerfOptions:
     """Limits in bytes and counts, durations in seconds.
 
@@ -25,6 +25,7 @@ class SerfOptions:
         unexpected_responders: names from which a query accepts responses beside its members.
 
     Raises:
+        TypeError: a value of a wrong type.
         ValueError: a limit outside its range.
     """
 

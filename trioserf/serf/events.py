@@ -4,29 +4,9 @@ from typing import ClassVar, Literal
 
 import attrs
 
+from trioserf.event_filter import MemberEventKind
 from trioserf.serf.member import Member
 from trioserf.swim.events import Cause
-
-MemberEventKind = Literal[
-    "member-join",
-    "member-leave",
-    "member-failed",
-    "member-update",
-    "member-reap",
-    "member-suspect",
-    "member-recovered",
-]
-MEMBER_EVENT_KINDS: tuple[MemberEventKind, ...] = (
-    "member-join",
-    "member-leave",
-    "member-failed",
-    "member-update",
-    "member-reap",
-)
-"""Serf's kinds, which subscriptions get by default."""
-
-SUSPICION_EVENT_KINDS: tuple[MemberEventKind, ...] = ("member-suspect", "member-recovered")
-"""Our own kinds, which a subscription gets only if its filters name them."""
 
 
 @attrs.frozen
@@ -77,14 +57,6 @@ class QueryReceived:
     source: str
     deadline: float
     kind: ClassVar[Literal["query"]] = "query"
-
-
-@attrs.frozen
-class Dropped:
-    """A place in a subscription at which `count` events were dropped: its reader is too slow."""
-
-    count: int
-    kind: ClassVar[Literal["dropped"]] = "dropped"
 
 
 Event = MemberEvent | UserEventReceived | QueryReceived

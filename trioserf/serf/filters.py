@@ -1,4 +1,4 @@
-"""Filters of events and of members.
+"""Filters of members: regular expressions.
 
 Regular expressions have Go's syntax, which is RE2's: no look-around, no back references, and a
 running time linear in the text. The library is imported with the first expression.
@@ -11,72 +11,13 @@ from a budget (see serf/README.md, § Queries).
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, Protocol, Self
-
-import attrs
+from typing import Any, Final, Protocol
 
 from trioserf.errors import InvalidFilter
-from trioserf.serf.events import MEMBER_EVENT_KINDS, SUSPICION_EVENT_KINDS, Event, MemberEvent
 from trioserf.wire.serf_messages import TagFilter
 
 MAX_EXPRESSION: Final = 1024
 """Bytes of the longest expression."""
-
-# --- events ---
-
-_KINDS = frozenset({*MEMBER_EVENT_KINDS, *SUSPICION_EVENT_KINDS, "user", "query", "*"})
-_NAMED_KINDS = frozenset({"user", "query"})
-
-
-@attrs.frozen
-class EventFilter:
-    """One filter of an event handler or a subscription.
-
-    Attributes:
-        kind: a kind of event, or `*` for all of Serf's kinds; `member-suspect` and
-            `member-recovered` must be named.
-        name: for `user` and `query`, the name that matches; empty for all.
-    """
-
-    kind: str = "*"
-    name: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> list[Self]:
-        """Parse a comma-separated list such as `member-join,user:deploy,query`.
-
-        An empty text matches all of Serf's kinds. Blanks are not allowed, as in Serf. The text
-        after the first colon is the name, and is compared as it is.
-
-        Raises:
-            InvalidFilter: an item is not a known kind.
-        """
-        return [cls._parse_one(item) for item in (text or "*").split(",")]
-
-    @classmethod
-    def _parse_one(cls, item: str) -> Self:
-        kind, colon, name = item.partition(":")
-        if kind in _KINDS and (not colon or kind in _NAMED_KINDS):
-            return cls(kind, name)
-        raise InvalidFilter(
-            f"{item!r} is not a valid event filter; expected *, member-join, member-leave,"
-            " member-failed, member-update, member-reap, member-suspect, member-recovered, user,"
-            " user:NAME, query or query:NAME"
-        )
-
-    def matches(self, event: Event) -> bool:
-        """Return whether the event passes."""
-        if self.kind == "*":
-            return event.kind not in SUSPICION_EVENT_KINDS
-        if self.kind != event.kind:
-            return False
-        return isinstance(event, MemberEvent) or not self.name or self.name == event.name
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.name}" if self.name else self.kind
-
-
-# --- expressions ---
 
 
 class Pattern(Protocol):

@@ -418,7 +418,7 @@ class IncomingQueries:
         candidates = (
             member
             for member in drawn
-            if member.status is Status.ALIVE
+            if member.status_code is Status.ALIVE
             and member.versions.protocol_max >= _MIN_RELAY_PROTOCOL
             and member.name not in {self._table.name, pending.requester}
         )
@@ -488,7 +488,7 @@ class IncomingQueries:
                 packed(member.address.host),
                 member.address.port,
                 member.tags,
-                int(Status(member.status)),
+                int(member.status_code),
                 *member.versions,
             )
         )

@@ -4,9 +4,9 @@ from collections import Counter
 
 import attrs
 
+from trioserf.results import QueryAnswer
 from trioserf.serf.internal_queries import KEY_QUERIES, KeyAction
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAnswer
 from trioserf.wire.serf_codec import decode, encode
 from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 

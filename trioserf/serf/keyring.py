@@ -5,6 +5,7 @@ import binascii
 import json
 from collections.abc import Iterable
 
+from trioserf import arguments as check
 from trioserf.errors import TrioserfError
 
 KEY_SIZES = (16, 24, 32)
@@ -24,9 +25,11 @@ class Keyring:
 
     Raises:
         KeyringError: there is no key, or one of a wrong size.
+        TypeError: a key that is not bytes.
     """
 
     def __init__(self, keys: Iterable[bytes], primary: bytes | None = None) -> None:
+        _check_list(keys)
         ordered = ([] if primary is None else [primary]) + list(keys)
         if not ordered:
             raise KeyringError("A keyring needs at least one key")
@@ -88,7 +91,13 @@ class Keyring:
         return f"<Keyring of {len(self._keys)} keys>"
 
 
+def _check_list(keys: object) -> None:
+    if isinstance(keys, bytes | str):
+        raise check.wrong_type("keys", "a list of bytes", keys, secret=True)
+
+
 def _check_size(key: bytes) -> bytes:
+    check.key("key", key, bytes, " (parse_key reads base64)")
     if len(key) not in KEY_SIZES:
         raise KeyringError("key size must be 16, 24 or 32 bytes")  # Serf's words
     return key

@@ -12,10 +12,11 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address
+from trioserf.event_filter import MemberEventKind
 from trioserf.printable import short_name
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
-from trioserf.serf.events import MemberEvent, MemberEventKind
+from trioserf.serf.events import MemberEvent
 from trioserf.serf.member import Member
 from trioserf.swim.events import Cause
 from trioserf.wire.serf_messages import Status
@@ -45,7 +46,7 @@ class MemberRecord:
     @property
     def status(self) -> Status:
         """The current status."""
-        return self.member.status
+        return self.member.status_code
 
 
 class MemberTable:
@@ -98,7 +99,7 @@ class MemberTable:
 
     def alive(self) -> Iterator[Member]:
         """Iterate over the members with status alive, ourselves included."""
-        return (m for m in self.snapshot() if m.status is Status.ALIVE)
+        return (m for m in self.snapshot() if m.status_code is Status.ALIVE)
 
     @property
     def present_count(self) -> int:
@@ -178,7 +179,7 @@ class MemberTable:
     def on_suspect(self, name: str, *, recovered: bool = False) -> None:
         """Emit the event of a suspicion or of its refutation."""
         member = self.get(name)
-        if member is not None and member.status in {Status.ALIVE, Status.LEAVING}:
+        if member is not None and member.status_code in {Status.ALIVE, Status.LEAVING}:
             kind: MemberEventKind = "member-recovered" if recovered else "member-suspect"
             self._effects.events.append(MemberEvent(kind, (member,)))
 

@@ -10,10 +10,10 @@ import attrs
 from trioserf.address import Address, normalise, packed
 from trioserf.errors import InvalidQuery, TooLarge
 from trioserf.printable import short_name
+from trioserf.results import QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.effects import Effects, NameConflictLost
 from trioserf.serf.internal_queries import CONFLICT
 from trioserf.serf.outgoing_queries import QueryParams
-from trioserf.serf.query_collector import QueryAnswer, QueryDone, QueryResult
 from trioserf.wire import serf_codec
 from trioserf.wire.serf_messages import ConflictResponse
 

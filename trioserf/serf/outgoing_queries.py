@@ -9,8 +9,10 @@ from typing import Final
 import attrs
 
 from trioserf.address import Address, packed
+from trioserf.arguments import check_query_numbers
 from trioserf.errors import InvalidFilter, InvalidQuery, TooLarge
 from trioserf.printable import short_name
+from trioserf.results import QueryResult
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import Effects
 from trioserf.serf.filters import compiled, tag_matches
@@ -18,7 +20,7 @@ from trioserf.serf.internal_queries import KEY_QUERIES, PING, check_name
 from trioserf.serf.lamport import LamportClock
 from trioserf.serf.member import Member
 from trioserf.serf.member_table import MemberTable
-from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.serf.query_collector import RunningQuery
 from trioserf.serf.query_filters import MAX_FILTERS
 from trioserf.serf.query_repeats import QueryRepeats
 from trioserf.wire.serf_codec import encode
@@ -38,7 +40,6 @@ NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 """An immutable empty mapping."""
 _MAX_TIMEOUT: Final = 2**63 - 1
 """The longest timeout of a query, in nanoseconds."""
-_MAX_RELAY_FACTOR: Final = 255
 
 
 def default_query_timeout(gossip_interval: float, members: int, multiplier: int = 16) -> float:
@@ -90,12 +91,7 @@ class QueryParams:
     def __attrs_post_init__(self) -> None:
         if not self.internal:
             check_name(self.name, self.payload)
-        if not 0 <= self.relay_factor <= _MAX_RELAY_FACTOR:
-            raise InvalidQuery(f"Relay factor must be between 0 and {_MAX_RELAY_FACTOR}")
-        if self.timeout is not None and not self.timeout >= 0:
-            raise InvalidQuery("The timeout of a query cannot be negative")
-        if self.first is not None and self.first < 1:
-            raise InvalidQuery("A query must wait for at least one response")
+        check_query_numbers(self.timeout, self.relay_factor, self.first)
 
     def filters(self) -> tuple[NodeFilter | TagFilter, ...]:
         """Return the filters of the query.

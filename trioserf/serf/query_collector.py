@@ -9,47 +9,11 @@ does not acknowledge that, so we wait for it until the deadline.
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import attrs
-
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.wire.serf_messages import QueryResponse, ResponseFlag
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 """Bytes of all responses to one query; any host can send some, in any name."""
-
-
-@attrs.frozen
-class QueryAck:
-    """A member has received the query."""
-
-    source: str
-
-
-@attrs.frozen
-class QueryAnswer:
-    """A response of a member."""
-
-    source: str
-    payload: bytes
-
-
-@attrs.frozen
-class QueryDone:
-    """The end of a query.
-
-    Attributes:
-        acks: number of acks, 0 if none were requested.
-        responses: number of responses.
-        expected: number of members that were queried.
-        missing: names of those that sent neither an ack nor a response.
-    """
-
-    acks: int
-    responses: int
-    expected: int
-    missing: tuple[str, ...]
-
-
-QueryResult = QueryAck | QueryAnswer | QueryDone
 
 
 class RunningQuery:

@@ -115,7 +115,7 @@ class QueryRepeats:
         A handler may need more than the first 100 ms for its response.
         """
         member = self._table.get(name)
-        if name == self._table.name or member is None or member.status not in _PRESENT:
+        if name == self._table.name or member is None or member.status_code not in _PRESENT:
             return False
         query = repeat.query
         return not query.has_acked(name) or (repeat.round > 0 and query.awaits(name))

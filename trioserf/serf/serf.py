@@ -17,6 +17,7 @@ from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.errors import InvalidQuery
 from trioserf.printable import short_name
+from trioserf.results import QueryResult
 from trioserf.serf.config import SerfOptions
 from trioserf.serf.effects import DirectMessage, Effects, LargeBroadcast, Order
 from trioserf.serf.event_repair import EventRepair
@@ -31,7 +32,7 @@ from trioserf.serf.member_table import MemberTable
 from trioserf.serf.name_conflict import NameConflicts
 from trioserf.serf.outgoing_queries import OutgoingQueries, QueryParams
 from trioserf.serf.push_pull import PushPull
-from trioserf.serf.query_collector import QueryResult, RunningQuery
+from trioserf.serf.query_collector import RunningQuery
 from trioserf.serf.snapshot import LamportTimes
 from trioserf.serf.user_events import UserEvents
 from trioserf.swim.broadcast_queue import BroadcastQueue

@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from trioserf import arguments as check
 from trioserf.serf.events import Event, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
 
@@ -35,11 +36,19 @@ _LTIME = re.compile(r"[0-9]{1,20}")
 
 @attrs.frozen
 class LamportTimes:
-    """The latest Lamport time of each kind; 0 if there was none."""
+    """The latest Lamport time of each kind, up to 2**64 - 1; 0 if there was none.
+
+    Raises:
+        TypeError, ValueError: not such a number.
+    """
 
     member: int = 0
     event: int = 0
     query: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("member", "event", "query"):
+            check.whole(name, getattr(self, name), 0, 2**64 - 1)
 
 
 @attrs.frozen

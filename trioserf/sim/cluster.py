@@ -184,7 +184,7 @@ class SimCluster(Faults):
         alive = [
             f"{m.name}/{m.address}"
             for m in node.members()
-            if m.status_text == "alive" and m.name != member.name
+            if m.status == "alive" and m.name != member.name
         ]
         member.saved = node.latest_times(), tuple(alive)
 

@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 import trio
 
-from trioserf.serf.query_collector import QueryDone
+from trioserf.results import QueryDone
 from trioserf.sim.cluster import TEMPLATE, SimCluster
 from trioserf.sim.network import LinkConditions
 from trioserf.sim.scale import IDLE, start_full
@@ -132,7 +132,7 @@ async def _ask(cluster: SimCluster, member: str, result: Delivery) -> None:
         async for answer in answers:
             if isinstance(answer, QueryDone):
                 done = answer
-    if done is not None:
+    if done is not None and done.expected is not None:
         result.expected += done.expected - 1
         result.acked += done.expected - 1 - len(done.missing)
 

@@ -369,7 +369,7 @@ class InvariantChecker:
         for expected in all_expected:
             name = expected.name
             known = member(name)
-            status = "unknown" if known is None else known.status_text
+            status = "unknown" if known is None else known.status
             if expected.allowed_statuses:
                 if status not in expected.allowed_statuses:
                     return f"has {name} as {status}, but it has {expected.owner.status}"

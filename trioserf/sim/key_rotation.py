@@ -125,7 +125,7 @@ async def _rotate(cluster: SimCluster, requester: str, key: str) -> None:
 
 def _failed(cluster: SimCluster, requester: str) -> set[str]:
     node = _running_node(cluster, requester)
-    return {one.name for one in node.members() if one.status_text == "failed"}
+    return {one.name for one in node.members() if one.status == "failed"}
 
 
 async def _run_step(cluster: SimCluster, requester: str, step: Step) -> KeyQueryResult:

@@ -10,17 +10,18 @@ from collections.abc import Callable
 import attrs
 from attrs import validators as v
 
-from trioserf.settings import setting
+from trioserf.settings import checked_types, setting
 
 _PUSH_PULL_SCALED_FROM = 32
 _VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=checked_types)
 class Timing:
     """Timings in seconds, multipliers and counts; the defaults are the LAN profile.
 
     Raises:
+        TypeError: a value of a wrong type.
         ValueError: a duration is not positive, or a count is below its least value.
     """
 
@@ -110,7 +111,7 @@ def any_address(_addr: bytes) -> bool:
     return True
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=checked_types)
 class SwimOptions:
     """Switches of the member table.
 
@@ -125,6 +126,7 @@ class SwimOptions:
             queued.
 
     Raises:
+        TypeError: a value of a wrong type.
         ValueError: a negative time, or a size or count below 1.
     """
 

@@ -20,8 +20,8 @@ from trioserf.cli.output import (
     reporting_errors,
 )
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.client.records import QueryAck, QueryAnswer, QueryDone, QueryRecord
 from trioserf.printable import printable
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 
 app = new_app()
 
@@ -140,7 +140,7 @@ class Responses:
         self._payloads: dict[str, bytes] = {}
         self._count = 0
 
-    def handle(self, record: QueryRecord) -> None:
+    def handle(self, record: QueryResult) -> None:
         """Handle one record."""
         match record:
             case QueryAck(source):

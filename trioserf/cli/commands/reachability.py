@@ -11,8 +11,8 @@ from trioserf.cli.connect import PING, connect
 from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import FAILED, Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.client.records import QueryAck
 from trioserf.printable import printable
+from trioserf.results import QueryAck
 
 HINTS = (
     "Gossip packets may be lost on the way. Things to check:",

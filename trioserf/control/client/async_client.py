@@ -7,20 +7,19 @@ connection is slow.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from trioserf.address import Address
 from trioserf.control.client import requests
 from trioserf.control.client.records import (
     AgentEvent,
     CoordinateInfo,
-    Dropped,
     KeyReport,
     LogEntry,
     MemberInfo,
-    QueryRecord,
     Record,
 )
 from trioserf.control.client.requests import (
@@ -35,6 +34,8 @@ from trioserf.control.client.requests import (
     result_of,
 )
 from trioserf.control.errors import ControlError
+from trioserf.event_filter import EventFilter
+from trioserf.results import Dropped, QueryResult
 
 ResultT = TypeVar("ResultT")
 
@@ -173,8 +174,9 @@ class Records(Generic[ResultT]):
 class AsyncClient(ABC):
     """An open connection to an agent.
 
-    Every method raises ControlError: with the agent's code and message, or `disconnected` when
-    the connection ends before the reply. Cancelling a call abandons its reply, not the request.
+    Wrong types of arguments are TypeErrors; every other error is a ControlError: with the agent's
+    code and message, or `disconnected` when the connection ends before the reply. Cancelling a
+    call abandons its reply, not the request.
     Callers set time limits themselves (`trio.fail_after(5)`, `asyncio.timeout(5)`).
 
     Args:
@@ -211,13 +213,13 @@ class AsyncClient(ABC):
         name: str,
         payload: bytes = b"",
         *,
-        nodes: Sequence[str] = (),
+        nodes: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
         timeout: float | None = None,
         ack: bool = True,
         relay_factor: int = 0,
         first: int | None = None,
-    ) -> Records[QueryRecord]:
+    ) -> Records[QueryResult]:
         """Send a query; the records are acks and responses, `QueryDone` last.
 
         Args:
@@ -243,12 +245,13 @@ class AsyncClient(ABC):
         return self._open(request, QUERY_BUFFER)
 
     def stream(
-        self, *types: str, coalesce: bool = False, answers: bool | None = None
+        self, *types: str | EventFilter, coalesce: bool = False, answers: bool | None = None
     ) -> Records[AgentEvent]:
         """Subscribe to events.
 
         Args:
-            types: event filters such as `member-join`, `user:deploy`, `query` (none: all).
+            types: event filters such as `member-join`, `user:deploy`, `query` (none: all), as
+                texts or `EventFilter` objects.
             coalesce: deliver bursts of member events together, up to three seconds late.
             answers: whether this client responds to queries (`respond` or `decline`), so that
                 queries wait for it. None: true if the types name queries or the client has
@@ -268,7 +271,7 @@ class AsyncClient(ABC):
         """Report that no response will follow, so that the requester need not wait."""
         await self._call(requests.decline(id))
 
-    async def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
+    async def join(self, addresses: Iterable[str | Address], *, replay: bool = False) -> int:
         """Join through these addresses; return how many were reached (`join_failed`: none)."""
         return await self._call(requests.join(addresses, replay))
 

@@ -10,7 +10,7 @@ Example:
 import asyncio
 import ssl  # asyncio imports it
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 
 from trioserf.control.address import DEFAULT_ADDRESS, split_address, unix_path
@@ -20,7 +20,7 @@ from trioserf.control.client.async_client import (
     AsyncClient,
     handshake_error,
 )
-from trioserf.control.client.requests import unreachable
+from trioserf.control.client.requests import check_connection, unreachable
 from trioserf.control.errors import ControlError
 from trioserf.control.tls import (
     ClientTls,
@@ -85,19 +85,27 @@ class AgentClient(AsyncClient):
             self._end(end)
 
 
-@asynccontextmanager
-async def connect(
+def connect(
     address: str = DEFAULT_ADDRESS,
     auth: str | None = None,
     *,
     timeout: float = 10.0,
     tls: Tls | None = None,
-) -> AsyncIterator[AgentClient]:
+) -> AbstractAsyncContextManager[AgentClient]:
     """Connect to a trioserf agent while the block runs; arguments and errors as the Trio client's.
 
     Raises:
         ControlError: `unreachable`, `timeout`, `auth_required`, `auth_failed` or `protocol`.
+        TypeError: an argument of a wrong type.
     """
+    check_connection(address, auth, timeout, tls)
+    return _connect(address, auth, timeout, tls)
+
+
+@asynccontextmanager
+async def _connect(
+    address: str, auth: str | None, timeout: float, tls: Tls | None
+) -> AsyncIterator[AgentClient]:
     deadline = asyncio.get_running_loop().time() + timeout
     reader, writer, on_lost = await _dial(address, tls, deadline)
     client = AgentClient(reader, writer, on_lost)

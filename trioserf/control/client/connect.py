@@ -4,7 +4,7 @@ Imports little, so that a command line starts in milliseconds.
 """
 
 from trioserf.control.address import DEFAULT_ADDRESS
-from trioserf.control.client.requests import Action
+from trioserf.control.client.requests import Action, check_connection
 from trioserf.control.client.session import AgentSession
 from trioserf.control.errors import ControlError
 from trioserf.control.tls import Tls
@@ -36,6 +36,7 @@ def connect_any(
     """
     from trioserf.control.client.json_session import JsonSession
 
+    check_connection(address, auth, timeout, tls)
     try:
         return JsonSession.connect(address, auth, timeout=timeout, tls=tls)
     except ControlError as error:

@@ -8,65 +8,35 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from trioserf.address import Address
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import payload_of
+from trioserf.event_filter import MemberEventKind
+from trioserf.results import Dropped, MemberStatus, QueryAck, QueryAnswer, QueryDone, QueryResult
 
 Record = Mapping[str, Any]
-MemberEventKind = Literal[
-    "member-join",
-    "member-leave",
-    "member-failed",
-    "member-update",
-    "member-reap",
-    "member-suspect",
-    "member-recovered",
-]
 
 
 class MemberInfo(NamedTuple):
     """A member as the agent sees it.
 
-    `status` is alive, leaving, left, failed or none. The versions are those of Serf's protocol:
-    the range that the member supports, and the version that it sends.
+    Its name, `address`, tags and `status` are those of `Member`. The versions are those of Serf's
+    protocol: the range that the member supports, and the version that it sends.
     """
 
     name: str
     addr: str
     port: int
     tags: Mapping[str, str]
-    status: str
+    status: MemberStatus
     protocol_min: int
     protocol_max: int
     protocol_version: int
 
-
-class QueryAck(NamedTuple):
-    """`source` has received the query."""
-
-    source: str
-
-
-class QueryAnswer(NamedTuple):
-    """`source` has responded."""
-
-    source: str
-    payload: bytes
-
-
-class QueryDone(NamedTuple):
-    """The query is over.
-
-    `expected` counts the members that match its filters, `missing` names those that sent neither
-    an ack nor a response. A Go agent reports neither (None and empty).
-    """
-
-    acks: int
-    responses: int
-    expected: int | None = None
-    missing: tuple[str, ...] = ()
-
-
-QueryRecord = QueryAck | QueryAnswer | QueryDone
+    @property
+    def address(self) -> Address:
+        """The advertised address."""
+        return Address(self.addr, self.port)
 
 
 class KeyReport(NamedTuple):
@@ -122,7 +92,7 @@ class FailureCause(NamedTuple):
     declared_by: str
 
 
-class MemberEvent(NamedTuple):
+class MemberEventRecord(NamedTuple):
     """A change of these members (one, unless the event was coalesced).
 
     `cause` is that of a failure; None for other kinds, coalesced events and Go agents.
@@ -134,7 +104,7 @@ class MemberEvent(NamedTuple):
     cause: FailureCause | None = None
 
 
-class UserEvent(NamedTuple):
+class UserEventRecord(NamedTuple):
     """A user event."""
 
     time: str
@@ -145,7 +115,7 @@ class UserEvent(NamedTuple):
     kind: Literal["user"] = "user"
 
 
-class QueryEvent(NamedTuple):
+class QueryEventRecord(NamedTuple):
     """A query that may be answered with `respond(id, payload)` before `deadline`."""
 
     time: str
@@ -158,14 +128,7 @@ class QueryEvent(NamedTuple):
     kind: Literal["query"] = "query"
 
 
-class Dropped(NamedTuple):
-    """The reader was too slow: `count` records before this one were dropped."""
-
-    count: int  # type: ignore[assignment] # the name in the node's events; hides tuple.count
-    kind: Literal["dropped"] = "dropped"
-
-
-AgentEvent = MemberEvent | UserEvent | QueryEvent | Dropped
+AgentEvent = MemberEventRecord | UserEventRecord | QueryEventRecord | Dropped
 
 
 def member_of(record: Record) -> MemberInfo:
@@ -196,7 +159,7 @@ def coordinate_of(record: Record) -> CoordinateInfo:
     )
 
 
-def query_record_of(record: Record) -> QueryRecord:
+def query_record_of(record: Record) -> QueryResult:
     """Read a record of a query."""
     match record:
         case {"type": "ack", "from": source}:
@@ -216,12 +179,14 @@ def event_of(record: Record) -> AgentEvent:
         case {"event": "dropped", "count": count}:
             return Dropped(count)
         case {"event": "user", "ltime": ltime, "name": name, "coalesce": coalesce}:
-            return UserEvent(time, ltime, name, payload_of(record), coalesce)
+            return UserEventRecord(time, ltime, name, payload_of(record), coalesce)
         case {"event": "query", "id": number, "ltime": ltime, "name": name}:
             source, deadline = record.get("from", ""), record.get("deadline", "")
-            return QueryEvent(time, number, ltime, name, payload_of(record), source, deadline)
+            return QueryEventRecord(
+                time, number, ltime, name, payload_of(record), source, deadline
+            )
         case {"event": kind, "members": members}:
-            return MemberEvent(kind, time, tuple(map(member_of, members)), _cause_of(record))
+            return MemberEventRecord(kind, time, tuple(map(member_of, members)), _cause_of(record))
     raise ControlError("protocol", f"not an event: {record}")
 
 

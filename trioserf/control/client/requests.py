@@ -6,17 +6,19 @@ The clients send the requests that the builders make, in JSON lines or, translat
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
+from trioserf import arguments as check
+from trioserf.address import Address
 from trioserf.control.client.records import (
     AgentEvent,
     CoordinateInfo,
-    Dropped,
     KeyReport,
     LogEntry,
     MemberInfo,
-    QueryRecord,
     Record,
     coordinate_of,
     event_of,
@@ -27,7 +29,11 @@ from trioserf.control.client.records import (
 )
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import with_payload
+from trioserf.control.tls import Tls
 from trioserf.dropping_queue import DroppingQueue
+from trioserf.errors import InvalidFilter, InvalidQuery
+from trioserf.event_filter import EventFilter, event_filters
+from trioserf.results import Dropped, QueryResult
 
 ResultT = TypeVar("ResultT")
 Object = dict[str, Any]
@@ -56,60 +62,121 @@ class StreamRequest(NamedTuple, Generic[ResultT]):
     limit: float | None = None
 
 
+P = ParamSpec("P")
+
+
+def _checked(build: Callable[P, ResultT]) -> Callable[P, ResultT]:
+    """Raise the errors that the agent would send for wrong values; wrong types are TypeErrors."""
+
+    @wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> ResultT:
+        try:
+            return build(*args, **kwargs)
+        except InvalidFilter as error:
+            raise ControlError("invalid_filter", str(error)) from None
+        except (InvalidQuery, ValueError) as error:
+            raise ControlError("bad_request", str(error)) from None
+
+    return checked
+
+
+@_checked
+def check_connection(address: str, auth: str | None, timeout: float, tls: Tls | None) -> None:
+    """Check the arguments of a function that connects.
+
+    Raises:
+        ControlError: `bad_request`; the timeout is not above zero.
+        TypeError: an argument of a wrong type.
+    """
+    check.text("address", address)
+    if auth is not None:
+        check.key("auth", auth, str)
+    if not check.number("timeout", timeout) > 0:
+        raise ValueError(f"timeout: expected seconds above 0, not {timeout}")
+    if tls is not None:
+        check.instance("tls", tls, Tls)
+
+
 def handshake() -> Request[Record]:
     """Request the agent's `protocol`, `version` and `node`."""
     return Request("handshake", {}, _read_all, prompt=True)
 
 
+@_checked
 def auth(key: str) -> Request[None]:
     """Authenticate this connection."""
     return Request("auth", {"key": key}, _read_nothing, prompt=True)
 
 
+@_checked
 def members(name: str, status: str, tags: Mapping[str, str] | None) -> Request[list[MemberInfo]]:
     """Request the members that match the expressions."""
-    filters = {"name": name, "status": status, "tags": dict(tags or {})}
+    filters = {
+        "name": check.text("name", name),
+        "status": check.text("status", status),
+        "tags": _tags("tags", tags),
+    }
     parameters = {key: value for key, value in filters.items() if value}
     return Request("members", parameters, _read_members, prompt=True)
 
 
+@_checked
 def event(name: str, payload: bytes, coalesce: bool) -> Request[int]:
     """Send a user event."""
-    parameters = with_payload({"name": name, "coalesce": coalesce}, payload)
+    parameters = {"name": check.text("name", name), "coalesce": check.flag("coalesce", coalesce)}
+    with_payload(parameters, check.payload("payload", payload))
     return Request("event", parameters, _read_field("ltime"), prompt=True)
 
 
+@_checked
 def query(
     name: str,
     payload: bytes,
     *,
-    nodes: Sequence[str],
+    nodes: Iterable[str],
     tags: Mapping[str, str] | None,
     timeout: float | None,
     ack: bool,
     relay_factor: int,
     first: int | None,
-) -> StreamRequest[QueryRecord]:
+) -> StreamRequest[QueryResult]:
     """Send a query."""
-    parameters = with_payload({"name": name, "ack": ack, "relay_factor": relay_factor}, payload)
-    parameters |= {"nodes": list(nodes), "tags": dict(tags or {})}
+    check.check_query_numbers(timeout, relay_factor, first)
+    if timeout == math.inf:
+        raise ValueError("timeout: expected a finite number of seconds")
+    parameters = {
+        "name": check.text("name", name),
+        "ack": check.flag("ack", ack),
+        "relay_factor": relay_factor,
+        "nodes": list(check.texts("nodes", nodes)),
+        "tags": _tags("tags", tags),
+    }
+    with_payload(parameters, check.payload("payload", payload))
     parameters |= _without_none(timeout=timeout, first=first)
     return StreamRequest("query", parameters, query_record_of, timeout or 0.0)
 
 
+@_checked
 def respond(id: int, payload: bytes) -> Request[None]:  # noqa: A002
     """Respond to a query."""
-    return Request("respond", with_payload({"id": id}, payload), _read_nothing)
+    check.payload("payload", payload)
+    return Request("respond", with_payload({"id": _query_id(id)}, payload), _read_nothing)
 
 
+@_checked
 def decline(id: int) -> Request[None]:  # noqa: A002
     """Report that no response to a query will follow."""
-    return Request("decline", {"id": id}, _read_nothing)
+    return Request("decline", {"id": _query_id(id)}, _read_nothing)
 
 
-def join(addresses: Sequence[str], replay: bool) -> Request[int]:
+@_checked
+def join(addresses: Iterable[str | Address], replay: bool) -> Request[int]:
     """Join through these addresses."""
-    return Request("join", {"addresses": list(addresses), "replay": replay}, _read_field("joined"))
+    parameters = {
+        "addresses": list(check.texts("addresses", addresses, Address)),
+        "replay": check.flag("replay", replay),
+    }
+    return Request("join", parameters, _read_field("joined"))
 
 
 def leave() -> Request[None]:
@@ -117,18 +184,26 @@ def leave() -> Request[None]:
     return Request("leave", {}, _read_nothing)
 
 
+@_checked
 def force_leave(name: str, prune: bool) -> Request[None]:
     """Declare a failed member as left."""
-    return Request("force-leave", {"name": name, "prune": prune}, _read_nothing)
+    parameters = {"name": check.text("name", name), "prune": check.flag("prune", prune)}
+    return Request("force-leave", parameters, _read_nothing)
 
 
+@_checked
 def tags(set: Mapping[str, str] | None, delete: Iterable[str]) -> Request[dict[str, str]]:  # noqa: A002
     """Change the agent's tags."""
-    return Request("tags", {"set": dict(set or {}), "delete": list(delete)}, _read_field("tags"))
+    parameters = {"set": _tags("set", set), "delete": list(check.texts("delete", delete))}
+    return Request("tags", parameters, _read_field("tags"))
 
 
+@_checked
 def keys(action: Action, key: str | None) -> Request[KeyReport]:
     """Install, use, remove or list keys."""
+    check.one_of("action", action, get_args(Action))
+    if key is not None:
+        check.key("key", key, str, " in base64")
     return Request("keys", {"action": action, **_without_none(key=key)}, key_report_of)
 
 
@@ -137,29 +212,49 @@ def info() -> Request[dict[str, dict[str, Any]]]:
     return Request("info", {}, _read_groups, prompt=True)
 
 
+@_checked
 def coordinate(node: str | None) -> Request[CoordinateInfo]:
     """Request a member's network coordinate."""
+    if node is not None:
+        check.text("node", node)
     return Request("coordinate", _without_none(node=node), coordinate_of, prompt=True)
 
 
+@_checked
 def rtt(node: str, other: str | None) -> Request[float]:
     """Estimate the round-trip time between two members."""
-    return Request(
-        "rtt", {"node": node, **_without_none(other=other)}, _read_field("seconds"), prompt=True
-    )
+    parameters = {"node": check.text("node", node)}
+    if other is not None:
+        parameters["other"] = check.text("other", other)
+    return Request("rtt", parameters, _read_field("seconds"), prompt=True)
 
 
+@_checked
 def stream(
-    types: Sequence[str], coalesce: bool, answers: bool | None
+    types: Sequence[str | EventFilter], coalesce: bool, answers: bool | None
 ) -> StreamRequest[AgentEvent]:
     """Subscribe to events."""
-    parameters = {"types": list(types), "coalesce": coalesce, **_without_none(answers=answers)}
+    parameters: Object = {
+        "types": list(map(str, event_filters(tuple(types)))),
+        "coalesce": check.flag("coalesce", coalesce),
+    }
+    if answers is not None:
+        parameters["answers"] = check.flag("answers", answers)
     return StreamRequest("stream", parameters, event_of)
 
 
+@_checked
 def monitor(level: str) -> StreamRequest[LogEntry | Dropped]:
     """Subscribe to the agent's log."""
-    return StreamRequest("monitor", {"level": level}, log_entry_of)
+    return StreamRequest("monitor", {"level": check.text("level", level)}, log_entry_of)
+
+
+def _tags(name: str, values: Mapping[str, str] | None) -> dict[str, str]:
+    return {} if values is None else check.text_mapping(name, values)
+
+
+def _query_id(number: int) -> int:
+    return check.whole("id", number, 0)
 
 
 def _without_none(**parameters: object) -> Object:

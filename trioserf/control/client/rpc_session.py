@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import msgpack
 
 from trioserf.control.address import DEFAULT_ADDRESS
+from trioserf.control.client import requests
 from trioserf.control.client.records import CoordinateInfo, LogEntry
 from trioserf.control.client.requests import Object
 from trioserf.control.client.session import (
@@ -90,6 +91,7 @@ class RpcSession(AgentSession):
 
     def coordinate(self, node: str | None = None) -> CoordinateInfo:
         """Return the network coordinate of a member (None: of the agent)."""
+        requests.coordinate(node)  # checks the argument
         name = self.info()["agent"]["name"] if node is None else node
         reply = self._exchange("get-coordinate", {"Node": name}, PROMPT_TIMEOUT)
         if not reply["Ok"]:
@@ -101,7 +103,12 @@ class RpcSession(AgentSession):
 
     def rtt(self, node: str, other: str | None = None) -> float:
         """Estimate the round-trip time of two members (`other`: the agent), in seconds."""
+        requests.rtt(node, other)  # checks the arguments
         return self.coordinate(node).distance(self.coordinate(other))
+
+    def decline(self, id: int) -> None:  # noqa: A002
+        """Do nothing: Serf's RPC has no such message. The requester waits for its deadline."""
+        requests.decline(id)
 
     def _ask(self, command: str, parameters: Object, timeout: float) -> Object:
         translate_request, translate_reply = _TRANSLATIONS[command]

@@ -6,16 +6,15 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Literal, Self, TypeVar
 
+from trioserf.address import Address
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.client import requests
 from trioserf.control.client.records import (
     AgentEvent,
     CoordinateInfo,
-    Dropped,
     KeyReport,
     LogEntry,
     MemberInfo,
-    QueryRecord,
 )
 from trioserf.control.client.requests import (
     Action,
@@ -36,6 +35,8 @@ from trioserf.control.tls import (
 )
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import AddressError, ConfigError
+from trioserf.event_filter import EventFilter
+from trioserf.results import Dropped, QueryResult
 
 ResultT = TypeVar("ResultT")
 
@@ -123,9 +124,10 @@ class SyncSocket:
 class AgentSession(ABC):
     """A blocking connection to an agent; made by `connect_any`.
 
-    Every method raises ControlError: with the agent's code and message, or with `timeout`,
-    `disconnected` or `protocol`. A generator yields the records of a stream: other requests may be
-    made while it is open, and its `close()` stops the stream. Use a session from one thread only.
+    Wrong types of arguments are TypeErrors; every other error is a ControlError: with the agent's
+    code and message, or with `timeout`, `disconnected` or `protocol`. A generator yields the
+    records of a stream: other requests may be made while it is open, and its `close()` stops the
+    stream. Use a session from one thread only.
     """
 
     def __init__(self, sock: SyncSocket) -> None:
@@ -163,13 +165,13 @@ class AgentSession(ABC):
         name: str,
         payload: bytes = b"",
         *,
-        nodes: Sequence[str] = (),
+        nodes: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
         timeout: float | None = None,
         ack: bool = True,
         relay_factor: int = 0,
         first: int | None = None,
-    ) -> Generator[QueryRecord, None, None]:
+    ) -> Generator[QueryResult, None, None]:
         """Send a query at once; yield acks and responses as they come, `QueryDone` last.
 
         Args:
@@ -196,7 +198,7 @@ class AgentSession(ABC):
         )
 
     def stream(
-        self, *types: str, coalesce: bool = False, answers: bool | None = None
+        self, *types: str | EventFilter, coalesce: bool = False, answers: bool | None = None
     ) -> Generator[AgentEvent, None, None]:
         """Subscribe to events; arguments as `AsyncClient.stream`."""
         return self._records(requests.stream(types, coalesce, answers))
@@ -219,7 +221,11 @@ class AgentSession(ABC):
         """Respond to a query of a stream (`no_such_query`: too late)."""
         self._call(requests.respond(id, payload))
 
-    def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
+    def decline(self, id: int) -> None:  # noqa: A002
+        """Report that no response will follow, so that the requester need not wait."""
+        self._call(requests.decline(id))
+
+    def join(self, addresses: Iterable[str | Address], *, replay: bool = False) -> int:
         """Join through these addresses; return how many were reached (`join_failed`: none)."""
         return self._call(requests.join(addresses, replay))
 

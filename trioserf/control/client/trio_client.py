@@ -8,7 +8,7 @@ Example:
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -20,7 +20,7 @@ from trioserf.control.client.async_client import (
     AsyncClient,
     handshake_error,
 )
-from trioserf.control.client.requests import unreachable
+from trioserf.control.client.requests import check_connection, unreachable
 from trioserf.control.errors import ControlError
 from trioserf.control.tls import (
     ClientTls,
@@ -31,6 +31,7 @@ from trioserf.control.tls import (
     tls_error,
 )
 from trioserf.errors import AddressError, ConfigError
+from trioserf.event_loop import require_trio
 from trioserf.exception_groups import unwrap_single_exception
 
 
@@ -83,14 +84,13 @@ class AgentClient(AsyncClient):
         self._end(end)
 
 
-@asynccontextmanager
-async def connect(
+def connect(
     address: str = DEFAULT_ADDRESS,
     auth: str | None = None,
     *,
     timeout: float = 10.0,
     tls: Tls | None = None,
-) -> AsyncIterator[AgentClient]:
+) -> AbstractAsyncContextManager[AgentClient]:
     """Connect to a trioserf agent while the block runs.
 
     Args:
@@ -103,7 +103,18 @@ async def connect(
     Raises:
         ControlError: `unreachable`, `timeout`, `auth_required`, `auth_failed`, or `protocol` when
             the other side does not speak JSON lines (HashiCorp's agents do not).
+        RuntimeError: the caller is not a Trio task; the text names the other clients.
+        TypeError: an argument of a wrong type.
     """
+    require_trio("connect")
+    check_connection(address, auth, timeout, tls)
+    return _connect(address, auth, timeout, tls)
+
+
+@asynccontextmanager
+async def _connect(
+    address: str, auth: str | None, timeout: float, tls: Tls | None
+) -> AsyncIterator[AgentClient]:
     deadline = trio.current_time() + timeout
     stream, on_lost = await _dial(address, tls, deadline)
     with unwrap_single_exception():

@@ -21,14 +21,14 @@ from trioserf.control.server.json_records import WallClock
 from trioserf.control.server.member_filter import MemberFilter
 from trioserf.control.server.params import PAYLOAD, Param, Params
 from trioserf.coordinate import Coordinate, distance
+from trioserf.event_filter import EventFilter
 from trioserf.node.event_hub import Responder, Subscription
+from trioserf.results import Dropped, QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.coalesce import EventCoalescer
-from trioserf.serf.events import Dropped, Event
-from trioserf.serf.filters import EventFilter
+from trioserf.serf.events import Event
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
 
 STREAM_BUFFER = 1024
 """Records kept for a stream whose client is slow: a burst of events of a large cluster."""

@@ -7,10 +7,10 @@ from typing import Any
 from trioserf.agent.logs import LogLine
 from trioserf.control.payloads import with_payload
 from trioserf.coordinate import Coordinate
-from trioserf.serf.events import Dropped, Event, MemberEvent, UserEventReceived
+from trioserf.results import Dropped, QueryDone
+from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
-from trioserf.serf.query_collector import QueryDone
 
 Record = dict[str, Any]
 WallClock = Callable[[], datetime]
@@ -35,7 +35,7 @@ def member(member: Member) -> Record:
         "addr": member.address.host,
         "port": member.address.port,
         "tags": dict(member.tags),
-        "status": member.status_text,
+        "status": member.status,
         "protocol": {
             "min": versions.delegate_min,
             "max": versions.delegate_max,

@@ -44,6 +44,6 @@ class MemberFilter:
     def _matches(self, member: Member) -> bool:
         if self.name is not None and not matches(self.name, member.name):
             return False
-        if self.status is not None and not matches(self.status, member.status_text):
+        if self.status is not None and not matches(self.status, member.status):
             return False
         return all(matches(pattern, member.tags.get(tag, "")) for tag, pattern in self.tags)

@@ -119,7 +119,7 @@ def member_fields(member: Member) -> dict[str, Any]:
         "ProtocolCur": versions.protocol_cur,
         "ProtocolMax": versions.protocol_max,
         "ProtocolMin": versions.protocol_min,
-        "Status": member.status_text,
+        "Status": member.status,
         "Tags": dict(sorted(member.tags.items())),
     }
 

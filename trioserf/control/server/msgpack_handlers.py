@@ -20,9 +20,9 @@ from trioserf.errors import (
     NoSuchMember,
     NoSuchQuery,
 )
+from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.internal_queries import KeyAction
-from trioserf.serf.query_collector import QueryAck, QueryAnswer, QueryDone, QueryResult
 
 BODIES: Mapping[str, Mapping[str, Reader]] = {
     "handshake": {"Version": fields.number(-(2**31), 2**31 - 1)},

@@ -51,8 +51,8 @@ from trioserf.control.server.msgpack_handlers import (
     query_record,
 )
 from trioserf.errors import InvalidFilter
-from trioserf.serf.events import Dropped
-from trioserf.serf.filters import EventFilter
+from trioserf.event_filter import EventFilter
+from trioserf.results import Dropped
 from trioserf.serf.member import Member
 
 _log = logging.getLogger("trioserf.agent.ipc")
