@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -169,9 +170,12 @@ def block(lines: Iterator[bytes], wanted: str) -> list[str]:
 
 def test_monitor_writes_log_as_json(cluster: AgentAddresses) -> None:
     with cluster.follow("monitor", "--format=json") as process:
-        record = json.loads(next(lines_of(process)))
+        record = json.loads(next(lines_of(process)))["log"]
     assert set(record) == {"time", "level", "source", "message"}
     assert record["level"] == "INFO"
+    sent = datetime.fromisoformat(record["time"])
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{3}Z", record["time"])
+    assert timedelta(0) <= datetime.now(UTC) - sent < timedelta(hours=1)
 
 
 @pytest.mark.parametrize(("words", "code"), [(["monitor"], 141), (["stream"], 0)])

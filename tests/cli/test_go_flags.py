@@ -69,6 +69,23 @@ def test_options_are_parsed_as_in_go(line: str, changed: dict[str, Any], rest: l
 
 
 @pytest.mark.parametrize(
+    ("line", "late"),
+    [
+        ("a --rpc-addr=x", ["--rpc-addr=x"]),
+        ("a b -detailed --tag", ["-detailed", "--tag"]),
+        ("-detailed a -first 2", ["-first"]),
+        ("a --first 2 -detailed", ["-detailed"]),
+        ("a --nosuch -5 - x=y", []),
+        ("-- a --rpc-addr=x", []),
+        ("a -- --rpc-addr=x", []),
+        ("a --first 2", []),
+    ],
+)
+def test_options_after_the_first_word_are_reported(line: str, late: list[str]) -> None:
+    assert parse(FLAGS, line.split()).late == late
+
+
+@pytest.mark.parametrize(
     ("extension_word", "line", "rest"),
     [
         ("*", "a -rpc-addr x b", ["a", "b"]),

@@ -84,8 +84,8 @@ def test_most_similar_option_is_suggested() -> None:
 
 def test_unknown_words_of_keys_are_named() -> None:
     printed = run_command(["keys", "rotat"])
-    assert printed.code == 1
-    assert printed.out.startswith("Unknown words: rotat\n\nUsage: trioserf keys")
+    assert (printed.code, printed.err) == (1, "unknown words: rotat\n")
+    assert printed.out.startswith("Usage: trioserf keys")
     printed = run_command(["keys", "rotate", "--fromat=json", "-rpc-addr=x"])
     assert "not defined: -fromat (did you mean -format?)" in printed.err
 
@@ -102,7 +102,7 @@ def test_unknown_words_of_keys_are_named() -> None:
 def test_usage_errors_are_in_json_if_asked_for(line: str) -> None:
     printed = run_command(line.split(), SERF_RPC_ADDR=CLOSED)
     assert printed.code == 1
-    assert set(json.loads(printed.out)["error"]) == {"code", "message"}
+    assert set(json.loads(printed.out)["error"]) - {"hint"} == {"code", "message"}
 
 
 def test_errors_of_every_command_are_in_json_if_asked_for() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -66,6 +67,10 @@ def run_on_terminal(rpc: str, *words: str) -> str:
     return output.decode().replace("\r\n", "\n")
 
 
+def without_changing_values(text: str) -> str:
+    return re.sub("(uptime|goroutines|.*_queue|health_score) = .*", "", text)
+
+
 def assert_is_printable(output: str) -> None:
     for line in output.replace("\t", "").split("\n"):
         assert line.isprintable(), repr(line)
@@ -88,7 +93,8 @@ def test_names_and_tags_are_printable(address: str, line: str) -> None:
     assert_is_printable(shown)
     if line.split()[0] in ("members", "info"):
         assert SHOWN in shown
-        assert run(address, *line.split()) == (0, shown)
+        code, again = run(address, *line.split())
+        assert (code, without_changing_values(again)) == (0, without_changing_values(shown))
 
 
 def test_errors_are_printable(address: str) -> None:

@@ -25,7 +25,7 @@ both_ways = pytest.mark.parametrize("env", [BUFFERED, UNBUFFERED], ids=["buffere
 
 @both_ways
 @pytest.mark.parametrize(
-    "line", ["version", "keygen --format=json", "--help", "members --help", "members x -y"]
+    "line", ["version", "keygen --format=json", "--help", "members --help", "members -name=y"]
 )
 def test_output_that_cannot_be_written_is_an_error(line: str, env: Mapping[str, str]) -> None:
     with FULL.open("wb") as full:

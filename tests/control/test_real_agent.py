@@ -1,10 +1,13 @@
 """The control socket of a real agent and node in a simulated cluster of two, in virtual time."""
 
+import os
 from typing import Any
 
 import pytest
+import trio
 
 from tests.control.helpers import KEY, real_agent
+from trioserf._version import __version__
 
 
 async def test_members_info_and_coordinates_are_those_of_the_node(autojump_clock: object) -> None:
@@ -18,7 +21,17 @@ async def test_members_info_and_coordinates_are_those_of_the_node(autojump_clock
         names = {member["Name"] for member in (await rpc.receive())["Members"]}
         assert names == {"node-a", "node-b"}
         info = await client.ask(command="info")
-        assert info["agent"] == {"name": "node-a"}
+        uptime = info["agent"].pop("uptime")
+        assert info["agent"] == {
+            "name": "node-a",
+            "version": __version__,
+            "pid": os.getpid(),
+            "advertise": "10.0.0.1:7946",
+            "config_files": [],
+        }
+        await trio.sleep(5)
+        later = await client.ask(command="info")
+        assert later["agent"]["uptime"] == uptime + 5
         assert info["serf"]["members"] == 2
         assert len((await client.ask(command="coordinate"))["coordinate"]["vec"]) == 8
         unknown = await client.ask(command="coordinate", node="no-such-node")

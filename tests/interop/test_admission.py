@@ -14,7 +14,7 @@ pytestmark = pytest.mark.serf
 
 
 def info(agent: Process) -> dict[str, dict[str, str]]:
-    code, text = run_trioserf("info", f"--rpc-addr={agent.rpc}", "--format=json")
+    code, text = run_trioserf("info", f"--rpc-addr={agent.rpc}", "-format=json")
     assert code == 0, text
     groups: dict[str, dict[str, str]] = json.loads(text)
     return groups

@@ -178,7 +178,7 @@ def test_serf_agent_without_keyring_file_loses_new_keys_at_restart(tmp_path: Pat
         mixed.start("go-a", f"-encrypt={new}", f"-join={mixed.host('py-a')}")
         mixed.all_see("alive", "go-a", "py-a")
         code, text = run_trioserf(
-            "info", f"--rpc-addr={mixed.running['py-a'].rpc}", "--format=json"
+            "info", f"--rpc-addr={mixed.running['py-a'].rpc}", "-format=json"
         )
         assert code == 0
         groups = json.loads(text)

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from trioserf._version import __version__
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_reload import TLS_KEYS, merge_reloaded
@@ -75,6 +76,7 @@ class Agent:
         metrics: Metrics,
         keyring_file: KeyringFile,
         script_user: ScriptUser | None = None,
+        config_files: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.node = node
@@ -86,6 +88,8 @@ class Agent:
         self._snapshot = snapshot
         self._keyring_file = keyring_file
         self._script_user = script_user
+        self._config_files = list(config_files)
+        self._started_at = trio.current_time()
 
     def set_control_addresses(self, addresses: Sequence[str]) -> None:
         """Set where the control port listens, for event handlers."""
@@ -96,7 +100,14 @@ class Agent:
     def info(self) -> dict[str, dict[str, object]]:
         """Return the groups of `info`; numbers are int or float, flags are bool."""
         groups: dict[str, dict[str, object]] = {
-            "agent": {"name": self.node.name},
+            "agent": {
+                "name": self.node.name,
+                "version": __version__,
+                "pid": os.getpid(),
+                "uptime": round(trio.current_time() - self._started_at, 3),
+                "advertise": str(self.node.address),
+                "config_files": self._config_files,
+            },
             "runtime": runtime(),
             "serf": self.node.stats(),
             "tags": dict(self.node.tags),
@@ -228,6 +239,7 @@ async def open_agent(
     *,
     files: Files | None = None,
     rng: random.Random | None = None,
+    config_files: Sequence[str] = (),
 ) -> AsyncIterator[Agent]:
     """Run an agent while the block runs.
 
@@ -239,6 +251,7 @@ async def open_agent(
         logs: the log.
         files: keeps snapshot and keys; default: the disk.
         rng: all randomness.
+        config_files: files and directories that the configuration was read from, for `info`.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -297,7 +310,9 @@ async def open_agent(
             environ=environ,
             counters=node.counters,
         )
-        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file, user)
+        agent = Agent(
+            config, node, logs, handlers, writer, metrics, keyring_file, user, config_files
+        )
         agent.set_control_addresses(config.rpc_addr)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))

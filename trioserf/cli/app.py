@@ -8,6 +8,7 @@ import pydantic (see cli/README.md, § Cost of typer).
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, BinaryIO, Final, NamedTuple
 
@@ -15,7 +16,8 @@ import typer
 import typer.core
 import typer.main
 
-from trioserf.cli.go_flags import Flag, FlagError, Invocation, parse, split
+from trioserf.cli.go_flags import Flag, FlagError, Invocation, Parsed, parse, split
+from trioserf.cli.hints import suggest, value_hint
 from trioserf.cli.options import with_tls
 from trioserf.cli.output import FAILED, CommandError, Output, UsageError
 
@@ -68,6 +70,8 @@ class SerfCommand(typer.core.TyperCommand):
     errors_to_stderr = False
     """Errors go to standard error, because the output is for programs."""
     usage_prefix = ""
+    words_are = ("a word", "the words")
+    """What a word after the first one is taken as, and what the first words are."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -87,10 +91,12 @@ class SerfCommand(typer.core.TyperCommand):
             typer.Exit: after the error and the usage text.
         """
         if ctx.resilient_parsing:
-            values, words = self._parse_for_completion(args)
+            values, words, _ = self._parse_for_completion(args)
         else:
-            values, words = self._parse(ctx, args)
-            ctx.obj = Output(ctx.obj.stdout, json=values.get("output_format") == "json")
+            values, words, late = self._parse(ctx, args)
+            is_json = values.get("output_format") == "json"
+            ctx.obj = Output(ctx.obj.stdout, json=is_json, stderr=ctx.obj.stderr)
+            self._explain_late_option(ctx.obj, late)
         for param in self.params:
             if param.param_type_name == "argument":
                 values[str(param.name)] = words
@@ -98,19 +104,54 @@ class SerfCommand(typer.core.TyperCommand):
         ctx.args = words
         return words
 
-    def _parse(self, ctx: Any, args: list[str]) -> tuple[dict[str, Any], list[str]]:
-        if self.ignores_options:
-            return {"output_format": "json" if _wants_json(args) else "text"}, args
+    def check_words(self, words: Sequence[str]) -> str:
+        """Return what is wrong with the words that are not options; nothing if they are right.
+
+        Without an argument, a command takes no words. Serf ignores them.
+        """
+        if not words or any(param.param_type_name == "argument" for param in self.params):
+            return ""
+        text = f"unexpected word: {words[0]}"
+        if words[0] in ("true", "false"):
+            return f"{text} (a switch takes its value after =, such as -option={words[0]})"
+        return text + self.stray_word_hint(words[0])
+
+    def stray_word_hint(self, word: str) -> str:  # noqa: ARG002 - for commands that know more
+        """Return what a word may have been meant for, in parentheses, or nothing."""
+        return ""
+
+    def _explain_late_option(self, out: Output, late: Sequence[str]) -> None:
+        """Report an option after the first word, which Go takes as a word."""
+        if late:
+            word, place = self.words_are
+            out.explain(
+                f"'{late[0]}' is taken as {word}; options go before {place}, or use --", "usage"
+            )
+
+    def _parse(self, ctx: Any, args: list[str]) -> Parsed:
         try:
-            return parse(self.flags, args, os.environ, self.extension_word)
+            return self._parse_and_check(args)
         except FlagError as error:
             hint = suggest(error.unknown, self.flags, "-") if error.unknown else ""
+            hint = hint or (f" ({error.hint})" if error.hint else "")
             out = Output(ctx.obj.stdout, json=_wants_json(args))
             if (text := f"{error}{hint}") and not out.json:
                 Output(ctx.obj.stderr).line(text)
             raise self._usage(ctx, out, text) from None
 
-    def _parse_for_completion(self, args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    def _parse_and_check(self, args: list[str]) -> Parsed:
+        """Parse the words (raises FlagError)."""
+        if self.ignores_options:
+            words = [] if args and args[0].startswith("-") else args
+            output_format = "json" if _wants_json(args) else "text"
+            parsed = Parsed({"output_format": output_format}, words, [])
+        else:
+            parsed = parse(self.flags, args, os.environ, self.extension_word)
+        if wrong := self.check_words(parsed.words):
+            raise FlagError(wrong)
+        return parsed
+
+    def _parse_for_completion(self, args: list[str]) -> Parsed:
         """Parse as many words as possible; the last option may still lack its value."""
         for end in range(len(args), 0, -1):
             try:
@@ -133,7 +174,9 @@ class SerfCommand(typer.core.TyperCommand):
                 out.line(f"{error}\n")
             raise self._usage(ctx, out, str(error)) from error
         except CommandError as error:
-            target = Output(ctx.parent.obj.stderr) if self.errors_to_stderr else out
+            target = out
+            if self.errors_to_stderr:
+                target = Output(ctx.parent.obj.stderr, json=out.json, stderr=out.stderr)
             target.error(error)
             raise typer.Exit(FAILED) from error
 
@@ -174,6 +217,7 @@ def _flag(param: Any, parser: Callable[[str], Any] | None) -> Flag:
         extension=param.opts[0].startswith("--"),
         env=param.envvar or "",
         parse=parser or str,
+        hint=partial(value_hint, param.metavar or ""),
     )
 
 
@@ -261,14 +305,6 @@ class SerfGroup(typer.core.TyperGroup):
                     for name in names
                 ]
                 formatter.write_dl(rows)
-
-
-def suggest(word: str, known: Sequence[str] | Mapping[str, Any], dashes: str = "") -> str:
-    """Return a question with the most similar known word, or nothing."""
-    import difflib
-
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f" (did you mean {dashes}{near[0]}?)" if near else ""
 
 
 def _wants_json(words: Sequence[str]) -> bool:

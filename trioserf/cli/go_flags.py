@@ -8,17 +8,23 @@ options, and so does `--` (see cli/README.md, § Command lines).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trioserf.cli.go_format import parse_bool, quote
+from trioserf.cli.go_format import PARSE_ERROR, parse_bool, quote
 
 _HELP = frozenset(("-h", "-help", "--help"))
 _VERSION = frozenset(("-v", "--version"))
 
 
 class FlagError(Exception):
-    """A command line that cannot be parsed; `unknown` is an option that does not exist."""
+    """A command line that cannot be parsed.
 
-    def __init__(self, message: str, unknown: str = "") -> None:
+    Attributes:
+        unknown: an option that does not exist.
+        hint: what mends it.
+    """
+
+    def __init__(self, message: str, unknown: str = "", hint: str = "") -> None:
         self.unknown = unknown
+        self.hint = hint
         super().__init__(message)
 
 
@@ -33,6 +39,7 @@ class Flag(NamedTuple):
         extension: whether Serf lacks it.
         env: environment variable that may set it.
         parse: converts its text; raises ValueError with a reason.
+        hint: returns what is expected in place of a text that `parse` rejects.
     """
 
     parameter: str
@@ -42,6 +49,7 @@ class Flag(NamedTuple):
     extension: bool = False
     env: str = ""
     parse: Callable[[str], Any] = str
+    hint: Callable[[str], str] = lambda _: ""
 
     def convert(self, text: str) -> Any:
         """Convert a value (raises ValueError with a reason)."""
@@ -88,10 +96,14 @@ def split(argv: Sequence[str]) -> Invocation:
 
 
 class Parsed(NamedTuple):
-    """The values by parameter, and the words that are not options."""
+    """The values by parameter, and the words that are not options.
+
+    `late` has those words that look like options of the command, but stand after the first word.
+    """
 
     values: dict[str, Any]
     words: list[str]
+    late: list[str]
 
 
 def parse(
@@ -117,6 +129,7 @@ def parse(
     values = _defaults(flags, env or {})
     left = list(words)
     rest: list[str] = []
+    late: list[str] = []
     mixed = extension_word == "*"
     while left:
         word = left.pop(0)
@@ -129,9 +142,23 @@ def parse(
         rest.append(word)
         mixed = mixed or word == extension_word != ""
         if not mixed:
-            rest += _parse_extensions(flags, left, values)
+            others = _parse_extensions(flags, left, values)
+            late = [one for one in _before_dashes(others) if _option_name(one) in flags]
+            rest += others
             break
-    return Parsed(values, rest)
+    return Parsed(values, rest, late)
+
+
+def _before_dashes(words: Sequence[str]) -> Sequence[str]:
+    """Return the words before `--`."""
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _option_name(word: str) -> str:
+    """Return the name in a word that looks like an option, otherwise nothing."""
+    if not word.startswith("-"):
+        return ""
+    return word.removeprefix("-").removeprefix("-").partition("=")[0]
 
 
 def _defaults(flags: Mapping[str, Flag], env: Mapping[str, str]) -> dict[str, Any]:
@@ -167,7 +194,9 @@ def _parse_flag(
         value = flag.convert(text)
     except ValueError as error:
         kind, name = ("boolean value", f"-{name}") if flag.boolean else ("value", f"flag -{name}")
-        raise FlagError(f"invalid {kind} {quote(text)} for {name}: {error}") from None
+        message = f"invalid {kind} {quote(text)} for {name}: {error}"
+        hint = flag.hint(text) if str(error) == PARSE_ERROR else ""
+        raise FlagError(message, hint=hint) from None
     if flag.repeatable:
         values[flag.parameter].append(value)
     else:

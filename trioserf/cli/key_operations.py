@@ -37,6 +37,18 @@ _TEXTS: Mapping[Action, tuple[str, str, str]] = {
     ),
 }
 """Serf's texts before an action, after it, and after its failure."""
+_KEY_HINT = "a key is 16, 24 or 32 bytes in base64: trioserf keygen makes one"
+_HINTS = (
+    (
+        "encryption not enabled",
+        "start the agents with -encrypt=KEY or -keyring-file=PATH (trioserf keygen makes a key)",
+    ),
+    ("base64", _KEY_HINT),
+    ("key size", _KEY_HINT),
+    ("not in the keyring", "install the key first: keys -install=KEY"),
+    ("primary key is not allowed", "use another key first: keys -use=KEY"),
+)
+"""Parts of members' messages, in lower case, and what mends these errors."""
 
 
 class KeySession(Protocol):
@@ -72,9 +84,10 @@ def run_key_operation(
         if messages:
             out.line(failures_text(messages))
         out.line()
-        raise CommandError(
-            f"{failed}: {error_reason(error)}", error.code, error.details
-        ) from error
+        said = " ".join([error.message, *messages.values()]).lower()
+        hint = next((hint for part, hint in _HINTS if part in said), "")
+        text = f"{failed}: {error_reason(error)}"
+        raise CommandError(text, error.code, error.details, hint) from error
     out.line(f"==> {after}")
     return report
 
@@ -95,7 +108,7 @@ def with_missing_members(session: KeySession, wanted: bool = True) -> Iterator[N
         if wanted:
             with suppress(ControlError):
                 details["laggards"] = missing_members(session, details)
-        raise CommandError(error.text, error.code, details) from error
+        raise CommandError(error.text, error.code, details, error.hint) from error
 
 
 def missing_members(session: KeySession, report: Mapping[str, Any]) -> dict[str, str]:

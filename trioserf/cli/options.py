@@ -23,6 +23,16 @@ OwnFormat = Annotated[
     str, typer.Option("--format", metavar="text|json", help=_FORMAT_HELP, autocompletion=FORMATS)
 ]
 """The format of every other command."""
+StreamFormat = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="json",
+        help="Output format: json (the default), for errors, too, if it is given.",
+        autocompletion=complete_from("json"),
+    ),
+]
+"""The format of a command whose output is JSON anyway."""
 RpcAddr = Annotated[
     str,
     typer.Option(

@@ -14,22 +14,39 @@ _LAYOUT = "\n\t"
 """Control characters of the formats themselves."""
 
 
+_HINTS = {
+    "auth_required": "-rpc-auth=KEY or SERF_RPC_AUTH presents a key",
+    "auth_failed": "-rpc-auth=KEY or SERF_RPC_AUTH presents another key",
+    "protocol": "-rpc-addr names the agent's control port, 7373 by default, not its gossip port",
+}
+"""What mends an error, by its code."""
+
+
 class CommandError(Exception):
-    """A command that failed: Serf's text, and a code with details for JSON."""
+    """A command that failed: Serf's text, and a code with details for JSON.
+
+    `hint` is what mends it: a line on standard error, or a field in JSON.
+    """
 
     def __init__(
-        self, text: str, code: str = "failed", details: Mapping[str, Any] | None = None
+        self,
+        text: str,
+        code: str = "failed",
+        details: Mapping[str, Any] | None = None,
+        hint: str = "",
     ) -> None:
         self.text = text
         self.code = code
         self.details = details or {}
+        self.hint = hint or _HINTS.get(code, "")
         super().__init__(text)
 
     @property
     def record(self) -> dict[str, Any]:
         """The error in JSON."""
         message = self.text.strip()
-        return {"error": {"code": self.code, "message": message, **self.details}}
+        hint = {"hint": self.hint} if self.hint else {}
+        return {"error": {"code": self.code, "message": message, **self.details, **hint}}
 
 
 class UsageError(Exception):
@@ -53,11 +70,15 @@ class Output:
     Args:
         stream: the stream.
         json: whether the format is JSON.
+        stderr: standard error, for `explain`.
     """
 
-    def __init__(self, stream: BinaryIO, *, json: bool = False) -> None:
+    def __init__(
+        self, stream: BinaryIO, *, json: bool = False, stderr: BinaryIO | None = None
+    ) -> None:
         self.stream = stream
         self.json = json
+        self.stderr = stderr
 
     def line(self, text: str = "", payload: str = "") -> None:
         """Write a line of text and a payload, unless the format is JSON.
@@ -75,6 +96,18 @@ class Output:
         with suppress(OutputError):
             self.line(text)
 
+    def explain(self, text: str, code: str) -> None:
+        """Write one line to standard error, if possible, about what Serf is silent on.
+
+        In JSON it is an object like those of errors, with this code.
+        """
+        if self.stderr is None:
+            return
+        line = f"trioserf: {printable(text)}"
+        if self.json:
+            line = go_json(CommandError(text, code).record, indent=None)
+        Output(self.stderr).line_best_effort(line)
+
     def record(self, record: Any, *, indent: int | None = 2) -> None:
         """Write a JSON document, if the format is JSON."""
         if self.json:
@@ -91,14 +124,20 @@ class Output:
             raise OutputError(error.strerror) from error
 
     def error(self, error: CommandError) -> None:
-        """Write an error in the requested format."""
+        """Write an error in the requested format; its hint as text goes to standard error."""
         self.line(error.text)
         self.record(error.record)
+        if error.hint and not self.json:
+            self.explain(error.hint, error.code)
 
 
 @contextmanager
-def reporting_errors(prefix: str) -> Iterator[None]:
+def reporting_errors(prefix: str, hints: Mapping[str, str] | None = None) -> Iterator[None]:
     """Convert an agent's error to `prefix: reason`.
+
+    Args:
+        prefix: what failed.
+        hints: what mends it, by the error's code.
 
     Raises:
         CommandError: for every ControlError raised in the block.
@@ -107,7 +146,8 @@ def reporting_errors(prefix: str) -> Iterator[None]:
         yield
     except ControlError as error:
         text = f"{prefix}: {error_reason(error)}"
-        raise CommandError(text, error.code, error.details) from error
+        hint = (hints or {}).get(error.code, "")
+        raise CommandError(text, error.code, error.details, hint) from error
 
 
 def error_reason(error: ControlError) -> str:
@@ -126,5 +166,7 @@ def check_format(output_format: str, text: str = "Invalid format: {}") -> bool:
         CommandError: the format is neither text nor JSON.
     """
     if output_format not in ("text", "json"):
-        raise CommandError(text.format(output_format), "bad_request")
+        raise CommandError(
+            text.format(output_format), "bad_request", hint="the formats are text and json"
+        )
     return output_format == "json"

@@ -14,6 +14,7 @@ from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import EVENT_FILTERS, complete_from, interface_names
 from trioserf.cli.connect import parse_tags
 from trioserf.cli.go_format import parse_int, quote, to_text
+from trioserf.cli.hints import value_hint
 from trioserf.cli.options import LOG_LEVELS
 from trioserf.cli.output import CommandError, Output
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -39,8 +40,9 @@ def _check_duration(text: str) -> str:
     try:
         parse_duration(text)
     except ValueError as error:
-        text = f"Error: time: invalid duration {quote(text)}"
-        raise CommandError(text, "bad_config") from error
+        message = f"Error: time: invalid duration {quote(text)}"
+        hint = value_hint("DURATION", text)
+        raise CommandError(message, "bad_config", hint=hint) from error
     return text
 
 
@@ -369,6 +371,10 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
 class _AgentCommand(SerfCommand):
     usage_prefix = "==> "
 
+    def stray_word_hint(self, word: str) -> str:
+        """Return what follows from a word."""
+        return f" (agent takes options only, and none after a word; to join: -join={word})"
+
 
 @app.command(
     cls=_AgentCommand,
@@ -393,24 +399,38 @@ def agent(ctx: typer.Context, **values: Any) -> None:
     out: Output = ctx.obj
     if values["role"]:
         out.line_best_effort("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
-    overrides, errors = settings_from(values)
+    overrides, errors = settings_from(values, out)
     code = ctx.find_root().obj.start_agent(values["config_file"] or (), overrides, errors)
     raise typer.Exit(code)
 
 
-def settings_from(values: Mapping[str, Any]) -> tuple[Overrides, list[OptionError]]:
-    """Convert the values of options, by parameter, into configuration keys; return all errors."""
-    overrides, errors = overrides_from(values)
+def settings_from(values: Mapping[str, Any], out: Output) -> tuple[Overrides, list[OptionError]]:
+    """Convert the values of options, by parameter, into configuration keys; return all errors.
+
+    As text, what mends an error goes to standard error.
+    """
+
+    def explain(error: CommandError) -> None:
+        if error.hint and not out.json:
+            out.explain(error.hint, error.code)
+
+    overrides, errors = overrides_from(values, explain)
     if role := values["role"]:
         overrides.setdefault("tags", {}).setdefault("role", _utf8(role))
     errors += apply_settings(overrides, values["set"] or ())
     return overrides, errors
 
 
-def overrides_from(values: Mapping[str, Any]) -> tuple[Overrides, list[OptionError]]:
+def overrides_from(
+    values: Mapping[str, Any], explain: Callable[[CommandError], None] = lambda _: None
+) -> tuple[Overrides, list[OptionError]]:
     """Convert the values of options of `OPTIONS`, by parameter, into configuration keys.
 
     As in Serf, an empty, zero or false value counts as not given, except for a `CHOICE`.
+
+    Args:
+        values: the values.
+        explain: called with each error.
 
     Returns:
         The values, and all errors.
@@ -426,6 +446,7 @@ def overrides_from(values: Mapping[str, Any]) -> tuple[Overrides, list[OptionErr
                 _set_key(overrides, option.key, option.kind.convert(value))
             except CommandError as error:
                 errors.append((option.key, error.text))
+                explain(error)
     return overrides, errors
 
 

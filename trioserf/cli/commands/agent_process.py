@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO, cast
 
 import attrs
@@ -179,13 +180,17 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
             nursery.start_soon(life.reload)
             nursery.start_soon(life.dump_metrics)
             with life.scope:
-                async with open_agent(config, logs) as agent:
+                async with open_agent(config, logs, config_files=_paths(sources)) as agent:
                     await _run_opened(streams, agent, logs, life)
                 _log.info("shutdown complete")
             nursery.cancel_scope.cancel()
     if life.agent is not None and life.agent.failure:
         raise CommandError(_prefix_lines(life.agent.failure), "failed")
     return life.code
+
+
+def _paths(sources: Sources) -> list[str]:
+    return [str(Path(path).absolute()) for path in sources.paths]
 
 
 async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life") -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from trioserf.cli.app import SerfCommand, more, new_app
-from trioserf.cli.connect import connect
+from trioserf.cli.connect import connect_for
 from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import CommandError, Output, UsageError, check_format, error_reason
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -14,8 +14,12 @@ from trioserf.control.errors import ControlError
 app = new_app()
 
 
+class _JoinCommand(SerfCommand):
+    words_are = ("an address", "the addresses")
+
+
 @app.command(
-    cls=SerfCommand,
+    cls=_JoinCommand,
     epilog=more(
         "join 10.0.0.1",
         "join -replay 10.0.0.1:7946 seed.example",
@@ -39,7 +43,7 @@ def join(
     out: Output = ctx.obj
     if not words:
         raise UsageError("At least one address to join must be specified.")
-    with connect(rpc_addr, rpc_auth) as session:
+    with connect_for(out, rpc_addr, rpc_auth) as session:
         check_format(output_format)
         try:
             number = session.join(words, replay=replay)

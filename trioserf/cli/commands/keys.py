@@ -1,5 +1,6 @@
 """`keys`: change or list the cluster's encryption keys."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.commands.keygen import new_key
 from trioserf.cli.commands.keys_rotate import rotate
 from trioserf.cli.completion import complete_from
-from trioserf.cli.connect import connect, connect_any
+from trioserf.cli.connect import connect_any, connect_for
 from trioserf.cli.key_operations import (
     keys_text,
     report_record,
@@ -25,6 +26,10 @@ app = new_app()
 
 class _KeysCommand(SerfCommand):
     extension_word = "rotate"
+
+    def check_words(self, words: Sequence[str]) -> str:
+        """Return that words are unknown, unless the only one is `rotate`."""
+        return f"unknown words: {' '.join(words)}" if words and words != ["rotate"] else ""
 
 
 @app.command(
@@ -76,19 +81,20 @@ def keys(
     operations: dict[Action, str] = {"install": install, "use": use, "remove": remove}
     actions: list[Action] = [action for action, key in operations.items() if key]
     actions += ["list"] if list_keys else []
-    if words == ["rotate"] and not actions:
+    if words and actions:
+        raise UsageError("keys rotate takes none of -install, -use, -remove, -list")
+    if words:
         with connect_any(rpc_addr, rpc_auth) as session:
             check_format(output_format)
             return rotate(out, session, new_key())
     if not actions:
-        raise UsageError(f"Unknown words: {' '.join(words)}" if words else "")
+        raise UsageError
     if len(actions) > 1:
         text = "Only one of -install, -use, -remove, or -list allowed"
         raise CommandError(text, "bad_request")
     action = actions[0]
     # JSON has the primary keys, if the agent reports them; texts of errors are Serf's.
-    open_session = connect_any if output_format == "json" else connect
-    with open_session(rpc_addr, rpc_auth) as session:
+    with connect_for(out, rpc_addr, rpc_auth) as session:
         check_format(output_format)
         with with_missing_members(session, out.json):
             report = run_key_operation(out, session, action, operations.get(action))

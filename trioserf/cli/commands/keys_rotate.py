@@ -131,4 +131,4 @@ def _stopped(out: Output, action: Change, error: CommandError) -> CommandError:
     if missing:
         out.line(columns([("lagging:", name, why) for name, why in missing.items()]))
     details = {**error.details, "step": action}
-    return CommandError(f"{error.text}\n{_STOPPED}", error.code, details)
+    return CommandError(f"{error.text}\n{_STOPPED}", error.code, details, error.hint)

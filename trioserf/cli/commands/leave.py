@@ -11,8 +11,14 @@ from trioserf.control.address import DEFAULT_ADDRESS
 app = new_app()
 
 
+class _LeaveCommand(SerfCommand):
+    def stray_word_hint(self, word: str) -> str:
+        """Return how another member is made to leave."""
+        return f" (leave ends the agent itself; for a failed member: force-leave {word})"
+
+
 @app.command(
-    cls=SerfCommand,
+    cls=_LeaveCommand,
     epilog=more(
         "leave",
         "leave -rpc-addr=unix:/run/trioserf.sock",

@@ -1,6 +1,7 @@
 """`members`: list the members of the cluster."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -9,16 +10,23 @@ from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import complete_from, member_names, member_tags
 from trioserf.cli.connect import connect, parse_tags
 from trioserf.cli.go_format import columns
+from trioserf.cli.hints import expression_errors, status_error
 from trioserf.cli.options import Format, RpcAddr, RpcAuth
-from trioserf.cli.output import Output, check_format, reporting_errors
+from trioserf.cli.output import CommandError, Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import MemberInfo
 
 app = new_app()
 
 
+class _MembersCommand(SerfCommand):
+    def stray_word_hint(self, word: str) -> str:
+        """Return how one member is shown."""
+        return f" (for one member: members -name={word})"
+
+
 @app.command(
-    cls=SerfCommand,
+    cls=_MembersCommand,
     epilog=more(
         "members -status=alive -tag role=web",
         "members -format=json",
@@ -71,15 +79,40 @@ def members(
     value.
     """
     out: Output = ctx.obj
-    tags = parse_tags(tag or ())
+    tags = parse_tags(tag or (), out)
     if role:
         out.line("Deprecation warning: 'Role' has been replaced with 'Tags'")
-        tags.setdefault("role", role)
-    with connect(rpc_addr, rpc_auth) as session, reporting_errors("Error retrieving members"):
+        if tags.setdefault("role", role) != role:
+            out.explain(f"-role={role} has no effect beside -tag role", "bad_request")
+    with connect(rpc_addr, rpc_auth) as session, _explaining_expressions(out, name, status, tags):
         found = session.members(name, status, tags)
+    if status and not found and (error := status_error(status)):
+        out.explain(error, "invalid_filter")
     check_format(output_format, 'Encoding error: Invalid output format "{}"')
     out.line(members_text(found, detailed=detailed))
     out.record(members_record(found))
+
+
+@contextmanager
+def _explaining_expressions(
+    out: Output, name: str, status: str, tags: Mapping[str, str]
+) -> Iterator[None]:
+    """Explain the error of an invalid expression, with which Serf's RPC closes the connection.
+
+    Raises:
+        CommandError: for every ControlError raised in the block.
+    """
+    try:
+        with reporting_errors("Error retrieving members"):
+            yield
+    except CommandError as error:
+        named = [("-name", name), ("-status", status)]
+        wrong = expression_errors([*named, *((f"-tag {key}", tags[key]) for key in tags)])
+        if error.code != "disconnected" or not wrong:
+            raise
+        if out.json:
+            raise CommandError(f"Error retrieving members: {wrong}", "invalid_filter") from error
+        raise CommandError(error.text, "invalid_filter", hint=wrong) from error
 
 
 def format_address(host: str, port: int) -> str:

@@ -1,15 +1,18 @@
 """`query`: send a query and print the responses."""
 
-from typing import Annotated, Any
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trioserf.agent.durations import parse_duration
-from trioserf.cli.app import SerfCommand, more, new_app
-from trioserf.cli.commands.event import TOO_MANY_WORDS
+from trioserf.cli.app import more, new_app
+from trioserf.cli.commands.event import TOO_MANY_WORDS, MessageCommand
 from trioserf.cli.completion import member_names, member_tags
 from trioserf.cli.connect import connect, parse_tags
 from trioserf.cli.go_format import parse_int, to_bytes, to_text
+from trioserf.cli.hints import expression_errors, name_errors
 from trioserf.cli.options import Format, RpcAddr, RpcAuth
 from trioserf.cli.output import (
     FAILED,
@@ -20,8 +23,14 @@ from trioserf.cli.output import (
     reporting_errors,
 )
 from trioserf.control.address import DEFAULT_ADDRESS
+from trioserf.control.errors import ControlError
 from trioserf.printable import printable
 from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
+
+if TYPE_CHECKING:
+    from trioserf.control.client.session import AgentSession
+
+_SIZE_HINT = {"too_large": "the agents' key query_size_limit is the limit: agent --set"}
 
 app = new_app()
 
@@ -35,7 +44,7 @@ def parse_positive(text: str) -> int:
 
 
 @app.command(
-    cls=SerfCommand,
+    cls=MessageCommand,
     epilog=more(
         "query -tag role=web load",
         "query -timeout=3s --first=1 leader",
@@ -105,11 +114,15 @@ def query(
     name, payload = words[0], "".join(words[1:])
     if not 0 <= relay_factor <= 255:
         raise CommandError("Relay factor must be between 0 and 255", "bad_request")
-    tags = parse_tags(tag or ())
+    tags = parse_tags(tag or (), out)
+    if wrong := expression_errors((f"-tag {key}", tags[key]) for key in tags):
+        out.explain(f"{wrong}; no member responds", "invalid_filter")
+    if timeout < 0:
+        out.explain("a negative -timeout ends the query at once", "bad_request")
     with connect(rpc_addr, rpc_auth) as session:
         check_format(output_format)
         try:
-            with reporting_errors("Error sending query"):
+            with reporting_errors("Error sending query", _SIZE_HINT):
                 records = session.query(
                     name,
                     to_bytes(payload),
@@ -125,9 +138,31 @@ def query(
             with reporting_errors("The query ended before its time"):
                 for record in records:
                     responses.handle(record)
+            responses.finish()
+            _explain_silence(out, session, responses.heard, node or (), {} if wrong else tags)
         except KeyboardInterrupt:
             raise typer.Exit(FAILED) from None
-    responses.finish()
+
+
+def _explain_silence(
+    out: Output,
+    session: "AgentSession",
+    heard: Collection[str],
+    nodes: Iterable[str],
+    tags: Mapping[str, str],
+) -> None:
+    """Report the names of a query that no live member has, and tags that match none."""
+    errors = name_errors(session, (name for name in nodes if name not in heard), live=True)
+    for error in errors:
+        out.explain(error, "no_such_member")
+    if heard or errors or not tags:
+        return
+    filters = " ".join(f"-tag {key}={tags[key]}" for key in tags)
+    # As members compare: a search, where the list of members compares whole values.
+    search = {key: f"(?s:.*)(?:{tags[key]})(?s:.*)" for key in tags}
+    with suppress(ControlError):
+        if not session.members(status="alive", tags=search):
+            out.explain(f"no live member matches {filters}", "no_such_member")
 
 
 class Responses:
@@ -139,6 +174,11 @@ class Responses:
         self._acks: list[str] = []
         self._payloads: dict[str, bytes] = {}
         self._count = 0
+
+    @property
+    def heard(self) -> set[str]:
+        """The members that sent an ack or a response."""
+        return {*self._acks, *self._payloads}
 
     def handle(self, record: QueryResult) -> None:
         """Handle one record."""

@@ -8,6 +8,7 @@ from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import member_names
 from trioserf.cli.connect import connect
 from trioserf.cli.go_format import quote
+from trioserf.cli.hints import name_errors
 from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import CommandError, Output, UsageError, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -17,8 +18,12 @@ from trioserf.printable import printable
 app = new_app()
 
 
+class _RttCommand(SerfCommand):
+    words_are = ("a name", "the names")
+
+
 @app.command(
-    cls=SerfCommand,
+    cls=_RttCommand,
     epilog=more("rtt db-1", "rtt db-1 db-2", page="trioserf/control/README.md, § Commands"),
 )
 def rtt(
@@ -49,10 +54,11 @@ def rtt(
             try:
                 coordinates.append(session.coordinate(name))
             except ControlError as error:
-                text = f"Error getting coordinates: {error.message}"
+                text, hint = f"Error getting coordinates: {error.message}", ""
                 if error.code == "no_such_member":
                     text = f"Could not find a coordinate for node {quote(name)}"
-                raise CommandError(text, error.code) from error
+                    hint = "; ".join(name_errors(session, [name]))
+                raise CommandError(text, error.code, hint=hint) from error
     seconds = coordinates[0].distance(coordinates[1])
     first, second = map(printable, names)
     out.line(f"Estimated {first} <-> {second} rtt: {seconds * 1000:.3f} ms")

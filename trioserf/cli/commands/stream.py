@@ -9,7 +9,7 @@ from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.commands.monitor import exit_when_reader_closes
 from trioserf.cli.completion import EVENT_FILTERS, complete_from
 from trioserf.cli.connect import connect_any
-from trioserf.cli.options import RpcAddr, RpcAuth
+from trioserf.cli.options import RpcAddr, RpcAuth, StreamFormat
 from trioserf.cli.output import CommandError, Output, ReaderClosedError, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
@@ -47,6 +47,7 @@ def stream(
         ),
     ] = None,
     coalesce: Annotated[bool, typer.Option("--coalesce", help="Coalesce member events.")] = False,
+    output_format: StreamFormat = "",
     rpc_addr: RpcAddr = DEFAULT_ADDRESS,
     rpc_auth: RpcAuth = "",
 ) -> None:
@@ -56,6 +57,10 @@ def stream(
     standard output has nothing but JSON.
     """
     out: Output = ctx.obj
+    if output_format not in ("", "json"):
+        raise CommandError(
+            f"Invalid format: {output_format}", "bad_request", hint="stream writes JSON only"
+        )
     filters = [
         name for text in [*(event_type or ()), *(words or ())] for name in text.split(",") if name
     ]

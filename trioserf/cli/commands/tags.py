@@ -6,7 +6,7 @@ import typer
 
 from trioserf.cli.app import SerfCommand, more, new_app
 from trioserf.cli.completion import own_tags
-from trioserf.cli.connect import connect, parse_tags
+from trioserf.cli.connect import connect_for, parse_tags
 from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import Output, UsageError, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
@@ -47,10 +47,10 @@ def tags(
     out: Output = ctx.obj
     if not set_pairs and not delete:
         raise UsageError
-    with connect(rpc_addr, rpc_auth) as session:
+    with connect_for(out, rpc_addr, rpc_auth) as session:
         check_format(output_format)
-        changes = parse_tags(set_pairs or ())
+        changes = parse_tags(set_pairs or (), out)
         with reporting_errors("Error setting tags"):
-            session.tags(changes, delete or ())
+            after = session.tags(changes, delete or ())
     out.line("Successfully updated agent tags")
-    out.record({"set": changes, "delete": delete or []})
+    out.record({"set": changes, "delete": delete or [], "tags": after})

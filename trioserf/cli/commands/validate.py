@@ -13,12 +13,8 @@ from trioserf.cli.output import FAILED, Output, check_format
 app = new_app()
 
 
-class _ValidateCommand(SerfCommand):
-    extension_word = "*"
-
-
 @app.command(
-    cls=_ValidateCommand,
+    cls=SerfCommand,
     epilog=more(
         "validate --config-dir=/etc/trioserf",
         "validate --config-file=a.json --set profile=wan --format=json",
@@ -40,7 +36,7 @@ def validate(ctx: typer.Context, *, output_format: OwnFormat = "text", **values:
 
     out: Output = ctx.obj
     check_format(output_format)
-    overrides, errors = settings_from(values)
+    overrides, errors = settings_from(values, out)
     sources = Sources(values["config_file"] or (), overrides, os.environ, errors)
     checked = check_configuration(sources)
     for problem in checked.problems:

@@ -134,7 +134,7 @@ def groups(info: Mapping[str, Mapping[str, object]]) -> Record:
     """Convert the groups of `serf info`; values of types that JSON lacks become text."""
     return {
         name: {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
+            key: value if isinstance(value, bool | int | float | str | list) else str(value)
             for key, value in group.items()
         }
         for name, group in info.items()

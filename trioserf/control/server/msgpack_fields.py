@@ -125,5 +125,7 @@ def member_fields(member: Member) -> dict[str, Any]:
 
 
 def go_text(value: object) -> str:
-    """Format a value of `info` as Go does."""
+    """Format a value of `info` as Go does; a list with commas."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
