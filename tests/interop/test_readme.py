@@ -1,4 +1,4 @@
-"""What the README tells users to type does what it says, to the letter."""
+"""What the README asks users to type works to the letter."""
 
 import json
 import os
