@@ -252,8 +252,7 @@ class AgentConfig:
     )
     metrics_addr: str = setting(
         "",
-        "serve `http://HOST:PORT/metrics` to Prometheus; needs"
-        " `pip install '.[prometheus]'`",
+        "serve `http://HOST:PORT/metrics` to Prometheus; needs `pip install '.[prometheus]'`",
     )
     dns_servers: Texts = setting(
         attrs.Factory(list),
