@@ -173,6 +173,7 @@ def test_two_machines_with_a_key_see_each_other(hosts: tuple[Host, Host], tmp_pa
         for command in prepared:
             first.run(command)
         first.start(one)
+        until(lambda: lists(names["one"], last.output[0]))
         open_terminal(names[two.host]).start(two)
         until(lambda: lists(names["two"], *last.output))
         user = open_terminal(names[last.host])
