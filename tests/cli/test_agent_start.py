@@ -70,7 +70,7 @@ def test_name_is_validated_if_configured() -> None:
     [
         ("snapshot", "{}: not a regular file; expected a file that can be read"),
         ("keyring-file", "Failed to read keyring file: read {}: not a regular file"),
-        ("tags-file", "tags_file {}: cannot be read: not a regular file"),
+        ("tags-file", "tags_file: {}: cannot be read: not a regular file"),
         ("config-file", "{}: cannot be read: not a regular file"),
     ],
 )
@@ -206,8 +206,8 @@ def test_missing_package_is_named(setting: str, module: str, extra: str) -> None
         capture_output=True, timeout=30, check=False, cwd=ROOT, text=True,
     )  # fmt: skip
     key = setting.partition("=")[0]
-    output = f"==> {key}: the module {module} is missing; it comes with"
-    assert (done.returncode, output in done.stdout, f"'trioserf[{extra}]'" in done.stdout) == (
+    output = f"==> command line: {key}: the module {module} is missing; it comes with"
+    assert (done.returncode, output in done.stdout, f"'.[{extra}]'" in done.stdout) == (
         1,
         True,
         True,

@@ -2,7 +2,7 @@
 
 Every minute a question asks for the cluster's members. New addresses are joined in one batch
 after a short time without further ones. The module needs dnspython:
-`pip install 'trioserf[mdns]'`.
+`pip install '.[mdns]'`.
 """
 
 import logging

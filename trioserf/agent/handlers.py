@@ -169,6 +169,9 @@ class Handlers:
         runner: runs the scripts.
         environ: the environment that all scripts get; default: that of this process.
         counters: the run times of scripts, for metrics.
+
+    Attributes:
+        environ: the environment of scripts that start from now on; may be replaced.
     """
 
     def __init__(
@@ -187,7 +190,7 @@ class Handlers:
         self._query_limiter = trio.CapacityLimiter(options.limit)
         self._depth = options.queue
         self._runner = runner or ShellRunner()
-        self._environ = own_environment() if environ is None else environ
+        self.environ = own_environment() if environ is None else environ
         self._counters = counters or Counters()
         self._workers = [_Worker(handler, self._depth) for handler in handlers]
         self._running = 0
@@ -342,7 +345,7 @@ class Handlers:
     async def _run(self, worker: _Worker, event: Event) -> Result | None:
         """Run a script; return None if it did not end within the timeout."""
         script = worker.handler.script
-        env = environment(event, self._node.name, self._node.tags, self._environ)
+        env = environment(event, self._node.name, self._node.tags, self.environ)
         worker.runs += 1
         worker.running = True
         self._running += 1

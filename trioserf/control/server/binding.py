@@ -16,7 +16,12 @@ import trio
 from trioserf.address import format_host_port
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.access import AccessControl
-from trioserf.control.server.peers import PeerRules
+from trioserf.control.server.peers import (
+    PRIVATE,
+    PeerRules,
+    SocketRights,
+    check_rules_apply,
+)
 from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.defaults import TLS
 from trioserf.errors import AddressError, ConfigError
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BACKLOG = 128
-_PRIVATE = 0o600
-"""The mode of a Unix socket, unless rules admit other users than the agent's and root."""
 
 
 @attrs.frozen
@@ -58,6 +61,7 @@ async def bind_control(
     auth: str = "",
     tokens: str = "",
     allow: Sequence[str] = (),
+    rights: SocketRights | None = None,
     tls: TlsFiles | None = None,
 ) -> AsyncIterator[ControlSockets]:
     """Listen on `addresses` while the block runs; clients wait until `serve_control` serves them.
@@ -69,6 +73,7 @@ async def bind_control(
         tokens: file of tokens, of which clients must send one or the key; empty for none.
         allow: users of Unix sockets that need no key (see control/README.md, § Users of a Unix
             socket); empty for all that can open them.
+        rights: mode and group of Unix sockets; None for what `allow` needs.
         tls: the certificate for addresses that begin with `tls://`.
 
     Raises:
@@ -82,7 +87,7 @@ async def bind_control(
     if rules is not None:
         with_certificates = tls is not None and bool(tls.client_ca)
         keyed = access.has_keys
-        _check_rules_apply(addresses, has_keys=keyed, has_certificates=with_certificates)
+        check_rules_apply(addresses, has_keys=keyed, has_certificates=with_certificates)
     sockets = ControlSockets(access, await load_tls(tls))
     async with AsyncExitStack() as stack:
         for address in addresses:
@@ -93,7 +98,7 @@ async def bind_control(
                 raise AddressError(
                     f"control address {address}: expected {TLS}host:port, or {host}"
                 )
-            opened = await _open(host, rules)
+            opened = await _open(host, rules, rights or SocketRights())
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
                 name = _format_address(listener.socket.getsockname())
@@ -128,37 +133,25 @@ def _format_address(name: Any) -> str:
     return f"unix:{os.fsdecode(name)}"
 
 
-def _check_rules_apply(
-    addresses: Sequence[str], *, has_keys: bool, has_certificates: bool
-) -> None:
-    """Check that `rpc_allow` decides something, and that no other address is open to all users.
-
-    Raises:
-        ConfigError: it does not, or one is.
-    """
-    ports = [address for address in addresses if unix_path(address) is None]
-    if len(ports) == len(addresses):
-        raise ConfigError(
-            "rpc_allow: is about Unix sockets, but rpc_addr has none; expected an address such as"
-            " unix:/run/trioserf.sock"
-        )
-    ports = [port for port in ports if not (has_certificates and split_tls(port)[0])]
-    if ports and not has_keys:
-        raise ConfigError(
-            f"rpc_allow: restricts Unix sockets only, and every user can connect to {ports[0]};"
-            " remove this address from rpc_addr, or set rpc_auth or rpc_tokens"
-        )
-
-
-async def _open(address: str, rules: PeerRules | None) -> list[trio.SocketListener]:
+async def _open(
+    address: str, rules: PeerRules | None, rights: SocketRights
+) -> list[trio.SocketListener]:
     if (path := unix_path(address)) is not None:
-        mode, group = rules.socket_mode(os.geteuid()) if rules else (_PRIVATE, None)
+        mode, group = await _in_thread(partial(_socket_rights, rights, rules))
         return [_open_unix(Path(path), mode, group)]
     host, port = split_address(address)
     try:
         return await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
     except OSError as error:
         raise AddressError(f"control address {address}: {_reason(error)}") from error
+
+
+def _socket_rights(rights: SocketRights, rules: PeerRules | None) -> tuple[int, int | None]:
+    """Return mode and group of a new Unix socket; look up names (raises ConfigError)."""
+    try:
+        return rights.apply(rules)
+    except ValueError as error:
+        raise ConfigError(f"rpc_socket_mode, rpc_socket_group: {error}") from None
 
 
 def _reason(error: OSError) -> str:
@@ -178,7 +171,7 @@ def _open_unix(path: Path, mode: int, group: int | None) -> trio.SocketListener:
         sock.bind(str(path))
         if group is not None:
             _set_group(path, group)
-        if mode != _PRIVATE:
+        if mode != PRIVATE:
             path.chmod(mode)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
@@ -202,7 +195,8 @@ def _set_group(path: Path, group: int) -> None:
     except OSError as error:
         path.unlink()
         raise AddressError(
-            f"its group cannot be set to gid {group} for rpc_allow: {error.strerror}; expected an"
+            f"its group cannot be set to gid {group} for rpc_allow or rpc_socket_group:"
+            f" {error.strerror}; expected an"
             " agent that is root or a member of this group"
         ) from error
 

@@ -25,6 +25,7 @@ from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
+from trioserf.control.server.peers import SocketRights
 from trioserf.control.tls import TlsFiles
 from trioserf.counters import Counters
 from trioserf.errors import ConfigError
@@ -232,6 +233,7 @@ async def open_control(
     auth: str = "",
     tokens: str = "",
     allow: Sequence[str] = (),
+    rights: SocketRights | None = None,
     tls: TlsFiles | None = None,
     limits: Limits | None = None,
     wall: WallClock = utc_now,
@@ -243,7 +245,9 @@ async def open_control(
     For the arguments and errors see `bind_control` and `serve_control`.
     """
     async with (
-        bind_control(addresses, auth=auth, tokens=tokens, allow=allow, tls=tls) as sockets,
+        bind_control(
+            addresses, auth=auth, tokens=tokens, allow=allow, rights=rights, tls=tls
+        ) as sockets,
         serve_control(
             agent, sockets, limits=limits, wall=wall, counters=counters, audit=audit
         ) as server,
