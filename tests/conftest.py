@@ -1,5 +1,6 @@
 """Settings of all tests: a time limit, the order, Hypothesis, signals."""
 
+import logging
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -27,6 +29,30 @@ settings.load_profile("any machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.platform != "win32":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+_make_record = logging.getLogRecordFactory()
+
+
+def make_checked_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Make a record of the log whose values have a text of their own, not one of Python's."""
+    record = _make_record(*args, **kwargs)
+    values = record.args if isinstance(record.args, tuple) else ()
+    if record.name.startswith("trioserf") and not all(map(has_own_text, values)):
+        raise AssertionError(f"{record.msg!r} shows a Python object: {values}")
+    return record
+
+
+def has_own_text(value: object) -> bool:
+    """Return whether a value is a number, text, or an object that defines its text.
+
+    Errors of the system are not: theirs begins with `[Errno 2]` (see `trioserf.errors.reason_of`).
+    """
+    if isinstance(value, OSError | KeyError | bool | bytes):
+        return False
+    return isinstance(value, int | float) or type(value).__str__ is not object.__str__
+
+
+logging.setLogRecordFactory(make_checked_record)
 
 FIRST = ("tests/sim/test_scenarios.py", "tests/interop/")
 """The longest tests: one computes, the others wait for agents, so they run well side by side."""

@@ -1,6 +1,17 @@
 """Errors for users of the library, the control socket and the command line."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the text of an error as the system has it, without `[Errno 32]` before it.
+
+    A broken connection of Trio has the text of its cause.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(error) or type(error).__name__
+
+
 class TrioserfError(Exception):
     """Base of all errors for users; the text is one sentence."""
 

@@ -28,12 +28,16 @@ class Setting(NamedTuple):
         key: the key, if not the name of the field.
         shown: the default as the reference shows it, if not the value.
         serf: the key is one of Serf's.
+        secret: no text shows the value.
+        reloads: a reload applies a changed value; others take effect with the next start.
     """
 
     help: str
     key: str
     shown: str
     serf: bool
+    secret: bool
+    reloads: bool
 
 
 def setting(
@@ -44,6 +48,7 @@ def setting(
     shown: str = "",
     serf: bool = False,
     secret: bool = False,
+    reloads: bool = False,
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
@@ -55,11 +60,12 @@ def setting(
 
     Args:
         default: the default, or an `attrs.Factory`.
-        help: see `Setting`; as are `key`, `shown` and `serf`.
+        help: see `Setting`; as are `key`, `shown`, `serf`, `secret` and `reloads`.
         key: see there.
         shown: see there.
         serf: see there.
-        secret: omit the value from the object's repr.
+        secret: see there; the object's repr omits the value.
+        reloads: see there.
         least: least value that is valid.
         most: greatest value that is valid.
         above: the value must be greater than this.
@@ -70,7 +76,7 @@ def setting(
         default=default,
         repr=not secret,
         validator=_in_range(least, most, above) if bounded else check,
-        metadata={_METADATA: Setting(help, key, shown, serf)},
+        metadata={_METADATA: Setting(help, key, shown, serf, secret, reloads)},
     )
     return value
 
@@ -169,6 +175,8 @@ def settings_of(kind: type) -> dict[str, "attrs.Attribute[Any]"]:
 def build(kind: type[T], values: dict[str, Any]) -> T:
     """Build an object and the objects it contains from values by key; missing ones are default.
 
+    The value of a key that is an object may be a dict of its fields.
+
     Raises:
         ConfigError, ValueError: a value that is not valid.
     """
@@ -176,7 +184,23 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
     for field in attrs.fields(kind):  # type: ignore[arg-type]
         if setting_of(field):
             if key_of(field) in values:
-                own[field.name] = values[key_of(field)]
+                value = values[key_of(field)]
+                is_nested = field.type is not None and attrs.has(field.type)
+                own[field.name] = (
+                    field.type(**value) if is_nested and isinstance(value, dict) else value
+                )
         elif field.type is not None and attrs.has(field.type):
             own[field.name] = build(field.type, values)
     return kind(**own)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Return the values of an object and of the objects it contains, by key."""
+    found: dict[str, Any] = {}
+    for field in attrs.fields(type(config)):
+        value = getattr(config, field.name)
+        if setting_of(field):
+            found[key_of(field)] = value
+        elif field.type is not None and attrs.has(field.type):
+            found |= values_of(value)
+    return found

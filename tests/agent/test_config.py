@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trioserf.agent.config import AgentConfig, Sources
+from trioserf.agent.config import AgentConfig
+from trioserf.agent.config_sources import Sources
 from trioserf.agent.node_config import node_config, split_bind
 from trioserf.errors import ConfigError
 
@@ -56,12 +57,12 @@ def test_all_errors_are_reported_with_source_and_key(tmp_path: Path) -> None:
             "nod_name: unknown key; did you mean node_name?",
             "zzz: unknown key; no key has a similar name",
             "mdns.zzz: unknown key; expected interface, disable_ipv4, disable_ipv6",
-            "protocol: expected a whole number, not a number",
-            "leave_on_terminate: expected true or false, not text",
-            "retry_interval: expected a duration such as \"30s\", not '1x'",
-            "tags: expected text for 'a', not a whole number",
-            "mdns.disable_ipv4: expected true or false, not a whole number",
-            "start_join: expected a list of texts, not text",
+            "protocol: expected a whole number, not 3.5",
+            'leave_on_terminate: expected true or false, not "false"',
+            'retry_interval: expected a duration such as "30s", not "1x"',
+            "tags: expected text for 'a', not {\"a\": 1}",
+            "mdns.disable_ipv4: expected true or false, not 1",
+            'start_join: expected a list of texts, not "host"',
             "max_members: expected 1 to 1048576, not 0",
             "packet_size: expected 512 to 65507, not 511",
             "probe_interval: expected more than 0 s, not 0 s",
@@ -105,7 +106,12 @@ def test_case_of_keys_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_key_in_two_spellings_is_rejected() -> None:
-    values = {"protocol": 4, "Protocol": 5, "mdns": {"interface": "a", "INTERFACE": "b"}}
+    values: dict[str, object] = {
+        "protocol": 4,
+        "Protocol": 5,
+        "mdns": {"interface": "a", "INTERFACE": "b"},
+    }
+    values["discover"] = "cluster"
     with pytest.raises(ConfigError) as raised:
         Sources(overrides=values).load()
     assert str(raised.value).splitlines() == [
@@ -131,7 +137,7 @@ def test_empty_event_handler_is_ignored() -> None:
 def test_key_about_times_in_msgpack_is_accepted() -> None:
     for key in ("MsgpackUseNewTimeFormat", "msgpackusenewtimeformat"):
         Sources(overrides={key: True}).load()
-    with pytest.raises(ConfigError, match="expected true or false, not text"):
+    with pytest.raises(ConfigError, match='expected true or false, not "yes"'):
         Sources(overrides={"MsgpackUseNewTimeFormat": "yes"}).load()
 
 

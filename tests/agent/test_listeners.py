@@ -17,14 +17,14 @@ class BrokenListener(trio.abc.Listener[trio.SocketStream]):
     """A listener whose attempts to accept fail with these errors, and succeed after them."""
 
     def __init__(self, *errors: int) -> None:
-        self._errors = list(errors)
+        self.errors = list(errors)
         self.accepted = 0
         self.is_closed = False
 
     async def accept(self) -> trio.SocketStream:
         await trio.lowlevel.checkpoint()
-        if self._errors:
-            number = self._errors.pop(0)
+        if self.errors:
+            number = self.errors.pop(0)
             raise OSError(number, os.strerror(number))
         self.accepted += 1
         return trio.SocketStream(trio.socket.socket())
@@ -47,6 +47,31 @@ async def test_lack_of_descriptors_is_logged_once_and_outlasted(
     assert record.name == LOG.name
     assert record.exc_info is None
     assert record.getMessage() == "Failed to accept client: Too many open files"
+
+
+async def test_lack_of_descriptors_is_logged_at_most_every_ten_seconds(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    broken = BrokenListener()
+    async with PatientListener(broken, LOG) as listener:
+        with trio.fail_after(60), caplog.at_level(logging.DEBUG):
+            for _ in range(100):
+                broken.errors += [errno.EMFILE] * 2  # 0.2 s each
+                await (await listener.accept()).aclose()
+    assert 2 <= len(caplog.records) <= 3
+
+
+async def test_connection_makes_room_when_no_descriptor_is_free(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broken = BrokenListener(errno.EMFILE, errno.EMFILE)
+    rooms = iter([True, False])
+    async with PatientListener(broken, LOG, lambda: next(rooms)) as listener:
+        began = trio.current_time()
+        await (await listener.accept()).aclose()
+        # The first wait is short, for the connection that ends; nothing made room at the second.
+        assert trio.current_time() - began == pytest.approx(0.11)
+    assert next(rooms, None) is None
 
 
 async def test_other_errors_are_raised() -> None:

@@ -16,6 +16,8 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.log_limits import _BURST, _BURST_OF_ALL, _MAX_SOURCES, _MAX_TEMPLATES
 from trioserf.agent.logs import LogLine, Logs, open_logs
+from trioserf.agent.script_log import LOGGED_ERROR, LOGGED_OUTPUT, log_run
+from trioserf.agent.script_runner import Result
 from trioserf.control.server.access import Client
 from trioserf.node import NodeConfig
 from trioserf.node.state import ClusterState
@@ -111,8 +113,46 @@ def test_every_member_has_its_lines(logs: Logs, stream: io.StringIO) -> None:
 
 def test_lines_that_the_operator_causes_are_not_limited(logs: Logs, stream: io.StringIO) -> None:
     for number in range(100):
-        logging.getLogger("trioserf.agent").debug("script output: %d", number)
+        logging.getLogger("trioserf.agent").debug("Received event: %d", number)
     assert len(messages(stream)) == 100
+
+
+@pytest.fixture
+def at_once() -> Iterator[None]:
+    """Log all lines of the agent as if it were the same time."""
+
+    def set_time(record: logging.LogRecord) -> bool:
+        record.created = 1000.0
+        return True
+
+    agent = logging.getLogger("trioserf.agent")
+    agent.addFilter(set_time)
+    yield
+    agent.removeFilter(set_time)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_runs_of_a_handler_have_a_limit_for_each_script(logs: Logs, stream: io.StringIO) -> None:
+    failed = Result(1, b"why\n", failure="exit status 1")
+    for _ in range(100):
+        assert log_run("often", "user", failed, 60.0)
+    assert log_run("once", "user", failed, 60.0)
+    error = "Error invoking script '%s': exit status 1: why"
+    assert messages(stream).count("Event 'user' script output: why\\n") == _BURST + 1
+    assert messages(stream).count(error % "often") == _BURST
+    assert messages(stream).count(error % "once") == 1
+    logs.limits.report()
+    assert f"{100 - _BURST} more lines like: Error invoking script '%s': %s" in messages(stream)
+
+
+def test_output_of_a_script_is_cut(logs: Logs, stream: io.StringIO) -> None:
+    assert log_run("x", "user", Result(2, b"y" * 8192, failure="exit status 2"), 60.0)
+    assert not log_run("x", "user", Result(0, b"z" * LOGGED_OUTPUT), 60.0)
+    assert messages(stream) == [
+        f"Event 'user' script output: …{'y' * LOGGED_OUTPUT}",
+        f"Error invoking script 'x': exit status 2: {'y' * LOGGED_ERROR}",
+        f"Event 'user' script output: {'z' * LOGGED_OUTPUT}",
+    ]
 
 
 def test_subscriptions_get_the_same_lines(logs: Logs, stream: io.StringIO) -> None:

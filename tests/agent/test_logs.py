@@ -5,6 +5,11 @@ import io
 import logging
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
 
 from tests.agent.helpers import ROOT
 from trioserf.agent.logs import LogLine, open_logs
@@ -38,6 +43,26 @@ def test_log_continues_after_full_disk() -> None:
         ]
         with logs.subscribe("INFO") as lines:
             assert len(lines._lines) == 3  # all are kept
+
+
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if sys.platform == "win32":
+        pytest.skip("Windows has no tzset()")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "America/New_York")
+            time.tzset()
+            yield
+        time.tzset()
+
+
+@pytest.mark.usefixtures("in_new_york")
+@pytest.mark.parametrize(("microsecond", "shown"), [(0, "000"), (7_999, "007"), (999_999, "999")])
+def test_line_has_the_layout_of_serf_and_milliseconds(microsecond: int, shown: str) -> None:
+    at = datetime(2026, 11, 23, 20, 0, 9, microsecond, tzinfo=UTC)
+    line = LogLine(at, "WARN", "serf", "text")
+    assert line.text == f"2026/11/23 15:00:09.{shown} [WARN] serf: text"
 
 
 def test_control_characters_in_a_line_are_escaped() -> None:

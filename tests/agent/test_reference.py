@@ -7,6 +7,7 @@ numbers are compared with the constants.
 
 import itertools
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.agent.helpers import ROOT
 from trioserf import printable
 from trioserf.agent import log_limits, prometheus, script_runner, stream_writer
 from trioserf.agent.config import AgentConfig, HandlerOptions
+from trioserf.agent.config_reload import reloaded_keys
 from trioserf.cli.commands.agent import OPTIONS
 from trioserf.control.server import admission, audit, commands, connection
 from trioserf.node import (
@@ -199,8 +201,18 @@ def tables() -> dict[str, list[str]]:
     return {"Keys of Serf": serf, "Keys on top": own, "Timings": timings}
 
 
+def with_reloaded_keys(text: str) -> str:
+    """Replace the list of keys that a reload applies by the generated one."""
+    before, title, rest = text.partition("applies these keys:\n\n")
+    assert title
+    lines = textwrap.wrap(" ".join(reloaded_keys()), 100)
+    new = "".join(f"    {line}\n" for line in lines)
+    return before + title + re.sub(r"(^    .*\n)+", new, rest, count=1, flags=re.MULTILINE)
+
+
 def with_tables(text: str) -> str:
     """Replace the first table of each section of the reference by the generated one."""
+    text = with_reloaded_keys(text)
     for heading, lines in tables().items():
         before, title, rest = text.partition(f"### {heading}\n")
         assert title, heading

@@ -10,8 +10,14 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from trioserf.agent.config import HandlerOptions, Sources
-from trioserf.agent.script_rights import ScriptUser, limiting_command, script_environment
+from trioserf.agent.config import HandlerOptions
+from trioserf.agent.config_sources import Sources
+from trioserf.agent.script_rights import (
+    ScriptUser,
+    control_environment,
+    limiting_command,
+    script_environment,
+)
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.errors import ConfigError
 
@@ -58,6 +64,48 @@ def test_named_variables_are_passed(env: str) -> None:
 def test_user_has_own_home_and_name() -> None:
     env = chosen(USER, env="clean", env_pass=["HOME"])
     assert (env["HOME"], env["USER"], env["LOGNAME"]) == ("/srv", "www", "www")
+
+
+OTHER_USER = ScriptUser("www", "/srv", 33, 33, [33])
+
+
+def test_scripts_find_the_control_port_and_its_key() -> None:
+    options = HandlerOptions()
+    found = control_environment(["127.0.0.9:7373"], "k1", options, None)
+    assert found == {"SERF_RPC_ADDR": "127.0.0.9:7373", "SERF_RPC_AUTH": "k1"}
+    assert control_environment(["unix:/a"], "", options, None) == {"SERF_RPC_ADDR": "unix:/a"}
+    assert control_environment(["127.0.0.9:0"], "k1", options, None) == {}  # not known yet
+
+
+@pytest.mark.parametrize(
+    ("addresses", "user", "best"),
+    [
+        (["0.0.0.0:1"], None, "127.0.0.1:1"),
+        (["[::]:1"], None, "[::1]:1"),
+        ([":1"], None, "127.0.0.1:1"),
+        (["tls://0.0.0.0:1"], None, "tls://127.0.0.1:1"),
+        (["tls://127.0.0.1:1", "127.0.0.1:2", "unix:/a"], None, "unix:/a"),
+        (["tls://127.0.0.1:1", "127.0.0.1:2", "unix:/a"], OTHER_USER, "127.0.0.1:2"),
+        (["tls://127.0.0.1:1", "unix:/a"], OTHER_USER, "unix:/a"),
+    ],
+)
+def test_scripts_get_the_address_that_they_can_use(
+    addresses: list[str], user: ScriptUser | None, best: str
+) -> None:
+    found = control_environment(addresses, "", HandlerOptions(), user)
+    assert found == {"SERF_RPC_ADDR": best}
+
+
+@pytest.mark.parametrize(("env", "user"), [("clean", None), ("inherit", OTHER_USER)])
+def test_key_of_control_port_is_for_scripts_with_the_rights_of_the_agent(
+    env: str, user: ScriptUser | None
+) -> None:
+    options = HandlerOptions(env=env)
+    found = control_environment(["a:1"], "k1", options, user)
+    assert "SERF_RPC_AUTH" not in found
+    options = HandlerOptions(env=env, env_pass=["SERF_RPC_AUTH"])
+    found = control_environment(["a:1"], "k1", options, user)
+    assert found["SERF_RPC_AUTH"] == "k1"
 
 
 def test_environment_of_another_kind_is_rejected() -> None:

@@ -114,8 +114,24 @@ def test_scripts_run_as_another_user_without_keys() -> None:
         uid, gid, shown, *others, _ = line.partition("output: ")[2].split("|")
         assert (int(uid), int(gid)) == (user.pw_uid, user.pw_gid)
         assert set(map(int, shown.split())) == {user.pw_gid, *groups}
-        assert others == [user.pw_dir, user.pw_name, user.pw_name, "none", "here", "user"]
+        assert others == [user.pw_dir, user.pw_name, user.pw_name, "none", agent.rpc, "user"]
         assert "Scripts do not get SERF_RPC_AUTH (see handler_env_pass)" in agent.log_text()
+
+
+def test_script_reaches_its_agent_by_its_environment() -> None:
+    command = f"PYTHONPATH={ROOT} {sys.executable} -m trioserf info --format=json"
+    script = f"""echo "$SERF_RPC_ADDR $SERF_RPC_AUTH"; {command} > /dev/null && echo ok"""
+    env = {"SERF_RPC_AUTH": "another key", "SERF_RPC_ADDR": "another address"}
+    with (
+        running("--rpc-auth=own", f"-event-handler=query={script}", env=env) as agent,
+        JsonSession.connect(agent.rpc, auth="own") as session,
+    ):
+        responses = [
+            record.payload
+            for record in session.query("load", timeout=20)
+            if isinstance(record, QueryAnswer)
+        ]
+        assert responses == [f"{agent.rpc} own\nok\n".encode()]
 
 
 def test_agent_with_unknown_user_of_scripts_does_not_start() -> None:
@@ -124,7 +140,8 @@ def test_agent_with_unknown_user_of_scripts_does_not_start() -> None:
         capture_output=True, timeout=STARTED_WITHIN, check=False, cwd=ROOT,
     )  # fmt: skip
     expected = (
-        "==> handler_user: this host has no user 'no-such-user'; expected the name of a user"
+        "==> command line: handler_user: this host has no user 'no-such-user'; expected the name"
+        " of a user"
     )
     assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (1, expected)
 

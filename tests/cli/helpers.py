@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,7 +17,8 @@ from typer.main import get_command
 
 from tests.interop.agents import as_newest
 from trioserf.cli.app import COMMANDS, SerfCommand, SerfContext, SerfGroup, app
-from trioserf.cli.main import run, start_agent
+from trioserf.cli.commands.agent_process import run_agent
+from trioserf.cli.main import run
 from trioserf.cli.output import Output
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,7 +50,7 @@ def run_command(words: Sequence[str], **env: str) -> Printed:
     """Run one command line to its end."""
     out, err = io.BytesIO(), io.BytesIO()
     with environment(env):
-        code = run(words, out, err, start_agent)
+        code = run(words, out, err, partial(run_agent, out))
     return Printed(code, out.getvalue().decode(), err.getvalue().decode())
 
 

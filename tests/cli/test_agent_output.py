@@ -252,6 +252,41 @@ def test_reload_applies_level_handlers_and_tags(program: Sequence[str], tmp_path
         assert tags_of(program) == {"a": "3"}
 
 
+def test_reload_names_changed_keys_that_it_does_not_apply(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps({"tags": {"a": "1"}, "profile": "lan"}))
+    text = "these changed keys take effect with the next start only: "
+    with started(TRIOSERF, tmp_path, "-config-file=f.json") as agent:
+        path.write_text(
+            json.dumps({"tags": {"a": "2"}, "leave_on_terminate": True, "log_level": "debug"})
+        )
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("Configuration reloaded")
+        assert text not in agent.log_text()
+        later = {"profile": "wan", "gossip_nodes": 9, "rpc_auth": "k", "max_members": 9}
+        line = f"[WARN] agent: {text}gossip_nodes, max_members, profile, rpc_auth\n"
+        path.write_text(json.dumps(later))
+        agent.process.send_signal(signal.SIGHUP)
+        until(lambda: agent.log_text().count(line) == 1)
+        agent.process.send_signal(signal.SIGHUP)  # the running values stay: the same again
+        until(lambda: agent.log_text().count(line) == 2)
+
+
+def test_reload_with_errors_reports_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_text("{}")
+    with started(TRIOSERF, tmp_path, "-config-file=f.json") as agent:
+        path.write_text(
+            json.dumps({"statsd_addr": "x", "event_handlers": ["x=y"], "max_members": 0})
+        )
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("==> Failed to reload configs")
+        before = "[ERR] agent: the configuration stays as it was: "
+        errors = [line for line in agent.log_text().splitlines() if before in line]
+        assert len(errors) == 3
+        assert all("f.json" in line for line in errors)
+
+
 def test_reload_keeps_the_tags_file(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     path.write_text(json.dumps({"tags_file": "tags.json"}))

@@ -72,7 +72,7 @@ def test_name_is_validated_if_configured() -> None:
     [
         ("snapshot", "{}: not a regular file; expected a file that can be read"),
         ("keyring-file", "Failed to read keyring file: read {}: not a regular file"),
-        ("tags-file", "tags_file {}: cannot be read: not a regular file"),
+        ("tags-file", "tags_file: {}: cannot be read: not a regular file"),
         ("config-file", "{}: cannot be read: not a regular file"),
     ],
 )
@@ -136,13 +136,48 @@ def test_invalid_keyring_files_have_the_errors_of_serf(tmp_path: Path, case: str
     assert KEY not in output
 
 
-def test_port_in_use_is_reported(tmp_path: Path) -> None:
+def test_port_in_use_is_reported_before_gossip_begins() -> None:
+    other = "another agent may be running there"
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        code, output = start(f"--bind={HOST}:{port}")
-        assert (code, "in use" in output) == (1, True)
-        code, output = start(f"--rpc-addr={HOST}:{port}")
-        assert (code, "in use" in output) == (1, True)
+        for options, text in (
+            (
+                (f"--bind={HOST}:{port}", f"--rpc-addr={HOST}:0"),
+                f"==> cannot listen on {HOST}:{port}: TCP or UDP port {port} is in use; {other}"
+                " (--bind=HOST:PORT chooses another)\n",
+            ),
+            (
+                (f"--bind={HOST}:0", f"--rpc-addr={HOST}:{port}"),
+                f"==> control address {HOST}:{port}: already in use; {other}"
+                " (--rpc-addr chooses another)\n",
+            ),
+        ):
+            done = subprocess.run(
+                [*TRIOSERF, "agent", *options, f"--retry-join={HOST}:{port}"],
+                capture_output=True, timeout=30, check=False, cwd=ROOT,
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert done.stdout.decode().endswith(text)
+            assert b"EventMemberJoin" not in done.stderr
+            assert b"joining: [" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "attempts"),
+    [
+        ([f"--join={HOST}:1"], 1),
+        ([f"--retry-join={HOST}:1", "--retry-interval=1s", "--retry-max=1"], 2),
+    ],
+)
+def test_failed_join_is_reported_once(options: list[str], attempts: int) -> None:
+    done = subprocess.run(
+        [*TRIOSERF, "agent", f"--bind={HOST}:0", f"--rpc-addr={HOST}:0", *options],
+        capture_output=True, timeout=30, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    text = (done.stdout + done.stderr).decode()
+    assert text.count(f"joining: [{HOST}:1]") == attempts
+    assert text.count(f"failed to join {HOST}:1: connection refused") == attempts
 
 
 @pytest.mark.parametrize(
@@ -173,8 +208,8 @@ def test_missing_package_is_named(setting: str, module: str, extra: str) -> None
         capture_output=True, timeout=30, check=False, cwd=ROOT, text=True,
     )  # fmt: skip
     key = setting.partition("=")[0]
-    output = f"==> {key}: the module {module} is missing; it comes with"
-    assert (done.returncode, output in done.stdout, f"'trioserf[{extra}]'" in done.stdout) == (
+    output = f"==> command line: {key}: the module {module} is missing; it comes with"
+    assert (done.returncode, output in done.stdout, f"'.[{extra}]'" in done.stdout) == (
         1,
         True,
         True,

@@ -109,7 +109,7 @@ def test_signal_ends_a_join_that_waits(number: signal.Signals) -> None:
     assert b"Caught signal" in output
     assert b"Join completed" not in output
     assert b"joining: [" in log
-    assert b"error joining" not in log
+    assert b"failed to join" not in output
 
 
 @pytest.mark.parametrize(

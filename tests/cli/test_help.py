@@ -9,7 +9,6 @@ from tests.cli.helpers import CLOSED, NAMES, command, help_text, run_command
 from tests.interop.agents import ROOT
 from trioserf.agent.config import AgentConfig
 from trioserf.cli.commands.agent import OPTIONS, apply_settings, overrides_from
-from trioserf.cli.output import CommandError
 from trioserf.settings import settings_of
 
 
@@ -134,16 +133,21 @@ def test_empty_and_zero_options_set_no_key_except_explicit_choices() -> None:
     values = {
         option.parameter: option.kind.default for group in OPTIONS.values() for option in group
     }
-    assert overrides_from(values) == {}
+    assert overrides_from(values) == ({}, [])
     values |= {"retry_max": 0, "rejoin": False, "verify_incoming": False, "node": ""}
-    assert overrides_from(values) == {"verify_incoming": False}
+    assert overrides_from(values) == ({"verify_incoming": False}, [])
     values |= {"mdns_iface": "lo", "tag": ["a=b"], "disable_compression": True}
-    assert overrides_from(values) == {
+    overrides, errors = overrides_from(values | {"retry_interval": "x", "broadcast_timeout": "y"})
+    assert overrides == {
         "verify_incoming": False,
         "mdns": {"interface": "lo"},
         "tags": {"a": "b"},
         "enable_compression": False,
     }
+    assert sorted(errors) == [
+        ("broadcast_timeout", 'Error: time: invalid duration "y"'),
+        ("retry_interval", 'Error: time: invalid duration "x"'),
+    ]
 
 
 def test_settings_are_json_or_text_and_may_be_nested() -> None:
@@ -160,5 +164,7 @@ def test_settings_are_json_or_text_and_may_be_nested() -> None:
         ("mdns.=x", "expected KEY=VALUE"),
         ("profile.x=1", "profile has no keys"),
     ):
-        with pytest.raises(CommandError, match=text):
-            apply_settings(overrides, [setting])
+        [(_, error)] = apply_settings(overrides, [setting])
+        assert text in error
+    [(_, error)] = apply_settings(overrides, ["profile.x=secret"])
+    assert "secret" not in error

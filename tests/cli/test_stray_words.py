@@ -23,8 +23,10 @@ def test_stray_word_is_refused_before_anything_is_done(name: str) -> None:
 
 
 def test_stray_word_of_agent_starts_no_agent(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    def start(paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
-        raise AssertionError(f"started with {paths} {overrides}")
+    def start(
+        paths: Sequence[str], overrides: Mapping[str, Any], errors: Sequence[tuple[str, str]]
+    ) -> int:
+        raise AssertionError(f"started with {paths} {overrides} {errors}")
 
     import sys
 

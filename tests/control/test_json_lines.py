@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 import trio
@@ -6,10 +7,11 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.control.helpers import KEY, serving
+from tests.control.helpers import KEY, JsonClient, serving
 from trioserf.address import Address
 from trioserf.control.errors import CODES
-from trioserf.serf.events import MemberEvent
+from trioserf.node.event_hub import Subscription
+from trioserf.serf.events import MemberEvent, UserEventReceived
 from trioserf.serf.member import Member
 from trioserf.swim.events import Cause
 from trioserf.wire.serf_messages import Status
@@ -59,14 +61,88 @@ async def test_seq_of_another_type_is_rejected(seq: str) -> None:
     [b"{", b"{]", b"{} {}", b"  [1]", b" 7", b" \xff", b'{"command":"\xff"}', b' "x"', b" null",
      b'{"a":NaN}', b'{"a":' + b"[" * 100_000, b" \xef\xbb\xbf{}", b'{"a":' + b"1" * 5000 + b"}"],
 )  # fmt: skip
-async def test_malformed_line_is_rejected_and_connection_stays(line: bytes) -> None:
+async def test_later_malformed_line_is_rejected_and_connection_stays(line: bytes) -> None:
     async with serving() as served:
         client = served.connect()
+        assert (await client.ask(command="handshake"))["ok"]
         await client.send(line)
         reply = await client.receive()
         assert reply["ok"] is False
         assert reply["error"]["code"] == "bad_request"
         assert (await client.ask(command="handshake"))["ok"]
+
+
+async def test_failed_join_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trioserf.agent")
+    async with serving() as served:
+        reply = await served.connect().ask(command="join", addresses=["127.0.0.9"])
+        assert reply["error"]["code"] == "join_failed"
+    assert caplog.messages[1:] == [  # after the line of the client
+        "joining: [127.0.0.9] replay: false",
+        "error joining: failed to join 127.0.0.9: connection refused",
+    ]
+
+
+EVENT = b'{"command":"event","name":"smuggled"}'
+
+
+async def assert_nothing_ran(client: JsonClient, events: Subscription) -> None:
+    """Assert that an event of this client is the first one."""
+    assert (await client.ask(command="event", name="later"))["ok"]
+    event = await events.receive()
+    assert isinstance(event, UserEventReceived)
+    assert event.name == "later"
+
+
+@pytest.mark.parametrize(
+    "start", [b"nonsense", b"{", b" \xff", b" [1]", b" 7", b"GET /", b'\n "x"']
+)
+@pytest.mark.parametrize("pieces", ["together", "apart"])
+async def test_connection_ends_after_a_first_line_that_is_no_request(
+    start: bytes, pieces: str
+) -> None:
+    async with serving() as served:
+        client = served.connect()
+        with served.agent.node.subscribe() as events:
+            if pieces == "apart":
+                await client.send(start)
+            else:
+                await client.send(start, EVENT)
+            reply = await client.receive()
+            assert reply["error"]["code"] == "bad_request"
+            assert await client.receive() is None
+            if pieces == "apart":
+                await client.send(EVENT)
+            await assert_nothing_ran(served.connect(), events)
+
+
+@pytest.mark.parametrize("before", [b"", b"\r\n", b" ", b"\n\t\n"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PRI"])
+@pytest.mark.parametrize("auth", ["", "sesame"])
+async def test_http_request_gets_one_line_and_its_body_is_not_executed(
+    before: bytes, method: str, auth: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(auth) as served:
+        stream = served.pipe()
+        with served.agent.node.subscribe() as events:
+            head = f"{method} /path HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+            await stream.send_all(before + head + EVENT + b"\n")
+            reply = b""
+            with trio.fail_after(5):
+                while data := await stream.receive_some(65536):
+                    reply += data
+            status, *_, body = reply.decode("ascii").split("\r\n")
+            assert status == "HTTP/1.1 400 Bad Request"
+            assert body == (
+                "This is the control port of a trioserf agent: expected JSON lines or Serf's RPC,"
+                " not HTTP.\n"
+            )
+            assert f"Content-Length: {len(body)}\r\n" in reply.decode("ascii")
+            client = served.connect()
+            if auth:
+                assert (await client.ask(command="auth", key=auth))["ok"]
+            await assert_nothing_ran(client, events)
+    assert "A client at loopback sent an HTTP request" in caplog.text
 
 
 async def test_blank_lines_and_carriage_returns_are_skipped() -> None:

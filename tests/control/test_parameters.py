@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgpack
 import pytest
 
-from tests.control.helpers import KEY, JsonClient, RpcClient, real_agent, serving
+from tests.control.helpers import KEY, AgentUnderTest, JsonClient, RpcClient, real_agent, serving
 from trioserf.control.server.commands import COMMANDS, CONNECTION_PARAMS, STREAMS
 from trioserf.control.server.msgpack_handlers import BODIES, BODILESS
 
@@ -117,14 +117,14 @@ async def test_any_value_of_a_json_parameter_is_accepted_or_rejected(
     command: str, name: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with real_agent() as served:
-        client = served.json()
+        client = await connected(served)
         fixed = json.dumps({"command": command, **required(command, name)})[:-1]
         for value in json_values():
             await client.send(f"{fixed}, {json.dumps(name)}: {value}}}")
             reply = await reply_of(client)
             assert reply["ok"] or reply["error"]["code"] != "internal", (value[:100], reply)
             if reply["ok"] and command in STREAMS:
-                client = served.json()
+                client = await connected(served)
         assert await is_usable(client)
     check_log(caplog)
 
@@ -139,6 +139,13 @@ async def test_error_of_a_timeout_has_its_path_and_range(number: str) -> None:
         assert error["message"].startswith("timeout: expected seconds above 0 and up to 31536000")
         assert len(error["message"]) < 130
         assert await is_usable(client)
+
+
+async def connected(served: AgentUnderTest) -> JsonClient:
+    """Return a client whose first line was a request: later ones may be no JSON."""
+    client = served.json()
+    assert (await client.ask(command="handshake"))["ok"]
+    return client
 
 
 async def reply_of(client: JsonClient) -> Any:

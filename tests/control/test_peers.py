@@ -1,7 +1,9 @@
 """Users of Unix sockets: rules, and clients that they admit or refuse."""
 
+import grp
 import json
 import os
+import pwd
 import socket
 import stat
 import struct
@@ -29,7 +31,7 @@ from tests.control.helpers import (
 from trioserf.control.server.access import AccessControl
 from trioserf.control.server.admission import Limits
 from trioserf.control.server.listener import Server, open_control
-from trioserf.control.server.peers import PeerRules
+from trioserf.control.server.peers import PeerRules, SocketRights
 from trioserf.control.server.permissions import ALL
 from trioserf.errors import AddressError, ConfigError
 from trioserf.operating_system.sockets import (
@@ -320,6 +322,53 @@ async def test_socket_has_the_mode_and_group_that_rules_need(public: Path) -> No
     for allow, mode in ((["uid:0"], 0o600), ([f"gid:{group}"], 0o660), (["uid:7"], 0o666)):
         async with open_control(FakeAgent(), [f"unix:{public}"], allow=allow):
             assert owner(public) == (mode, group)
+
+
+@pytest.mark.parametrize(
+    ("rights", "allow", "expected"),
+    [
+        (SocketRights("0660"), [], 0o660),
+        (SocketRights("640"), [], 0o640),
+        (SocketRights("", str(os.getegid())), [], 0o660),
+        (SocketRights("", grp.getgrgid(os.getegid()).gr_name), [], 0o660),
+        (SocketRights("0600", str(os.getegid())), [], 0o600),
+        (SocketRights("0600"), ["uid:7"], 0o600),
+    ],
+)
+async def test_socket_has_the_mode_and_group_of_the_configuration(
+    public: Path, rights: SocketRights, allow: list[str], expected: int
+) -> None:
+    async with open_control(FakeAgent(), [f"unix:{public}"], allow=allow, rights=rights):
+        assert owner(public) == (expected, os.getegid())
+
+
+@pytest.mark.parametrize(
+    ("rights", "text"),
+    [
+        (SocketRights("660x"), "'660x': expected an octal mode from 0600 to 0777"),
+        (SocketRights("0060"), "'0060': expected an octal mode from 0600 to 0777"),
+        (SocketRights("0999"), "'0999': expected an octal mode from 0600 to 0777"),
+        (SocketRights("", "nosuch"), "'nosuch': unknown group; expected a group of this host"),
+        (SocketRights("", "99999999999"), "expected a number from 0 to 4294967294"),
+    ],
+)
+async def test_invalid_mode_or_group_ends_the_start(
+    public: Path, rights: SocketRights, text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        async with open_control(FakeAgent(), [f"unix:{public}"], rights=rights):
+            pass
+
+
+def test_group_of_others_needs_root() -> None:
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(pwd.getpwnam("daemon").pw_uid)
+    try:
+        with pytest.raises(ValueError, match="that is root or a member of this group"):
+            SocketRights("", str(max({os.getegid(), *os.getgroups()}) + 1)).find_group()
+    finally:
+        os.seteuid(uid)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can set every group")

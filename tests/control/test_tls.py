@@ -24,7 +24,9 @@ from trioserf.control.client.rpc_session import RpcSession
 from trioserf.control.client.session import AgentSession
 from trioserf.control.errors import ControlError
 from trioserf.control.server.admission import Limits
-from trioserf.control.server.listener import Server, load_tls, open_control
+from trioserf.control.server.binding import load_tls
+from trioserf.control.server.http import HTTP_ERROR
+from trioserf.control.server.listener import Server, open_control
 from trioserf.control.tls import Tls, TlsFiles
 from trioserf.errors import AddressError, ConfigError
 
@@ -156,6 +158,24 @@ async def test_plain_client_at_an_address_of_tls_is_corrected(client: str, ca: A
     async with open_at(ca.issue("agent", "127.0.0.1")) as server:
         text = await error_of(client, server.addresses[0].removeprefix("tls://"))
         assert text == "this address speaks TLS; put tls:// before it"
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+async def test_http_request_at_an_address_of_tls_gets_one_line(
+    ca: Authority, is_encrypted: bool
+) -> None:
+    async with open_at(ca.issue("agent", "127.0.0.1")) as server:
+        host, port = server.addresses[0].removeprefix("tls://").split(":")
+        stream: trio.abc.Stream = await trio.open_tcp_stream(host, int(port))
+        if is_encrypted:
+            context = ssl.create_default_context(cafile=ca.file)
+            stream = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        async with stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            reply = b""
+            while data := await stream.receive_some(65536):
+                reply += data
+    assert reply == HTTP_ERROR
 
 
 @each_client

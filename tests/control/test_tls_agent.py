@@ -181,7 +181,10 @@ def test_serf_reports_that_the_address_speaks_tls(agent: Agent) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((f"-rpc-addr={ADDRESS}",), "rpc_tls_cert: required, because an address in rpc_addr"),
+        (
+            (f"-rpc-addr={ADDRESS}",),
+            ": needs a certificate; expected rpc_tls_cert",
+        ),
         (("--set=rpc_tls_cert=/x",), "rpc_tls_cert: no address in rpc_addr begins with tls://"),
         (
             (f"-rpc-addr={ADDRESS}", "--set=rpc_tls_cert=/nowhere"),

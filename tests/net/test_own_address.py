@@ -38,7 +38,8 @@ def test_public_loopback_and_link_local_addresses_are_not_advertised(
         with pytest.raises(AddressError) as caught:
             own_address(v6=v6)
         assert str(caught.value) == (
-            f"no interface has a private {family} address to advertise; set one with advertise"
+            f"no interface has a private {family} address to advertise; choose one with"
+            " --advertise=ADDR or --bind=ADDR"
         )
 
 

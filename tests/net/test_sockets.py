@@ -93,7 +93,10 @@ async def test_port_in_use_is_one_clear_error(kind: socket.SocketKind) -> None:
         with pytest.raises(AddressError) as caught:
             async with open_sockets(A, port):
                 pass
-        assert str(caught.value) == f"cannot listen on {A}:{port}: Address already in use"
+        assert str(caught.value) == (
+            f"cannot listen on {A}:{port}: TCP or UDP port {port} is in use; another agent may be"
+            " running there (--bind=HOST:PORT chooses another)"
+        )
     async with open_sockets(A, port) as transport:  # the failed attempt left no socket open
         assert transport.address == (A, port)
 
@@ -101,7 +104,11 @@ async def test_port_in_use_is_one_clear_error(kind: socket.SocketKind) -> None:
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
-        ("203.0.113.9", "cannot listen on 203.0.113.9:7946: Cannot assign requested address"),
+        (
+            "203.0.113.9",
+            "cannot listen on 203.0.113.9:7946: Cannot assign requested address; expected an"
+            " address of this machine (--bind=ADDR)",
+        ),
         ("2001:db8::9", "cannot listen on [2001:db8::9]:7946: "),
         ("nohost", "cannot listen on nohost:7946: "),
     ],
@@ -118,7 +125,9 @@ async def test_privileged_port_is_bound_or_one_clear_error() -> None:
         async with open_sockets(A, 1) as transport:
             assert transport.address == (A, 1)
     except AddressError as error:
-        assert str(error) == f"cannot listen on {A}:1: Permission denied"  # noqa: PT017 - either
+        assert str(error) == (  # noqa: PT017 - either
+            f"cannot listen on {A}:1: Permission denied (--bind=HOST:PORT chooses another port)"
+        )
 
 
 async def test_outgoing_streams_use_bound_address_and_any_port() -> None:

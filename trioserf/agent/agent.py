@@ -17,6 +17,7 @@ import trio
 from trioserf._version import __version__
 from trioserf.agent import tags_file
 from trioserf.agent.config import AgentConfig
+from trioserf.agent.config_reload import TLS_KEYS, merge_reloaded
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
 from trioserf.agent.keyring_file import KeyringFile
@@ -24,8 +25,10 @@ from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
 from trioserf.agent.node_config import node_config, start_keyring
 from trioserf.agent.optional_dependencies import require_extra
+from trioserf.agent.orphans import OrphanReaper, adopts_orphans
 from trioserf.agent.script_rights import (
     ScriptUser,
+    control_environment,
     limiting_command,
     script_environment,
 )
@@ -37,6 +40,7 @@ from trioserf.net.resolver import SystemResolver
 from trioserf.net.threads import limited_lookups, run_in_thread
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.operating_system import host
+from trioserf.operating_system.descriptors import limit_of_scripts
 from trioserf.printable import short_name
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
@@ -46,6 +50,8 @@ _serf_log = logging.getLogger("trioserf.serf")
 _SNAPSHOT_BUFFER: Final = 8192
 """Events that wait between two writes; if some are dropped, the members are recorded instead."""
 _REJOIN_BATCH: Final = 10
+_KEYS: Final = frozenset({"encrypt_key", "encrypt_key_file", "keyring_file"})
+"""Configuration keys with keys of gossip, which an agent without them applies at run time."""
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 """Go's names of machines."""
 
@@ -71,6 +77,7 @@ class Agent:
         snapshot: SnapshotWriter | None,
         metrics: Metrics,
         keyring_file: KeyringFile,
+        script_user: ScriptUser | None = None,
         config_files: Sequence[str] = (),
     ) -> None:
         self.config = config
@@ -82,8 +89,15 @@ class Agent:
         self._handlers = handlers
         self._snapshot = snapshot
         self._keyring_file = keyring_file
+        self._script_user = script_user
         self._config_files = list(config_files)
         self._started_at = trio.current_time()
+
+    def set_control_addresses(self, addresses: Sequence[str]) -> None:
+        """Set where the control port listens, for event handlers."""
+        config, handlers = self.config, self._handlers
+        found = control_environment(addresses, config.rpc_auth, config.handlers, self._script_user)
+        handlers.environ = {**handlers.environ, **found}
 
     def info(self) -> dict[str, dict[str, object]]:
         """Return the groups of `info`; numbers are int or float, flags are bool."""
@@ -152,11 +166,18 @@ class Agent:
             await self._snapshot.leave(rejoin=self.config.rejoin_after_leave)
         await self.node.leave()
 
-    async def reload(self, config: AgentConfig) -> None:
+    async def reload(self, config: AgentConfig, *, with_tls: bool = False) -> list[str]:
         """Apply log level, event handlers, tags and encryption of a new configuration.
 
         Tags in a tags file do not change: the file holds tags that were set at run time. Keys are
         loaded only if the agent has none, because keys are changed by key queries.
+
+        Args:
+            config: the new configuration.
+            with_tls: whether the control port applies new certificates.
+
+        Returns:
+            The changed keys that take effect with the next start only, in order.
 
         Raises:
             ConfigError: a handler or a key is not valid, or the keys were removed; nothing has
@@ -164,13 +185,18 @@ class Agent:
             TooLarge: the tags do not fit; everything else has changed.
         """
         handlers = [Handler.parse(text) for text in config.event_handlers]
+        had_keys = self.node.keyring is not None
         await self._reload_encryption(config)
         self.logs.set_level(config.log_level)
         self._handlers.replace(handlers)
-        if not self.config.tags_file:
+        if not self.config.tags_file and not config.tags_file:
             new = config.own_tags
             await self.node.set_tags(new, [key for key in self.node.tags if key not in new])
-        self.config = config
+        applied = frozenset({"keyring_file"} if had_keys else _KEYS)
+        self.config, later = merge_reloaded(
+            self.config, config, applied=applied, skipped=() if with_tls else TLS_KEYS
+        )
+        return later
 
     async def _reload_encryption(self, config: AgentConfig) -> None:
         node, keyring = self.node, None
@@ -193,17 +219,13 @@ class Agent:
             _log.info("%d keys loaded", len(keyring.keys))
 
     async def join(self, addresses: Sequence[str], *, replay: bool = False) -> int:
-        """Join members, and log that.
+        """Join members, and log that; the caller logs or reports a failure.
 
         Raises:
             JoinFailed: no member could be reached.
         """
         _log.info("joining: [%s] replay: %s", " ".join(addresses), str(replay).lower())
-        try:
-            joined = await self.node.join(addresses, replay)
-        except JoinFailed as error:
-            _log.warning("error joining: %s", error)
-            raise
+        joined = await self.node.join(addresses, replay)
         _log.info("joined: %d nodes", joined)
         return joined
 
@@ -239,7 +261,9 @@ async def open_agent(
     rng = rng or random.Random()
     complete_config = await _complete(config)
     user = ScriptUser.find(config.handlers.user) if config.handlers.user else None
-    runner = ShellRunner(user, limiting_command(config.handlers, user))
+    limits = limiting_command(config.handlers, user, limit_of_scripts())
+    reaper = OrphanReaper()
+    runner = ShellRunner(user, limits, reaper)
     parsed = [Handler.parse(text) for text in config.event_handlers]
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
@@ -265,6 +289,8 @@ async def open_agent(
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(logs.limits.run)
+        if adopts_orphans():
+            nursery.start_soon(reaper.run)
         metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
         stack.enter_context(node.watch(metrics.record))
         for sender in senders:
@@ -275,17 +301,21 @@ async def open_agent(
             writer = SnapshotWriter(path, contents, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
+        environ = script_environment(
+            host.environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
+        )
         handlers = Handlers(
             parsed,
             node,
             config.handlers,
             runner=runner,
-            environ=script_environment(
-                host.environment(), config.handlers, user, (config.rpc_auth, config.encrypt_key)
-            ),
+            environ=environ,
             counters=node.counters,
         )
-        agent = Agent(config, node, logs, handlers, writer, metrics, keyring_file, config_files)
+        agent = Agent(
+            config, node, logs, handlers, writer, metrics, keyring_file, user, config_files
+        )
+        agent.set_control_addresses(config.rpc_addr)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))
         yield agent

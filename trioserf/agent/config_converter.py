@@ -6,24 +6,17 @@ JSON does not have, such as durations, have hooks. Each value is converted by it
 file holds only some of the keys of a configuration class.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NewType
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, NewType
 
 import attrs
 import cattrs
-from cattrs.errors import (
-    ClassValidationError,
-    ForbiddenExtraKeysError,
-    IterableValidationError,
-    IterableValidationNote,
-)
-from cattrs.v import format_exception
 
 from trioserf.agent.durations import parse_duration
 from trioserf.errors import ConfigError
-from trioserf.settings import setting_of, settings_of
+from trioserf.settings import key_of, setting_of, settings_of
 
-Structure = Callable[[Mapping[str, Any]], dict[str, Any]]
 Addresses = NewType("Addresses", tuple[str, ...])
 """One address, or a list of them."""
 Tags = dict[str, str]
@@ -31,6 +24,8 @@ Texts = list[str]
 
 _LISTED: Final = 8
 """An object with at most this many keys: an error about an unknown one lists them all."""
+_SHOWN: Final = 80
+"""Characters of a value in an error."""
 _KINDS: Final = {
     bool: "true or false",
     int: "a whole number",
@@ -42,15 +37,39 @@ _KINDS: Final = {
 }
 
 
+class InvalidValue(NamedTuple):
+    """An error of a value.
+
+    Attributes:
+        key: the key, with a dot into an object.
+        message: what was expected, with the value unless that is secret.
+        value: the value; None if it is secret, or must not be shown for another reason.
+    """
+
+    key: str
+    message: str
+    value: Any = None
+
+
+class _MismatchError(ValueError):
+    """A value of another kind; the text is what was expected, without the value."""
+
+
 def kind_name(value: object) -> str:
     """Return the name of a JSON type for an error."""
     return _KINDS.get(type(value), type(value).__name__)
 
 
+def shown(value: object) -> str:
+    """Return a value as JSON has it, for an error; a long one is cut."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _strict(kind: type) -> Any:
     def structure(value: object, _: object) -> object:
         if type(value) is not kind:
-            raise ValueError(f"expected {_KINDS[kind]}, not {kind_name(value)}")
+            raise _MismatchError(f"expected {_KINDS[kind]}")
         return value
 
     return structure
@@ -60,50 +79,51 @@ def _whole(value: object, _: object) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not int:
-        raise ValueError(f"expected {_KINDS[int]}, not {kind_name(value)}")
+        raise _MismatchError(f"expected {_KINDS[int]}")
     return value
 
 
 def _seconds(value: object, _: object) -> float:
+    expected = 'expected a duration such as "30s"'
     if not isinstance(value, str):
-        raise ValueError(f'expected a duration such as "30s", not {kind_name(value)}')  # noqa: TRY004
+        raise _MismatchError(expected)
     try:
         seconds = parse_duration(value)
     except ValueError:
-        raise ValueError(f'expected a duration such as "30s", not {value!r}') from None
+        raise _MismatchError(expected) from None
     if seconds < 0:
-        raise ValueError(f"expected a duration of 0s or more, not {value!r}")
+        raise _MismatchError("expected a duration of 0s or more")
     return seconds
 
 
 def _addresses(value: object, _: object) -> tuple[str, ...]:
     several = value if isinstance(value, list) else [value]
     if not all(isinstance(one, str) and one for one in several):
-        raise ValueError("expected an address such as 127.0.0.1:7373, or a list of them")
+        raise _MismatchError("expected an address such as 127.0.0.1:7373, or a list of them")
     return tuple(several)
 
 
 def _list_of_texts(value: object, _: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str | None) for one in value):
-        raise ValueError(f"expected a list of texts, not {kind_name(value)}")
+        raise _MismatchError("expected a list of texts")
     return [one or "" for one in value]
 
 
 def _object_of_texts(value: object, _: object) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004 - an error of a file
-            f"expected an object of texts, not {kind_name(value)}"
-        )
-    for name, text in value.items():
-        if not isinstance(text, str | None):
-            raise ValueError(  # noqa: TRY004
-                f"expected text for {name!r}, not {kind_name(text)}"
-            )
+        raise _MismatchError("expected an object of texts")
+    wrong = [name for name, text in value.items() if not isinstance(text, str | None)]
+    if wrong:
+        raise _MismatchError(f"expected text for {', '.join(map(repr, wrong))}")
     return {name: text or "" for name, text in value.items()}
 
 
+def _no_object(_: object, __: object) -> object:
+    raise _MismatchError("expected an object")  # `Structurer` takes objects apart
+
+
 def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    converter = cattrs.Converter()
     for kind in (bool, str):
         converter.register_structure_hook(kind, _strict(kind))
     converter.register_structure_hook(int, _whole)
@@ -114,123 +134,102 @@ def _converter() -> cattrs.Converter:
         lambda t: t == tuple[str, ...], lambda value, kind: tuple(_list_of_texts(value, kind))
     )
     converter.register_structure_hook_func(lambda t: t == Tags, _object_of_texts)
+    converter.register_structure_hook_func(attrs.has, _no_object)
     return converter
 
 
-def canonical(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Return values under the keys as they are declared, without nulls.
-
-    As in Serf, the case of keys does not matter, and null counts as absent.
-
-    Args:
-        values: values by key; unknown keys stay as they are.
-        kind: the configuration class (see `structurer`), or the class of an object of settings.
-
-    Raises:
-        ConfigError: a line for each key that is there twice, in different case.
-    """
-    fields = settings_of(kind) or {field.name: field for field in attrs.fields(kind)}
-    declared = {key.lower(): key for key in fields}
-    found: dict[str, Any] = {}
-    errors: list[str] = []
-    for given, value in values.items():
-        key = declared.get(given.lower(), given)
-        if key in found:
-            errors.append(f"{given}: this key is there twice; expected only {key}")
-        found[key] = value
-    for key, value in found.items():
-        inner = fields[key].type if key in fields else None
-        if inner is not None and attrs.has(inner) and isinstance(value, dict):
-            try:
-                found[key] = canonical(value, inner)
-            except ConfigError as error:
-                errors += [f"{key}.{line}" for line in str(error).splitlines()]
-    if errors:
-        raise ConfigError("\n".join(errors))
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def structurer(kind: type) -> Structure:
-    """Return a function that makes values of Python from a JSON object of settings.
+class Structurer:
+    """Makes values of Python from JSON objects of settings.
 
     Args:
         kind: the configuration class that declares the settings, by itself or in a class that it
             contains.
-
-    Returns:
-        The function. It takes values as `canonical` returns them, and returns checked values by
-        key, without those that mean "not set". It raises ConfigError with a line for each error,
-        with its key.
     """
-    converter = _converter()
-    fields = settings_of(kind)
 
-    def structure(values: Mapping[str, Any]) -> dict[str, Any]:
+    def __init__(self, kind: type) -> None:
+        self._converter = _converter()
+        self._fields = settings_of(kind)
+
+    def __call__(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[InvalidValue]]:
+        """Check an object of settings.
+
+        As in Serf, the case of keys does not matter, and null counts as absent.
+
+        Returns:
+            The valid values by key, without those that mean "not set", those of an object as a
+            dict; and all errors.
+        """
+        problems: list[InvalidValue] = []
+        return self._object(values, self._fields, "", problems), problems
+
+    def _object(
+        self,
+        values: Mapping[str, Any],
+        fields: Mapping[str, "attrs.Attribute[Any]"],
+        path: str,
+        problems: list[InvalidValue],
+    ) -> dict[str, Any]:
         settings: dict[str, Any] = {}
-        errors: list[str] = []
-        for key, value in values.items():
+        for key, value in _declared(values, fields, path, problems).items():
             field = fields.get(key)
             if field is None:
-                errors.append(f"{key}: unknown key; {_alternative(key, list(fields))}")
-                continue
-            try:
-                settings |= _structured(converter, field, key, value)
-            except ClassValidationError as error:
-                errors += _errors(error, key)
-            except ConfigError as error:
-                errors.append(str(error))
-        if errors:
-            raise ConfigError("\n".join(errors))
+                text = f"unknown key; {_alternative(key, list(fields))}"
+                problems.append(InvalidValue(path + key, text))
+            elif field.type is not None and attrs.has(field.type) and isinstance(value, dict):
+                inner = attrs.fields_dict(field.type)
+                settings[key] = self._object(value, inner, f"{path}{key}.", problems)
+            else:
+                found, errors = self._value(field, value)
+                settings |= found
+                problems += (InvalidValue(path + error.key, *error[1:]) for error in errors)
         return settings
 
-    return structure
+    def _value(
+        self, field: "attrs.Attribute[Any]", value: Any
+    ) -> tuple[dict[str, Any], list[InvalidValue]]:
+        """Return a checked value by its key, or nothing if it means "not set"; and its errors.
 
-
-def _structured(
-    converter: cattrs.Converter, field: "attrs.Attribute[Any]", key: str, value: Any
-) -> dict[str, Any]:
-    """Return a checked value by its key, or nothing if it means "not set".
-
-    Of Serf's keys, Go's zero values are not set; false counts if the default is true.
-
-    Raises:
-        ClassValidationError: errors in an object.
-        ConfigError: another error.
-    """
-    kind = field.type or object
-    if attrs.has(kind) and not isinstance(value, dict):
-        raise ConfigError(f"{key}: expected an object, not {kind_name(value)}")
-    try:
-        structured = converter.structure(value, kind)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None
-    declared = setting_of(field)
-    if declared and declared.serf and field.default is not True and structured in ("", 0, False):
-        return {}
-    if field.validator is not None:
+        Of Serf's keys, Go's zero values are not set; false counts if the default is true.
+        """
+        key, kind, declared = key_of(field), field.type or object, setting_of(field)
+        is_secret = declared is not None and declared.secret
         try:
-            field.validator(None, field, structured)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    return {key: structured}
+            structured = self._converter.structure(value, kind)
+            if _is_unset(field, structured):
+                return {}, []
+            if field.validator is not None:
+                field.validator(None, field, structured)
+        except _MismatchError as error:
+            text = f"{error}, not {kind_name(value) if is_secret else shown(value)}"
+            return {}, [InvalidValue(key, text, None if is_secret else value)]
+        except (ValueError, ConfigError) as error:
+            lines = [line.removeprefix(f"{key}: ") for line in str(error).splitlines()]
+            return {}, [InvalidValue(key, line, None if is_secret else value) for line in lines]
+        return {key: structured}, []
 
 
-def _errors(error: BaseException, path: str) -> Iterable[str]:
-    """List the errors of a nest of validation errors as `key: what was expected`."""
-    if isinstance(error, ClassValidationError | IterableValidationError):
-        with_notes, others = error.group_exceptions()
-        for inner, note in with_notes:
-            key = note.index if isinstance(note, IterableValidationNote) else note.name
-            yield from _errors(inner, f"{path}.{key}")
-        for inner in others:
-            yield from _errors(inner, path)
-    elif isinstance(error, ForbiddenExtraKeysError):
-        names = [field.name for field in attrs.fields(error.cl)]
-        for key in sorted(error.extra_fields):
-            yield f"{path}.{key}: unknown key; {_alternative(key, names)}"
-    else:
-        text = str(error) if type(error) is ValueError else format_exception(error, None)
-        yield f"{path}: {text}"
+def _is_unset(field: "attrs.Attribute[Any]", value: object) -> bool:
+    declared = setting_of(field)
+    is_serf = declared is not None and declared.serf
+    return is_serf and field.default is not True and value in ("", 0, False)
+
+
+def _declared(
+    values: Mapping[str, Any],
+    fields: Mapping[str, "attrs.Attribute[Any]"],
+    path: str,
+    problems: list[InvalidValue],
+) -> dict[str, Any]:
+    """Return values under the keys as they are declared, without nulls; unknown keys stay."""
+    declared = {key.lower(): key for key in fields}
+    found: dict[str, Any] = {}
+    for given, value in values.items():
+        key = declared.get(given.lower(), given)
+        if key in found:
+            text = f"this key is there twice; expected only {key}"
+            problems.append(InvalidValue(path + given, text))
+        found[key] = value
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _alternative(key: str, names: Sequence[str]) -> str:

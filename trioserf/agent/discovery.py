@@ -2,7 +2,7 @@
 
 Every minute a question asks for the cluster's members. New addresses are joined in one batch
 after a short time without further ones. The module needs dnspython:
-`pip install 'trioserf[mdns]'`.
+`pip install '.[mdns]'`.
 """
 
 import logging
@@ -15,7 +15,7 @@ import trio
 from trioserf.address import Address
 from trioserf.agent import mdns
 from trioserf.agent.config import AgentConfig
-from trioserf.errors import AddressError, ConfigError, JoinFailed, Leaving
+from trioserf.errors import AddressError, ConfigError, JoinFailed, Leaving, reason_of
 from trioserf.net.multicast import MulticastSockets, open_multicast
 from trioserf.node.node import Node
 
@@ -106,7 +106,7 @@ class Discovery:
             except mdns.MdnsError as error:
                 _log.debug("not a valid question: %s", error)
             except OSError as error:
-                _log.debug("a question was lost: %s", error)
+                _log.debug("a question was lost: %s", reason_of(error))
                 await trio.sleep(_RETRY_DELAY)
 
     async def _listen(
@@ -121,7 +121,7 @@ class Discovery:
                 _log.debug("not a valid answer: %s", error)
                 continue
             except OSError as error:
-                _log.debug("an answer was lost: %s", error)
+                _log.debug("an answer was lost: %s", reason_of(error))
                 await trio.sleep(_RETRY_DELAY)
                 continue
             for address in filter(self._is_new, addresses):

@@ -37,6 +37,15 @@ def read_file(path: Path, *, pipe: bool = False) -> bytes | None:
         return file.read()
 
 
+def is_open_to_all(mode: int) -> bool:
+    """Return whether users other than the owner and the group can read or change a file.
+
+    Args:
+        mode: the mode of the file. On Windows it says nothing about other users.
+    """
+    return system.HAS_MODES and bool(mode & 0o006)
+
+
 def append_file(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Append to a file that exists.
 

@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from trioserf.agent.config import HandlerOptions
+from trioserf.agent.script_log import log_of, log_run
 from trioserf.agent.script_runner import (
     Result,
     ScriptRunner,
@@ -40,8 +41,6 @@ _log = logging.getLogger("trioserf.agent")
 WARN_AFTER: Final = 1.0
 """Seconds after which a running script is reported as slow."""
 _DROPS_BETWEEN_WARNINGS: Final = 100
-_LOGGED_OUTPUT: Final = 200
-"""Last characters of a failed script's output, of which the last line is logged."""
 _ALWAYS_SUBSCRIBED: Final = tuple(EventFilter(kind) for kind in (*MEMBER_EVENT_KINDS, "user"))
 
 
@@ -144,7 +143,7 @@ class _Worker:
         self.dropped += 1
         if self.dropped % _DROPS_BETWEEN_WARNINGS == 1:
             _log.warning(
-                "handler %r is too slow: %d events dropped so far",
+                "handler '%s' is too slow: %d events dropped so far",
                 self.handler.script,
                 self.dropped,
             )
@@ -170,6 +169,9 @@ class Handlers:
         runner: runs the scripts.
         environ: the environment that all scripts get; default: that of this process.
         counters: the run times of scripts, for metrics.
+
+    Attributes:
+        environ: the environment of scripts that start from now on; may be replaced.
     """
 
     def __init__(
@@ -188,7 +190,7 @@ class Handlers:
         self._query_limiter = trio.CapacityLimiter(options.limit)
         self._depth = options.queue
         self._runner = runner or ShellRunner()
-        self._environ = host.environment() if environ is None else environ
+        self.environ = host.environment() if environ is None else environ
         self._counters = counters or Counters()
         self._workers = [_Worker(handler, self._depth) for handler in handlers]
         self._running = 0
@@ -343,7 +345,7 @@ class Handlers:
     async def _run(self, worker: _Worker, event: Event) -> Result | None:
         """Run a script; return None if it did not end within the timeout."""
         script = worker.handler.script
-        env = environment(event, self._node.name, self._node.tags, self._environ)
+        env = environment(event, self._node.name, self._node.tags, self.environ)
         worker.runs += 1
         worker.running = True
         self._running += 1
@@ -360,23 +362,8 @@ class Handlers:
             self._running -= 1
             worker.last_duration = trio.current_time() - began
             self._counters.values(f"agent.invoke.{script}").append(worker.last_duration * 1000)
-        if result is None:
-            failure = f"killed after {self._timeout:g} s"
-        else:
-            failure = result.failure
-            text = result.output.decode("utf-8", "backslashreplace")
-            last = text.strip()[-_LOGGED_OUTPUT:]
-            if failure and last:
-                # The last line of a failed script is most often its error.
-                failure += f": {last.splitlines()[-1]}"
-            if result.lost:
-                _log.warning("Script %r generated %d bytes too much output", script, result.lost)
-            if result.left:
-                _log.warning("Script '%s' left processes with its output: %s", script, result.left)
-            _log.debug("Event %r script output: %s", event.kind, text)
-        if failure:
+        if log_run(script, event.kind, result, self._timeout):
             worker.failures += 1
-            _log.error("Error invoking script '%s': %s", script, failure)
         return result
 
     async def _respond(self, pending: _PendingQuery, output: bytes) -> None:
@@ -412,4 +399,4 @@ async def _release_at(deadline: float, limiter: trio.CapacityLimiter, place: obj
 
 async def _warn_if_slow(script: str) -> None:
     await trio.sleep(WARN_AFTER)
-    _log.warning("Script '%s' slow, execution exceeding %gs", script, WARN_AFTER)
+    log_of(script).warning("Script '%s' slow, execution exceeding %gs", script, WARN_AFTER)

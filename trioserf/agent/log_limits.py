@@ -1,7 +1,8 @@
 """Limits for log lines that other hosts can cause (see agent/README.md, § Limits of log lines).
 
 Lines are counted by their template, the text before values are filled in, and by source: the first
-address among the values, or in INFO lines the first value, which is the name of a member.
+address among the values, in INFO lines the first value, which is the name of a member, in lines
+about runs of a handler its script.
 """
 
 import logging
@@ -16,7 +17,12 @@ from trioserf.rate_limit import TokenBucket
 INTERVAL: Final = 10.0
 """Seconds between two reports of lines that were left out."""
 UNLIMITED: Final = "trioserf.agent"
-"""The logger of what the operator causes: start, configuration, joins, handlers."""
+"""The logger of what the operator causes: start, configuration, joins."""
+LIMITED_BY: Final = "limited_by"
+"""The attribute of a record of this logger that is limited, as those about runs of a handler are.
+
+Its value is the source; set it with `extra`.
+"""
 _BURST: Final = 10
 """Lines of one template and source at once; then one a second."""
 _BURST_OF_ALL: Final = 20
@@ -46,7 +52,8 @@ class LogLimits(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is logged."""
-        if record.name == UNLIMITED or record.msg is _MORE:
+        is_limited = record.name != UNLIMITED or hasattr(record, LIMITED_BY)
+        if not is_limited or record.msg is _MORE:
             return True
         text = str(record.msg)
         template = self._templates.get(text)
@@ -85,6 +92,8 @@ class LogLimits(logging.Filter):
 
 
 def _source(record: logging.LogRecord) -> str:
+    if hasattr(record, LIMITED_BY):
+        return str(getattr(record, LIMITED_BY))
     values = record.args if isinstance(record.args, tuple) else ()
     if record.levelno == logging.INFO:
         return values[0] if values and isinstance(values[0], str) else ""

@@ -65,9 +65,10 @@ class LogLine:
 
     @property
     def text(self) -> str:
-        """The line as Serf writes it, in local time, without a newline."""
+        """The line as Serf writes it, in local time, with milliseconds, without a newline."""
         local = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(self.time.timestamp()))
-        return f"{local} [{self.level}] {self.source}: {self.message}"
+        milliseconds = self.time.microsecond // 1000
+        return f"{local}.{milliseconds:03} [{self.level}] {self.source}: {self.message}"
 
 
 class LogSubscription:

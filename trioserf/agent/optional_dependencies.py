@@ -12,7 +12,7 @@ def require_extra(key: str, extra: str) -> Iterator[None]:
 
     Args:
         key: the key that needs the import.
-        extra: the extra that installs the package: `pip install 'trioserf[EXTRA]'`.
+        extra: the extra that installs the package: `pip install '.[EXTRA]'`.
 
     Raises:
         ConfigError: a package is missing.
@@ -22,5 +22,6 @@ def require_extra(key: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         module = str(error.name).partition(".")[0]
         raise ConfigError(
-            f"{key}: the module {module} is missing; it comes with pip install 'trioserf[{extra}]'"
+            f"{key}: the module {module} is missing; it comes with pip install '.[{extra}]'"
+            " in trioserf's checkout"
         ) from error

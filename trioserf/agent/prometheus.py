@@ -1,6 +1,6 @@
 """Serve all metrics since the start to Prometheus, in its text format.
 
-prometheus_client formats the page, h11 parses the requests: `pip install 'trioserf[prometheus]'`.
+prometheus_client formats the page, h11 parses the requests: `pip install '.[prometheus]'`.
 """
 
 import ipaddress

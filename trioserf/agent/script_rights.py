@@ -2,12 +2,14 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Self
 
 import attrs
 
+from trioserf.address import format_host_port, parse_host_port
 from trioserf.agent.config import HandlerOptions
+from trioserf.defaults import TLS, UNIX
 from trioserf.errors import ConfigError
 from trioserf.operating_system.processes import BASIC_VARIABLES
 from trioserf.operating_system.users import (
@@ -24,6 +26,9 @@ _BASIC: Final = re.compile(BASIC_VARIABLES)
 """Variables in a clean environment."""
 _SECRET: Final = re.compile(r"(?:TRIO)?SERF_\w*(?:AUTH|ENCRYPT|KEY|PASSWORD|SECRET|TOKEN)\w*")
 """Variables that carry keys of the agent and of its clients, such as SERF_RPC_AUTH."""
+_RPC_ADDR: Final = "SERF_RPC_ADDR"
+_RPC_AUTH: Final = "SERF_RPC_AUTH"
+_LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _LONG: Final = 8
 """Characters of a secret that is searched for inside of values."""
 
@@ -74,11 +79,18 @@ class ScriptUser:
         return cls(name, entry.home)
 
 
-def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
+def limiting_command(
+    options: HandlerOptions, user: ScriptUser | None, descriptors: int | None = None
+) -> str:
     """Return a shell command that sets the limits of a script and runs it as its `$0`.
 
     The limits cannot be set between fork and exec: that is unsafe in a process with threads. With
     limits of the agent's own that are lower, those stay.
+
+    Args:
+        options: the limits of processes and memory.
+        user: the user that scripts run as, if not the agent's.
+        descriptors: the soft limit of open descriptors, if it must be lowered.
 
     Returns:
         The command; empty if there are no limits.
@@ -87,11 +99,11 @@ def limiting_command(options: HandlerOptions, user: ScriptUser | None) -> str:
         ConfigError: the number of processes is limited, but scripts run as root; or the system
             has no limits.
     """
-    commands = []
     if not HAS_USERS and (options.max_processes or options.max_memory):
         raise ConfigError(
             "handler_max_processes, handler_max_memory: this system has no such limits; expected 0"
         )
+    commands = [] if descriptors is None else [f"ulimit -S -n {descriptors}"]
     if options.max_processes:
         uid = user_id() if user is None or user.uid is None else user.uid
         if uid == 0:
@@ -142,3 +154,42 @@ def script_environment(
     if user is not None:
         env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
     return env
+
+
+def control_environment(
+    addresses: Sequence[str], auth: str, options: HandlerOptions, user: ScriptUser | None
+) -> dict[str, str]:
+    """Return the variables with which scripts reach the control port of their agent.
+
+    Args:
+        addresses: where it listens; those with port 0 are not known yet.
+        auth: its key, `rpc_auth`. Scripts that run as another user, or in a clean environment, get
+            it only if `handler_env_pass` names its variable.
+        options: `env` and `env_pass` choose the variables.
+        user: the user that scripts run as, if not the agent's.
+    """
+    known = [address for address in addresses if not address.endswith(":0")]
+    if not known:
+        return {}
+    is_own_user = user is None or user.uid is None
+    # Another user may be unable to open a Unix socket; TLS needs files of certificates.
+    best = min(known, key=lambda one: (one.startswith(TLS), one.startswith(UNIX) != is_own_user))
+    env = {_RPC_ADDR: _local(best)}
+    if auth and ((is_own_user and options.env == "inherit") or _RPC_AUTH in options.env_pass):
+        env[_RPC_AUTH] = auth
+    return env
+
+
+def _local(address: str) -> str:
+    """Return an address to connect to; one of all interfaces becomes the loopback address."""
+    if address.startswith(UNIX):
+        return address
+    prefix = TLS if address.startswith(TLS) else ""
+    try:
+        host, port = parse_host_port(address.removeprefix(prefix))
+    except ValueError:  # the control port, which cannot open, reports it
+        return address
+    if host not in _LOOPBACK:
+        return address
+    host = _LOOPBACK[host]
+    return prefix + (host if port is None else format_host_port(host, port))

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from trioserf.agent.orphans import OrphanReaper
 from trioserf.agent.script_rights import ScriptUser
 from trioserf.net.threads import thread_errors
 from trioserf.operating_system import processes as system
@@ -117,10 +118,17 @@ class ShellRunner:
     Args:
         user: the user that scripts run as; default: the agent's.
         command: a shell command that runs the script as its `$0`; default: none.
+        reaper: learns which processes are scripts; default: one that does not run.
     """
 
-    def __init__(self, user: ScriptUser | None = None, command: str = "") -> None:
+    def __init__(
+        self,
+        user: ScriptUser | None = None,
+        command: str = "",
+        reaper: OrphanReaper | None = None,
+    ) -> None:
         self._user = user or ScriptUser("", "")
+        self._reaper = reaper or OrphanReaper()
         self._limits = command
 
     async def __call__(self, script: str, env: Mapping[str, str], stdin: bytes) -> Result:
@@ -131,7 +139,9 @@ class ShellRunner:
         if any("\0" in value for value in env.values()):  # other members choose names
             return Result(None, failure="exec: environment variable contains NUL")
         try:
-            process = await self._start(script, env)
+            with self._reaper.starting():
+                process = await self._start(script, env)
+                self._reaper.add(process.pid)
         except (OSError, ValueError) as error:
             return Result(None, failure=_start_failure(error))
         output, left = _Output(), ""
@@ -148,6 +158,7 @@ class ShellRunner:
                     output.stop_draining()
                 nursery.cancel_scope.cancel()
         finally:
+            self._reaper.remove(process.pid)
             await _close(process)
         status = process.returncode
         return Result(status, bytes(output.kept), output.lost, _failure(status), left)

@@ -13,7 +13,7 @@ import trio
 
 from trioserf.address import parse_host_port
 from trioserf.agent.metrics import Report
-from trioserf.errors import ConfigError
+from trioserf.errors import ConfigError, reason_of
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -106,7 +106,7 @@ class MetricsSender:
             try:
                 await send_reports()
             except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                reason = "too slow" if isinstance(error, trio.TooSlowError) else str(error)
+                reason = "too slow" if isinstance(error, trio.TooSlowError) else reason_of(error)
                 if reason != logged:
                     _log.error("Error writing to %s! Err: %s", self._kind, reason)
                 logged = reason

@@ -6,9 +6,10 @@ room for is dropped and counted. If the daemon restarts, the next line connects 
 
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from logging.handlers import SysLogHandler
 from typing import Final
 
@@ -37,6 +38,7 @@ _MONTHS: Final = (
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
 )
 """In English, independent of the locale."""
+_FAILED: Final = "Syslog setup failed"
 _MAX_LINE: Final = 32 * 1024
 """Bytes of a line; the kernel rejects a datagram that is much longer."""
 
@@ -72,7 +74,7 @@ class Syslog:
                 else:
                     self._socket = candidate
                     return
-        raise OSError("Unix syslog delivery error")
+        raise OSError("no daemon listens")
 
     def write(self, line: LogLine) -> None:
         """Send a line at once, or drop it."""
@@ -122,17 +124,39 @@ def open_syslog(facility: str, paths: Sequence[str] = PATHS) -> Iterator[Syslog]
     Raises:
         ConfigError: no such facility, or no daemon listens.
     """
-    number = FACILITIES.get(facility.upper())
-    if number is None:
-        raise ConfigError(
-            f"Syslog setup failed: invalid syslog facility: {facility}; expected one of"
-            f" {' '.join(FACILITIES)}"
-        )
-    with closing(Syslog(number, paths)) as syslog:
+    with closing(Syslog(facility_number(facility), paths)) as syslog:
         try:
             syslog.connect()
-        except OSError as error:
-            raise ConfigError(
-                f"Syslog setup failed: {error}: no daemon listens at {', '.join(paths)}"
-            ) from None
+        except OSError:
+            raise _no_daemon(paths) from None
         yield syslog
+
+
+def facility_number(name: str) -> int:
+    """Return the number of a facility (raises ConfigError)."""
+    number = FACILITIES.get(name.upper())
+    if number is None:
+        raise ConfigError(
+            f"{_FAILED}: invalid syslog facility: {name}; expected one of {' '.join(FACILITIES)}"
+        )
+    return number
+
+
+def require_socket(paths: Sequence[str]) -> None:
+    """Check that there is a socket at one of the paths, without a connection.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for path in paths:
+        with suppress(OSError, ValueError):
+            if stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116 - a text with NUL, too
+                return
+    raise _no_daemon(paths)
+
+
+def _no_daemon(paths: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"{_FAILED}: Unix syslog delivery error: no daemon listens at {', '.join(paths)};"
+        " expected its socket"
+    )

@@ -25,7 +25,7 @@ PROGRAM: Final = "trioserf"
 NO_COMMAND: Final = 127
 """Exit code without a command, or with an unknown one."""
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Agent": ("agent", "leave", "tags", "token"),
+    "Agent": ("agent", "leave", "tags", "token", "validate"),
     "Cluster": ("members", "join", "force-leave"),
     "Events and queries": ("event", "query", "stream"),
     "Encryption keys": ("keygen", "keys"),
@@ -44,8 +44,8 @@ class Console(NamedTuple):
 
     stdout: BinaryIO
     stderr: BinaryIO
-    start_agent: Callable[[Sequence[str], Mapping[str, Any]], int]
-    """Run an agent with configuration files and overrides; return its exit code."""
+    start_agent: Callable[[Sequence[str], Mapping[str, Any], Sequence[tuple[str, str]]], int]
+    """Run an agent with configuration files, overrides and errors of the command line."""
 
 
 class SerfContext(typer.Context):

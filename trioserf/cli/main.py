@@ -18,6 +18,9 @@ from trioserf.operating_system import processes as system
 BROKEN_PIPE = 128 + system.SIGPIPE
 INTERRUPTED = 128 + signal.SIGINT
 """typer's exit code for a KeyboardInterrupt."""
+StartAgent = Callable[[Sequence[str], Mapping[str, Any], Sequence[tuple[str, str]]], int]
+"""Runs an agent with configuration files, values by key from the command line, and errors of the
+command line by key; returns the exit code."""
 _COMPLETE = "_TRIOSERF_COMPLETE"
 """Environment variable with which a shell asks for completions."""
 
@@ -93,7 +96,7 @@ def run(
     argv: Sequence[str],
     stdout: BinaryIO,
     stderr: BinaryIO,
-    start: Callable[[Sequence[str], Mapping[str, Any]], int],
+    start: StartAgent,
 ) -> int:
     """Run one command line (without the program's name); return the exit code.
 
@@ -104,7 +107,7 @@ def run(
         argv: the command line.
         stdout: standard output.
         stderr: standard error.
-        start: runs an agent with configuration files and overrides; returns its exit code.
+        start: runs an agent; returns its exit code.
 
     Raises:
         OutputError: a stream that cannot be written.
@@ -119,11 +122,13 @@ def run(
     return code or 0
 
 
-def start_agent(paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
-    """Run an agent in this process; return its exit code."""
+def start_agent(
+    paths: Sequence[str], overrides: Mapping[str, Any], errors: Sequence[tuple[str, str]]
+) -> int:
+    """Run an agent in this process (see `StartAgent`)."""
     from trioserf.cli.commands.agent_process import run_agent
 
-    return run_agent(sys.stdout.buffer, paths, overrides)
+    return run_agent(sys.stdout.buffer, paths, overrides, errors)
 
 
 def _run_agent(argv: Sequence[str]) -> int:
@@ -154,8 +159,13 @@ def _run_agent(argv: Sequence[str]) -> int:
     return start_agent(*json.loads(settings))
 
 
-def _send_settings(pipe: int, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
+def _send_settings(
+    pipe: int,
+    paths: Sequence[str],
+    overrides: Mapping[str, Any],
+    errors: Sequence[tuple[str, str]],
+) -> int:
     """Write the settings of an agent to a pipe, unless a signal has ended the agent."""
     with suppress(BrokenPipeError), open(pipe, "w") as file:
-        json.dump([list(paths), overrides], file)
+        json.dump([list(paths), overrides, list(errors)], file)
     return 0

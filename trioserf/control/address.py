@@ -1,11 +1,10 @@
 """Addresses of the control socket, for servers and clients."""
 
 from trioserf.address import parse_host_port
-from trioserf.defaults import CONTROL_ADDRESS, CONTROL_PORT
+from trioserf.defaults import CONTROL_ADDRESS, CONTROL_PORT, UNIX
 from trioserf.errors import AddressError
 
 DEFAULT_ADDRESS = CONTROL_ADDRESS
-UNIX = "unix:"
 
 
 def unix_path(address: str) -> str | None:

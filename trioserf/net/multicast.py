@@ -87,7 +87,7 @@ def open_multicast(
     Raises:
         AddressError: the interface does not exist, or no group could be joined.
     """
-    index = _index(interface) if interface else 0
+    index = interface_index(interface) if interface else 0
     groups = [group for group, wanted in ((IPV4, ipv4), (IPV6, ipv6)) if wanted]
     with ExitStack() as stack:
         opened = []
@@ -105,10 +105,11 @@ def open_multicast(
         yield opened
 
 
-def _index(interface: str) -> int:
+def interface_index(interface: str) -> int:
+    """Return the number of a network interface (raises AddressError)."""
     try:
         return socket.if_nametoindex(interface)
-    except OSError:
+    except (OSError, ValueError):
         raise AddressError(f"no such network interface: {interface!r}") from None
 
 

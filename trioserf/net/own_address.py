@@ -28,7 +28,8 @@ def own_address(*, v6: bool = False) -> str:
             return str(ip)
     family = "IPv6" if v6 else "IPv4"
     raise AddressError(
-        f"no interface has a private {family} address to advertise; set one with advertise"
+        f"no interface has a private {family} address to advertise; choose one with"
+        " --advertise=ADDR or --bind=ADDR"
     )
 
 

@@ -46,7 +46,7 @@ class SystemResolver:
     """
 
     def __init__(self, dns_servers: Sequence[str] = ()) -> None:
-        self._dns_servers = tuple(map(_server, dns_servers))
+        self._dns_servers = tuple(map(parse_server, dns_servers))
 
     async def addresses(self, host: str) -> list[str]:
         """Return every IPv4 and IPv6 address of a name, at least one.
@@ -72,12 +72,13 @@ class SystemResolver:
         except ModuleNotFoundError as error:
             raise AddressError(
                 f"service {name!r}: the package dnspython is missing; it comes with"
-                " pip install 'trioserf[srv]'"
+                " pip install '.[srv]' in trioserf's checkout"
             ) from error
         return await find_services(name, self._dns_servers)
 
 
-def _server(text: str) -> Address:
+def parse_server(text: str) -> Address:
+    """Parse the address of a name server, with or without a port (raises AddressError)."""
     try:
         host, port = parse_host_port(text, least_port=1)
     except ValueError as error:

@@ -58,7 +58,23 @@ def _bind(host: str, port: int) -> tuple[socket.socket, socket.socket]:
             if attempts and error.errno == errno.EADDRINUSE:
                 continue
             where = format_host_port(host, port)
-            raise AddressError(f"cannot listen on {where}: {error.strerror or error}") from error
+            raise AddressError(f"cannot listen on {where}: {_reason(error, port)}") from error
+
+
+def _reason(error: OSError, port: int) -> str:
+    """Return why a port cannot be bound, and the option that mends it."""
+    reason = error.strerror or str(error)
+    match error.errno:
+        case errno.EADDRINUSE if port:
+            return (
+                f"TCP or UDP port {port} is in use; another agent may be running there"
+                " (--bind=HOST:PORT chooses another)"
+            )
+        case errno.EADDRNOTAVAIL:
+            return f"{reason}; expected an address of this machine (--bind=ADDR)"
+        case errno.EACCES:
+            return f"{reason} (--bind=HOST:PORT chooses another port)"
+    return reason
 
 
 def _bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:

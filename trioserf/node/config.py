@@ -70,13 +70,16 @@ def _check_label(_: object, __: object, label: str) -> None:
 
 
 def _check_networks(_: object, __: object, texts: tuple[str, ...]) -> None:
+    errors = []
     for text in check.texts("allowed_networks", texts):
         try:
             ipaddress.ip_network(text)
         except ValueError as error:
-            raise ConfigError(
+            errors.append(
                 f"allowed_networks: {text!r} is not a valid network such as 10.0.0.0/8: {error}"
-            ) from error
+            )
+    if errors:
+        raise ConfigError("\n".join(errors))
 
 
 @attrs.frozen(kw_only=True, field_transformer=checked_types)
@@ -143,8 +146,8 @@ class NodeConfig:
         shown="all",
         check=_check_networks,
     )
-    verify_incoming: bool = setting(True, "with keys: reject plaintext")
-    verify_outgoing: bool = setting(True, "with keys: send no plaintext")
+    verify_incoming: bool = setting(True, "with keys: reject plaintext", reloads=True)
+    verify_outgoing: bool = setting(True, "with keys: send no plaintext", reloads=True)
     tcp_pings: bool = setting(True, "ping by TCP if packets do not get through")
     packet_size: int = setting(
         1400, "bytes of the largest packet, 512 to 65,507", least=512, most=65_507

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from trioserf.address import Address, address_of, format_host_port
-from trioserf.errors import AddressError, JoinFailed, NameInUse
+from trioserf.errors import AddressError, JoinFailed, NameInUse, reason_of
 from trioserf.net.resolver import Resolver
 from trioserf.net.services import by_priority
 from trioserf.node.join_address import JoinTarget, parse_join_address
@@ -215,8 +215,8 @@ class Joiner:
             if give_up is None:
                 give_up = trio.current_time() + _NAME_WAIT
                 _log.info(
-                    "the name %r still belongs to the member at %s, which does not answer; waiting"
-                    " up to %g s until that member is failed in the cluster",
+                    "the name '%s' still belongs to the member at %s, which does not answer;"
+                    " waiting up to %g s until that member is failed in the cluster",
                     short_name(name),
                     holder,
                     _NAME_WAIT,
@@ -285,4 +285,4 @@ def _holder(rows: Iterable[NodeState], name: str, ours: Address) -> Address | No
 def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
-    return str(error) or type(error).__name__
+    return reason_of(error)

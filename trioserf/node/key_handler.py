@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import trio
 
-from trioserf.errors import ConfigError
+from trioserf.errors import ConfigError, reason_of
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.serf.internal_queries import DeferredResponse, KeyAction, no_keyring
@@ -121,7 +121,7 @@ class KeyHandler:
             try:
                 await self._save(change.content)
             except OSError as error:
-                result = _failed(change.action, str(error))
+                result = _failed(change.action, reason_of(error))
             await owner.ask(lambda _, now: change.response.set_result(result, now))  # noqa: B023
 
 

@@ -24,7 +24,7 @@ async def reconnect(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
         if member is not None:
             error = await joiner.try_push_pull(member.address)
             if error is not None:
-                _log.debug("no reconnect to %r: %s", short_name(member.name), error)
+                _log.debug("no reconnect to '%s': %s", short_name(member.name), error)
         await trio.sleep(interval)
 
 

@@ -273,15 +273,15 @@ class StateOwner:
         state = self.state
         for direct in state.pop_stream_messages():
             if not self.bulk.put(direct, first=True):
-                self._drop("streams", f"a response for {direct.node!r}")
+                self._drop("streams", f"a response for '{direct.node}'")
         for direct in state.pop_large_broadcasts():
             if not self.bulk.put(direct):
-                self._drop("streams", f"an event or query for {direct.node!r}")
+                self._drop("streams", f"an event or query for '{direct.node}'")
         for check in state.refusal_checks:
             try:
                 self._to_checks.send_nowait(check)
             except trio.WouldBlock:
-                self._drop("checks", f"the check of a suspect, {check.name!r}")
+                self._drop("checks", f"the check of a suspect, '{check.name}'")
         state.refusal_checks.clear()
         packets = state.outbox.packets
         if packets:

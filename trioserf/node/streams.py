@@ -12,6 +12,7 @@ import trio
 from trio.abc import SendStream, Stream
 
 from trioserf.address import Address
+from trioserf.errors import reason_of
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
 from trioserf.node.memory import trim_memory
@@ -127,7 +128,7 @@ class Streams:
         except ConnectionRefusedError:
             return "refused"
         except (OSError, ValueError, trio.BrokenResourceError) as error:
-            _log.debug("no answer of %r on a stream: %s", short_name(name), error)
+            _log.debug("no answer of '%s' on a stream: %s", short_name(name), reason_of(error))
             return "silent"
         return "acked" if isinstance(response, Ack) and response.seq_no == 0 else "silent"
 
@@ -180,12 +181,12 @@ class Streams:
             elif lost := queue.failed(direct):
                 self._count_lost(lost, direct.node, error)
             else:
-                _log.debug("no stream to %r yet: %s", short_name(direct.node), error)
+                _log.debug("no stream to '%s' yet: %s", short_name(direct.node), error)
 
     def _count_lost(self, count: int, node: str, error: str) -> None:
         self._owner.dropped["streams"] += count
         what = "a message" if count == 1 else f"{count} messages"
-        _log.warning("could not send %s to %r: %s", what, short_name(node), error)
+        _log.warning("could not send %s to '%s': %s", what, short_name(node), error)
 
     async def _send_message(self, direct: DirectMessage, timeout: float) -> str | None:
         """Send one message; return the error as text, or None."""
@@ -200,7 +201,7 @@ class Streams:
         except trio.TooSlowError:
             return f"it took longer than {timeout:g} s"
         except (OSError, trio.BrokenResourceError) as error:
-            return str(error) or type(error).__name__
+            return reason_of(error)
         return None
 
     def _encoded(self, message: bytes) -> bytes:
@@ -247,7 +248,7 @@ class Streams:
             elif tracked.scope.cancelled_caught:
                 _log.debug("a stream from %s took longer than %g s", tracked.peer, self._timeout)
         except (OSError, trio.BrokenResourceError) as error:
-            _log.debug("a stream from %s broke: %s", tracked.peer, error)
+            _log.debug("a stream from %s broke: %s", tracked.peer, reason_of(error))
         finally:
             self.open_streams.remove(tracked)
 
@@ -277,7 +278,7 @@ class Streams:
                 if node == state.config.name:
                     await self._answer(stream, Ack(seq_no))
                 else:
-                    _log.warning("stream ping for %r, from %s", short_name(node), source)
+                    _log.warning("stream ping for '%s', from %s", short_name(node), source)
             case _:
                 _log.debug("a %s on a stream from %s", type(message).__name__, source)
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -21,6 +21,7 @@ if sys.platform == "win32":
     }
     RELOAD_SIGNAL: Final[int | None] = None
     METRICS_SIGNAL: Final[int | None] = None
+    CHILD_SIGNAL: Final[int | None] = None
     BASIC_VARIABLES: Final = (
         r"(?:HOME|LANG|LANGUAGE|LC_\w+|TZ|PATH|PATHEXT|COMSPEC|SYSTEMROOT|SYSTEMDRIVE|WINDIR|TEMP"
         r"|TMP|USERNAME|USERPROFILE|HOMEDRIVE|HOMEPATH|APPDATA|LOCALAPPDATA|PROGRAMDATA"
@@ -38,6 +39,8 @@ else:
     """The signal that makes an agent read its configuration again; None if there is none."""
     METRICS_SIGNAL: Final[int | None] = signal.SIGUSR1
     """The signal that makes an agent write its metrics; None if there is none."""
+    CHILD_SIGNAL: Final[int | None] = signal.SIGCHLD
+    """The signal that reports the end of a child process; None if there is none."""
     BASIC_VARIABLES: Final = r"HOME|LANG|LANGUAGE|LC_\w+|LOGNAME|PATH|SHELL|TZ|USER"
     """Names of the variables without which programs do not run as expected, as an expression."""
     OUT_OF_REACH: Final = "in another session or as another user"
@@ -79,6 +82,19 @@ def fork() -> int:
         raise OSError("this system cannot fork")
     else:
         return os.fork()
+
+
+def reap_children(own: Container[int]) -> None:
+    """Wait for children that have ended, up to the first one in `own`; only Linux can do that."""
+    if sys.platform == "linux":
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return  # there is no child at all
+            if ended is None or ended.si_pid in own:
+                return
+            os.waitpid(ended.si_pid, 0)
 
 
 @contextmanager

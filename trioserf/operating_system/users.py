@@ -24,6 +24,14 @@ def user_id() -> int:
         return os.geteuid()
 
 
+def group_ids() -> frozenset[int]:
+    """Return the numbers of the groups of this process; empty on Windows."""
+    if sys.platform == "win32":
+        return frozenset()
+    else:
+        return frozenset((os.getegid(), *os.getgroups()))
+
+
 def find_user(name: str) -> User:
     """Return a user of this host; its home is decoded as UTF-8 whatever the locale is.
 

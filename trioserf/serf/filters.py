@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from trioserf.errors import InvalidFilter
+from trioserf.errors import InvalidFilter, reason_of
 from trioserf.wire.serf_messages import TagFilter
 
 MAX_EXPRESSION: Final = 1024
@@ -83,7 +83,7 @@ def compiled(expr: str) -> Pattern:
     try:
         re2, options = _library()
     except (ImportError, OSError) as error:
-        raise InvalidFilter(f"{_shown(expr)} cannot be compiled: {error}") from error
+        raise InvalidFilter(f"{_shown(expr)} cannot be compiled: {reason_of(error)}") from error
     try:
         pattern: Pattern = re2.compile(expr, options)
     except re2.error as error:

@@ -1,4 +1,4 @@
-"""Curves of the measurements of `scale`; needs matplotlib (`pip install trioserf[plot]`)."""
+"""Curves of the measurements of `scale`; needs matplotlib (`pip install '.[plot]'`)."""
 
 from pathlib import Path
 

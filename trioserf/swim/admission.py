@@ -51,6 +51,6 @@ class AdmissionPolicy:
             self._logged.add(message.node)
             address = address_of(addr, message.port)
             log.warning(
-                "refusing the member %r at %s: %s", short_name(message.node), address, reason
+                "refusing the member '%s' at %s: %s", short_name(message.node), address, reason
             )
         return Refused(message.node, addr, message.port, reason)

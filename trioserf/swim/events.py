@@ -41,11 +41,11 @@ class Cause:
     @property
     def text(self) -> str:
         """The cause as part of a sentence for users."""
-        declared = f"declared failed by {short_name(self.declared_by)!r}"
+        declared = f"declared failed by '{short_name(self.declared_by)}'"
         if self.reason is None:
             return declared
         by = short_name(self.suspected_by)
-        return f"suspected first by {by!r} ({_TEXTS[self.reason]}), {declared}"
+        return f"suspected first by '{by}' ({_TEXTS[self.reason]}), {declared}"
 
 
 @attrs.frozen(eq=False)

@@ -180,7 +180,7 @@ class FailureDetector:
         self.drop_probe(probe)
         if reach == "acked":
             _log.warning(
-                "%r answers on a stream, but not to packets; check that UDP gets through",
+                "'%s' answers on a stream, but not to packets; check that UDP gets through",
                 short_name(probe.record.name),
             )
             self._memberlist.probe_succeeded(probe.record)
@@ -213,7 +213,10 @@ class FailureDetector:
         """
         if ping.node and ping.node != self._name:
             _log.warning(
-                "ping for %r, but this is %r; from %s", short_name(ping.node), self._name, source
+                "ping for '%s', but this is '%s'; from %s",
+                short_name(ping.node),
+                self._name,
+                source,
             )
             return
         to = source

@@ -211,7 +211,7 @@ class Memberlist:
             return
         if supersedes(record, SUSPECT, message.incarnation):
             if record.name == self.name:
-                self._refute(message.incarnation, f"suspected by {short_name(message.source)!r}")
+                self._refute(message.incarnation, f"suspected by '{short_name(message.source)}'")
             else:
                 self._mark_suspect(record, message, reason, now)
         elif is_at_least(message.incarnation, record.incarnation):
@@ -227,7 +227,7 @@ class Memberlist:
         if record is None or not supersedes(record, DEAD, message.incarnation):
             return
         if record.name == self.name:
-            self._refute(message.incarnation, f"declared dead by {short_name(message.source)!r}")
+            self._refute(message.incarnation, f"declared dead by '{short_name(message.source)}'")
         else:
             self._mark_dead(record, message, now)
 
@@ -296,7 +296,7 @@ class Memberlist:
             self.awareness.apply_delta(max(0, expected_nacks - nacks) if expected_nacks else 1)
         if supersedes(record, SUSPECT, incarnation):
             what = "refuses connections" if refused else "does not answer"
-            log.info("%r (%s) %s; suspecting it", short_name(record.name), record.address, what)
+            log.info("'%s' (%s) %s; suspecting it", short_name(record.name), record.address, what)
         self.suspect(Suspect(incarnation, record.name, self.name, refused), now, reason)
 
     def must_connect(self, suspect: NodeRecord) -> bool:
@@ -345,7 +345,7 @@ class Memberlist:
     def _declare_dead(self, suspicion: Suspicion, now: float) -> None:
         record = self.records[suspicion.node]  # suspect: every change cancels the suspicion
         log.info(
-            "%r did not refute in time; declaring it dead (%d confirmations)",
+            "'%s' did not refute in time; declaring it dead (%d confirmations)",
             short_name(record.name),
             suspicion.confirmations,
         )
@@ -369,7 +369,7 @@ class Memberlist:
             self._mark_alive(record, message, addr, now)
             return
         log.warning(
-            "two members claim the name %r: %s, which holds it, and %s",
+            "two members claim the name '%s': %s, which holds it, and %s",
             short_name(record.name),
             record.address,
             address_of(addr, message.port),
@@ -410,7 +410,7 @@ class Memberlist:
         if was_suspect:
             suspicion = self._suspicions.get(record.name)
             if suspicion is not None and suspicion.was_confirmed_by(self.name):
-                log.info("%r has refuted the suspicion", short_name(record.name))
+                log.info("'%s' has refuted the suspicion", short_name(record.name))
             self._suspicions.cancel(record.name)
         self._broadcast(record, message, urgent=was_suspect, on_done=on_done)
         record.incarnation = message.incarnation
@@ -456,7 +456,7 @@ class Memberlist:
         cause = None
         if not by_itself:
             cause = _cause(suspicion, message.source)
-            log.info("%r has failed: %s", short_name(record.name), cause.text)
+            log.info("'%s' has failed: %s", short_name(record.name), cause.text)
         self._on_event(events.Left(record, by_itself, cause), now)
 
     def _broadcast(

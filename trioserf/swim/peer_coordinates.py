@@ -56,7 +56,7 @@ class PeerCoordinates:
             moved = self._client.update(name, other, rtt)
         except (WireError, ValueError) as error:
             self._rejected.add()
-            _log.debug("coordinate of %r: %s", short_name(name), error)
+            _log.debug("coordinate of '%s': %s", short_name(name), error)
             return
         self._adjustments.append(distance(before, moved) * 1000)
         self._peers[name] = other

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
@@ -20,6 +21,8 @@ from trioserf.control.address import DEFAULT_ADDRESS
 
 Overrides = dict[str, Any]
 """Values by configuration key; durations are still text."""
+OptionError = tuple[str, str]
+"""A configuration key, empty for none, and an error of its option in Serf's words."""
 
 app = new_app()
 
@@ -37,17 +40,14 @@ def _check_duration(text: str) -> str:
     try:
         parse_duration(text)
     except ValueError as error:
-        message = f"==> Error: time: invalid duration {quote(text)}"
+        message = f"Error: time: invalid duration {quote(text)}"
         hint = value_hint("DURATION", text)
         raise CommandError(message, "bad_config", hint=hint) from error
     return text
 
 
 def _tags(pairs: list[str]) -> dict[str, str]:
-    try:
-        return parse_tags(list(map(_utf8, pairs)))
-    except CommandError as error:
-        raise CommandError(f"==> {error.text}", error.code) from error
+    return parse_tags(list(map(_utf8, pairs)))
 
 
 def _utf8(text: str) -> str:
@@ -228,6 +228,12 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
         AgentOption("-encrypt", "encrypt_key", "Key for gossip, in base64 (see keygen).", "KEY"),
         AgentOption("-keyring-file", "keyring_file", "Keep the keys in this file.", "PATH"),
         AgentOption(
+            "--encrypt-key-file",
+            "encrypt_key_file",
+            "Read the key of -encrypt from this file.",
+            "PATH",
+        ),
+        AgentOption(
             "--verify-incoming",
             "verify_incoming",
             "With a key: reject plaintext. The default; =false accepts it.",
@@ -277,6 +283,9 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
             "HOST:PORT",
         ),
         AgentOption("--rpc-auth", "rpc_auth", "Key that clients must present.", "KEY"),
+        AgentOption(
+            "--rpc-auth-file", "rpc_auth_file", "Read the key of --rpc-auth from a file.", "PATH"
+        ),
         AgentOption(
             "--rpc-tokens",
             "rpc_tokens",
@@ -331,10 +340,12 @@ OPTIONS: Final[Mapping[str, tuple[AgentOption, ...]]] = {
 }
 
 
-def _with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add a parameter for each option to the signature that typer reads."""
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add a parameter for each option to the signature that typer reads, in front of its own."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
+    own = inspect.signature(function).parameters.values()
+    parameters += (one for one in own if one.kind is keyword)
     for group, options in OPTIONS.items():
         for option in options:
             declared = typer.Option(
@@ -373,7 +384,7 @@ class _AgentCommand(SerfCommand):
         page="trioserf/agent/README.md, § Configuration",
     ),
 )
-@_with_options
+@with_options
 def agent(ctx: typer.Context, **values: Any) -> None:
     """Run an agent.
 
@@ -386,48 +397,80 @@ def agent(ctx: typer.Context, **values: Any) -> None:
     on standard input; the output of a query's handler is the response.
     """
     out: Output = ctx.obj
-    overrides = overrides_from(values)
-    if role := values["role"]:
+    if values["role"]:
         out.line_best_effort("==> Deprecation warning: 'Role' has been replaced with 'Tags'")
-        overrides.setdefault("tags", {}).setdefault("role", _utf8(role))
-    apply_settings(overrides, values["set"] or ())
-    code = ctx.find_root().obj.start_agent(values["config_file"] or (), overrides)
+    overrides, errors = settings_from(values, out)
+    code = ctx.find_root().obj.start_agent(values["config_file"] or (), overrides, errors)
     raise typer.Exit(code)
 
 
-def overrides_from(values: Mapping[str, Any]) -> Overrides:
-    """Convert the values of options, by parameter, into configuration keys.
+def settings_from(values: Mapping[str, Any], out: Output) -> tuple[Overrides, list[OptionError]]:
+    """Convert the values of options, by parameter, into configuration keys; return all errors.
+
+    As text, what mends an error goes to standard error.
+    """
+
+    def explain(error: CommandError) -> None:
+        if error.hint and not out.json:
+            out.explain(error.hint, error.code)
+
+    overrides, errors = overrides_from(values, explain)
+    if role := values["role"]:
+        overrides.setdefault("tags", {}).setdefault("role", _utf8(role))
+    errors += apply_settings(overrides, values["set"] or ())
+    return overrides, errors
+
+
+def overrides_from(
+    values: Mapping[str, Any], explain: Callable[[CommandError], None] = lambda _: None
+) -> tuple[Overrides, list[OptionError]]:
+    """Convert the values of options of `OPTIONS`, by parameter, into configuration keys.
 
     As in Serf, an empty, zero or false value counts as not given, except for a `CHOICE`.
 
-    Raises:
-        CommandError: an invalid value.
+    Args:
+        values: the values.
+        explain: called with each error.
+
+    Returns:
+        The values, and all errors.
     """
     overrides: Overrides = {}
+    errors: list[OptionError] = []
     for options in OPTIONS.values():
         for option in options:
             value = values[option.parameter]
-            if option.key and (value or (option.kind is CHOICE and value is not None)):
+            if not option.key or not (value or (option.kind is CHOICE and value is not None)):
+                continue
+            try:
                 _set_key(overrides, option.key, option.kind.convert(value))
-    return overrides
+            except CommandError as error:
+                errors.append((option.key, error.text))
+                explain(error)
+    return overrides, errors
 
 
-def apply_settings(overrides: Overrides, settings: Iterable[str]) -> None:
+def apply_settings(overrides: Overrides, settings: Iterable[str]) -> list[OptionError]:
     """Add `KEY=VALUE` settings; dots lead into objects, values are JSON or else text.
 
-    Raises:
-        CommandError: a setting without `=`, or with a dot into a value that is not an object.
+    Return an error for each setting without `=`, or with a dot into a value that is not an
+    object. It shows no value, which may be secret.
     """
+    errors = []
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key or key.endswith("."):
-            text = f"==> Error: Invalid setting: '{setting}' (expected KEY=VALUE)"
-            raise CommandError(text, "bad_request")
+            # A secret may follow: `rpc_auth:KEY`.
+            shown = "".join(takewhile(lambda one: one.isalnum() or one in "_.", setting))
+            shown += "…" * (shown != setting)
+            errors.append(("", f"Error: Invalid setting: '{shown}' (expected KEY=VALUE)"))
+            continue
         try:
             _set_key(overrides, key, parse_value(text))
         except KeyError as error:
-            text = f"==> Error: Invalid setting: '{setting}' ({error.args[0]} has no keys)"
-            raise CommandError(text, "bad_request") from error
+            text = f"Error: Invalid setting: '{key}=' ({error.args[0]} has no keys)"
+            errors.append(("", text))
+    return errors
 
 
 def _set_key(overrides: Overrides, key: str, value: Any) -> None:

@@ -5,6 +5,7 @@ Does not import typer, which would stay in the memory of the agent.
 
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -18,22 +19,31 @@ import attrs
 import trio
 
 from trioserf.agent.agent import Agent, open_agent
-from trioserf.agent.config import AgentConfig, Sources
+from trioserf.agent.config import AgentConfig
+from trioserf.agent.config_sources import Sources, require_valid
 from trioserf.agent.logs import LogLine, Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
 from trioserf.agent.stream_writer import StreamWriter, open_writer
 from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
 from trioserf.control.address import unix_path
+from trioserf.control.server.admission import Limits
 from trioserf.control.server.audit import open_audit
-from trioserf.control.server.listener import Server, load_tls, open_control
-from trioserf.control.tls import TlsFiles, split_tls
+from trioserf.control.server.binding import ControlSockets, bind_control, load_tls
+from trioserf.control.server.config_check import (
+    check_configuration,
+    socket_rights,
+    tls_files,
+)
+from trioserf.control.server.listener import Server, serve_control
+from trioserf.control.tls import split_tls
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
 from trioserf.net.threads import run_in_thread
 from trioserf.node import Phase
 from trioserf.node.memory import freeze_startup_memory
 from trioserf.node.timers import AutoResetEvent
+from trioserf.operating_system.descriptors import low_limit_warning, raise_limit
 from trioserf.operating_system.processes import END_SIGNALS, METRICS_SIGNAL, RELOAD_SIGNAL
 from trioserf.operating_system.users import user_id
 
@@ -51,35 +61,44 @@ _HANDLED: Final = tuple(
 )
 
 
-def run_agent(stdout: BinaryIO, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
+def run_agent(
+    stdout: BinaryIO,
+    paths: Sequence[str],
+    overrides: Mapping[str, Any],
+    errors: Sequence[tuple[str, str]],
+) -> int:
     """Run an agent until a signal, a client or an error ends it; return the exit code.
 
     Args:
         stdout: stream for the banner and for errors; the log goes to stderr.
         paths: configuration files, and directories of them.
         overrides: configuration keys from the command line.
+        errors: errors of the command line by key, as Serf reports them.
 
     Raises:
         OutputError: an error that could not be written.
     """
     out = Output(stdout)
     try:
-        return _run(out, paths, overrides)
+        return _run(out, Sources(paths, overrides, os.environ, errors))
     except CommandError as error:
         out.error(error)
         return FAILED
 
 
-def _run(out: Output, paths: Sequence[str], overrides: Mapping[str, Any]) -> int:
-    sources = Sources(paths, overrides)
+def _run(out: Output, sources: Sources) -> int:
     try:
-        config = sources.load(lambda text: out.line_best_effort(f"==> Warning: {text}"))
+        config = require_valid(
+            check_configuration(sources),
+            lambda text: out.line_best_effort(f"==> Warning: {text}"),
+        )
         _report_interface(out, config)
     except TrioserfError as error:
         raise CommandError(_prefix_lines(str(error)), "bad_config") from error
     errors: list[BaseException] = []
     code = FAILED
     disable_caller_info()
+    raise_limit()
     with _streams(out) as streams, open_logs(config.log_level, streams.log) as logs:
         try:
             with _syslog(config, logs):
@@ -170,8 +189,19 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
             nursery.start_soon(life.reload)
             nursery.start_soon(life.dump_metrics)
             with life.scope:
-                async with open_agent(config, logs, config_files=_paths(sources)) as agent:
-                    await _run_opened(streams, agent, logs, life)
+                # First the control port: its errors must end the start before gossip begins.
+                async with (
+                    bind_control(
+                        config.rpc_addr,
+                        auth=config.rpc_auth,
+                        tokens=config.rpc_tokens,
+                        allow=config.rpc_allow,
+                        rights=socket_rights(config),
+                        tls=tls_files(config),
+                    ) as sockets,
+                    open_agent(config, logs, config_files=_paths(sources)) as agent,
+                ):
+                    await _run_opened(streams, agent, sockets, life)
                 _log.info("shutdown complete")
             nursery.cancel_scope.cancel()
     if life.agent is not None and life.agent.failure:
@@ -183,8 +213,10 @@ def _paths(sources: Sources) -> list[str]:
     return [str(Path(path).absolute()) for path in sources.paths]
 
 
-async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life") -> None:
-    """Open the control port, join and run until the end."""
+async def _run_opened(
+    streams: _Streams, agent: Agent, sockets: ControlSockets, life: "_Life"
+) -> None:
+    """Serve the control port, join and run until the end."""
     out = streams.out
     out.line_best_effort("==> Starting Serf agent RPC...")
     config, counters = agent.config, agent.node.counters
@@ -197,23 +229,19 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
         freeze_startup_memory()
         # The log follows the banner, if that is read.
         streams.stdout.wait(_BANNER)
-        logs.release()
+        agent.logs.release()
 
     async with (
         open_audit(config.audit_log, counters=counters) as audit,
-        open_control(
-            agent,
-            config.rpc_addr,
-            auth=config.rpc_auth,
-            tokens=config.rpc_tokens,
-            allow=config.rpc_allow,
-            tls=_tls_files(config),
-            counters=counters,
-            audit=audit,
-        ) as control,
+        serve_control(agent, sockets, counters=counters, audit=audit) as control,
     ):
-        if warning := open_handlers_warning(config, user_id()):
-            _log.warning("%s", warning)
+        agent.set_control_addresses(control.addresses)
+        for warning in (
+            open_handlers_warning(config, user_id()),
+            low_limit_warning(config.node.max_streams, Limits().connections),
+        ):
+            if warning:
+                _log.warning("%s", warning)
         out.line_best_effort("==> Serf agent running!")
         for label, value in _banner(agent, control):
             out.line_best_effort(f"{label:>31}: {value}")
@@ -224,11 +252,6 @@ async def _run_opened(streams: _Streams, agent: Agent, logs: Logs, life: "_Life"
     _log.info("requesting serf shutdown")
     if agent.node.phase is Phase.ALIVE:
         _serf_log.warning("Shutdown without a Leave")
-
-
-def _tls_files(config: AgentConfig) -> TlsFiles | None:
-    files = TlsFiles(config.rpc_tls_cert, config.rpc_tls_key, config.rpc_tls_client_ca)
-    return files if files.cert else None
 
 
 def open_handlers_warning(config: AgentConfig, uid: int) -> str:
@@ -387,21 +410,24 @@ class _Life:
         self._out.line_best_effort("==> Caught signal: hangup")
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
-        warnings: list[str] = []
         try:
             # In a thread, because files may be slow, or pipes.
-            load = partial(self._sources.load, warnings.append)
-            config = await run_in_thread(load, abandon=True)
-            for text in warnings:
-                _log.warning("%s", text)
-            files = _tls_files(config) if control.tls is not None else None
+            checked = await run_in_thread(
+                partial(check_configuration, self._sources), abandon=True
+            )
+            config = require_valid(checked, partial(_log.warning, "%s"))
+            files = tls_files(config) if control.tls is not None else None
             certificates = await load_tls(files)
-            await agent.reload(config)
+            later = await agent.reload(config, with_tls=control.tls is not None)
         except (TrioserfError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            _log.error("the configuration stays as it was: %s", reason)
+            for line in str(reason).splitlines():
+                _log.error("the configuration stays as it was: %s", line)
             self._out.line_best_effort("==> Failed to reload configs")
         else:
             control.tls = certificates or control.tls
             _log.info("Configuration reloaded")
+            if later:
+                text = "these changed keys take effect with the next start only: %s"
+                _log.warning(text, ", ".join(later))
         await control.reload()

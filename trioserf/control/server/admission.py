@@ -154,6 +154,10 @@ class PlaceTable:
         groups.append((_ALL, limits.connections))
         return groups
 
+    def make_room(self) -> bool:
+        """Close a connection, as if all places were taken; return False if all are busy."""
+        return self._make_room(_ALL)
+
     def _make_room(self, group: str) -> bool:
         """Close a connection of this group; return False if all of them are busy."""
         for place in self._unused:

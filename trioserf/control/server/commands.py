@@ -5,6 +5,7 @@ domain objects; `show` converts them to the objects of the JSON protocol. `hands
 `stop` concern the connection itself and have no handler here.
 """
 
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,7 @@ from trioserf.control.server.json_records import WallClock
 from trioserf.control.server.member_filter import MemberFilter
 from trioserf.control.server.params import PAYLOAD, Param, Params
 from trioserf.coordinate import Coordinate, distance
+from trioserf.errors import JoinFailed
 from trioserf.event_filter import EventFilter
 from trioserf.node.event_hub import Responder, Subscription
 from trioserf.results import Dropped, QueryAck, QueryAnswer, QueryDone, QueryResult
@@ -29,6 +31,8 @@ from trioserf.serf.events import Event
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
+
+_log = logging.getLogger("trioserf.agent")
 
 STREAM_BUFFER = 1024
 """Records kept for a stream whose client is slow: a burst of events of a large cluster."""
@@ -115,7 +119,11 @@ async def decline(agent: Agent, id: int, by: Responder) -> None:  # noqa: A002
 
 async def join(agent: Agent, addresses: Sequence[str], replay: bool) -> int:
     """Join through these addresses; return how many could be reached."""
-    return await agent.join(addresses, replay=replay)
+    try:
+        return await agent.join(addresses, replay=replay)
+    except JoinFailed as error:
+        _log.warning("error joining: %s", error)
+        raise
 
 
 async def leave(agent: Agent) -> None:

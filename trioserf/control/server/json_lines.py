@@ -5,6 +5,7 @@ once for all clients until it changes.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -25,8 +26,11 @@ from trioserf.control.server.connection import (
     StreamHandle,
 )
 from trioserf.control.server.error_mapping import capture_error, to_control_error
+from trioserf.control.server.http import HTTP_ERROR, is_http
 from trioserf.control.server.params import bad_request
 from trioserf.control.server.permissions import Requirement
+
+_log = logging.getLogger("trioserf.agent.ipc")
 
 PROTOCOL = 1
 """The version in the reply to `handshake`."""
@@ -118,6 +122,7 @@ class JsonLines(Connection):
         super().__init__(context, stream, place, client)
         self._parts: list[bytes] = []
         self._length = 0
+        self._has_begun = False
         self._out: list[bytes] = []
         self._out_length = 0
 
@@ -154,22 +159,39 @@ class JsonLines(Connection):
 
     async def _reject_long_line(self) -> None:
         error = ControlError("line_too_long", f"a line may have {self.max_message} bytes")
-        await self._put(_encode_error(b"{", error))
+        await self._end_with(_encode_error(b"{", error))
+
+    async def _end_with(self, reply: bytes) -> None:
+        """Send a last reply, and read no more."""
+        await self._put(reply)
         await self._flush()
         self.ending = True
 
     async def _handle_line(self, line: bytes) -> None:
-        """Handle one request."""
+        """Handle one request; end the connection if its first line is not a JSON object.
+
+        What follows such a line belongs to another protocol and must not be executed, such as the
+        body of an HTTP request that a web page makes a browser send.
+        """
         prefix = b"{"
         with capture_error("?") as captured:
             request = decode(line)
+            self._has_begun = True
             if "seq" in request:
                 prefix = b'{"seq":%b,' % encode_seq(request["seq"])
             captured.command = params.text(request.get("command"), "command")
             self.context.requested.add()
             await self._dispatch(captured.command, prefix, request)
-        if captured.control_error is not None:
-            await self._put(_encode_error(prefix, captured.control_error))
+        if captured.control_error is None:
+            return
+        reply = _encode_error(prefix, captured.control_error)
+        if self._has_begun:
+            await self._put(reply)
+        elif is_http(line):
+            _log.warning("A client at %s sent an HTTP request", self.place.source)
+            await self._end_with(HTTP_ERROR)
+        else:
+            await self._end_with(reply)
 
     async def _dispatch(self, name: str, prefix: bytes, request: dict[str, Any]) -> None:
         if not self.authenticated and name != "auth":

@@ -1,55 +1,43 @@
-"""TCP and Unix listeners of the control socket; the first byte selects the framing.
+"""The server of the control socket; the first byte of a connection selects its framing.
 
-`{` and white space begin JSON lines, any other byte msgpack, whose maps never begin with these.
+`{`, white space and letters begin JSON lines, any other byte msgpack, whose maps never begin with
+these. No JSON object begins with a letter, but an HTTP request does, and gets an error in HTTP.
 One port therefore serves Serf's own clients too. (See control/README.md, § Connection.)
 """
 
-import errno
 import logging
-import os
-import stat
+import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import trio
 
-from trioserf.address import format_host_port
 from trioserf.agent.agent import Agent
 from trioserf.agent.listeners import PatientListener
-from trioserf.control.address import split_address, unix_path
-from trioserf.control.server.access import AccessControl, Client
+from trioserf.control.server.access import Client
 from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
 from trioserf.control.server.audit import AuditLog
+from trioserf.control.server.binding import ControlSockets, bind_control
 from trioserf.control.server.connection import CHUNK, ServerContext, drain
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.control.server.msgpack_rpc import MsgpackRpc
-from trioserf.control.server.peers import PeerRules
-from trioserf.control.tls import TlsFiles, split_tls
+from trioserf.control.server.peers import SocketRights
+from trioserf.control.tls import TlsFiles
 from trioserf.counters import Counters
-from trioserf.defaults import TLS
-from trioserf.errors import AddressError, ConfigError
+from trioserf.errors import ConfigError
 from trioserf.exception_groups import unwrap_single_exception
-from trioserf.net.threads import run_in_thread
-from trioserf.operating_system.sockets import KEEPALIVE, is_unix, unix_socket
-from trioserf.operating_system.users import set_group, user_id
+from trioserf.operating_system.sockets import KEEPALIVE, is_unix
 
 if TYPE_CHECKING:
     import ssl
 
-T = TypeVar("T")
-
 _log = logging.getLogger("trioserf.agent.ipc")
 
-_JSON_STARTS = b"{ \t\r\n"
+_JSON_STARTS = b"{ \t\r\n" + string.ascii_letters.encode()
 _TLS_HANDSHAKE = b"\x16\x03"
-_BACKLOG = 128
-_PRIVATE = 0o600
-"""The mode of a Unix socket, unless rules admit other users than the agent's and root."""
 
 
 class Server:
@@ -85,6 +73,10 @@ class Server:
     def unauthenticated(self) -> int:
         """The number of unauthenticated ones, if `rpc_auth` is set."""
         return self._places.unauthenticated
+
+    def make_room(self) -> bool:
+        """End a connection that asks nothing; return False if there is none (see `PlaceTable`)."""
+        return self._places.make_room()
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(run)
@@ -183,6 +175,49 @@ def _keep_alive(stream: trio.abc.Stream) -> None:
 
 
 @asynccontextmanager
+async def serve_control(
+    agent: Agent,
+    sockets: ControlSockets,
+    *,
+    limits: Limits | None = None,
+    wall: WallClock = utc_now,
+    counters: Counters | None = None,
+    audit: AuditLog | None = None,
+) -> AsyncIterator[Server]:
+    """Serve clients of an agent on these sockets while the block runs.
+
+    Args:
+        agent: the agent that clients control. Its `shutdown` is set after a `leave`.
+        sockets: the sockets, closed at the end of the block.
+        limits: limits of each connection.
+        wall: the time of day for records.
+        counters: count connections and commands for metrics.
+        audit: the audit log, if there is one.
+    """
+    context = ServerContext(
+        agent, wall=wall, limits=limits or Limits(), access=sockets.access, audit=audit
+    )
+    if counters is not None:
+        context.accepted = counters.counter("agent.ipc.accept")
+        context.requested = counters.counter("agent.ipc.command")
+    with unwrap_single_exception():
+        async with trio.open_nursery() as nursery:
+            server = Server(context, nursery, sockets.certificates)
+            server.addresses = sockets.addresses
+            for handler, listeners in (
+                (server.handle, sockets.plain),
+                (server.handle_tls, sockets.encrypted),
+            ):
+                if listeners:
+                    patient = [PatientListener(one, _log, server.make_room) for one in listeners]
+                    nursery.start_soon(trio.serve_listeners, handler, patient)
+            try:
+                yield server
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def open_control(
     agent: Agent,
     addresses: Sequence[str],
@@ -190,213 +225,23 @@ async def open_control(
     auth: str = "",
     tokens: str = "",
     allow: Sequence[str] = (),
-    limits: Limits | None = None,
+    rights: SocketRights | None = None,
     tls: TlsFiles | None = None,
+    limits: Limits | None = None,
     wall: WallClock = utc_now,
     counters: Counters | None = None,
     audit: AuditLog | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve clients of an agent on `addresses` while the block runs.
+    """Bind `addresses`, and serve clients of an agent there, while the block runs.
 
-    Args:
-        agent: the agent that clients control. Its `shutdown` is set after a `leave`.
-        addresses: `host:port`, `[v6]:port`, a bare host (port 7373), the same after `tls://`, or
-            `unix:PATH`. Port 0 selects a free port; `Server.addresses` has the result.
-        auth: the key that clients must send first; empty for none.
-        tokens: file of tokens, of which clients must send one or the key; empty for none.
-        allow: users of Unix sockets that need no key (see control/README.md, § Users of a Unix
-            socket); empty for all that can open them.
-        limits: limits of each connection.
-        tls: the certificate for addresses that begin with `tls://`.
-        wall: the time of day for records.
-        counters: count connections and commands for metrics.
-        audit: the audit log, if there is one.
-
-    Raises:
-        AddressError: an address that is not valid, is in use or may not be used.
-        ConfigError: a file of `tls` or of tokens, or a rule cannot be used, or an address needs
-            `tls`.
+    For the arguments and errors see `bind_control` and `serve_control`.
     """
-    context = ServerContext(agent, auth, wall, limits or Limits())
-    rules = await _in_thread(partial(PeerRules.parse, allow)) if allow else None
-    context.access = AccessControl(auth, Path(tokens) if tokens else None, rules)
-    context.audit = audit
-    await context.access.reload()
-    if rules is not None:
-        with_certificates = tls is not None and bool(tls.client_ca)
-        keyed = context.access.has_keys
-        _check_rules_apply(addresses, has_keys=keyed, has_certificates=with_certificates)
-    if counters is not None:
-        context.accepted = counters.counter("agent.ipc.accept")
-        context.requested = counters.counter("agent.ipc.command")
-    async with AsyncExitStack() as stack:
-        stack.enter_context(unwrap_single_exception())
-        certificates = await load_tls(tls)
-        listeners: dict[bool, list[trio.SocketListener]] = {False: [], True: []}
-        bound: list[str] = []
-        for address in addresses:
-            is_tls, host = split_tls(address)
-            if is_tls and certificates is None:
-                raise ConfigError(f"control address {address}: needs rpc_tls_cert")
-            if is_tls and unix_path(host) is not None:
-                raise AddressError(
-                    f"control address {address}: expected {TLS}host:port, or {host}"
-                )
-            opened = await _open(host, rules)
-            for listener in opened:
-                stack.push_async_callback(trio.aclose_forcefully, listener)
-            if (path := unix_path(address)) is not None:
-                stack.callback(_remove_own(Path(path)))
-            listeners[is_tls] += opened
-            bound += [
-                TLS * is_tls + _format_address(listener.socket.getsockname())
-                for listener in opened
-            ]
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        server = Server(context, nursery, certificates)
-        server.addresses = bound
-        for handler, opened in (
-            (server.handle, listeners[False]),
-            (server.handle_tls, listeners[True]),
-        ):
-            if opened:
-                patient = [PatientListener(one, _log) for one in opened]
-                nursery.start_soon(trio.serve_listeners, handler, patient)
-        try:
-            yield server
-        finally:
-            nursery.cancel_scope.cancel()
-
-
-async def load_tls(files: TlsFiles | None) -> "ssl.SSLContext | None":
-    """Read the files of certificates; None without them.
-
-    Raises:
-        ConfigError: a file cannot be used.
-    """
-    return None if files is None else await _in_thread(files.load)
-
-
-async def _in_thread(load: Callable[[], T]) -> T:
-    """Read a part of the configuration in a thread (raises ConfigError)."""
-    try:
-        return await run_in_thread(load)
-    except BlockingIOError as error:
-        raise ConfigError(f"the control port's files cannot be read: {error.strerror}") from error
-
-
-def _format_address(name: Any) -> str:
-    if isinstance(name, tuple):
-        return format_host_port(name[0], name[1])
-    return f"unix:{os.fsdecode(name)}"
-
-
-def _check_rules_apply(
-    addresses: Sequence[str], *, has_keys: bool, has_certificates: bool
-) -> None:
-    """Check that `rpc_allow` decides something, and that no other address is open to all users.
-
-    Raises:
-        ConfigError: it does not, or one is.
-    """
-    ports = [address for address in addresses if unix_path(address) is None]
-    if len(ports) == len(addresses):
-        raise ConfigError(
-            "rpc_allow: is about Unix sockets, but rpc_addr has none; expected an address such as"
-            " unix:/run/trioserf.sock"
-        )
-    ports = [port for port in ports if not (has_certificates and split_tls(port)[0])]
-    if ports and not has_keys:
-        raise ConfigError(
-            f"rpc_allow: restricts Unix sockets only, and every user can connect to {ports[0]};"
-            " remove this address from rpc_addr, or set rpc_auth or rpc_tokens"
-        )
-
-
-async def _open(address: str, rules: PeerRules | None) -> list[trio.SocketListener]:
-    if (path := unix_path(address)) is not None:
-        mode, group = rules.socket_mode(user_id()) if rules else (_PRIVATE, None)
-        return [_open_unix(Path(path), mode, group)]
-    host, port = split_address(address)
-    try:
-        return await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG)
-    except OSError as error:
-        raise AddressError(f"control address {address}: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "already in use; another agent may be running there (rpc_addr chooses another)"
-    return error.strerror or str(error)
-
-
-def _open_unix(path: Path, mode: int, group: int | None) -> trio.SocketListener:
-    """Listen on a path; replace the socket of an agent that has ended."""
-    where = f"control address unix:{path}"
-    try:
-        sock = unix_socket()
-    except OSError as error:
-        raise AddressError(f"{where}: {_reason(error)}") from error
-    # The mode comes from the mask, so that other users cannot connect even for a moment.
-    mask = os.umask(0o177)
-    try:
-        _remove_stale(path)
-        sock.bind(str(path))
-        if group is not None:
-            _set_group(path, group)
-        if mode != _PRIVATE:
-            path.chmod(mode)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-    except (OSError, AddressError) as error:
-        sock.close()
-        reason = _reason(error) if isinstance(error, OSError) else str(error)
-        raise AddressError(f"{where}: {reason}") from error
-    finally:
-        os.umask(mask)
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-
-
-def _set_group(path: Path, group: int) -> None:
-    """Set the group of a new socket; remove it if that fails.
-
-    Raises:
-        AddressError: the agent may not do that.
-    """
-    try:
-        set_group(str(path), group)
-    except OSError as error:
-        path.unlink()
-        raise AddressError(
-            f"its group cannot be set to gid {group} for rpc_allow: {error.strerror}; expected an"
-            " agent that is root or a member of this group"
-        ) from error
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket without a listener; raise OSError for any other file."""
-    with suppress(FileNotFoundError), unix_socket() as probe:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            pass  # a busy agent listens there
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _remove_own(path: Path) -> Callable[[], None]:
-    """Return a function that removes the socket at `path`, unless it was replaced."""
-    own = path.lstat()
-
-    def remove() -> None:
-        with suppress(FileNotFoundError):
-            current = path.lstat()
-            if (current.st_dev, current.st_ino) == (own.st_dev, own.st_ino):
-                path.unlink()
-
-    return remove
+    async with (
+        bind_control(
+            addresses, auth=auth, tokens=tokens, allow=allow, rights=rights, tls=tls
+        ) as sockets,
+        serve_control(
+            agent, sockets, limits=limits, wall=wall, counters=counters, audit=audit
+        ) as server,
+    ):
+        yield server

@@ -52,6 +52,7 @@ from trioserf.control.server.msgpack_handlers import (
 )
 from trioserf.errors import InvalidFilter
 from trioserf.event_filter import EventFilter
+from trioserf.printable import printable
 from trioserf.results import Dropped
 from trioserf.serf.member import Member
 
@@ -181,7 +182,8 @@ class MsgpackRpc(Connection):
         elif command in BODILESS:
             await self._run_command(command, seq, {})
         else:
-            _log.error("Failed to evaluate request: command %.80r not recognized", command)
+            shown = printable(command[:80])
+            _log.error("Failed to evaluate request: command '%s' not recognized", shown)
             self._out += header(seq, "Unsupported command")
             self._end()
 

@@ -4,16 +4,25 @@ The system reports the user and the groups of the process that connected, so no 
 (See control/README.md, § Users of a Unix socket.)
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from trioserf.control.address import unix_path
 from trioserf.control.server.permissions import ALL, Permissions
+from trioserf.control.tls import split_tls
 from trioserf.errors import ConfigError
 from trioserf.operating_system.sockets import Peer, knows_peers
-from trioserf.operating_system.users import find_group, find_user
+from trioserf.operating_system.users import HAS_USERS, find_group, find_user, group_ids, user_id
 
 _MAX_ID: Final = 2**32 - 2
 _EXPECTED: Final = "expected uid:NUMBER, user:NAME, gid:NUMBER or group:NAME, and perhaps =SCOPE,…"
+PRIVATE: Final = 0o600
+"""The mode of a Unix socket, unless rules or the configuration admit other users."""
+_WITH_GROUP: Final = 0o660
+_OWNER: Final = 0o600
+"""What the owner must be able to do: connect."""
+_MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
 class PeerRule(NamedTuple):
@@ -90,7 +99,7 @@ class PeerRules:
         """Return the least mode of the socket that all of them can open, and its group or None."""
         others = [rule for rule in self._rules if rule.is_group or rule.number not in (0, own_uid)]
         if not others:
-            return 0o600, None
+            return PRIVATE, None
         groups = {rule.number for rule in others if rule.is_group}
         if len(groups) == 1 and all(rule.is_group for rule in others):
             return 0o660, groups.pop()
@@ -98,6 +107,88 @@ class PeerRules:
 
     def __str__(self) -> str:
         return ", ".join(rule.text for rule in self._rules)
+
+
+class SocketRights(NamedTuple):
+    """Mode and group of Unix sockets, as configured.
+
+    Attributes:
+        mode: `rpc_socket_mode`: octal digits; empty for what `rpc_allow` or the group needs.
+        group: `rpc_socket_group`: name or number; empty for the agent's.
+    """
+
+    mode: str = ""
+    group: str = ""
+
+    def find_mode(self) -> int | None:
+        """Return the mode; None if there is none.
+
+        Raises:
+            ValueError: it is not valid.
+        """
+        if not self.mode:
+            return None
+        mode = int(self.mode, 8) if _MODE.fullmatch(self.mode) else 0
+        if mode & _OWNER != _OWNER:
+            raise ValueError(
+                f"{self.mode!r}: expected an octal mode from 0600 to 0777, such as 0660"
+            )
+        return mode
+
+    def find_group(self) -> int | None:
+        """Return the number of the group; None if there is none.
+
+        Raises:
+            ValueError: it is unknown, or this process may not give files to it; or the system has
+                no groups.
+        """
+        if not self.group:
+            return None
+        if not HAS_USERS:
+            raise ValueError(f"{self.group!r}: this system has no groups; expected no value")
+        is_number = self.group.isascii() and self.group.isdecimal()
+        try:
+            number = _number(self.group) if is_number else _group(self.group)
+        except ValueError as error:
+            text = f"{self.group!r}: {error}; expected a group of this host, name or number"
+            raise ValueError(text) from None
+        if user_id() != 0 and number not in group_ids():
+            raise ValueError(
+                f"{self.group!r}: expected an agent that is root or a member of this group"
+            )
+        return number
+
+    def apply(self, rules: PeerRules | None) -> tuple[int, int | None]:
+        """Return mode and group of a new socket, which rules complete (raises ValueError)."""
+        own_mode, own_group = self.find_mode(), self.find_group()
+        if rules is not None:
+            mode, group = rules.socket_mode(user_id())
+        else:
+            mode, group = (PRIVATE if own_group is None else _WITH_GROUP), None
+        return (
+            mode if own_mode is None else own_mode,
+            group if own_group is None else own_group,
+        )
+
+
+def check_rules_apply(addresses: Sequence[str], *, has_keys: bool, has_certificates: bool) -> None:
+    """Check that `rpc_allow` decides something, and that no other address is open to all users.
+
+    Raises:
+        ConfigError: it does not, or one is.
+    """
+    ports = [address for address in addresses if unix_path(address) is None]
+    if len(ports) == len(addresses):
+        raise ConfigError(
+            "rpc_allow: is about Unix sockets, but rpc_addr has none; expected an address such as"
+            " unix:/run/trioserf.sock"
+        )
+    ports = [port for port in ports if not (has_certificates and split_tls(port)[0])]
+    if ports and not has_keys:
+        raise ConfigError(
+            f"rpc_allow: restricts Unix sockets only, and every user can connect to {ports[0]};"
+            " remove this address from rpc_addr, or set rpc_auth or rpc_tokens"
+        )
 
 
 def _number(text: str) -> int:

@@ -10,6 +10,7 @@ import trio
 
 from trioserf.control.errors import ControlError
 from trioserf.control.server.connection import CHUNK
+from trioserf.control.server.http import HTTP_ERROR, is_http
 from trioserf.control.server.json_lines import decode, encode
 from trioserf.control.server.msgpack_fields import header
 
@@ -84,6 +85,8 @@ def plaintext_error(data: bytes) -> bytes:
             record |= {name: request[name] for name in ("seq",) if name in request}
         record |= {"ok": False, "error": {"code": "bad_request", "message": NO_TLS}}
         return encode(record) + b"\n"
+    if is_http(data.lstrip().partition(b"\n")[0]):
+        return HTTP_ERROR
     with suppress(msgpack.UnpackException, ValueError, TypeError, KeyError):
         unpacker = msgpack.Unpacker()
         unpacker.feed(data)
