@@ -1,6 +1,7 @@
 """Single differences between platforms: sockets, limits of time."""
 
 import errno
+import json
 import socket
 import subprocess
 import sys
@@ -131,6 +132,35 @@ def test_windows_does_not_check_modes_of_files(tmp_path: Path) -> None:
     assert run("win32", TOKENS.format(str(path))) == "{}\n"
     with pytest.raises(ConfigError, match="mode 0666"):
         load(path)
+
+
+CHECK = """
+import json, sys
+from trioserf.agent.config_sources import Sources
+from trioserf.control.server.config_check import check_configuration
+checked = check_configuration(Sources(overrides=json.loads({!r}), environ={{}}))
+print(*(problem.message for problem in checked.problems), *checked.warnings, sep="\\n")
+"""
+
+
+def test_windows_refuses_users_of_sockets_and_does_not_warn_of_modes(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret")
+    key.chmod(0o666)
+    values = {
+        "rpc_addr": [f"unix:{tmp_path}/socket"],
+        "rpc_allow": ["uid:0"],
+        "rpc_auth_file": str(key),
+        "rpc_socket_group": "0",
+    }
+    check = CHECK.format(json.dumps(values))
+    assert run("win32", check).splitlines() == [
+        f"unix:{tmp_path}/socket: this system has no Unix sockets; expected an address such as"
+        " 127.0.0.1:7373",
+        "this system does not report the users of Unix sockets; expected no value",
+        "'0': this system has no groups; expected no value",
+    ]
+    assert "every user can read or change it (mode 0666)" in run("darwin", check)
 
 
 REQUESTS = """

@@ -168,6 +168,7 @@ COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "rtt": [["rtt", "a"]],
     "tags": [["tags", "-set", "zone=b"]],
     "token": [["token", "new", "ci", "--scope=read"]],
+    "validate": [["validate"], ["validate", "--set=retry_interval=1x", "--format=json"]],
     "version": [["version"]],
     "help": [["help"], ["help", "agent"]],
 }

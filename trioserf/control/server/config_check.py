@@ -25,6 +25,7 @@ from trioserf.control.server.peers import PeerRules, SocketRights, check_rules_a
 from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.defaults import TLS
 from trioserf.errors import AddressError
+from trioserf.operating_system.sockets import require_unix
 
 _OPEN: Final = re.compile("[2367]$")
 """The end of a mode that allows all users to connect: to write."""
@@ -67,6 +68,10 @@ def _check_address(address: str) -> None:
             text = f"{address}: expected host:port, [v6]:port, tls://host:port or unix:PATH"
             raise AddressError(text)
         return
+    try:
+        require_unix()
+    except OSError as error:
+        raise AddressError(f"{address}: {error.strerror}") from error
     if is_tls:
         raise AddressError(f"{address}: expected {TLS}host:port, or {host}")
     size = len(os.fsencode(path))

@@ -75,7 +75,10 @@ class PeerRules:
                 users.
         """
         if not knows_peers():
-            raise ConfigError("rpc_allow: this system does not report the users of Unix sockets")
+            raise ConfigError(
+                "rpc_allow: this system does not report the users of Unix sockets;"
+                " expected no value"
+            )
         rules: list[PeerRule] = []
         errors: list[str] = []
         for text in texts:
