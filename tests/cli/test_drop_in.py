@@ -221,7 +221,8 @@ def test_monitor_ends_with_its_agent(program: Sequence[str], how: str) -> None:
                 assert process.stdout is not None
                 assert b"[INFO]" in process.stdout.readline()
                 if how == "leave":
-                    assert cluster.ask(REAL, "leave")[0] == 0
+                    code, text = cluster.ask(REAL, "leave")
+                    assert code == 0, text
             out, err = process.communicate(timeout=30)
         results.append((process.returncode, out.splitlines()[-3:], err))
     assert results[1] == results[0]

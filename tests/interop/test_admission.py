@@ -72,8 +72,9 @@ def test_running_cluster_turns_encryption_on(tmp_path: Path) -> None:
         settings.files = {"py-a": tmp_path / "missing"}
         settings.write({"log_level": "debug"})
         ours_a.signal(signal.SIGHUP)
-        error = f"the configuration stays as it was: stat {tmp_path / 'missing'}: no such file"
+        error = f"stat {tmp_path / 'missing'}: no such file"
         until(lambda: error in ours_a.log_text(), 10, ours_a.log_text)
+        assert "the configuration stays as it was" in ours_a.log_text()
         assert "protection" not in info(ours_a)
         with Load(mixed, ("py-a", "py-b")).flowing("py-a", "py-b") as load:
             step = {"verify_incoming": False}

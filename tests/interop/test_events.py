@@ -255,9 +255,10 @@ def test_estimates_of_round_trip_times_are_equal(six: Cluster) -> None:
                 assert match, text
                 assert 0 < float(match[1]) < 500
     for by in ("go-0", "py-0"):
-        theirs = six.running[by].ask("rtt", "no-such-node")
-        assert theirs == run_trioserf("rtt", f"--rpc-addr={six.running[by].rpc}", "no-such-node")
-        assert theirs[0] == 1
+        code, text = six.running[by].ask("rtt", "no-such-node")
+        ours = run_trioserf("rtt", f"--rpc-addr={six.running[by].rpc}", "no-such-node")
+        assert code == 1
+        assert ours == (code, f"{text}trioserf: no member has the name 'no-such-node'\n")
 
 
 def test_all_members_are_reachable_from_both_agents_with_both_programs(six: Cluster) -> None:
