@@ -26,7 +26,7 @@ def test_only_one_room_asks_for_the_platform() -> None:
 
 def test_workflow_runs_on_windows_what_make_check_runs() -> None:
     done = subprocess.run(
-        ["make", "-n", "check", "OS=Windows_NT", "PYTHON=python", "VENV=.missing"],
+        ["make", "--no-print-directory", "-n", "check", "OS=Windows_NT", "PYTHON=python", "VENV=.missing"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     expected = [line.strip().replace(".missing", ".venv") for line in done.stdout.splitlines()]
