@@ -1,126 +1,136 @@
-#!/usr/bin/env python3
-"""Measure the control port of both programs side by side: one agent each, driven over Serf's RPC.
+"""Measurements of one agent at its control port, and of its start; used by `bench`.
 
-Requests per second over one connection, one at a time and in windows of 64, with 1 member and with
-1,000; and the time of `members` as a whole process. The client reads replies by their length
-without decoding them, so that it costs little.
+The client of the rates reads replies by their length without decoding them, which costs little.
 """
 
-import argparse
-import os
-import socket
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import closing, suppress
+from argparse import Namespace
+from pathlib import Path
 
-import own_python  # noqa: F401 - first
-import msgpack
-from bench_wire import PROGRAMS, fake_push_pull, one_agent, send_push_pull
+import own_python
+from bench_agents import (
+    TRIO,
+    Agent,
+    NotMeasured,
+    Program,
+    Rpc,
+    end,
+    finish,
+    packed,
+    start,
+    wait_until,
+)
+from bench_cluster import Samples
+from bench_wire import fake_address, fake_push_pull, send_push_pull
 
 WINDOW = 64
+MANY = 1000
 QUIET = "-log-level=err"
-MEMBERS = {"Command": "members", "Seq": 1}
-EVENT = {"Command": "event", "Seq": 1}, {"Coalesce": False, "Name": "x", "Payload": b"y"}
+SNAPSHOT_MEMBERS = 10_000
+CLIENTS = 5
+"""Client processes of one run."""
+MEMBERS = packed({"Command": "members", "Seq": 1})
+EVENT = packed({"Command": "event", "Seq": 1}, {"Coalesce": False, "Name": "x", "Payload": b"y"})
 
 
-def connected(host):
-    """Connect and send the handshake; return the socket."""
-    connection = socket.create_connection((host, 7373), timeout=30)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(packed({"Command": "handshake", "Seq": 0}, {"Version": 1}))
-    connection.recv(1000)
-    return connection
+def start_agent(program: Program, host: str, _settings: Namespace) -> Samples:
+    """Start an agent until its port answers, and beside it a process that imports trio."""
+    began = time.perf_counter()
+    process = start([sys.executable, "-c", "import trio"], own_python.ROOT)
+    trio_cpu = finish(process)
+    trio_wall = time.perf_counter() - began
+    if process.returncode:
+        raise NotMeasured("`import trio` failed")
+    with Agent(program, host) as agent:
+        agent.wait_for_port()
+        wall = time.perf_counter() - agent.began
+        cpu = agent.end()
+    yield "wall", wall * 1000
+    yield "cpu", cpu * 1000
+    yield "ratio", wall / trio_wall
+    yield "cpu-ratio", cpu / trio_cpu
+    yield "wall", trio_wall * 1000, TRIO
+    yield "cpu", trio_cpu * 1000, TRIO
 
 
-def packed(*messages):
-    return b"".join(map(msgpack.packb, messages))
+def snapshot(program: Program, host: str, _settings: Namespace) -> Samples:
+    """Start an agent with a snapshot, until its port answers and until it is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "snapshot")
+        lines = [
+            f"alive: fake-{number:05} {fake_address(number)}:7946"
+            for number in range(SNAPSHOT_MEMBERS)
+        ]
+        file.write_text("\n".join([*lines, "clock: 9", "event-clock: 9", "query-clock: 9", ""]))
+        with Agent(program, host, f"-snapshot={file}") as agent:
+            agent.wait_for_port()
+            yield "port", (time.perf_counter() - agent.began) * 1000
+            # The first join of a member in it follows, which is refused.
+            wait_until(lambda: b"Attempting re-join" in agent.logged(), "replay", 60, 0.001)
+            yield "read", (time.perf_counter() - agent.began) * 1000
 
 
-def rate(host, request, messages, window, seconds):
+def calls(program: Program, host: str, settings: Namespace) -> Samples:
+    """Measure the rates of `event` and of `members` with one member, and with many."""
+    with Agent(program, host, QUIET) as agent:
+        agent.wait_for_port()
+        yield "members", rate(host, MEMBERS, 2, 1, settings.seconds)
+        yield "members-64", rate(host, MEMBERS, 2, WINDOW, settings.seconds)
+        yield "event", rate(host, EVENT, 1, 1, settings.seconds)
+        yield "event-64", rate(host, EVENT, 1, WINDOW, settings.seconds)
+    with Agent(program, host, QUIET) as agent:
+        agent.wait_for_port()
+        send_push_pull(agent, fake_push_pull(MANY), MANY)
+        yield "many", rate(host, MEMBERS, 2, 1, settings.seconds)
+
+
+def rate(host: str, request: bytes, messages: int, window: int, seconds: float) -> float:
     """Count requests per second of one connection, `window` of them in flight."""
-    with closing(connected(host)) as connection:
-        length = reply_length(connection, request, messages)
+    with Rpc(host) as rpc:
+        length = reply_length(rpc, request, messages)
         batch, wanted = request * window, length * window
         buffer = bytearray(min(wanted, 1 << 20))
         began = time.perf_counter()
         count = 0
-        while time.perf_counter() - began < seconds:
-            connection.sendall(batch)
+        while (elapsed := time.perf_counter() - began) < seconds:
+            rpc.socket.sendall(batch)
             left = wanted
             while left:
-                left -= connection.recv_into(buffer, min(left, len(buffer)))
+                received = rpc.socket.recv_into(buffer, min(left, len(buffer)))
+                if not received:
+                    raise NotMeasured("the agent closed the connection")
+                left -= received
             count += window
-        elapsed = time.perf_counter() - began
-        if reply_length(connection, request, messages) != length:
-            sys.exit("replies have changed their length, so the numbers are not valid")
+        if reply_length(rpc, request, messages) != length:
+            raise NotMeasured("the replies changed their length")
         return count / elapsed
 
 
-def reply_length(connection, request, messages):
+def reply_length(rpc: Rpc, request: bytes, messages: int) -> int:
     """Return the number of bytes of one reply, which has `messages` messages."""
-    connection.sendall(request)
-    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=1 << 28)
-    while messages:
-        unpacker.feed(connection.recv(65536))
-        with suppress(msgpack.OutOfData):
-            while messages:
-                unpacker.skip()
-                messages -= 1
-    return unpacker.tell()
+    rpc.socket.sendall(request)
+    before = rpc.position()
+    for _ in range(messages):
+        rpc.receive()
+    return rpc.position() - before
 
 
-def whole_process(program, host, runs):
-    """Return the median time of `members` as a process, in milliseconds."""
-    command = [*PROGRAMS[program], "members", f"-rpc-addr={host}:7373"]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    took = []
-    for _ in range(runs + 1):
-        began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
-        took.append((time.perf_counter() - began) * 1000)
-    return statistics.median(took[1:])  # the first may have compiled the modules
-
-
-def median_rate(host, request, messages, window, seconds):
-    return statistics.median(rate(host, request, messages, window, seconds / 3) for _ in range(3))
-
-
-def measure(program, host, seconds=3.0, runs=15, many=1000):
-    """Measure one program at this address; return the numbers by name."""
-    members, event = packed(MEMBERS), packed(*EVENT)
-    found = {}
-    with one_agent(PROGRAMS[program], host, QUIET):
-        for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
-            took = median_rate(host, members, 2, window, seconds)
-            found[f"members calls per s, 1 member, {how}"] = took
-        for window, how in ((1, "one at a time"), (WINDOW, f"{WINDOW} at a time")):
-            found[f"event calls per s, {how}"] = median_rate(host, event, 1, window, seconds)
-    with one_agent(PROGRAMS[program], host, QUIET):
-        send_push_pull(host, fake_push_pull(many), many)
-        for window, how in ((1, "one at a time"), (8, "8 at a time")):
-            took = median_rate(host, members, 2, window, seconds)
-            found[f"members calls per s, {many + 1} members, {how}"] = took
-        found[f"members as a process, {many + 1} members (ms)"] = whole_process(
-            program, host, runs
-        )
-    return found
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3, help="time for each rate")
-    args = parser.parse_args()
-    found = {
-        program: measure(program, f"127.3.{number}.1", args.seconds)
-        for number, program in enumerate(PROGRAMS, start=1)
-    }
-    print(f"{'':50} {'serf':>10} {'trioserf':>10} {'ratio':>7}")
-    for what, theirs in found["serf"].items():
-        ours = found["trioserf"][what]
-        print(f"{what:50} {theirs:10.0f} {ours:10.0f} {ours / theirs:7.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def members_process(program: Program, host: str, _settings: Namespace) -> Samples:
+    """Run `members` as a whole process."""
+    with Agent(program, host, QUIET) as agent:
+        agent.wait_for_port()
+        for _ in range(CLIENTS):
+            began = time.perf_counter()
+            process = program.start(["members", f"-rpc-addr={host}:7373"])
+            try:
+                code = process.wait(60)
+            except subprocess.TimeoutExpired:
+                raise NotMeasured("`members` did not end within 60 s") from None
+            finally:
+                end(process)
+            if code:
+                raise NotMeasured(f"`members` ended with {code}")
+            yield "wall", (time.perf_counter() - began) * 1000
