@@ -71,12 +71,8 @@ def test_campaign_continues_from_its_results(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "3 runs, 1 failed" in result.stdout
     assert "an old failure" in result.stdout
-    assert [len(line) > 40 for line in results.read_text().splitlines()] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    keys = [json.loads(line)[0] for line in results.read_text().splitlines()]
+    assert keys == [["name_conflict", seed] for seed in range(3)]
 
 
 def test_results_with_and_without_refusals_are_kept_apart(tmp_path: Path) -> None:
@@ -166,6 +162,35 @@ def test_results_of_another_kind_are_rejected(tmp_path: Path) -> None:
     assert other.returncode == 1
     assert "line 1 is not a result of such a run: [[8, 0], " in other.stderr
     assert len(results.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("cut", "again"), [(0, 0), (1, 0), (20, 1), (10**6, 3)])
+def test_interrupted_campaign_continues_after_an_incomplete_line(
+    tmp_path: Path, cut: int, again: int
+) -> None:
+    results = tmp_path / "results.jsonl"
+    options = "--scenario", "name_conflict", "--seeds", "3", "--results", str(results)
+    first = _simulate(*options)
+    assert first.returncode == 0, first.stderr
+    assert "3/3 runs, 0 failed, took " in first.stderr
+    written = results.read_bytes()
+    results.write_bytes(written[: max(0, len(written) - cut)])  # as if killed while writing
+    second = _simulate(*options)
+    assert second.returncode == 0, second.stderr
+    assert ("removed an incomplete last line" in second.stderr) == (cut == 20)
+    assert (f"{3 - again} of 3 runs are known already" in second.stderr) == (again < 3)
+    assert second.stdout.startswith(first.stdout.partition("\n")[0])
+    keys = [json.loads(line)[0] for line in results.read_text().splitlines()]
+    assert sorted(keys) == [["name_conflict", seed] for seed in range(3)]
+
+
+def test_results_are_not_appended_to_another_file(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("first line\nlast line without an end")
+    result = _simulate("--scenario", "name_conflict", "--seeds", "1", "--results", str(other))
+    assert result.returncode == 1
+    assert f"--results {other}: its last line is not a result" in result.stderr
+    assert other.read_text() == "first line\nlast line without an end"
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,33 @@ def test_queued_events_run_between_deadlines() -> None:
         assert events.due == [9.0]
 
     trio.run(main, clock=clock)
+
+
+def test_instruments_of_trio_still_work() -> None:
+    steps: list[str] = []
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            if "main" in task.name:  # not Trio's own tasks
+                steps.append(task.name)
+
+    async def main() -> None:
+        instrument = Steps()
+        trio.lowlevel.add_instrument(instrument)
+        await trio.sleep(1)
+        trio.lowlevel.remove_instrument(instrument)
+        seen = len(steps)
+        await trio.sleep(1)
+        assert len(steps) == seen
+
+    trio.run(main, clock=VirtualClock())
+    assert len(steps) == 1
+
+
+def test_a_callback_from_outside_is_called_soon_though_io_is_seldom_polled() -> None:
+    async def main() -> None:
+        called = trio.Event()
+        trio.lowlevel.current_trio_token().run_sync_soon(called.set)
+        await called.wait()
+
+    trio.run(main, clock=VirtualClock())

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 from trio.abc import HalfCloseableStream
 
-from trioserf.net.transport import BATCH, Datagram, SocketAddress, ignore_refusal
+from trioserf.net.transport import BATCH, Datagram, SocketAddress, ignore_refusal, take_none
 from trioserf.sim.streams import SimStream
 
 _MAX_DATAGRAM: Final = 65_507
@@ -32,6 +32,7 @@ class SimTransport:
         delay: seconds added to everything that this member sends.
         link_free_at: the instant at which its link has sent all queued packets.
         on_refused: see `Transport`.
+        on_datagrams: see `Transport`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SimTransport:
         self.delay = 0.0
         self.link_free_at = 0.0
         self.on_refused: Callable[[SocketAddress], None] = ignore_refusal
+        self.on_datagrams: Callable[[list[Datagram]], bool] = take_none
         self._send = send
         self._connect = connect
         self._unbind = unbind
@@ -167,7 +169,9 @@ class SimTransport:
         return self._paused
 
     def deliver(self, packet: Datagram) -> bool:
-        """Put a packet into the receive buffer; return False if it is full."""
+        """Hand over a packet, or put it into the receive buffer; return False if that is full."""
+        if not (self._packets or self._paused) and self.on_datagrams([packet]):
+            return True
         size = len(packet[0]) + _PACKET_OVERHEAD
         if self._buffered + size > _RECEIVE_BUFFER:
             return False
