@@ -72,6 +72,7 @@ def host_of(addr: bytes) -> str:
     return str(ipaddress.ip_address(short))
 
 
+@lru_cache(maxsize=16_384)
 def address_of(addr: bytes, port: int) -> Address:
     """Return the address of raw bytes and a port (raises as `host_of`)."""
     return Address(host_of(addr), port)

@@ -22,6 +22,8 @@ from random import Random
 
 import attrs
 
+from trioserf.value_objects import ValueObject
+
 DIMENSIONS = 8
 ERROR_MAX = 1.5
 """The error of a coordinate without measurements, which is the maximum."""
@@ -40,8 +42,8 @@ _NANOSECONDS = 1.0e9
 Vector = tuple[float, ...]
 
 
-@attrs.frozen
-class Coordinate:
+@attrs.frozen(eq=False, repr=False)
+class Coordinate(ValueObject):
     """A network coordinate; all lengths are in seconds.
 
     Attributes:

@@ -4,10 +4,12 @@ The code that counts runs for every packet, so counting only changes a few numbe
 task collects them periodically.
 """
 
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
-_MAX_VALUES: Final = 1024
+_MAX_VALUES: Final = 8192
 """Maximum number of values of one series between two collections; the newest are kept."""
 _MAX_LABELS: Final = 256
 """Maximum number of labels chosen by peers, such as event names, between two collections."""
@@ -53,6 +55,28 @@ class AggregateSample:
         self.count += other.count
         self.total += other.total
         self.squares += other.squares
+
+
+class Histogram:
+    """Values since the start, counted by size.
+
+    Attributes:
+        bounds: upper bounds in rising order, each included in its bucket.
+        counts: the number of values of each bucket; the last one is for those above all bounds.
+        total: the sum of all values.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Add a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
 
 Samples = deque[float]

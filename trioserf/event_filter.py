@@ -27,7 +27,8 @@ SUSPICION_EVENT_KINDS: Final[tuple[MemberEventKind, ...]] = ("member-suspect", "
 """Our own kinds, which a subscription gets only if its filters name them."""
 
 _NAMED_KINDS = ("user", "query")
-_KINDS = frozenset({*MEMBER_EVENT_KINDS, *SUSPICION_EVENT_KINDS, *_NAMED_KINDS, "*"})
+_SERF_KINDS = (*MEMBER_EVENT_KINDS, *_NAMED_KINDS)
+_KINDS = frozenset({*_SERF_KINDS, *SUSPICION_EVENT_KINDS, "*"})
 
 
 class _Event(Protocol):
@@ -85,11 +86,14 @@ class EventFilter(_Fields):
             raise _invalid(item)
         return cls(kind, name)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the events that may pass."""
+        return _SERF_KINDS if self.kind == "*" else (self.kind,)
+
     def matches(self, event: _Event) -> bool:
         """Return whether the event passes."""
-        if self.kind == "*":
-            return event.kind not in SUSPICION_EVENT_KINDS
-        if self.kind != event.kind:
+        if event.kind not in self.kinds:
             return False
         return not self.name or self.name == getattr(event, "name", None)
 

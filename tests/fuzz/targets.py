@@ -205,7 +205,7 @@ async def _converse(size: int, locked: bool, data: bytes) -> None:
         await trio.testing.wait_all_tasks_blocked()
         left = server.connections + server.unauthenticated + agent.node.subscriptions
         assert left + agent.logs.subscriptions == 0
-        assert not any("internal error" in line.message for line in agent.logs.remembered)
+        assert not any("internal error" in line.message for line in agent.logs.remembered())
         nursery.cancel_scope.cancel()
 
 

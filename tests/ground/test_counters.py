@@ -54,9 +54,9 @@ def test_collect_resets_counters_and_series() -> None:
 
 def test_labels_and_series_are_bounded() -> None:
     counters = Counters()
-    for number in range(5000):
+    for number in range(20_000):
         counters.increment_label(f"events.{number}")
         counters.values("sizes").append(number)
     collected, series = counters.collect()
     assert len(collected) == 256
-    assert series["sizes"] == list(range(5000 - 1024, 5000))
+    assert series["sizes"] == list(range(20_000 - 8192, 20_000))

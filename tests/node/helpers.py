@@ -60,6 +60,7 @@ class ScriptedPeer:
     Attributes:
         received: every message that came in a packet.
         acks_pings: whether it acknowledges pings for its name.
+        ack: what these acks contain, except the sequence number.
     """
 
     def __init__(self, transport: SimTransport, name: str, versions: Versions) -> None:
@@ -69,6 +70,7 @@ class ScriptedPeer:
         self.versions = versions
         self.received: list[Received] = []
         self.acks_pings = True
+        self.ack = Ack(0)
         self.codec = PacketCodec(keyring=None)
         self._arrivals = trio.lowlevel.ParkingLot()
 
@@ -83,7 +85,7 @@ class ScriptedPeer:
                         Received(trio.current_time(), message, source, tuple(messages))
                     )
                     if self.acks_pings and isinstance(message, Ping) and message.node == self.name:
-                        self.send(Ack(message.seq_no))
+                        self.send(attrs.evolve(self.ack, seq_no=message.seq_no))
             self._arrivals.unpark_all()
 
     def send(self, *messages: Message, to: Address = OURS) -> None:

@@ -40,6 +40,7 @@ KINDS: Final[dict[str, dict[str, str]]] = {
     "force_leave": {"name": "text", "prune": "flag"},
     "set_tags": {"set": "mapping", "delete": "texts"},
     "user_event": {"name": "text", "payload": "payload", "coalesce": "flag"},
+    "submit_user_event": {"name": "text", "payload": "payload", "coalesce": "flag"},
     "query": {
         "name": "text", "payload": "payload", "nodes": "texts", "tags": "mapping",
         "timeout": "seconds or None", "ack": "flag", "relay_factor": "relay factor",
@@ -57,6 +58,7 @@ VALID: Final[dict[str, dict[str, object]]] = {
     "join": {"addresses": ["10.0.0.9"]},
     "force_leave": {"name": "x"},
     "user_event": {"name": "x"},
+    "submit_user_event": {"name": "x"},
     "query": {"name": "x"},
     "respond": {"id": 1, "payload": b"x"},
     "decline": {"id": 1},

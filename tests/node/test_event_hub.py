@@ -375,3 +375,15 @@ async def test_watchers_are_called_in_the_step_of_the_event(
             await s.add_members("c")
         await s.add_members("d")
         assert seen == [("member-join", 3), ("member-join", 4)]
+
+
+async def test_events_are_received_together(autojump_clock: MockClock) -> None:
+    hub = EventHub()
+    with hub.subscribe((), answers=False, buffer=2) as events:
+        for number in range(4):
+            hub.publish(user(number))
+        assert await events.receive_some(2) == [user(0), user(1)]
+        assert await events.receive_some(9) == [Dropped(2)]
+        hub.close()
+        with pytest.raises(trio.EndOfChannel):
+            await events.receive_some(9)

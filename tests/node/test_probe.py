@@ -23,6 +23,7 @@ from tests.node.helpers import (
     open_nodes,
     read_response,
 )
+from trioserf import __version__
 from trioserf.coordinate import ORIGIN
 from trioserf.net.transport import SocketAddress
 from trioserf.sim.network import LinkConditions
@@ -87,6 +88,30 @@ async def test_members_are_probed_in_turn_once_an_interval(autojump_clock: MockC
         assert (ping.node, ping.source_node) == ("a", "us")
         assert (ping.source_addr, ping.source_port) == (bytes((10, 0, 0, 1)), 7946)
         assert set(s.statuses().values()) == {"alive"}
+
+
+async def test_releases_of_members_are_learned_from_their_acks(autojump_clock: MockClock) -> None:
+    coordinate = encode_coordinate(ORIGIN)
+    async with node_under_test(**QUIET) as s:
+        ours, serf = await s.add_members("ours", "serf")
+        ours.ack, serf.ack = Ack(0, coordinate, release="9.1"), Ack(0, coordinate)
+
+        def releases() -> dict[str, str]:
+            return {member.name: member.release for member in s.node.members()}
+
+        assert releases() == {"us": __version__, "ours": "", "serf": ""}
+        with s.node.subscribe() as events:
+            await trio.sleep(2.1)
+            assert releases() == {"us": __version__, "ours": "9.1", "serf": ""}
+            ours.ack = Ack(0)  # as an ack that another member forwards
+            await trio.sleep(2)
+            assert releases()["ours"] == "9.1"
+            ours.send(ours.alive(8))
+            ours.ack = Ack(0, coordinate)  # started again, as Serf
+            await trio.sleep(2)
+            assert releases()["ours"] == ""
+            with pytest.raises(trio.TooSlowError), trio.fail_after(0.1):
+                await events.receive()
 
 
 async def test_first_probe_has_a_random_phase(autojump_clock: MockClock) -> None:

@@ -391,3 +391,31 @@ class TestFairFiller:
         for _ in range(80):
             waiting.difference_update(filler.fill(2, 200))
         assert not waiting
+
+
+def test_dropped_cover_leaves_the_usual_number_of_transmissions() -> None:
+    queue = make_queue(mult=1, n=9)  # one transmission each
+    queue.queue(b"not sent", cover=5)
+    queue.fill_packet(0, 1000, "a")
+    queue.queue(b"new", cover=5)
+    queue.drop_cover()
+    assert not queue.has_uncovered
+    sent = []
+    while queue:
+        sent.append(queue.fill_packet(0, 1000))
+    assert sent == [[b"new", b"not sent"]]
+
+
+def test_unsent_bytes_are_those_of_all_queues() -> None:
+    first, second = make_queue(), make_queue(prefix=b"p")
+    filler = FairFiller([first, second])
+    first.queue(b"12345", urgent=True)
+    first.queue(b"123")
+    second.queue(b"12")
+    assert filler.unsent_bytes() == 5 + 3 + 3
+    filler.fill(0, 8)
+    assert filler.unsent_bytes() == 3
+    filler.fill(0, 1000)
+    assert filler.unsent_bytes() == 0
+    filler.drop_cover()
+    assert not filler.has_uncovered

@@ -102,3 +102,22 @@ def test_few_eligible_members_among_many_are_found_in_one_pass() -> None:
 def test_choice_among_many_eligible_members_checks_few() -> None:
     chosen, checked = choose_three(lambda _: True)
     assert (len(chosen), checked) == (3, 3)
+
+
+def test_choice_among_a_hundredth_of_many_members_does_not_check_all() -> None:
+    table = members(0)
+    for number in range(32_000):
+        record = table.insert(f"m{number}", 0.0)
+        if number % 100 == 0:
+            table.set_state(record, ALIVE, 0.0)
+    checked = 0
+
+    def is_alive(record: NodeRecord) -> bool:
+        nonlocal checked
+        checked += 1
+        return record.state is ALIVE
+
+    for _ in range(20):
+        chosen = table.k_random_nodes(3, predicate=is_alive)
+        assert len({record.name for record in chosen}) == 3
+    assert checked < 20 * 32_000 / 16

@@ -106,6 +106,22 @@ def test_digest_of_another_type_does_not_refuse_the_message(value: object) -> No
     assert swim_codec.decode(ack) == Ack(7, digest=b"\0")
 
 
+def test_release_is_a_field_of_its_own() -> None:
+    ack = Ack(7, b"\1\2", b"digest", "0.1.0")
+    assert swim_codec.decode(swim_codec.encode(ack)) == ack
+    fields = {"Payload": b"\1\2", "Rel": "0.1.0", "SeqNo": 7}
+    data = swim_codec.encode(attrs.evolve(ack, digest=b""))
+    assert data == b"\x02" + pack(fields)
+
+
+@pytest.mark.parametrize(
+    "value", [7, True, [], {"a": 1}, "x" * (swim_codec.MAX_RELEASE + 1), "0.1\n", "0.1é", b"\xff"]
+)
+def test_unexpected_release_does_not_refuse_the_ack(value: object) -> None:
+    ack = b"\x02" + pack({"Payload": None, "Rel": value, "SeqNo": 7})
+    assert swim_codec.decode(ack) == Ack(7)
+
+
 def test_node_of_push_pull_equals_golden_bytes() -> None:
     fields = GOLDEN["pushpull-node"]["fields"]
     wire = bytes.fromhex(GOLDEN["pushpull-node"]["wire"])

@@ -16,6 +16,7 @@ import trio
 
 from trioserf.errors import AddressError
 from trioserf.operating_system import sockets as system
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.agent.mdns")
 
@@ -26,8 +27,8 @@ _SEND_TIMEOUT: Final = 1.0
 """Seconds to wait for room in a socket's buffer."""
 
 
-@attrs.frozen
-class Group:
+@attrs.frozen(eq=False, repr=False)
+class Group(ValueObject):
     """A multicast group: an address family, its name, and the group's address."""
 
     family: socket.AddressFamily
@@ -44,7 +45,7 @@ IPV4: Final = Group(socket.AF_INET, "IPv4", "224.0.0.251")
 IPV6: Final = Group(socket.AF_INET6, "IPv6", "ff02::fb")
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class MulticastSockets:
     """The two sockets of one group.
 

@@ -3,8 +3,6 @@
 import ipaddress
 from collections.abc import Iterator
 
-import ifaddr
-
 from trioserf.errors import AddressError
 
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -51,6 +49,8 @@ def is_public(host: str) -> bool:
 
 
 def _addresses(interface: str = "") -> Iterator[_IP]:
+    import ifaddr  # an agent that listens on one address needs none
+
     for adapter in ifaddr.get_adapters():
         if interface and interface not in (adapter.name, adapter.nice_name):
             continue

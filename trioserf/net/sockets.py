@@ -13,7 +13,14 @@ from trio.abc import HalfCloseableStream
 
 from trioserf.address import format_host_port
 from trioserf.errors import AddressError
-from trioserf.net.transport import ANY_HOST, BATCH, Datagram, SocketAddress, ignore_refusal
+from trioserf.net.transport import (
+    ANY_HOST,
+    BATCH,
+    Datagram,
+    SocketAddress,
+    ignore_refusal,
+    take_none,
+)
 from trioserf.operating_system import sockets as system
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -127,11 +134,13 @@ class SocketTransport:
     Attributes:
         errors: counts of socket errors by name, such as `ECONNREFUSED`.
         on_refused: see `Transport`.
+        on_datagrams: see `Transport`; not used, because a task waits for the socket anyway.
     """
 
     def __init__(self, tcp: socket.socket, udp: socket.socket) -> None:
         self.errors: Counter[str] = Counter()
         self.on_refused: Callable[[SocketAddress], None] = ignore_refusal
+        self.on_datagrams: Callable[[list[Datagram]], bool] = take_none
         self._udp = udp
         self._tcp = trio.socket.from_stdlib_socket(tcp)
         host, port = udp.getsockname()[:2]

@@ -22,15 +22,24 @@ def ignore_refusal(_: SocketAddress) -> None:
     """Do nothing: the default of `Transport.on_refused`."""
 
 
+def take_none(_: list[Datagram]) -> bool:
+    """Take no packets: the default of `Transport.on_datagrams`."""
+    return False
+
+
 class Transport(Protocol):
     """One endpoint; packets and streams share its address.
 
     Attributes:
         on_refused: called in the task of `receive_packets` with each address at which no process
             listens for our packet, where the system reports it. It must not raise.
+        on_datagrams: takes 1 to 64 packets at once, or returns False. A transport that learns of
+            packets outside a task, as a simulated one does, may offer them here; those that were
+            not taken wait for `receive_packets`.
     """
 
     on_refused: Callable[[SocketAddress], None]
+    on_datagrams: Callable[[list[Datagram]], bool]
 
     @property
     def address(self) -> SocketAddress:

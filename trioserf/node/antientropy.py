@@ -35,10 +35,8 @@ async def push_pull(owner: StateOwner, joiner: Joiner, rng: random.Random) -> No
                 errors.pop(peer.name, None)
             elif errors.get(peer.name) != error:
                 _log.error(
-                    "push/pull with '%s' (%s) failed: %s",
-                    short_name(peer.name),
-                    peer.address,
-                    error,
+                    "push/pull with '%(member)s' (%(address)s) failed: %(reason)s",
+                    {"member": short_name(peer.name), "address": peer.address, "reason": error},
                 )
                 errors = {name: errors[name] for name in errors if name in membership.records}
                 errors[peer.name] = error

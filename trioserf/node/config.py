@@ -15,6 +15,7 @@ from trioserf.serf.config import SerfOptions
 from trioserf.serf.keyring import Keyring
 from trioserf.settings import checked_types, setting
 from trioserf.swim.config import LAN, SwimOptions, Timing, any_address, any_name, valid_node_name
+from trioserf.value_objects import ValueObject
 from trioserf.wire.label import MAX_LABEL
 
 DEFAULT_PORT: Final = 7946
@@ -82,8 +83,8 @@ def _check_networks(_: object, __: object, texts: tuple[str, ...]) -> None:
         raise ConfigError("\n".join(errors))
 
 
-@attrs.frozen(kw_only=True, field_transformer=checked_types)
-class NodeConfig:
+@attrs.frozen(eq=False, repr=False, kw_only=True, field_transformer=checked_types)
+class NodeConfig(ValueObject):
     """One member of a cluster. Durations are seconds, sizes bytes.
 
     Attributes:

@@ -46,7 +46,8 @@ class DropCounts:
         what = _KEY_ERRORS.get(error.kind)
         if what and now - self._warned_at.get(host, -_WARN_INTERVAL) >= _WARN_INTERVAL:
             self._warned_at[host] = now
-            _log.warning("%s sends %s; check its encryption key", source, what)
+            named = {"address": source, "reason": what}
+            _log.warning("%(address)s sends %(reason)s; check its encryption key", named)
         if now - self._logged_at.get(host, -_LOG_INTERVAL) >= _LOG_INTERVAL:
             self._logged_at[host] = now
             _log.debug("dropped a message from %s: %s (%s)", source, error, error.kind)

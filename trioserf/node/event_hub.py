@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from trioserf.dropping_queue import DroppingQueue
-from trioserf.event_filter import SUSPICION_EVENT_KINDS, EventFilter, event_filters
+from trioserf.event_filter import EventFilter, event_filters
 from trioserf.results import Dropped
 from trioserf.serf.events import Event, QueryReceived, UserEventReceived
 
@@ -36,7 +36,7 @@ _MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of payloads that wait for one reader, however many events its buffer has room for."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Responder:
     """A client that may respond to queries, perhaps to those of several subscriptions.
 
@@ -60,7 +60,7 @@ class Subscription:
         self, filters: tuple[EventFilter, ...], *, responder: Responder | None, buffer: int
     ) -> None:
         self.responder = responder
-        self._filters = filters
+        self._set_filters(filters)
         self._events: DroppingQueue[Event | Dropped] = DroppingQueue(
             buffer, Dropped, max_bytes=_MAX_BYTES, size_of=_size_of
         )
@@ -69,9 +69,15 @@ class Subscription:
 
     def wants(self, event: Event) -> bool:
         """Return whether the event matches the filters."""
-        if not self._filters:
-            return event.kind not in SUSPICION_EVENT_KINDS
-        return any(event_filter.matches(event) for event_filter in self._filters)
+        if event.kind in self._kinds:
+            return True
+        return any(event_filter.matches(event) for event_filter in self._named)
+
+    def _set_filters(self, filters: tuple[EventFilter, ...]) -> None:
+        self._filters = filters
+        chosen = filters or (EventFilter(),)
+        self._kinds = {kind for one in chosen if not one.name for kind in one.kinds}
+        self._named = [one for one in chosen if one.name]
 
     def change(self, *filters: EventFilter | str) -> None:
         """Replace the filters; events that wait already are still delivered.
@@ -79,7 +85,7 @@ class Subscription:
         Raises:
             InvalidFilter, TypeError: see `Node.subscribe`; the filters stay.
         """
-        self._filters = event_filters(filters)
+        self._set_filters(event_filters(filters))
 
     @property
     def waits_until_deadline(self) -> bool:
@@ -103,13 +109,21 @@ class Subscription:
         Raises:
             trio.EndOfChannel: the node has ended and all events were read.
         """
+        return (await self.receive_some(1))[0]
+
+    async def receive_some(self, most: int) -> list[Event | Dropped]:
+        """Wait for the next events; return as many as there are, but at most `most`.
+
+        Raises:
+            trio.EndOfChannel: as for `receive`.
+        """
         if self._events or self._closed:
             await trio.lowlevel.checkpoint()
         while not self._events:
             if self._closed:
                 raise trio.EndOfChannel
             await self._readers.park()
-        return self._events.pop()
+        return [self._events.pop() for _ in range(min(most, len(self._events)))]
 
     def __aiter__(self) -> "Subscription":
         return self

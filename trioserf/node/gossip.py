@@ -4,7 +4,8 @@ Serf waits for its next tick. This node sends a new message at once, and once mo
 pause: one round reaches all but about e^-k of the members (k = fanout), and the second covers most
 of the rest. The first round of an event or query of our own reaches up to 32 members, if there are
 no more, all of them. Later retransmissions keep to the interval, so that a short outage cannot
-lose all of them. Without broadcasts, or without other members, the task sleeps.
+lose all of them. Under load early rounds would add packets, so that all rounds keep to the
+interval (`GossipPace`). Without broadcasts, or without other members, the task sleeps.
 """
 
 import trio
@@ -15,20 +16,19 @@ from trioserf.node.state_owner import StateOwner
 
 async def gossip(owner: StateOwner) -> None:
     """Send rounds of gossip until cancelled."""
-    config = owner.state.config
-    interval = config.timing.gossip_interval
     state = owner.state
-    filler = state.filler
+    config = state.config
+    interval = config.timing.gossip_interval
     next_tick = trio.current_time()
     while True:
         await owner.gossip.wait()
-        # The number of members that one round reaches, which is the transmits it counts.
-        fanout = min(config.timing.gossip_nodes, state.membership.alive_count - 1)
-        if filler.has_gossip and not (filler.has_sent_at_most(fanout) or filler.has_uncovered):
+        if state.filler.has_gossip and not state.wants_early_gossip(trio.current_time()):
             with trio.move_on_at(next_tick):
-                while not filler.has_unsent:
+                await owner.gossip.wait()
+                while not state.wants_early_gossip(trio.current_time()):
+                    await trio.sleep(config.gossip_pause)
                     await owner.gossip.wait()
-        if not filler.has_gossip:
+        if not state.filler.has_gossip:
             continue
         await owner.tell(gossip_round)
         next_tick = trio.current_time() + interval

@@ -23,6 +23,7 @@ from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 from trioserf.printable import short_name
 from trioserf.serf.name_conflict import in_use_text
+from trioserf.value_objects import ValueObject
 from trioserf.wire.swim_messages import ALIVE, SUSPECT, NodeState
 
 _log = logging.getLogger("trioserf.memberlist")
@@ -38,8 +39,8 @@ _NAME_POLL: Final = 1.0
 """Seconds between two looks whether they have."""
 
 
-@attrs.frozen
-class Outcome:
+@attrs.frozen(eq=False, repr=False)
+class Outcome(ValueObject):
     """An address that was tried, and the error; None for success."""
 
     where: str
@@ -215,11 +216,10 @@ class Joiner:
             if give_up is None:
                 give_up = trio.current_time() + _NAME_WAIT
                 _log.info(
-                    "the name '%s' still belongs to the member at %s, which does not answer;"
-                    " waiting up to %g s until that member is failed in the cluster",
-                    short_name(name),
-                    holder,
-                    _NAME_WAIT,
+                    "the name '%(member)s' still belongs to the member at %(address)s, which does"
+                    " not answer; waiting up to %(seconds)g s until that member is failed in the"
+                    " cluster",
+                    {"member": short_name(name), "address": holder, "seconds": _NAME_WAIT},
                 )
             elif trio.current_time() >= give_up:
                 text = (

@@ -29,7 +29,7 @@ SaveKeyring = Callable[[bytes], Awaitable[None]]
 """Replaces the content of the keyring file atomically; raises an OSError if that fails."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Change:
     """New content of the file, and the response that waits for it."""
 

@@ -26,7 +26,7 @@ from trioserf.node.event_hub import EventHub, Responder, Subscription
 from trioserf.node.join import Joiner
 from trioserf.node.join_address import parse_join_address
 from trioserf.node.key_handler import KeyHandler
-from trioserf.node.state_owner import StateOwner
+from trioserf.node.state_owner import Request, StateOwner
 from trioserf.results import QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event
 from trioserf.serf.internal_queries import KeyAction
@@ -169,6 +169,11 @@ class Node:
         """Count what waits in this node, by kind (see `StateOwner.queue_depths`)."""
         return self._owner.queue_depths()
 
+    @property
+    def push_pull_at(self) -> float | None:
+        """When states were last exchanged with a member, on Trio's clock; None if never."""
+        return self._owner.push_pull_at
+
     def dropped(self) -> dict[str, int]:
         """Count dropped messages by kind: unsent ones, and malformed or rejected ones of peers."""
         return {**self._owner.dropped, **self._state.drops.by_kind}
@@ -227,6 +232,14 @@ class Node:
             yield
         finally:
             self._hub.watchers.remove(watcher)
+
+    async def wait_for_inbox(self) -> None:
+        """Return when the node has handled all that waits in its inbox: a sign of life.
+
+        Raises:
+            Leaving: the node has ended.
+        """
+        await self._owner.wait_for_inbox()
 
     # --- membership ---
 
@@ -353,11 +366,24 @@ class Node:
             TooLarge: over the limit.
             Leaving: the node is leaving.
         """
+        submitted = await self.submit_user_event(name, payload, coalesce=coalesce)
+        return await submitted.result()
+
+    async def submit_user_event(
+        self, name: str, payload: bytes = b"", *, coalesce: bool = False
+    ) -> Request[int]:
+        """Send a user event soon, after those submitted before; do not wait for the result.
+
+        For arguments and errors see `user_event`; `TooLarge` comes with the result.
+
+        Returns:
+            What has the method `result`, which waits for the Lamport time.
+        """
         check.text("name", name)
         check.payload("payload", payload)
         check.flag("coalesce", coalesce)
         self._require_alive()
-        return await self._owner.ask(
+        return await self._owner.submit(
             lambda state, _: state.serf.user_event(name, payload, coalesce=coalesce)
         )
 
@@ -540,7 +566,8 @@ class Node:
         with trio.move_on_after(timeout) as deadline:
             await event.wait()
         if deadline.cancelled_caught:
-            _log.warning("%s was not sent to all members within %g s", what, timeout)
+            named = {"what": what, "seconds": timeout}
+            _log.warning("%(what)s was not sent to all members within %(seconds)g s", named)
 
 
 def _query_id(number: int) -> int:

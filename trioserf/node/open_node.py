@@ -181,6 +181,7 @@ async def _work(
 
 
 async def _receive(transport: Transport, owner: StateOwner) -> None:
+    transport.on_datagrams = owner.receive_now
     while True:
         await owner.receive(await transport.receive_packets())
 

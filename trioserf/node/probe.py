@@ -3,11 +3,14 @@
 import contextlib
 import logging
 import random
+from functools import partial
 from typing import Final
 
 import trio
 
 from trioserf.errors import Leaving
+from trioserf.net.transport import SocketAddress
+from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
 from trioserf.node.streams import Streams
 from trioserf.swim.failure_detector import Probe, StreamReach
@@ -43,9 +46,9 @@ async def probe_members(owner: StateOwner, streams: Streams, rng: random.Random)
         late = trio.current_time() - max(tick, latest)
         if late > _LONG_STALL:
             _log.warning(
-                "this process did not run for at least %.1f s; the machine may be overloaded, or"
-                " was suspended",
-                late,
+                "this process did not run for at least %(seconds).1f s; the machine may be"
+                " overloaded, or was suspended",
+                {"seconds": late},
             )
 
 
@@ -56,29 +59,51 @@ async def _probe_next(owner: StateOwner, streams: Streams) -> float | None:
         Seconds until the ack, or until the end of the probe; None if there is no member to probe.
     """
     acked, answered = trio.Event(), trio.Event()
+    probe: Probe | None = None
+    waiting = trio.CancelScope()
 
     def on_ack() -> None:
         acked.set()
         answered.set()
 
-    probe = await owner.ask(lambda state, now: state.detector.start_probe(now, on_ack))
-    if probe is None:
-        return None
+    def on_refused(to: SocketAddress) -> None:
+        if probe is not None and to == probe.address:
+            answered.set()
+
+    def start(state: ClusterState, now: float) -> None:
+        nonlocal probe
+        probe = state.detector.start_probe(now, on_ack)
+        if probe is None:
+            answered.set()
+        else:
+            waiting.deadline = now + state.config.timing.probe_timeout
+
+    def drop(state: ClusterState, now: float) -> None:  # noqa: ARG001 - as the owner calls it
+        if probe is not None:
+            state.detector.drop_probe(probe)
+
     reach: StreamReach = "untried"
     try:
-        with owner.refused_packets(probe.address, answered.set):
-            with trio.move_on_at(probe.started + owner.state.config.timing.probe_timeout):
-                await answered.wait()
+        # One wait for the start and its ack: the owner sets the deadline.
+        with owner.refused_packets(on_refused), waiting:
+            await owner.tell(start)
+            await answered.wait()
+        if probe is None:
+            return None
         if not acked.is_set():
             reach = await _probe_indirectly(owner, streams, probe, acked)
         if not acked.is_set():
-            await owner.ask(lambda state, now: state.detector.conclude_probe(probe, now, reach))
+            await owner.ask(partial(_conclude, probe, reach))
     except trio.Cancelled:
         # The node leaves but still handles acks: drop the probe, so that a late ack is ignored.
         with trio.CancelScope(shield=True), contextlib.suppress(Leaving):
-            await owner.ask(lambda state, _: state.detector.drop_probe(probe))
+            await owner.ask(drop)
         raise
     return trio.current_time() - probe.started
+
+
+def _conclude(probe: Probe, reach: StreamReach, state: ClusterState, now: float) -> None:
+    state.detector.conclude_probe(probe, now, reach)
 
 
 async def _probe_indirectly(

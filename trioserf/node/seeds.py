@@ -48,13 +48,13 @@ class Seeds:
 
         Without any seed but our own address and aliases, any other live member counts as present.
         """
+        known = frozenset[Address]().union(*self.resolved.values())
         present = {
             record.address
             for record in state.membership.records.values()
-            if not record.is_dead_or_left
+            if record.address in known and not record.is_dead_or_left
         }
         lost = tuple(text for text, found in self.resolved.items() if not found or found - present)
-        known = {address for found in self.resolved.values() for address in found}
         self.aliases &= known
         expected = known - self.aliases - {state.address}
         if not expected:

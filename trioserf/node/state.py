@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from trioserf._version import __version__
 from trioserf.address import Address, address_of, packed
 from trioserf.errors import TooLarge
 from trioserf.node.config import NodeConfig, swim_options
@@ -37,12 +38,14 @@ from trioserf.swim.events import (
     Updated,
 )
 from trioserf.swim.failure_detector import FailureDetector
+from trioserf.swim.gossip_pace import GossipPace
 from trioserf.swim.memberlist import Memberlist
 from trioserf.swim.members import MAX_COVER
 from trioserf.swim.packet_outbox import PacketOutbox, supports_crc
 from trioserf.swim.peer_coordinates import PeerCoordinates
 from trioserf.swim.precedence import is_at_least
 from trioserf.swim.reply_limits import MAX_PINGS, ReplyLimits
+from trioserf.value_objects import ValueObject
 from trioserf.wire.errors import WireError
 from trioserf.wire.packet import PacketCodec
 from trioserf.wire.serf_payloads import encode_tags
@@ -69,8 +72,8 @@ _MAX_WAITING: Final = 16
 """Packets whose further messages wait: a megabyte, and a second of a host's longest packets."""
 
 
-@attrs.frozen
-class RefusalCheck:
+@attrs.frozen(eq=False, repr=False)
+class RefusalCheck(ValueObject):
     """A suspect to connect to: its name, address and incarnation."""
 
     name: str
@@ -90,7 +93,7 @@ def check_tags(tags: Mapping[str, str]) -> bytes:
     return meta
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Packet:
     """Messages of one packet that are not handled yet.
 
@@ -124,6 +127,7 @@ class ClusterState:
         detector: the failure detector.
         filler: all broadcast queues.
         outbox: packets to send.
+        pace: the pace of gossip.
         coordinates: network coordinates.
         counters: counters for metrics.
         drops: counts of malformed and rejected messages.
@@ -191,6 +195,7 @@ class ClusterState:
         )
         self.filler = FairFiller((membership.broadcasts, *self.serf.queues.values()))
         self.outbox = PacketOutbox(codec, self.filler)
+        self.pace = GossipPace(config.timing)
         self.coordinates = PeerCoordinates(
             config.name, rng, enabled=not config.disable_coordinates, counters=self.counters
         )
@@ -205,6 +210,8 @@ class ClusterState:
             rng=rng,
             digest=self.serf.repair.digest,
             on_digest=self._observe_digest,
+            release=__version__,
+            on_release=self.serf.member_acknowledged,
         )
 
     def start(self, now: float, restore: LamportTimes | None) -> None:
@@ -406,15 +413,37 @@ class ClusterState:
     @property
     def has_gossip(self) -> bool:
         """Whether there are broadcasts, and other members."""
-        return self.filler.has_gossip and len(self.membership.records) > 1
+        return len(self.membership.records) > 1 and self.filler.has_gossip
+
+    def wants_early_gossip(self, now: float) -> bool:
+        """Return whether a round of gossip is due before its interval has passed.
+
+        Messages of the first two rounds do not wait, unless too many packets were sent early. Then
+        only messages that fill a packet do not wait: it would be sent in any case.
+        """
+        filler = self.filler
+        # The number of members that one round reaches, which is the transmits it counts.
+        fanout = min(self.config.timing.gossip_nodes, self.membership.alive_count - 1)
+        if not (filler.has_sent_at_most(fanout) or filler.has_uncovered):
+            return False
+        if self.pace.allows_early(now):
+            return True
+        if filler.has_uncovered and self.pace.allows_cover(now):
+            return True
+        return filler.unsent_bytes() >= self.outbox.codec.budget(0)
 
     def gossip(self, now: float) -> None:
         """Send one round of broadcasts."""
-        members = self.membership.members
-        if self.filler.has_uncovered and (targets := members.cover_targets()):
-            self.outbox.gossip(targets, MAX_COVER)
-        else:
-            self.outbox.gossip(members.gossip_targets(now), self.config.timing.gossip_nodes)
+        members, filler = self.membership.members, self.filler
+        if filler.has_uncovered:
+            if self.pace.allows_cover(now):
+                if targets := members.cover_targets():
+                    self.pace.add(self.outbox.gossip(targets, MAX_COVER), now)
+                    return
+            else:
+                filler.drop_cover()
+        targets = members.gossip_targets(now)
+        self.pace.add(self.outbox.gossip(targets, self.config.timing.gossip_nodes), now)
 
     def expire_suspicions(self, now: float) -> None:
         """Mark suspects dead that have not refuted in time."""

@@ -16,7 +16,6 @@ import attrs
 import outcome
 import trio
 
-from trioserf.address import Address
 from trioserf.errors import Leaving, NameConflict, NoSuchQuery
 from trioserf.net.transport import SocketAddress, Transport, ignore_refusal
 from trioserf.node.event_hub import EventHub
@@ -25,6 +24,7 @@ from trioserf.node.stream_queue import StreamSendQueue
 from trioserf.node.timers import AutoResetEvent, DeadlineTimer
 from trioserf.serf.name_conflict import lost_text
 from trioserf.serf.serf import earlier
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.memberlist")
 
@@ -40,8 +40,8 @@ T = TypeVar("T")
 Packets = list[tuple[bytes, tuple[str, int]]]
 
 
-@attrs.frozen
-class PacketBatch:
+@attrs.frozen(eq=False, repr=False)
+class PacketBatch(ValueObject):
     """Packets that were received together, at one instant."""
 
     packets: Packets
@@ -56,7 +56,7 @@ class Request(Generic[T]):
     def __init__(self, act: Callable[[ClusterState, float], T]) -> None:
         self._act = act
         self._done = trio.Event()
-        self._outcome: outcome.Outcome[T] = outcome.Error(Leaving("the node has ended"))
+        self._outcome: outcome.Outcome[T] | None = None
 
     def run(self, state: ClusterState, now: float) -> None:
         """Call the function and keep its result, or its exception, for the caller."""
@@ -67,9 +67,17 @@ class Request(Generic[T]):
         """End the caller's wait with `Leaving`."""
         self._done.set()
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the result is there: it need not be waited for, and is not an exception."""
+        return type(self._outcome) is outcome.Value
+
     async def result(self) -> T:
-        """Wait for the result; raise what the function raised."""
-        await self._done.wait()
+        """Wait for the result, at once if it is there; raise what the function raised."""
+        if not self._done.is_set():
+            await self._done.wait()
+        if self._outcome is None:
+            raise Leaving("the node has ended")
         return self._outcome.unwrap()
 
 
@@ -93,6 +101,7 @@ class StateOwner:
         bulk: messages that need a stream of their own.
         checks: suspects to connect to.
         dropped: counts of unsent and refused items, by kind; not part of the state.
+        push_pull_at: when the last push/pull was merged, ours or another member's; None before.
     """
 
     def __init__(self, state: ClusterState, transport: Transport, hub: EventHub) -> None:
@@ -104,6 +113,7 @@ class StateOwner:
         self.bulk = StreamSendQueue()
         self._to_checks, self.checks = trio.open_memory_channel[RefusalCheck](_MAX_CHECKS)
         self.dropped: Counter[str] = Counter()
+        self.push_pull_at: float | None = None
         self._sent_bytes = state.counters.counter("memberlist.udp.sent")
         self._transport = transport
         self._hub = hub
@@ -126,13 +136,26 @@ class StateOwner:
             Leaving: the node has ended.
             Exception: what `act` raises.
         """
+        return await (await self.submit(act)).result()
+
+    async def submit(self, act: Callable[[ClusterState, float], T]) -> Request[T]:
+        """Call a function with the state soon; the caller may wait for the result later.
+
+        Requests are handled in the order of these calls. Not always a checkpoint.
+
+        Args:
+            act: as for `ask`.
+
+        Raises:
+            Leaving: the node has ended.
+        """
         request = Request(act)
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             await self._put(request)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise Leaving("the node has ended") from None
-        return await request.result()
+        return request
 
     async def wait_for_inbox(self) -> None:
         """Return when everything in the inbox has been handled.
@@ -162,6 +185,17 @@ class StateOwner:
         self._batches += 1
         await self._put(PacketBatch(packets, trio.current_time()))
 
+    def receive_now(self, packets: Packets) -> bool:
+        """Put packets into the inbox; return False, and do nothing, if it is full or closed."""
+        if self._batches >= _MAX_BATCHES:
+            return False
+        try:
+            self._to_inbox.send_nowait(PacketBatch(packets, trio.current_time()))
+        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            return False
+        self._batches += 1
+        return True
+
     async def _put(self, item: Item) -> None:
         """Put an item into the inbox; wait only while that is full.
 
@@ -173,15 +207,10 @@ class StateOwner:
             await self._to_inbox.send(item)
 
     @contextlib.contextmanager
-    def refused_packets(self, address: Address, on_refused: Callable[[], None]) -> Iterator[None]:
-        """Call a function when packets to an address are refused, during the block."""
-
-        def refused(to: SocketAddress) -> None:
-            if to == address:
-                on_refused()
-
+    def refused_packets(self, on_refused: Callable[[SocketAddress], None]) -> Iterator[None]:
+        """Call a function with the address of each refused packet, during the block."""
         if self.state.counts_refusals:
-            self._transport.on_refused = refused
+            self._transport.on_refused = on_refused
         try:
             yield
         finally:
@@ -271,18 +300,11 @@ class StateOwner:
     def run_effects(self) -> None:
         """Run the effects that the state has left."""
         state = self.state
-        for direct in state.pop_stream_messages():
-            if not self.bulk.put(direct, first=True):
-                self._drop("streams", f"a response for '{direct.node}'")
-        for direct in state.pop_large_broadcasts():
-            if not self.bulk.put(direct):
-                self._drop("streams", f"an event or query for '{direct.node}'")
-        for check in state.refusal_checks:
-            try:
-                self._to_checks.send_nowait(check)
-            except trio.WouldBlock:
-                self._drop("checks", f"the check of a suspect, '{check.name}'")
-        state.refusal_checks.clear()
+        serf = state.serf
+        if serf.direct_messages or serf.large_broadcasts:
+            self._queue_streams()
+        if state.refusal_checks:
+            self._queue_checks()
         packets = state.outbox.packets
         if packets:
             send = self._transport.send_packet
@@ -292,7 +314,6 @@ class StateOwner:
                 if not send(data, to):
                     self.dropped["packets"] += 1
             packets.clear()
-        serf = state.serf
         if serf.events:
             for event in serf.events:
                 self._hub.publish(event)
@@ -304,6 +325,22 @@ class StateOwner:
         if serf.shutdown_orders:
             order = serf.shutdown_orders.pop()
             raise NameConflict(lost_text(order, state.config.name, state.address))
+
+    def _queue_streams(self) -> None:
+        for direct in self.state.pop_stream_messages():
+            if not self.bulk.put(direct, first=True):
+                self._drop("streams", f"a response for '{direct.node}'")
+        for direct in self.state.pop_large_broadcasts():
+            if not self.bulk.put(direct):
+                self._drop("streams", f"an event or query for '{direct.node}'")
+
+    def _queue_checks(self) -> None:
+        for check in self.state.refusal_checks:
+            try:
+                self._to_checks.send_nowait(check)
+            except trio.WouldBlock:
+                self._drop("checks", f"the check of a suspect, '{check.name}'")
+        self.state.refusal_checks.clear()
 
     def _wake_gossip(self) -> None:
         """Wake the gossip task if a message is new, or if gossip becomes possible again."""

@@ -21,7 +21,7 @@ MIN_IDLE: Final = 1.0
 """Seconds of silence before a stream can be closed in favour of another."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class OpenStream:
     """An open stream.
 

@@ -35,7 +35,7 @@ Target = tuple[str, Address]
 """A member's name and address."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _MemberQueue:
     """The messages that wait for one member."""
 

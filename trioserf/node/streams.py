@@ -13,9 +13,9 @@ from trio.abc import SendStream, Stream
 
 from trioserf.address import Address
 from trioserf.errors import reason_of
+from trioserf.memory import trim_memory
 from trioserf.net.transport import Transport
 from trioserf.node.config import NodeConfig
-from trioserf.node.memory import trim_memory
 from trioserf.node.push_pull_merge import PIECE, MergeStep, StepwiseReader, merge_steps
 from trioserf.node.state import ClusterState
 from trioserf.node.state_owner import StateOwner
@@ -186,7 +186,8 @@ class Streams:
     def _count_lost(self, count: int, node: str, error: str) -> None:
         self._owner.dropped["streams"] += count
         what = "a message" if count == 1 else f"{count} messages"
-        _log.warning("could not send %s to '%s': %s", what, short_name(node), error)
+        named = {"what": what, "member": short_name(node), "reason": error}
+        _log.warning("could not send %(what)s to '%(member)s': %(reason)s", named)
 
     async def _send_message(self, direct: DirectMessage, timeout: float) -> str | None:
         """Send one message; return the error as text, or None."""
@@ -291,7 +292,8 @@ class Streams:
         try:
             await self._merge(theirs, tracked)
         except ValueError as error:
-            _log.error("push/pull from %s refused: %s", tracked.peer, error)
+            named = {"address": tracked.peer, "reason": error}
+            _log.error("push/pull from %(address)s refused: %(reason)s", named)
 
     async def _local_state(self, *, join: bool, is_answer: bool) -> bytes:
         """Return our half of a push/pull, encoded in steps if it is large.
@@ -337,6 +339,7 @@ class Streams:
             if number:
                 await self._take_turn()
             await self._owner.ask(partial(_run_step, step))
+        self._owner.push_pull_at = trio.current_time()
 
     async def _take_turn(self) -> None:
         """Wait until no other stream is reading or merging a large message."""

@@ -19,7 +19,7 @@ _MAX_REAPED = 1024
 """Reaped members whose last event is kept: they may be reaped again, or never rejoin."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Window:
     """The deadline of a burst."""
 

@@ -4,6 +4,7 @@ import attrs
 from attrs import validators as v
 
 from trioserf.settings import checked_types, setting
+from trioserf.value_objects import ValueObject
 from trioserf.wire.serf_codec import USER_EVENT_HARD_LIMIT
 
 
@@ -12,8 +13,8 @@ def _limit(default: int, least: int = 1) -> int:
     return value
 
 
-@attrs.frozen(kw_only=True, field_transformer=checked_types)
-class SerfOptions:
+@attrs.frozen(eq=False, repr=False, kw_only=True, field_transformer=checked_types)
+class SerfOptions(ValueObject):
     """Limits in bytes and counts, durations in seconds.
 
     Attributes:

@@ -5,11 +5,12 @@ import attrs
 from trioserf.address import Address
 from trioserf.counters import Counters
 from trioserf.serf.events import Event
+from trioserf.value_objects import ValueObject
 from trioserf.wire.errors import WireError
 
 
-@attrs.frozen
-class DirectMessage:
+@attrs.frozen(eq=False, repr=False)
+class DirectMessage(ValueObject):
     """A message to one member, sent as a user message in a packet or on a stream of its own."""
 
     address: Address
@@ -18,8 +19,8 @@ class DirectMessage:
     stream: bool = False
 
 
-@attrs.frozen
-class LargeBroadcast:
+@attrs.frozen(eq=False, repr=False)
+class LargeBroadcast(ValueObject):
     """A broadcast too large for a packet, sent to members on streams of their own.
 
     Attributes:
@@ -31,8 +32,8 @@ class LargeBroadcast:
     to_all: bool
 
 
-@attrs.frozen
-class NameConflictLost:
+@attrs.frozen(eq=False, repr=False)
+class NameConflictLost(ValueObject):
     """Our name belongs to another member: shut down, without a leave.
 
     Attributes:
@@ -49,7 +50,7 @@ class NameConflictLost:
 Order = NameConflictLost
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Effects:
     """Effects in the order of their causes.
 

@@ -44,7 +44,7 @@ _JITTER_MEMBERS: Final = 32
 """The jitter grows with the logarithm of the cluster size, from twice this size."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Due:
     """A push/pull to come: when, with whom, and the digest that is its reason."""
 

@@ -7,10 +7,11 @@ import attrs
 from trioserf.event_filter import MemberEventKind
 from trioserf.serf.member import Member
 from trioserf.swim.events import Cause
+from trioserf.value_objects import ValueObject
 
 
-@attrs.frozen
-class MemberEvent:
+@attrs.frozen(eq=False, repr=False)
+class MemberEvent(ValueObject):
     """A change of these members; of one, unless the event was coalesced.
 
     Attributes:
@@ -24,8 +25,8 @@ class MemberEvent:
     cause: Cause | None = None
 
 
-@attrs.frozen
-class UserEventReceived:
+@attrs.frozen(eq=False, repr=False)
+class UserEventReceived(ValueObject):
     """A user event of a member."""
 
     ltime: int
@@ -35,8 +36,8 @@ class UserEventReceived:
     kind: ClassVar[Literal["user"]] = "user"
 
 
-@attrs.frozen
-class QueryReceived:
+@attrs.frozen(eq=False, repr=False)
+class QueryReceived(ValueObject):
     """A query that waits for our response.
 
     Attributes:

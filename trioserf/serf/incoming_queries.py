@@ -81,7 +81,7 @@ def is_repeated(message: SerfMessage) -> bool:
     return isinstance(message, Query) and bool(message.flags & QueryFlag.NO_BROADCAST)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Pending:
     """A query that may still get a response; `to` is None for a query of our own.
 

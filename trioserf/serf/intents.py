@@ -19,7 +19,7 @@ from trioserf.wire.serf_messages import Join, Leave, Status
 _log = logging.getLogger("trioserf.serf")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _BufferedIntent:
     status: Status
     ltime: int

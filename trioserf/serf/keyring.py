@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable
 
 from trioserf import arguments as check
@@ -135,6 +134,8 @@ def load_keyring(data: bytes) -> Keyring:
         KeyringError: it is malformed; the error begins like Serf's, names the expected content,
             and quotes no key.
     """
+    import json
+
     expected = "expected a JSON list of base64 keys, the primary one first"
     try:
         keys = json.loads(data)
@@ -164,4 +165,6 @@ def _parse_listed_key(number: int, text: object) -> bytes:
 
 def dump_keyring(keyring: Keyring) -> bytes:
     """Return the content of a keyring file, byte for byte as Serf writes it."""
+    import json
+
     return json.dumps([format_key(key) for key in keyring.keys], indent=2).encode("ascii")

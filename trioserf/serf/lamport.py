@@ -180,9 +180,16 @@ class LamportWindow(Generic[E]):
             ltime: the time.
             is_live: False for the replayed message of a push/pull.
         """
-        self.witness(ltime)
         index = ltime % self._length
-        epoch = self._epoch_of(ltime)
+        epoch: _Epoch[E] | None = self._current
+        clock = self.clock
+        is_next = clock.time - 1 <= ltime <= clock.time < LAST_TIME
+        if is_next and clock.time >= self._reached and not self._others:  # nearly always
+            clock.witness(ltime)
+            self._reached = clock.time
+        else:
+            self.witness(ltime)
+            epoch = self._epoch_of(ltime)
         if epoch is None:
             if not is_live and ltime < self.min_time:
                 return Rejection.BEFORE_START
@@ -229,6 +236,8 @@ class LamportWindow(Generic[E]):
 
     def _epoch_of(self, ltime: int) -> _Epoch[E] | None:
         """Return the epoch that holds a time, or else a near one of the latest lap, or None."""
+        if not self._others:  # nearly always
+            return self._current if self._current.is_near(ltime) else None
         near = self._near(ltime)
         if len(near) > 1:
             index = ltime % self._length

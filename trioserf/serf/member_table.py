@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from trioserf._version import __version__
 from trioserf.address import Address
 from trioserf.event_filter import MemberEventKind
 from trioserf.printable import short_name
@@ -29,7 +30,7 @@ _MAX_TAGS: Final = 256
 """Metadata whose decoded tags are cached; most clusters have few different ones."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class MemberRecord:
     """A member and its internal fields.
 
@@ -137,7 +138,8 @@ class MemberTable:
         if record is None:
             self._make_room()
             status, ltime = intent
-            member = Member(name, address, self._tags(meta), status, versions)
+            release = __version__ if name == self.name else ""
+            member = Member(name, address, self._tags(meta), status, versions, release)
             self.records[name] = MemberRecord(member, ltime)
         else:
             if record.status is Status.FAILED:
@@ -149,7 +151,7 @@ class MemberTable:
             member = Member(name, address, self._tags(meta), Status.ALIVE, versions)
             record.member = member
         self._changed()
-        self._emit("member-join", member, "EventMemberJoin: %s %s")
+        self._emit("member-join", member, "EventMemberJoin: %(member)s %(address)s")
 
     def on_leave(self, name: str, now: float, cause: Cause | None = None) -> None:
         """Handle the death of a member: it left if an intent said so before, else it failed."""
@@ -158,12 +160,14 @@ class MemberTable:
             return
         if record.status is Status.LEAVING:
             self.to_left(record, now)
-            self._emit("member-leave", record.member, "EventMemberLeave: %s %s")
+            self._emit("member-leave", record.member, "EventMemberLeave: %(member)s %(address)s")
         elif record.status is Status.ALIVE:
             record.leave_time = now
             self._set_status(record, Status.FAILED)
             self.failed[name] = record
-            self._emit("member-failed", record.member, "EventMemberFailed: %s %s", cause)
+            self._emit(
+                "member-failed", record.member, "EventMemberFailed: %(member)s %(address)s", cause
+            )
         else:
             _log.warning("Bad state when leave: %d", record.status)
 
@@ -172,9 +176,17 @@ class MemberTable:
         record = self.records.get(name)
         if record is None:
             return
-        record.member = Member(name, address, self._tags(meta), record.status, versions)
+        release = record.member.release
+        record.member = Member(name, address, self._tags(meta), record.status, versions, release)
         self._changed()
-        self._emit("member-update", record.member, "EventMemberUpdate: %s")
+        self._emit("member-update", record.member, "EventMemberUpdate: %(member)s")
+
+    def on_release(self, name: str, release: str) -> None:
+        """Record the release from the ack of a member."""
+        record = self.records.get(name)
+        if record is not None and record.member.release != release:
+            record.member = attrs.evolve(record.member, release=release)
+            self._changed()
 
     def on_suspect(self, name: str, *, recovered: bool = False) -> None:
         """Emit the event of a suspicion or of its refutation."""
@@ -203,7 +215,9 @@ class MemberTable:
     def force_left(self, record: MemberRecord, now: float) -> None:
         """Mark a failed member as left, as a leave intent requests."""
         self.to_left(record, now)
-        self._emit("member-leave", record.member, "EventMemberLeave (forced): %s %s")
+        self._emit(
+            "member-leave", record.member, "EventMemberLeave (forced): %(member)s %(address)s"
+        )
 
     def erase(self, name: str, *, forced: bool = False) -> None:
         """Erase a member."""
@@ -211,7 +225,11 @@ class MemberTable:
         self.failed.pop(name, None)
         self.left.pop(name, None)
         self._changed()
-        text = "EventMemberReap (forced): %s %s" if forced else "EventMemberReap: %s"
+        text = (
+            "EventMemberReap (forced): %(member)s %(address)s"
+            if forced
+            else "EventMemberReap: %(member)s"
+        )
         self._emit("member-reap", record.member, text)
 
     # --- time ---
@@ -246,7 +264,8 @@ class MemberTable:
             return None
         record = self._rng.choice(list(self.failed.values()))
         _log.info(
-            "attempting reconnect to %s %s", short_name(record.member.name), record.member.address
+            "attempting reconnect to %(member)s %(address)s",
+            {"member": short_name(record.member.name), "address": record.member.address},
         )
         return record.member
 
@@ -254,7 +273,7 @@ class MemberTable:
 
     def _set_status(self, record: MemberRecord, status: Status) -> None:
         old = record.member
-        record.member = Member(old.name, old.address, old.tags, status, old.versions)
+        record.member = Member(old.name, old.address, old.tags, status, old.versions, old.release)
         self._changed()
 
     def _changed(self) -> None:
@@ -280,7 +299,8 @@ class MemberTable:
     ) -> None:
         self._effects.events.append(MemberEvent(kind, (member,), cause))
         if _log.isEnabledFor(logging.INFO):
-            _log.info(text, *(short_name(member.name), member.address.host)[: text.count("%s")])
+            host = member.address.host
+            _log.info(text, {"member": short_name(member.name), "address": host})
 
 
 def _overdue(records: Iterable[MemberRecord], before: float) -> list[str]:

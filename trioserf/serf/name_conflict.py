@@ -28,7 +28,7 @@ NO_MEMBER_RESPONSE: Final = bytes((serf_codec.CONFLICT, 0xC0))
 """The response of a Go agent without a member of that name: a conflict response of nil."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class ConflictVote:
     """The count of responses to a conflict query about our name.
 
@@ -101,10 +101,8 @@ class NameConflicts:
         """Log that the name of another member is claimed by a second address."""
         claimed_by = "an unknown address" if known is None else known
         _log.warning(
-            "Name conflict for '%s' both %s and %s are claiming",
-            short_name(name),
-            claimed_by,
-            other,
+            "Name conflict for '%(member)s' both %(address)s and %(other)s are claiming",
+            {"member": short_name(name), "address": claimed_by, "other": other},
         )
 
     def resolve(self, ours: Address, other: Address, now: float) -> None:
@@ -113,10 +111,9 @@ class NameConflicts:
             return
         self._next_vote = now + _VOTE_INTERVAL
         _log.error(
-            "Node name conflicts with another node at %s. Names must be unique!"
-            " (Resolution enabled: %s)",
-            other,
-            str(self._enabled).lower(),
+            "Node name conflicts with another node at %(address)s. Names must be unique!"
+            " (Resolution enabled: %(enabled)s)",
+            {"address": other, "enabled": str(self._enabled).lower()},
         )
         if self._enabled:
             is_newcomer = self._joined_at is not None and now - self._joined_at < _NEWCOMER

@@ -23,6 +23,7 @@ from trioserf.serf.member_table import MemberTable
 from trioserf.serf.query_collector import RunningQuery
 from trioserf.serf.query_filters import MAX_FILTERS
 from trioserf.serf.query_repeats import QueryRepeats
+from trioserf.value_objects import ValueObject
 from trioserf.wire.serf_codec import encode
 from trioserf.wire.serf_messages import (
     NodeFilter,
@@ -58,8 +59,8 @@ def _to_tuple(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-@attrs.frozen(kw_only=True)
-class QueryParams:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class QueryParams(ValueObject):
     """A query to send.
 
     Attributes:

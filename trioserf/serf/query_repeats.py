@@ -28,7 +28,7 @@ _STEP: Final = 0.001
 """Packets of a round leave in ten steps, a millisecond apart, so that they fill no buffer."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Repeat:
     """A running query, its bytes, and the members that remain in its current round."""
 

@@ -255,6 +255,10 @@ class Serf:
         """Handle an update of a member."""
         self._table.on_update(name, address, meta, versions)
 
+    def member_acknowledged(self, name: str, release: str) -> None:
+        """Handle the release in the ack of a probe; empty if the ack had none."""
+        self._table.on_release(name, release)
+
     def member_suspected(self, name: str) -> None:
         """Handle a suspicion."""
         self._table.on_suspect(name)
@@ -324,11 +328,15 @@ class Serf:
                 is_new = self._incoming_queries.receive(message, now, source=source, sealed=sealed)
                 return "Query" if is_new else None
             case Join():
+                if not self._intents.on_join(message, now):
+                    return None  # mostly duplicates, whose log lines would cost more than they do
                 _log.debug("messageJoinType: %s", short_name(message.node))
-                return "Intent" if self._intents.on_join(message, now) else None
+                return "Intent"
             case Leave():
+                if not self._intents.on_leave(message, now):
+                    return None
                 _log.debug("messageLeaveType: %s", short_name(message.node))
-                return "Intent" if self._intents.on_leave(message, now) else None
+                return "Intent"
             case Relay():
                 self._relay(message, now)
             case _:

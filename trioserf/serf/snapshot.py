@@ -17,6 +17,7 @@ import attrs
 from trioserf import arguments as check
 from trioserf.serf.events import Event, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
+from trioserf.value_objects import ValueObject
 
 COMPACT_MIN: Final = 128 * 1024
 """Bytes up to which a file is never rewritten."""
@@ -34,8 +35,8 @@ _ADDRESS = re.compile(r"(?:\[[!-Z^-~]+\]|[!-9;-Z^-~]+):([0-9]{1,5})")
 _LTIME = re.compile(r"[0-9]{1,20}")
 
 
-@attrs.frozen
-class LamportTimes:
+@attrs.frozen(eq=False, repr=False)
+class LamportTimes(ValueObject):
     """The latest Lamport time of each kind, up to 2**64 - 1; 0 if there was none.
 
     Raises:
@@ -51,8 +52,8 @@ class LamportTimes:
             check.whole(name, getattr(self, name), 0, 2**64 - 1)
 
 
-@attrs.frozen
-class SnapshotContents:
+@attrs.frozen(eq=False, repr=False)
+class SnapshotContents(ValueObject):
     """The contents of a snapshot.
 
     Attributes:

@@ -19,8 +19,8 @@ _log = logging.getLogger("trioserf.serf")
 _EVENT_SIZE = 200
 """Bytes of memory for an event, besides its name and payload."""
 
-_Seen = dict[tuple[str, bytes], int]
-"""The events of one Lamport time with their hashes, in the order of arrival."""
+_Seen = dict[tuple[str, bytes], int | None]
+"""The events of one Lamport time, in the order of arrival, with their hashes once needed."""
 
 
 class UserEvents:
@@ -44,6 +44,7 @@ class UserEvents:
         self.accepted = 0
         self._options = options
         self._effects = effects
+        self._counted = effects.counters.counter("serf.events")
 
     def send(self, name: str, payload: bytes, *, coalesce: bool) -> tuple[int, bytes]:
         """Create an event and deliver it here.
@@ -97,12 +98,11 @@ class UserEvents:
                 "too many events of time %d, dropping %s", message.ltime, short_name(message.name)
             )
             return False
-        slot.entry[event] = _hash(message)
+        slot.entry[event] = None
         self.accepted += 1
         self.latest_time = max(self.latest_time, message.ltime)
-        counters = self._effects.counters
-        counters.counter("serf.events").add()
-        counters.increment_label(f"serf.events.{message.name}")
+        self._counted.add()
+        self._effects.counters.increment_label(f"serf.events.{message.name}")
         self._effects.events.append(
             UserEventReceived(message.ltime, message.name, message.payload, message.coalesce)
         )
@@ -123,7 +123,10 @@ class UserEvents:
         for ltime in range(first + 1, last + 1):
             slot = self.window.get(ltime)
             if slot is not None:
-                total += sum(slot.entry.values())
+                for event, known in slot.entry.items():
+                    if known is None:
+                        known = slot.entry[event] = _hash(ltime, *event)
+                    total += known
         return total % (1 << 8 * HASH_SIZE)
 
     def buffered(self) -> tuple[BufferedEvents, ...]:
@@ -142,11 +145,11 @@ class UserEvents:
                 yield UserEvent(time.ltime, name, payload)
 
 
-def _hash(message: UserEvent) -> int:
+def _hash(ltime: int, name: str, payload: bytes) -> int:
     """Return the hash of an event, without the coalesce flag, which push/pulls do not carry."""
-    name = message.name.encode("utf-8", "surrogateescape")
-    head = message.ltime.to_bytes(8, "big") + len(name).to_bytes(4, "big")
-    hashed = blake2b(head + name + message.payload, digest_size=HASH_SIZE)
+    encoded = name.encode("utf-8", "surrogateescape")
+    head = ltime.to_bytes(8, "big") + len(encoded).to_bytes(4, "big")
+    hashed = blake2b(head + encoded + payload, digest_size=HASH_SIZE)
     return int.from_bytes(hashed.digest(), "big")
 
 

@@ -16,6 +16,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
+from typing import Final
 
 from trioserf.counters import Samples
 
@@ -29,6 +30,9 @@ _MAX_SKIPPED = 64
 """Messages that a packet skips because its target has them: none may search a long queue."""
 _MAX_HOLDERS = 64
 """Members of which a message records that they have it: as many as any has transmissions."""
+
+_NO_HOLDERS: Final[set[Hashable]] = set()
+"""The holders of a message without any, shared because a queue may have ten thousand messages."""
 
 OnDone = Callable[[], None]
 
@@ -64,12 +68,14 @@ class Broadcast:
         self.on_done = on_done
         self.priority = priority
         self.cover = cover
-        self.holders: set[Hashable] = set()
+        self.holders = _NO_HOLDERS
         self.transmits = 0
 
     def add_holder(self, member: Hashable | None) -> None:
         """Record that a member has the message, unless that is finished; ignore None."""
         if member is not None and self.data and len(self.holders) < _MAX_HOLDERS:
+            if self.holders is _NO_HOLDERS:
+                self.holders = set()
             self.holders.add(member)
 
 
@@ -211,6 +217,17 @@ class BroadcastQueue:
         """Return whether a queued message was sent at most `times` times."""
         return any(any(priority[: times + 1]) for priority in (self._urgent, self._plain))
 
+    def unsent_bytes(self) -> int:
+        """Return the length of all messages that were never sent."""
+        return sum(key >> _SERIAL_BITS for key in chain(self._urgent[0], self._plain[0]))
+
+    def drop_cover(self) -> None:
+        """Continue with messages whose first round is not complete as with other messages."""
+        if self._uncovered:
+            for broadcast in self._waiting.values():
+                broadcast.cover = min(broadcast.cover, broadcast.transmits)
+            self._uncovered = 0
+
     def fill_packet(
         self, overhead: int, limit: int, target: Hashable | None = None, *, spare: bool = False
     ) -> list[bytes]:
@@ -264,7 +281,7 @@ class BroadcastQueue:
         """Forget the holders of a message if all members have it; return whether they do."""
         if len(broadcast.holders) < self._others():
             return False
-        broadcast.holders.clear()
+        broadcast.holders = _NO_HOLDERS
         return True
 
     def finish_packet(self, target: Hashable | None = None) -> list[OnDone]:
@@ -326,6 +343,8 @@ class BroadcastQueue:
                 for key in surplus:
                     done.append(self._waiting[key].on_done)
                     self._forget(key)
+        # A dictionary keeps the memory of all that it ever had.
+        self._waiting, self._by_name = dict(self._waiting), dict(self._by_name)
         _run_all(done)
 
     def _remove(self, key: int) -> OnDone | None:
@@ -343,7 +362,7 @@ class BroadcastQueue:
             del self._by_name[broadcast.name]
         # The caller of `queue` may keep it.
         broadcast.data = b""
-        broadcast.holders = set()
+        broadcast.holders = _NO_HOLDERS
 
 
 class FairFiller:
@@ -380,21 +399,40 @@ class FairFiller:
     @property
     def has_gossip(self) -> bool:
         """Whether a message needs packets of gossip."""
-        return any(queue.has_gossip for queue in self._queues)
+        # Asked after each item of the inbox, when the queues are mostly empty.
+        for queue in self._queues:  # noqa: SIM110
+            if queue and queue.has_gossip:
+                return True
+        return False
 
     @property
     def has_unsent(self) -> bool:
         """Whether a queued message was never sent."""
-        return any(queue.has_unsent for queue in self._queues)
+        for queue in self._queues:  # noqa: SIM110
+            if queue and queue.has_unsent:
+                return True
+        return False
 
     @property
     def has_uncovered(self) -> bool:
         """Whether the first round of a queued message has not reached all that it should."""
-        return any(queue.has_uncovered for queue in self._queues)
+        for queue in self._queues:  # noqa: SIM110
+            if queue and queue.has_uncovered:
+                return True
+        return False
 
     def has_sent_at_most(self, times: int) -> bool:
         """Return whether a queued message was sent at most `times` times."""
         return any(queue.has_sent_at_most(times) for queue in self._queues)
+
+    def unsent_bytes(self) -> int:
+        """Return the length of all messages that were never sent."""
+        return sum(queue.unsent_bytes() for queue in self._queues)
+
+    def drop_cover(self) -> None:
+        """Continue with messages whose first round is not complete as with other messages."""
+        for queue in self._queues:
+            queue.drop_cover()
 
     def fill(
         self, overhead: int, limit: int, target: Hashable | None = None, *, spare: bool = False

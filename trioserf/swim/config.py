@@ -11,13 +11,14 @@ import attrs
 from attrs import validators as v
 
 from trioserf.settings import checked_types, setting
+from trioserf.value_objects import ValueObject
 
 _PUSH_PULL_SCALED_FROM = 32
 _VALID_NAME = re.compile(r"[A-Za-z0-9.-]{1,128}")
 
 
-@attrs.frozen(kw_only=True, field_transformer=checked_types)
-class Timing:
+@attrs.frozen(eq=False, repr=False, kw_only=True, field_transformer=checked_types)
+class Timing(ValueObject):
     """Timings in seconds, multipliers and counts; the defaults are the LAN profile.
 
     Raises:
@@ -111,8 +112,8 @@ def any_address(_addr: bytes) -> bool:
     return True
 
 
-@attrs.frozen(kw_only=True, field_transformer=checked_types)
-class SwimOptions:
+@attrs.frozen(eq=False, repr=False, kw_only=True, field_transformer=checked_types)
+class SwimOptions(ValueObject):
     """Switches of the member table.
 
     Attributes:

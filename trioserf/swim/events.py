@@ -9,6 +9,7 @@ import attrs
 
 from trioserf.printable import short_name
 from trioserf.swim.node_record import NodeRecord
+from trioserf.value_objects import ValueObject
 
 Reason = Literal["no ack", "refused", "unreachable", "reported", "push/pull"]
 """Why a member was suspected first: its probe got no ack; it refused a connection; neither packets
@@ -23,8 +24,8 @@ _TEXTS: dict[Reason, str] = {
 }
 
 
-@attrs.frozen
-class Cause:
+@attrs.frozen(eq=False, repr=False)
+class Cause(ValueObject):
     """Why a member was declared failed.
 
     Attributes:
@@ -48,14 +49,14 @@ class Cause:
         return f"suspected first by '{by}' ({_TEXTS[self.reason]}), {declared}"
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Joined:
     """A new, dead or left member became alive. The first event is our own."""
 
     record: NodeRecord
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Left:
     """A member left (`by_itself`), or was declared dead for a cause."""
 
@@ -64,28 +65,28 @@ class Left:
     cause: Cause | None = None
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Updated:
     """The metadata of a member changed."""
 
     record: NodeRecord
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Suspected:
     """A member became suspect and has time to refute."""
 
     record: NodeRecord
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Recovered:
     """A suspect refuted the suspicion."""
 
     record: NodeRecord
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Conflicted:
     """Another member at `addr`:`port` announced the name of the record's member."""
 
@@ -94,7 +95,7 @@ class Conflicted:
     port: int
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Refused:
     """A member was refused: by its name, its address, or the maximum number of members."""
 

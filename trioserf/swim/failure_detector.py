@@ -41,7 +41,7 @@ _REASONS: Final[Mapping[StreamReach, Reason]] = {
 }
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Probe:
     """One probe of one member.
 
@@ -75,7 +75,7 @@ class Probe:
         return self.record.versions.protocol_max >= _STREAM_PINGS_FROM_PROTOCOL
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _IndirectPing:
     """A ping on behalf of another member, which receives the ack or nack."""
 
@@ -98,6 +98,9 @@ class FailureDetector:
         rng: source of the first sequence number.
         digest: returns what each ping and ack to a member carries at a time.
         on_digest: receives what a member's ping or ack carried, and the time.
+        release: our release, which acks carry.
+        on_release: receives the name of a member that acknowledged a probe, and the release in its
+            ack; empty if the ack has none, as those of Serf.
     """
 
     def __init__(
@@ -111,10 +114,14 @@ class FailureDetector:
         rng: random.Random,
         digest: Callable[[float], bytes],
         on_digest: Callable[[Address, bytes, float], None],
+        release: str,
+        on_release: Callable[[str, str], None],
     ) -> None:
         self._memberlist = memberlist
         self._digest = digest
         self._on_digest = on_digest
+        self._release = release
+        self._on_release = on_release
         self._name = memberlist.name
         self._source = packed(address.host), address.port
         self._outbox = outbox
@@ -180,8 +187,9 @@ class FailureDetector:
         self.drop_probe(probe)
         if reach == "acked":
             _log.warning(
-                "'%s' answers on a stream, but not to packets; check that UDP gets through",
-                short_name(probe.record.name),
+                "'%(member)s' answers on a stream, but not to packets; check that UDP gets"
+                " through",
+                {"member": short_name(probe.record.name)},
             )
             self._memberlist.probe_succeeded(probe.record)
             return
@@ -230,7 +238,7 @@ class FailureDetector:
             return
         if ping.digest:
             self._on_digest(to, ping.digest, now)
-        self._outbox.send(self._coordinates.ack(ping.seq_no, self._digest(now)), to)
+        self._outbox.send(self._coordinates.ack(ping.seq_no, self._digest(now), self._release), to)
         memberlist = self._memberlist
         if not memberlist.options.buddy:
             return
@@ -271,6 +279,8 @@ class FailureDetector:
                 self._coordinates.on_rtt(probe.record.name, ack.payload, now - probe.started)
             if ack.digest:
                 self._on_digest(probe.address, ack.digest, now)
+            if ack.release or ack.payload:  # not so in an ack that another member forwarded
+                self._on_release(probe.record.name, ack.release)
             probe.on_ack()
             return
         pending = self._indirect_pings.get(ack.seq_no)

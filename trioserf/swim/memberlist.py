@@ -456,7 +456,8 @@ class Memberlist:
         cause = None
         if not by_itself:
             cause = _cause(suspicion, message.source)
-            log.info("'%s' has failed: %s", short_name(record.name), cause.text)
+            named = {"member": short_name(record.name), "reason": cause.text}
+            log.info("'%(member)s' has failed: %(reason)s", named)
         self._on_event(events.Left(record, by_itself, cause), now)
 
     def _broadcast(

@@ -9,7 +9,7 @@ NO_VERSIONS = Versions(0, 0, 0, 0, 0, 0)
 """Recorded for a member that announced no versions; never sent, never compared."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class NodeRecord:
     """The current knowledge of one member. Only the member table changes it.
 

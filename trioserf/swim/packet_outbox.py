@@ -10,6 +10,8 @@ from trioserf.wire.packet import PART_OVERHEAD, PacketCodec
 Packet = tuple[bytes, Address]
 
 _CRC_FROM_PROTOCOL = 5
+_FULL = 0.9
+"""Share of a full packet that is filled; the next message may not fit the rest."""
 
 
 def supports_crc(record: NodeRecord | None) -> bool:
@@ -47,20 +49,28 @@ class PacketOutbox:
         """Send messages in one packet, without broadcasts."""
         self._pack(parts, to, crc=crc)
 
-    def gossip(self, targets: Iterable[NodeRecord], most: int) -> None:
+    def gossip(self, targets: Iterable[NodeRecord], most: int) -> int:
         """Send a packet of broadcasts to each of these members that lacks some.
 
         Args:
             targets: the members, in a random order.
             most: the maximum number of packets.
+
+        Returns:
+            The number of packets that were not full.
         """
+        room = self.codec.budget(0)
+        not_full = 0
         for record in targets:
             if not self.filler or not most:
-                return
-            parts = self.filler.fill(PART_OVERHEAD, self.codec.budget(0), record.address)
+                break
+            parts = self.filler.fill(PART_OVERHEAD, room, record.address)
             if parts:
                 most -= 1
+                used = sum(map(len, parts)) + PART_OVERHEAD * len(parts)
+                not_full += used < _FULL * room
                 self._pack(parts, record.address, crc=supports_crc(record))
+        return not_full
 
     def _pack(self, parts: list[bytes], to: Address, *, crc: bool) -> None:
         for data in self.codec.pack(parts, crc=crc):

@@ -37,9 +37,9 @@ class PeerCoordinates:
         self._peers: dict[str, Coordinate] = {}
         self._payload = encode_coordinate(ORIGIN) if enabled else b""
 
-    def ack(self, seq_no: int, digest: bytes = b"") -> bytes:
-        """Return the encoded ack of a ping, with our coordinate as its payload, and a digest."""
-        return swim_codec.encode(Ack(seq_no, self._payload, digest))
+    def ack(self, seq_no: int, digest: bytes = b"", release: str = "") -> bytes:
+        """Return the encoded ack of a ping, with our coordinate as its payload."""
+        return swim_codec.encode(Ack(seq_no, self._payload, digest, release))
 
     @property
     def resets(self) -> int:

@@ -1,9 +1,9 @@
 """Protocol versions: valid ranges, and whether two member tables may be merged."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from trioserf.swim.node_record import NO_VERSIONS, NodeRecord
-from trioserf.wire.swim_messages import ALIVE, OUR_VERSIONS, SUSPECT, NodeState, State, Versions
+from trioserf.wire.swim_messages import ALIVE, OUR_VERSIONS, SUSPECT, NodeState, Versions
 
 _MAX_INTERNED = 256
 _interned: dict[Versions, Versions] = {OUR_VERSIONS: OUR_VERSIONS, NO_VERSIONS: NO_VERSIONS}
@@ -42,10 +42,18 @@ def verify_versions(remote: Iterable[NodeState], local: Iterable[NodeRecord]) ->
     """
     speakers: dict[Versions, str] = {}
     alive: dict[Versions, None] = {}
-    for name, state, versions in _announced(remote, local):
-        if state is ALIVE:
-            alive[versions] = None
-        speakers.setdefault(versions, name)
+    for view in (remote, local):
+        latest: Versions | None = None
+        for node in view:
+            versions = node.versions
+            if node.state is ALIVE:
+                if versions is latest or not versions or versions == NO_VERSIONS:
+                    continue  # the same object as in the row before, as in most rows
+                alive[versions] = None
+                latest = versions
+            elif node.state is not SUSPECT or not versions or versions == NO_VERSIONS:
+                continue
+            speakers.setdefault(versions, node.name)
     if not alive:
         return
     for what, first in (("protocol", 0), ("delegate protocol", 3)):
@@ -57,13 +65,3 @@ def verify_versions(remote: Iterable[NodeState], local: Iterable[NodeRecord]) ->
                     f"{name!r} speaks {what} version {versions[first + 2]}, but the members "
                     f"alive together understand [{least}, {most}]"
                 )
-
-
-def _announced(
-    remote: Iterable[NodeState], local: Iterable[NodeRecord]
-) -> Iterator[tuple[str, State, Versions]]:
-    for view in (remote, local):
-        for node in view:
-            versions, state = node.versions, node.state
-            if versions and versions != NO_VERSIONS and state <= SUSPECT:
-                yield node.name, state, versions

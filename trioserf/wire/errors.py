@@ -1,5 +1,13 @@
 """The error of this room: invalid bytes from a peer."""
 
+from typing import Final
+
+KINDS: Final = (
+    *("truncated", "msgpack", "field", "limit", "unknown-type", "crc", "compression", "label"),
+    *("version", "decrypt", "plaintext-refused", "budget", "replayed", "encrypted"),
+)
+"""The kinds of errors."""
+
 
 class WireError(ValueError):
     """Invalid bytes from a peer; the text has the found and the expected value.

@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from trioserf.value_objects import ValueObject
 from trioserf.wire.errors import WireError
 
 MAX_DIGEST: Final = 20
@@ -18,8 +19,8 @@ HASH_SIZE: Final = 4
 _LAST_TIME: Final = 2**64 - 1
 
 
-@attrs.frozen
-class EventDigest:
+@attrs.frozen(eq=False, repr=False)
+class EventDigest(ValueObject):
     """What a member knows of the newest events.
 
     Attributes:

@@ -45,6 +45,8 @@ pack: Final[Callable[[object], bytes]] = new_packer().pack
 
 def by_bytes(mapping: Mapping[str, T]) -> dict[str, T]:
     """Return a map sorted bytewise by key, as Go writes it."""
+    if all(map(str.isascii, mapping)):  # sorted in the same order, without encoding each key
+        return {key: mapping[key] for key in sorted(mapping)}
     return dict(sorted(mapping.items(), key=_bytewise))
 
 

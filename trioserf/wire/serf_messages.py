@@ -10,6 +10,8 @@ from enum import IntEnum, IntFlag
 
 import attrs
 
+from trioserf.value_objects import ValueObject
+
 
 class QueryFlag(IntFlag):
     """Flags of a query."""
@@ -35,8 +37,8 @@ class Status(IntEnum):
     FAILED = 4
 
 
-@attrs.frozen
-class Leave:
+@attrs.frozen(eq=False, repr=False)
+class Leave(ValueObject):
     """`node` leaves, or is forced to leave; `prune` also erases it."""
 
     ltime: int
@@ -44,16 +46,16 @@ class Leave:
     prune: bool = False
 
 
-@attrs.frozen
-class Join:
+@attrs.frozen(eq=False, repr=False)
+class Join(ValueObject):
     """`node` has joined."""
 
     ltime: int
     node: str
 
 
-@attrs.frozen
-class UserEvent:
+@attrs.frozen(eq=False, repr=False)
+class UserEvent(ValueObject):
     """A user event; `coalesce` lets handlers see only the newest event of a burst."""
 
     ltime: int
@@ -62,16 +64,16 @@ class UserEvent:
     coalesce: bool = False
 
 
-@attrs.frozen
-class BufferedEvents:
+@attrs.frozen(eq=False, repr=False)
+class BufferedEvents(ValueObject):
     """The user events of one Lamport time in a push/pull, as (name, payload) pairs."""
 
     ltime: int
     events: tuple[tuple[str, bytes], ...]
 
 
-@attrs.frozen
-class SerfPushPull:
+@attrs.frozen(eq=False, repr=False)
+class SerfPushPull(ValueObject):
     """The state of the Serf layer in a push/pull."""
 
     ltime: int
@@ -82,23 +84,23 @@ class SerfPushPull:
     query_ltime: int
 
 
-@attrs.frozen
-class NodeFilter:
+@attrs.frozen(eq=False, repr=False)
+class NodeFilter(ValueObject):
     """Matches members with these names."""
 
     names: tuple[str, ...]
 
 
-@attrs.frozen
-class TagFilter:
+@attrs.frozen(eq=False, repr=False)
+class TagFilter(ValueObject):
     """Matches members with a tag whose value contains a match of the RE2 expression."""
 
     tag: str
     expr: str
 
 
-@attrs.frozen
-class Query:
+@attrs.frozen(eq=False, repr=False)
+class Query(ValueObject):
     """A query to the members that match all filters (each encoded)."""
 
     ltime: int
@@ -114,8 +116,8 @@ class Query:
     payload: bytes = b""
 
 
-@attrs.frozen
-class QueryResponse:
+@attrs.frozen(eq=False, repr=False)
+class QueryResponse(ValueObject):
     """A response to a query, or (with the flag ACK) its acknowledgement."""
 
     ltime: int
@@ -125,8 +127,8 @@ class QueryResponse:
     payload: bytes = b""
 
 
-@attrs.frozen
-class ConflictResponse:
+@attrs.frozen(eq=False, repr=False)
+class ConflictResponse(ValueObject):
     """The responder's record of a member whose name is in conflict."""
 
     name: str
@@ -142,15 +144,15 @@ class ConflictResponse:
     delegate_cur: int
 
 
-@attrs.frozen
-class KeyRequest:
+@attrs.frozen(eq=False, repr=False)
+class KeyRequest(ValueObject):
     """Payload of the internal key queries."""
 
     key: bytes
 
 
-@attrs.frozen
-class KeyResponse:
+@attrs.frozen(eq=False, repr=False)
+class KeyResponse(ValueObject):
     """Response to an internal key query; keys are base64 text."""
 
     result: bool
@@ -159,8 +161,8 @@ class KeyResponse:
     primary_key: str = ""
 
 
-@attrs.frozen
-class Relay:
+@attrs.frozen(eq=False, repr=False)
+class Relay(ValueObject):
     """A request to forward `inner`, an encoded Serf message, to `name` at `addr`:`port`."""
 
     addr: bytes

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from trioserf.wire.errors import WireError
 from trioserf.wire.msgpack import (
+    MAX_NAME,
     U16,
     U32,
     Fields,
@@ -58,6 +59,10 @@ LABEL: Final = 244
 
 _DIGEST: Final = b"Ev"
 """Our own field in pings and acks; Go skips fields that it does not know."""
+_RELEASE: Final = b"Rel"
+"""Our own field in acks."""
+MAX_RELEASE: Final = 32
+"""Characters of the longest release that is read."""
 _MAX_CACHED: Final = 1400
 """Length of the longest encoded alive message that is cached, in bytes."""
 
@@ -112,6 +117,7 @@ def _decode_ack(data: bytes) -> Ack:
         unsigned(get(b"SeqNo"), "ack SeqNo", U32),
         octets(get(b"Payload"), "ack Payload"),
         _digest(get(_DIGEST)),
+        _release(get(_RELEASE)),
     )
 
 
@@ -120,6 +126,14 @@ def _digest(value: object) -> bytes:
     if value is None:
         return b""
     return value if type(value) is bytes and value else b"\0"
+
+
+def _release(value: object) -> str:
+    """Return a release; one that is too long or not printable ASCII counts as none."""
+    if type(value) is not bytes or len(value) > MAX_RELEASE or not value.isascii():
+        return ""
+    text = value.decode("ascii")
+    return text if text.isprintable() else ""
 
 
 def _decode_nack(data: bytes) -> Nack:
@@ -181,19 +195,42 @@ def decode_node_state(fields: Fields) -> NodeState:
         WireError: `field` or `limit`.
     """
     get = fields.get
-    state = get(b"State")
+    name_, addr, meta = get(b"Name"), get(b"Addr"), get(b"Meta")
+    port, incarnation, state = get(b"Port"), get(b"Incarnation"), get(b"State")
+    versions = get(b"Vsn")
+    # A table has thousands of rows: usual ones are checked here, without a call for each field.
+    if (
+        type(name_) is type(addr) is type(versions) is bytes
+        and (meta is None or type(meta) is bytes)
+        and type(port) is type(incarnation) is type(state) is int
+        and len(name_) <= MAX_NAME
+        and len(addr) == 4
+        and len(meta or b"") <= MAX_META
+        and 0 <= port <= U16
+        and 0 <= incarnation <= U32
+        and 0 <= state <= 3
+    ):
+        return NodeState(
+            name_.decode("utf-8", "surrogateescape"),
+            addr,
+            port,
+            meta or b"",
+            incarnation,
+            _STATES[state],
+            _versions(versions),
+        )
     if state is None:
         state = 0
     if type(state) is not int or not 0 <= state <= 3:
         raise WireError("field", "node State: expected 0, 1, 2 or 3")
     return NodeState(
-        name(get(b"Name"), "node Name"),
-        ip_address(get(b"Addr"), "node Addr"),
-        unsigned(get(b"Port"), "node Port", U16),
-        _meta(get(b"Meta"), "node Meta"),
-        unsigned(get(b"Incarnation"), "node Incarnation", U32),
+        name(name_, "node Name"),
+        ip_address(addr, "node Addr"),
+        unsigned(port, "node Port", U16),
+        _meta(meta, "node Meta"),
+        unsigned(incarnation, "node Incarnation", U32),
         _STATES[state],
-        _versions(octets(get(b"Vsn"), "node Vsn")),
+        _versions(octets(versions, "node Vsn")),
     )
 
 
@@ -278,7 +315,10 @@ def _add_source(fields: dict[str, object], message: Ping | IndirectPing) -> None
 
 def _encode_ack(message: Ack) -> bytes:
     fields: dict[str, object] = {"Ev": message.digest} if message.digest else {}
-    fields |= {"Payload": message.payload or None, "SeqNo": message.seq_no}
+    fields["Payload"] = message.payload or None
+    if message.release:
+        fields["Rel"] = message.release
+    fields["SeqNo"] = message.seq_no
     return b"\x02" + pack(fields)
 
 
@@ -309,7 +349,7 @@ def _encode_alive(message: Alive) -> bytes:
             "Meta": message.meta or None,
             "Node": message.node,
             "Port": message.port,
-            "Vsn": None if message.versions is None else bytes(message.versions),
+            "Vsn": None if message.versions is None else _version_bytes(message.versions),
         }
     )
 
@@ -331,8 +371,12 @@ def node_state_fields(node: NodeState) -> dict[str, object]:
         "Name": node.name,
         "Port": node.port,
         "State": int(node.state),
-        "Vsn": None if node.versions is None else bytes(node.versions),
+        "Vsn": None if node.versions is None else _version_bytes(node.versions),
     }
+
+
+_version_bytes = lru_cache(maxsize=256)(bytes)
+"""Members of a cluster have the same versions, or few different ones."""
 
 
 def push_pull_header(join: bool, nodes: int, user_state: int) -> dict[str, object]:

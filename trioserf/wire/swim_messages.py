@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import attrs
 
+from trioserf.value_objects import ValueObject
+
 MAX_META = 512
 """Maximum length of node metadata, in bytes."""
 
@@ -41,8 +43,8 @@ class Versions(NamedTuple):
 OUR_VERSIONS = Versions(1, 5, 2, 2, 5, 5)
 
 
-@attrs.frozen
-class Ping:
+@attrs.frozen(eq=False, repr=False)
+class Ping(ValueObject):
     """A ping to `node`; the ack goes to the source address if one is given.
 
     `digest` is our own field (see `event_digest`); empty if there is none.
@@ -56,8 +58,8 @@ class Ping:
     digest: bytes = b""
 
 
-@attrs.frozen
-class IndirectPing:
+@attrs.frozen(eq=False, repr=False)
+class IndirectPing(ValueObject):
     """A request to ping `node` at `target`:`port`, with a nack if it sends no ack."""
 
     seq_no: int
@@ -70,27 +72,29 @@ class IndirectPing:
     source_node: str = ""
 
 
-@attrs.frozen
-class Ack:
+@attrs.frozen(eq=False, repr=False)
+class Ack(ValueObject):
     """The response to a ping; the payload contains the sender's network coordinate.
 
-    `digest` is our own field (see `event_digest`); empty if there is none.
+    `digest` (see `event_digest`) and `release`, that of the sender's trioserf, are our own fields;
+    empty if there are none.
     """
 
     seq_no: int
     payload: bytes = b""
     digest: bytes = b""
+    release: str = ""
 
 
-@attrs.frozen
-class Nack:
+@attrs.frozen(eq=False, repr=False)
+class Nack(ValueObject):
     """The response to an indirect ping whose target has sent no ack."""
 
     seq_no: int
 
 
-@attrs.frozen
-class Suspect:
+@attrs.frozen(eq=False, repr=False)
+class Suspect(ValueObject):
     """`source` suspects `node`; `refused` means that `node` refused its connection.
 
     Only trioserf knows `refused`. Go ignores it, and drops it when it passes the message on.
@@ -102,8 +106,8 @@ class Suspect:
     refused: bool = False
 
 
-@attrs.frozen
-class Alive:
+@attrs.frozen(eq=False, repr=False)
+class Alive(ValueObject):
     """`node` is alive at this address with this metadata."""
 
     incarnation: int
@@ -114,8 +118,8 @@ class Alive:
     versions: Versions | None = OUR_VERSIONS
 
 
-@attrs.frozen
-class Dead:
+@attrs.frozen(eq=False, repr=False)
+class Dead(ValueObject):
     """`source` declares `node` dead; `source == node` means that it left."""
 
     incarnation: int
@@ -123,15 +127,15 @@ class Dead:
     source: str
 
 
-@attrs.frozen
-class UserMessage:
+@attrs.frozen(eq=False, repr=False)
+class UserMessage(ValueObject):
     """A message of the Serf layer, opaque here."""
 
     payload: bytes
 
 
-@attrs.frozen
-class NodeState:
+@attrs.frozen(eq=False, repr=False)
+class NodeState(ValueObject):
     """One member in a push/pull."""
 
     name: str
@@ -147,8 +151,8 @@ class NodeState:
         return Alive(self.incarnation, self.name, self.addr, self.port, self.meta, self.versions)
 
 
-@attrs.frozen
-class PushPull:
+@attrs.frozen(eq=False, repr=False)
+class PushPull(ValueObject):
     """A whole member table, and the state of the Serf layer as opaque bytes."""
 
     join: bool
@@ -156,8 +160,8 @@ class PushPull:
     user_state: bytes = b""
 
 
-@attrs.frozen
-class ErrorMessage:
+@attrs.frozen(eq=False, repr=False)
+class ErrorMessage(ValueObject):
     """The reason why the other side closed a stream."""
 
     error: str
