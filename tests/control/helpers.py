@@ -13,7 +13,6 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,7 +33,8 @@ from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.handlers import Handlers
 from trioserf.agent.keyring_file import KeyringFile
-from trioserf.agent.logs import LEVELS, LogLine, Logs
+from trioserf.agent.log_lines import LEVELS
+from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics
 from trioserf.control.client import records
 from trioserf.control.client.async_client import AsyncClient
@@ -57,8 +57,11 @@ from trioserf.errors import (
     NoSuchQuery,
     TooLarge,
 )
+from trioserf.health import Health
 from trioserf.node import Node, NodeConfig
 from trioserf.node.event_hub import EventHub, Responder
+from trioserf.node.state import ClusterState
+from trioserf.node.state_owner import Request
 from trioserf.results import QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.filters import compiled
@@ -100,10 +103,6 @@ class FakeLogs(Logs):
         record = logging.LogRecord(f"trioserf.{source}", LEVELS[level], "", 0, message, None, None)
         record.created = wall().timestamp()
         self.emit(record)
-
-    @property
-    def remembered(self) -> Sequence[LogLine]:
-        return self._remembered
 
     @property
     def subscriptions(self) -> int:
@@ -180,9 +179,16 @@ class FakeNode(Node):
             self._members[name] = attrs.evolve(self._members[name], status_code=Status.LEFT)
         self._version += 1
 
-    async def user_event(self, name: str, payload: bytes = b"", *, coalesce: bool = False) -> int:
+    async def submit_user_event(
+        self, name: str, payload: bytes = b"", *, coalesce: bool = False
+    ) -> Request[int]:
         if self.left:
             raise Leaving("the node has left")
+        request = Request(lambda *_: self._send_event(name, payload, coalesce))
+        request.run(ClusterState.__new__(ClusterState), 0.0)
+        return request
+
+    def _send_event(self, name: str, payload: bytes, coalesce: bool) -> int:
         if name == "crash":
             raise ZeroDivisionError("a bug")
         if len(name) + len(payload) > 512:
@@ -321,6 +327,7 @@ class FakeAgent(Agent):
     def __init__(self, name: str = "node-a") -> None:
         self.node = FakeNode(name)
         self.logs = FakeLogs()
+        self.joined = trio.Event()
         self.shutdown = trio.Event()
         self.leave_duration = 0.0
 
@@ -335,6 +342,10 @@ class FakeAgent(Agent):
             "serf": {"encrypted": self.node.installed_keys is not None, "members": len(members)},
             "tags": dict(own.tags),
         }
+
+    def health(self) -> Health:
+        alive = len(self.node.members())
+        return Health("alive", 0, {"alive": alive, "suspect": 0}, {"inbox": 0}, True)
 
     async def set_tags(
         self,

@@ -64,6 +64,10 @@ SECOND: dict[str, Any] = {
     "audit_log": MISSING,
     "metrics_addr": "nowhere",
     "handler_env": "none",
+    "log_format": "xml",
+    "log_levels": {"swim": "DEBUG"},
+    "log_max_size": 1000,
+    "log_max_files": 0,
 }
 
 
@@ -335,3 +339,66 @@ def test_directory_in_place_of_a_file_is_an_error(tmp_path: Path, key: str) -> N
 def test_path_with_nul_is_an_error(key: str) -> None:
     value = "unix:a\0b" if key == "rpc_addr" else "a\0b"
     assert {found for found, _ in problems_of({key: value})} == {key}
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"log_format": "xml"}, "log_format: expected text or json, not 'xml'"),
+        (
+            {"log_levels": {"swim": "DEBUG"}},
+            "log_levels: swim: unknown source; expected agent, memberlist, serf, or a part of",
+        ),
+        (
+            {"log_levels": {"agent.ipc": "loud"}},
+            "log_levels: agent.ipc: expected one of TRACE, DEBUG, INFO, WARN, ERR, not 'loud'",
+        ),
+        ({"log_levels": {"agent": 1}}, "log_levels: expected text for 'agent'"),
+        ({"log_max_size": 1000}, "log_max_size: expected 0 or 65536 bytes or more, not 1000"),
+        ({"log_max_files": 0}, "log_max_files: expected 1 to 1000, not 0"),
+        ({"log_fold": 10}, 'log_fold: expected a duration such as "30s"'),
+        ({"ready_when_joined": "yes"}, "ready_when_joined: expected true or false"),
+    ],
+)
+def test_invalid_key_of_log_and_service_is_an_error(values: dict[str, Any], text: str) -> None:
+    [(key, error)] = problems_of(values)
+    assert (key, text in error) == (next(iter(values)), True), error
+
+
+def test_keys_of_the_log_are_accepted(tmp_path: Path) -> None:
+    values = {
+        "log_format": "json",
+        "log_levels": {"memberlist": "debug", "agent.ipc": "WARN"},
+        "log_file": str(tmp_path / "log"),
+        "log_max_size": 1_000_000,
+        "log_fold": "10s",
+    }
+    checked = check(values, TRIOSERF_LOG_LEVELS='{"serf": "TRACE"}')
+    assert (checked.problems, checked.warnings) == ([], [])
+    logs = checked.config.logs
+    assert logs.levels == {"memberlist": "debug", "agent.ipc": "WARN", "serf": "TRACE"}
+    assert (logs.fold, logs.max_files) == (10.0, 5)
+
+
+def test_log_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    checked = check({"log_file": MISSING})
+    assert checked.problems == []
+    [warning] = checked.warnings
+    assert "No such file or directory" in warning
+    assert warning.endswith("; lines will be lost")
+
+
+def test_passed_socket_needs_no_right_to_its_directory(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        values = {"rpc_addr": f"unix:{path}"}
+        with without_root():
+            assert problems_of(values)
+            checked = check_configuration(Sources(overrides=values), [listener])
+        assert checked.problems == []
+        checked = check_configuration(Sources(overrides={"rpc_addr": "127.0.0.1:1"}), [listener])
+        [problem] = checked.problems
+        assert problem.key == "rpc_addr"
+        assert f"unix:{path}, that is not in rpc_addr; expected one of 127.0.0.1:1" in str(problem)

@@ -280,6 +280,7 @@ async def test_members_are_selected_by_anchored_expressions() -> None:
             "tags": {"role": "web", "dc": "east"},
             "status": "alive",
             "protocol": {"min": 2, "max": 5, "version": 5},
+            "release": "",
         }
 
         async def names(**filters: object) -> list[str]:

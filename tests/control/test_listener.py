@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ import trio.testing
 
 from tests.control.helpers import FakeAgent, JsonClient, RpcClient, handshakes
 from trioserf.control.address import split_address
+from trioserf.control.server.connection import Connection
 from trioserf.control.server.listener import Server, open_control
 from trioserf.errors import AddressError
 
@@ -182,6 +184,36 @@ async def test_closed_connections_leak_no_descriptors() -> None:
             while server.connections:
                 await trio.lowlevel.checkpoint()
         assert descriptors() == before
+
+
+async def test_closed_connections_wait_for_no_garbage_collection() -> None:
+    def connections() -> int:
+        return sum(isinstance(one, Connection) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_at("127.0.0.1:0") as server:
+            before = connections()
+            for client_of in (JsonClient, RpcClient):
+                stream = await dial(server.addresses[0])
+                async with stream:
+                    client = client_of(trio.StapledStream(stream, stream))
+                    if isinstance(client, RpcClient):
+                        await client.handshake()
+                        await client.ask("stream", 7, {"Type": "*"})
+                        await client.ask("monitor", 8, {"LogLevel": "INFO"})
+                    else:
+                        await client.ask(command="stream")
+                        await client.ask(command="monitor")
+                    assert connections() == before + 1
+                with trio.fail_after(5):
+                    while server.connections:
+                        await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked()
+                assert connections() == before
+    finally:
+        gc.enable()
 
 
 async def test_connections_are_closed_when_agent_ends() -> None:

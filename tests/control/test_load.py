@@ -271,7 +271,8 @@ def test_closed_connections_leak_no_tasks_descriptors_or_memory(agent: Process) 
     for number in range(400, 1900):
         connect_and_leave(agent, number)
     until(lambda: resources(agent) == before, what=lambda: f"{before} {resources(agent)}")
-    assert resident(agent) - memory < 2048
+    # A connection with its tasks has more than 4 KiB.
+    assert resident(agent) - memory < 4096
 
 
 def test_agent_ends_cleanly_with_clients_that_do_not_read() -> None:

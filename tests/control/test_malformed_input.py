@@ -1,5 +1,6 @@
 """Clients that send malformed input, stall, hold resources or disconnect; in virtual time."""
 
+import json
 import tracemalloc
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tests.control.helpers import JsonClient, RpcClient, ServerUnderTest, serving
 from trioserf.address import Address
 from trioserf.control.server.admission import KEY_TRIES, Limits
-from trioserf.control.server.connection import MAX_IN_FLIGHT
+from trioserf.control.server.connection import MAX_IN_FLIGHT, TURN
 from trioserf.serf.member import Member
 from trioserf.wire.serf_messages import Status
 
@@ -251,8 +252,45 @@ async def test_unread_replies_delay_only_requests_of_same_connection(
         assert served.server.connections == 1
 
 
-@pytest.mark.parametrize("framing", ["json", "msgpack"])
-async def test_other_tasks_run_between_requests_that_arrive_together(framing: str) -> None:
+async def test_replies_to_requests_that_arrive_together_keep_their_order() -> None:
+    too_large = "x" * 600
+    async with serving() as served:
+        client, rpc = served.connect(), await served.rpc()
+        requests = [
+            {"command": "event", "name": "a", "seq": 1},
+            {"command": "event", "name": too_large, "seq": 2},
+            {"command": "coordinate", "seq": 3},
+            *({"command": "event", "name": "b", "seq": seq} for seq in range(4, 90)),
+            {"command": "nonsense", "seq": 90},
+        ]
+        await client.send(b"\n".join(json.dumps(request).encode() for request in requests))
+        replies = [await client.receive() for _ in requests]
+        assert [reply["seq"] for reply in replies] == list(range(1, 91))
+        assert [reply["seq"] for reply in replies if not reply["ok"]] == [2, 90]
+        assert [reply["ltime"] for reply in replies if "ltime" in reply] == list(range(1, 88))
+
+        messages: list[Any] = []
+        for seq in range(1, 90):
+            name = too_large if seq == 2 else "a"
+            messages += [{"Command": "event", "Seq": seq}, {"Name": name}]
+        await rpc.send(*messages, {"Command": "nonsense", "Seq": 90})
+        headers = [await rpc.receive() for _ in range(90)]
+        assert [header["Seq"] for header in headers] == list(range(1, 91))
+        assert [header["Seq"] for header in headers if header["Error"]] == [2, 90]
+
+
+@pytest.mark.parametrize(
+    ("framing", "command", "least"),
+    [
+        ("json", "info", 499),
+        ("json", "event", 499 // TURN),
+        ("msgpack", "stats", 499),
+        ("msgpack", "event", 499 // TURN),
+    ],
+)
+async def test_other_tasks_run_between_requests_that_arrive_together(
+    framing: str, command: str, least: int
+) -> None:
     turns = 0
 
     async def count_turns() -> None:
@@ -265,15 +303,19 @@ async def test_other_tasks_run_between_requests_that_arrive_together(framing: st
         client, rpc = served.connect(), await served.rpc()
         served.nursery.start_soon(count_turns)
         if framing == "json":
-            await client.send(b"\n".join([b'{"command": "info"}'] * 500))
+            line = {"command": command} | ({"name": "x"} if command == "event" else {})
+            await client.send(b"\n".join([json.dumps(line).encode()] * 500))
             for _ in range(500):
                 assert (await client.receive())["ok"]
         else:
-            request = {"Command": "event", "Seq": 1}, {"Name": "x"}
+            header = {"Command": command, "Seq": 1}
+            request = [header, {"Name": "x"}] if command == "event" else [header]
             await rpc.send(*request * 500)
             for _ in range(500):
                 assert (await rpc.receive())["Error"] == ""
-        assert turns >= 499
+                if command == "stats":
+                    assert "serf" in await rpc.receive()
+        assert turns >= least
 
 
 async def test_unread_replies_to_requests_that_arrive_together_are_bounded(

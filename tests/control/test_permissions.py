@@ -14,6 +14,7 @@ from trioserf.control.server.permissions import ALL, NONE, SCOPES, Permissions, 
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "members": ("read", {}),
     "info": ("read", {}),
+    "health": ("read", {}),
     "coordinate": ("read", {}),
     "rtt": ("read", {"node": "vec-b"}),
     "stream": ("read", {}),

@@ -52,8 +52,11 @@ class TlsFiles(NamedTuple):
     key: str = ""
     client_ca: str = ""
 
-    def load(self) -> "ssl.SSLContext":
+    def load(self, prefix: str = "rpc_tls") -> "ssl.SSLContext":
         """Read the files.
+
+        Args:
+            prefix: how their configuration keys begin, for errors.
 
         Raises:
             ConfigError: a file cannot be used; the text names its key.
@@ -62,9 +65,9 @@ class TlsFiles(NamedTuple):
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.options |= ssl.OP_NO_RENEGOTIATION
-        _load_pair(context, self.cert, self.key, ("rpc_tls_cert", "rpc_tls_key"))
+        _load_pair(context, self.cert, self.key, (f"{prefix}_cert", f"{prefix}_key"))
         if self.client_ca:
-            _load_ca(context, self.client_ca, "rpc_tls_client_ca")
+            _load_ca(context, self.client_ca, f"{prefix}_client_ca")
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 

@@ -35,6 +35,7 @@ from trioserf.control.client.requests import (
 )
 from trioserf.control.errors import ControlError
 from trioserf.event_filter import EventFilter
+from trioserf.health import Health
 from trioserf.results import Dropped, QueryResult
 
 ResultT = TypeVar("ResultT")
@@ -302,6 +303,10 @@ class AsyncClient(ABC):
     async def info(self) -> dict[str, dict[str, Any]]:
         """Return the groups of `serf info`, numbers as numbers."""
         return await self._call(requests.info())
+
+    async def health(self) -> Health:
+        """Return what the agent says about itself."""
+        return await self._call(requests.health())
 
     async def coordinate(self, node: str | None = None) -> CoordinateInfo:
         """Return the network coordinate of a member (None: of the agent)."""

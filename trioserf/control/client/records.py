@@ -6,12 +6,14 @@ escapes. Readers take the objects of the JSON protocol; a missing field is a Key
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from trioserf.address import Address
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import payload_of
 from trioserf.event_filter import MemberEventKind
+from trioserf.health import Health
 from trioserf.results import Dropped, MemberStatus, QueryAck, QueryAnswer, QueryDone, QueryResult
 
 Record = Mapping[str, Any]
@@ -20,8 +22,9 @@ Record = Mapping[str, Any]
 class MemberInfo(NamedTuple):
     """A member as the agent sees it.
 
-    Its name, `address`, tags and `status` are those of `Member`. The versions are those of Serf's
-    protocol: the range that the member supports, and the version that it sends.
+    Its name, `address`, tags, `status` and `release` are those of `Member`; the release is also
+    empty over Serf's RPC, which does not have it. The versions are those of Serf's protocol: the
+    range that the member supports, and the version that it sends.
     """
 
     name: str
@@ -32,6 +35,7 @@ class MemberInfo(NamedTuple):
     protocol_min: int
     protocol_max: int
     protocol_version: int
+    release: str = ""
 
     @property
     def address(self) -> Address:
@@ -71,12 +75,22 @@ class CoordinateInfo(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """A line of the agent's log; `time` has the agent's format."""
+    """A line of the agent's log; `time` has the agent's format.
+
+    `fields` has the values in the message that have a name, such as `member`; none over RPC.
+    """
 
     time: str
     level: str
     source: str
     message: str
+    fields: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The line as an object of the JSON protocol."""
+        time, level, source, message, fields = self
+        return {"time": time, "level": level, "source": source, "message": message, **fields}
 
     @property
     def text(self) -> str:
@@ -143,12 +157,19 @@ def member_of(record: Record) -> MemberInfo:
         protocol["min"],
         protocol["max"],
         protocol["version"],
+        record.get("release", ""),
     )
 
 
 def key_report_of(record: Record) -> KeyReport:
     """Read the result of a key operation."""
     return KeyReport(*(record[name] for name in KeyReport._fields))
+
+
+def health_of(record: Record) -> Health:
+    """Read the health of an agent."""
+    found = Health(*(record[name] for name in Health._fields))
+    return found._replace(reasons=tuple(found.reasons))
 
 
 def coordinate_of(record: Record) -> CoordinateInfo:
@@ -201,7 +222,8 @@ def log_entry_of(record: Record) -> LogEntry | Dropped:
     """Read a line of the log."""
     match record:
         case {"log": line}:
-            return LogEntry(line["time"], line["level"], line["source"], line["message"])
+            fields = {name: line[name] for name in line if name not in LogEntry._fields}
+            return LogEntry(line["time"], line["level"], line["source"], line["message"], fields)
         case {"event": "dropped", "count": count}:
             return Dropped(count)
     raise ControlError("protocol", f"not a line of the log: {record}")

@@ -22,6 +22,7 @@ from trioserf.control.client.records import (
     Record,
     coordinate_of,
     event_of,
+    health_of,
     key_report_of,
     log_entry_of,
     member_of,
@@ -33,6 +34,7 @@ from trioserf.control.tls import Tls
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import InvalidFilter, InvalidQuery
 from trioserf.event_filter import EventFilter, event_filters
+from trioserf.health import Health
 from trioserf.results import Dropped, QueryResult
 
 ResultT = TypeVar("ResultT")
@@ -210,6 +212,11 @@ def keys(action: Action, key: str | None) -> Request[KeyReport]:
 def info() -> Request[dict[str, dict[str, Any]]]:
     """Request the groups of `serf info`."""
     return Request("info", {}, _read_groups, prompt=True)
+
+
+def health() -> Request[Health]:
+    """Request what the agent says about itself."""
+    return Request("health", {}, health_of, prompt=True)
 
 
 @_checked

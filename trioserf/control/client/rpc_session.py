@@ -25,6 +25,7 @@ from trioserf.control.client.session import (
 from trioserf.control.errors import ControlError
 from trioserf.control.payloads import payload_of, with_payload
 from trioserf.control.tls import Tls
+from trioserf.health import Health
 
 Body = dict[str, Any]
 
@@ -48,6 +49,12 @@ _CODES = (
     ("exceeds", "too_large"),
 )
 """Parts of Serf's error texts and their codes; every other error is `bad_request`."""
+_HEALTH_NUMBERS = (
+    *("members", "failed", "left", "health_score"),
+    *("intent_queue", "event_queue", "query_queue"),
+)
+_QUEUE_WARNING = 128
+"""Broadcasts in a queue from which Serf logs warnings."""
 _LOG_LINE = re.compile(r"(\d\S+ \d\S+) \[(\w+)\] ([^:]+): (.*)", re.DOTALL)
 _CAUSE = re.compile(r"\* [Ff]ailed to (?:join|resolve) (\S+): (?:dial \S+ \S+: connect: )?(.+)")
 
@@ -309,11 +316,12 @@ def log_entry(record: Mapping[str, Any]) -> LogEntry:
     """Read a record of the log; a line without Serf's format becomes the message."""
     line = record.get("Log", f"{record.get('count')} lines were dropped")
     found = _LOG_LINE.fullmatch(line)
-    return LogEntry(*found.groups()) if found else LogEntry("", "", "", line)
+    time, level, source, message = found.groups() if found else ("", "", "", line)
+    return LogEntry(time, level, source, message)
 
 
 def _log_record(record: Body) -> Object:
-    return {"log": log_entry(record)._asdict()}
+    return {"log": log_entry(record).record}
 
 
 def event_record(record: Mapping[str, Any]) -> Object:
@@ -365,6 +373,18 @@ def _key_request(parameters: Object) -> tuple[str, Body | None]:
     return f"{action}-key", {"Key": parameters.get("key", "")}
 
 
+def _health_record(stats: Body) -> Object:
+    """Judge an agent by its statistics."""
+    serf = stats["serf"]
+    number = {name: int(serf.get(name, "0")) for name in _HEALTH_NUMBERS}
+    dead, left = number["failed"], number["left"]
+    members = {"alive": number["members"] - dead - left, "dead": dead, "left": left}
+    queues = {name: number[f"{name}_queue"] for name in ("intent", "event", "query")}
+    found = Health("alive", number["health_score"], members, queues, None)
+    judged = found.judged(dict.fromkeys(queues, _QUEUE_WARNING))
+    return {**judged._asdict(), "healthy": judged.healthy}
+
+
 _TRANSLATIONS: Mapping[
     str,
     tuple[Callable[[Object], tuple[str, Body | None]], Callable[[Body], Object]],
@@ -393,5 +413,6 @@ _TRANSLATIONS: Mapping[
     ),
     "keys": (_key_request, _key_record),
     "info": (lambda _: ("stats", None), lambda body: body),
+    "health": (lambda _: ("stats", None), _health_record),
 }
 """For each command, functions that make Serf's command and body, and convert the reply's body."""

@@ -36,6 +36,7 @@ from trioserf.control.tls import (
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import AddressError, ConfigError
 from trioserf.event_filter import EventFilter
+from trioserf.health import Health
 from trioserf.operating_system.sockets import unix_socket
 from trioserf.results import Dropped, QueryResult
 
@@ -129,9 +130,14 @@ class AgentSession(ABC):
     code and message, or with `timeout`, `disconnected` or `protocol`. A generator yields the
     records of a stream: other requests may be made while it is open, and its `close()` stops the
     stream. Use a session from one thread only.
+
+    Attributes:
+        prompt_timeout: seconds without a byte from the agent after which a request fails that
+            waits for no member.
     """
 
     def __init__(self, sock: SyncSocket) -> None:
+        self.prompt_timeout = PROMPT_TIMEOUT
         self._socket = sock
         self._seq = 0
         self._streams: dict[int, DroppingQueue[Object]] = {}
@@ -258,6 +264,10 @@ class AgentSession(ABC):
         """Return the groups of `serf info`; over Serf's RPC every value is text."""
         return self._call(requests.info())
 
+    def health(self) -> Health:
+        """Return what the agent says about itself; over Serf's RPC without suspects and joins."""
+        return self._call(requests.health())
+
     def coordinate(self, node: str | None = None) -> CoordinateInfo:
         """Return the network coordinate of a member (None: of the agent)."""
         return self._call(requests.coordinate(node))
@@ -279,7 +289,7 @@ class AgentSession(ABC):
     def _call(self, request: Request[ResultT], timeout: float | None = None) -> ResultT:
         """Send a request; `timeout`: seconds, None for the request's own."""
         if timeout is None:
-            timeout = PROMPT_TIMEOUT if request.prompt else REMOTE_TIMEOUT
+            timeout = self.prompt_timeout if request.prompt else REMOTE_TIMEOUT
         return request.read(self._ask(request.command, request.parameters, timeout))
 
     def _records(self, request: StreamRequest[ResultT]) -> Generator[ResultT, None, None]:

@@ -28,7 +28,11 @@ MAX_CHECKS: Final = 1
 """Tokens whose hash is computed at once; it takes a core and 16 MiB. Others wait."""
 
 
-@attrs.define(eq=False)
+def _do_nothing() -> None:
+    """Stand for a callback where there is none."""
+
+
+@attrs.define(eq=False, repr=False)
 class Client:
     """The other end of a connection.
 
@@ -52,7 +56,7 @@ class Client:
     permissions: Permissions = NONE
     refusal: str = ""
     tokens: set[Token] = attrs.field(factory=set)
-    on_revoked: Callable[[], None] = lambda: None
+    on_revoked: Callable[[], None] = _do_nothing
 
     def __str__(self) -> str:
         """Return the address, with the user of a Unix socket."""
@@ -190,6 +194,7 @@ class AccessControl:
     def forget(self, client: Client) -> None:
         """Forget a client that has disconnected."""
         self._clients.discard(client)
+        client.on_revoked = _do_nothing  # and the connection is in no reference cycle
 
     def key_matches(self, key: str) -> bool:
         """Return whether the key is `rpc_auth`, in constant time; no key is if that is empty."""

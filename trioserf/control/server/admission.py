@@ -15,6 +15,7 @@ import trio
 from trioserf.address import host_of, packed
 from trioserf.operating_system.sockets import is_unix
 from trioserf.rate_limit import TokenBucket
+from trioserf.value_objects import ValueObject
 
 UNIX: Final = "unix"
 """The source of all connections to Unix sockets, which only their owner can open."""
@@ -32,8 +33,8 @@ _log = logging.getLogger("trioserf.agent.ipc")
 _ALL, _TCP, _KEYLESS = "all", "TCP", "unauthenticated"
 
 
-@attrs.frozen
-class Limits:
+@attrs.frozen(eq=False, repr=False)
+class Limits(ValueObject):
     """Limits of connections; times in seconds.
 
     Attributes:
@@ -66,6 +67,10 @@ class Limits:
     linger: float = 2.0
 
 
+def _is_idle() -> bool:
+    return False
+
+
 class Place:
     """The place of one connection.
 
@@ -80,7 +85,7 @@ class Place:
         self.source = source
         self.groups = groups
         self.close = close
-        self.is_busy: Callable[[], bool] = lambda: False
+        self.is_busy: Callable[[], bool] = _is_idle
         self._places = places
 
     def mark_used(self) -> None:
@@ -94,6 +99,7 @@ class Place:
     def release(self) -> None:
         """Make the place free again."""
         self._places.release(self)
+        self.is_busy = _is_idle  # without the method, the connection is in no reference cycle
 
 
 class PlaceTable:

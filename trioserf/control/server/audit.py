@@ -15,7 +15,8 @@ from typing import Any, Final
 import trio
 
 from trioserf.agent.files import PRIVATE
-from trioserf.control.server.json_records import WallClock, utc_now, wall_text
+from trioserf.agent.log_lines import utc_text
+from trioserf.control.server.json_records import WallClock, utc_now
 from trioserf.counters import Counters
 from trioserf.dropping_queue import DroppingQueue
 from trioserf.errors import ConfigError
@@ -230,7 +231,7 @@ class AuditLog:
         return bytes(batch)
 
     def _encode(self, record: Mapping[str, Any]) -> bytes:
-        return json.dumps({"time": wall_text(self._wall()), **record}).encode("ascii") + b"\n"
+        return json.dumps({"time": utc_text(self._wall()), **record}).encode("ascii") + b"\n"
 
     def _encode_dropped(self, count: int) -> bytes:
         return self._encode({"command": "audit", "outcome": "dropped", "count": count})

@@ -2,19 +2,20 @@
 
 import errno
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
 
-from trioserf.address import format_host_port
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server.access import AccessControl
+from trioserf.control.server.inherited import find_inherited, format_name
 from trioserf.control.server.peers import (
     PRIVATE,
     PeerRules,
@@ -27,6 +28,7 @@ from trioserf.errors import AddressError, ConfigError
 from trioserf.net.threads import run_in_thread
 from trioserf.operating_system.sockets import unix_socket
 from trioserf.operating_system.users import set_group
+from trioserf.value_objects import ValueObject
 
 if TYPE_CHECKING:
     import ssl
@@ -36,8 +38,8 @@ T = TypeVar("T")
 _BACKLOG = 128
 
 
-@attrs.frozen
-class ControlSockets:
+@attrs.frozen(eq=False, repr=False)
+class ControlSockets(ValueObject):
     """Listening sockets, and what decides on their clients; made by `bind_control`.
 
     Attributes:
@@ -64,6 +66,7 @@ async def bind_control(
     allow: Sequence[str] = (),
     rights: SocketRights | None = None,
     tls: TlsFiles | None = None,
+    inherited: Sequence[socket.socket] = (),
 ) -> AsyncIterator[ControlSockets]:
     """Listen on `addresses` while the block runs; clients wait until `serve_control` serves them.
 
@@ -76,6 +79,8 @@ async def bind_control(
             socket); empty for all that can open them.
         rights: mode and group of Unix sockets; None for what `allow` needs.
         tls: the certificate for addresses that begin with `tls://`.
+        inherited: listening sockets that are used for their addresses instead of new ones; all of
+            them must be in `addresses` (see `check_inherited`).
 
     Raises:
         AddressError: an address that is not valid, is in use or may not be used.
@@ -99,12 +104,16 @@ async def bind_control(
                 raise AddressError(
                     f"control address {address}: expected {TLS}host:port, or {host}"
                 )
-            opened = await _open(host, rules, rights or SocketRights())
+            passed = find_inherited(host, inherited)
+            if passed is not None:
+                opened = [_listener(passed)]
+            else:
+                opened = await _open(host, rules, rights or SocketRights())
             for listener in opened:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
-                name = _format_address(listener.socket.getsockname())
+                name = format_name(listener.socket.getsockname())
                 sockets.addresses.append(TLS * is_tls + name)
-            if (path := unix_path(address)) is not None:
+            if passed is None and (path := unix_path(address)) is not None:
                 stack.callback(_remove_own(Path(path)))
             listeners = sockets.encrypted if is_tls else sockets.plain
             listeners += opened
@@ -126,12 +135,6 @@ async def _in_thread(load: Callable[[], T]) -> T:
         return await run_in_thread(load)
     except BlockingIOError as error:
         raise ConfigError(f"the control port's files cannot be read: {error.strerror}") from error
-
-
-def _format_address(name: Any) -> str:
-    if isinstance(name, tuple):
-        return format_host_port(name[0], name[1])
-    return f"unix:{os.fsdecode(name)}"
 
 
 async def _open(
@@ -178,13 +181,17 @@ def _open_unix(path: Path, mode: int, group: int | None) -> trio.SocketListener:
         if mode != PRIVATE:
             path.chmod(mode)
         sock.listen(_BACKLOG)
-        sock.setblocking(False)
     except (OSError, AddressError) as error:
         sock.close()
         reason = _reason(error) if isinstance(error, OSError) else str(error)
         raise AddressError(f"{where}: {reason}") from error
     finally:
         os.umask(mask)
+    return _listener(sock)
+
+
+def _listener(sock: socket.socket) -> trio.SocketListener:
+    sock.setblocking(False)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trioserf.agent.agent import Agent
-from trioserf.agent.logs import LEVELS
+from trioserf.agent.log_lines import LEVELS
 from trioserf.control.errors import ControlError
 from trioserf.control.server import json_records, params
 from trioserf.control.server.json_records import WallClock
@@ -24,6 +24,7 @@ from trioserf.control.server.params import PAYLOAD, Param, Params
 from trioserf.coordinate import Coordinate, distance
 from trioserf.errors import JoinFailed
 from trioserf.event_filter import EventFilter
+from trioserf.health import Health
 from trioserf.node.event_hub import Responder, Subscription
 from trioserf.results import Dropped, QueryAck, QueryAnswer, QueryDone, QueryResult
 from trioserf.serf.coalesce import EventCoalescer
@@ -31,6 +32,7 @@ from trioserf.serf.events import Event
 from trioserf.serf.internal_queries import KeyAction
 from trioserf.serf.key_queries import KeyQueryResult
 from trioserf.serf.member import Member
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -45,8 +47,8 @@ NamedBy = Callable[[Agent, Mapping[str, Any]], str]
 """Takes the agent and a request's parameters; returns a name (may raise TrioserfError)."""
 
 
-@attrs.frozen
-class Command:
+@attrs.frozen(eq=False, repr=False)
+class Command(ValueObject):
     """A request with one reply.
 
     Attributes:
@@ -70,8 +72,8 @@ class Command:
     responds: bool = False
 
 
-@attrs.frozen
-class Stream:
+@attrs.frozen(eq=False, repr=False)
+class Stream(ValueObject):
     """A request whose reply is followed by records.
 
     Attributes:
@@ -165,6 +167,11 @@ def show_keys(result: KeyQueryResult) -> json_records.Record:
 async def info(agent: Agent) -> Mapping[str, Mapping[str, object]]:
     """Return the groups of `serf info`."""
     return agent.info()
+
+
+async def health(agent: Agent) -> Health:
+    """Return what the agent says about itself."""
+    return agent.health()
 
 
 def find_coordinate(agent: Agent, name: str | None) -> Coordinate:
@@ -383,6 +390,7 @@ COMMANDS: Mapping[str, Command] = {
         "keys",
     ),
     "info": Command(Params(), info, json_records.groups, "read", prompt=True),
+    "health": Command(Params(), health, json_records.health, "read", prompt=True),
     "coordinate": Command(
         Params(Param("node", params.text, None)),
         coordinate,

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ from trioserf.agent.config_sources import Sources
 from trioserf.control.address import split_address, unix_path
 from trioserf.control.server import tokens
 from trioserf.control.server.audit import STDERR
+from trioserf.control.server.http_api.binding import check_http
+from trioserf.control.server.inherited import check_inherited, socket_name
 from trioserf.control.server.peers import PeerRules, SocketRights, check_rules_apply
 from trioserf.control.tls import TlsFiles, split_tls
 from trioserf.defaults import TLS
@@ -34,12 +37,17 @@ _MAX_PATH: Final = 107
 """Bytes of the path of a Unix socket on Linux; elsewhere a few less."""
 
 
-def check_configuration(sources: Sources) -> Checked:
+def check_configuration(sources: Sources, inherited: Sequence[socket.socket] = ()) -> Checked:
     """Read and check a whole configuration; return all errors of all sources.
 
     Blocks while files are read. Opens no socket and writes nothing.
+
+    Args:
+        sources: the sources.
+        inherited: sockets that a service manager has passed to this process.
     """
-    return sources.check((*AGENT_CHECKS, *_CONTROL_CHECKS))
+    addresses = partial(_addresses, inherited=inherited)
+    return sources.check((*AGENT_CHECKS, addresses, *_CONTROL_CHECKS))
 
 
 def socket_rights(config: AgentConfig) -> SocketRights:
@@ -53,9 +61,14 @@ def tls_files(config: AgentConfig) -> TlsFiles | None:
     return files if files.cert else None
 
 
-def _addresses(config: AgentConfig) -> Iterator[Finding]:
+def _addresses(
+    config: AgentConfig, *, inherited: Sequence[socket.socket] = ()
+) -> Iterator[Finding]:
+    names = {socket_name(one) for one in inherited}
     for item, address in enumerate(config.rpc_addr):
-        yield from errors_of("rpc_addr", partial(_check_address, address), item)
+        if address not in names:
+            yield from errors_of("rpc_addr", partial(_check_address, address), item)
+    yield from errors_of("rpc_addr", partial(check_inherited, config.rpc_addr, inherited))
 
 
 def _check_address(address: str) -> None:
@@ -155,10 +168,10 @@ def _audit(config: AgentConfig) -> Iterator[Finding]:
 
 
 _CONTROL_CHECKS: Final[Iterable[Check]] = (
-    _addresses,
     _certificates,
     _tokens,
     _users,
     _socket,
     _audit,
+    check_http,
 )

@@ -30,6 +30,7 @@ from trioserf.counters import AggregateSample
 from trioserf.errors import NoSuchQuery, TrioserfError
 from trioserf.node.event_hub import Responder
 from trioserf.node.timers import AutoResetEvent
+from trioserf.operating_system.sockets import are_files
 from trioserf.serf.member import Member
 
 _log = logging.getLogger("trioserf.agent.ipc")
@@ -45,11 +46,16 @@ MAX_IN_FLIGHT = 256
 MAX_STREAMS = 128
 """Open streams of one connection."""
 
+MAX_SUBMITTED = 64
+"""Events of one connection that the node has not handled; then their results are waited for."""
+TURN = 16
+"""Requests of one connection, if they cost little, between which no other task runs."""
+
 END: Any = object()
 """Returned by a stream after its last item."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class ServerContext:
     """Shared by all connections of a server.
 
@@ -152,7 +158,9 @@ class Connection(ABC):
         self.closed = False
         self._scope = trio.CancelScope()
         self._lock = trio.Lock()
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._socket = None
+        if isinstance(stream, trio.SocketStream) and are_files():
+            self._socket = stream.socket
         self._read_deadline = self._write_deadline = float("inf")
         self._first_request_complete = False
         self._handling = False
@@ -223,13 +231,33 @@ class Connection(ABC):
                 self.watch_input(partial=partial)
                 self._mark_used()
                 if not self.ending:
-                    data = await self.stream.receive_some(CHUNK)
+                    data = await self._receive()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.abort()
         else:
             self._read_deadline = float("inf")
             self._set_deadline()
             self.input_ended()
+
+    async def _receive(self) -> bytes | bytearray:
+        """Wait for bytes from the client; empty at the end.
+
+        `trio.SocketStream` reads first and waits then, which costs a client that waits for each
+        reply a failing call of the system per request.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: the connection is lost.
+        """
+        if self._socket is None:
+            return await self.stream.receive_some(CHUNK)
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
 
     def watch_input(self, *, partial: bool) -> None:
         """Set the read deadline; an authenticated client has none between two requests."""

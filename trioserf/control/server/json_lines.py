@@ -6,6 +6,7 @@ once for all clients until it changes.
 
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -21,6 +22,8 @@ from trioserf.control.server.connection import (
     CHUNK,
     END,
     MAX_STREAMS,
+    MAX_SUBMITTED,
+    TURN,
     Connection,
     ServerContext,
     StreamHandle,
@@ -29,9 +32,12 @@ from trioserf.control.server.error_mapping import capture_error, to_control_erro
 from trioserf.control.server.http import HTTP_ERROR, is_http
 from trioserf.control.server.params import bad_request
 from trioserf.control.server.permissions import Requirement
+from trioserf.node.state_owner import Request
 
 _log = logging.getLogger("trioserf.agent.ipc")
 
+_CHEAP = frozenset(("event", "coordinate", "rtt"))
+"""Commands of which `TURN` may run without a turn for other tasks."""
 PROTOCOL = 1
 """The version in the reply to `handshake`."""
 
@@ -125,12 +131,14 @@ class JsonLines(Connection):
         self._has_begun = False
         self._out: list[bytes] = []
         self._out_length = 0
+        self._submitted: deque[tuple[bytes, Request[int]]] = deque()
+        """Events without a reply, by the beginning of that."""
+        self._turn = 0
 
     async def feed(self, data: bytes) -> bool:
         """Handle every complete line."""
         lines = data.split(b"\n")
         rest = lines.pop()
-        handled = False
         for line in lines:
             if self._parts:
                 self._parts.append(line)
@@ -141,14 +149,13 @@ class JsonLines(Connection):
                 await self._reject_long_line()
                 return False
             if line and not line.isspace():
-                if handled:
+                if self._turn <= 0:
+                    self._turn = TURN
                     await trio.lowlevel.checkpoint()  # other tasks run between two requests
-                handled = True
                 await self._handle_line(line)
                 if self.ending:
                     return False
-        if self._out:
-            await self._flush()
+        await self._flush()
         if rest:
             self._parts.append(rest)
             self._length += len(rest)
@@ -198,12 +205,18 @@ class JsonLines(Connection):
             self.mark_first_request()
             raise self.refusal()
         command = COMMANDS.get(name)
+        self._turn -= 1 if name in _CHEAP else TURN
         if command is not None:
             values = command.params.read(request)
             self.authorize(name, command, values)
             values = self._with_responder(name, command, values)
             if name == "members" and not (values["name"] or values["status"] or values["tags"]):
                 await self._put(prefix + self._encode_members())
+            elif name == "event" and self.context.audit is None:
+                submitted = await self.agent.node.submit_user_event(**values)
+                self._submitted.append((prefix, submitted))
+                if len(self._submitted) >= MAX_SUBMITTED:
+                    await self._collect()
             elif command.prompt:
                 with self.auditing(name, command, values):
                     result = await command.run(self.agent, **values)
@@ -340,12 +353,27 @@ class JsonLines(Connection):
 
     async def _put(self, reply: bytes) -> None:
         """Queue a reply, to be sent with others."""
+        if self._submitted:
+            await self._collect()
         self._out.append(reply)
         self._out_length += len(reply)
         if self._out_length > CHUNK:
             await self._flush()
 
+    async def _collect(self) -> None:
+        """Wait for the results of the submitted events, and queue the replies."""
+        while self._submitted:
+            prefix, request = self._submitted.popleft()
+            with capture_error("event") as captured:
+                reply = _encode_reply(prefix, {"ltime": await request.result()})
+            if captured.control_error is not None:
+                reply = _encode_error(prefix, captured.control_error)
+            self._out.append(reply)
+            self._out_length += len(reply)
+
     async def _flush(self) -> None:
+        if self._submitted:
+            await self._collect()
         if self._out:
             data = b"".join(self._out) if len(self._out) > 1 else self._out[0]
             self._out, self._out_length = [], 0

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from trioserf.agent.logs import LogLine
+from trioserf.agent.log_lines import LogLine, utc_text
 from trioserf.control.payloads import with_payload
 from trioserf.coordinate import Coordinate
+from trioserf.health import Health
 from trioserf.results import Dropped, QueryDone
 from trioserf.serf.events import Event, MemberEvent, UserEventReceived
 from trioserf.serf.key_queries import KeyQueryResult
@@ -20,11 +21,6 @@ WallClock = Callable[[], datetime]
 def utc_now() -> datetime:
     """Return the system's time of day in UTC."""
     return datetime.now(UTC)
-
-
-def wall_text(instant: datetime) -> str:
-    """Format an instant in UTC: ISO 8601 with milliseconds and `Z`."""
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
 
 
 def member(member: Member) -> Record:
@@ -41,6 +37,7 @@ def member(member: Member) -> Record:
             "max": versions.delegate_max,
             "version": versions.delegate_cur,
         },
+        "release": member.release,
     }
 
 
@@ -48,7 +45,7 @@ def event(item: Event | Dropped, wall: datetime, now: float) -> Record:
     """Convert an event; `wall` and `now` are the same instant on the two clocks."""
     if isinstance(item, Dropped):
         return {"event": "dropped", "count": item.count}
-    record: Record = {"event": item.kind, "time": wall_text(wall)}
+    record: Record = {"event": item.kind, "time": utc_text(wall)}
     if isinstance(item, MemberEvent):
         record["members"] = list(map(member, item.members))
         if item.cause is not None:
@@ -69,7 +66,7 @@ def event(item: Event | Dropped, wall: datetime, now: float) -> Record:
         with_payload(record, item.payload)
         record["from"] = item.source
         left = timedelta(seconds=max(0.0, item.deadline - now))
-        record["deadline"] = wall_text(wall + left)
+        record["deadline"] = utc_text(wall + left)
     return record
 
 
@@ -98,14 +95,7 @@ def log(line: LogLine | Dropped) -> Record:
     """Convert a line of the log."""
     if isinstance(line, Dropped):
         return {"event": "dropped", "count": line.count}
-    return {
-        "log": {
-            "time": wall_text(line.time),
-            "level": line.level,
-            "source": line.source,
-            "message": line.message,
-        }
-    }
+    return {"log": line.record}
 
 
 def keys(result: KeyQueryResult) -> Record:
@@ -127,6 +117,19 @@ def coordinate(coordinate: Coordinate) -> Record:
         "error": coordinate.error,
         "adjustment": coordinate.adjustment,
         "height": coordinate.height,
+    }
+
+
+def health(found: Health) -> Record:
+    """Convert the health of an agent."""
+    return {
+        "healthy": found.healthy,
+        "reasons": list(found.reasons),
+        "phase": found.phase,
+        "score": found.score,
+        "members": dict(found.members),
+        "queues": dict(found.queues),
+        "joined": found.joined,
     }
 
 

@@ -19,11 +19,10 @@ from trioserf.control.server.access import Client
 from trioserf.control.server.admission import LimitedLog, Limits, Place, PlaceTable, source_of
 from trioserf.control.server.audit import AuditLog
 from trioserf.control.server.binding import ControlSockets, bind_control
-from trioserf.control.server.connection import CHUNK, ServerContext, drain
+from trioserf.control.server.connection import CHUNK, Connection, ServerContext, drain
 from trioserf.control.server.error_mapping import capture_error
 from trioserf.control.server.json_lines import JsonLines
 from trioserf.control.server.json_records import WallClock, utc_now
-from trioserf.control.server.msgpack_rpc import MsgpackRpc
 from trioserf.control.server.peers import SocketRights
 from trioserf.control.tls import TlsFiles
 from trioserf.counters import Counters
@@ -38,6 +37,13 @@ _log = logging.getLogger("trioserf.agent.ipc")
 
 _JSON_STARTS = b"{ \t\r\n" + string.ascii_letters.encode()
 _TLS_HANDSHAKE = b"\x16\x03"
+
+
+def _msgpack_rpc() -> type[Connection]:
+    """Return the other framing, which many agents never need; its import takes 3 ms."""
+    from trioserf.control.server.msgpack_rpc import MsgpackRpc
+
+    return MsgpackRpc
 
 
 class Server:
@@ -149,7 +155,7 @@ class Server:
         if first.startswith(_TLS_HANDSHAKE) and tls is None:
             text = "A client at %s speaks TLS, but connects to an address without tls://"
             self._log.warning(text, place.source)
-        kind = JsonLines if first[0] in _JSON_STARTS else MsgpackRpc
+        kind = JsonLines if first[0] in _JSON_STARTS else _msgpack_rpc()
         await kind(self.context, stream, place, client).serve(first, deadline)
 
     async def _start_tls(

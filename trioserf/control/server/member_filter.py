@@ -7,6 +7,7 @@ import attrs
 from trioserf.errors import InvalidFilter
 from trioserf.serf.filters import Pattern, anchored, matches
 from trioserf.serf.member import Member
+from trioserf.value_objects import ValueObject
 
 
 def _compiled(expression: str, path: str) -> Pattern:
@@ -16,8 +17,8 @@ def _compiled(expression: str, path: str) -> Pattern:
         raise InvalidFilter(f"{path}: {error}") from None
 
 
-@attrs.frozen
-class MemberFilter:
+@attrs.frozen(eq=False, repr=False)
+class MemberFilter(ValueObject):
     """Expressions that members must match; a missing tag counts as empty text."""
 
     name: Pattern | None

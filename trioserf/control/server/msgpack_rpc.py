@@ -8,6 +8,7 @@ records of streams and queries may stand between two replies.
 """
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
@@ -24,6 +25,8 @@ from trioserf.control.server.connection import (
     END,
     MAX_MESSAGE,
     MAX_STREAMS,
+    MAX_SUBMITTED,
+    TURN,
     Connection,
     ServerContext,
     StreamHandle,
@@ -52,6 +55,7 @@ from trioserf.control.server.msgpack_handlers import (
 )
 from trioserf.errors import InvalidFilter
 from trioserf.event_filter import EventFilter
+from trioserf.node.state_owner import Request
 from trioserf.printable import printable
 from trioserf.results import Dropped
 from trioserf.serf.member import Member
@@ -71,6 +75,9 @@ other still holds; a Go agent ends a query seconds after the last response.
 """
 MAX_ITEMS = 4096
 """Items of one list or map; small, because memory is allocated when their number is read."""
+
+_CHEAP = frozenset(("event", "members", "get-coordinate", "handshake", "stop"))
+"""Commands of which `TURN` may run without a turn for other tasks."""
 
 _HEADER: Mapping[str, Reader] = {"Command": fields.text, "Seq": fields.U64}
 
@@ -112,6 +119,9 @@ class MsgpackRpc(Connection):
         self._monitor: tuple[int, StreamHandle] | None = None
         self._fed = 0
         self._out = bytearray()
+        self._submitted: deque[tuple[int, Request[int]]] = deque()
+        """Events without a reply, by their seq."""
+        self._turn = TURN
 
     async def feed(self, data: bytes) -> bool:
         """Handle every complete message."""
@@ -119,8 +129,7 @@ class MsgpackRpc(Connection):
             await self._unpack(data)
         if captured.control_error is not None:
             self._end()
-        if self._out:
-            await self._flush()
+        await self._flush()
         return self._pending is not None or self._has_partial_message()
 
     def _has_partial_message(self) -> bool:
@@ -137,7 +146,8 @@ class MsgpackRpc(Connection):
                 if len(self._out) > CHUNK:
                     await self._flush()
                 message = self._unpacker.unpack()
-                if self._pending is None:
+                if self._pending is None and self._turn <= 0:
+                    self._turn = TURN
                     await trio.lowlevel.checkpoint()  # other tasks run between two requests
         except msgpack.OutOfData:
             if self._fed - self._unpacker.tell() > self.max_message:
@@ -167,6 +177,8 @@ class MsgpackRpc(Connection):
     async def _handle_header(self, command: str, seq: int) -> None:
         """Handle a header: reject the request, wait for its body or run the command."""
         self.context.requested.add()
+        if self._submitted and command != "event":
+            await self._collect()
         if command != "handshake" and not self._handshaken:
             _log.error("Failed to evaluate request: Handshake required")
             self._out += header(seq, "Handshake required")
@@ -190,14 +202,18 @@ class MsgpackRpc(Connection):
     async def _run_command(self, command: str, seq: int, body: Body) -> None:
         """Run a command; first send earlier replies if it waits for other members."""
         self.mark_first_request()
+        self._turn -= 1 if command in _CHEAP else TURN
         declared = COMMANDS_OF.get(command)
         if declared is not None and not self.client.permissions.has_whole(declared.scope):
             with capture_error(command) as captured:
                 self.authorize(json_name(command), declared, json_values(command, body))
             if captured.control_error is not None:
+                await self._collect()
                 self._out += _encode_error(seq, command, captured)
                 return
         match command:
+            case "event" if self.context.audit is None:
+                await self._submit_event(seq, body)
             case "handshake":
                 self._out += header(seq, self._handshake(body["Version"]))
             case "auth":
@@ -222,6 +238,31 @@ class MsgpackRpc(Connection):
                 if command not in PROMPT:
                     await self._prepare_to_wait()
                 self._out += await self._run_handler(command, seq, body)
+
+    async def _submit_event(self, seq: int, body: Body) -> None:
+        """Send a user event; `_collect` waits for the results of several of them together."""
+        with capture_error("event") as captured:
+            request = await self.agent.node.submit_user_event(
+                body["Name"], body["Payload"], coalesce=body["Coalesce"]
+            )
+            self._submitted.append((seq, request))
+        if captured.control_error is not None:
+            await self._collect()
+            self._out += _encode_error(seq, "event", captured)
+        elif len(self._submitted) >= MAX_SUBMITTED:
+            await self._collect()
+
+    async def _collect(self) -> None:
+        """Wait for the results of the submitted events, and reply."""
+        while self._submitted:
+            seq, request = self._submitted.popleft()
+            if request.has_succeeded:
+                self._out += header(seq)
+                continue
+            with capture_error("event") as captured:
+                await request.result()
+            failed = captured.control_error is not None
+            self._out += _encode_error(seq, "event", captured) if failed else header(seq)
 
     async def _prepare_to_wait(self) -> None:
         """Send earlier replies and disable the read deadline, before a command that waits."""
@@ -415,6 +456,8 @@ class MsgpackRpc(Connection):
         await self.leave(reply)
 
     async def _flush(self) -> None:
+        if self._submitted:
+            await self._collect()
         if self._out:
             data, self._out = bytes(self._out), bytearray()
             await self.send(data)

@@ -8,6 +8,7 @@ import attrs
 
 from trioserf.control.errors import ControlError
 from trioserf.serf.keyring import KEY_SIZES
+from trioserf.value_objects import ValueObject
 
 Check = Callable[[object, str], Any]
 """Takes a value and its path; returns the value to use or raises `bad_request`."""
@@ -160,8 +161,8 @@ REQUIRED: Any = object()
 """The default of a parameter that has none."""
 
 
-@attrs.frozen
-class Param:
+@attrs.frozen(eq=False, repr=False)
+class Param(ValueObject):
     """One parameter of a command; `target` is the handler's argument if the names differ."""
 
     name: str
