@@ -16,7 +16,7 @@ from trioserf.address import Address
 
 ROOT = Path(__file__).parent.parent / "trioserf"
 METHODS = frozenset(("debug", "info", "warning", "error", "exception", "critical", "log"))
-_REPR = re.compile(r"%[-#0 +.\d]*[ra]")
+_REPR = re.compile(r"%(?:\(\w+\))?[-#0 +.\d]*[ra]")
 
 
 def log_calls(tree: ast.AST) -> Iterator[ast.Call]:
@@ -54,8 +54,9 @@ def test_log_lines_have_no_representation() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ['_log.info("%r", x)', '_log.debug("a %.80r", x)', '_log.error("%s", f"{x!r}")',
-     'self._log.warning("%s", repr(x))', 'log_of(script).info("%r", x)'],
+    ['_log.info("%r", x)', '_log.info("%(x)r", {"x": x})', '_log.debug("a %.80r", x)',
+     '_log.error("%s", f"{x!r}")', 'self._log.warning("%s", repr(x))',
+     'log_of(script).info("%r", x)'],
 )  # fmt: skip
 def test_representation_is_found(line: str) -> None:
     assert len(python_notation(log_calls(ast.parse(line)))) == 1

@@ -15,7 +15,8 @@ from trioserf.agent.agent import open_agent
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_converter import Addresses
 from trioserf.agent.log_limits import _BURST, _BURST_OF_ALL, _MAX_SOURCES, _MAX_TEMPLATES
-from trioserf.agent.logs import LogLine, Logs, open_logs
+from trioserf.agent.log_lines import LogLine
+from trioserf.agent.logs import Logs, open_logs
 from trioserf.agent.script_log import LOGGED_ERROR, LOGGED_OUTPUT, log_run
 from trioserf.agent.script_runner import Result
 from trioserf.control.server.access import Client

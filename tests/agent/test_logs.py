@@ -1,8 +1,10 @@
-"""The log: escaped text, and errors of writing."""
+"""The log: escaped text, errors of writing, formats, fields and levels by source."""
 
 import errno
 import io
+import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +14,9 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.agent.helpers import ROOT
-from trioserf.agent.logs import LogLine, open_logs
+from trioserf.address import Address
+from trioserf.agent.log_lines import LEVELS, LogFormat, LogLine
+from trioserf.agent.logs import open_logs
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -106,3 +110,103 @@ def test_control_characters_are_escaped_without_an_import() -> None:
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.endswith("a\\nb\\x00\\x1b\\x85\\u2028\\t\n")
+
+
+class Changing:
+    """A value of a line whose text is another one later."""
+
+    text = "as it was"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def test_line_below_the_level_is_formatted_for_its_first_reader() -> None:
+    changing = Changing()
+    with open_logs("ERR", io.StringIO()) as logs:
+        _log.info("%d of %s\x1b", 1, "two")
+        _log.debug("%s", changing)
+        changing.text = "as it is"
+        _log.info("100%")
+        assert logs.remembered() == logs.remembered()
+        with logs.subscribe("DEBUG") as lines:
+            found = [lines._lines.pop() for _ in range(3)]
+    assert [line.message for line in found if isinstance(line, LogLine)] == [
+        "1 of two\\x1b",
+        "as it was",
+        "100%",
+    ]
+    assert [line.level for line in found if isinstance(line, LogLine)] == ["INFO", "DEBUG", "INFO"]
+
+
+@pytest.mark.usefixtures("in_new_york")
+def test_line_of_json_has_time_in_utc_and_the_named_values() -> None:
+    stream = io.StringIO()
+    with open_logs("INFO", stream, LogFormat(json=True)) as logs:
+        logs.release()
+        named = {"member": "a\x1b", "seconds": 0.5, "address": Address("127.0.0.1", 1)}
+        _log.warning("lost '%(member)s' at %(address)s for %(seconds)g s", named)
+        _log.info("plain %s", "values", exc_info=ValueError("bad"))
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "WARN",
+        "source": "agent",
+        "message": "lost 'a\\x1b' at 127.0.0.1:1 for 0.5 s",
+        "member": "a\x1b",
+        "seconds": 0.5,
+        "address": "127.0.0.1:1",
+    }
+    assert set(second) == {"time", "level", "source", "message"}
+    assert second["message"].startswith("plain values\n\tValueError: bad")
+
+
+def test_named_values_leave_the_text_as_it_was() -> None:
+    stream = io.StringIO()
+    with open_logs("INFO", stream) as logs:
+        logs.release()
+        _log.info("EventMemberJoin: %(member)s %(address)s", {"member": "a", "address": "::1"})
+    assert stream.getvalue().endswith(" [INFO] agent: EventMemberJoin: a ::1\n")
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"), [("TRACE", 7), ("DEBUG", 7), ("INFO", 6), ("WARN", 4), ("ERR", 3)]
+)
+def test_every_line_for_the_journal_has_a_priority(level: str, priority: int) -> None:
+    line = LogLine(datetime(2026, 11, 30, tzinfo=UTC), level, "serf", "text\n\tmore")
+    first, second = LogFormat(priorities=True)(line).splitlines()
+    assert first == f"<{priority}>{line.text.splitlines()[0]}"
+    assert second == f"<{priority}>\tmore"
+
+
+def test_levels_apply_to_sources_and_their_parts() -> None:
+    stream = io.StringIO()
+    with open_logs("WARN", stream) as logs:
+        logs.release()
+        logs.set_level("WARN", {"agent": "debug", "agent.ipc": "ERR", "serf": "TRACE"})
+        for source in ("agent", "agent.ipc", "agent.ipc.x", "agentx", "serf.x", "memberlist"):
+            for level in ("DEBUG", "WARN", "ERR"):
+                logging.getLogger(f"trioserf.{source}").log(LEVELS[level], f"of {source}")
+        shown = [
+            line.split(" ", 2)[2].partition(":")[0] for line in stream.getvalue().splitlines()
+        ]
+        assert shown == [
+            *("[DEBUG] agent", "[WARN] agent", "[ERR] agent"),
+            *("[ERR] agent.ipc", "[ERR] agent.ipc.x"),
+            *("[WARN] agentx", "[ERR] agentx"),
+            *("[DEBUG] serf.x", "[WARN] serf.x", "[ERR] serf.x"),
+            *("[WARN] memberlist", "[ERR] memberlist"),
+        ]
+        logs.set_level("ERR")
+        logging.getLogger("trioserf.agent").warning("not shown")
+        assert "not shown" not in stream.getvalue()
+
+
+def test_lines_left_out_are_reported_without_the_names_of_values() -> None:
+    stream = io.StringIO()
+    log = logging.getLogger("trioserf.memberlist")
+    with open_logs("INFO", stream) as logs:
+        logs.release()
+        for number in range(100):
+            log.warning("lost '%(member)s': %(count)d", {"member": "a", "count": number})
+    assert stream.getvalue().splitlines()[-1].endswith(" more lines like: lost '%s': %d")

@@ -151,6 +151,32 @@ async def test_metrics_are_collected_every_second(
     assert len(sink.reports) == 10
 
 
+async def test_without_sinks_an_idle_agent_collects_once_in_an_interval(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    node = FakeNode()
+    metrics = Metrics(node, wall=lambda: START + timedelta(seconds=trio.current_time()))
+    collected: list[float] = []
+    collect = node.counters.collect
+
+    def watched() -> Any:
+        collected.append(trio.current_time())
+        return collect()
+
+    node.counters.collect = watched  # type: ignore[method-assign]
+    start = trio.current_time()
+    nursery.start_soon(metrics.run)
+    await trio.sleep(20)
+    first = 6.5  # START is three seconds after the begin of an interval
+    assert [at - start for at in collected] == pytest.approx([first, first + 10])
+    for _ in range(200):
+        node.counters.values("serf.msgs.received").append(1)
+    await trio.sleep(10)
+    assert [at - start for at in collected[2:]] == pytest.approx([first + 20, first + 21])
+    await trio.sleep(10)
+    assert [at - start for at in collected[4:]] == pytest.approx([first + 30])
+
+
 # --- sending ---
 
 REPORT = Report(

@@ -1,18 +1,29 @@
-"""The page for Prometheus: its content, and valid and malformed requests."""
+"""The page of metrics for Prometheus."""
 
-import contextlib
-import socket
-from contextlib import AsyncExitStack
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.agent.helpers import sample
-from trioserf.agent import prometheus
+from trioserf._version import __version__
+from trioserf.agent.agent import Agent, open_agent
+from trioserf.agent.config import AgentConfig
+from trioserf.agent.logs import open_logs
 from trioserf.agent.metrics import Report
-from trioserf.agent.prometheus import PrometheusPage, open_page
-from trioserf.errors import AddressError, ConfigError
+from trioserf.agent.prometheus import PrometheusPage
+from trioserf.settings import build
+from trioserf.wire import errors
+
+assert sys.platform != "win32"
+
+HOST = "127.18.7.1"
 
 REPORT = Report(
     {
@@ -83,49 +94,6 @@ def test_label_values_are_bounded() -> None:
     assert totals["trioserf_serf_events_by_name_total", "others"] == 3000 - 1024
 
 
-async def request(port: int, data: bytes) -> bytes:
-    with trio.fail_after(20):
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(data)
-            answer = b""
-            with contextlib.suppress(trio.BrokenResourceError):  # the server may stop reading
-                async for chunk in stream:
-                    answer += bytes(chunk)
-            return answer
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-async def test_valid_and_malformed_requests_are_answered() -> None:
-    port = free_port()
-    async with open_page(f"127.0.0.1:{port}") as page:
-        page.record(REPORT)
-        answer = await request(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
-        assert b"text/plain; version=0.0.4" in head
-        assert body == page.text()
-        answer = await request(port, b"HEAD /metrics HTTP/1.0\r\n\r\n")
-        assert (answer[:12], answer[-4:]) == (b"HTTP/1.1 200", b"\r\n\r\n")
-        answer = await request(port, b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 404 ")
-        answer = await request(
-            port, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
-        )
-        assert answer.startswith(b"HTTP/1.1 405 ")
-        assert b"\r\nAllow: GET, HEAD\r\n" in answer
-        assert await request(port, b"\xff\x00\r\n\r\n") == b""
-        assert await request(port, b"GET " + b"x" * 100_000) == b""
-        # The server still works.
-        answer = await request(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert answer.endswith(page.text())
-
-
 @pytest.mark.parametrize(
     ("script", "label"),
     [
@@ -146,74 +114,97 @@ def test_label_of_a_script_is_its_program(script: str, label: str) -> None:
     assert ("trioserf_agent_invoke_milliseconds_sum", label) in values(page.text())
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("127.0.0.1", 200),
-        ("10.1.2.3:9100", 200),
-        ("[::1]:9100", 200),
-        ("LocalHost:1", 200),
-        ("evil.example", 421),
-        ("evil.example:9100", 421),
-        ("localhost.evil.example", 421),
-        ("127.0.0.1.evil.example", 421),
-        ("localhost:port", 421),
-        ("", 421),
-    ],
-)
-async def test_requests_for_other_hosts_are_refused(host: str, status: int) -> None:
-    port = free_port()
-    async with open_page(f"127.0.0.1:{port}") as page:
-        page.record(REPORT)
-        answer = await request(port, f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 %d " % status)
-        assert (body == page.text()) == (status == 200)
-        assert (b"use an IP address, localhost" in body) == (status == 421)
+def config(**values: Any) -> AgentConfig:
+    defaults = {
+        "node_name": "a", "bind": f"{HOST}:0", "rpc_addr": (f"{HOST}:0",),
+        "http_addr": f"{HOST}:0",
+    }  # fmt: skip
+    return build(AgentConfig, defaults | values)
 
 
-async def test_name_of_the_machine_is_served() -> None:
-    port = free_port()
-    name = socket.gethostname().encode()
-    async with open_page(f"127.0.0.1:{port}"):
-        answer = await request(port, b"GET / HTTP/1.1\r\nHost: %s:1\r\n\r\n" % name)
-        assert answer.startswith(b"HTTP/1.1 200 ")
+def page_of(agent: Agent) -> dict[tuple[str, str], float]:
+    assert agent.page is not None
+    return values(agent.page.text())
 
 
-async def test_silent_connections_do_not_block_others() -> None:
-    port = free_port()
-    async with open_page(f"127.0.0.1:{port}"), AsyncExitStack() as stack:
-        held = [
-            await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
-            for _ in range(40)
-        ]
-        await held[-1].send_all(b"GET / HTT")
-        answer = await request(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        await held[-1].send_all(b"P/1.0\r\n\r\n")
-        with trio.fail_after(20):
-            assert (await held[-1].receive_some(12)) == b"HTTP/1.1 200"
-            assert not await held[0].receive_some()
+async def test_page_of_an_agent_has_its_figures(tmp_path: Path) -> None:
+    handlers = ["user:good=true", "user:bad=false", "user:slow=sleep 60", "user:good=true --again"]
+    timings = {"handler_timeout": 0.5, "handler_queue": 1}
+    with open_logs("ERR") as logs:
+        async with (
+            open_agent(config(event_handlers=handlers, **timings), logs) as agent,
+            open_agent(config(node_name="b"), logs) as other,
+        ):
+            before = page_of(agent)
+            assert before["serf_members", "alive"] == 1
+            assert [before["serf_members", one] for one in ("leaving", "left", "failed")] == [
+                0
+            ] * 3
+            assert before["trioserf_handler_runs_total", "user:goodtrue"] == 0
+            assert before["trioserf_build_info", _python() + __version__] == 1
+            assert abs(before["trioserf_start_time_seconds", ""] - time.time()) < 600  # noqa: TID251
+            assert ("serf_last_push_pull_timestamp_seconds", "") not in before
+            for kind in errors.KINDS:
+                assert before["serf_dropped_total", kind] == 0
+            for name in (
+                "serf_suspects", "serf_health_score", "serf_member_flaps_total",
+                "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds",
+            ):  # fmt: skip
+                assert (name, "") in before
+            assert {label for name, label in before if name == "serf_queue_depth"} >= {
+                *("inbox", "event", "query", "intent", "membership"),
+            }
+            await agent.join([str(other.node.bound)])
+            for name in ("good", "bad", "slow"):
+                await agent.node.user_event(name)
+            with trio.fail_after(60):
+                while page_of(agent)["trioserf_handler_timeouts_total", "user:slowsleep"] < 1:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                while page_of(agent)["trioserf_handler_failures_total", "user:badfalse"] < 1:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            after = page_of(agent)
+    assert after["serf_members", "alive"] == 2
+    # Two handlers with one program are one series.
+    assert after["trioserf_handler_runs_total", "user:goodtrue"] == 2
+    assert after["trioserf_handler_failures_total", "user:slowsleep"] == 1
+    assert after["trioserf_handler_duration_seconds_count", "user:slowsleep"] == 1
+    assert after["trioserf_handler_duration_seconds_sum", "user:slowsleep"] >= 0.5
+    assert after["trioserf_handler_duration_seconds_bucket", "user:slow0.1sleep"] == 0
+    assert after["trioserf_handler_duration_seconds_bucket", "user:slow+Infsleep"] == 1
+    assert abs(after["serf_last_push_pull_timestamp_seconds", ""] - time.time()) < 600  # noqa: TID251
 
 
-async def test_silent_connection_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "_HEAD_TIMEOUT", 0.1)
-    port = free_port()
-    async with (
-        open_page(f"127.0.0.1:{port}"),
-        await trio.open_tcp_stream("127.0.0.1", port) as stream,
-    ):
-        with trio.fail_after(9):  # a request may take 10 s
-            assert not await stream.receive_some()
+def _python() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
 
 
-async def test_unusable_metrics_address_is_reported() -> None:
-    with pytest.raises(ConfigError, match="metrics_addr: 'here': expected host:port"):
-        async with open_page("here"):
-            pass
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with listener:
-        taken = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-        with pytest.raises(AddressError, match=f"metrics_addr: cannot listen on {taken}: "):
-            async with open_page(taken):
-                pass
+async def test_agent_without_http_has_no_page() -> None:
+    with open_logs("ERR") as logs:
+        async with open_agent(config(http_addr=""), logs) as agent:
+            assert agent.page is None
+
+
+async def test_every_family_has_a_text_and_one_block() -> None:
+    with open_logs("ERR") as logs:
+        async with open_agent(config(), logs) as agent:
+            agent.metrics.collect()
+            assert agent.page is not None
+            text = agent.page.text().decode()
+    families = list(text_string_to_metric_families(text))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names))
+    for family in families:
+        assert len(family.documentation) > len(family.name) or " " in family.documentation
+    kinds = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds))
+
+
+def test_kinds_of_drops_are_those_that_are_raised() -> None:
+    raised = set()
+    package = Path(errors.__file__).parent.parent
+    for path in package.rglob("*.py"):
+        raised |= set(re.findall(r'WireError\(\s*"([a-z-]+)"', path.read_text("utf-8")))
+    assert raised - {"not-allowed"} <= set(errors.KINDS)
+    assert errors.WireError.__doc__ is not None
+    documented = re.findall(r"- `([a-z-]+)`", errors.WireError.__doc__)
+    assert sorted(documented) == sorted(errors.KINDS)

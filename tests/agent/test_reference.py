@@ -15,11 +15,13 @@ import attrs
 
 from tests.agent.helpers import ROOT
 from trioserf import printable
-from trioserf.agent import log_limits, prometheus, script_runner, stream_writer
+from trioserf.agent import log_limits, script_runner, stream_writer
 from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.config_reload import reloaded_keys
-from trioserf.cli.commands.agent import OPTIONS
+from trioserf.cli.agent_options import OPTIONS
 from trioserf.control.server import admission, audit, commands, connection
+from trioserf.control.server.http_api import app, event_log, server
+from trioserf.control.server.http_api import connection as http_connection
 from trioserf.node import (
     drop_counts,
     event_hub,
@@ -105,7 +107,14 @@ LIMITS_OF_ROWS: list[list[float]] = [
     ],
     [drop_counts._MAX_PEERS, drop_counts._LOG_INTERVAL, drop_counts._WARN_INTERVAL],
     [stream_writer.MAX_WAITING],
-    [prometheus._MAX_CONNECTIONS, prometheus._HEAD_TIMEOUT, prometheus._REQUEST_TIMEOUT],
+    [server.MAX_CONNECTIONS, server.MAX_PER_HOST, app.MAX_STREAMS],
+    [
+        http_connection.MAX_HEAD,
+        http_connection.IDLE,
+        http_connection.REQUEST,
+        http_connection.WRITE,
+    ],
+    [event_log.MAX_EVENTS, event_log.MAX_BYTES],
     [
         admission.Limits().connections,
         admission.Limits().kept_for_unix,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trioserf.agent.logs import LogLine, Logs
+from trioserf.agent.log_lines import LogLine
+from trioserf.agent.logs import Logs
 from trioserf.agent.syslog import FACILITIES, open_syslog
 from trioserf.errors import ConfigError
 

@@ -84,7 +84,7 @@ def test_agent_without_threads_goes_on(tmp_path: Path) -> None:
             send("second")
             until(ran.exists, 60, log.read_text)
             agent.send_signal(signal.SIGINT)
-            assert agent.wait(20) == 0
+            assert agent.wait(20) == 0, log.read_text()
         finally:
             agent.kill()
     assert "Traceback" not in log.read_text()

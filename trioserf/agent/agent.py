@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -20,6 +20,7 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_reload import TLS_KEYS, merge_reloaded
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
+from trioserf.agent.http_options import HTTP_EXTRA
 from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import Logs
 from trioserf.agent.metrics import Metrics, Sink
@@ -33,16 +34,21 @@ from trioserf.agent.script_rights import (
     script_environment,
 )
 from trioserf.agent.script_runner import ShellRunner
-from trioserf.agent.snapshot import SnapshotWriter, load_snapshot, previous_members
-from trioserf.agent.statsd import MetricsSender, split_address
 from trioserf.errors import ConfigError, JoinFailed, NameInUse
+from trioserf.health import Health
 from trioserf.net.resolver import SystemResolver
 from trioserf.net.threads import limited_lookups, run_in_thread
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.operating_system import host
 from trioserf.operating_system.descriptors import limit_of_scripts
 from trioserf.printable import short_name
+from trioserf.serf.events import Event, MemberEvent
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
+
+if TYPE_CHECKING:
+    from trioserf.agent.prometheus import PrometheusPage
+    from trioserf.agent.snapshot import SnapshotWriter
+    from trioserf.agent.statsd import MetricsSender
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
@@ -52,6 +58,8 @@ _SNAPSHOT_BUFFER: Final = 8192
 _REJOIN_BATCH: Final = 10
 _KEYS: Final = frozenset({"encrypt_key", "encrypt_key_file", "keyring_file"})
 """Configuration keys with keys of gossip, which an agent without them applies at run time."""
+_BROADCASTS: Final = ("membership", "intent", "event", "query")
+"""Queues whose depth is a matter of health."""
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 """Go's names of machines."""
 
@@ -66,6 +74,8 @@ class Agent:
         shutdown: set to end the agent.
         failure: the error that ends the agent, if any.
         metrics: the metrics.
+        page: the metrics for Prometheus, if there is an address of HTTP.
+        joined: set when a join has succeeded, or another member was seen.
     """
 
     def __init__(
@@ -74,11 +84,12 @@ class Agent:
         node: Node,
         logs: Logs,
         handlers: Handlers,
-        snapshot: SnapshotWriter | None,
+        snapshot: "SnapshotWriter | None",
         metrics: Metrics,
         keyring_file: KeyringFile,
         script_user: ScriptUser | None = None,
         config_files: Sequence[str] = (),
+        page: "PrometheusPage | None" = None,
     ) -> None:
         self.config = config
         self.node = node
@@ -86,6 +97,8 @@ class Agent:
         self.shutdown = trio.Event()
         self.failure = ""
         self.metrics = metrics
+        self.page = page
+        self.joined = trio.Event()
         self._handlers = handlers
         self._snapshot = snapshot
         self._keyring_file = keyring_file
@@ -128,9 +141,28 @@ class Agent:
             "protection": status if self._is_protected(status) else {},
             "dropped": dict(self.node.dropped()),
             "dropped_from": dict(self.node.dropped_from()),
+            "log": {"lost_lines": lost} if (lost := self.logs.count_lost()) else {},
         }
         groups.update({name: group for name, group in optional.items() if group})
         return groups
+
+    def health(self) -> Health:
+        """Return what this agent says about itself (see cli/README.md, § Health)."""
+        node, config = self.node, self.node.config
+        score = node.memberlist.awareness.score
+        joined = self.joined.is_set()
+        found = Health(node.phase.value, score, node.states(), node.queue_depths(), joined)
+        limits = dict.fromkeys(_BROADCASTS, config.serf.queue_depth_warning)
+        limits["inbox"] = config.inbox_depth // 2
+        waits = self.config.start_join or self.config.retry_join or self.config.discover
+        return found.judged(limits, waits_for_join=bool(waits))
+
+    def note_member(self, event: Event) -> None:
+        """Set `joined` when an event is about another member."""
+        if isinstance(event, MemberEvent) and event.kind == "member-join":
+            names = {member.name for member in event.members}
+            if names - {self.node.name}:
+                self.joined.set()
 
     @staticmethod
     def _is_protected(status: Mapping[str, object]) -> bool:
@@ -160,11 +192,17 @@ class Agent:
         return tags
 
     async def leave(self) -> None:
-        """Leave the cluster gracefully; the agent goes on."""
+        """Leave the cluster gracefully, and sync the snapshot to the disk; the agent goes on.
+
+        The other members do not wait for the disk. If this is cancelled, the snapshot is complete
+        all the same; whether the node has left, `node.phase` tells.
+        """
         _log.info("requesting graceful leave from Serf")
-        if self._snapshot is not None:
-            await self._snapshot.leave(rejoin=self.config.rejoin_after_leave)
-        await self.node.leave()
+        async with trio.open_nursery() as nursery:
+            if self._snapshot is not None:
+                rejoin = self.config.rejoin_after_leave
+                nursery.start_soon(partial(self._snapshot.leave, rejoin=rejoin))
+            await self.node.leave()
 
     async def reload(self, config: AgentConfig, *, with_tls: bool = False) -> list[str]:
         """Apply log level, event handlers, tags and encryption of a new configuration.
@@ -187,7 +225,7 @@ class Agent:
         handlers = [Handler.parse(text) for text in config.event_handlers]
         had_keys = self.node.keyring is not None
         await self._reload_encryption(config)
-        self.logs.set_level(config.log_level)
+        configure_logs(self.logs, config)
         self._handlers.replace(handlers)
         if not self.config.tags_file and not config.tags_file:
             new = config.own_tags
@@ -226,7 +264,8 @@ class Agent:
         """
         _log.info("joining: [%s] replay: %s", " ".join(addresses), str(replay).lower())
         joined = await self.node.join(addresses, replay)
-        _log.info("joined: %d nodes", joined)
+        self.joined.set()
+        _log.info("joined: %(joined)d nodes", {"joined": joined})
         return joined
 
 
@@ -268,15 +307,16 @@ async def open_agent(
     path = Path(config.snapshot_path) if config.snapshot_path else None
     contents = EMPTY
     if path is not None:
+        from trioserf.agent.snapshot import load_snapshot
+
         contents = await load_snapshot(path, files, rejoin=config.rejoin_after_leave)
     keyring_file = KeyringFile(files, config.keyring_file)
     sinks: list[Sink] = [*senders]
     async with AsyncExitStack() as stack:
         stack.enter_context(limited_lookups())
-        if config.metrics_addr:
-            with require_extra("metrics_addr", "prometheus"):
-                from trioserf.agent.prometheus import open_page
-            sinks.append(await stack.enter_async_context(open_page(config.metrics_addr)))
+        page = _page(config)
+        if page is not None:
+            sinks.append(page)
         opening = open_node(
             complete_config,
             resolver=SystemResolver(config.dns_servers),
@@ -289,6 +329,7 @@ async def open_agent(
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(logs.limits.run)
+        nursery.start_soon(logs.run)
         if adopts_orphans():
             nursery.start_soon(reaper.run)
         metrics = Metrics(node, sinks, host=socket.gethostname() if senders else "")
@@ -298,6 +339,8 @@ async def open_agent(
         nursery.start_soon(metrics.run)
         writer = None
         if path is not None:
+            from trioserf.agent.snapshot import SnapshotWriter
+
             writer = SnapshotWriter(path, contents, node, files, node.counters)
             events = stack.enter_context(node.subscribe(buffer=_SNAPSHOT_BUFFER))
             nursery.start_soon(writer.run, events)
@@ -313,8 +356,11 @@ async def open_agent(
             counters=node.counters,
         )
         agent = Agent(
-            config, node, logs, handlers, writer, metrics, keyring_file, user, config_files
+            config, node, logs, handlers, writer, metrics, keyring_file, user, config_files, page
         )
+        if page is not None:
+            page.watch(node, handlers)
+        stack.enter_context(node.watch(agent.note_member))
         agent.set_control_addresses(config.rpc_addr)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))
@@ -334,14 +380,27 @@ async def _complete(config: AgentConfig) -> NodeConfig:
         raise ConfigError(f"the configuration cannot be read: {error.strerror}") from error
 
 
-def _metrics_senders(config: AgentConfig) -> list[MetricsSender]:
+def _metrics_senders(config: AgentConfig) -> "list[MetricsSender]":
     """Return the configured senders of metrics (raises ConfigError)."""
+    if not config.statsite_addr and not config.statsd_addr:
+        return []
+    from trioserf.agent.statsd import MetricsSender, split_address
+
     servers = {"statsite": config.statsite_addr, "statsd": config.statsd_addr}
     return [
         MetricsSender(kind, split_address(address, f"{kind}_addr"))
         for kind, address in servers.items()
         if address
     ]
+
+
+def _page(config: AgentConfig) -> "PrometheusPage | None":
+    """Return the metrics for Prometheus, if an address serves them (raises ConfigError)."""
+    if not config.http.addresses:
+        return None
+    with require_extra(config.http.key, HTTP_EXTRA):
+        from trioserf.agent.prometheus import PrometheusPage
+    return PrometheusPage()
 
 
 @contextmanager
@@ -361,7 +420,8 @@ def _start_joins(
             join = partial(agent.join, replay=config.replay_on_join)
             discovery = stack.enter_context(open_discovery(config, node, join))
             nursery.start_soon(discovery.run)
-        nursery.start_soon(_rejoin_or_fail, agent, contents, rng)
+        if contents is not EMPTY:
+            nursery.start_soon(_rejoin_or_fail, agent, contents, rng)
         if config.retry_join:
             nursery.start_soon(_retry_join, agent)
         yield
@@ -377,6 +437,8 @@ async def _rejoin_or_fail(agent: Agent, contents: SnapshotContents, rng: random.
 
 async def _rejoin(node: Node, contents: SnapshotContents, rng: random.Random) -> None:
     """Join the members in the snapshot, in batches, until one batch succeeds."""
+    from trioserf.agent.snapshot import previous_members
+
     others = {
         f"{name}/{address}": (short_name(name), address)
         for name, address in previous_members(contents, node.name, rng)
@@ -417,7 +479,8 @@ async def _retry_join(agent: Agent) -> None:
                 _log.error("maximum retry join attempts made, exiting")
                 _fail(agent, error)
                 return
-            _log.warning("Join failed: %s, retrying in %gs", error, config.retry_interval)
+            named = {"reason": error, "seconds": config.retry_interval}
+            _log.warning("Join failed: %(reason)s, retrying in %(seconds)gs", named)
             await trio.sleep(config.retry_interval)
         else:
             _log.info("Join completed. Synced with %d initial agents", joined)
@@ -428,6 +491,13 @@ def _fail(agent: Agent, error: JoinFailed) -> None:
     """End an agent that cannot join."""
     agent.failure = f"no member could be joined: {error}"
     agent.shutdown.set()
+
+
+def configure_logs(logs: Logs, config: AgentConfig) -> None:
+    """Apply the keys about levels, format and repeats of lines."""
+    logs.set_level(config.log_level, config.logs.levels)
+    logs.line_format.json = config.logs.format == "json"
+    logs.fold_repeats(config.logs.fold)
 
 
 def runtime() -> dict[str, object]:

@@ -9,9 +9,12 @@ from typing import Any, Final
 import attrs
 
 from trioserf.agent.config_converter import Addresses, Tags, Texts
+from trioserf.agent.http_options import HttpOptions
+from trioserf.agent.log_config import LogOptions
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.node.config import NodeConfig
 from trioserf.settings import key_of, setting
+from trioserf.value_objects import ValueObject
 
 SETUP_FAILED: Final = "Failed to setup the Serf agent"
 """How some of Serf's errors begin."""
@@ -21,8 +24,8 @@ _LEAST_MEMORY: Final = 16 * 1024 * 1024
 """Bytes with which a shell and small programs run."""
 
 
-@attrs.frozen(kw_only=True)
-class MdnsConfig:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class MdnsConfig(ValueObject):
     """Options of multicast DNS."""
 
     interface: str = ""
@@ -43,8 +46,8 @@ def _check_memory(_: object, field: "attrs.Attribute[Any]", value: int) -> None:
         )
 
 
-@attrs.frozen(kw_only=True)
-class HandlerOptions:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class HandlerOptions(ValueObject):
     """Limits and rights of event handlers."""
 
     # Serf has no limit; a script that hangs would keep its place for ever.
@@ -99,14 +102,16 @@ class HandlerOptions:
     )
 
 
-@attrs.frozen(kw_only=True)
-class AgentConfig:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class AgentConfig(ValueObject):
     """The configuration of an agent. Durations are seconds.
 
     Attributes:
         node: the keys of the node. What depends on the keys here (addresses, tags, keys of
             encryption) is added by `node_config`.
+        http: the keys of HTTP.
         handlers: the keys of event handlers.
+        logs: further keys of the log.
     """
 
     node: NodeConfig = attrs.field(factory=NodeConfig)
@@ -177,6 +182,11 @@ class AgentConfig:
     retry_interval: float = setting(30.0, "time between two tries, `1s` or more", serf=True)
     retry_max_attempts: int = setting(
         0, "number of retries before the agent exits with code 1; 0: no limit", serf=True, least=0
+    )
+    ready_when_joined: bool = setting(
+        False,
+        "report to [systemd](#running-as-a-service) that the agent is ready when it has joined, or"
+        " has seen another member, not as soon as it listens",
     )
     replay_on_join: bool = setting(False, "deliver user events from before the join", serf=True)
     snapshot_path: str = setting("", "remember members and clocks in this file", serf=True)
@@ -250,16 +260,14 @@ class AgentConfig:
         "socket of the syslog daemon",
         shown="`/dev/log`, `/var/run/syslog` or `/var/run/log`",
     )
-    metrics_addr: str = setting(
-        "",
-        "serve `http://HOST:PORT/metrics` to Prometheus; needs `pip install '.[prometheus]'`",
-    )
     dns_servers: Texts = setting(
         attrs.Factory(list),
         "name servers, `address` or `address:port`, for [services](#addresses-to-join)",
         shown="the system's",
     )
+    http: HttpOptions = attrs.field(factory=HttpOptions)
     handlers: HandlerOptions = attrs.field(factory=HandlerOptions)
+    logs: LogOptions = attrs.field(factory=LogOptions)
 
     @property
     def own_tags(self) -> dict[str, str]:

@@ -23,9 +23,7 @@ from trioserf.agent.handlers import Handler
 from trioserf.agent.node_config import bind_address, split_bind, start_keyring, start_tags
 from trioserf.agent.optional_dependencies import require_extra
 from trioserf.agent.script_rights import ScriptUser, limiting_command
-from trioserf.agent.statsd import split_address
 from trioserf.errors import TrioserfError
-from trioserf.net.multicast import interface_index
 from trioserf.net.own_address import interface_addresses
 from trioserf.net.resolver import parse_server
 from trioserf.node.config import DEFAULT_PORT
@@ -241,6 +239,8 @@ def _files(config: AgentConfig) -> Iterator[Finding]:
 
 
 def _log(config: AgentConfig) -> Iterator[Finding]:
+    if config.logs.file:
+        yield from _warnings(writable("log_file", config.logs.file), "lines will be lost")
     if not config.enable_syslog:
         return
     from trioserf.agent.syslog import PATHS, facility_number, require_socket
@@ -256,18 +256,12 @@ def _metrics(config: AgentConfig) -> Iterator[Finding]:
     addresses = {
         "statsd_addr": config.statsd_addr,
         "statsite_addr": config.statsite_addr,
-        "metrics_addr": config.metrics_addr,
     }
     for key, address in addresses.items():
         if address:
+            from trioserf.agent.statsd import split_address
+
             yield from errors_of(key, partial(split_address, address, key))
-    if config.metrics_addr:
-        yield from errors_of("metrics_addr", _import_prometheus)
-
-
-def _import_prometheus() -> None:
-    with require_extra("metrics_addr", "prometheus"):
-        import trioserf.agent.prometheus  # noqa: F401
 
 
 def _discovery(config: AgentConfig) -> Iterator[Finding]:
@@ -282,6 +276,8 @@ def _discovery(config: AgentConfig) -> Iterator[Finding]:
     yield from errors_of("discover", find)
     options = config.mdns
     if name := options.interface:
+        from trioserf.net.multicast import interface_index
+
         for found in errors_of(
             "mdns.interface",
             lambda: interface_index(name),

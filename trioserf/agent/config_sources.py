@@ -22,11 +22,12 @@ from trioserf.agent.config_converter import Structurer, kind_name
 from trioserf.agent.config_environment import variables
 from trioserf.agent.config_problems import Check, Checked, Finding, Place, Problem
 from trioserf.agent.files import is_open_to_all, read_file
-from trioserf.agent.logs import LEVELS
+from trioserf.agent.log_lines import LEVELS
 from trioserf.defaults import TLS
 from trioserf.errors import ConfigError
 from trioserf.settings import build, setting_of, settings_of
 from trioserf.swim.config import PROFILES
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -40,8 +41,8 @@ _MAX_KEY: Final = 4096
 """Bytes of such a file."""
 
 
-@attrs.frozen
-class Sources:
+@attrs.frozen(eq=False, repr=False)
+class Sources(ValueObject):
     """Sources of a configuration; read again on SIGHUP.
 
     Attributes:

@@ -26,7 +26,7 @@ from trioserf.agent.script_runner import (
     environment,
     standard_input,
 )
-from trioserf.counters import Counters
+from trioserf.counters import Counters, Histogram
 from trioserf.errors import ConfigError, InvalidFilter, Leaving, NoSuchQuery, TooLarge
 from trioserf.event_filter import MEMBER_EVENT_KINDS, EventFilter
 from trioserf.node.event_hub import Responder, Subscription
@@ -35,12 +35,17 @@ from trioserf.printable import short_name
 from trioserf.results import Dropped
 from trioserf.serf.coalesce import EventCoalescer
 from trioserf.serf.events import Event, QueryReceived
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.agent")
 
 WARN_AFTER: Final = 1.0
 """Seconds after which a running script is reported as slow."""
 _DROPS_BETWEEN_WARNINGS: Final = 100
+_AT_ONCE: Final = 32
+"""Events that are given to handlers before other tasks run."""
+DURATIONS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Seconds: the bounds of the histogram of each handler."""
 _ALWAYS_SUBSCRIBED: Final = tuple(EventFilter(kind) for kind in (*MEMBER_EVENT_KINDS, "user"))
 
 
@@ -77,8 +82,8 @@ class HandlerNode(Protocol):
         ...
 
 
-@attrs.frozen
-class Handler:
+@attrs.frozen(eq=False, repr=False)
+class Handler(ValueObject):
     """A script and the filters of its events."""
 
     filters: tuple[EventFilter, ...]
@@ -113,7 +118,7 @@ class Handler:
         return any(chosen.matches(event) for chosen in self.filters)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _PendingQuery:
     """A query and the number of scripts that may still respond."""
 
@@ -125,13 +130,29 @@ class _PendingQuery:
 _Job = tuple[Event, _PendingQuery | None]
 
 
-class _Worker:
-    """The queue and the statistics of one handler; `Handlers` runs its script."""
+class Worker:
+    """The queue and the statistics of one handler; `Handlers` runs its script.
+
+    Attributes:
+        handler: the handler.
+        runs: runs that have begun.
+        failures: runs that failed, timeouts included.
+        timeouts: runs that took longer than `handler_timeout`.
+        dropped: events for which the queue had no room.
+        durations: seconds of all runs.
+        running: whether the script runs.
+        waiting: whether it waits because too many others run.
+        last_duration: seconds of the last run.
+        send: puts an event into the queue.
+        receive: the other end of the queue.
+    """
 
     def __init__(self, handler: Handler, depth: int) -> None:
         self.handler = handler
         self.runs = 0
         self.failures = 0
+        self.timeouts = 0
+        self.durations = Histogram(DURATIONS)
         self.dropped = 0
         self.running = False
         self.waiting = False
@@ -143,12 +164,12 @@ class _Worker:
         self.dropped += 1
         if self.dropped % _DROPS_BETWEEN_WARNINGS == 1:
             _log.warning(
-                "handler '%s' is too slow: %d events dropped so far",
-                self.handler.script,
-                self.dropped,
+                "handler '%(script)s' is too slow: %(dropped)d events dropped so far",
+                {"script": self.handler.script, "dropped": self.dropped},
             )
 
     def stats(self) -> dict[str, object]:
+        """Return the statistics for `info`."""
         return {
             "runs": self.runs,
             "failures": self.failures,
@@ -192,7 +213,7 @@ class Handlers:
         self._runner = runner or ShellRunner()
         self.environ = host.environment() if environ is None else environ
         self._counters = counters or Counters()
-        self._workers = [_Worker(handler, self._depth) for handler in handlers]
+        self._workers = [Worker(handler, self._depth) for handler in handlers]
         self._running = 0
         self._nursery: trio.Nursery | None = None
         self._responder = Responder(has_responded=True)
@@ -213,6 +234,10 @@ class Handlers:
             for worker in self._workers
         }
 
+    def workers(self) -> Sequence[Worker]:
+        """Return the figures of each handler, for metrics."""
+        return tuple(self._workers)
+
     def totals(self) -> dict[str, int]:
         """Return how many scripts run, and how many wait because too many others do."""
         limiters = (self._event_limiter, self._query_limiter)
@@ -227,9 +252,7 @@ class Handlers:
         Handlers that stay keep their queues; removed ones still run their queued events.
         """
         old = {worker.handler: worker for worker in self._workers}
-        new = {
-            handler: _Worker(handler, self._depth) for handler in handlers if handler not in old
-        }
+        new = {handler: Worker(handler, self._depth) for handler in handlers if handler not in old}
         self._workers = [old.get(handler) or new[handler] for handler in handlers]
         for handler, worker in old.items():
             if handler not in handlers:
@@ -275,21 +298,22 @@ class Handlers:
     async def _read(self, events: Subscription) -> None:
         coalescer = EventCoalescer()
         while True:
-            event: Event | Dropped | None = None
+            received: list[Event | Dropped] = []
             deadline = coalescer.deadline
             try:
                 if deadline is None:
-                    event = await events.receive()
+                    received = await events.receive_some(_AT_ONCE)
                 else:
                     with trio.move_on_at(deadline):
-                        event = await events.receive()
+                        received = await events.receive_some(_AT_ONCE)
             except trio.EndOfChannel:
                 return
             now = trio.current_time()
-            if isinstance(event, Dropped):
-                _log.warning("event handlers: %d events were dropped", event.count)
-            elif event is not None and not coalescer.feed(event, now):
-                self._dispatch(event)
+            for event in received:
+                if isinstance(event, Dropped):
+                    _log.warning("event handlers: %d events were dropped", event.count)
+                elif not coalescer.feed(event, now):
+                    self._dispatch(event)
             for coalesced in coalescer.flush(now):
                 self._dispatch(coalesced)
 
@@ -309,7 +333,7 @@ class Handlers:
 
     # --- running ---
 
-    async def _work(self, worker: _Worker) -> None:
+    async def _work(self, worker: Worker) -> None:
         async for event, query in worker.receive:
             result = await self._run_in_turn(worker, event)
             if query is None:
@@ -319,7 +343,7 @@ class Handlers:
             else:
                 await self._decline_if_last(query)
 
-    async def _run_in_turn(self, worker: _Worker, event: Event) -> Result | None:
+    async def _run_in_turn(self, worker: Worker, event: Event) -> Result | None:
         """Wait until few enough scripts run, and run this one.
 
         A query's script has a place until the query's deadline only, and needs none afterwards:
@@ -342,7 +366,7 @@ class Handlers:
             nursery.cancel_scope.cancel()
         return result
 
-    async def _run(self, worker: _Worker, event: Event) -> Result | None:
+    async def _run(self, worker: Worker, event: Event) -> Result | None:
         """Run a script; return None if it did not end within the timeout."""
         script = worker.handler.script
         env = environment(event, self._node.name, self._node.tags, self.environ)
@@ -361,7 +385,9 @@ class Handlers:
             worker.running = False
             self._running -= 1
             worker.last_duration = trio.current_time() - began
+            worker.durations.add(worker.last_duration)
             self._counters.values(f"agent.invoke.{script}").append(worker.last_duration * 1000)
+        worker.timeouts += result is None
         if log_run(script, event.kind, result, self._timeout):
             worker.failures += 1
         return result
@@ -371,7 +397,8 @@ class Handlers:
         try:
             await self._node.respond(query.id, output, self._responder)
         except (NoSuchQuery, TooLarge, Leaving) as error:
-            _log.warning("Failed to respond to query '%s': %s", short_name(query.name), error)
+            named = {"query": short_name(query.name), "reason": error}
+            _log.warning("Failed to respond to query '%(query)s': %(reason)s", named)
             await self._decline_if_last(pending)
         else:
             pending.has_response = True
@@ -399,4 +426,5 @@ async def _release_at(deadline: float, limiter: trio.CapacityLimiter, place: obj
 
 async def _warn_if_slow(script: str) -> None:
     await trio.sleep(WARN_AFTER)
-    log_of(script).warning("Script '%s' slow, execution exceeding %gs", script, WARN_AFTER)
+    named = {"script": script, "seconds": WARN_AFTER}
+    log_of(script).warning("Script '%(script)s' slow, execution exceeding %(seconds)gs", named)

@@ -6,6 +6,8 @@ about runs of a handler its script.
 """
 
 import logging
+import re
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -32,9 +34,10 @@ _MAX_TEMPLATES: Final = 256
 _MAX_SOURCES: Final = 1024
 """Sources with a limit of their own; a sender can forge more, which `_BURST_OF_ALL` limits."""
 _MORE: Final = "%d more lines like: %s"
+_VALUE_NAME: Final = re.compile(r"%\(\w+\)")
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Template:
     logger: str
     level: int
@@ -73,7 +76,8 @@ class LogLimits(logging.Filter):
         for text, template in self._templates.items():
             count, template.left_out = template.left_out, 0
             if count:
-                logging.getLogger(template.logger).log(template.level, _MORE, count, text)
+                shown = _VALUE_NAME.sub("%", text)
+                logging.getLogger(template.logger).log(template.level, _MORE, count, shown)
 
     async def run(self) -> None:
         """Report every ten seconds until cancelled."""
@@ -94,7 +98,9 @@ class LogLimits(logging.Filter):
 def _source(record: logging.LogRecord) -> str:
     if hasattr(record, LIMITED_BY):
         return str(getattr(record, LIMITED_BY))
-    values = record.args if isinstance(record.args, tuple) else ()
+    values = record.args or ()
+    if isinstance(values, Mapping):
+        values = tuple(values.values())
     if record.levelno == logging.INFO:
         return values[0] if values and isinstance(values[0], str) else ""
     return next((value.host for value in values if isinstance(value, Address)), "")

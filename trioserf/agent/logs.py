@@ -7,68 +7,61 @@ for a subscriber: lines without room are dropped, counted and announced.
 
 import logging
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Any, Final, NamedTuple, Self, TextIO
 
-import attrs
 import trio
 
+from trioserf.agent.log_folding import LogFolding
 from trioserf.agent.log_limits import LogLimits
+from trioserf.agent.log_lines import (
+    LEVELS,
+    NO_FIELDS,
+    TRACE,
+    LogFormat,
+    LogLine,
+    fields_of,
+    level_name,
+)
 from trioserf.dropping_queue import DroppingQueue
+from trioserf.node.timers import AutoResetEvent
 from trioserf.printable import printable
 from trioserf.results import Dropped
 
 REMEMBERED: Final = 512
 """Lines that are kept for new subscriptions."""
-TRACE: Final = 5
-LEVELS: Final = {
-    "TRACE": TRACE,
-    "DEBUG": logging.DEBUG,
-    "INFO": logging.INFO,
-    "WARN": logging.WARNING,
-    "ERR": logging.ERROR,
-}
+_LEAST_SLEEP: Final = 0.1
+"""Seconds between two looks for repeated lines whose time is over."""
 _ROOT: Final = "trioserf"
-_NAMES: Final = {level: name for name, level in LEVELS.items()}
 
 
-def level_name(level: int) -> str:
-    """Return Serf's name of a level of `logging`."""
-    known = _NAMES.get(level)
-    if known is not None:
-        return known
-    for name, least in reversed(LEVELS.items()):
-        if level >= least:
-            return name
-    return "TRACE"
+class _Unformatted(NamedTuple):
+    """A line without a reader so far, formatted for its first one."""
 
+    created: float
+    level: int
+    name: str
+    template: str
+    values: tuple[object, ...]
 
-@attrs.frozen
-class LogLine:
-    """One line of the log.
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> Self | None:
+        """Return the line of a record; None if its text may be another one later."""
+        values = record.args
+        if record.exc_info or not isinstance(values, tuple):
+            return None
+        for value in values:
+            if not isinstance(value, str | int | float):
+                return None
+        return cls(record.created, record.levelno, record.name, record.msg, values)
 
-    Attributes:
-        time: the time of the record, in UTC.
-        level: TRACE, DEBUG, INFO, WARN or ERR.
-        source: the logger below `trioserf`: serf, memberlist, agent, agent.ipc ...
-        message: the text.
-    """
-
-    time: datetime
-    level: str
-    source: str
-    message: str
-
-    @property
-    def text(self) -> str:
-        """The line as Serf writes it, in local time, with milliseconds, without a newline."""
-        local = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(self.time.timestamp()))
-        milliseconds = self.time.microsecond // 1000
-        return f"{local}.{milliseconds:03} [{self.level}] {self.source}: {self.message}"
+    def line(self) -> LogLine:
+        """Format the line."""
+        text = self.template % self.values if self.values else self.template
+        return _line(self.created, self.level, self.name, printable(text))
 
 
 class LogSubscription:
@@ -112,40 +105,88 @@ class Logs(logging.Handler):
     Args:
         level: least level of lines that are written, one of LEVELS.
         stream: the stream to write to.
+        line_format: formats lines for the stream; default: Serf's text.
 
     Attributes:
         limits: leaves out lines that other hosts cause too often.
+        line_format: formats lines for the stream.
+        count_lost: returns the number of lines that the stream could not take.
     """
 
-    def __init__(self, level: str, stream: TextIO) -> None:
+    def __init__(self, level: str, stream: TextIO, line_format: LogFormat | None = None) -> None:
         super().__init__()
         self.limits = LogLimits()
         self.addFilter(self.limits)
-        self._level = LEVELS[level]
+        self.line_format = line_format or LogFormat()
+        self.count_lost: Callable[[], int] = lambda: 0
+        self._levels: dict[str, int] = {}
+        self._level_of: dict[str, int] = {}
+        self.set_level(level)
+        self._folding = LogFolding()
+        self._has_repeats = AutoResetEvent()
         self._stream = stream
         self._held: list[LogLine] | None = []
-        self._remembered: deque[LogLine] = deque(maxlen=REMEMBERED)
+        self._remembered: deque[LogLine | _Unformatted] = deque(maxlen=REMEMBERED)
         self._subscriptions: dict[LogSubscription, None] = {}
         self._mirrors: list[Callable[[LogLine], None]] = []
 
-    def set_level(self, level: str) -> None:
-        """Write lines of this level and above from now on."""
+    def set_level(self, level: str, by_source: Mapping[str, str] | None = None) -> None:
+        """Write lines of this level and above from now on.
+
+        Args:
+            level: the level, one of LEVELS.
+            by_source: other levels, in any case, of some sources and of their parts.
+        """
         self._level = LEVELS[level]
+        found = (by_source or {}).items()
+        self._levels = {f"{_ROOT}.{source}": LEVELS[name.upper()] for source, name in found}
+        self._level_of.clear()
+
+    def fold_repeats(self, seconds: float) -> None:
+        """Write equal lines within some seconds once from now on; 0: write all."""
+        self._deliver(self._folding.expire())
+        self._folding = LogFolding(seconds)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle a record of `logging`."""
-        created = datetime.fromtimestamp(record.created, UTC)
-        source = record.name.removeprefix(f"{_ROOT}.")
-        message = printable(record.getMessage())
-        if record.exc_info:
-            # Indented, so that no text in an exception looks like a line of its own.
-            trace = logging.Formatter().formatException(record.exc_info)
-            message += "\n\t" + printable(trace, "\n").replace("\n", "\n\t")
-        line = LogLine(created, level_name(record.levelno), source, message)
+        if record.levelno < self._least_level(record.name) and not self._subscriptions:
+            unformatted = _Unformatted.of(record)
+            if unformatted is not None:
+                self._remembered.append(unformatted)
+                return
+        line = _line_of(record)
         self._remembered.append(line)
         for subscription in self._subscriptions:
             subscription.put_nowait(line)
-        if record.levelno >= self._level:
+        if record.levelno >= self._least_level(record.name):
+            self._deliver(self._folding.feed(line))
+            if self._folding.is_repeating:
+                self._has_repeats()
+
+    async def run(self) -> None:
+        """Write how often lines were repeated when their time is over, until cancelled."""
+        while True:
+            await self._has_repeats.wait()
+            while (expiry := self._folding.next_expiry()) is not None:
+                left = (expiry - datetime.now(UTC)).total_seconds()
+                # Within limits, because the clock may be set.
+                await trio.sleep(min(max(_LEAST_SLEEP, left), self._folding.seconds))
+                self._deliver(self._folding.expire(datetime.now(UTC)))
+
+    def _least_level(self, name: str) -> int:
+        """Return the least level of lines of a logger that are written."""
+        if not self._levels:
+            return self._level
+        found = self._level_of.get(name)
+        if found is None:
+            sources = [one for one in self._levels if f"{name}.".startswith(f"{one}.")]
+            found = self._levels[max(sources, key=len)] if sources else self._level
+            self._level_of[name] = found
+        return found
+
+    def _deliver(self, lines: Iterable[LogLine]) -> None:
+        """Write lines, or hold them back before `release`."""
+        for line in lines:
             for mirror in self._mirrors:
                 mirror(line)
             if self._held is None:
@@ -163,13 +204,18 @@ class Logs(logging.Handler):
     def subscribe(self, level: str, *, buffer: int = 512) -> Iterator[LogSubscription]:
         """Deliver the kept lines of `level` and above, then new ones."""
         subscription = LogSubscription(level, max(buffer, REMEMBERED))
-        for line in self._remembered:
+        for line in self.remembered():
             subscription.put_nowait(line)
         self._subscriptions[subscription] = None
         try:
             yield subscription
         finally:
             del self._subscriptions[subscription]
+
+    def remembered(self) -> list[LogLine]:
+        """Return the kept lines, the oldest first."""
+        kept = self._remembered
+        return [one if isinstance(one, LogLine) else one.line() for one in kept]
 
     @contextmanager
     def tee(self, write: Callable[[LogLine], None]) -> Iterator[None]:
@@ -184,18 +230,37 @@ class Logs(logging.Handler):
             self._mirrors.remove(write)
 
     def end(self) -> None:
-        """End all subscriptions."""
+        """Write what is held back, and end all subscriptions."""
+        self._deliver(self._folding.expire())
+        self.release()
         for subscription in self._subscriptions:
             subscription.close()
 
     def _write(self, line: LogLine) -> None:
         try:
-            self._stream.write(line.text + "\n")
+            self._stream.write(self.line_format(line))
             self._stream.flush()
         except OSError:
             # A full disk or a closed terminal. The line is kept for subscriptions; the next one
             # may succeed.
             return
+
+
+def _line_of(record: logging.LogRecord) -> LogLine:
+    message = printable(record.getMessage())
+    if record.exc_info:
+        # Indented, so that no text in an exception looks like a line of its own.
+        trace = logging.Formatter().formatException(record.exc_info)
+        message += "\n\t" + printable(trace, "\n").replace("\n", "\n\t")
+    return _line(record.created, record.levelno, record.name, message, fields_of(record))
+
+
+def _line(
+    created: float, level: int, name: str, message: str, fields: Mapping[str, Any] = NO_FIELDS
+) -> LogLine:
+    source = name.removeprefix(f"{_ROOT}.")
+    time = datetime.fromtimestamp(created, UTC)
+    return LogLine(time, level_name(level), source, message, fields)
 
 
 def disable_caller_info() -> None:
@@ -209,14 +274,17 @@ def disable_caller_info() -> None:
 
 
 @contextmanager
-def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Logs]:
+def open_logs(
+    level: str = "INFO", stream: TextIO | None = None, line_format: LogFormat | None = None
+) -> Iterator[Logs]:
     """Collect the records of the logger `trioserf` while the block runs.
 
     Args:
         level: least level of lines that are written, one of LEVELS.
         stream: the stream to write to; default: stderr.
+        line_format: formats lines for it; default: Serf's text.
     """
-    logs = Logs(level, stream or sys.stderr)
+    logs = Logs(level, stream or sys.stderr, line_format)
     logger = logging.getLogger(_ROOT)
     before = logger.level, logger.propagate
     logger.setLevel(TRACE)
@@ -226,7 +294,6 @@ def open_logs(level: str = "INFO", stream: TextIO | None = None) -> Iterator[Log
         yield logs
     finally:
         logs.limits.report()
-        logs.release()
         logs.end()
         logger.removeHandler(logs)
         logger.setLevel(before[0])

@@ -29,6 +29,7 @@ from dns.rdatatype import AAAA, ANY, PTR, SRV, TXT, A
 from trioserf.address import Address
 from trioserf.errors import ConfigError
 from trioserf.net.multicast import PORT
+from trioserf.value_objects import ValueObject
 
 MAX_MESSAGE: Final = 9000
 """Bytes of a message (RFC 6762, section 17)."""
@@ -51,8 +52,8 @@ class MdnsError(ValueError):
     """Bytes that are not a valid message of multicast DNS, or not one for us."""
 
 
-@attrs.frozen
-class Answer:
+@attrs.frozen(eq=False, repr=False)
+class Answer(ValueObject):
     """An encoded answer, to the multicast group or to the requester only."""
 
     data: bytes

@@ -2,6 +2,7 @@
 
 Once a second the counters are collected, combined with a few gauges, and given to sinks (see
 `statsd` and `prometheus`) and to the intervals of the last minute, which SIGUSR1 writes to stderr.
+Without sinks, an idle agent collects once in each interval, shortly before its end.
 Names begin with `serf-agent`; names of gauges continue with the host's name if there is a sender.
 """
 
@@ -19,9 +20,14 @@ from trioserf.counters import AggregateSample, Counters
 from trioserf.operating_system.host import resident_memory
 from trioserf.printable import printable
 from trioserf.serf.events import Event, MemberEvent
+from trioserf.value_objects import ValueObject
 
 COLLECT_EVERY: Final = 1.0
-"""Seconds between two collections."""
+"""Seconds between two collections, if there are sinks or many samples."""
+_BEFORE_END: Final = 0.5
+"""Seconds between the only collection of an interval and its end."""
+_MANY_SAMPLES: Final = 128
+"""Samples of one name that an idle agent never has in an interval; far less than are kept."""
 INTERVAL: Final = timedelta(seconds=10)
 """Length of one interval of the last minute."""
 _MAX_INTERVALS: Final = 6
@@ -39,8 +45,8 @@ _CHANGES: Final = {
 WallClock = Callable[[], datetime]
 
 
-@attrs.frozen
-class Report:
+@attrs.frozen(eq=False, repr=False)
+class Report(ValueObject):
     """The result of one collection.
 
     Attributes:
@@ -114,6 +120,7 @@ class Metrics:
         self._wall = wall
         self._totals: dict[str, int] = {}
         self._intervals: deque[_Interval] = deque(maxlen=_MAX_INTERVALS)
+        self._is_busy = False
 
     def record(self, event: Event) -> None:
         """Count changes of members; must be called with each event of the node."""
@@ -125,13 +132,23 @@ class Metrics:
         """Collect until cancelled."""
         due = trio.current_time()
         while True:
-            due += COLLECT_EVERY
+            if self._sinks or self._is_busy:
+                due = max(due + COLLECT_EVERY, trio.current_time())
+            else:
+                due = trio.current_time() + self._until_end()
             await trio.sleep_until(due)
             self.collect()
+
+    def _until_end(self) -> float:
+        """Return the seconds until the only collection of the current or next interval."""
+        seconds = INTERVAL.total_seconds()
+        left = seconds - _BEFORE_END - self._wall().timestamp() % seconds
+        return left if left > 0 else left + seconds
 
     def collect(self) -> None:
         """Collect the counters since the last call."""
         counters, samples = self._node.counters.collect()
+        self._is_busy = any(len(values) >= _MANY_SAMPLES for values in samples.values())
         stats = self._node.stats()
         for name, total in self._current_totals(stats).items():
             if increment := total - self._totals.get(name, 0):

@@ -1,37 +1,34 @@
-"""Serve all metrics since the start to Prometheus, in its text format.
+"""The page of metrics for Prometheus, in its text format.
 
-prometheus_client formats the page, h11 parses the requests: `pip install '.[prometheus]'`.
+It has the metrics of `agent/metrics.py` since the start, under the names of Serf, and figures that
+are read for each request, such as the number of members in each status.
 """
 
-import ipaddress
-import logging
+import platform
 import re
-import socket
-from collections.abc import AsyncIterator, Iterator
-from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Any, Final, get_args
 
-import h11
 import trio
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
 
-from trioserf.address import parse_host_port
-from trioserf.agent.listeners import PatientListener
+from trioserf._version import __version__
+from trioserf.agent.handlers import Handlers, Worker
 from trioserf.agent.metrics import INSTANCES, Report
-from trioserf.agent.statsd import split_address
-from trioserf.counters import AggregateSample
-from trioserf.errors import AddressError
+from trioserf.counters import AggregateSample, Histogram
+from trioserf.node import Node
+from trioserf.results import MemberStatus
+from trioserf.wire.errors import KINDS
 
-_log = logging.getLogger("trioserf.agent.metrics")
-
-_MAX_CONNECTIONS: Final = 16
-"""Connections at a time; a further one closes the oldest."""
-_HEAD_TIMEOUT: Final = 2.0
-"""Seconds until a request must be complete."""
-_REQUEST_TIMEOUT: Final = 10.0
-"""Seconds that a request and its response may take."""
 _MAX_NAMES: Final = 1024
 """Counters, and samples, that are kept apart; other members choose names of events."""
 _LABELLED: Final = {
@@ -45,15 +42,33 @@ _LABELLED: Final = {
 _PREFIX: Final = "serf-agent."
 _PROGRAM: Final = re.compile(r"\s*(?:\w+=[\w./:@%+,-]*\s+)*([\w./+-]+)(?=\s|$)", re.ASCII)
 """The program of a simple command, after assignments of variables."""
+_REASONS: Final = ("packets", "streams", "streams in", "not-allowed", *KINDS)
+"""Reasons of drops that are on the page from the start."""
+_HELP: Final = {
+    "trioserf_serf_events_by_name": "User events by name.",
+    "trioserf_serf_queries_by_name": "Received queries by name.",
+    "trioserf_agent_invoke_milliseconds": "Run times of handlers by program, in milliseconds.",
+    "trioserf_dropped": "Dropped messages by kind, without kinds that have not occurred.",
+    "trioserf_memberlist_node_instances": "Members in each state of the failure detector.",
+}
+"""Texts of the families with a label."""
 
 
 class PrometheusPage:
-    """A sink that sums up all reports (see `Sink`)."""
+    """The page; also a sink that sums up all reports (see `Sink`)."""
 
     def __init__(self) -> None:
         self._gauges: dict[tuple[str, str, str], float] = {}
         self._counters: dict[tuple[str, str, str], AggregateSample] = {}
         self._samples: dict[tuple[str, str, str], AggregateSample] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def watch(self, node: Node, handlers: Handlers) -> None:
+        """Add the figures of a node, of its handlers and of this process to the page."""
+        self._registry.register(_AgentFigures(node, handlers))
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
 
     def record(self, report: Report) -> None:
         """Add a report."""
@@ -73,6 +88,10 @@ class PrometheusPage:
             key = (key[0], key[1], "others" if key[1] else "")
         return samples.setdefault(key, AggregateSample())
 
+    def describe(self) -> list[Any]:
+        """Return the families that are known before they are collected: none."""
+        return []
+
     def collect(self) -> Iterator[Any]:
         """Yield the families of metrics; called by prometheus_client."""
         families: dict[str, Any] = {}
@@ -83,154 +102,162 @@ class PrometheusPage:
         ):
             for (name, label, which), values in metrics.items():
                 if name not in families:
-                    families[name] = kind(name, name, labels=[label] if label else [])
+                    families[name] = kind(name, _help(name), labels=[label] if label else [])
                 families[name].add_metric([which] if label else [], *values)
         yield from families.values()
 
     def text(self) -> bytes:
         """Return the page."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        return bytes(generate_latest(registry))
+        return bytes(generate_latest(self._registry))
+
+
+class _AgentFigures:
+    """Figures of an agent that are read for each page."""
+
+    def __init__(self, node: Node, handlers: Handlers) -> None:
+        self._node = node
+        self._handlers = handlers
+        self._started = _wall_time(trio.current_time())
+
+    def describe(self) -> list[Any]:
+        """Return the families that are known before they are collected: none."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the families of metrics; called by prometheus_client."""
+        yield from self._node_figures()
+        yield from self._handler_figures()
+        yield GaugeMetricFamily(
+            "trioserf_start_time_seconds",
+            "When the agent was started, in seconds since 1970.",
+            self._started,
+        )
+        build = GaugeMetricFamily(
+            "trioserf_build_info",
+            "1; the labels have the version of trioserf and of Python.",
+            labels=["version", "python"],
+        )
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
+
+    def _node_figures(self) -> Iterator[Any]:
+        node = self._node
+        counts = Counter(member.status for member in node.members())
+        yield _labelled(
+            GaugeMetricFamily,
+            "serf_members",
+            "Members by status, as this member sees them, itself included.",
+            "status",
+            {status: counts[status] for status in get_args(MemberStatus) if status != "none"},
+        )
+        yield GaugeMetricFamily(
+            "serf_suspects",
+            "Members that do not respond, and are declared failed unless they refute it.",
+            node.states()["suspect"],
+        )
+        stats = node.stats()
+        yield GaugeMetricFamily(
+            "serf_health_score",
+            "Lifeguard's score of this member's own health: 0 is good, up to 8 it is slow or its"
+            " network loses packets.",
+            int(str(stats["health_score"])),
+        )
+        yield CounterMetricFamily(
+            "serf_member_flaps",
+            "Members that failed and joined again within flap_timeout.",
+            int(str(stats["flaps"])),
+        )
+        yield _labelled(
+            GaugeMetricFamily,
+            "serf_queue_depth",
+            "What waits in this member: items of the inbox, and broadcasts by queue.",
+            "queue",
+            node.queue_depths(),
+        )
+        yield _labelled(
+            CounterMetricFamily,
+            "serf_dropped",
+            "Packets, messages and streams that were dropped, by reason; decrypt and"
+            " plaintext-refused are signs of different encryption keys.",
+            "reason",
+            dict.fromkeys(_REASONS, 0) | node.dropped(),
+        )
+        last = GaugeMetricFamily(
+            "serf_last_push_pull_timestamp_seconds",
+            "When states were last exchanged with another member, in seconds since 1970; without"
+            " a sample if never.",
+        )
+        if node.push_pull_at is not None:
+            last.add_metric([], _wall_time(node.push_pull_at))
+        yield last
+
+    def _handler_figures(self) -> Iterator[Any]:
+        labels = ["filter", "script"]
+        found: dict[tuple[str, str], list[Worker]] = {}
+        for worker in self._handlers.workers():
+            filters = ",".join(map(str, worker.handler.filters))
+            key = (_utf8(filters), _program(_utf8(worker.handler.script)))
+            found.setdefault(key, []).append(worker)
+        count: Callable[[Worker], int]
+        for name, help_text, count in (
+            ("runs", "Runs of event handlers that have begun.", lambda one: one.runs),
+            ("failures", "Runs that failed, timeouts included.", lambda one: one.failures),
+            ("timeouts", "Runs that handler_timeout ended.", lambda one: one.timeouts),
+            ("drops", "Events for which a full queue had no room.", lambda one: one.dropped),
+        ):
+            family = CounterMetricFamily(f"trioserf_handler_{name}", help_text, labels=labels)
+            for key, workers in found.items():
+                family.add_metric(key, sum(map(count, workers)))
+            yield family
+        durations = HistogramMetricFamily(
+            "trioserf_handler_duration_seconds", "How long handlers ran.", labels=labels
+        )
+        for key, workers in found.items():
+            _add_histograms(durations, key, [worker.durations for worker in workers])
+        yield durations
+
+
+def _add_histograms(family: Any, labels: tuple[str, ...], histograms: list[Histogram]) -> None:
+    counts = [sum(column) for column in zip(*(one.counts for one in histograms), strict=True)]
+    bounds = [*(f"{bound:g}" for bound in histograms[0].bounds), "+Inf"]
+    buckets = list(zip(bounds, accumulate(counts), strict=True))
+    family.add_metric(labels, buckets, sum(one.total for one in histograms))
+
+
+def _labelled(kind: Any, name: str, text: str, label: str, values: dict[str, int]) -> Any:
+    family = kind(name, text, labels=[label])
+    for which, value in values.items():
+        family.add_metric([which], value)
+    return family
+
+
+def _wall_time(instant: float) -> float:
+    """Return the time of day of an instant of Trio's clock, in seconds since 1970."""
+    return datetime.now(UTC).timestamp() - (trio.current_time() - instant)
+
+
+def _help(name: str) -> str:
+    """Return the text of a family with one of Serf's names."""
+    return _HELP.get(name) or f"{name.removeprefix('trioserf_')}, as Serf sends it to statsd."
 
 
 def _family(name: str) -> tuple[str, str, str]:
-    """Return the family of a name, and its label and value, empty if there are none.
-
-    Bytes of a value that are not UTF-8 become question marks; the page must be UTF-8.
-    """
+    """Return the family of a name, and its label and value, empty if there are none."""
     for prefix, (family, label) in _LABELLED.items():
         if name.startswith(prefix):
-            value = name[len(prefix) :].encode("utf-8", "replace").decode()
+            value = _utf8(name[len(prefix) :])
             if label == "script":
                 value = _program(value)
             return f"trioserf_{family.removeprefix('trioserf_')}", label, value
     return "trioserf_" + re.sub("[^a-zA-Z0-9_]", "_", name), "", ""
 
 
+def _utf8(text: str) -> str:
+    """Replace bytes that are not UTF-8 by question marks; the page must be UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _program(script: str) -> str:
     """Return the base name of a script's program: its arguments may be secret."""
     found = _PROGRAM.match(script)
     return found[1].rpartition("/")[2] if found else "script"
-
-
-@asynccontextmanager
-async def open_page(address: str) -> AsyncIterator[PrometheusPage]:
-    """Serve `http://ADDRESS/metrics` while the block runs.
-
-    Raises:
-        ConfigError: not a valid address.
-        AddressError: the address cannot be bound.
-    """
-    host, port = split_address(address, "metrics_addr")
-    page = PrometheusPage()
-    server = _Server(page, {"localhost", host.lower(), socket.gethostname().lower()})
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        reason = error.strerror or error
-        raise AddressError(f"metrics_addr: cannot listen on {address}: {reason}") from error
-    async with trio.open_nursery() as nursery:
-        patient = [PatientListener(one, _log) for one in listeners]
-        nursery.start_soon(trio.serve_listeners, server.serve, patient)
-        try:
-            yield page
-        finally:
-            nursery.cancel_scope.cancel()
-
-
-class _Server:
-    """Answers requests, one a connection.
-
-    Args:
-        page: the page.
-        names: names of this host in requests, besides its addresses.
-    """
-
-    def __init__(self, page: PrometheusPage, names: AbstractSet[str]) -> None:
-        self._page = page
-        self._names = names
-        self._open: dict[trio.CancelScope, None] = {}
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Answer one request."""
-        if len(self._open) >= _MAX_CONNECTIONS:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.cancel()
-        with trio.move_on_after(_REQUEST_TIMEOUT) as scope, suppress(trio.BrokenResourceError):
-            self._open[scope] = None
-            try:
-                async with stream:
-                    await self._answer(stream)
-            finally:
-                self._open.pop(scope, None)
-
-    async def _answer(self, stream: trio.SocketStream) -> None:
-        connection = h11.Connection(h11.SERVER)
-        request = None
-        try:
-            with trio.move_on_after(_HEAD_TIMEOUT):
-                request = await _request(connection, stream)
-        except h11.RemoteProtocolError as error:
-            _log.debug("request for metrics is not valid: %s", error)
-        if request is None:
-            return
-        status, text = self._error(request)
-        body = text.encode() if text else self._page.text()
-        headers = [
-            ("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-        ]
-        if status == 405:
-            headers.append(("Allow", "GET, HEAD"))
-        data = connection.send(h11.Response(status_code=status, headers=headers)) or b""
-        if request.method != b"HEAD":
-            data += connection.send(h11.Data(data=body)) or b""
-        await stream.send_all(data)
-        # Wait for the end of the request, so that closing with unread data does not reset it.
-        await stream.send_eof()
-        while await stream.receive_some(4096):
-            pass
-
-    def _error(self, request: Any) -> tuple[int, str]:
-        """Return the status of the response, and the text if it is an error."""
-        hosts = [value.decode("latin-1") for name, value in request.headers if name == b"host"]
-        if not all(map(self._is_own, hosts)):
-            # A web page whose name was made to resolve to this host (DNS rebinding).
-            return 421, (
-                "use an IP address, localhost, or the name of this host; set metrics_addr to use"
-                " another name\n"
-            )
-        if request.target.partition(b"?")[0] not in (b"/", b"/metrics"):
-            return 404, "there is only /metrics\n"
-        if request.method not in (b"GET", b"HEAD"):
-            return 405, "only GET and HEAD are served\n"
-        return 200, ""
-
-    def _is_own(self, text: str) -> bool:
-        """Return whether a Host header, with or without a port, names this host."""
-        try:
-            host, _ = parse_host_port(text)
-        except ValueError:
-            return False
-        if host.lower() in self._names:
-            return True
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return True
-
-
-async def _request(connection: Any, stream: trio.SocketStream) -> Any:
-    """Receive the head of a request; return None if the stream ends before."""
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(bytes(await stream.receive_some(4096)))
-        elif isinstance(event, h11.Request):
-            return event
-        else:
-            return None

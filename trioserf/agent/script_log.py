@@ -48,5 +48,6 @@ def log_run(script: str, kind: str, result: Result | None, timeout: float) -> bo
         shown = text if len(text) <= LOGGED_OUTPUT else f"…{text[-LOGGED_OUTPUT:]}"
         log.debug("Event '%s' script output: %s", kind, shown)
     if failure:
-        log.error("Error invoking script '%s': %s", script, failure)
+        named = {"script": script, "reason": failure}
+        log.error("Error invoking script '%(script)s': %(reason)s", named)
     return bool(failure)

@@ -19,6 +19,7 @@ from trioserf.operating_system.users import (
     lower_to_limit,
     user_id,
 )
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -33,8 +34,8 @@ _LONG: Final = 8
 """Characters of a secret that is searched for inside of values."""
 
 
-@attrs.frozen
-class ScriptUser:
+@attrs.frozen(eq=False, repr=False)
+class ScriptUser(ValueObject):
     """The user that scripts run as.
 
     Attributes:

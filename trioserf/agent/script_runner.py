@@ -18,6 +18,7 @@ from trioserf.net.threads import thread_errors
 from trioserf.operating_system import processes as system
 from trioserf.serf.events import Event, MemberEvent, QueryReceived, UserEventReceived
 from trioserf.serf.member import Member
+from trioserf.value_objects import ValueObject
 
 _log = logging.getLogger("trioserf.agent")
 
@@ -32,8 +33,8 @@ _START_DELAYS: Final = (0.5, 1.0, 2.0)
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]")
 
 
-@attrs.frozen
-class Result:
+@attrs.frozen(eq=False, repr=False)
+class Result(ValueObject):
     """The result of a script.
 
     Attributes:

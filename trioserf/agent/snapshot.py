@@ -215,10 +215,9 @@ class SnapshotWriter:
         except OSError as error:
             if self._retry_at is None:
                 _log.error(
-                    "snapshot %s: cannot be written: %s; will try again every %g s",
-                    self._path,
-                    _reason(error),
-                    RETRY_INTERVAL,
+                    "snapshot %(path)s: cannot be written: %(reason)s; will try again every"
+                    " %(seconds)g s",
+                    {"path": self._path, "reason": _reason(error), "seconds": RETRY_INTERVAL},
                 )
             self._rewrite = True
             self._pending.clear()  # the state in memory has everything

@@ -29,10 +29,14 @@ class StreamWriter(io.RawIOBase):
     Args:
         descriptor: the file descriptor.
         announce: returns the text about a number of lost lines.
+
+    Attributes:
+        lost: the number of lost lines; those of a full disk are counted for files only.
     """
 
     def __init__(self, descriptor: int, announce: Callable[[int], bytes]) -> None:
         super().__init__()
+        self.lost = 0
         self._descriptor = descriptor
         self._announce = announce
         self._changed = threading.Condition()
@@ -51,6 +55,7 @@ class StreamWriter(io.RawIOBase):
         with self._changed:
             if self._lost or len(self._waiting) + len(data) > MAX_WAITING:
                 self._lost += data.count(b"\n")
+                self.lost += data.count(b"\n")
             else:
                 self._waiting += data
             self._changed.notify_all()
@@ -95,6 +100,13 @@ class StreamWriter(io.RawIOBase):
                 wait_until_writable(self._descriptor)
 
 
+def start_writer(writer: StreamWriter) -> None:
+    """Start the thread of a writer (raises OSError)."""
+    with thread_errors():
+        # A thread that waits for the reader must not keep the process from its end.
+        threading.Thread(target=writer.run, daemon=True).start()
+
+
 @contextmanager
 def open_writer(descriptor: int, announce: Callable[[int], bytes]) -> Iterator[StreamWriter]:
     """Write to a descriptor in a thread while the block runs.
@@ -110,9 +122,7 @@ def open_writer(descriptor: int, announce: Callable[[int], bytes]) -> Iterator[S
         OSError: the thread cannot be started.
     """
     writer = StreamWriter(descriptor, announce)
-    with thread_errors():
-        # A thread that waits for the reader must not keep the process from its end.
-        threading.Thread(target=writer.run, daemon=True).start()
+    start_writer(writer)
     try:
         yield writer
     finally:

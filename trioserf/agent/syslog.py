@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from logging.handlers import SysLogHandler
 from typing import Final
 
-from trioserf.agent.logs import LogLine
+from trioserf.agent.log_lines import LogLine
 from trioserf.errors import ConfigError
 from trioserf.operating_system.sockets import unix_socket
 

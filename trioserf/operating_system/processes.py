@@ -72,18 +72,6 @@ def end_interrupted() -> NoReturn:
         raise KeyboardInterrupt  # the signal is blocked
 
 
-def fork() -> int:
-    """Fork this process: return 0 in the child, and the child's number in the parent.
-
-    Raises:
-        OSError: a limit of processes, or Windows, which cannot do it.
-    """
-    if sys.platform == "win32":
-        raise OSError("this system cannot fork")
-    else:
-        return os.fork()
-
-
 def reap_children(own: Container[int]) -> None:
     """Wait for children that have ended, up to the first one in `own`; only Linux can do that."""
     if sys.platform == "linux":

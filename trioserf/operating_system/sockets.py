@@ -73,6 +73,11 @@ def share_port(one: socket.socket) -> None:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
+def are_files() -> bool:
+    """Return whether `os.read` and `os.write` accept sockets; not on Windows."""
+    return sys.platform != "win32"
+
+
 def binds_to_group() -> bool:
     """Return whether a socket can be bound to a multicast group; not on Windows."""
     return sys.platform != "win32"
