@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         TrioserfError,
     )
     from trioserf.event_filter import EventFilter, MemberEventKind
+    from trioserf.health import Health
     from trioserf.node.config import NodeConfig
     from trioserf.node.event_hub import Responder, Subscription
     from trioserf.node.node import Node, Phase
@@ -96,6 +97,7 @@ __all__ = [
     "Event",
     "EventFilter",
     "FailureCause",
+    "Health",
     "InvalidFilter",
     "InvalidQuery",
     "JoinFailed",
@@ -183,6 +185,7 @@ _MODULES = {
         "TrioserfError",
     ),
     "trioserf.event_filter": ("EventFilter", "MemberEventKind"),
+    "trioserf.health": ("Health",),
     "trioserf.node.config": ("NodeConfig",),
     "trioserf.node.event_hub": ("Responder", "Subscription"),
     "trioserf.node.node": ("Node", "Phase"),

@@ -195,8 +195,9 @@ def test_missing_syslog_is_reported(options: list[str], text: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "module", "extra"),
     [
-        ("metrics_addr=127.0.0.1:9", "prometheus_client", "prometheus"),
-        ("metrics_addr=127.0.0.1:9", "h11", "prometheus"),
+        ("metrics_addr=127.0.0.1:9", "prometheus_client", "http"),
+        ("http_addr=127.0.0.1:9", "hypercorn", "http"),
+        ("http_addr=127.0.0.1:9", "starlette", "http"),
         ("discover=demo", "dns", "mdns"),
     ],
 )

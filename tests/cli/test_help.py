@@ -8,7 +8,8 @@ import pytest
 from tests.cli.helpers import CLOSED, NAMES, command, help_text, run_command
 from tests.interop.agents import ROOT
 from trioserf.agent.config import AgentConfig
-from trioserf.cli.commands.agent import OPTIONS, apply_settings, overrides_from
+from trioserf.cli.agent_options import OPTIONS, apply_settings, flags, overrides_from
+from trioserf.cli.go_flags import Flag
 from trioserf.settings import settings_of
 
 
@@ -127,6 +128,16 @@ def test_every_agent_option_sets_a_key_of_the_configuration() -> None:
     assert {option.parameter for option in options if not option.key} == {
         *("role", "config_file", "set")
     }
+
+
+def test_agent_parses_its_options_as_typer_declares_them() -> None:
+    def comparable(flag: Flag) -> tuple[object, ...]:
+        return (*flag._replace(hint=str), flag.hint("1d"))
+
+    own, declared = flags(), command("agent").flags
+    assert list(own) == list(declared)
+    for name, flag in own.items():
+        assert comparable(flag) == comparable(declared[name])
 
 
 def test_empty_and_zero_options_set_no_key_except_explicit_choices() -> None:

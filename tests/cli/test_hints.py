@@ -115,7 +115,10 @@ def test_other_options_have_no_hint() -> None:
 
 def test_lines_of_the_log_have_the_shape_of_the_control_socket() -> None:
     line = LogEntry("2026-11-23T20:00:00.123Z", "INFO", "serf", "x")
-    assert log_record(line) == {"log": line._asdict()}
+    plain = {"time": line.time, "level": "INFO", "source": "serf", "message": "x"}
+    assert log_record(line) == {"log": plain}
+    named = line._replace(fields={"member": "a"})
+    assert log_record(named) == {"log": {**plain, "member": "a"}}
     assert log_record(Dropped(17)) == {"event": "dropped", "count": 17}
 
 

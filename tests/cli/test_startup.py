@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,18 @@ HEAVY = frozenset(
         *("trio", "attr", "attrs", "cattrs", "cryptography", "re2", "asyncio", "argparse"),
     )
 )
-OF_THE_COMMAND_LINE = frozenset(("typer", "shellingham", "rich", "pydantic", "click"))
+UNUSED_BY_A_PLAIN_AGENT = frozenset(
+    (
+        *("typer", "shellingham", "rich", "pydantic", "click"),
+        *("cryptography", "re2", "ifaddr", "dns", "prometheus_client", "h11"),
+        *("asyncio", "argparse", "email", "importlib.metadata", "difflib"),
+        *("trioserf.cli.app", "trioserf.cli.options", "trioserf.cli.commands.agent"),
+        *("trioserf.control.server.msgpack_rpc", "trioserf.control.server.tls"),
+        *("trioserf.control.client", "trioserf.sim", "trioserf.net.multicast", "trioserf.net.srv"),
+        *("trioserf.agent.discovery", "trioserf.agent.mdns", "trioserf.agent.prometheus"),
+        *("trioserf.agent.snapshot", "trioserf.agent.statsd", "trioserf.agent.syslog"),
+    )
+)
 REPORT = """
 import atexit, os, sys
 from trioserf.cli.main import run
@@ -34,7 +47,7 @@ from trioserf.cli.main import main
 class Report(trio.abc.Instrument):
     def before_run(self):
         with open(os.environ["REPORT"], "w") as file:
-            json.dump(sorted({name.partition(".")[0] for name in sys.modules}), file)
+            json.dump(sorted(sys.modules), file)
 
 run = trio.run
 trio.run = lambda *args: run(*args, instruments=[Report()])
@@ -51,8 +64,10 @@ LINES = [
     "force-leave x",
     "tags -set a=b",
     "token list --file x",
+    "service print",
     "keys -list",
     "info",
+    "health",
     "monitor",
     "rtt a",
     "reachability",
@@ -90,7 +105,7 @@ def test_every_client_command_is_counted() -> None:
 
 
 @pytest.mark.interop
-def test_agent_keeps_no_module_of_the_command_line(tmp_path: object) -> None:
+def test_plain_agent_imports_only_what_it_uses(tmp_path: object) -> None:
     host, path = f"{net(7)}.83", f"{tmp_path}/modules"
     words = ["agent", f"-bind={host}:0", f"-rpc-addr={host}:0", "-node=lean", "-tag=a=b"]
     with subprocess.Popen(
@@ -101,11 +116,19 @@ def test_agent_keeps_no_module_of_the_command_line(tmp_path: object) -> None:
         cwd=ROOT,
     ) as process:
         assert process.stdout is not None
-        assert b"'lean'" in read_to(process.stdout, b"Node name")
+        banner = read_to(process.stdout, b"RPC addr").decode()
+        assert "'lean'" in banner
+        address = re.search(r"RPC addr: '(.+):(\d+)'", banner)
+        assert address is not None
+        with socket.create_connection((address[1], int(address[2])), timeout=30) as client:
+            client.sendall(b'{"command": "members"}\n')
+            assert b'"lean"' in client.recv(65536)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(30) == 0
-    assert OF_THE_COMMAND_LINE.isdisjoint(json.loads(Path(path).read_text()))
+    modules = set(json.loads(Path(path).read_text()))
+    assert "trioserf.control.server.json_lines" in modules
+    assert sorted(UNUSED_BY_A_PLAIN_AGENT & modules) == []
 
 
 @pytest.mark.interop

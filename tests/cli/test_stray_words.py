@@ -9,7 +9,7 @@ import pytest
 from tests.cli.helpers import CLOSED, NAMES, run_command
 from trioserf.cli.main import run
 
-TAKE_WORDS = {"event", "query", "join", "force-leave", "rtt", "stream", "token", "keys"}
+TAKE_WORDS = {"event", "query", "join", "force-leave", "rtt", "stream", "token", "keys", "service"}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - TAKE_WORDS))

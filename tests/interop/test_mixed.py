@@ -23,6 +23,8 @@ from tests.interop.agents import (
     records,
     until,
 )
+from tests.interop.helpers import run_trioserf
+from trioserf import __version__
 from trioserf.swim.config import LAN
 from trioserf.swim.suspicion import required_confirmations, suspicion_timeout
 
@@ -79,6 +81,23 @@ def test_changed_tags_reach_all_members(four: Cluster) -> None:
     for name in ("go-a", "py-a"):
         assert four.running[name].ask("tags", "-set", "zone=ü,1", "-delete", "kind")[0] == 0
         all_show(name, {"zone": "ü,1"})
+
+
+def test_releases_of_our_agents_are_shown_by_our_agents(four: Cluster) -> None:
+    rpc = f"--rpc-addr={four.running['py-a'].rpc}"
+
+    def releases() -> dict[str, str]:
+        code, text = run_trioserf("members", rpc, "--format=json")
+        assert code == 0
+        return {member["name"]: member["release"] for member in json.loads(text)["members"]}
+
+    expected = {"go-a": "", "py-a": __version__, "go-b": "", "py-b": __version__}
+    until(lambda: releases() == expected, what=lambda: str(releases()))
+    [as_serf, *_] = json.loads(run_trioserf("members", rpc, "-format=json")[1])["members"]
+    assert "release" not in as_serf
+    go = f"--rpc-addr={four.running['go-a'].rpc}"
+    [of_serf, *_] = json.loads(run_trioserf("members", go, "--format=json")[1])["members"]
+    assert "release" not in of_serf
 
 
 @pytest.mark.parametrize("victim", ["go-b", "py-b"])

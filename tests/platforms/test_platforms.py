@@ -153,6 +153,7 @@ def test_every_module_is_imported(platform: str) -> None:
 COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "event": [["event", "deploy", "v1"]],
     "force-leave": [["force-leave", "web-3"]],
+    "health": [["health"], ["health", "--format=json"]],
     "info": [["info"], ["info", "--format=json"]],
     "join": [["join", "127.0.0.1:1"]],
     "keygen": [["keygen"]],
@@ -166,6 +167,7 @@ COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "query": [["query", "load", "in"], ["query", "name"]],
     "reachability": [["reachability"]],
     "rtt": [["rtt", "a"]],
+    "service": [["service", "print", "--config"]],
     "tags": [["tags", "-set", "zone=b"]],
     "token": [["token", "new", "ci", "--scope=read"]],
     "validate": [["validate"], ["validate", "--set=retry_interval=1x", "--format=json"]],

@@ -25,11 +25,11 @@ PROGRAM: Final = "trioserf"
 NO_COMMAND: Final = 127
 """Exit code without a command, or with an unknown one."""
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Agent": ("agent", "leave", "tags", "token", "validate"),
+    "Agent": ("agent", "leave", "service", "tags", "token", "validate"),
     "Cluster": ("members", "join", "force-leave"),
     "Events and queries": ("event", "query", "stream"),
     "Encryption keys": ("keygen", "keys"),
-    "Inspecting": ("info", "monitor", "reachability", "rtt", "version"),
+    "Inspecting": ("health", "info", "monitor", "reachability", "rtt", "version"),
 }
 """All commands by the group in which help shows them; `commands/NAME.py` holds each."""
 _COMPLETION_OPTIONS: Final = frozenset(("--install-completion", "--show-completion"))
@@ -206,6 +206,22 @@ class SerfCommand(typer.core.TyperCommand):
         if sections:
             formatter.write_paragraph()
             formatter.write_text(_DASHES)
+
+
+OWN_JSON: Final = "trioserf.own_json"
+"""In `ctx.meta`: whether JSON may differ from Serf's, for `--format`, unlike `-format`."""
+
+
+class TwoJsonCommand(SerfCommand):
+    """A command with two forms of JSON."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words, and note in `ctx.meta` which form of JSON they request."""
+        words = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:  # a completion
+            return words
+        ctx.meta[OWN_JSON] = ctx.obj.json and any(one.startswith("--format") for one in args)
+        return words
 
 
 def _flag(param: Any, parser: Callable[[str], Any] | None) -> Flag:

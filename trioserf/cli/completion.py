@@ -1,11 +1,12 @@
-"""Values that a shell completes: fixed ones, and names that the agent knows."""
+"""Values that a shell completes: fixed ones, and names that the agent knows.
+
+Does not import typer, which passes its context as the argument `ctx`.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import Any
-
-import typer
 
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.errors import ControlError
@@ -28,12 +29,15 @@ def complete_from(*values: str) -> Callable[[], list[str]]:
     return lambda: list(values)
 
 
-def member_names(ctx: typer.Context) -> list[str]:
+LOG_LEVELS = complete_from("trace", "debug", "info", "warn", "err")
+
+
+def member_names(ctx: Any) -> list[str]:
     """Return the names of all members."""
     return _ask(ctx, lambda session: (member.name for member in session.members()))
 
 
-def member_tags(ctx: typer.Context) -> list[str]:
+def member_tags(ctx: Any) -> list[str]:
     """Return `KEY=` for each tag of any member."""
 
     def keys(session: Any) -> Iterable[str]:
@@ -42,7 +46,7 @@ def member_tags(ctx: typer.Context) -> list[str]:
     return _ask(ctx, keys)
 
 
-def own_tags(ctx: typer.Context) -> list[str]:
+def own_tags(ctx: Any) -> list[str]:
     """Return the keys of the agent's own tags."""
     return _ask(ctx, lambda session: session.info()["tags"])
 
@@ -54,7 +58,7 @@ def interface_names() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
 
 
-def _ask(ctx: typer.Context, request: Callable[[Any], Iterable[str]]) -> list[str]:
+def _ask(ctx: Any, request: Callable[[Any], Iterable[str]]) -> list[str]:
     """Ask the agent that the command line names; return nothing if it does not respond.
 
     Words that a shell would interpret are left out: other members choose them.

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from trioserf.control.client.session import AgentSession
 
 STATUSES = ("alive", "leaving", "left", "failed")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
-_DAYS = re.compile(r"(\d+)d", re.ASCII)
-_PLAIN = re.compile(r"(?:[\w :/@,-]|\.[*+?]?)*", re.ASCII)
+# Compiled where they are needed: an agent imports this file, and most commands need none.
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_DAYS = r"(\d+)d"
+_PLAIN = r"(?:[\w :/@,-]|\.[*+?]?)*"
 """Expressions that are valid without a look at them: RE2 takes 5 ms to import."""
 
 
@@ -28,9 +29,9 @@ def suggest(word: str, known: Sequence[str] | Mapping[str, Any], dashes: str = "
 def value_hint(metavar: str, text: str) -> str:
     """Return what an option expects in place of a rejected value, by its placeholder."""
     match metavar:
-        case "DURATION" if _NUMBER.fullmatch(text):
+        case "DURATION" if re.fullmatch(_NUMBER, text, re.ASCII):
             return f"did you mean {text}s?"
-        case "DURATION" if days := _DAYS.fullmatch(text):
+        case "DURATION" if days := re.fullmatch(_DAYS, text, re.ASCII):
             return f"did you mean {int(days[1]) * 24}h?"
         case "DURATION":
             return "expected a duration such as 300ms, 15s or 1h30m, below 292 years"
@@ -52,7 +53,7 @@ def _library() -> tuple[Any, Any]:
 
 def expression_error(expression: str) -> str:
     """Return why a text is not a valid regular expression in Go's syntax; nothing if it is."""
-    if _PLAIN.fullmatch(expression):
+    if re.fullmatch(_PLAIN, expression, re.ASCII):
         return ""
     re2, options = _library()
     try:

@@ -3,13 +3,10 @@
 Imports that take time are deferred, so that an interruption is handled from the start.
 """
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 from trioserf.cli import early_signals
@@ -83,7 +80,7 @@ def _run_process(argv: Sequence[str]) -> int:
 
             join_bash_words(os.environ)
         elif is_agent:
-            return _run_agent(argv)
+            return _run_agent(argv, invocation.words)
         return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)
     except ReaderClosedError:
         return BROKEN_PIPE
@@ -131,41 +128,21 @@ def start_agent(
     return run_agent(sys.stdout.buffer, paths, overrides, errors)
 
 
-def _run_agent(argv: Sequence[str]) -> int:
-    """Parse the agent's command line in a child process, and run the agent in this one.
+def _run_agent(argv: Sequence[str], words: Sequence[str]) -> int:
+    """Run an agent without typer, which would stay in its memory for months.
 
-    An agent runs for months; the modules of the command line would stay in its memory. While the
-    child parses, this process imports the agent (see cli/README.md, § Cost of typer).
+    typer reports an error of the command line, with the usage text.
     """
-    reading, writing = os.pipe()
+    from trioserf.memory import skip_full_collections
+
+    skip_full_collections()
+    from trioserf.cli.agent_options import parse_settings
+    from trioserf.cli.go_flags import FlagError
+    from trioserf.cli.output import Output
+
+    stdout, stderr = sys.stdout.buffer, sys.stderr.buffer
     try:
-        child = system.fork()
-    except OSError:  # no fork here, or a limit: the modules stay, but the agent may run
-        os.close(reading)
-        os.close(writing)
-        return run(argv, sys.stdout.buffer, sys.stderr.buffer, start_agent)
-    if child == 0:
-        os.close(reading)
-        return run(argv, sys.stdout.buffer, sys.stderr.buffer, partial(_send_settings, writing))
-    os.close(writing)
-    from trioserf.cli.commands import agent_process  # noqa: F401 - imported while the child parses
-
-    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
-        settings = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if not settings:
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else 128 - code
-    return start_agent(*json.loads(settings))
-
-
-def _send_settings(
-    pipe: int,
-    paths: Sequence[str],
-    overrides: Mapping[str, Any],
-    errors: Sequence[tuple[str, str]],
-) -> int:
-    """Write the settings of an agent to a pipe, unless a signal has ended the agent."""
-    with suppress(BrokenPipeError), open(pipe, "w") as file:
-        json.dump([list(paths), overrides, list(errors)], file)
-    return 0
+        settings = parse_settings(words, Output(stdout, stderr=stderr))
+    except FlagError:
+        return run(argv, stdout, stderr, start_agent)
+    return start_agent(*settings)

@@ -12,7 +12,6 @@ from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.tls import AgentAddress, Tls
 
 FORMATS = complete_from("text", "json")
-LOG_LEVELS = complete_from("trace", "debug", "info", "warn", "err")
 _FORMAT_HELP = "Output format: text (the default) or json."
 
 Format = Annotated[

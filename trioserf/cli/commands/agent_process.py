@@ -13,16 +13,19 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import attrs
 import trio
 
-from trioserf.agent.agent import Agent, open_agent
+from trioserf.agent.agent import Agent, configure_logs, open_agent
 from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_sources import Sources, require_valid
-from trioserf.agent.logs import LogLine, Logs, disable_caller_info, open_logs
+from trioserf.agent.log_file import LogFile, open_log_file
+from trioserf.agent.log_lines import LogFormat, LogLine
+from trioserf.agent.logs import Logs, disable_caller_info, open_logs
 from trioserf.agent.node_config import bind_address, split_bind
+from trioserf.agent.service_manager import ServiceManager
 from trioserf.agent.stream_writer import StreamWriter, open_writer
 from trioserf.cli import early_signals
 from trioserf.cli.output import FAILED, CommandError, Output
@@ -35,17 +38,27 @@ from trioserf.control.server.config_check import (
     socket_rights,
     tls_files,
 )
+from trioserf.control.server.http_api import bind_http, serve_http
+from trioserf.control.server.http_api.binding import HttpSockets, load_files
 from trioserf.control.server.listener import Server, serve_control
 from trioserf.control.tls import split_tls
 from trioserf.errors import JoinFailed, TrioserfError
 from trioserf.exception_groups import leaf_exceptions
+from trioserf.memory import freeze_startup_memory
 from trioserf.net.threads import run_in_thread
 from trioserf.node import Phase
-from trioserf.node.memory import freeze_startup_memory
 from trioserf.node.timers import AutoResetEvent
 from trioserf.operating_system.descriptors import low_limit_warning, raise_limit
 from trioserf.operating_system.processes import END_SIGNALS, METRICS_SIGNAL, RELOAD_SIGNAL
+from trioserf.operating_system.service_manager import (
+    ServiceEnvironment,
+    is_journal,
+    take_environment,
+)
 from trioserf.operating_system.users import user_id
+
+if TYPE_CHECKING:
+    from trioserf.control.server.http_api.server import HttpServer
 
 _log = logging.getLogger("trioserf.agent")
 _serf_log = logging.getLogger("trioserf.serf")
@@ -79,17 +92,18 @@ def run_agent(
         OutputError: an error that could not be written.
     """
     out = Output(stdout)
+    found = take_environment(os.environ)
     try:
-        return _run(out, Sources(paths, overrides, os.environ, errors))
+        return _run(out, Sources(paths, overrides, os.environ, errors), found)
     except CommandError as error:
         out.error(error)
         return FAILED
 
 
-def _run(out: Output, sources: Sources) -> int:
+def _run(out: Output, sources: Sources, found: ServiceEnvironment) -> int:
     try:
         config = require_valid(
-            check_configuration(sources),
+            check_configuration(sources, found.sockets),
             lambda text: out.line_best_effort(f"==> Warning: {text}"),
         )
         _report_interface(out, config)
@@ -99,10 +113,15 @@ def _run(out: Output, sources: Sources) -> int:
     code = FAILED
     disable_caller_info()
     raise_limit()
-    with _streams(out) as streams, open_logs(config.log_level, streams.log) as logs:
+    with (
+        _streams(out, config) as streams,
+        open_logs(config.log_level, streams.log, streams.format) as logs,
+    ):
+        configure_logs(logs, config)
+        logs.count_lost = lambda: streams.writer.lost
         try:
             with _syslog(config, logs):
-                code = trio.run(_serve, streams, config, sources, logs)
+                code = trio.run(_serve, streams, config, sources, logs, found)
         except* TrioserfError as group:
             errors += leaf_exceptions(group)
     if errors:
@@ -110,12 +129,23 @@ def _run(out: Output, sources: Sources) -> int:
     return code
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Streams:
-    """The standard streams of a running agent, which does not wait for their readers."""
+    """The streams of a running agent, which does not wait for their readers.
+
+    Attributes:
+        stdout: for the banner.
+        stderr: for metrics.
+        log: for the log: stderr or the file.
+        format: formats lines of the log.
+        writer: writes the log; a `LogFile` if that is one.
+    """
 
     stdout: StreamWriter
+    stderr: TextIO
     log: TextIO
+    format: LogFormat
+    writer: StreamWriter
 
     @property
     def out(self) -> Output:
@@ -123,22 +153,36 @@ class _Streams:
 
 
 @contextmanager
-def _streams(out: Output) -> Iterator[_Streams]:
+def _streams(out: Output, config: AgentConfig) -> Iterator[_Streams]:
     """Write to the standard streams in threads during the block (raises CommandError)."""
+    options, descriptor = config.logs, sys.stderr.fileno()
+    line_format = LogFormat(priorities=not options.file and is_journal(descriptor, os.environ))
+
+    def line(level: str, message: str) -> bytes:
+        return line_format(LogLine(datetime.now(UTC), level, "agent", message)).encode()
+
+    def lost_lines(count: int) -> bytes:
+        text = f"{count} lines of the log were lost: standard error was not read in time"
+        return line("WARN", text)
+
     with ExitStack() as stack:
         try:
             stdout = stack.enter_context(open_writer(out.stream.fileno(), _lost_output))
-            stderr = stack.enter_context(open_writer(sys.stderr.fileno(), _lost_lines))
+            writer = stack.enter_context(open_writer(descriptor, lost_lines))
+            stderr = log = _text_stream(writer, sys.stderr.encoding, sys.stderr.errors)
+            if options.file:
+                opening = open_log_file(
+                    Path(options.file), options.max_size, options.max_files, line, writer.write
+                )
+                writer = stack.enter_context(opening)
+                log = _text_stream(writer, "utf-8", "backslashreplace")
         except OSError as error:
             raise CommandError(f"==> Cannot start: {error.strerror}") from error
-        encoding, errors = sys.stderr.encoding, sys.stderr.errors
-        log = io.TextIOWrapper(stderr, encoding, errors, write_through=True)  # type: ignore[type-var]
-        yield _Streams(stdout, log)
+        yield _Streams(stdout, stderr, log, line_format, writer)
 
 
-def _lost_lines(count: int) -> bytes:
-    text = f"{count} lines of the log were lost: standard error was not read in time"
-    return f"{LogLine(datetime.now(UTC), 'WARN', 'agent', text).text}\n".encode()
+def _text_stream(writer: StreamWriter, encoding: str, errors: str | None) -> TextIO:
+    return io.TextIOWrapper(writer, encoding, errors, write_through=True)  # type: ignore[type-var]
 
 
 def _lost_output(count: int) -> bytes:
@@ -179,9 +223,15 @@ def _prefix_lines(text: str) -> str:
     return "\n".join(f"==> {line}" for line in text.splitlines())
 
 
-async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs: Logs) -> int:
+async def _serve(
+    streams: _Streams,
+    config: AgentConfig,
+    sources: Sources,
+    logs: Logs,
+    found: ServiceEnvironment,
+) -> int:
     streams.out.line_best_effort("==> Starting Serf agent...")
-    life = _Life(streams, config, sources)
+    life = _Life(streams, config, sources, found)
     with trio.open_signal_receiver(*_HANDLED) as signals:
         early_signals.repeat()
         async with trio.open_nursery() as nursery:
@@ -198,10 +248,12 @@ async def _serve(streams: _Streams, config: AgentConfig, sources: Sources, logs:
                         allow=config.rpc_allow,
                         rights=socket_rights(config),
                         tls=tls_files(config),
+                        inherited=found.sockets,
                     ) as sockets,
+                    bind_http(config.http) as http_sockets,
                     open_agent(config, logs, config_files=_paths(sources)) as agent,
                 ):
-                    await _run_opened(streams, agent, sockets, life)
+                    await _run_opened(streams, agent, sockets, http_sockets, life)
                 _log.info("shutdown complete")
             nursery.cancel_scope.cancel()
     if life.agent is not None and life.agent.failure:
@@ -214,9 +266,13 @@ def _paths(sources: Sources) -> list[str]:
 
 
 async def _run_opened(
-    streams: _Streams, agent: Agent, sockets: ControlSockets, life: "_Life"
+    streams: _Streams,
+    agent: Agent,
+    sockets: ControlSockets,
+    http_sockets: HttpSockets | None,
+    life: "_Life",
 ) -> None:
-    """Serve the control port, join and run until the end."""
+    """Serve the control port and HTTP, join and run until the end."""
     out = streams.out
     out.line_best_effort("==> Starting Serf agent RPC...")
     config, counters = agent.config, agent.node.counters
@@ -234,6 +290,7 @@ async def _run_opened(
     async with (
         open_audit(config.audit_log, counters=counters) as audit,
         serve_control(agent, sockets, counters=counters, audit=audit) as control,
+        serve_http(agent, http_sockets) as life.http,
     ):
         agent.set_control_addresses(control.addresses)
         for warning in (
@@ -243,12 +300,13 @@ async def _run_opened(
             if warning:
                 _log.warning("%s", warning)
         out.line_best_effort("==> Serf agent running!")
-        for label, value in _banner(agent, control):
+        for label, value in _banner(agent, control, life.http):
             out.line_best_effort(f"{label:>31}: {value}")
             if label == "Bind addr" and config.advertise:
                 # Serf does not align this one.
                 out.line_best_effort(f"    Advertise addr: '{agent.node.address}'")
         await life.run(agent, control, start)
+        await life.service.stopping()
     _log.info("requesting serf shutdown")
     if agent.node.phase is Phase.ALIVE:
         _serf_log.warning("Shutdown without a Leave")
@@ -276,7 +334,7 @@ def open_handlers_warning(config: AgentConfig, uid: int) -> str:
     )
 
 
-def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
+def _banner(agent: Agent, control: Server, http: "HttpServer | None") -> list[tuple[str, str]]:
     config = agent.config
     lines = [
         ("Node name", f"'{agent.node.name}'"),
@@ -289,6 +347,8 @@ def _banner(agent: Agent, control: Server) -> list[tuple[str, str]]:
     ]
     if config.discover:
         lines.append(("mDNS cluster", config.discover))
+    if http is not None:
+        lines.append(("HTTP addr", f"'{', '.join(http.addresses)}'"))
     return lines
 
 
@@ -311,15 +371,26 @@ class _Life:
     Attributes:
         agent: the agent, when it is open.
         code: the exit code.
+        http: the server of HTTP, if there is one.
         scope: what the end cancels: first the start, then `run`.
+        service: the service manager.
     """
 
-    def __init__(self, streams: _Streams, config: AgentConfig, sources: Sources) -> None:
+    def __init__(
+        self,
+        streams: _Streams,
+        config: AgentConfig,
+        sources: Sources,
+        found: ServiceEnvironment,
+    ) -> None:
         self.agent: Agent | None = None
         self.code = 0
+        self.http: HttpServer | None = None
         self.scope = trio.CancelScope()
+        self.service = ServiceManager(found)
         self._out = streams.out
-        self._log_stream = streams.log
+        self._inherited = found.sockets
+        self._streams = streams
         self._config = config
         self._sources = sources
         self._starting = trio.CancelScope()
@@ -343,6 +414,7 @@ class _Life:
             self.agent, self._control = agent, control
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._start, start)
+                nursery.start_soon(self.service.run, agent)
                 await agent.shutdown.wait()
                 self._end(1 if agent.failure else 0)
 
@@ -368,7 +440,8 @@ class _Life:
         await self._started.wait()
         while True:
             await self._hangup.wait()
-            await self._reload()
+            async with self.service.reloading():
+                await self._reload()
 
     async def dump_metrics(self) -> None:
         """Write the metrics after each SIGUSR1, until cancelled."""
@@ -376,7 +449,7 @@ class _Life:
         while True:
             await self._user_signal.wait()
             assert self.agent is not None
-            self._log_stream.write(self.agent.metrics.text())
+            self._streams.stderr.write(self.agent.metrics.text())
 
     async def _start(self, start: Callable[[], Awaitable[None]]) -> None:
         with self._starting:
@@ -397,27 +470,33 @@ class _Life:
         if self.agent is None:
             self._end(0)
             return
-        with trio.move_on_after(GRACE) as deadline:
+        await self.service.stopping()
+        with trio.move_on_after(GRACE):
             await self.agent.leave()
-        if deadline.cancelled_caught:
+        # A disk that is slower than that does not make the leave a failure.
+        has_left = self.agent.node.phase is Phase.LEFT
+        if not has_left:
             _log.error("the leave took longer than %g s", GRACE)
-        self._end(1 if deadline.cancelled_caught else 0)
+        self._end(0 if has_left else 1)
 
     async def _reload(self) -> None:
         agent, control = self.agent, self._control
         assert agent is not None
         assert control is not None
+        if isinstance(self._streams.writer, LogFile):
+            self._streams.writer.reopen()
         self._out.line_best_effort("==> Caught signal: hangup")
         self._out.line_best_effort("==> Reloading configuration...")
         _log.info("Reloading configuration...")
         try:
             # In a thread, because files may be slow, or pipes.
             checked = await run_in_thread(
-                partial(check_configuration, self._sources), abandon=True
+                partial(check_configuration, self._sources, self._inherited), abandon=True
             )
             config = require_valid(checked, partial(_log.warning, "%s"))
             files = tls_files(config) if control.tls is not None else None
             certificates = await load_tls(files)
+            http_files = None if self.http is None else await load_files(config.http)
             later = await agent.reload(config, with_tls=control.tls is not None)
         except (TrioserfError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -426,6 +505,8 @@ class _Life:
             self._out.line_best_effort("==> Failed to reload configs")
         else:
             control.tls = certificates or control.tls
+            if self.http is not None and http_files is not None:
+                self.http.replace(http_files)
             _log.info("Configuration reloaded")
             if later:
                 text = "these changed keys take effect with the next start only: %s"

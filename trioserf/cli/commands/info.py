@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.app import OWN_JSON, TwoJsonCommand, more, new_app
 from trioserf.cli.connect import connect, connect_any
 from trioserf.cli.go_format import sorted_keys
 from trioserf.cli.options import Format, RpcAddr, RpcAuth
@@ -17,22 +17,12 @@ if TYPE_CHECKING:
     from trioserf.control.client.session import AgentSession
 
 _TEXT_GROUPS = frozenset(("agent", "tags", "event_handlers"))
-_TYPED = "trioserf.info.typed"
-"""Whether JSON has the types of the control socket: `--format`, not Serf's `-format`."""
 
 app = new_app()
 
 
-class _InfoCommand(SerfCommand):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words, and note which of both forms of JSON they request."""
-        words = super().parse_args(ctx, args)
-        ctx.meta[_TYPED] = ctx.obj.json and any(one.startswith("--format") for one in args)
-        return words
-
-
 @app.command(
-    cls=_InfoCommand,
+    cls=TwoJsonCommand,
     epilog=more("info", "info -format=json", page="trioserf/control/README.md, § Commands"),
 )
 def info(
@@ -46,7 +36,7 @@ def info(
     In JSON, -format has text for every value, as in Serf; --format has numbers as numbers.
     """
     out: Output = ctx.obj
-    typed: bool = ctx.meta[_TYPED]
+    typed: bool = ctx.meta[OWN_JSON]
     open_session: Callable[[str, str], AgentSession] = connect_any if typed else connect
     with open_session(rpc_addr, rpc_auth) as session, reporting_errors("Error querying agent"):
         groups = session.info()

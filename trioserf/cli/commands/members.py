@@ -1,14 +1,14 @@
 """`members`: list the members of the cluster."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.app import OWN_JSON, TwoJsonCommand, more, new_app
 from trioserf.cli.completion import complete_from, member_names, member_tags
-from trioserf.cli.connect import connect, parse_tags
+from trioserf.cli.connect import connect, connect_any, parse_tags
 from trioserf.cli.go_format import columns
 from trioserf.cli.hints import expression_errors, status_error
 from trioserf.cli.options import Format, RpcAddr, RpcAuth
@@ -16,10 +16,13 @@ from trioserf.cli.output import CommandError, Output, check_format, reporting_er
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import MemberInfo
 
+if TYPE_CHECKING:
+    from trioserf.control.client.session import AgentSession
+
 app = new_app()
 
 
-class _MembersCommand(SerfCommand):
+class _MembersCommand(TwoJsonCommand):
     def stray_word_hint(self, word: str) -> str:
         """Return how one member is shown."""
         return f" (for one member: members -name={word})"
@@ -76,21 +79,28 @@ def members(
     """List the members of the cluster.
 
     The agent reports its own view. Expressions are RE2 and must match the whole name, status or
-    value.
+    value. In JSON, --format has the release of each member that runs trioserf, which an agent
+    learns in its first ack; -format is Serf's.
     """
     out: Output = ctx.obj
+    open_session: Callable[[str, str], AgentSession] = (
+        connect_any if ctx.meta[OWN_JSON] else connect
+    )
     tags = parse_tags(tag or (), out)
     if role:
         out.line("Deprecation warning: 'Role' has been replaced with 'Tags'")
         if tags.setdefault("role", role) != role:
             out.explain(f"-role={role} has no effect beside -tag role", "bad_request")
-    with connect(rpc_addr, rpc_auth) as session, _explaining_expressions(out, name, status, tags):
+    with (
+        open_session(rpc_addr, rpc_auth) as session,
+        _explaining_expressions(out, name, status, tags),
+    ):
         found = session.members(name, status, tags)
     if status and not found and (error := status_error(status)):
         out.explain(error, "invalid_filter")
     check_format(output_format, 'Encoding error: Invalid output format "{}"')
     out.line(members_text(found, detailed=detailed))
-    out.record(members_record(found))
+    out.record(members_record(found, releases=session.protocol == "json"))
 
 
 @contextmanager
@@ -134,8 +144,8 @@ def members_text(found: Iterable[MemberInfo], *, detailed: bool = False) -> str:
     return columns(rows)
 
 
-def members_record(found: Iterable[MemberInfo]) -> dict[str, Any]:
-    """Return members in Serf's JSON, which has null for an empty list."""
+def members_record(found: Iterable[MemberInfo], *, releases: bool = False) -> dict[str, Any]:
+    """Return members in Serf's JSON, null for an empty list; with `releases` these, too."""
     records = [
         {
             "name": member.name,
@@ -148,6 +158,7 @@ def members_record(found: Iterable[MemberInfo]) -> dict[str, Any]:
                 "min": member.protocol_min,
                 "version": member.protocol_version,
             },
+            **({"release": member.release} if releases else {}),
         }
         for member in found
     ]

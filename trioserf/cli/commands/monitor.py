@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.completion import LOG_LEVELS
 from trioserf.cli.connect import connect, connect_any
 from trioserf.cli.go_format import go_syntax
-from trioserf.cli.options import LOG_LEVELS, OwnFormat, RpcAddr, RpcAuth
+from trioserf.cli.options import OwnFormat, RpcAddr, RpcAuth
 from trioserf.cli.output import CommandError, Output, check_format, reporting_errors
 from trioserf.control.address import DEFAULT_ADDRESS
 from trioserf.control.client.records import LogEntry
@@ -126,7 +127,7 @@ def log_record(line: LogEntry | Dropped) -> dict[str, Any]:
     """Return a line of the log as the control socket sends it, its time in UTC."""
     if isinstance(line, Dropped):
         return {"event": line.kind, "count": line.count}
-    return {"log": {**line._asdict(), "time": utc_text(line.time)}}
+    return {"log": {**line.record, "time": utc_text(line.time)}}
 
 
 def utc_text(text: str) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 import typer
 
+from trioserf.cli.agent_options import settings_from
 from trioserf.cli.app import SerfCommand, more, new_app
-from trioserf.cli.commands.agent import settings_from, with_options
+from trioserf.cli.commands.agent import with_options
 from trioserf.cli.options import OwnFormat
 from trioserf.cli.output import FAILED, Output, check_format
 
@@ -36,8 +37,8 @@ def validate(ctx: typer.Context, *, output_format: OwnFormat = "text", **values:
 
     out: Output = ctx.obj
     check_format(output_format)
-    overrides, errors = settings_from(values, out)
-    sources = Sources(values["config_file"] or (), overrides, os.environ, errors)
+    settings = settings_from(values, out)
+    sources = Sources(settings.paths, settings.overrides, os.environ, settings.errors)
     checked = check_configuration(sources)
     for problem in checked.problems:
         out.line(str(problem))
