@@ -62,7 +62,7 @@ cov: $(STAMP)  ## run all tests and report the lines and branches that they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(STAMP)  ## run the benchmarks
+bench: $(STAMP)  ## measure Serf and trioserf side by side (ARGS=--list lists the rows)
 	$(BIN)/python scripts/bench $(ARGS)
 
 # Versions stay unless pyproject.toml requires others; ARGS=--upgrade takes the newest ones.

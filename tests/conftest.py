@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import trio
 from hypothesis import settings
 from trio._core._thread_cache import THREAD_CACHE
 
+from trioserf.agent.log_lines import OWN_FIELDS
 from trioserf.sim.time_limit import real_time_limit
 
 LIMIT = 600.0
@@ -36,7 +37,10 @@ _make_record = logging.getLogRecordFactory()
 def make_checked_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     """Make a record of the log whose values have a text of their own, not one of Python's."""
     record = _make_record(*args, **kwargs)
-    values = record.args if isinstance(record.args, tuple) else ()
+    values = record.args or ()
+    if isinstance(values, Mapping):
+        assert OWN_FIELDS.isdisjoint(values), f"{record.msg!r} names a value as a part of the line"
+        values = tuple(values.values())
     if record.name.startswith("trioserf") and not all(map(has_own_text, values)):
         raise AssertionError(f"{record.msg!r} shows a Python object: {values}")
     return record

@@ -88,6 +88,7 @@ def test_import_of_the_package_loads_nothing_else() -> None:
     [
         ("connect_any", {"trio", "attr", "asyncio", "ssl", "msgpack"}),
         ("EventFilter", {"trio", "attr"}),
+        ("open_node", {"cattrs", "cryptography", "re2", "ifaddr", "json", "asyncio"}),
     ],
 )
 def test_a_name_loads_only_what_it_needs(name: str, unwanted: set[str]) -> None:

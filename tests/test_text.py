@@ -124,7 +124,7 @@ OLD_NAMES: Final = _pairs("""
 
     Keeper:StateOwner keeper:owner Fact:Item carry_out:run_effects
     Wake:AutoResetEvent Alarm:DeadlineTimer heed_notices:apply_membership_events
-    _correct:_resend_refutation take_packets:handle_packets
+    _correct:_resend_refutation on_arrival:handle_packets
     take_user_message:handle_user_message take_streams:pop_stream_messages
     take_spreads:pop_large_broadcasts wants_gossip:has_gossip round_of_gossip:gossip_round
     is_heard:has_listeners _second_chance:_probe_indirectly ping_by_stream:tcp_ping
@@ -188,7 +188,7 @@ OLD_FILES: Final = _pairs("""
     node/upkeep:node/maintenance
 
     agent/structuring:agent/config_converter agent/scripts:agent/script_runner
-    agent/extras:agent/optional_dependencies agent/footprint:node/memory
+    agent/extras:agent/optional_dependencies agent/footprint:memory
 
     control/server/ports:control/server/commands
     control/server/coalescing:control/server/commands
