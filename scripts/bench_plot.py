@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {True: "tab:green", False: "tab:red", None: "tab:blue"}
-"""By whether the goal is met; None: there is no goal."""
+"""Colours by whether the goal is met; None for rows without a goal."""
 
 
 def plot(report: Mapping[str, Any], file: Path) -> None:

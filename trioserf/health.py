@@ -41,19 +41,29 @@ class Health(NamedTuple):
         """Whether nothing is wrong."""
         return not self.reasons
 
+    def why_not_ready(self, *, waits_for_join: bool = False) -> str:
+        """Return why the agent does not serve its cluster; empty if it does.
+
+        Args:
+            waits_for_join: whether it is not ready before its first join.
+        """
+        if self.phase != "alive":
+            text = {"leaving": "is leaving the cluster", "left": "has left the cluster"}
+            return f"the agent {text.get(self.phase, 'is ending')}"
+        if waits_for_join and not self.joined:
+            return "none of the addresses in start_join and retry_join was joined yet"
+        return ""
+
     def judged(self, limits: Mapping[str, int], *, waits_for_join: bool = False) -> "Health":
         """Return this health with its reasons.
 
         Args:
             limits: for some queues the number of items above which it is a problem.
-            waits_for_join: whether an agent that has not joined yet is degraded.
+            waits_for_join: as for `why_not_ready`.
         """
         reasons = []
-        if self.phase != "alive":
-            text = {"leaving": "is leaving the cluster", "left": "has left the cluster"}
-            reasons.append(f"the agent {text.get(self.phase, 'is ending')}")
-        elif waits_for_join and not self.joined:
-            reasons.append("no member was joined yet")
+        if reason := self.why_not_ready(waits_for_join=waits_for_join):
+            reasons.append(reason)
         elif self.members.get("dead") and self._others_alive == 0:
             reasons.append(f"no other member is alive; {self.members['dead']} failed")
         if self.score > MOST_SCORE:

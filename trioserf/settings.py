@@ -6,7 +6,7 @@ them (`tests/agent/test_reference.py`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
@@ -95,6 +95,26 @@ def _in_range(least: float | None, most: float | None, above: float | None) -> V
             end = " or more" if most is None else f" to {_shown(most, field)}"
             expected = _shown(least, field) + end
         raise ValueError(f"{key_of(field)}: expected {expected}, not {_shown(value, field)}")
+
+    return validate
+
+
+def one_of(choices: Sequence[str]) -> Validator:
+    """Return a validator of a text that must be one of these."""
+
+    def validate(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
+        if value not in choices:
+            raise ValueError(f"{key_of(field)}: expected {' or '.join(choices)}, not {value!r}")
+
+    return validate
+
+
+def zero_or_at_least(least: int) -> Validator:
+    """Return a validator of a number of bytes; 0 switches the limit off."""
+
+    def validate(_: object, field: "attrs.Attribute[Any]", value: int) -> None:
+        if value and value < least:
+            raise ValueError(f"{key_of(field)}: expected 0 or {least} bytes or more, not {value}")
 
     return validate
 

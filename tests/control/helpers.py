@@ -32,6 +32,7 @@ from trioserf.agent.agent import Agent
 from trioserf.agent.config import AgentConfig, HandlerOptions
 from trioserf.agent.files import DiskFiles
 from trioserf.agent.handlers import Handlers
+from trioserf.agent.health_checks import HealthChecks
 from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.log_lines import LEVELS
 from trioserf.agent.logs import Logs
@@ -318,6 +319,18 @@ class FakeNode(Node):
         return result
 
 
+class FakeHealth(HealthChecks):
+    """The health of a fake node: nothing is wrong with it."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.joined = trio.Event()
+        self._fake = node
+
+    async def judge(self) -> Health:
+        alive = len(self._fake.members())
+        return Health("alive", 0, {"alive": alive, "suspect": 0}, {"inbox": 0}, True)
+
+
 class FakeAgent(Agent):
     """The process around a fake node."""
 
@@ -327,7 +340,7 @@ class FakeAgent(Agent):
     def __init__(self, name: str = "node-a") -> None:
         self.node = FakeNode(name)
         self.logs = FakeLogs()
-        self.joined = trio.Event()
+        self.health = FakeHealth(self.node)
         self.shutdown = trio.Event()
         self.leave_duration = 0.0
 
@@ -342,10 +355,6 @@ class FakeAgent(Agent):
             "serf": {"encrypted": self.node.installed_keys is not None, "members": len(members)},
             "tags": dict(own.tags),
         }
-
-    def health(self) -> Health:
-        alive = len(self.node.members())
-        return Health("alive", 0, {"alive": alive, "suspect": 0}, {"inbox": 0}, True)
 
     async def set_tags(
         self,

@@ -12,10 +12,11 @@ import trio.testing
 
 from tests.control.certificates import new_authority
 from tests.control.http_agents import HOST, HttpAgent, http_agent
+from trioserf.agent import health_checks
 from trioserf.agent.config_sources import Sources
 from trioserf.agent.http_options import HttpOptions, split_http_address
 from trioserf.control.server.config_check import check_configuration
-from trioserf.control.server.http_api import bind_http, health
+from trioserf.control.server.http_api import bind_http
 from trioserf.control.server.http_api.binding import HttpFiles, load_files, read_token
 from trioserf.control.server.http_api.hosts import HostNames, is_loopback
 from trioserf.errors import AddressError, ConfigError
@@ -46,7 +47,7 @@ async def test_agent_is_ready_after_a_join() -> None:
     ):
         status, code, text = (await found.get("/-/ready")).error
         assert (status, code) == (503, "not_ready")
-        assert text == "none of the 1 addresses to join has been joined yet"
+        assert text == "none of the addresses in start_join and retry_join was joined yet"
         await found.agent.join(found.agent.config.start_join)
         assert (await found.get("/-/ready")).status == 200
         assert found.agent.node.push_pull_at is not None
@@ -54,19 +55,24 @@ async def test_agent_is_ready_after_a_join() -> None:
 
 async def test_agent_that_has_left_is_healthy_but_not_ready(served: HttpAgent) -> None:
     await served.agent.leave()
-    assert (await served.get("/-/ready")).error == (503, "not_ready", "the node is left")
+    assert (await served.get("/-/ready")).error == (
+        503,
+        "not_ready",
+        "the agent has left the cluster",
+    )
     assert await served.works()
 
 
 async def test_blocked_owner_is_unhealthy(
     served: HttpAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "OWNER_TIMEOUT", 0.05)
+    monkeypatch.setattr(health_checks, "OWNER_TIMEOUT", 0.05)
     owner = served.agent.node._owner
     monkeypatch.setattr(owner, "_to_inbox", trio.open_memory_channel[Any](0)[0])
     status, code, text = (await served.get("/-/healthy")).error
     assert (status, code) == (503, "unhealthy")
     assert text.startswith("the owner of the node's state did not answer within")
+    assert (await served.agent.health.judge()).reasons == (text,)
     monkeypatch.undo()
 
 
@@ -98,9 +104,9 @@ async def test_members_are_filtered_as_on_the_control_socket(served: HttpAgent) 
         ("/-/healthy?x=1", "bad_request", "x: unknown parameter (there are none)"),
         ("/v1/sd", "bad_request", "port_tag: required, but missing"),
         ("/v1/events?type=foo", "invalid_filter", "'foo' is not a valid event filter"),
-        ("/nowhere", "not_found", "there is no such path; /openapi.json has all of them"),
-        ("/metrics/", "not_found", "there is no such path"),
-        ("/%ff%00/..", "not_found", "there is no such path"),
+        ("/nowhere", "not_found", "no such path; /openapi.json lists all paths"),
+        ("/metrics/", "not_found", "no such path"),
+        ("/%ff%00/..", "not_found", "no such path"),
     ],
 )
 async def test_invalid_request_is_one_line_of_json(path: str, code: str, text: str) -> None:

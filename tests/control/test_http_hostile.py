@@ -104,18 +104,23 @@ async def test_body_without_end_is_not_kept(served: HttpAgent) -> None:
     assert await served.works()
 
 
+async def follow_without_reading(client: socket.socket, served: HttpAgent) -> None:
+    """Begin a stream of events on a socket that takes little."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    await trio.to_thread.run_sync(client.connect, (HOST, served.port))
+    client.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    while not served.server.api.streams:
+        await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_client_that_reads_nothing_is_closed(
     served: HttpAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "WRITE", 0.3)
     payload = b"x" * 8000
     with trio.fail_after(60), socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(20)
-        await trio.to_thread.run_sync(client.connect, (HOST, served.port))
-        client.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        while not served.server.api.streams:
-            await trio.testing.wait_all_tasks_blocked()
+        await follow_without_reading(client, served)
         while served.server.api.streams:
             await served.agent.node.user_event("e", payload)
             await trio.testing.wait_all_tasks_blocked()
@@ -125,12 +130,7 @@ async def test_client_that_reads_nothing_is_closed(
 async def test_agent_ends_while_a_client_reads_nothing() -> None:
     with trio.fail_after(60), socket.socket() as client:
         async with http_agent(user_event_size_limit=9000) as served:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.settimeout(20)
-            await trio.to_thread.run_sync(client.connect, (HOST, served.port))
-            client.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while not served.server.api.streams:
-                await trio.testing.wait_all_tasks_blocked()
+            await follow_without_reading(client, served)
             for _ in range(1500):  # more than the socket takes
                 await served.agent.node.user_event("e", b"x" * 8000)
             began = trio.current_time()

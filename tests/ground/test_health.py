@@ -49,7 +49,9 @@ def test_degraded_agent_has_a_reason(change: dict[str, Any], reason: str) -> Non
 
 def test_agent_that_has_not_joined_yet_is_degraded_if_it_must_join() -> None:
     before = WELL._replace(joined=False)
-    assert before.judged({}, waits_for_join=True).reasons == ("no member was joined yet",)
+    assert before.judged({}, waits_for_join=True).reasons == (
+        "none of the addresses in start_join and retry_join was joined yet",
+    )
     assert WELL.judged({}, waits_for_join=True).healthy
 
 

@@ -20,6 +20,7 @@ from trioserf.agent.config import AgentConfig
 from trioserf.agent.config_reload import TLS_KEYS, merge_reloaded
 from trioserf.agent.files import DiskFiles, Files
 from trioserf.agent.handlers import Handler, Handlers
+from trioserf.agent.health_checks import HealthChecks
 from trioserf.agent.http_options import HTTP_EXTRA
 from trioserf.agent.keyring_file import KeyringFile
 from trioserf.agent.logs import Logs
@@ -35,14 +36,12 @@ from trioserf.agent.script_rights import (
 )
 from trioserf.agent.script_runner import ShellRunner
 from trioserf.errors import ConfigError, JoinFailed, NameInUse
-from trioserf.health import Health
 from trioserf.net.resolver import SystemResolver
 from trioserf.net.threads import limited_lookups, run_in_thread
 from trioserf.node import Node, NodeConfig, open_node
 from trioserf.operating_system import host
 from trioserf.operating_system.descriptors import limit_of_scripts
 from trioserf.printable import short_name
-from trioserf.serf.events import Event, MemberEvent
 from trioserf.serf.snapshot import EMPTY, SnapshotContents
 
 if TYPE_CHECKING:
@@ -58,8 +57,6 @@ _SNAPSHOT_BUFFER: Final = 8192
 _REJOIN_BATCH: Final = 10
 _KEYS: Final = frozenset({"encrypt_key", "encrypt_key_file", "keyring_file"})
 """Configuration keys with keys of gossip, which an agent without them applies at run time."""
-_BROADCASTS: Final = ("membership", "intent", "event", "query")
-"""Queues whose depth is a matter of health."""
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 """Go's names of machines."""
 
@@ -75,7 +72,7 @@ class Agent:
         failure: the error that ends the agent, if any.
         metrics: the metrics.
         page: the metrics for Prometheus, if there is an address of HTTP.
-        joined: set when a join has succeeded, or another member was seen.
+        health: what it says about itself.
     """
 
     def __init__(
@@ -98,7 +95,7 @@ class Agent:
         self.failure = ""
         self.metrics = metrics
         self.page = page
-        self.joined = trio.Event()
+        self.health = HealthChecks(config, node)
         self._handlers = handlers
         self._snapshot = snapshot
         self._keyring_file = keyring_file
@@ -146,24 +143,6 @@ class Agent:
         groups.update({name: group for name, group in optional.items() if group})
         return groups
 
-    def health(self) -> Health:
-        """Return what this agent says about itself (see cli/README.md, § Health)."""
-        node, config = self.node, self.node.config
-        score = node.memberlist.awareness.score
-        joined = self.joined.is_set()
-        found = Health(node.phase.value, score, node.states(), node.queue_depths(), joined)
-        limits = dict.fromkeys(_BROADCASTS, config.serf.queue_depth_warning)
-        limits["inbox"] = config.inbox_depth // 2
-        waits = self.config.start_join or self.config.retry_join or self.config.discover
-        return found.judged(limits, waits_for_join=bool(waits))
-
-    def note_member(self, event: Event) -> None:
-        """Set `joined` when an event is about another member."""
-        if isinstance(event, MemberEvent) and event.kind == "member-join":
-            names = {member.name for member in event.members}
-            if names - {self.node.name}:
-                self.joined.set()
-
     @staticmethod
     def _is_protected(status: Mapping[str, object]) -> bool:
         return any(status[key] for key in ("keys", "label", "allowed_networks"))
@@ -195,7 +174,7 @@ class Agent:
         """Leave the cluster gracefully, and sync the snapshot to the disk; the agent goes on.
 
         The other members do not wait for the disk. If this is cancelled, the snapshot is complete
-        all the same; whether the node has left, `node.phase` tells.
+        all the same; `node.phase` shows whether the node has left.
         """
         _log.info("requesting graceful leave from Serf")
         async with trio.open_nursery() as nursery:
@@ -264,7 +243,7 @@ class Agent:
         """
         _log.info("joining: [%s] replay: %s", " ".join(addresses), str(replay).lower())
         joined = await self.node.join(addresses, replay)
-        self.joined.set()
+        self.health.joined.set()
         _log.info("joined: %(joined)d nodes", {"joined": joined})
         return joined
 
@@ -360,7 +339,7 @@ async def open_agent(
         )
         if page is not None:
             page.watch(node, handlers)
-        stack.enter_context(node.watch(agent.note_member))
+        stack.enter_context(node.watch(agent.health.note_member))
         agent.set_control_addresses(config.rpc_addr)
         await nursery.start(handlers.run)
         stack.enter_context(_start_joins(agent, contents, rng, nursery))

@@ -4,7 +4,7 @@ They and those of the configuration classes that `AgentConfig` contains say whic
 key stands in one of them only. `config_sources.py` reads files by them.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -13,7 +13,7 @@ from trioserf.agent.http_options import HttpOptions
 from trioserf.agent.log_config import LogOptions
 from trioserf.defaults import CONTROL_ADDRESS
 from trioserf.node.config import NodeConfig
-from trioserf.settings import key_of, setting
+from trioserf.settings import one_of, setting, zero_or_at_least
 from trioserf.value_objects import ValueObject
 
 SETUP_FAILED: Final = "Failed to setup the Serf agent"
@@ -31,19 +31,6 @@ class MdnsConfig(ValueObject):
     interface: str = ""
     disable_ipv4: bool = False
     disable_ipv6: bool = False
-
-
-def _check_handler_env(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
-    if value not in HANDLER_ENVIRONMENTS:
-        expected = " or ".join(HANDLER_ENVIRONMENTS)
-        raise ValueError(f"{key_of(field)}: expected {expected}, not {value!r}")
-
-
-def _check_memory(_: object, field: "attrs.Attribute[Any]", value: int) -> None:
-    if value and value < _LEAST_MEMORY:
-        raise ValueError(
-            f"{key_of(field)}: expected 0 or {_LEAST_MEMORY} bytes or more, not {value}"
-        )
 
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
@@ -80,7 +67,7 @@ class HandlerOptions(ValueObject):
         "`inherit`: scripts get the agent's environment without its keys; `clean`: only `PATH`,"
         " `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `LANG`, `LANGUAGE` and `LC_…`",
         key="handler_env",
-        check=_check_handler_env,
+        check=one_of(HANDLER_ENVIRONMENTS),
     )
     env_pass: Texts = setting(
         attrs.Factory(list),
@@ -98,7 +85,7 @@ class HandlerOptions(ValueObject):
         0,
         "bytes of address space of each process of a script, 16 MiB or more; 0: no limit",
         key="handler_max_memory",
-        check=_check_memory,
+        check=zero_or_at_least(_LEAST_MEMORY),
     )
 
 

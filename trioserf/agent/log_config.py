@@ -6,17 +6,12 @@ import attrs
 
 from trioserf.agent.config_converter import Tags
 from trioserf.agent.log_lines import FORMATS, LEVELS
-from trioserf.settings import key_of, setting
+from trioserf.settings import key_of, one_of, setting, zero_or_at_least
 from trioserf.value_objects import ValueObject
 
 SOURCES: Final = ("agent", "memberlist", "serf")
 """The sources of lines; others are parts of them, such as `agent.ipc`."""
 _LEAST_SIZE: Final = 64 * 1024
-
-
-def _check_format(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
-    if value not in FORMATS:
-        raise ValueError(f"{key_of(field)}: expected {' or '.join(FORMATS)}, not {value!r}")
 
 
 def _check_levels(_: object, field: "attrs.Attribute[Any]", value: dict[str, str]) -> None:
@@ -29,13 +24,6 @@ def _check_levels(_: object, field: "attrs.Attribute[Any]", value: dict[str, str
             raise ValueError(f"{where}: expected one of {', '.join(LEVELS)}, not {level!r}")
 
 
-def _check_size(_: object, field: "attrs.Attribute[Any]", value: int) -> None:
-    if value and value < _LEAST_SIZE:
-        raise ValueError(
-            f"{key_of(field)}: expected 0 or {_LEAST_SIZE} bytes or more, not {value}"
-        )
-
-
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LogOptions(ValueObject):
     """Format, levels and file of the log."""
@@ -45,7 +33,7 @@ class LogOptions(ValueObject):
         "`text`: Serf's lines; `json`: an [object](#lines-of-json) a line",
         key="log_format",
         reloads=True,
-        check=_check_format,
+        check=one_of(FORMATS),
     )
     levels: Tags = setting(
         attrs.Factory(dict),
@@ -70,7 +58,7 @@ class LogOptions(ValueObject):
         0,
         "bytes from which on the file is renamed to `PATH.1`, 64 KiB or more; 0: never",
         key="log_max_size",
-        check=_check_size,
+        check=zero_or_at_least(_LEAST_SIZE),
     )
     max_files: int = setting(
         5,

@@ -78,9 +78,9 @@ class ServiceManager:
         self._changed()
 
     async def _report_ready(self, agent: Agent) -> None:
-        if agent.config.ready_when_joined and not agent.joined.is_set():
+        if agent.config.ready_when_joined and not agent.health.joined.is_set():
             await self._send("STATUS=Waiting for the first join")
-            await agent.joined.wait()
+            await agent.health.joined.wait()
         self._is_ready = True
         self._status = status_of(agent)
         if not self._is_stopping:

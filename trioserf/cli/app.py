@@ -212,6 +212,12 @@ OWN_JSON: Final = "trioserf.own_json"
 """In `ctx.meta`: whether JSON may differ from Serf's, for `--format`, unlike `-format`."""
 
 
+class ExtensionCommand(SerfCommand):
+    """A command that Serf does not have; options may stand behind its words."""
+
+    extension_word = "*"
+
+
 class TwoJsonCommand(SerfCommand):
     """A command with two forms of JSON."""
 

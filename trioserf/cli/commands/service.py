@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.app import ExtensionCommand, more, new_app
 from trioserf.cli.completion import complete_from
 from trioserf.cli.options import OwnFormat
 from trioserf.cli.output import CommandError, Output, UsageError, check_format
@@ -23,12 +23,8 @@ _PLAIN: Final = re.compile(r"[\w./+@-]+", re.ASCII)
 app = new_app()
 
 
-class _ServiceCommand(SerfCommand):
-    extension_word = "*"
-
-
 @app.command(
-    cls=_ServiceCommand,
+    cls=ExtensionCommand,
     epilog=more(
         "service print >/etc/systemd/system/trioserf.service",
         "service print --config >/etc/trioserf/agent.json",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.app import ExtensionCommand, more, new_app
 from trioserf.cli.commands.monitor import exit_when_reader_closes
 from trioserf.cli.completion import EVENT_FILTERS, complete_from
 from trioserf.cli.connect import connect_any
@@ -17,8 +17,7 @@ from trioserf.control.errors import ControlError
 app = new_app()
 
 
-class _StreamCommand(SerfCommand):
-    extension_word = "*"
+class _StreamCommand(ExtensionCommand):
     errors_to_stderr = True
 
 

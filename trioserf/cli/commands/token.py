@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from trioserf.cli.app import SerfCommand, more, new_app
+from trioserf.cli.app import ExtensionCommand, more, new_app
 from trioserf.cli.completion import complete_from
 from trioserf.cli.options import OwnFormat
 from trioserf.cli.output import CommandError, Output, UsageError, check_format
@@ -22,12 +22,8 @@ _WORDS: Final = {"new": 2, "list": 1, "remove": 2}
 app = new_app()
 
 
-class _TokenCommand(SerfCommand):
-    extension_word = "*"
-
-
 @app.command(
-    cls=_TokenCommand,
+    cls=ExtensionCommand,
     epilog=more(
         "token new ci --scope read --scope 'event:deploy-*' --file=t.json",
         "token remove ci --file=t.json",

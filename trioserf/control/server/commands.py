@@ -171,7 +171,7 @@ async def info(agent: Agent) -> Mapping[str, Mapping[str, object]]:
 
 async def health(agent: Agent) -> Health:
     """Return what the agent says about itself."""
-    return agent.health()
+    return await agent.health.judge()
 
 
 def find_coordinate(agent: Agent, name: str | None) -> Coordinate:

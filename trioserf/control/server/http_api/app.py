@@ -21,7 +21,6 @@ from trioserf.control.server.http_api import openapi
 from trioserf.control.server.http_api.connection import HttpConnection
 from trioserf.control.server.http_api.discovery import targets
 from trioserf.control.server.http_api.event_log import EventLog
-from trioserf.control.server.http_api.health import why_not_ready, why_unhealthy
 from trioserf.control.server.json_lines import encode
 from trioserf.control.server.member_filter import MemberFilter
 from trioserf.control.server.params import Param, Params, bad_request
@@ -137,13 +136,13 @@ class HttpApi:
 
     async def _healthy(self, request: Request) -> Response:
         _values(request, Params())
-        if reason := await why_unhealthy(self._agent):
+        if reason := await self._agent.health.why_unhealthy():
             raise ControlError("unhealthy", reason)
         return _text("healthy\n")
 
     async def _ready(self, request: Request) -> Response:
         _values(request, Params())
-        if reason := why_not_ready(self._agent):
+        if reason := self._agent.health.why_not_ready():
             raise ControlError("not_ready", reason)
         return _text("ready\n")
 
@@ -239,7 +238,7 @@ class _EventResponse(Response):
 
 async def _not_found(scope: Any, receive: Any, send: Any) -> None:
     del scope, receive, send
-    raise ControlError("not_found", "there is no such path; /openapi.json has all of them")
+    raise ControlError("not_found", "no such path; /openapi.json lists all paths")
 
 
 def method_error() -> ControlError:
