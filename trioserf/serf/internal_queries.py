@@ -16,6 +16,7 @@ from trioserf.wire.serf_messages import KeyRequest, KeyResponse
 
 _log = logging.getLogger("trioserf.serf")
 
+_TRUNCATED: Final = "truncated key list response, showing first %d of %d keys"
 PREFIX: Final = "_serf_"
 PING: Final = "_serf_ping"
 CONFLICT: Final = "_serf_conflict"
@@ -119,9 +120,9 @@ def truncate_keys(
         cut = attrs.evolve(
             response,
             keys=response.keys[:count],
-            message=f"truncated key list response, showing first {count} of {total} keys",
+            message=_TRUNCATED % (count, total),
         )
         if encoded_size(cut) <= limit:
-            _log.warning("%s", cut.message)
+            _log.warning(_TRUNCATED, count, total)
             return cut
     return attrs.evolve(response, keys=())

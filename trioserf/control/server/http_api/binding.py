@@ -150,8 +150,8 @@ def check_http(config: AgentConfig) -> Iterator[Finding]:
     yield from _certificate_errors(options)
     for item, name in enumerate(options.hosts):
         if not may_be_host(name):
-            text = f"{name!r}: expected a name or an IP address, without a port"
-            yield Finding("http_hosts", text, item)
+            wrong = f"{name!r}: expected a name or an IP address, without a port"
+            yield Finding("http_hosts", wrong, item)
     for key in ("hosts", "token_file", "tls_cert", "tls_key"):
         if getattr(options, key) and not options.addresses:
             text = "has no effect without an address; expected http_addr"
@@ -196,5 +196,8 @@ def _open_warnings(options: HttpOptions) -> Iterator[Finding]:
         except ConfigError:
             continue  # reported above
         if may_be_host(host) and not is_loopback(host):
-            message = "every host that can connect can read members, tags and payloads of events"
-            yield Finding(key, f"{text}: {message}; expected http_token_file", is_warning=True)
+            message = (
+                f"{text}: every host that can connect can read members, tags and payloads of"
+                " events; expected http_token_file"
+            )
+            yield Finding(key, message, is_warning=True)
